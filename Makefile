@@ -1,0 +1,31 @@
+# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`. Both install what they need into .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= 0
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test check install
+.DEFAULT_GOAL := demo
+
+demo: install
+	$(BIN)/hydra-ray run jobs/configs/demo.yaml lamp.planted.seed=$(SEED) generator.seed=$(SEED)
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not ray"
+
+install: $(VENV)/.installed
+
+# The lock names every package, and --no-deps keeps out what breaks or bloats it (torchvision, triton, llama_cpp).
+$(VENV)/.installed: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@

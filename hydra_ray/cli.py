@@ -1,0 +1,96 @@
+"""`hydra-ray run | status | doctor`: what people type; `jobs/` offers the same to `ray job submit`."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra_ray.config import STAGE_NAMES
+from hydra_ray.errors import HydraError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. A user's mistake is one message, never a traceback."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        return arguments.command(arguments)
+    except HydraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes after the last committed part", file=sys.stderr)
+        return 130
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`hydra-ray run`: the whole path, or up to a stage."""
+    from hydra_ray.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    root = _absolute_root(config.storage.root)
+    config = config.model_copy(update={"storage": config.storage.model_copy(update={"root": root})})
+    from hydra_ray.pipeline import personalize
+
+    plan = personalize(config, until=arguments.until)
+    print(plan.run_folder)
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`hydra-ray status`: how far a run is, stage by stage."""
+    from hydra_ray.status import status_lines
+
+    print("\n".join(status_lines(_absolute_root(arguments.run))))
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """`hydra-ray doctor`: what this machine has and lacks; exit status 1 where something needed is missing."""
+    from hydra_ray.doctor import examine
+
+    findings = examine(arguments.models)
+    print("\n".join(str(finding) for finding in findings))
+    return int(any(finding.is_problem for finding in findings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hydra-ray", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("run", help="run a configuration; what is complete is kept")
+    add_run_arguments(command)
+    command.set_defaults(command=run)
+
+    command = commands.add_parser("status", help="how far a run is")
+    command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
+    command.set_defaults(command=status)
+
+    command = commands.add_parser("doctor", help="what this machine has, and what is missing")
+    command.add_argument("models", metavar="MODEL", nargs="*", help="models to look for besides the demo's")
+    command.set_defaults(command=doctor)
+    return parser
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a run, the same for `hydra-ray run` and `jobs/personalize.py`."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, see jobs/configs/")
+    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
+    parser.add_argument("--until", choices=STAGE_NAMES, default="report", help="the last stage to run")
+
+
+def is_submitted_job() -> bool:
+    """Whether this process was started by `ray job submit`, in a temporary copy of somebody's working directory."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _absolute_root(root: str) -> str:
+    from hydra_ray.storage import is_uri, require_absolute
+
+    if is_submitted_job():
+        return require_absolute(root, "storage.root")
+    return root if is_uri(root) else str(Path(root).expanduser().resolve())

@@ -1,0 +1,376 @@
+"""The configuration of a run: one YAML file, checked as a whole before anything starts.
+
+Sections are named after stages. What is computed (every section but `storage` and `placement`) is part of the stages'
+fingerprints; where it is computed is not. A dotted override such as `drafts.num_samples=4` works the same on the
+command line, in `ray job submit` and in a sweep.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from hydra_ray.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+STAGE_NAMES = ("users", "probes", "reranker", "drafts", "adapter", "answers", "report")
+"""The stages of a run, in order."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(Section):
+    """What the generator is asked to do, and how its answers are judged."""
+
+    name: Name
+    """Name of the task in reports."""
+    official_name: str = ""
+    """Value of "task" in LaMP's outputs and prediction files; the name where it is empty."""
+    kind: Literal["classification", "rating", "text"]
+    """classification: one of `labels`, judged by equality. rating: one of `labels`, which are numbers, judged by
+    distance. text: free text, judged by ROUGE."""
+    instruction: str
+    """The question put to the generator before every bare input."""
+    input_pattern: str = r"(?P<input>.+)"
+    """Regular expression (with DOTALL) that an official sample's `input` must match as a whole; its group `input` is
+    the bare input. What does not match is rejected."""
+    labels: tuple[str, ...] = ()
+    """All possible outputs of a closed task, in a fixed order; empty for text."""
+    record_input: tuple[str, ...] = ("text",)
+    """Fields of a LaMP history record that together are its input; none where a record has an output only."""
+    record_output: str = "output"
+    """Field of a LaMP history record that is its output."""
+    max_tokens: int = Field(default=32, gt=0)
+    """Length limit of an answer in the generator's tokens; must cover the longest label."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the answer is one of a fixed set of labels."""
+        return self.kind != "text"
+
+    @property
+    def prediction_name(self) -> str:
+        """Value of "task" in prediction files."""
+        return self.official_name or self.name
+
+    def bare_input(self, text: str) -> str | None:
+        """The query in an official sample's `input`, without the instruction; None where it does not match."""
+        match = re.fullmatch(self.input_pattern, text, flags=re.DOTALL)
+        return match["input"].strip() or None if match else None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.is_closed != bool(self.labels):
+            raise ValueError("labels are needed for kinds classification and rating, and only there")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be distinct")
+        if self.kind == "rating":
+            for label in self.labels:
+                float(label)
+        try:
+            groups = re.compile(self.input_pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"input_pattern is no regular expression: {error}") from error
+        if "input" not in groups:
+            raise ValueError("input_pattern needs a group named 'input'")
+        return self
+
+
+class PlantedConfig(Section):
+    """Size of a planted-preference sample: seeded users whose hidden preferences are known."""
+
+    num_train_users: int = Field(default=24, gt=0)
+    """Users whose targets may be learned from."""
+    num_new_users: int = Field(default=12, gt=0)
+    """Users who are evaluated, and of whom only the history may be learned from."""
+    num_records: int = Field(default=24, gt=1)
+    """History records a user."""
+    seed: int = 0
+
+
+class LampConfig(Section):
+    """Where the users come from: exactly one of `root`, `users_files` and `planted`."""
+
+    task: str | Task
+    """Name of a built-in task, or a task's full description."""
+    root: str | None = None
+    """Folder of official LaMP files, `<split>_questions.json` and `<split>_outputs.json`."""
+    train_split: str = "train"
+    """Split whose users train the bases."""
+    new_split: str = "dev"
+    """Split whose users are new: heads are fitted on their history, and their queries are evaluated."""
+    users_files: tuple[str, ...] = ()
+    """Files of your own users, .jsonl or .parquet, one row a user (see README, "On your data")."""
+    planted: PlantedConfig | None = None
+    """Make a planted-preference sample instead of reading files."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum((self.root is not None, bool(self.users_files), self.planted is not None)) != 1:
+            raise ValueError("set exactly one of root, users_files and planted")
+        return self
+
+
+class UsersConfig(Section):
+    """Stage 1: raw files to bucketed users."""
+
+    num_buckets: int = Field(default=4, gt=0)
+    """Parts of every table. A part is the unit of work, of commit and of resumption: enough parts to keep all workers
+    busy, each large enough to keep a generator busy (a few hundred requests)."""
+    bucket_key: str = Field(default="hydra_ray", max_length=64)
+    """Key of the hash that assigns users to buckets."""
+    max_rejected_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Stop when a larger share of the samples is malformed."""
+    max_users: int | None = Field(default=None, gt=0)
+    """Read at most this many samples of each split; for trying things out."""
+
+
+class RetrieveConfig(Section):
+    """How a user's records are ranked for a query."""
+
+    k1: float = Field(default=1.5, ge=0)
+    """BM25's term-frequency saturation."""
+    b: float = Field(default=0.75, ge=0, le=1)
+    """BM25's length normalization."""
+    epsilon: float = Field(default=0.25, ge=0)
+    """Floor for negative inverse document frequencies, as a share of their mean."""
+
+
+class GeneratorConfig(Section):
+    """The frozen, black-box LLM."""
+
+    engine: Literal["vllm", "fake"] = "vllm"
+    """fake answers by a fixed rule and is for tests of everything around it."""
+    model: str
+    """A Hugging Face folder or name, or `package:NAME` for a model carried by an installed Python package."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_model_tokens: int = Field(default=2048, gt=0)
+    """Longest prompt plus answer, in tokens."""
+    max_text_tokens: int = Field(default=256, gt=0)
+    """Longest single record or query in a prompt, in tokens; longer ones are cut."""
+    is_constrained: bool = True
+    """Let the generator write nothing but the labels of a closed task."""
+    seed: int = 0
+
+
+class ProbesConfig(Section):
+    """Stage 2: what one record as the example does to the generator's answer."""
+
+    num_records: int = Field(default=10, gt=0)
+    """N: records retrieved for a query."""
+    num_pseudo_queries: int = Field(default=10, gt=0)
+    """M: history records of a user that serve as queries whose target is known."""
+    seed: int = 0
+    """Seed of the choice of pseudo-queries."""
+
+
+class BaseConfig(Section):
+    """A scorer's shared base, an encoder with a projection."""
+
+    encoder: str
+    """A Hugging Face folder or name, or `package:NAME`."""
+    width: int = Field(default=32, gt=0)
+    """Learned features a candidate."""
+    max_text_tokens: int = Field(default=96, gt=0)
+    """Longest text (or pair of texts) given to the encoder, in its tokens."""
+    trainable_layers: int = Field(default=1, ge=0)
+    """Upper layers of the encoder that are trained; the rest, and the embeddings, stay as they are."""
+    num_epochs: int = Field(default=2, ge=0)
+    """Passes over the training users' groups; 0 leaves the base untrained."""
+    batch_groups: int = Field(default=16, gt=0)
+    """Groups in a step, over all workers."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    holdout_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the training users whose loss chooses the epoch; 0 keeps the last."""
+    seed: int = 0
+
+
+class HeadsConfig(Section):
+    """A scorer's heads; each listed kind and rank is fitted, and held-out history chooses one for each user."""
+
+    kinds: tuple[Literal["shared", "lowrank", "paper"], ...] = ("shared", "lowrank")
+    """shared: the shared head for everybody. lowrank: a Gaussian deviation in a learned basis, its variance estimated
+    from the training users. paper: the per-user two-layer network of the publication."""
+    ranks: tuple[int, ...] = (16,)
+    """Widths R of the basis of lowrank heads; one configuration each."""
+    num_folds: int = Field(default=5, gt=1)
+    """Parts of a user's history that are held out in turn."""
+    num_shards: int = Field(default=1, gt=0)
+    """Shards of buckets; a trial fits all users of one shard with one configuration."""
+    max_prior_users: int = Field(default=2000, gt=0)
+    """Training users (a seeded sample) from whom the shared head, the basis and the prior are estimated."""
+    paper_width: int = Field(default=16, gt=0)
+    """Hidden units of a paper head."""
+    paper_epochs: int = Field(default=50, gt=0)
+    """Full-batch steps of a paper head."""
+    paper_learning_rate: float = Field(default=1e-2, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "shared" not in self.kinds:
+            raise ValueError("kinds must contain shared: it is the baseline that the others must beat")
+        if "lowrank" in self.kinds and not self.ranks:
+            raise ValueError("ranks must not be empty where kinds contains lowrank")
+        return self
+
+
+class ScorerConfig(Section):
+    """Stages 3 and 5: a base and its heads."""
+
+    base: BaseConfig
+    heads: HeadsConfig = HeadsConfig()
+
+
+class DraftsConfig(Section):
+    """Stage 4: several drafts from the chosen records."""
+
+    num_records: int = Field(default=4, gt=0)
+    """k: records in a prompt."""
+    num_samples: int = Field(default=8, gt=0)
+    """b: samples a query."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the samples."""
+    num_pseudo_queries: int = Field(default=10, gt=0)
+    """Pseudo-queries of a user that feed the adapter; the first ones of those that were probed."""
+
+
+class ReportConfig(Section):
+    """Stage 7: metrics, intervals and the page."""
+
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Level of the intervals."""
+    num_resamples: int = Field(default=2000, gt=0)
+    """Bootstrap resamples of users."""
+    seed: int = 0
+
+
+class StorageConfig(Section):
+    """Where everything that lasts is kept."""
+
+    root: str
+    """Absolute folder or URI. Stages of all runs under one root are shared by content."""
+
+
+class PlacementConfig(Section):
+    """Where the work runs; never changes a result."""
+
+    generator_actors: int = Field(default=1, gt=0)
+    """Copies of the generator."""
+    generator_cpus: float = Field(default=1, ge=0)
+    """Ray CPUs a copy reserves."""
+    generator_gpus: float = Field(default=0, ge=0)
+    """Ray GPUs a copy reserves; more than 1 are used as tensor parallel ranks."""
+    generator_threads: int = Field(default=2, gt=0)
+    """OpenMP threads a copy uses on CPU."""
+    generator_kv_cache_gigabytes: int = Field(default=1, gt=0)
+    """Key-value cache a copy reserves on CPU."""
+    gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
+    """Share of a GPU's memory that a copy takes."""
+    max_concurrent_sequences: int = Field(default=64, gt=0)
+    """Sequences a copy decodes at the same time."""
+    train_workers: int = Field(default=1, gt=0)
+    """Workers that train a base."""
+    train_gpus_per_worker: float = Field(default=0, ge=0)
+    """0 trains on CPU with gloo, more with NCCL."""
+    train_threads: int = Field(default=2, gt=0)
+    """OpenMP threads of all training workers together on CPU."""
+    zero_stage: int = Field(default=1, ge=0, le=2)
+    """DeepSpeed's ZeRO stage."""
+    max_concurrent_trials: int = Field(default=2, gt=0)
+    """Tune trials at the same time."""
+
+
+class RunConfig(Section):
+    """One run: the whole path for one task."""
+
+    run: Name
+    """Name of the run; the folder of its report and answers below storage.root/runs."""
+    storage: StorageConfig
+    lamp: LampConfig
+    users: UsersConfig = UsersConfig()
+    retrieve: RetrieveConfig = RetrieveConfig()
+    generator: GeneratorConfig
+    probes: ProbesConfig = ProbesConfig()
+    reranker: ScorerConfig
+    drafts: DraftsConfig = DraftsConfig()
+    adapter: ScorerConfig
+    report: ReportConfig = ReportConfig()
+    placement: PlacementConfig = PlacementConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.drafts.num_records > self.probes.num_records:
+            raise ValueError("drafts.num_records (k) must not exceed probes.num_records (N)")
+        if self.drafts.num_pseudo_queries > self.probes.num_pseudo_queries:
+            raise ValueError("drafts.num_pseudo_queries must not exceed probes.num_pseudo_queries (M)")
+        return self
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """The configuration in the YAML file at `path`, changed by dotted `overrides`.
+
+    Args:
+        overrides: each `section.key=value`, the value in YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, an override has no such form, or a setting is wrong.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, got {type(settings).__name__}")
+    for override in overrides:
+        settings = apply_override(settings, override)
+    return check_config(settings, source=str(path))
+
+
+def check_config(settings: Mapping[str, Any], source: str) -> RunConfig:
+    """`settings` as a checked configuration.
+
+    Raises:
+        ConfigError: naming every wrong setting and `source`.
+    """
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, each['loc'])) or '(whole)'}: {each['msg']}" for each in error.errors()]
+        raise ConfigError(f"{source} is not a valid configuration:\n" + "\n".join(lines)) from error
+
+
+def apply_override(settings: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """A copy of `settings` in which the dotted key of `override` has its value.
+
+    Raises:
+        ConfigError: `override` is not of the form `section.key=value`, or goes through something that has no keys.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"the override {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of the override {override!r} is not YAML: {error}") from error
+    return _with_value(settings, key.split("."), value, override)
+
+
+def _with_value(settings: Mapping[str, Any], path: list[str], value: Any, override: str) -> dict[str, Any]:
+    head, *rest = path
+    if not rest:
+        return {**settings, head: value}
+    inner = settings.get(head) or {}
+    if not isinstance(inner, Mapping):
+        raise ConfigError(f"the override {override!r} goes through {head!r}, which is {inner!r} and has no keys")
+    return {**settings, head: _with_value(inner, rest, value, override)}

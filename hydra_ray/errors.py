@@ -1,0 +1,37 @@
+"""Every error that hydra_ray raises on purpose.
+
+One root; each subclass is also the standard error a caller would expect, takes one string (what was got, what was
+expected, where, what to do) and therefore survives pickling between Ray processes.
+"""
+
+
+class HydraError(Exception):
+    """Root of all errors whose cause a user can act on; the command line prints its message without a traceback."""
+
+
+class ConfigError(HydraError, ValueError):
+    """A setting is missing, unknown or out of range."""
+
+
+class InputError(HydraError, ValueError):
+    """A file that a user handed in cannot be read as what it was said to be."""
+
+
+class StorageError(HydraError, OSError):
+    """A table or file of a run is missing, unreadable or has an unexpected schema."""
+
+
+class GenerationError(HydraError, RuntimeError):
+    """The generator failed as a whole, or too many of its requests did."""
+
+
+class ModelError(HydraError, LookupError):
+    """A model is not where its name says, or cannot be used."""
+
+
+class HeadMismatchError(HydraError, ValueError):
+    """Heads were fitted on another base than the one that is to use them."""
+
+
+class TrainingError(HydraError, RuntimeError):
+    """Training a base or fitting heads did not produce a usable result."""

@@ -1,0 +1,99 @@
+"""The tasks of LaMP, one entry each (Salemi et al., ACL 2024, arXiv 2304.11406), and the planted sample's own."""
+
+from hydra_ray.config import LampConfig, Task
+from hydra_ray.errors import ConfigError
+
+_NEWS_LABELS = (
+    "women", "religion", "politics", "style & beauty", "entertainment", "culture & arts", "sports",
+    "science & technology", "travel", "business", "crime", "education", "healthy living", "parents", "food & drink",
+)  # fmt: skip
+_MOVIE_LABELS = (
+    "sci-fi", "based on a book", "comedy", "action", "twist ending", "dystopia", "dark comedy", "classic",
+    "psychology", "fantasy", "romance", "thought-provoking", "social commentary", "violence", "true story",
+)  # fmt: skip
+_RATINGS = ("1", "2", "3", "4", "5")
+PLANTED_LABELS = ("comedy", "romance", "fantasy", "violence", "classic", "psychology")
+"""The topics of the planted-preference sample."""
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="LaMP_2N",
+            official_name="LaMP_2",
+            kind="classification",
+            instruction="Which category does this article relate to among the following categories? Just answer with "
+            f"the category name without further explanation. categories: [{', '.join(_NEWS_LABELS)}]",
+            input_pattern=r"Which category does this article relate .*?categories: \[[^\]]*\]\s*article:(?P<input>.+)",
+            labels=_NEWS_LABELS,
+            record_input=("title", "text"),
+            record_output="category",
+            max_tokens=8,
+        ),
+        Task(
+            name="LaMP_2M",
+            official_name="LaMP_2",
+            kind="classification",
+            instruction="Which tag does this movie relate to among the following tags? Just answer with the tag name "
+            f"without further explanation. tags: [{', '.join(_MOVIE_LABELS)}]",
+            input_pattern=r"Which tag does this movie relate to .*?tags: \[[^\]]*\]\s*description:(?P<input>.+)",
+            labels=_MOVIE_LABELS,
+            record_input=("description",),
+            record_output="tag",
+            max_tokens=8,
+        ),
+        Task(
+            name="planted",
+            kind="classification",
+            instruction="Which topic would this reader file the story under? Just answer with the topic name without "
+            f"further explanation. topics: [{', '.join(PLANTED_LABELS)}]",
+            input_pattern=r"Which topic would this reader .*?topics: \[[^\]]*\]\s*description:(?P<input>.+)",
+            labels=PLANTED_LABELS,
+            record_input=("description",),
+            record_output="tag",
+            max_tokens=8,
+        ),
+        Task(
+            name="LaMP_3",
+            kind="rating",
+            instruction="What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, "
+            "or 5 without further explanation.",
+            input_pattern=r"What is the score .*?without further explanation\.\s*(?:review|movie):(?P<input>.+)",
+            labels=_RATINGS,
+            record_output="score",
+            max_tokens=4,
+        ),
+        Task(
+            name="LaMP_4",
+            kind="text",
+            instruction="Generate a headline for the following article:",
+            input_pattern=r"Generate a headline for the following article:(?P<input>.+)",
+            record_output="title",
+            max_tokens=32,
+        ),
+        Task(
+            name="LaMP_5",
+            kind="text",
+            instruction="Generate a title for the following abstract of a paper:",
+            input_pattern=r"Generate a title for the following abstract of a paper:(?P<input>.+)",
+            record_input=("abstract",),
+            record_output="title",
+            max_tokens=32,
+        ),
+    )
+}
+
+
+def task_of(config: LampConfig) -> Task:
+    """The task of a run: a built-in entry, or the description in the configuration itself.
+
+    Raises:
+        ConfigError: there is no built-in task of that name.
+    """
+    if isinstance(config.task, Task):
+        return config.task
+    if config.task not in TASKS:
+        raise ConfigError(
+            f"lamp.task is {config.task!r}; built in are {', '.join(TASKS)}. Describe another one in full (see README)."
+        )
+    return TASKS[config.task]

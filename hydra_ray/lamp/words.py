@@ -1,0 +1,24 @@
+"""Cheap comparison of texts by their words, for plain features; metrics use ROUGE proper."""
+
+import re
+from collections import Counter
+from functools import lru_cache
+
+_WORD = re.compile(r"\w+")
+
+
+@lru_cache(maxsize=4096)
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, in lower case."""
+    return tuple(_WORD.findall(text.lower()))
+
+
+def overlap(first: str, second: str) -> float:
+    """F1 of the words of two texts as bags, 0 to 1."""
+    common = (Counter(words(first)) & Counter(words(second))).total()
+    return 2 * common / max(len(words(first)) + len(words(second)), 1)
+
+
+def mentions(text: str, phrase: str) -> bool:
+    """Whether the words of `phrase` occur in `text` next to each other."""
+    return bool(words(phrase)) and f" {' '.join(words(phrase))} " in f" {' '.join(words(text))} "

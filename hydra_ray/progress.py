@@ -1,0 +1,45 @@
+"""Progress that a person can follow and a log file can bear: at most one line every few seconds."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from hydra_ray.storage import add_counters
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Counts the parts of one stage and logs parts done, rates and time left."""
+
+    def __init__(self, name: str, num_parts: int):
+        self._name = name
+        self._num_parts = num_parts
+        self._num_done = 0
+        self._counters: dict[str, float] = {}
+        self._start = time.monotonic()
+        self._last_line = 0.0
+
+    def advance(self, counters: Mapping[str, float]) -> None:
+        """One more part is committed."""
+        self._num_done += 1
+        self._counters = add_counters([self._counters, counters])
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._num_done == self._num_parts:
+            self._last_line = now
+            logger.info("%s", self.line(now - self._start))
+
+    def line(self, seconds: float) -> str:
+        """What is known after `seconds` of work."""
+        pieces = [f"{self._name}: {self._num_done}/{self._num_parts} parts"]
+        if rows := self._counters.get("rows"):
+            pieces.append(f"{rows:.0f} rows, {rows / seconds:.1f}/s")
+        if requests := self._counters.get("requests"):
+            pieces.append(f"{requests:.0f} requests, {requests / seconds:.1f}/s")
+        if tokens := self._counters.get("generated_tokens"):
+            pieces.append(f"{tokens / seconds:.0f} tokens/s")
+        left = seconds / self._num_done * (self._num_parts - self._num_done)
+        pieces.append(f"{left // 60:.0f}:{left % 60:02.0f} left" if left else f"done in {seconds:.1f} s")
+        return "; ".join(pieces)

@@ -1,0 +1,395 @@
+"""The typed rows that stages exchange, and the Arrow schemas derived from them.
+
+A row is a frozen, slotted, keyword-only dataclass; its docstring states its key. `arrow_schema` turns a row type into
+the schema that is checked whenever a table crosses a border, so the dataclasses are the only description of a table.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+RowT = TypeVar("RowT")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One past item of a user: an input and the output the user gave it. Key: (user_id, record_id)."""
+
+    record_id: str
+    input: str
+    output: str
+    date: int | None = None
+    """Seconds since 1970 (UTC), or None where the source has no dates."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One question of a user; `input` is bare, without the task's instruction. Key: (user_id, query_id)."""
+
+    query_id: str
+    input: str
+    target: str | None
+    """The right output, or None where it is not known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A user with history and queries. Key: user_id."""
+
+    user_id: str
+    is_new: bool
+    """False: a training user, whose queries' targets train the bases. True: only the history may be learned from."""
+    history: tuple[Record, ...]
+    queries: tuple[Query, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """An input sample that could not be used. Key: (source, position)."""
+
+    source: str
+    """The file it came from."""
+    position: int
+    """Index of the sample in its file, from 0."""
+    sample_id: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """A record that the retriever proposes for a query. Key: (user_id, query_id, record_id)."""
+
+    record_id: str
+    score: float
+    """The retriever's score; higher is better."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One parsed answer of the generator.
+
+    `text` is what the generator wrote. `value` is the answer in the task's own terms (a label, a text), or None where
+    the text could not be understood; then `error` says why. Exactly one of `value` and `error` is set.
+    """
+
+    text: str
+    value: str | None
+    error: str | None
+    is_exact: bool
+    """False where an unambiguous label was found inside a longer text."""
+    num_tokens: int
+    """Generated tokens."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """The generator's answer with one record as its example. Key: (user_id, query_id, record_id)."""
+
+    record_id: str
+    answer: Answer
+    quality: float | None
+    """How good the answer is (task's quality measure, higher is better, 0 to 1); None where the answer failed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedQuery:
+    """A query with its retrieved records and, where its target may be learned from, a probe for each of them.
+
+    Key: (user_id, query_id). A pseudo-query's query_id is "record:" and the id of the record it was made from.
+    """
+
+    query_id: str
+    is_pseudo: bool
+    retrieved: tuple[Retrieved, ...]
+    """Best first."""
+    probes: tuple[Probe, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedUser:
+    """A row of the probes table. Key: user_id."""
+
+    user_id: str
+    is_new: bool
+    queries: tuple[ProbedQuery, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Something a scorer can choose: a record (reranker), a draft or a label (adapter).
+
+    Key: (user_id, group_id, candidate_id).
+    """
+
+    candidate_id: str
+    text: str
+    plain: tuple[float, ...]
+    """Plain features, in the order of the use's `plain_names`."""
+    quality: float | None
+    """Higher is better, 0 to 1; None where it is unknown or must not be known (an evaluated query)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The candidates of one query, which compete with each other. Key: (user_id, group_id)."""
+
+    group_id: str
+    query_id: str
+    variant: str
+    """Which heads chose what the candidates were made from: one of VARIANTS; "personal" where no choice came before."""
+    is_pseudo: bool
+    query: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UserExamples:
+    """A row of a scorer's examples table. Key: user_id."""
+
+    user_id: str
+    is_new: bool
+    groups: tuple[Group, ...]
+
+
+VARIANTS = ("personal", "shared", "shuffled")
+"""Whose head scores: the user's own, the shared one, or another user's (the control)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateScore:
+    """One candidate's score by each of VARIANTS. Key: (user_id, group_id, candidate_id).
+
+    In the group of a pseudo-query `personal` is out of fold: by a head that was fitted without that pseudo-query.
+    """
+
+    candidate_id: str
+    personal: float
+    shared: float
+    shuffled: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """Scores of a group's candidates. Key: (user_id, group_id)."""
+
+    group_id: str
+    query_id: str
+    variant: str
+    is_pseudo: bool
+    candidates: tuple[CandidateScore, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredUser:
+    """A row of a scorer's scores table. Key: user_id."""
+
+    user_id: str
+    is_new: bool
+    head: str
+    """Name of the head configuration that held-out history chose for this user."""
+    groups: tuple[ScoredGroup, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """One answer to one prompt of a query. Key: (user_id, query_id, prompt, sample)."""
+
+    prompt: str
+    """Name of the prompt: "zero_shot", "rag_1", "rag_k" (retriever's choice), or one of VARIANTS (that head's)."""
+    sample: int
+    """Index of the sample; greedy answers have one, 0."""
+    is_greedy: bool
+    answer: Answer
+    quality: float | None
+    """As in Probe; None for evaluated queries and failed answers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRecords:
+    """The records that stood in one prompt of a query. Key: (user_id, query_id, prompt)."""
+
+    prompt: str
+    record_ids: tuple[str, ...]
+    """Best first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DraftedQuery:
+    """A query with its drafts. Key: (user_id, query_id)."""
+
+    query_id: str
+    is_pseudo: bool
+    prompts: tuple[PromptRecords, ...]
+    drafts: tuple[Draft, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DraftedUser:
+    """A row of the drafts table. Key: user_id."""
+
+    user_id: str
+    is_new: bool
+    queries: tuple[DraftedQuery, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SystemAnswer:
+    """What one of the compared systems answers to a query. Key: (user_id, query_id, system)."""
+
+    system: str
+    value: str | None
+    error: str | None
+    """Why there is no value; None where there is one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredQuery:
+    """The answers of all systems to one evaluated query. Key: (user_id, query_id)."""
+
+    query_id: str
+    answers: tuple[SystemAnswer, ...]
+    pool: tuple[str, ...]
+    """The distinct answers that the generator proposed and the personalized adapter could choose among."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredUser:
+    """A row of the answers table; new users only. Key: user_id."""
+
+    user_id: str
+    num_history: int
+    reranker_head: str
+    adapter_head: str
+    queries: tuple[AnsweredQuery, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call of the generator. Key: request_id, unique within a part."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    num_samples: int
+    temperature: float
+    """0 is greedy."""
+    max_tokens: int
+    choices: tuple[str, ...]
+    """The only texts the generator may write, where it can be constrained; empty for free text."""
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One generated text."""
+
+    text: str
+    num_tokens: int
+    finish_reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the generator returned for a request: num_samples generations, or an error. Key: request_id."""
+
+    request_id: str
+    prompt_tokens: int
+    generations: tuple[Generation, ...]
+    error: str | None
+
+
+@cache
+def arrow_schema(row_type: type) -> pa.Schema:
+    """The Arrow schema of a table whose rows are `row_type`."""
+    return pa.schema(_arrow_fields(row_type))
+
+
+def to_table(rows: Iterable[Any], row_type: type) -> pa.Table:
+    """A table of `rows`, each an instance of `row_type`."""
+    return pa.Table.from_pylist([to_dict(row) for row in rows], schema=arrow_schema(row_type))
+
+
+def from_table(table: pa.Table, row_type: type[RowT]) -> Iterator[RowT]:
+    """The typed rows of `table`."""
+    for row in table.to_pylist():
+        yield from_dict(row, row_type)
+
+
+def to_dict(row: Any) -> dict[str, Any]:
+    """Nested plain dicts and tuples from a typed row: dataclasses.asdict without its copies, several times as fast."""
+    return {name: flatten(getattr(row, name)) for name, flatten in _flatteners(type(row))}
+
+
+def from_dict(value: dict[str, Any], row_type: type[RowT]) -> RowT:
+    """A typed row from nested plain dicts and lists."""
+    return row_type(**{name: build(value[name]) for name, build in _builders(row_type)})
+
+
+def _arrow_fields(row_type: type) -> list[pa.Field]:
+    hints = typing.get_type_hints(row_type)
+    fields: list[pa.Field] = []
+    for field in dataclasses.fields(row_type):
+        hint, nullable = _without_none(hints[field.name])
+        fields.append(pa.field(field.name, _arrow_type(hint), nullable=nullable))
+    return fields
+
+
+_SCALARS: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if typing.get_origin(hint) is tuple:
+        return pa.list_(pa.field("element", _arrow_type(typing.get_args(hint)[0]), nullable=False))
+    if dataclasses.is_dataclass(hint):
+        return pa.struct(_arrow_fields(typing.cast(type, hint)))
+    raise TypeError(f"no Arrow type for {hint!r}")
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if isinstance(hint, types.UnionType):
+        kept = [member for member in typing.get_args(hint) if member is not type(None)]
+        assert len(kept) == 1, hint
+        return kept[0], True
+    return hint, False
+
+
+@cache
+def _builders(row_type: type) -> Sequence[tuple[str, Any]]:
+    hints = typing.get_type_hints(row_type)
+    return [(field.name, _builder(_without_none(hints[field.name])[0])) for field in dataclasses.fields(row_type)]
+
+
+def _builder(hint: Any) -> Any:
+    if typing.get_origin(hint) is tuple:
+        build_item = _builder(typing.get_args(hint)[0])
+        return lambda values: tuple(build_item(value) for value in values)
+    if dataclasses.is_dataclass(hint):
+        return lambda value: from_dict(value, typing.cast(type, hint))
+    return lambda value: value
+
+
+@cache
+def _flatteners(row_type: type) -> Sequence[tuple[str, Any]]:
+    hints = typing.get_type_hints(row_type)
+    return [(field.name, _flattener(_without_none(hints[field.name])[0])) for field in dataclasses.fields(row_type)]
+
+
+def _flattener(hint: Any) -> Any:
+    if typing.get_origin(hint) is tuple:
+        flatten = _flattener(typing.get_args(hint)[0])
+        return lambda values: tuple(flatten(value) for value in values)
+    return to_dict if dataclasses.is_dataclass(hint) else lambda value: value

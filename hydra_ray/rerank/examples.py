@@ -1,0 +1,80 @@
+"""What makes the reranker a scorer: its groups are the records retrieved for a query, their quality the probes'."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from hydra_ray.lamp.words import overlap
+from hydra_ray.records import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
+from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+
+PLAIN_NAMES = (
+    "retriever_score",  # relative to the group's best
+    "retriever_reciprocal_rank",
+    "query_overlap",  # F1 of the words of the query and of the record
+    "history_share",  # how often the user gave this output
+    "retrieved_agreement",  # how many of the other retrieved records have this output
+    "log_length",
+)
+"""Plain features of a (query, record) pair, in order."""
+
+
+def reranker_examples(user: User, probed: ProbedUser) -> UserExamples:
+    """The user's groups: every query with at least one retrieved record.
+
+    A record whose probe failed is left out where qualities are known: a failure teaches nothing.
+    """
+    groups = tuple(
+        group
+        for ranked, each in zip(restore_queries(user, probed), probed.queries, strict=True)
+        if (group := _group(user, ranked, each)).candidates
+    )
+    return UserExamples(user_id=user.user_id, is_new=user.is_new, groups=groups)
+
+
+def select_records(scores: dict[str, float], num: int) -> list[str]:
+    """Ids of the `num` best records, best first; among equals the id decides."""
+    return sorted(scores, key=lambda record_id: (-scores[record_id], record_id))[:num]
+
+
+def _group(user: User, ranked: RankedQuery, probed: ProbedQuery) -> Group:
+    qualities = {probe.record_id: probe.quality for probe in probed.probes}
+    is_learned = ranked.may_learn_from(user)
+    return Group(
+        group_id=ranked.query.query_id,
+        query_id=ranked.query.query_id,
+        variant="personal",
+        is_pseudo=ranked.is_pseudo,
+        query=ranked.query.input,
+        candidates=tuple(
+            candidate
+            for candidate in _candidates(ranked, qualities)
+            if candidate.quality is not None or not is_learned
+        ),
+    )
+
+
+def _candidates(ranked: RankedQuery, qualities: dict[str, float | None]) -> Iterator[Candidate]:
+    records = ranked.records(retrieved.record_id for retrieved in ranked.retrieved)
+    outputs_history = Counter(record.output for record in ranked.eligible)
+    outputs_retrieved = Counter(record.output for record in records)
+    best = max((retrieved.score for retrieved in ranked.retrieved), default=0.0)
+    for position, (record, retrieved) in enumerate(zip(records, ranked.retrieved, strict=True)):
+        yield Candidate(
+            candidate_id=record.record_id,
+            text=_text(record),
+            plain=(
+                retrieved.score / best if best > 0 else 0.0,
+                1 / (position + 1),
+                overlap(ranked.query.input, record.input),
+                outputs_history[record.output] / len(ranked.eligible),
+                (outputs_retrieved[record.output] - 1) / max(len(records) - 1, 1),
+                math.log1p(len(record.input.split())),
+            ),
+            quality=qualities.get(record.record_id),
+        )
+
+
+def _text(record: Record) -> str:
+    # The output stands first, so that a cut takes the end of the input.
+    return f"{record.output}: {record.input}"

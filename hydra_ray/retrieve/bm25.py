@@ -1,0 +1,36 @@
+"""BM25 over one user's records: the ranking of rank_bm25's BM25Okapi, vectorized over the records."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+
+from hydra_ray.config import RetrieveConfig
+from hydra_ray.lamp.words import words
+
+
+class BM25:
+    """An index of a few texts (Robertson and Zaragoza 2009; the Okapi variant with a floor for negative idf)."""
+
+    def __init__(self, texts: Sequence[str], config: RetrieveConfig):
+        self._num_texts = len(texts)
+        self._vectorizer = CountVectorizer(analyzer=words)
+        try:
+            counts = self._vectorizer.fit_transform(texts).astype(np.float64)
+        except ValueError:  # no text has a word
+            self._weights = None
+            return
+        lengths = np.asarray(counts.sum(axis=1)).ravel()
+        frequencies = np.bincount(counts.indices, minlength=counts.shape[1])
+        idf = np.log(self._num_texts - frequencies + 0.5) - np.log(frequencies + 0.5)
+        idf = np.where(idf < 0, config.epsilon * idf.mean(), idf)
+        rows = np.repeat(np.arange(self._num_texts), np.diff(counts.indptr))
+        norms = config.k1 * (1 - config.b + config.b * lengths[rows] / lengths.mean())
+        counts.data = idf[counts.indices] * counts.data * (config.k1 + 1) / (counts.data + norms)
+        self._weights = counts
+
+    def scores(self, query: str) -> np.ndarray:
+        """Score of every text for `query`, in the order of the texts."""
+        if self._weights is None:
+            return np.zeros(self._num_texts)
+        return np.asarray((self._weights @ self._vectorizer.transform([query]).T.astype(np.float64)).todense()).ravel()

@@ -1,0 +1,118 @@
+"""Which records of a user may be retrieved for a query, and in what order."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydra_ray.config import ProbesConfig, RetrieveConfig
+from hydra_ray.records import ProbedUser, Query, Record, Retrieved, User
+from hydra_ray.retrieve.bm25 import BM25
+from hydra_ray.seeds import rng_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedQuery:
+    """A query with the history it may look at and the records retrieved from it. Key: (user_id, query_id)."""
+
+    query: Query
+    is_pseudo: bool
+    eligible: tuple[Record, ...]
+    """The records that existed before the query, itself excluded."""
+    retrieved: tuple[Retrieved, ...]
+    """At most N of the eligible records, best first."""
+
+    def records(self, record_ids: Iterable[str]) -> list[Record]:
+        """The eligible records of those ids, in that order."""
+        by_id = {record.record_id: record for record in self.eligible}
+        return [by_id[record_id] for record_id in record_ids]
+
+    def may_learn_from(self, user: User) -> bool:
+        """Whether the target may be seen: a pseudo-query's always, a query's own only if the user trains."""
+        return self.query.target is not None and (self.is_pseudo or not user.is_new)
+
+
+def rank_queries(user: User, probes: ProbesConfig, retrieve: RetrieveConfig) -> Iterator[RankedQuery]:
+    """The user's own queries and up to M pseudo-queries, each with its N best records.
+
+    A pseudo-query is a history record whose output is the target; it never retrieves itself, nor a later record
+    where dates exist.
+    """
+    history = user.history
+    index = BM25([_indexed_text(record) for record in history], retrieve)
+    for query in user.queries:
+        scores = index.scores(query.input)
+        yield _ranked(query, False, history, range(len(history)), scores, probes.num_records)
+    for position in choose_pseudo_queries(user, probes):
+        query = _pseudo_query(history[position])
+        scores = index.scores(query.input)
+        yield _ranked(query, True, history, eligible_positions(history, position), scores, probes.num_records)
+
+
+def restore_queries(user: User, probed: ProbedUser) -> Iterator[RankedQuery]:
+    """What `rank_queries` yielded when `probed` was made, without ranking again."""
+    queries = {query.query_id: query for query in user.queries}
+    positions = {_pseudo_query_id(record): position for position, record in enumerate(user.history)}
+    for each in probed.queries:
+        eligible = range(len(user.history))
+        if each.is_pseudo:
+            position = positions[each.query_id]
+            query = _pseudo_query(user.history[position])
+            eligible = eligible_positions(user.history, position)
+        else:
+            query = queries[each.query_id]
+        yield RankedQuery(
+            query=query,
+            is_pseudo=each.is_pseudo,
+            eligible=tuple(user.history[p] for p in eligible),
+            retrieved=each.retrieved,
+        )
+
+
+def choose_pseudo_queries(user: User, config: ProbesConfig) -> list[int]:
+    """Positions of the records that serve as pseudo-queries: a seeded sample of those that can retrieve anything."""
+    possible = [p for p in range(len(user.history)) if eligible_positions(user.history, p)]
+    rng = rng_of(config.seed, "pseudo-queries", user.user_id)
+    chosen = rng.permutation(len(possible))[: config.num_pseudo_queries]
+    return [possible[index] for index in chosen]
+
+
+def eligible_positions(history: Sequence[Record], position: int) -> list[int]:
+    """Positions of the records that the record at `position` may look at."""
+    own = history[position].date
+    return [
+        other
+        for other, record in enumerate(history)
+        if other != position and (own is None or record.date is None or record.date <= own)
+    ]
+
+
+def rank(scores: np.ndarray, positions: Sequence[int], num: int) -> list[int]:
+    """The `num` best of `positions`; among equals the later one, as rank_bm25 has it for short lists."""
+    order = np.argsort(scores[list(positions)], kind="stable")[::-1][:num]
+    return [positions[index] for index in order]
+
+
+def _ranked(
+    query: Query, is_pseudo: bool, history: Sequence[Record], positions: Sequence[int], scores: np.ndarray, num: int
+) -> RankedQuery:
+    return RankedQuery(
+        query=query,
+        is_pseudo=is_pseudo,
+        eligible=tuple(history[p] for p in positions),
+        retrieved=tuple(
+            Retrieved(record_id=history[p].record_id, score=float(scores[p])) for p in rank(scores, positions, num)
+        ),
+    )
+
+
+def _pseudo_query(record: Record) -> Query:
+    return Query(query_id=_pseudo_query_id(record), input=_indexed_text(record), target=record.output)
+
+
+def _pseudo_query_id(record: Record) -> str:
+    return f"record:{record.record_id}"
+
+
+def _indexed_text(record: Record) -> str:
+    return record.input or record.output

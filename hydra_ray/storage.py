@@ -1,0 +1,201 @@
+"""Files and Parquet tables, local or at a URI (s3://...), written atomically.
+
+A local file is written under a temporary name, flushed to disk and renamed. An object store shows an object only once
+its upload has ended, which is the same promise. Locations are plain strings: absolute paths or URIs.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from hydra_ray.errors import ConfigError, StorageError
+
+COUNTERS_KEY = b"hydra_ray.counters"
+"""Key in a Parquet file's schema metadata under which a part keeps its counters, as JSON."""
+
+
+def is_uri(location: str) -> bool:
+    """Whether `location` names an object store and not a local path."""
+    return len(urlsplit(location).scheme) > 1
+
+
+def require_absolute(location: str, setting: str) -> str:
+    """`location`, if it means the same on every machine and from every working directory.
+
+    Raises:
+        ConfigError: it is a relative path.
+    """
+    if is_uri(location) or os.path.isabs(location):
+        return location
+    raise ConfigError(
+        f"{setting} is the relative path {location!r}: a submitted job runs in a temporary copy of the working "
+        "directory, where it would be lost. Give an absolute path or a URI such as s3://bucket/folder."
+    )
+
+
+def join(location: str, *names: str) -> str:
+    """`location` extended by `names`."""
+    return "/".join([location.rstrip("/"), *names])
+
+
+def exists(location: str) -> bool:
+    """Whether a file is at `location`."""
+    filesystem, path = _open(location)
+    return filesystem.get_file_info(path).type == pafs.FileType.File
+
+
+def list_files(location: str) -> list[str]:
+    """Names of the files directly in the folder `location`, sorted; empty if there is no such folder."""
+    filesystem, path = _open(location)
+    selector = pafs.FileSelector(path, allow_not_found=True)
+    return sorted(info.base_name for info in filesystem.get_file_info(selector) if info.is_file)
+
+
+def write_bytes(location: str, content: bytes) -> None:
+    """Put `content` at `location`, all or nothing."""
+    with open_output(location) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_output(location: str) -> Iterator[IO[bytes]]:
+    """A new file to fill from its start; it is at `location` only after the block has ended without an error."""
+    filesystem, path = _open(location)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        # An object store shows whatever was sent before an error, so nothing is sent until all of it is there.
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with filesystem.open_output_stream(path) as stream:
+                shutil.copyfileobj(file, stream)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def open_input(location: str) -> IO[bytes]:
+    """The file at `location`, readable from any position.
+
+    Raises:
+        StorageError: there is none.
+    """
+    filesystem, path = _open(location)
+    try:
+        return filesystem.open_input_file(path)
+    except FileNotFoundError as error:
+        raise StorageError(f"no file at {location}") from error
+
+
+def file_state(location: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds: what can be known of a file without reading it.
+
+    Raises:
+        StorageError: there is no such file.
+    """
+    filesystem, path = _open(location)
+    info = filesystem.get_file_info(path)
+    if not info.is_file:
+        raise StorageError(f"no file at {location}")
+    return info.size, info.mtime_ns or 0
+
+
+def read_bytes(location: str) -> bytes:
+    """The content of the file at `location`.
+
+    Raises:
+        StorageError: there is none.
+    """
+    filesystem, path = _open(location)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise StorageError(f"no file at {location}") from error
+
+
+def write_json(location: str, value: Any) -> None:
+    """Put `value` at `location` as JSON, all or nothing."""
+    write_bytes(location, json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+def read_json(location: str) -> Any:
+    """The JSON value at `location`."""
+    return json.loads(read_bytes(location))
+
+
+def write_part(location: str, table: pa.Table, counters: Mapping[str, float] | None = None) -> None:
+    """Put `table` at `location` as one Parquet file, all or nothing.
+
+    Args:
+        counters: sums that describe how the part was made (rows, tokens, seconds); kept in the file itself.
+    """
+    metadata = {**(table.schema.metadata or {}), COUNTERS_KEY: json.dumps(counters or {}).encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    write_bytes(location, sink.getvalue().to_pybytes())
+
+
+def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
+    """The table at `location`.
+
+    Args:
+        schema: what the table must look like, metadata aside.
+
+    Raises:
+        StorageError: there is no table, it cannot be read, or its schema is another.
+    """
+    filesystem, path = _open(location)
+    try:
+        table = pq.read_table(path, filesystem=filesystem, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StorageError(f"cannot read the table {location}: {error}") from error
+    if schema is not None and not table.schema.equals(schema, check_metadata=False):
+        raise StorageError(f"{location} has the schema\n{table.schema}\nexpected\n{schema}\nRemove it and run again.")
+    return table
+
+
+def read_counters(location: str) -> dict[str, float]:
+    """The counters of the part at `location`, from its footer alone."""
+    filesystem, path = _open(location)
+    try:
+        metadata = pq.read_metadata(path, filesystem=filesystem).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StorageError(f"cannot read the table {location}: {error}") from error
+    return json.loads(metadata.get(COUNTERS_KEY, b"{}"))
+
+
+def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sums of several parts' counters, by name."""
+    total: dict[str, float] = {}
+    for each in counters:
+        for name, value in each.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def _open(location: str) -> tuple[pafs.FileSystem, str]:
+    if not is_uri(location):
+        return pafs.LocalFileSystem(), location
+    try:
+        return pafs.FileSystem.from_uri(location)
+    except (ValueError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{location!r} is no location that tables can be kept at: {error}") from error

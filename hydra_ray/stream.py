@@ -1,0 +1,236 @@
+"""Ray Data streams parts through a stage: CPU steps, generator actors, and one atomic commit a part.
+
+A row of the dataset is one part (a bucket of users), so a part never waits for another, memory is bounded by the parts
+in flight, and what is committed is never made again. Requests and completions travel as Arrow IPC bytes of their
+record types.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
+from hydra_ray.errors import GenerationError
+from hydra_ray.progress import Progress
+from hydra_ray.records import Completion, Request, from_table, to_table
+from hydra_ray.stages import Stage
+from hydra_ray.storage import add_counters, read_counters
+
+logger = logging.getLogger(__name__)
+
+_STEP_CPUS = 0.5
+"""Ray CPUs of a step on one part; below 1 so that steps and a generator fit on two cores together."""
+_MAX_GENERATOR_RESTARTS = 3
+"""How often a generator that died is started again before the run fails."""
+
+Counters = Mapping[str, float]
+
+
+class PartWork(Protocol):
+    """Makes one part of a stage and commits it."""
+
+    def __call__(self, bucket: int) -> Counters:
+        """Read the bucket's inputs, compute, write the part; return its counters."""
+        ...
+
+
+class GenerationWork(Protocol):
+    """The CPU steps before and after the generator, for one part."""
+
+    def requests(self, bucket: int) -> list[Request]:
+        """The requests of a bucket."""
+        ...
+
+    def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
+        """Label the completions and write the part; return its counters, the given ones included."""
+        ...
+
+
+def start_ray() -> None:
+    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start one in this process."""
+    import ray.data
+
+    if not ray.is_initialized():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            # Ray runs its workers at nice 15, which lets any other process starve them.
+            os.environ.setdefault("RAY_worker_niceness", "0")
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=1 << 30,
+            )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def run_parts(stage: Stage, table: str, work: PartWork) -> dict[str, float]:
+    """Make the missing parts of `table` with `work`, spread over the cluster; returns the counters of all parts."""
+    missing = _announce_missing(stage, table)
+    if missing:
+        dataset = _buckets(missing)
+        committed = dataset.map(_CommitPart(work), num_cpus=_STEP_CPUS).iter_rows()
+        _follow(stage, table, committed, len(missing))
+    return add_counters(read_counters(location) for location in stage.parts(table))
+
+
+def run_actor_parts(
+    stage: Stage, table: str, work: Callable[..., PartWork], arguments: Mapping[str, Any], num_threads: int
+) -> dict[str, float]:
+    """As `run_parts`, with work that loads a model first: one actor constructs it and makes all parts."""
+    missing = _announce_missing(stage, table)
+    if missing:
+        dataset = _buckets(missing)
+        committed = dataset.map_batches(
+            _PartActor,
+            fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
+            batch_size=1,
+            num_cpus=1,
+            compute=_actors(1),
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(num_threads)}},
+        ).iter_rows()
+        _follow(stage, table, committed, len(missing))
+    return add_counters(read_counters(location) for location in stage.parts(table))
+
+
+def run_generation(
+    stage: Stage, table: str, work: GenerationWork, task: Task, generator: GeneratorConfig, placement: PlacementConfig
+) -> dict[str, float]:
+    """Make the missing parts of `table`: requests, generator actors, labels; returns the counters of all parts."""
+    missing = _announce_missing(stage, table)
+    if missing:
+        dataset = _buckets(missing)
+        committed = (
+            dataset.map(_MakeRequests(work), num_cpus=_STEP_CPUS)
+            .map_batches(
+                GeneratorActor,
+                fn_constructor_kwargs={"task": task, "generator": generator, "placement": placement},
+                batch_size=1,
+                num_cpus=placement.generator_cpus,
+                num_gpus=placement.generator_gpus,
+                compute=_actors(min(placement.generator_actors, len(missing))),
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(placement.generator_threads)}},
+                max_restarts=_MAX_GENERATOR_RESTARTS,
+                max_task_retries=_MAX_GENERATOR_RESTARTS,
+            )
+            .map(_CommitGenerated(work), num_cpus=_STEP_CPUS)
+            .iter_rows()
+        )
+        _follow(stage, table, committed, len(missing))
+    return add_counters(read_counters(location) for location in stage.parts(table))
+
+
+class GeneratorActor:
+    """A generator in a Ray Data actor: one part's requests in, their completions out."""
+
+    def __init__(self, task: Task, generator: GeneratorConfig, placement: PlacementConfig):
+        from hydra_ray.generate.engine import open_engine
+
+        self._engine = open_engine(generator, placement, task)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Answer the requests of the one part in `batch`."""
+        requests = list(_from_bytes(batch["requests"][0], Request))
+        start = time.monotonic()
+        try:
+            completions = self._engine.generate(requests)
+        except GenerationError:
+            # An engine that failed is not asked again: the actor ends, and Ray starts another one for this part.
+            logger.exception("the generator died")
+            os._exit(1)
+        return {
+            "bucket": batch["bucket"],
+            "completions": [_to_bytes(completions, Completion)],
+            "seconds": [time.monotonic() - start],
+        }
+
+
+class _MakeRequests:
+    def __init__(self, work: GenerationWork):
+        self._work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"bucket": row["bucket"], "requests": _to_bytes(self._work.requests(row["bucket"]), Request)}
+
+
+class _CommitGenerated:
+    def __init__(self, work: GenerationWork):
+        self._work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        completions = list(_from_bytes(row["completions"], Completion))
+        counters = {
+            "requests": len(completions),
+            "prompt_tokens": sum(completion.prompt_tokens for completion in completions),
+            "generated_tokens": sum(
+                generation.num_tokens for completion in completions for generation in completion.generations
+            ),
+            "generator_seconds": row["seconds"],
+        }
+        return {"bucket": row["bucket"], **self._work.commit(row["bucket"], completions, counters)}
+
+
+class _CommitPart:
+    def __init__(self, work: PartWork):
+        self._work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"bucket": row["bucket"], **self._work(row["bucket"])}
+
+
+class _PartActor:
+    def __init__(self, work: Callable[..., PartWork], arguments: Mapping[str, Any]):
+        self._work = work(**arguments)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        bucket = int(batch["bucket"][0])
+        return {key: [value] for key, value in {"bucket": bucket, **self._work(bucket)}.items()}
+
+
+def _buckets(missing: Sequence[int]) -> Any:
+    """A dataset with one row, and one block, for each bucket."""
+    import ray.data
+
+    start_ray()
+    return ray.data.from_items([{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing))
+
+
+def _actors(size: int) -> Any:
+    import ray.data
+
+    return ray.data.ActorPoolStrategy(size=size)
+
+
+def _announce_missing(stage: Stage, table: str) -> list[int]:
+    missing = stage.missing_buckets(table)
+    num_present = stage.num_buckets - len(missing)
+    if num_present:
+        logger.info("%s: %d of %d parts are there already and kept", stage.name, num_present, stage.num_buckets)
+    return missing
+
+
+def _follow(stage: Stage, table: str, committed: Iterator[dict[str, Any]], num_parts: int) -> None:
+    progress = Progress(f"{stage.name}.{table}" if table not in stage.name else stage.name, num_parts)
+    for row in committed:
+        progress.advance({key: value for key, value in row.items() if key != "bucket"})
+
+
+def _to_bytes(rows: Sequence[Any], row_type: type) -> bytes:
+    table = to_table(rows, row_type)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_bytes(content: bytes, row_type: type) -> Iterator[Any]:
+    return from_table(pa.ipc.open_stream(content).read_all(), row_type)
