@@ -8,7 +8,7 @@ command line, in `ray job submit` and in a sweep.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -327,11 +327,12 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: the file cannot be read, an override has no such form, or a setting is wrong.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must be a mapping of sections, got {type(settings).__name__}")
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, got {type(loaded).__name__}")
+    settings = cast(dict[str, Any], loaded)
     for override in overrides:
         settings = apply_override(settings, override)
     return check_config(settings, source=str(path))
@@ -370,7 +371,7 @@ def _with_value(settings: Mapping[str, Any], path: list[str], value: Any, overri
     head, *rest = path
     if not rest:
         return {**settings, head: value}
-    inner = settings.get(head) or {}
+    inner: Any = settings.get(head) or {}
     if not isinstance(inner, Mapping):
         raise ConfigError(f"the override {override!r} goes through {head!r}, which is {inner!r} and has no keys")
-    return {**settings, head: _with_value(inner, rest, value, override)}
+    return {**settings, head: _with_value(cast(Mapping[str, Any], inner), rest, value, override)}

@@ -26,7 +26,7 @@ class Finding:
 
     def __str__(self) -> str:
         mark = "MISSING" if self.is_problem else "ok"
-        return f"{mark:<8}{self.name:<24}{self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
+        return f"{mark:<8}{self.name:<32}{self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
 
 
 def examine(models: Sequence[str] = ()) -> list[Finding]:
@@ -48,14 +48,16 @@ def _packages() -> Iterator[Finding]:
             name="hydra_ray", value="not installed", is_problem=True, remedy="pip install -e '.[cpu,demo]' (see README)"
         )
         return
+    seen: set[str] = set()
     for requirement in requirements:
         match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?==([^;\s]+)(?:\s*;\s*extra == ['\"](\w+)['\"])?", requirement)
         if match is None:
             continue
         name, pinned, extra = match.groups()
         installed = _version(name)
-        if installed is None and extra is not None:
+        if name in seen or (installed is None and extra is not None):
             continue
+        seen.add(name)
         is_right = installed is not None and installed.split("+")[0] == pinned
         yield Finding(
             name=name,

@@ -42,7 +42,9 @@ def resolve_model(spec: str) -> str:
         return str(_packaged_model(spec.removeprefix(PACKAGE_PREFIX)))
     if os.path.isabs(spec):
         if not os.path.isfile(os.path.join(spec, "config.json")):
-            raise ModelError(f"{spec} is no Hugging Face model folder: it has no config.json. Set the model's own folder.")
+            raise ModelError(
+                f"{spec} is no Hugging Face model folder: it has no config.json. Set the model's own folder."
+            )
         return spec
     if not _HUB_NAME.fullmatch(spec):
         raise ModelError(
@@ -85,8 +87,8 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the tokenizer of {spec!r} cannot be loaded from {location}: {error}. Give a folder that is complete, or a "
-            "hub name that is in the local cache or reachable."
+            f"the tokenizer of {spec!r} cannot be loaded from {location}: {error}. Give a folder that is complete, or "
+            "a hub name that is in the local cache or reachable."
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hydra_ray.adapt.answers import answer_user
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
 from hydra_ray.adapt.examples import adapter_examples
-from hydra_ray.models import load_tokenizer
+from hydra_ray.generate.engine import open_tokenizer
 from hydra_ray.plan import Plan
 from hydra_ray.records import (
     AnsweredUser,
@@ -41,7 +41,7 @@ class ProbesPart:
         """One greedy request for each query to learn from and record."""
         config = self._plan.config
         users = _users(self._plan, bucket)
-        return list(probe_requests(users, self._plan.task, load_tokenizer(config.generator.model), config))
+        return list(probe_requests(users, self._plan.task, open_tokenizer(config.generator), config))
 
     def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
         """The labelled probes."""
@@ -61,14 +61,12 @@ class DraftsPart:
     def requests(self, bucket: int) -> list[Request]:
         """Greedy answers and samples for every prompt."""
         config = self._plan.config
-        tokenizer = load_tokenizer(config.generator.model)
+        tokenizer = open_tokenizer(config.generator)
         return list(draft_requests(self._ranked(bucket), self._plan.task, tokenizer, config))
 
     def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
         """The labelled drafts."""
-        rows = list(
-            label_drafts(self._ranked(bucket), _by_request(completions), self._plan.task, self._plan.config)
-        )
+        rows = list(label_drafts(self._ranked(bucket), _by_request(completions), self._plan.task, self._plan.config))
         answers = [draft.answer for row in rows for query in row.queries for draft in query.drafts]
         return _write(self._plan.drafts, "drafts", bucket, rows, DraftedUser, {**counters, **_parsing(answers)})
 
@@ -120,9 +118,7 @@ class AnswersPart:
         reranker = _rows(self._plan.reranker.heads, "scores", bucket, ScoredUser)
         adapter = _rows(self._plan.adapter.heads, "scores", bucket, ScoredUser)
         rows = [
-            answer_user(
-                user, drafted[user.user_id], reranker[user.user_id], adapter[user.user_id], self._plan.task
-            )
+            answer_user(user, drafted[user.user_id], reranker[user.user_id], adapter[user.user_id], self._plan.task)
             for user in _users(self._plan, bucket)
             if user.is_new
         ]
@@ -153,9 +149,7 @@ def _parsing(answers: Sequence[Any]) -> Counters:
     }
 
 
-def _write(
-    stage: Stage, table: str, bucket: int, rows: Sequence[Any], row_type: type, counters: Counters
-) -> Counters:
+def _write(stage: Stage, table: str, bucket: int, rows: Sequence[Any], row_type: type, counters: Counters) -> Counters:
     counters = {"rows": len(rows), **counters}
     write_part(stage.part(table, bucket), to_table(rows, row_type), counters)
     return counters

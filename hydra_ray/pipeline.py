@@ -121,7 +121,11 @@ def report(plan: Plan) -> None:
         return {}
 
     _complete(plan.report, write)
-    for stage, name in ((plan.report, "metrics.json"), (plan.report, "report.html"), (plan.answers, "predictions.json")):
+    for stage, name in (
+        (plan.report, "metrics.json"),
+        (plan.report, "report.html"),
+        (plan.answers, "predictions.json"),
+    ):
         content = storage.read_bytes(storage.join(stage.folder, name))
         storage.write_bytes(storage.join(plan.run_folder, name), content)
     logger.info("report: %s", storage.join(plan.run_folder, "report.html"))

@@ -4,11 +4,15 @@ A row is a frozen, slotted, keyword-only dataclass; its docstring states its key
 the schema that is checked whenever a table crosses a border, so the dataclasses are the only description of a table.
 """
 
+# pyarrow has no type stubs:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -310,7 +314,7 @@ class Completion:
     error: str | None
 
 
-@cache
+@functools.cache
 def arrow_schema(row_type: type) -> pa.Schema:
     """The Arrow schema of a table whose rows are `row_type`."""
     return pa.schema(_arrow_fields(row_type))
@@ -367,29 +371,33 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-@cache
-def _builders(row_type: type) -> Sequence[tuple[str, Any]]:
+@functools.cache
+def _builders(row_type: type) -> list[tuple[str, Callable[[Any], Any]]]:
     hints = typing.get_type_hints(row_type)
     return [(field.name, _builder(_without_none(hints[field.name])[0])) for field in dataclasses.fields(row_type)]
 
 
-def _builder(hint: Any) -> Any:
+def _builder(hint: Any) -> Callable[[Any], Any]:
     if typing.get_origin(hint) is tuple:
-        build_item = _builder(typing.get_args(hint)[0])
-        return lambda values: tuple(build_item(value) for value in values)
+        build_element = _builder(typing.get_args(hint)[0])
+        return lambda values: tuple(map(build_element, values))
     if dataclasses.is_dataclass(hint):
-        return lambda value: from_dict(value, typing.cast(type, hint))
-    return lambda value: value
+        return functools.partial(from_dict, row_type=typing.cast(type, hint))
+    return _same
 
 
-@cache
-def _flatteners(row_type: type) -> Sequence[tuple[str, Any]]:
+def _same(value: Any) -> Any:
+    return value
+
+
+@functools.cache
+def _flatteners(row_type: type) -> list[tuple[str, Callable[[Any], Any]]]:
     hints = typing.get_type_hints(row_type)
     return [(field.name, _flattener(_without_none(hints[field.name])[0])) for field in dataclasses.fields(row_type)]
 
 
-def _flattener(hint: Any) -> Any:
+def _flattener(hint: Any) -> Callable[[Any], Any]:
     if typing.get_origin(hint) is tuple:
-        flatten = _flattener(typing.get_args(hint)[0])
-        return lambda values: tuple(flatten(value) for value in values)
-    return to_dict if dataclasses.is_dataclass(hint) else lambda value: value
+        flatten_element = _flattener(typing.get_args(hint)[0])
+        return _same if flatten_element is _same else lambda values: [flatten_element(value) for value in values]
+    return to_dict if dataclasses.is_dataclass(hint) else _same

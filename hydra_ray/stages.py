@@ -29,8 +29,7 @@ def fingerprint(name: str, version: int, settings: Mapping[str, Any], inputs: Se
         inputs: fingerprints of the stages (or raw files) it reads, in a fixed order.
     """
     plain = {
-        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for key, value in settings.items()
+        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
     }
     text = json.dumps([name, version, plain, list(inputs)], sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -34,9 +34,8 @@ def _state(stage: Stage) -> str:
         manifest = stage.manifest()
         counters = manifest["counters"]
         pieces = [f"complete  {manifest['seconds']:8.1f} s"]
-        for name in ("rows", "requests", "generated_tokens", "failed"):
-            if name in counters:
-                pieces.append(f"{counters[name]:.0f} {name.replace('_', ' ')}")
+        shown = ("rows", "requests", "generated_tokens", "failed")
+        pieces += [f"{counters[name]:.0f} {name.replace('_', ' ')}" for name in shown if name in counters]
         return ", ".join(pieces)
     if stage.name.endswith((".base", "report")):
         return "waiting or running"

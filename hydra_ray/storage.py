@@ -165,7 +165,7 @@ def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
     """
     filesystem, path = _open(location)
     try:
-        table = pq.read_table(path, filesystem=filesystem, partitioning=None)
+        table = pq.ParquetFile(path, filesystem=filesystem).read()
     except (OSError, pa.ArrowInvalid) as error:
         raise StorageError(f"cannot read the table {location}: {error}") from error
     if schema is not None and not table.schema.equals(schema, check_metadata=False):
@@ -190,6 +190,21 @@ def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for name, value in each.items():
             total[name] = total.get(name, 0) + value
     return total
+
+
+def copy_folder(source: str, destination: str) -> None:
+    """Copy all files below the folder `source`; not all or nothing, so write what marks it as complete afterwards."""
+    source_filesystem, source_path = _open(source)
+    filesystem, path = _open(destination)
+    filesystem.create_dir(path, recursive=True)
+    pafs.copy_files(source_path, path, source_filesystem=source_filesystem, destination_filesystem=filesystem)
+
+
+def remove_folder(location: str) -> None:
+    """Remove the folder `location` and everything below it, if it is there."""
+    filesystem, path = _open(location)
+    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+        filesystem.delete_dir(path)
 
 
 def _open(location: str) -> tuple[pafs.FileSystem, str]:

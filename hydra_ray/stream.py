@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
-from hydra_ray.errors import GenerationError
+from hydra_ray.errors import GenerationError, HydraError
 from hydra_ray.progress import Progress
 from hydra_ray.records import Completion, Request, from_table, to_table
 from hydra_ray.stages import Stage
@@ -60,6 +60,8 @@ def start_ray() -> None:
         else:
             # Ray runs its workers at nice 15, which lets any other process starve them.
             os.environ.setdefault("RAY_worker_niceness", "0")
+            # Its C++ side warns of settings that Ray Data itself chooses.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -79,7 +81,7 @@ def run_parts(stage: Stage, table: str, work: PartWork) -> dict[str, float]:
     if missing:
         dataset = _buckets(missing)
         committed = dataset.map(_CommitPart(work), num_cpus=_STEP_CPUS).iter_rows()
-        _follow(stage, table, committed, len(missing))
+        _follow(stage, committed, len(missing))
     return add_counters(read_counters(location) for location in stage.parts(table))
 
 
@@ -98,7 +100,7 @@ def run_actor_parts(
             compute=_actors(1),
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(num_threads)}},
         ).iter_rows()
-        _follow(stage, table, committed, len(missing))
+        _follow(stage, committed, len(missing))
     return add_counters(read_counters(location) for location in stage.parts(table))
 
 
@@ -119,13 +121,12 @@ def run_generation(
                 num_gpus=placement.generator_gpus,
                 compute=_actors(min(placement.generator_actors, len(missing))),
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(placement.generator_threads)}},
-                max_restarts=_MAX_GENERATOR_RESTARTS,
-                max_task_retries=_MAX_GENERATOR_RESTARTS,
+                ray_remote_args_fn=_bounded_restarts,
             )
             .map(_CommitGenerated(work), num_cpus=_STEP_CPUS)
             .iter_rows()
         )
-        _follow(stage, table, committed, len(missing))
+        _follow(stage, committed, len(missing))
     return add_counters(read_counters(location) for location in stage.parts(table))
 
 
@@ -210,6 +211,11 @@ def _actors(size: int) -> Any:
     return ray.data.ActorPoolStrategy(size=size)
 
 
+def _bounded_restarts() -> dict[str, Any]:
+    """Ray Data restarts actors for ever by default, also those that die each time."""
+    return {"max_restarts": _MAX_GENERATOR_RESTARTS, "max_task_retries": _MAX_GENERATOR_RESTARTS}
+
+
 def _announce_missing(stage: Stage, table: str) -> list[int]:
     missing = stage.missing_buckets(table)
     num_present = stage.num_buckets - len(missing)
@@ -218,10 +224,21 @@ def _announce_missing(stage: Stage, table: str) -> list[int]:
     return missing
 
 
-def _follow(stage: Stage, table: str, committed: Iterator[dict[str, Any]], num_parts: int) -> None:
-    progress = Progress(f"{stage.name}.{table}" if table not in stage.name else stage.name, num_parts)
-    for row in committed:
-        progress.advance({key: value for key, value in row.items() if key != "bucket"})
+def _follow(stage: Stage, committed: Iterator[dict[str, Any]], num_parts: int) -> None:
+    import ray.exceptions
+
+    progress = Progress(stage.name, num_parts)
+    try:
+        for row in committed:
+            progress.advance({key: value for key, value in row.items() if key != "bucket"})
+    except ray.exceptions.RayActorError as error:
+        raise GenerationError(
+            f"stage {stage.name}: the worker died {_MAX_GENERATOR_RESTARTS + 1} times at the same part; its last words "
+            f"are in Ray's logs. Committed parts are kept: {error}"
+        ) from error
+    except ray.exceptions.RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        raise cause if isinstance(cause, HydraError) else error from None
 
 
 def _to_bytes(rows: Sequence[Any], row_type: type) -> bytes:

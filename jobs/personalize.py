@@ -1,6 +1,6 @@
 """The whole path as one Ray job.
 
-    ray job submit --working-dir . -- python jobs/personalize.py jobs/configs/demo.yaml storage.root=/shared/hydra
+ray job submit --working-dir . -- python jobs/personalize.py jobs/configs/demo.yaml storage.root=/shared/hydra
 """
 
 import sys

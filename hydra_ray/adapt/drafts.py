@@ -6,10 +6,10 @@ the baselines and of the controls, so that all systems are compared on the same 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.asking import ask, parse_completion
-from hydra_ray.generate.prompts import Tokenizer
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import (
     VARIANTS,
@@ -27,11 +27,16 @@ from hydra_ray.records import (
 from hydra_ray.rerank.examples import select_records
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Ranked = tuple[User, ProbedUser, ScoredUser]
 """One user's rows of the users, probes and reranker scores tables."""
 
 
-def draft_requests(users: Sequence[Ranked], task: Task, tokenizer: Tokenizer, config: RunConfig) -> Iterator[Request]:
+def draft_requests(
+    users: Sequence[Ranked], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
+) -> Iterator[Request]:
     """The requests of all drafted queries; prompts with the same records and sampling are asked once."""
     for user, probed, scored in users:
         for ranked, group in _drafted_queries(user, probed, scored, config):
@@ -131,9 +136,7 @@ def _sample_counts(prompt: str, is_learned: bool, config: RunConfig) -> tuple[in
     return (0, config.drafts.num_samples) if prompt == "rag_k" and not is_learned else (0,)
 
 
-def _drafts(
-    prompt: str, completion: Completion, num_samples: int, task: Task, target: str | None
-) -> Iterator[Draft]:
+def _drafts(prompt: str, completion: Completion, num_samples: int, task: Task, target: str | None) -> Iterator[Draft]:
     for sample, answer in enumerate(parse_completion(completion, max(num_samples, 1), task)):
         yield Draft(
             prompt=prompt,

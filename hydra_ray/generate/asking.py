@@ -1,12 +1,16 @@
 """A question to the generator and its parsed answers: the same for probes and drafts."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.generate.parsing import failed_answer, parse_answer
-from hydra_ray.generate.prompts import Tokenizer, fit_messages
+from hydra_ray.generate.prompts import fit_messages
 from hydra_ray.records import Answer, Completion, Record, Request
 from hydra_ray.seeds import seed_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def ask(
@@ -15,7 +19,7 @@ def ask(
     examples: Sequence[Record],
     query_input: str,
     task: Task,
-    tokenizer: Tokenizer,
+    tokenizer: "PreTrainedTokenizerBase",
     config: GeneratorConfig,
     num_samples: int = 1,
     temperature: float = 0.0,

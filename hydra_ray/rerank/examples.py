@@ -47,9 +47,7 @@ def _group(user: User, ranked: RankedQuery, probed: ProbedQuery) -> Group:
         is_pseudo=ranked.is_pseudo,
         query=ranked.query.input,
         candidates=tuple(
-            candidate
-            for candidate in _candidates(ranked, qualities)
-            if candidate.quality is not None or not is_learned
+            candidate for candidate in _candidates(ranked, qualities) if candidate.quality is not None or not is_learned
         ),
     )
 

@@ -5,16 +5,21 @@ Two pure functions on typed rows: which requests a user's probes need, and the l
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.asking import ask, parse_completion
-from hydra_ray.generate.prompts import Tokenizer
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import Completion, Probe, ProbedQuery, ProbedUser, Request, User
 from hydra_ray.retrieve.ranking import RankedQuery, rank_queries
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def probe_requests(users: Sequence[User], task: Task, tokenizer: Tokenizer, config: RunConfig) -> Iterator[Request]:
+
+def probe_requests(
+    users: Sequence[User], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
+) -> Iterator[Request]:
     """One greedy request for each (query that may be learned from, retrieved record)."""
     for user in users:
         for ranked in rank_queries(user, config.probes, config.retrieve):

@@ -1,6 +1,7 @@
 """BM25 over one user's records: the ranking of rank_bm25's BM25Okapi, vectorized over the records."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
@@ -14,9 +15,9 @@ class BM25:
 
     def __init__(self, texts: Sequence[str], config: RetrieveConfig):
         self._num_texts = len(texts)
-        self._vectorizer = CountVectorizer(analyzer=words)
+        self._vectorizer: Any = CountVectorizer(analyzer=cast(Any, words))
         try:
-            counts = self._vectorizer.fit_transform(texts).astype(np.float64)
+            counts: Any = self._vectorizer.fit_transform(texts).astype(np.float64)
         except ValueError:  # no text has a word
             self._weights = None
             return

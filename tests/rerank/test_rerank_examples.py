@@ -1,0 +1,74 @@
+from builders import answer, run_config, user
+
+from hydra_ray.records import Probe, ProbedQuery, ProbedUser, User
+from hydra_ray.rerank.examples import PLAIN_NAMES, reranker_examples, select_records
+from hydra_ray.retrieve.ranking import rank_queries
+
+CONFIG = run_config()
+
+
+def probed_user(someone: User, failed: str | None = None) -> ProbedUser:
+    """Probes of everything that may be learned from; the record `failed` always fails, odd records help."""
+    queries: list[ProbedQuery] = []
+    for ranked in rank_queries(someone, CONFIG.probes, CONFIG.retrieve):
+        probes = [
+            Probe(
+                record_id=each.record_id,
+                answer=answer(None if each.record_id == failed else "comedy"),
+                quality=None if each.record_id == failed else float(int(each.record_id) % 2),
+            )
+            for each in ranked.retrieved
+        ]
+        queries.append(
+            ProbedQuery(
+                query_id=ranked.query.query_id,
+                is_pseudo=ranked.is_pseudo,
+                retrieved=ranked.retrieved,
+                probes=tuple(probes) if ranked.may_learn_from(someone) else (),
+            )
+        )
+    return ProbedUser(user_id=someone.user_id, is_new=someone.is_new, queries=tuple(queries))
+
+
+def test_candidates_are_the_retrieved_records_with_the_quality_of_their_probes():
+    someone = user(6)
+    probed = probed_user(someone)
+    examples = reranker_examples(someone, probed)
+    assert [group.query_id for group in examples.groups] == [query.query_id for query in probed.queries]
+    for group, query in zip(examples.groups, probed.queries, strict=True):
+        assert [c.candidate_id for c in group.candidates] == [r.record_id for r in query.retrieved]
+        assert all(len(c.plain) == len(PLAIN_NAMES) for c in group.candidates)
+        for candidate in group.candidates:
+            assert candidate.quality == (float(int(candidate.candidate_id) % 2) if group.is_pseudo else None)
+
+
+def test_a_candidate_shows_the_records_output():
+    (group, *_) = reranker_examples(user(6), probed_user(user(6))).groups
+    records = {record.record_id: record for record in user(6).history}
+    for candidate in group.candidates:
+        assert records[candidate.candidate_id].output in candidate.text
+        assert records[candidate.candidate_id].input in candidate.text
+
+
+def test_a_failed_probe_teaches_nothing():
+    someone = user(6)
+    for group in reranker_examples(someone, probed_user(someone, failed="1")).groups:
+        if group.is_pseudo:
+            assert all(c.candidate_id != "1" and c.quality is not None for c in group.candidates)
+
+
+def test_the_query_of_a_new_user_has_no_quality_and_that_of_a_training_user_has():
+    for is_new in (True, False):
+        someone = user(6, is_new=is_new)
+        group = reranker_examples(someone, probed_user(someone)).groups[0]
+        assert not group.is_pseudo
+        assert all((c.quality is None) == is_new for c in group.candidates)
+
+
+def test_a_user_without_history_has_no_groups():
+    someone = user(0)
+    assert reranker_examples(someone, probed_user(someone)).groups == ()
+
+
+def test_the_highest_scores_are_selected_best_first():
+    assert select_records({"a": 0.1, "b": 0.9, "c": 0.9, "d": -1.0}, 3) == ["b", "c", "a"]
