@@ -94,3 +94,7 @@ def _absolute_root(root: str) -> str:
     if is_submitted_job():
         return require_absolute(root, "storage.root")
     return root if is_uri(root) else str(Path(root).expanduser().resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

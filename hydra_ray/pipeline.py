@@ -6,7 +6,7 @@ Ray is started only by the first one that is not.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from hydra_ray import storage
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
@@ -29,6 +29,7 @@ def personalize(config: RunConfig, until: str = "report") -> Plan:
         HydraError: what went wrong, and what to do about it.
     """
     plan = plan_run(config)
+    reused = {stage.name for stage in plan.stages() if stage.is_complete()}
     storage.write_json(storage.join(plan.run_folder, "config.json"), config.model_dump(mode="json"))
     steps: dict[str, Callable[[], None]] = {
         "users": lambda: users(plan),
@@ -37,7 +38,7 @@ def personalize(config: RunConfig, until: str = "report") -> Plan:
         "drafts": lambda: drafts(plan),
         "adapter": lambda: scorer(plan.adapter, AdapterExamplesPart(plan), config.placement),
         "answers": lambda: answers(plan),
-        "report": lambda: report(plan),
+        "report": lambda: report(plan, reused),
     }
     for name in STAGE_NAMES[: STAGE_NAMES.index(until) + 1]:
         steps[name]()
@@ -108,14 +109,18 @@ def answers(plan: Plan) -> None:
     _complete(plan.answers, write)
 
 
-def report(plan: Plan) -> None:
-    """Stage 7: metrics.json and report.html; what a person reads is copied to the run's own folder."""
+def report(plan: Plan, reused: Collection[str]) -> None:
+    """Stage 7: metrics.json and report.html; what a person reads is copied to the run's own folder.
+
+    Args:
+        reused: names of the stages that an earlier run had completed.
+    """
 
     def write() -> Counters:
         from hydra_ray.evaluate.page import render_page
         from hydra_ray.evaluate.report import build_report
 
-        metrics = build_report(plan.task, _answered_users(plan), _costs(plan), plan.config)
+        metrics = build_report(plan.task, _answered_users(plan), _costs(plan, reused), plan.config)
         storage.write_json(storage.join(plan.report.folder, "metrics.json"), metrics)
         storage.write_bytes(storage.join(plan.report.folder, "report.html"), render_page(metrics).encode())
         return {}
@@ -164,10 +169,15 @@ def _hydra_answers(plan: Plan) -> Iterator[tuple[str, str]]:
                     yield query.query_id, answer.value
 
 
-def _costs(plan: Plan) -> list[StageCost]:
+def _costs(plan: Plan, reused: Collection[str]) -> list[StageCost]:
     """What each finished stage took."""
     return [
-        StageCost(name=stage.name, seconds=manifest["seconds"], counters=manifest["counters"])
+        StageCost(
+            name=stage.name,
+            seconds=manifest["seconds"],
+            counters=manifest["counters"],
+            is_reused=stage.name in reused,
+        )
         for stage in plan.stages()
         if stage.is_complete()
         for manifest in [stage.manifest()]

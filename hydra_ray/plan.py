@@ -102,7 +102,7 @@ def plan_run(config: RunConfig) -> Plan:
         {},
         [stage.fingerprint for stage in (users, drafts, reranker.heads, adapter.heads)],
     )
-    report = _stage(config, "report", 1, {"report": config.report, "config": _what(config)}, [answers.fingerprint])
+    report = _stage(config, "report", 1, {"config": config}, [answers.fingerprint])
     return Plan(
         config=config,
         task=task,
@@ -159,7 +159,3 @@ def _stage(config: RunConfig, name: str, version: int, settings: Mapping[str, An
         settings=settings,
     )
 
-
-def _what(config: RunConfig) -> dict[str, Any]:
-    """The configuration without what only says where things are."""
-    return config.model_dump(mode="json", exclude={"run", "storage", "placement"})

@@ -8,6 +8,7 @@ record types.
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -202,6 +203,8 @@ def _buckets(missing: Sequence[int]) -> Any:
     import ray.data
 
     start_ray()
+    # Ray Data has no other way yet to bound how often an actor is restarted.
+    warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
     return ray.data.from_items([{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing))
 
 

@@ -25,7 +25,7 @@ def run_config(root: str = "/nowhere", **sections: dict[str, Any]) -> RunConfig:
         "report": {"num_resamples": 200},
     }
     for name, section in sections.items():
-        settings[name] = {**settings[name], **section}
+        settings[name] = {**settings.get(name, {}), **section}
     return RunConfig.model_validate(settings)
 
 

@@ -1,0 +1,144 @@
+"""Your own users: JSONL or Parquet files, one row a user.
+
+A row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new` is true
+where it is left out; records and queries without an id are numbered by their position.
+"""
+
+# pyarrow comes without type stubs.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hydra_ray import storage
+from hydra_ray.config import Task
+from hydra_ray.errors import InputError
+from hydra_ray.lamp.reading import (
+    MalformedError,
+    Sample,
+    checked_output,
+    id_of,
+    list_of,
+    make_record,
+    mapping_of,
+    require_distinct,
+    text_of,
+)
+from hydra_ray.records import Query, Record, Rejected, User
+
+ROWS_PER_BATCH = 64
+"""Rows of a Parquet file that are decoded at a time."""
+
+
+def read_own(task: Task, location: str) -> Iterator[Sample | Rejected]:
+    """The users of one file, in its order.
+
+    Raises:
+        InputError: there is no such file, or it is neither JSONL nor Parquet.
+    """
+    if not storage.exists(location):
+        raise InputError(f"no file {location}; check lamp.users_files")
+    for position, row in _rows(location):
+        try:
+            user = _read_user(task, _decoded(row))
+        except MalformedError as error:
+            yield Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=str(error))
+        else:
+            yield Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
+
+
+def _rows(location: str) -> Iterator[tuple[int, object]]:
+    """Positions and rows: lines of JSONL that are not blank, or rows of Parquet."""
+    if location.endswith(".jsonl"):
+        with storage.open_input(location) as file:
+            yield from (
+                (position, line)
+                for position, line in enumerate(io.BufferedReader(cast(io.RawIOBase, file)))
+                if line.strip()
+            )
+    elif location.endswith(".parquet"):
+        with storage.open_input(location) as file:
+            yield from enumerate(_parquet_rows(location, file))
+    else:
+        raise InputError(f"{location} ends in neither .jsonl nor .parquet; lamp.users_files takes these two")
+
+
+def _parquet_rows(location: str, file: IO[bytes]) -> Iterator[object]:
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_PER_BATCH):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(f"{location} cannot be read as Parquet ({error}); write it again") from error
+
+
+def _decoded(row: object) -> object:
+    if not isinstance(row, bytes):
+        return row
+    try:
+        return json.loads(row)
+    except ValueError as error:
+        raise MalformedError(f"the line is not JSON: {error}") from error
+
+
+def _read_user(task: Task, row: object) -> User:
+    fields = mapping_of(row, "the row")
+    user_id = id_of(fields.get("user_id"), "user_id")
+    is_new = True if fields.get("is_new") is None else fields["is_new"]
+    if not isinstance(is_new, bool):
+        raise MalformedError(f"is_new is {is_new!r}, not true or false")
+    history = tuple(
+        _read_record(task, position, record)
+        for position, record in enumerate(list_of(fields.get("history"), "history"))
+    )
+    queries = tuple(
+        _read_query(task, position, query, is_new)
+        for position, query in enumerate(list_of(fields.get("queries"), "queries"))
+    )
+    require_distinct((record.record_id for record in history), "record")
+    require_distinct((query.query_id for query in queries), "query")
+    return User(user_id=user_id, is_new=is_new, history=history, queries=queries)
+
+
+def _read_record(task: Task, position: int, record: object) -> Record:
+    fields = mapping_of(record, f"record {position}")
+    return make_record(
+        task,
+        _id_or_position(fields, position, "record"),
+        text_of(fields.get("input"), f"the input of record {position}").strip(),
+        text_of(fields.get("output"), f"the output of record {position}"),
+        fields.get("date"),
+    )
+
+
+def _read_query(task: Task, position: int, query: object, is_new: bool) -> Query:
+    fields = mapping_of(query, f"query {position}")
+    question = text_of(fields.get("input"), f"the input of query {position}").strip()
+    if not question:
+        raise MalformedError(f"the input of query {position} is empty")
+    target = fields.get("target")
+    if target is None and not is_new:
+        raise MalformedError(f"query {position} of a training user has no target")
+    what = f"the target of query {position}"
+    return Query(
+        query_id=_id_or_position(fields, position, "query"),
+        input=question,
+        target=None if target is None else checked_output(task, text_of(target, what), what),
+    )
+
+
+def _id_or_position(fields: Mapping[str, Any], position: int, what: str) -> str:
+    given = fields.get("id")
+    return str(position) if given is None else id_of(given, f"the id of {what} {position}")
+
+
+def _id_or_empty(row: object) -> str:
+    try:
+        return text_of(mapping_of(_decoded(row), "the row").get("user_id"), "user_id")
+    except MalformedError:
+        return ""

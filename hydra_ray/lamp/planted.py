@@ -1,0 +1,90 @@
+"""The planted-preference sample: seeded users whose hidden preferences are known, in LaMP's format and of any size.
+
+Every description mentions two topics, and the label is the one that its user prefers. A user's labels are spread evenly
+over the topics, as in LaMP's capped histories, so label counts say next to nothing: only the pairs tell the preference.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from hydra_ray.config import PlantedConfig
+from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
+
+TRAIN_SPLIT = "train"
+NEW_SPLIT = "dev"
+
+_PHRASES: dict[str, tuple[str, ...]] = {
+    "comedy": ("a comedy of errors", "slapstick comedy", "some dry comedy", "a very funny comedy act"),
+    "romance": ("a slow romance", "a summer romance", "an unlikely romance", "romance between two rivals"),
+    "fantasy": ("a fantasy kingdom", "fantasy with dragons", "a dark fantasy world", "a fantasy quest"),
+    "violence": ("sudden violence", "street violence", "a night of violence", "violence between two gangs"),
+    "classic": ("a classic novel", "the style of a classic", "a timeless classic", "an old classic of the stage"),
+    "psychology": (
+        "the psychology of guilt", "a study in psychology", "psychology and memory", "crowd psychology",
+    ),
+}  # fmt: skip
+_TEMPLATES = (
+    "A story built on {first} and {second}.",
+    "It begins with {first}, but it soon turns to {second}.",
+    "Half of it is {first}; the other half is {second}.",
+    "The author mixes {first} with {second}.",
+    "What starts as {first} ends as {second}.",
+    "Readers will find {first} here, and also {second}.",
+)
+
+
+def preference(config: PlantedConfig, split: str, index: int) -> tuple[str, ...]:
+    """The hidden ranking of the topics by user `index` of a split, most preferred first."""
+    ranking = list(PLANTED_LABELS)
+    Random(f"preference {config.seed} {split} {index}").shuffle(ranking)
+    return tuple(ranking)
+
+
+def write_planted(config: PlantedConfig, folder: Path) -> None:
+    """Write the sample's questions and outputs into `folder`, one user at a time."""
+    for split, num_users in ((TRAIN_SPLIT, config.num_train_users), (NEW_SPLIT, config.num_new_users)):
+        questions = folder / f"{split}_questions.json"
+        outputs = folder / f"{split}_outputs.json"
+        with questions.open("w", encoding="utf-8") as question_file, outputs.open("w", encoding="utf-8") as output_file:
+            question_file.write("[")
+            output_file.write(f'{{"task": {json.dumps(TASKS["planted"].prediction_name)}, "golds": [')
+            for index in range(num_users):
+                sample, target = _sample(config, split, index)
+                separator = ",\n" if index else "\n"
+                question_file.write(separator + json.dumps(sample))
+                output_file.write(separator + json.dumps({"id": sample["id"], "output": target}))
+            question_file.write("\n]\n")
+            output_file.write("\n]}\n")
+
+
+def _sample(config: PlantedConfig, split: str, index: int) -> tuple[dict[str, Any], str]:
+    """A user in LaMP's format, and the target of the one query that the format has room for."""
+    random = Random(f"sample {config.seed} {split} {index}")
+    ranking = preference(config, split, index)
+    sample_id = f"{split}-{index:07d}"
+    profile: list[dict[str, str]] = []
+    for number, label in enumerate(_even_labels(random, ranking, config.num_records)):
+        description = _description(random, ranking, label)
+        profile.append({"id": f"{sample_id}-{number}", "description": description, "tag": label})
+    target = random.choice(ranking[:-1])
+    question = f"{TASKS['planted'].instruction} description: {_description(random, ranking, target)}"
+    return {"id": sample_id, "input": question, "profile": profile}, target
+
+
+def _even_labels(random: Random, ranking: tuple[str, ...], num_labels: int) -> Iterator[str]:
+    """Labels in rounds, each round every topic but the least preferred (which loses every pair) in random order."""
+    while num_labels > 0:
+        one_round = random.sample(ranking[:-1], min(num_labels, len(ranking) - 1))
+        yield from one_round
+        num_labels -= len(one_round)
+
+
+def _description(random: Random, ranking: tuple[str, ...], label: str) -> str:
+    """A sentence that mentions `label` and a topic that the user likes less."""
+    topics = [label, random.choice(ranking[ranking.index(label) + 1 :])]
+    random.shuffle(topics)
+    first, second = (random.choice(_PHRASES[topic]) for topic in topics)
+    return random.choice(_TEMPLATES).format(first=first, second=second)

@@ -1,0 +1,28 @@
+"""LaMP's official prediction format, which its evaluation script reads."""
+
+import json
+from collections.abc import Iterable
+
+from hydra_ray import storage
+from hydra_ray.config import Task
+
+
+def official_predictions(task: Task, answers: Iterable[tuple[str, str]], location: str) -> int:
+    """Write {"task": ..., "golds": [{"id": ..., "output": ...}]} to `location`, atomically, an answer at a time.
+
+    Args:
+        answers: (query_id, answer) pairs.
+
+    Returns:
+        The number of answers.
+    """
+    num_answers = 0
+    with storage.open_output(location) as file:
+        file.write(f'{{"task": {json.dumps(task.prediction_name)}, "golds": ['.encode())
+        for query_id, output in answers:
+            separator = ",\n" if num_answers else "\n"
+            entry = json.dumps({"id": query_id, "output": output}, ensure_ascii=False)
+            file.write(f"{separator}{entry}".encode())
+            num_answers += 1
+        file.write(b"\n]}\n")
+    return num_answers

@@ -1,0 +1,63 @@
+"""How good an answer is, in each kind of task."""
+
+import math
+from functools import cache
+from typing import Any
+
+from hydra_ray.config import Task
+from hydra_ray.errors import InputError
+
+
+def quality(task: Task, value: str, target: str) -> float:
+    """How good the answer `value` is where `target` is right: from 0 to 1, higher is better.
+
+    Raises:
+        InputError: an answer or a target of a rating task is not a number.
+    """
+    if task.kind == "text":
+        return _rouge_l(value, target)
+    if task.kind == "classification":
+        return float(_normalized(value) == _normalized(target))
+    numbers = [float(label) for label in task.labels]
+    distance = abs(_number(value) - _number(target))
+    return max(0.0, 1.0 - distance / max(max(numbers) - min(numbers), 1.0))
+
+
+def canonical_label(task: Task, text: str) -> str | None:
+    """The label of a closed task that `text` is, whatever its case or (for ratings) way to write a number."""
+    normalized = _normalized(text)
+    for label in task.labels:
+        if _normalized(label) == normalized:
+            return label
+    if task.kind == "rating":
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        return next((label for label in task.labels if float(label) == number), None)
+    return None
+
+
+def _normalized(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"got {text!r} where a rating task needs a number; check that lamp.task fits the users' files")
+    return number
+
+
+def _rouge_l(value: str, target: str) -> float:
+    return float(_scorer().score(target, value)["rougeL"].fmeasure)
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingTypeStubs]
+
+    return RougeScorer(["rougeL"], use_stemmer=False)

@@ -1,0 +1,269 @@
+"""The users stage: raw files to bucketed tables of users, in memory that does not grow with the input.
+
+Samples and targets are first spilled to one local file a bucket, then each bucket is joined, sorted and committed by
+itself. Local disk must hold about as much as the input; memory holds one bucket.
+"""
+
+# pyarrow comes without type stubs.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hydra_ray import storage
+from hydra_ray.config import LampConfig, RunConfig, Task
+from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.lamp.own import read_own
+from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
+from hydra_ray.lamp.reading import (
+    MalformedError,
+    Sample,
+    checked_output,
+    outputs_location,
+    questions_location,
+    read_samples,
+    read_targets,
+)
+from hydra_ray.lamp.tasks import task_of
+from hydra_ray.records import Rejected, User, from_dict, to_dict, to_table
+from hydra_ray.stages import Stage, bucket_of
+
+USERS = "users"
+REJECTED = "rejected"
+MAX_WARNINGS = 5
+SPILL_BUFFER_BYTES = 8 * 2**20
+"""Rows of all buckets that wait in memory before they are appended to their files."""
+USERS_PER_CHUNK = 256
+"""Users that are Python objects at a time while a bucket becomes a table."""
+
+_COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "queries", "rejected")
+
+log = logging.getLogger(__name__)
+
+
+def input_fingerprint(config: LampConfig) -> list[str]:
+    """What the users stage's result depends on besides settings: the content of local files, the state of remote ones.
+
+    Raises:
+        InputError: a file that is needed does not exist.
+    """
+    if config.planted is not None:
+        return [f"planted:{config.planted.model_dump_json()}"]
+    if config.root is None:
+        return [_file_fingerprint(location) for location in config.users_files]
+    required = [questions_location(config.root, split) for split in (config.train_split, config.new_split)]
+    required.append(outputs_location(config.root, config.train_split))
+    optional = outputs_location(config.root, config.new_split)
+    last = _file_fingerprint(optional) if storage.exists(optional) else "absent"
+    return [*(_file_fingerprint(location) for location in required), last]
+
+
+def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
+    """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
+
+    Returns:
+        Sums over all parts: users, train_users, new_users, records, queries, rejected.
+
+    Raises:
+        InputError: a file is missing or is not what it was said to be, too many samples are malformed, or one of the
+            two kinds of users is absent.
+    """
+    task = task_of(config.lamp)
+    missing = stage.missing_buckets(USERS)
+    if missing:
+        with tempfile.TemporaryDirectory(prefix="hydra_ray-users-") as folder:
+            spill = _Spill(Path(folder), stage.num_buckets, config.users.bucket_key, missing)
+            _spill_all(config, task, Path(folder), spill)
+            _require_few_rejected(config, spill.num_rejected, spill.num_samples)
+            for bucket in missing:
+                _commit_bucket(task, stage, bucket, spill)
+    counters = storage.add_counters(storage.read_counters(part) for part in stage.parts(USERS))
+    log.info("users: %s", ", ".join(f"{name} {count:.0f}" for name, count in counters.items()))
+    _require_few_rejected(config, counters["rejected"], counters["rejected"] + counters["users"])
+    for kind, name in (("users", "users"), ("train_users", "training users"), ("new_users", "new users")):
+        if not counters[kind]:
+            raise InputError(f"the input holds no {name}: both training users (is_new false) and new ones are needed")
+    return counters
+
+
+class _Spill:
+    """Local append-only files of JSON lines, one a bucket and kind of row, filled through a buffer of fixed size."""
+
+    def __init__(self, folder: Path, num_buckets: int, key: str, buckets: Iterable[int]) -> None:
+        self.num_samples = 0
+        self.num_rejected = 0
+        self._folder = folder
+        self._num_buckets = num_buckets
+        self._key = key
+        self._buckets = frozenset(buckets)
+        self._waiting: dict[tuple[str, int], list[str]] = {}
+        self._waiting_bytes = 0
+
+    def add(self, sample: Sample | Rejected) -> None:
+        """Keep a sample for its user's bucket, or a rejected one for a bucket of its own choice."""
+        self.num_samples += 1
+        if isinstance(sample, Rejected):
+            self.report(sample)
+            self._append("rejected", f"{sample.source}:{sample.position}", to_dict(sample))
+        else:
+            self._append("samples", sample.user.user_id, to_dict(sample))
+
+    def add_target(self, user_id: str, target: str) -> None:
+        """Keep a target for its user's bucket."""
+        self._append("targets", user_id, [user_id, target])
+
+    def report(self, rejected: Rejected) -> None:
+        """Count a rejected sample and show it in the log, if it is among the first."""
+        self.num_rejected += 1
+        if self.num_rejected <= MAX_WARNINGS:
+            log.warning(
+                "rejected sample %d of %s (id %r): %s",
+                rejected.position, rejected.source, rejected.sample_id, rejected.reason,
+            )  # fmt: skip
+
+    def rows(self, kind: str, bucket: int) -> Iterator[Any]:
+        """The rows of a bucket in the order in which they were added."""
+        self._flush()
+        path = self._path(kind, bucket)
+        if path.exists():
+            with path.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+    def _append(self, kind: str, key: str, row: Any) -> None:
+        bucket = bucket_of(key, self._num_buckets, self._key)
+        if bucket not in self._buckets:
+            return
+        line = json.dumps(row) + "\n"
+        self._waiting.setdefault((kind, bucket), []).append(line)
+        self._waiting_bytes += len(line)
+        if self._waiting_bytes > SPILL_BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        for (kind, bucket), lines in self._waiting.items():
+            with self._path(kind, bucket).open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+    def _path(self, kind: str, bucket: int) -> Path:
+        return self._folder / f"{kind}-{bucket:05d}.jsonl"
+
+
+def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> None:
+    lamp, max_users = config.lamp, config.users.max_users
+    if lamp.planted is not None:
+        if task.name != "planted":
+            raise ConfigError(f"lamp.planted needs lamp.task planted, got {task.name}")
+        write_planted(lamp.planted, folder)
+        _spill_lamp(task, str(folder), (TRAIN_SPLIT, NEW_SPLIT), max_users, spill)
+    elif lamp.root is not None:
+        _spill_lamp(task, lamp.root, (lamp.train_split, lamp.new_split), max_users, spill)
+    else:
+        _spill_own(task, lamp.users_files, max_users, spill)
+
+
+def _spill_lamp(task: Task, root: str, splits: tuple[str, str], max_users: int | None, spill: _Spill) -> None:
+    for split, is_new in zip(splits, (False, True), strict=True):
+        for sample in islice(read_samples(task, root, split, is_new), max_users):
+            spill.add(sample)
+        for user_id, target in read_targets(root, split):
+            spill.add_target(user_id, target)
+
+
+def _spill_own(task: Task, locations: Sequence[str], max_users: int | None, spill: _Spill) -> None:
+    room = {False: max_users, True: max_users}
+    for location in locations:
+        for sample in read_own(task, location):
+            if isinstance(sample, Sample):
+                left = room[sample.user.is_new]
+                if left == 0:
+                    continue
+                room[sample.user.is_new] = None if left is None else left - 1
+            spill.add(sample)
+
+
+def _commit_bucket(task: Task, stage: Stage, bucket: int, spill: _Spill) -> None:
+    """Write both parts of a bucket, `users` last: that one says that the bucket is done."""
+    rejected = [from_dict(row, Rejected) for row in spill.rows("rejected", bucket)]
+    chunks = [to_table([], User)]
+    waiting: list[User] = []
+    counters: dict[str, float] = dict.fromkeys(_COUNTERS, 0.0)
+    for joined in _join(task, bucket, spill):
+        if isinstance(joined, Rejected):
+            spill.report(joined)
+            rejected.append(joined)
+            continue
+        _count(joined, counters)
+        waiting.append(joined)
+        if len(waiting) == USERS_PER_CHUNK:
+            chunks.append(to_table(waiting, User))
+            waiting.clear()
+    chunks.append(to_table(waiting, User))
+    counters["rejected"] = float(len(rejected))
+    rejected.sort(key=lambda row: (row.source, row.position))
+    storage.write_part(stage.part(REJECTED, bucket), to_table(rejected, Rejected))
+    storage.write_part(stage.part(USERS, bucket), pa.concat_tables(chunks).sort_by("user_id"), counters)
+
+
+def _join(task: Task, bucket: int, spill: _Spill) -> Iterator[User | Rejected]:
+    """The users of a bucket with their targets, and the samples that are rejected for what only the bucket shows."""
+    targets: dict[str, set[str]] = {}
+    for user_id, target in spill.rows("targets", bucket):
+        targets.setdefault(user_id, set()).add(target)
+    places: dict[str, str] = {}
+    for row in spill.rows("samples", bucket):
+        sample = from_dict(row, Sample)
+        user = sample.user
+        try:
+            if user.user_id in places:
+                raise MalformedError(f"the same id as {places[user.user_id]}")
+            places[user.user_id] = f"sample {sample.position} of {sample.source}"
+            yield _with_target(task, user, targets.get(user.user_id, set())) if sample.awaits_target else user
+        except MalformedError as error:
+            yield Rejected(
+                source=sample.source, position=sample.position, sample_id=sample.sample_id, reason=str(error)
+            )
+
+
+def _with_target(task: Task, user: User, targets: set[str]) -> User:
+    if len(targets) != 1:
+        raise MalformedError(f"{len(targets)} different targets" if targets else "no target in the outputs file")
+    target = checked_output(task, next(iter(targets)), "the target")
+    return replace(user, queries=tuple(replace(query, target=target) for query in user.queries))
+
+
+def _count(user: User, counters: dict[str, float]) -> None:
+    counters["users"] += 1
+    counters["new_users" if user.is_new else "train_users"] += 1
+    counters["records"] += len(user.history)
+    counters["queries"] += len(user.queries)
+
+
+def _require_few_rejected(config: RunConfig, num_rejected: float, num_samples: float) -> None:
+    if num_rejected > config.users.max_rejected_fraction * num_samples:
+        raise InputError(
+            f"{num_rejected:.0f} of {num_samples:.0f} samples were rejected, more than users.max_rejected_fraction "
+            f"({config.users.max_rejected_fraction}) allows. The log shows the first reasons; check that lamp.task "
+            "is the task of these files."
+        )
+
+
+def _file_fingerprint(location: str) -> str:
+    if not storage.exists(location):
+        raise InputError(f"no file {location}; check lamp.root, lamp.train_split, lamp.new_split and lamp.users_files")
+    if storage.is_uri(location):
+        size, changed = storage.file_state(location)
+        return f"{location}:{size}:{changed}"
+    with open(location, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,236 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydra_ray import storage
+from hydra_ray.config import Task
+from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.lamp.users import ingest, input_fingerprint
+from hydra_ray.records import Rejected, User, arrow_schema, from_table
+from hydra_ray.stages import Stage, bucket_of
+
+
+def _rows(stage: Stage, table: str, row_type: type):
+    tables = [storage.read_part(part, arrow_schema(row_type)) for part in stage.parts(table)]
+    return [row for each in tables for row in from_table(each, row_type)]
+
+
+def _golds(samples):
+    return [(sample["id"], "romance") for sample in samples]
+
+
+@pytest.fixture
+def root(write_split, sample_of) -> str:
+    train = [sample_of(f"t{n}", num_records=n % 4) for n in range(20)]
+    new = [sample_of(f"n{n}") for n in range(10)]
+    write_split("dev", new, reversed(_golds(new)))
+    return write_split("train", train, reversed(_golds(train)))
+
+
+def test_every_sample_becomes_one_user_of_its_bucket_with_its_target(make_config, stage, tags, root):
+    config = make_config({"task": tags.model_dump(), "root": root})
+    counters = ingest(config, stage)
+    assert counters == {
+        "users": 30, "train_users": 20, "new_users": 10, "records": 5 * 6 + 20, "queries": 30, "rejected": 0
+    }  # fmt: skip
+    seen = {}
+    for bucket, part in enumerate(stage.parts("users")):
+        users = list(from_table(storage.read_part(part, arrow_schema(User)), User))
+        assert [user.user_id for user in users] == sorted(user.user_id for user in users)
+        assert {bucket_of(user.user_id, 3, config.users.bucket_key) for user in users} <= {bucket}
+        seen |= {user.user_id: user for user in users}
+    for split in ("train", "dev"):
+        for raw in json.loads(Path(root, f"{split}_questions.json").read_text()):
+            user = seen.pop(f"{split}:{raw['id']}")
+            assert user.is_new == (split == "dev")
+            assert [query.target for query in user.queries] == ["romance"]
+            assert [record.record_id for record in user.history] == [record["id"] for record in raw["profile"]]
+    assert not seen
+    assert _rows(stage, "rejected", Rejected) == []
+
+
+def test_what_cannot_be_used_is_in_the_rejected_table_and_in_the_log(
+    make_config, stage, tags, write_split, sample_of, caplog
+):
+    train = [sample_of("a"), sample_of("a"), sample_of("b", input="none"), sample_of("c"), sample_of("d"), "e"]
+    golds = [("a", "romance"), ("c", "horror"), ("d", "comedy"), ("d", "romance")]
+    new = [sample_of("a"), sample_of("x")]
+    write_split("dev", new, [("a", "Comedy")])
+    root = write_split("train", train, golds)
+    counters = ingest(make_config({"task": tags.model_dump(), "root": root}, max_rejected_fraction=0.9), stage)
+    assert (counters["users"], counters["rejected"]) == (2, 6)
+    assert [user.user_id for user in _rows(stage, "users", User)] in (["train:a", "dev:a"], ["dev:a", "train:a"])
+    reasons = {(row.source, row.position, row.sample_id): row.reason for row in _rows(stage, "rejected", Rejected)}
+    expected = {
+        ("train_questions.json", 1, "a"): "same id as sample 0",
+        ("train_questions.json", 2, "b"): "instruction",
+        ("train_questions.json", 3, "c"): "'horror'",
+        ("train_questions.json", 4, "d"): "2 different targets",
+        ("train_questions.json", 5, ""): "not an object",
+        ("dev_questions.json", 1, "x"): "no target",
+    }
+    assert reasons.keys() == expected.keys()
+    assert all(part in reasons[key] for key, part in expected.items())
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == 5
+
+
+def test_too_many_rejected_samples_stop_the_stage_however_often_it_is_run(
+    make_config, stage, tags, write_split, sample_of
+):
+    train = [sample_of(f"t{n}") for n in range(4)]
+    write_split("dev", [sample_of("n")], None)
+    root = write_split("train", train, _golds(train[:2]))
+    for _ in range(2):
+        with pytest.raises(InputError, match="2 of 5 samples"):
+            ingest(make_config({"task": tags.model_dump(), "root": root}, max_rejected_fraction=0.39), stage)
+        assert not stage.is_complete()
+    assert (
+        ingest(make_config({"task": tags.model_dump(), "root": root}, max_rejected_fraction=0.4), stage)["users"] == 3
+    )
+
+
+def test_new_users_need_no_targets(make_config, stage, tags, write_split, sample_of):
+    train = [sample_of("t")]
+    write_split("dev", [sample_of("n")], None)
+    root = write_split("train", train, _golds(train))
+    ingest(make_config({"task": tags.model_dump(), "root": root}), stage)
+    targets = {user.user_id: user.queries[0].target for user in _rows(stage, "users", User)}
+    assert targets == {"train:t": "romance", "dev:n": None}
+
+
+def test_committed_parts_are_not_rewritten_and_the_missing_ones_are_the_same_again(make_config, stage, tags, root):
+    config = make_config({"task": tags.model_dump(), "root": root})
+    counters = ingest(config, stage)
+    before = [Path(part).read_bytes() for part in stage.parts("users")]
+    times = [Path(part).stat().st_mtime_ns for part in stage.parts("users")]
+    Path(stage.part("users", 1)).unlink()
+    assert ingest(config, stage) == counters
+    assert [Path(part).read_bytes() for part in stage.parts("users")] == before
+    after = [Path(part).stat().st_mtime_ns for part in stage.parts("users")]
+    assert (after[0], after[2]) == (times[0], times[2])
+    for path in Path(root).iterdir():
+        path.unlink()
+    assert ingest(config, stage) == counters  # nothing is missing, so nothing is read
+
+
+def test_max_users_limits_each_split(make_config, stage, tags, root):
+    counters = ingest(make_config({"task": tags.model_dump(), "root": root}, max_users=4), stage)
+    assert (counters["train_users"], counters["new_users"]) == (4, 4)
+
+
+def test_own_files_are_ingested_and_limited_by_kind_of_user(make_config, stage, tags, tmp_path):
+    rows = [
+        {"user_id": f"u{n}", "is_new": n % 2 == 0, "history": [], "queries": [{"input": "?", "target": "comedy"}]}
+        for n in range(8)
+    ]
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for path, part in zip(paths, (rows[:5], rows[5:]), strict=True):
+        path.write_text("\n".join(map(json.dumps, part)))
+    lamp = {"task": tags.model_dump(), "users_files": list(map(str, paths))}
+    assert len(set(input_fingerprint(make_config(lamp).lamp))) == 2
+    ingest(make_config(lamp, max_users=3), stage)
+    assert {user.user_id for user in _rows(stage, "users", User)} == {f"u{n}" for n in range(6)}
+
+
+def test_the_planted_sample_is_ingested(make_config, stage):
+    config = make_config({"task": "planted", "planted": {"num_train_users": 5, "num_new_users": 3, "num_records": 9}})
+    counters = ingest(config, stage)
+    assert (counters["train_users"], counters["new_users"], counters["records"]) == (5, 3, 72)
+
+
+def test_the_planted_sample_needs_its_own_task(make_config, stage):
+    config = make_config({"task": "LaMP_2M", "planted": {}})
+    with pytest.raises(ConfigError, match="planted"):
+        ingest(config, stage)
+
+
+@pytest.mark.parametrize(("is_new", "name"), [(False, "new users"), (True, "training users")])
+def test_both_kinds_of_users_are_needed(make_config, stage, tags, tmp_path, is_new, name):
+    path = tmp_path / "users.jsonl"
+    path.write_text(json.dumps({"user_id": "u", "is_new": is_new, "history": [], "queries": []}))
+    with pytest.raises(InputError, match=f"holds no {name}"):
+        ingest(make_config({"task": tags.model_dump(), "users_files": [str(path)]}), stage)
+
+
+def test_the_input_fingerprint_follows_content_and_not_place_or_time(make_config, tags, root, tmp_path):
+    lamp = {"task": tags.model_dump(), "root": root}
+    before = input_fingerprint(make_config(lamp).lamp)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in Path(root).iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    assert input_fingerprint(make_config({**lamp, "root": str(copy)}).lamp) == before
+    for name in ("train_questions", "train_outputs", "dev_questions", "dev_outputs"):
+        path = copy / f"{name}.json"
+        content = path.read_bytes()
+        path.write_bytes(content + b"\n")
+        assert input_fingerprint(make_config({**lamp, "root": str(copy)}).lamp) != before
+        path.write_bytes(content)
+    (copy / "dev_outputs.json").unlink()
+    assert input_fingerprint(make_config({**lamp, "root": str(copy)}).lamp) != before
+    (copy / "dev_questions.json").unlink()
+    with pytest.raises(InputError, match=r"dev_questions\.json"):
+        input_fingerprint(make_config({**lamp, "root": str(copy)}).lamp)
+
+
+def test_the_planted_fingerprint_follows_every_parameter(make_config):
+    lamp = {"task": "planted"}
+    changes = ({}, {"seed": 1}, {"num_train_users": 1}, {"num_new_users": 1}, {"num_records": 2})
+    prints = [tuple(input_fingerprint(make_config({**lamp, "planted": change}).lamp)) for change in changes]
+    assert len(set(prints)) == len(changes)
+
+
+def test_lamp_imports_neither_ray_nor_torch():
+    code = "import sys, hydra_ray.lamp.users, hydra_ray.lamp.predictions; print({'ray', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+TWEETS = Task(
+    name="LaMP_7",
+    kind="text",
+    instruction="Paraphrase the following tweet without any explanation before or after it:",
+    input_pattern=r"Paraphrase the following tweet without .*? it:(?P<input>.+)",
+    record_input=(),
+    record_output="text",
+    max_tokens=64,
+)
+
+
+@pytest.mark.lamp
+@pytest.mark.parametrize(
+    ("folder", "task"),
+    [
+        ("LaMP_2N", "LaMP_2N"),
+        ("LaMP_3", "LaMP_3"),
+        ("LaMP_4", "LaMP_4"),
+        ("LaMP_5", "LaMP_5"),
+        ("LaMP_7", TWEETS),
+        ("movielens_rating", "LaMP_3"),
+    ],
+)
+def test_real_lamp_users_are_ingested_as_a_plain_json_reader_sees_them(make_config, stage, folder, task):
+    if "HYDRA_LAMP_DIR" not in os.environ:
+        pytest.skip("HYDRA_LAMP_DIR is not set")
+    root = Path(os.environ["HYDRA_LAMP_DIR"], folder)
+    name = task.model_dump() if isinstance(task, Task) else task
+    counters = ingest(make_config({"task": name, "root": str(root)}), stage)
+    raw = {split: json.loads((root / f"{split}_questions.json").read_text()) for split in ("train", "dev")}
+    assert counters["rejected"] == 0
+    assert (counters["train_users"], counters["new_users"]) == (len(raw["train"]), len(raw["dev"]))
+    users = {user.user_id: user for user in _rows(stage, "users", User)}
+    for split, samples in raw.items():
+        outputs = json.loads((root / f"{split}_outputs.json").read_text())["golds"]
+        targets = {gold["id"]: gold["output"].strip() for gold in outputs}
+        for sample in samples:
+            user = users[f"{split}:{sample['id']}"]
+            assert user.queries[0].target == targets[sample["id"]]
+            assert sample["input"].rstrip().endswith(user.queries[0].input)
+            assert len(user.queries[0].input) < len(sample["input"])
+            assert [(record.record_id, record.date) for record in user.history] == [
+                (record["id"], record.get("date")) for record in sample["profile"]
+            ]

@@ -1,0 +1,48 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydra_ray.cli import main
+
+DEMO = str(Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml")
+
+
+def test_help_imports_none_of_the_heavy_libraries():
+    code = (
+        "import sys\nfrom hydra_ray.cli import main\n"
+        "try:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('ray', 'torch', 'vllm', 'pyarrow', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "/no/such.yaml"], "cannot read the configuration /no/such.yaml"),
+        (["run", DEMO, "drafts.num_sample=3"], "drafts.num_sample: Extra inputs are not permitted"),
+        (["run", DEMO, "drafts"], "not of the form section.key=value"),
+        (["run", DEMO, "lamp.task=LaMP_9"], "lamp.task is 'LaMP_9'; built in are LaMP_2N"),
+        (["run", DEMO, "lamp.planted=null", "lamp.root=/no/such"], "/no/such/train_questions.json"),
+        (["status", "/no/such/run"], "no run at /no/such/run"),
+    ],
+)
+def test_a_mistake_is_one_message_and_no_traceback(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    if arguments[0] == "run":
+        arguments = [*arguments, f"storage.root={tmp_path}"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_submitted_job_refuses_a_relative_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main(["run", DEMO]) == 2
+    assert "storage.root is the relative path 'outputs'" in capsys.readouterr().err

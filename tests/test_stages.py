@@ -1,0 +1,90 @@
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from hydra_ray import storage
+from hydra_ray.config import ProbesConfig
+from hydra_ray.errors import StorageError
+from hydra_ray.stages import Stage, bucket_of, fingerprint
+
+SETTINGS = {"probes": ProbesConfig(), "seed": 1}
+
+
+def test_a_fingerprint_changes_with_everything_that_it_covers():
+    prints = [
+        fingerprint("probes", 1, SETTINGS, ["a", "b"]),
+        fingerprint("drafts", 1, SETTINGS, ["a", "b"]),
+        fingerprint("probes", 2, SETTINGS, ["a", "b"]),
+        fingerprint("probes", 1, {**SETTINGS, "seed": 2}, ["a", "b"]),
+        fingerprint("probes", 1, {**SETTINGS, "other": 1}, ["a", "b"]),
+        fingerprint("probes", 1, SETTINGS, ["b", "a"]),
+        fingerprint("probes", 1, SETTINGS, ["ab"]),
+        *(
+            fingerprint("probes", 1, {**SETTINGS, "probes": ProbesConfig(**{name: 7})}, ["a", "b"])
+            for name in ProbesConfig.model_fields
+        ),
+    ]
+    assert len(set(prints)) == len(prints)
+
+
+def test_a_fingerprint_does_not_depend_on_order_of_settings_or_process():
+    expected = fingerprint("probes", 1, SETTINGS, ["ä"])
+    assert fingerprint("probes", 1, dict(reversed(SETTINGS.items())), ["ä"]) == expected
+    code = (
+        "from hydra_ray.config import ProbesConfig; from hydra_ray.stages import fingerprint; "
+        "print(fingerprint('probes', 1, {'probes': ProbesConfig(), 'seed': 1}, ['ä']))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert output.strip() == expected
+
+
+def test_buckets_are_even_and_depend_on_the_key():
+    ids = [f"train:{n}" for n in range(8000)]
+    counts = Counter(bucket_of(each, 8, "key") for each in ids)
+    assert set(counts) == set(range(8))
+    assert max(counts.values()) < 1.15 * min(counts.values())
+    assert sum(bucket_of(each, 8, "key") == bucket_of(each, 8, "other") for each in ids) < 0.15 * len(ids)
+
+
+@examples(deadline=None, max_examples=50)
+@given(st.text(), st.integers(1, 1000))
+def test_every_id_has_a_bucket(user_id, num_buckets):
+    assert 0 <= bucket_of(user_id, num_buckets, "key") < num_buckets
+    assert bucket_of(user_id, num_buckets, "key") == bucket_of(user_id, num_buckets, "key")
+
+
+@pytest.fixture
+def stage(tmp_path) -> Stage:
+    return Stage(name="reranker.base", fingerprint="f" * 16, root=str(tmp_path), num_buckets=4, settings=SETTINGS)
+
+
+def test_missing_buckets_are_those_without_a_committed_part(stage):
+    assert stage.missing_buckets("users") == [0, 1, 2, 3]
+    for bucket in (2, 0):
+        storage.write_bytes(stage.part("users", bucket), b"")
+    storage.write_bytes(stage.part("users", 1) + ".tmp", b"")
+    assert stage.missing_buckets("users") == [1, 3]
+    assert stage.missing_buckets("rejected") == [0, 1, 2, 3]
+
+
+def test_a_stage_is_complete_only_by_its_manifest(stage):
+    for part in stage.parts("users"):
+        storage.write_bytes(part, b"")
+    assert not stage.is_complete()
+    with pytest.raises(StorageError, match=r"reranker\.base is not complete"):
+        stage.manifest()
+    stage.complete(1.5, {"users": 4})
+    assert stage.is_complete()
+    manifest = stage.manifest()
+    assert (manifest["seconds"], manifest["counters"]) == (1.5, {"users": 4})
+    assert manifest["settings"] == {"probes": ProbesConfig().model_dump(), "seed": 1}
+
+
+def test_the_folder_names_stage_and_fingerprint(stage, tmp_path):
+    assert stage.folder == f"{tmp_path}/stages/reranker/base/{'f' * 16}"
+    assert stage.part("users", 3) == f"{stage.folder}/users/bucket-00003.parquet"
