@@ -1,11 +1,11 @@
 """The planted-preference sample: seeded users whose hidden preferences are known, in LaMP's format and of any size.
 
-Every description mentions two topics, and the label is the one that its user prefers. A user's labels are spread evenly
-over the topics, as in LaMP's capped histories, so label counts say next to nothing: only the pairs tell the preference.
+Every description mentions two topics, and the label is the one that its user prefers. Labels are drawn evenly from the
+topics, so a user's label counts say next to nothing: only the pairs tell the preference.
 """
 
 import json
-from collections.abc import Iterator
+from math import cos, pi
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,11 +20,17 @@ _PHRASES: dict[str, tuple[str, ...]] = {
     "comedy": ("a comedy of errors", "slapstick comedy", "some dry comedy", "a very funny comedy act"),
     "romance": ("a slow romance", "a summer romance", "an unlikely romance", "romance between two rivals"),
     "fantasy": ("a fantasy kingdom", "fantasy with dragons", "a dark fantasy world", "a fantasy quest"),
+    "adventure": ("an adventure at sea", "a jungle adventure", "the adventure of two boys", "adventure in the desert"),
+    "mystery": ("a locked-room mystery", "the mystery of a lost letter", "a small-town mystery", "an unsolved mystery"),
     "violence": ("sudden violence", "street violence", "a night of violence", "violence between two gangs"),
+    "politics": ("the politics of a court", "dirty politics", "village politics", "politics and power"),
+    "history": ("the history of a war", "local history", "a family history", "history seen from below"),
     "classic": ("a classic novel", "the style of a classic", "a timeless classic", "an old classic of the stage"),
     "psychology": (
         "the psychology of guilt", "a study in psychology", "psychology and memory", "crowd psychology",
     ),
+    "nature": ("the nature of the north", "wild nature", "nature in winter", "nature writing"),
+    "music": ("the music of a city", "folk music", "music played at night", "a life in music"),
 }  # fmt: skip
 _TEMPLATES = (
     "A story built on {first} and {second}.",
@@ -37,10 +43,15 @@ _TEMPLATES = (
 
 
 def preference(config: PlantedConfig, split: str, index: int) -> tuple[str, ...]:
-    """The hidden ranking of the topics by user `index` of a split, most preferred first."""
-    ranking = list(PLANTED_LABELS)
-    Random(f"preference {config.seed} {split} {index}").shuffle(ranking)
-    return tuple(ranking)
+    """The hidden ranking of the topics by user `index` of a split, most preferred first.
+
+    Topics lie on a circle, and a user prefers what is nearer to a direction of the user's own. So a taste is one angle:
+    a few records tell it, and what a user likes says something about what else that user likes.
+    """
+    direction = Random(f"preference {config.seed} {split} {index}").uniform(0, 2 * pi)
+    step = 2 * pi / len(PLANTED_LABELS)
+    places = sorted(range(len(PLANTED_LABELS)), key=lambda place: -cos(place * step - direction))
+    return tuple(PLANTED_LABELS[place] for place in places)
 
 
 def write_planted(config: PlantedConfig, folder: Path) -> None:
@@ -66,25 +77,21 @@ def _sample(config: PlantedConfig, split: str, index: int) -> tuple[dict[str, An
     ranking = preference(config, split, index)
     sample_id = f"{split}-{index:07d}"
     profile: list[dict[str, str]] = []
-    for number, label in enumerate(_even_labels(random, ranking, config.num_records)):
-        description = _description(random, ranking, label)
+    for number in range(config.num_records):
+        description, label = _description(random, ranking)
         profile.append({"id": f"{sample_id}-{number}", "description": description, "tag": label})
-    target = random.choice(ranking[:-1])
-    question = f"{TASKS['planted'].instruction} description: {_description(random, ranking, target)}"
+    description, target = _description(random, ranking)
+    question = f"{TASKS['planted'].instruction} description: {description}"
     return {"id": sample_id, "input": question, "profile": profile}, target
 
 
-def _even_labels(random: Random, ranking: tuple[str, ...], num_labels: int) -> Iterator[str]:
-    """Labels in rounds, each round every topic but the least preferred (which loses every pair) in random order."""
-    while num_labels > 0:
-        one_round = random.sample(ranking[:-1], min(num_labels, len(ranking) - 1))
-        yield from one_round
-        num_labels -= len(one_round)
+def _description(random: Random, ranking: tuple[str, ...]) -> tuple[str, str]:
+    """A sentence that mentions two topics, and its label.
 
-
-def _description(random: Random, ranking: tuple[str, ...], label: str) -> str:
-    """A sentence that mentions `label` and a topic that the user likes less."""
+    The label is drawn first, evenly from all topics but the least preferred, so that label counts tell no preference.
+    """
+    label = random.choice(ranking[:-1])
     topics = [label, random.choice(ranking[ranking.index(label) + 1 :])]
     random.shuffle(topics)
     first, second = (random.choice(_PHRASES[topic]) for topic in topics)
-    return random.choice(_TEMPLATES).format(first=first, second=second)
+    return random.choice(_TEMPLATES).format(first=first, second=second), label

@@ -12,8 +12,11 @@ _MOVIE_LABELS = (
     "psychology", "fantasy", "romance", "thought-provoking", "social commentary", "violence", "true story",
 )  # fmt: skip
 _RATINGS = ("1", "2", "3", "4", "5")
-PLANTED_LABELS = ("comedy", "romance", "fantasy", "violence", "classic", "psychology")
-"""The topics of the planted-preference sample."""
+PLANTED_LABELS = (
+    "comedy", "romance", "fantasy", "adventure", "mystery", "violence", "politics", "history", "classic", "psychology",
+    "nature", "music",
+)  # fmt: skip
+"""The topics of the planted-preference sample, in the order of their circle."""
 
 TASKS: dict[str, Task] = {
     task.name: task

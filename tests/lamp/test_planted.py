@@ -46,11 +46,20 @@ def test_every_label_is_the_one_that_the_user_prefers_of_the_two_mentioned(folde
             assert label == min(topics, key=ranking.index)
 
 
-def test_label_counts_are_flat_so_that_they_tell_only_the_least_preferred(folder):
-    for ranking, history, _ in _samples(folder, "train"):
-        counts = Counter(label for _, label in history)
-        assert set(counts) == set(ranking[:-1])
-        assert max(counts.values()) - min(counts.values()) <= 1
+def test_labels_are_drawn_evenly_from_all_but_the_least_preferred(folder):
+    places = Counter(ranking.index(label) for ranking, history, _ in _samples(folder, "train") for _, label in history)
+    expected = CONFIG.num_train_users * CONFIG.num_records / (len(PLANTED_LABELS) - 1)
+    assert set(places) == set(range(len(PLANTED_LABELS) - 1))
+    assert sum((count - expected) ** 2 / expected for count in places.values()) < 35  # chi-square, 10 degrees: p = 1e-4
+
+
+def test_topics_that_are_neighbours_are_liked_alike():
+    rankings = [preference(CONFIG, "train", index) for index in range(200)]
+    for place, topic in enumerate(PLANTED_LABELS):
+        near, far = PLANTED_LABELS[place - 1], PLANTED_LABELS[place - 6]
+        for ranking in rankings:
+            assert abs(ranking.index(topic) - ranking.index(near)) <= 2
+        assert sum(abs(r.index(topic) - r.index(far)) for r in rankings) / len(rankings) > 4
 
 
 def test_preferences_differ_between_users_and_depend_on_seed_split_and_index_only():
