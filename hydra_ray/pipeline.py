@@ -161,12 +161,16 @@ def _answered_users(plan: Plan) -> Iterator[tuple[User, AnsweredUser]]:
 
 
 def _hydra_answers(plan: Plan) -> Iterator[tuple[str, str]]:
-    """(query_id, answer) of the personalized system; failed queries are left out, never empty."""
-    for _, answered in _answered_users(plan):
+    """(id, answer) of the personalized system; failed queries are left out, never empty.
+
+    An official LaMP id is unique; in your own data a query's id is so only within its user.
+    """
+    is_own = bool(plan.config.lamp.users_files)
+    for user, answered in _answered_users(plan):
         for query in answered.queries:
             for answer in query.answers:
                 if answer.system == "hydra" and answer.value is not None:
-                    yield query.query_id, answer.value
+                    yield f"{user.user_id}/{query.query_id}" if is_own else query.query_id, answer.value
 
 
 def _costs(plan: Plan, reused: Collection[str]) -> list[StageCost]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from hydra_ray.adapt.examples import greedy_answer, sampled_answers
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, vote_answer
+from hydra_ray.evaluate.judged import PROMPT_SYSTEMS
 from hydra_ray.records import (
     AnsweredQuery,
     AnsweredUser,
@@ -18,8 +19,6 @@ from hydra_ray.records import (
 
 HYDRA_SYSTEMS = {"hydra": "personal", "hydra_shared": "shared", "hydra_shuffled": "shuffled"}
 """The systems whose records and answers heads choose, and whose heads these are."""
-PROMPT_SYSTEMS = ("zero_shot", "rag_1", "rag_k")
-"""The systems that take the greedy answer to the prompt of the same name."""
 
 
 def answer_user(

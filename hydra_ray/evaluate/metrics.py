@@ -1,0 +1,155 @@
+"""LaMP's own evaluation rules (Salemi et al., 2024, section 3.1), as per-query columns and sums.
+
+Every metric is a function of sums over queries, also those that are no means of rows (macro-F1, RMSE). So a bootstrap
+resample of users is a weighted sum of the users' sums, and all resamples are one matrix product.
+
+Shapes: ... any leading axes, C columns of a task kind (`COLUMNS`), K sums, L labels.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydra_ray.config import Task
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One figure of a system's quality. Key: name."""
+
+    name: str
+    title: str
+    is_higher_better: bool
+
+
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "classification": (
+        Metric(name="accuracy", title="accuracy", is_higher_better=True),
+        Metric(name="macro_f1", title="macro-F1", is_higher_better=True),
+    ),
+    "rating": (
+        Metric(name="mae", title="MAE", is_higher_better=False),
+        Metric(name="rmse", title="RMSE", is_higher_better=False),
+    ),
+    "text": (
+        Metric(name="rougeL", title="ROUGE-L", is_higher_better=True),
+        Metric(name="rouge1", title="ROUGE-1", is_higher_better=True),
+    ),
+}
+"""The metrics of each kind of task, the main one first."""
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "classification": ("correct", "answered_label", "target_label"),
+    "rating": ("absolute_error", "squared_error"),
+    "text": ("rougeL", "rouge1"),
+}
+"""What is kept of one answer to one query, by kind of task. The first column is the main metric's share of it."""
+
+_NO_LABEL = -1.0
+
+
+def score_answer(task: Task, value: str | None, target: str) -> tuple[float, ...]:
+    """The columns of one answer, in the order of `COLUMNS`.
+
+    Args:
+        value: the answer, or None where the system has none: then it counts as wrong, as the farthest end of the
+            scale, or as a text without a common word.
+    """
+    if task.kind == "classification":
+        return _score_label(task, value, target)
+    if task.kind == "rating":
+        return _score_rating(task, value, target)
+    return _rouge(COLUMNS["text"])(target.strip(), value.strip()) if value is not None else (0.0, 0.0)
+
+
+def query_sums(task: Task, columns: Floats) -> Floats:
+    """What `metrics_of_sums` needs of each answer, to be summed over queries: ..., C -> ..., K.
+
+    The first sum counts the answers, so sums of any set of queries are complete in themselves.
+    """
+    if task.kind != "classification":
+        return np.concatenate([np.ones_like(columns[..., :1]), columns], axis=-1)
+    labels_L = np.arange(len(task.labels))
+    is_correct = columns[..., :1]
+    answered_L = (columns[..., 1:2] == labels_L).astype(np.float64)
+    target_L = (columns[..., 2:3] == labels_L).astype(np.float64)
+    return np.concatenate([np.ones_like(is_correct), is_correct, answered_L * target_L, answered_L, target_L], axis=-1)
+
+
+def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
+    """Each metric by its name, from sums over at least one query: ..., K -> ... ."""
+    num_answers = sums[..., 0]
+    first = sums[..., 1] / num_answers
+    if task.kind == "rating":
+        return {"mae": first, "rmse": np.sqrt(sums[..., 2] / num_answers)}
+    if task.kind == "text":
+        return {"rougeL": first, "rouge1": sums[..., 2] / num_answers}
+    hits_L, answered_L, target_L = np.split(sums[..., 2:], 3, axis=-1)
+    occurrences_L = answered_L + target_L
+    # A label that nobody answered and nobody was to answer counts as 0, as in LaMP's evaluation.
+    f1_L = np.divide(2 * hits_L, occurrences_L, out=np.zeros_like(hits_L), where=occurrences_L > 0)
+    return {"accuracy": first, "macro_f1": f1_L.mean(axis=-1)}
+
+
+def rouge_l(first: str, second: str) -> float:
+    """ROUGE-L F1 of two texts, without stemming; symmetric."""
+    return _rouge(("rougeL",))(first, second)[0]
+
+
+def _score_label(task: Task, value: str | None, target: str) -> tuple[float, ...]:
+    positions = _label_positions(task.labels)
+    answered = positions.get(_normalized(value), _NO_LABEL) if value is not None else _NO_LABEL
+    expected = positions.get(_normalized(target), _NO_LABEL)
+    return float(answered == expected != _NO_LABEL), answered, expected
+
+
+def _score_rating(task: Task, value: str | None, target: str) -> tuple[float, ...]:
+    expected = float(target)
+    error = abs(_rating_of(task, value, expected) - expected)
+    return error, error * error
+
+
+def _rating_of(task: Task, value: str | None, expected: float) -> float:
+    try:
+        rating = float(value) if value is not None else math.nan
+    except ValueError:
+        rating = math.nan
+    if math.isfinite(rating):
+        return rating
+    low, high = _scale(task.labels)
+    return low if expected - low > high - expected else high
+
+
+def _normalized(label: str) -> str:
+    return label.strip().casefold()
+
+
+@cache
+def _label_positions(labels: tuple[str, ...]) -> dict[str, float]:
+    return {_normalized(label): float(position) for position, label in enumerate(labels)}
+
+
+@cache
+def _scale(labels: tuple[str, ...]) -> tuple[float, float]:
+    ratings = [float(label) for label in labels]
+    return min(ratings), max(ratings)
+
+
+@cache
+def _rouge(names: tuple[str, ...]) -> Callable[[str, str], tuple[float, ...]]:
+    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingTypeStubs]
+
+    scorer = cast(Any, RougeScorer(list(names), use_stemmer=False))
+
+    def score(target: str, text: str) -> tuple[float, ...]:
+        scores = scorer.score(target, text)
+        return tuple(float(scores[name].fmeasure) for name in names)
+
+    return score

@@ -1,0 +1,228 @@
+# matplotlib's signatures leave most argument types open, which strict checking reports at every call.
+# pyright: reportUnknownMemberType=false
+"""The report's plots as inline SVG whose colours are the page's own CSS variables, so that both themes work."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# matplotlib wants real colours: each variable has a stand-in that is replaced in the finished SVG.
+_VARIABLES = ("ink", "muted", "line", "paper", "accent", "prompt", "count", "head", "worse")
+_COLOURS = {name: f"#0000{position + 1:02x}" for position, name in enumerate(_VARIABLES)}
+_ROLES = {
+    "zero_shot": "prompt",
+    "rag_1": "prompt",
+    "rag_k": "prompt",
+    "majority": "count",
+    "vote": "count",
+    "hydra_shared": "head",
+    "hydra": "accent",
+    "hydra_shuffled": "head",
+    "oracle": "muted",
+}
+_HOLLOW = ("hydra_shuffled", "oracle")
+_WIDTH_INCHES = 5.4
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hydra_ray",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.parse_math": False,
+    "text.color": _COLOURS["ink"],
+    "axes.edgecolor": _COLOURS["line"],
+    "axes.labelcolor": _COLOURS["muted"],
+    "xtick.color": _COLOURS["line"],
+    "xtick.labelcolor": _COLOURS["muted"],
+    "ytick.labelcolor": _COLOURS["ink"],
+    "grid.color": _COLOURS["line"],
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "ytick.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "x",
+    "axes.axisbelow": True,
+}
+
+
+def quality_plot(report: Mapping[str, Any]) -> str:
+    """The quality ladder: every system's main metric with its interval."""
+    main, systems = report["metrics"][0], report["systems"]
+    figures = [system["metrics"][main["name"]] for system in systems.values()]
+
+    def draw(axes: "Axes") -> None:
+        _intervals(axes, list(systems), figures)
+        for row, figure in enumerate(figures):
+            axes.text(1.02, row, f"{figure['value']:.3f}", transform=axes.get_yaxis_transform(), va="center")
+        axes.set_xlabel(main["title"] + ("" if main["is_higher_better"] else " (lower is better)"))
+        if main["is_higher_better"]:
+            axes.set_xlim(0, None)
+        _rows(axes, [system["title"] for system in systems.values()])
+
+    description = "; ".join(
+        f"{system['title']} {figure['value']:.3f}" for system, figure in zip(systems.values(), figures, strict=True)
+    )
+    return _svg("quality", f"{main['title']} of each system with its interval", description, len(systems), draw)
+
+
+def difference_plot(report: Mapping[str, Any]) -> str:
+    """HYDRA minus every other system by the main metric, drawn so that better is always to the right."""
+    main, names = report["metrics"][0], list(report["differences"])
+    figures = [report["differences"][name][main["name"]] for name in names]
+    titles = [report["systems"][name]["title"] for name in names]
+
+    def draw(axes: "Axes") -> None:
+        axes.axvline(0, color=_COLOURS["ink"], linewidth=1)
+        _intervals(axes, names, figures)
+        axes.set_xlabel(f"difference in {main['title']}")
+        axes.text(0, 1, "← HYDRA worse", transform=axes.transAxes, va="bottom", color=_COLOURS["muted"])
+        axes.text(1, 1, "HYDRA better →", transform=axes.transAxes, va="bottom", ha="right", color=_COLOURS["muted"])
+        _rows(axes, [f"minus {title}" for title in titles])
+        if not main["is_higher_better"]:
+            axes.invert_xaxis()
+
+    described = (f"minus {title} {figure['value']:+.3f}" for title, figure in zip(titles, figures, strict=True))
+    return _svg("differences", "HYDRA minus each other system", "; ".join(described), len(names) + 1, draw)
+
+
+def comparison_plot(report: Mapping[str, Any]) -> str:
+    """For how many users HYDRA is better than, as good as, and worse than each other system."""
+    rows = {
+        f"against {report['systems'][name]['title']}": groups["overall"]
+        for name, groups in report["comparisons"].items()
+    }
+    return _outcomes("comparisons", "Users for whom HYDRA wins, ties and loses", rows)
+
+
+def history_plot(report: Mapping[str, Any], rival: str) -> str:
+    """The same against one system, by the length of the users' histories."""
+    rows = {
+        f"{group['min_records']} to {group['max_records']} records": report["comparisons"][rival][name]
+        for name, group in report["history_groups"].items()
+    }
+    return _outcomes("history", "Users for whom HYDRA wins, ties and loses, by length of history", rows)
+
+
+def seconds_plot(report: Mapping[str, Any]) -> str:
+    """Wall time of each stage; a stage that was reused is only outlined."""
+    stages = report["stages"]
+
+    def draw(axes: "Axes") -> None:
+        for is_reused, label in ((False, "computed in this run"), (True, "reused")):
+            rows = [row for row, stage in enumerate(stages) if stage["is_reused"] == is_reused]
+            axes.barh(
+                rows,
+                [stages[row]["seconds"] for row in rows],
+                height=0.62,
+                color=_COLOURS["paper" if is_reused else "accent"],
+                edgecolor=_COLOURS["accent"],
+                label=label,
+            )
+        axes.set_xlabel("seconds")
+        _rows(axes, [stage["name"] for stage in stages])
+        _legend(axes, 2)
+
+    described = "; ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in stages)
+    return _svg("seconds", "Wall time of each stage", described, len(stages) + 1, draw)
+
+
+def tokens_plot(report: Mapping[str, Any]) -> str:
+    """Tokens that the generator read and wrote in each stage that asks it."""
+    from matplotlib.ticker import EngFormatter
+
+    stages = [stage for stage in report["stages"] if stage["counters"].get("generated_tokens")]
+    read = [stage["counters"].get("prompt_tokens", 0) for stage in stages]
+    written = [stage["counters"]["generated_tokens"] for stage in stages]
+
+    def draw(axes: "Axes") -> None:
+        axes.barh(range(len(stages)), read, height=0.62, color=_COLOURS["prompt"], label="prompt")
+        axes.barh(range(len(stages)), written, left=read, height=0.62, color=_COLOURS["accent"], label="generated")
+        axes.set_xlabel("tokens")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _rows(axes, [stage["name"] for stage in stages])
+        _legend(axes, 2)
+
+    described = "; ".join(
+        f"{stage['name']} {prompt:.0f} prompt and {generated:.0f} generated tokens"
+        for stage, prompt, generated in zip(stages, read, written, strict=True)
+    )
+    return _svg("tokens", "Tokens of each stage", described, len(stages) + 1, draw)
+
+
+def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> str:
+    def draw(axes: "Axes") -> None:
+        start = [0.0] * len(rows)
+        for outcome, colour in (("win", "accent"), ("tie", "line"), ("loss", "worse")):
+            widths = [100 * counts[outcome] / sum(counts.values()) for counts in rows.values()]
+            axes.barh(range(len(rows)), widths, left=start, height=0.62, color=_COLOURS[colour], label=outcome)
+            inside = _COLOURS["ink" if outcome == "tie" else "paper"]
+            for row, counts in enumerate(rows.values()):
+                # A narrower bar has no room for its number, which the table has.
+                if widths[row] >= 7:
+                    middle = start[row] + widths[row] / 2
+                    axes.text(middle, row, str(counts[outcome]), ha="center", va="center", color=inside)
+            start = [left + width for left, width in zip(start, widths, strict=True)]
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of the users")
+        axes.grid(visible=False)
+        _rows(axes, list(rows))
+        _legend(axes, 3)
+
+    described = "; ".join(
+        f"{row}: {counts['win']} wins, {counts['tie']} ties, {counts['loss']} losses" for row, counts in rows.items()
+    )
+    return _svg(name, title, described, len(rows) + 1, draw)
+
+
+def _intervals(axes: "Axes", names: Sequence[str], figures: Sequence[Mapping[str, Any]]) -> None:
+    for row, (name, figure) in enumerate(zip(names, figures, strict=True)):
+        colour = _COLOURS[_ROLES[name]]
+        if figure["low"] is not None:
+            axes.plot([figure["low"], figure["high"]], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
+        filling = _COLOURS["paper"] if name in _HOLLOW else colour
+        axes.plot([figure["value"]], [row], "o", markersize=7, color=colour, markerfacecolor=filling, markeredgewidth=2)
+
+
+def _rows(axes: "Axes", titles: Sequence[str]) -> None:
+    axes.set_yticks(range(len(titles)), titles)
+    axes.set_ylim(len(titles) - 0.4, -0.6)
+
+
+def _legend(axes: "Axes", num_columns: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=num_columns, frameon=False, borderaxespad=0)
+
+
+def _svg(name: str, title: str, description: str, num_rows: int, draw: Callable[["Axes"], None]) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(_WIDTH_INCHES, 0.75 + 0.3 * num_rows), layout="constrained")
+        draw(figure.add_subplot())
+        drawn = _drawn(figure)
+    for variable, colour in _COLOURS.items():
+        drawn = drawn.replace(colour, f"var(--{variable})")
+    # Identifiers are the page's, not the plot's: without the prefix one plot would use another's shapes.
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
+    opening, rest = drawn.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]+"', opening)
+    assert view_box is not None
+    return (
+        f'<svg {view_box[0]} role="img" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>{rest}'
+    )
+
+
+def _drawn(figure: "Figure") -> str:
+    """The figure's SVG element, without what refers to anything outside the page."""
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
+    whole = sink.getvalue()
+    without_metadata = re.sub(r"<metadata>.*?</metadata>", "", whole[whole.index("<svg") :], flags=re.DOTALL)
+    return without_metadata.replace("xlink:href", "href").strip()

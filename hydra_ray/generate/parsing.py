@@ -1,0 +1,104 @@
+"""From what the generator wrote to an answer in the task's own terms, strictly.
+
+Nothing is guessed: an answer that is not a label, or does not contain exactly one, is an error with its text kept. So
+an empty answer is never right, and "comedy" never passes for "dark comedy".
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+from hydra_ray.config import Task
+from hydra_ray.records import Answer, Generation
+
+EMPTY = "empty answer"
+NO_LABEL = "no label in the answer"
+SEVERAL_LABELS = "several labels in the answer"
+
+_ENDS = " \t\r\n\"'`´“”„‘’‚«»‹›.,;:!?()[]{}<>*_"  # noqa: RUF001
+"""Stripped from both ends; neither "-" nor "+" nor "#", which belong to labels such as -1 and c++."""
+_OPENING, _CLOSING = "\"'`“„‘«", "\"'`”“’»"  # noqa: RUF001
+_NUMBER = re.compile(r"(?<![\w.,+-])[-+]?\d+(?:\.\d+)?(?![.,]?\w)")
+_LEAD_IN = re.compile(r"(?:title|headline|answer|output|response|tweet)\s*:\s*", flags=re.IGNORECASE)
+_ONE_LINE_TOKENS = 64
+"""A text answer limited to this many tokens is one line (a title, a headline); what follows it is explanation."""
+
+
+def parse_answer(task: Task, generation: Generation) -> Answer:
+    """What `generation` answers to a query of `task`, or why that cannot be said."""
+    text = generation.text
+    is_exact = True
+    if not text.strip():
+        value, error = None, EMPTY
+    elif task.is_closed:
+        value, error, is_exact = _find_label(task, text)
+    else:
+        value = _bare_text(task, text) or None
+        error = None if value else EMPTY
+    return Answer(text=text, value=value, error=error, is_exact=is_exact, num_tokens=generation.num_tokens)
+
+
+def failed_answer(error: str) -> Answer:
+    """The answer of a request that the generator did not complete."""
+    return Answer(text="", value=None, error=error, is_exact=False, num_tokens=0)
+
+
+def _find_label(task: Task, text: str) -> tuple[str | None, str | None, bool]:
+    """The label, the error, and whether the label was the whole text."""
+    if text.strip() in task.labels:
+        return text.strip(), None, True
+    bare = _bare_label(text)
+    labels = [label for label in task.labels if _bare_label(label) == bare]
+    is_exact = bool(labels)
+    if not labels:
+        labels = _rated_labels(task.labels, text) if task.kind == "rating" else _contained_labels(task.labels, bare)
+    if len(labels) != 1:
+        return None, SEVERAL_LABELS if labels else NO_LABEL, False
+    return labels[0], None, is_exact
+
+
+def _rated_labels(labels: Iterable[str], text: str) -> list[str]:
+    """The labels whose value is among the numbers in `text`."""
+    values = {float(number) for number in _NUMBER.findall(unicodedata.normalize("NFKC", text))}
+    return [label for label in labels if float(label) in values]
+
+
+def _contained_labels(labels: tuple[str, ...], bare: str) -> list[str]:
+    """The labels that occur in `bare` as whole words and not only inside a longer label's occurrence."""
+    spans = [(match.span(), label) for label, pattern in _patterns(labels) for match in pattern.finditer(bare)]
+    found = {
+        label
+        for (start, end), label in spans
+        if not any(a <= start and end <= b and b - a > end - start for (a, b), _ in spans)
+    }
+    return [label for label in labels if label in found]
+
+
+@lru_cache(maxsize=16)
+def _patterns(labels: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    # A hyphen or an apostrophe joins words: "non-violence" does not contain "violence".
+    before, after = r"(?<!\w)(?<!\w[-'\u2019])", r"(?!\w)(?![-'\u2019]\w)"
+    return tuple((label, re.compile(before + re.escape(_bare_label(label)) + after)) for label in labels)
+
+
+def _bare_label(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_ENDS)
+
+
+def _bare_text(task: Task, text: str) -> str:
+    """A text answer without what surrounds it: a lead-in such as "Title:", quotes, further lines."""
+    text = text.strip()
+    lead_in = _LEAD_IN.match(text)
+    if lead_in:
+        text = text[lead_in.end() :]
+    if task.max_tokens <= _ONE_LINE_TOKENS:
+        text = next(iter(text.strip().splitlines()), "").strip()
+    if len(text) > 1 and text[0] in _OPENING and text[-1] in _CLOSING and not _is_quoted_inside(text):
+        text = text[1:-1].strip()
+    return text
+
+
+def _is_quoted_inside(text: str) -> bool:
+    """Whether the first and last quotes of `text` belong to two different quotations, as in '"a" and "b"'."""
+    return any(quote in text[1:-1] for quote in {text[0], text[-1]})

@@ -1,0 +1,208 @@
+"""vLLM in this process, without an engine process beside it.
+
+What a batch yields depends on the batch alone, so that a part that is generated again after a crash comes out the same:
+the prefix cache is emptied first, prompts are put into a fixed order, and each sample draws from a generator of its
+own, seeded by its request's seed, its prompt and its index. On CPU this needs prefill in one piece: in vLLM 0.32 a
+partial prefill rewinds the request's random generator, which PyTorch cannot do on CPU. Per-sample seeds cost nothing
+measurable against unseeded samples (benchmarks/generate.py).
+"""
+
+import gc
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
+from hydra_ray.errors import ConfigError, GenerationError, ModelError
+from hydra_ray.generate.prompts import render_prompt
+from hydra_ray.models import load_tokenizer, resolve_model
+from hydra_ray.records import Completion, Generation, Request
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput, SamplingParams
+
+CPU_BLOCK_TOKENS = 32
+"""Tokens in a block of the key-value cache on CPU, where vLLM's own choice of 128 shares few prefixes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prompt:
+    """A request that can be run. Key: request.request_id."""
+
+    request: Request
+    token_ids: list[int]
+    text: str
+
+
+class VllmEngine:
+    """A model that vLLM has loaded, on the CPU or on the GPUs that this process sees."""
+
+    def __init__(self, config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> None:
+        self._config = config
+        _set_environment(placement)  # before anything imports torch
+        self._tokenizer = load_tokenizer(config.model)
+        if task is not None:
+            self._check_labels(task)
+        self.llm = _load(config, placement)
+        """The loaded model, for measuring it without this class."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in the order in which they were run.
+
+        Raises:
+            GenerationError: vLLM failed; this engine cannot be used any more.
+        """
+        prompts, rejected = self._prepare(requests)
+        # Neighbours with a common prefix find it in the cache.
+        prompts.sort(key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
+        try:
+            if not self.llm.reset_prefix_cache():
+                raise RuntimeError("the prefix cache cannot be emptied, some of its blocks are still in use")
+            outputs = self.llm.generate(
+                [{"prompt_token_ids": prompt.token_ids} for prompt in prompts],
+                [self._sampling_params(prompt) for prompt in prompts],
+                use_tqdm=False,
+            )
+        except Exception as error:
+            raise GenerationError(
+                f"vLLM failed on a batch of {len(prompts)} requests of model {self._config.model}: {error!r}. The part "
+                "is not committed and is generated again by the next run."
+            ) from error
+        return rejected + [_completion(prompt.request, output) for prompt, output in zip(prompts, outputs, strict=True)]
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+    def _check_labels(self, task: Task) -> None:
+        for label in task.labels:
+            num_tokens = len(self._tokenizer(label, add_special_tokens=False)["input_ids"])
+            if num_tokens > task.max_tokens:
+                raise ConfigError(
+                    f"the label {label!r} of task {task.name} has {num_tokens} tokens in {self._config.model}, but "
+                    f"answers are cut at lamp.task.max_tokens={task.max_tokens}: raise it."
+                )
+
+    def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Prompt], list[Completion]]:
+        """The requests that can be run, and completions with an error for the others."""
+        texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
+        token_ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        prompts: list[_Prompt] = []
+        rejected: list[Completion] = []
+        for request, text, ids in zip(requests, texts, token_ids, strict=True):
+            error = self._reason_against(request, len(ids))
+            if error is None:
+                prompts.append(_Prompt(request=request, token_ids=ids, text=text))
+            else:
+                rejected.append(
+                    Completion(request_id=request.request_id, prompt_tokens=len(ids), generations=(), error=error)
+                )
+        return prompts, rejected
+
+    def _reason_against(self, request: Request, prompt_tokens: int) -> str | None:
+        if prompt_tokens + request.max_tokens > self._config.max_model_tokens:
+            return (
+                f"prompt too long: {prompt_tokens} tokens and an answer of {request.max_tokens} exceed "
+                f"generator.max_model_tokens={self._config.max_model_tokens}"
+            )
+        if request.temperature == 0 and request.num_samples != 1:
+            return f"greedy answers are all alike: got num_samples={request.num_samples}, expected 1"
+        return None
+
+    def _sampling_params(self, prompt: _Prompt) -> "SamplingParams":
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        request = prompt.request
+        is_constrained = self._config.is_constrained and bool(request.choices)
+        return SamplingParams(
+            n=request.num_samples,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            seed=_first_seed(request.seed, prompt.text) if request.temperature else None,
+            structured_outputs=StructuredOutputsParams(choice=list(request.choices)) if is_constrained else None,
+        )
+
+
+def _load(config: GeneratorConfig, placement: PlacementConfig) -> "LLM":
+    is_cpu = placement.generator_gpus == 0
+    location = resolve_model(config.model)
+    settings = _cpu_settings(config) if is_cpu else _gpu_settings(placement)
+    try:
+        import torch
+        from vllm import LLM
+
+        if is_cpu:
+            # Where torch had been imported before, OpenMP did not see the variable.
+            torch.set_num_threads(placement.generator_threads)
+        return LLM(
+            model=location,
+            dtype=config.dtype,
+            seed=config.seed,
+            max_model_len=config.max_model_tokens,
+            max_num_seqs=placement.max_concurrent_sequences,
+            enable_prefix_caching=True,
+            use_tqdm_on_load=False,
+            **settings,
+        )
+    except Exception as error:
+        raise ModelError(
+            f"vLLM cannot load generator.model={config.model!r} from {location}: {error}. Check the model, "
+            "generator.dtype, generator.max_model_tokens, and the memory that placement gives."
+        ) from error
+
+
+def _set_environment(placement: PlacementConfig) -> None:
+    """Set what vLLM and OpenMP read from the environment when they are imported."""
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    if placement.generator_gpus == 0:
+        os.environ |= {
+            "OMP_NUM_THREADS": str(placement.generator_threads),
+            "VLLM_CPU_KVCACHE_SPACE": str(placement.generator_kv_cache_gigabytes),
+        }
+
+
+def _cpu_settings(config: GeneratorConfig) -> dict[str, Any]:
+    return {
+        "enforce_eager": True,
+        "block_size": CPU_BLOCK_TOKENS,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(config.max_model_tokens, 2048),
+    }
+
+
+def _gpu_settings(placement: PlacementConfig) -> dict[str, Any]:
+    return {
+        "tensor_parallel_size": max(1, int(placement.generator_gpus)),
+        "gpu_memory_utilization": placement.gpu_memory_fraction,
+    }
+
+
+def _first_seed(seed: int, prompt: str) -> int:
+    """The seed of a request's first sample; vLLM counts on from it. Distinct prompts draw independently."""
+    digest = hashlib.blake2b(f"{seed}\0{prompt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2  # vLLM wants less than 2**63, also after counting on
+
+
+def _completion(request: Request, output: "RequestOutput") -> Completion:
+    return Completion(
+        request_id=request.request_id,
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        generations=tuple(
+            Generation(text=each.text, num_tokens=len(each.token_ids), finish_reason=each.finish_reason or "")
+            for each in sorted(output.outputs, key=lambda each: each.index)
+        ),
+        error=None,
+    )

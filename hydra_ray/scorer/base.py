@@ -1,0 +1,235 @@
+"""The scorer's base: a text encoder and a projection that turn (query, candidate) into a few learned features.
+
+"pair" encodes the two texts together, so that the encoder sees them interact. "bilinear" encodes each once and
+multiplies the projections; for closed label sets, where the same few candidates return in every group.
+
+Letters in shape suffixes: N candidates, T distinct texts, H the encoder's width, W learned features.
+"""
+
+import hashlib
+import inspect
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from hydra_ray import storage
+from hydra_ray.errors import ConfigError, ModelError
+from hydra_ray.scorer.shape import DESCRIPTION, BaseShape
+
+BATCH_TOKENS = 4096
+"""Tokens, padding included, that the encoder sees at once."""
+SLICE_TEXTS = 4096
+"""Texts that are tokenized and sorted by length at once."""
+_PROJECTION = "projection.safetensors"
+
+
+class Base(nn.Module):
+    """Encoder, projection, and the standardization of the plain features."""
+
+    plain_means: torch.Tensor
+    plain_scales: torch.Tensor
+
+    def __init__(self, encoder: PreTrainedModel, tokenizer: Any, shape: BaseShape, seed: int) -> None:
+        super().__init__()
+        hidden = encoder.config.hidden_size
+        if shape.width > hidden:
+            raise ConfigError(f"base.width is {shape.width}, more than the encoder's own {hidden}")
+        limit = getattr(encoder.config, "max_position_embeddings", shape.max_text_tokens)
+        if shape.max_text_tokens > limit:
+            raise ConfigError(f"base.max_text_tokens is {shape.max_text_tokens}, but the encoder reads at most {limit}")
+        self.encoder: PreTrainedModel = encoder
+        self.tokenizer = tokenizer
+        self.shape = shape
+        self._trained_layers: list[nn.Module] = []  # a plain list: the encoder owns them already
+        # Orthonormal rows keep lengths, and the mean of the bilinear features is close to the cosine of the two texts.
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.linalg.qr(torch.randn(hidden, shape.width, generator=generator)).Q.T * hidden**0.5
+        self.query_projection = nn.Parameter(rows.clone())
+        self.candidate_projection = nn.Parameter(rows.clone()) if shape.interaction == "bilinear" else None
+        self.register_buffer("plain_means", torch.zeros(len(shape.plain_names)))
+        self.register_buffer("plain_scales", torch.ones(len(shape.plain_names)))
+
+    @property
+    def num_features(self) -> int:
+        """Learned and plain features of a candidate."""
+        return self.shape.width + len(self.shape.plain_names)
+
+    def freeze_below(self, num_layers: int) -> None:
+        """Leave only the upper `num_layers` of the encoder, and the projection, to be trained."""
+        self.encoder.requires_grad_(False)
+        layers = max((m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)), key=len)
+        self._trained_layers = list(layers[len(layers) - min(num_layers, len(layers)) :])
+        for layer in self._trained_layers:
+            layer.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "Base":
+        """Switch dropout on in the trained layers alone."""
+        super().train(False)
+        self.training = mode
+        for layer in self._trained_layers:
+            layer.train(mode)
+        return self
+
+    def learned_features(self, queries: Sequence[str], candidates: Sequence[str]) -> torch.Tensor:
+        """Features (N, W) of each query with the candidate at the same place; what repeats is encoded once."""
+        if self.candidate_projection is None:
+            pairs, place_of = _distinct(list(zip(queries, candidates, strict=True)))
+            pooled_TH = self._pool([query for query, _ in pairs], [candidate for _, candidate in pairs])
+            return (pooled_TH @ self.query_projection.T)[place_of]
+        features = []
+        for texts, projection in ((queries, self.query_projection), (candidates, self.candidate_projection)):
+            distinct, place_of = _distinct(list(texts))
+            features.append((self._pool(distinct) @ projection.T)[place_of])
+        return features[0] * features[1]
+
+    def plain_features(self, plain: torch.Tensor) -> torch.Tensor:
+        """The plain features, standardized over the training users."""
+        return (plain.to(self.plain_means) - self.plain_means) / self.plain_scales
+
+    def _pool(self, texts: Sequence[str], second: Sequence[str] | None = None) -> torch.Tensor:
+        """Mean of the last hidden states of each text (or pair of texts), of length 1."""
+        if not texts:
+            return self.query_projection.new_zeros(0, self.query_projection.shape[1])
+        pieces, places = [], []
+        for rows, inputs in self._batches(texts, second):
+            pieces.append(self._pool_batch(inputs))
+            places.extend(rows)
+        order = torch.empty(len(places), dtype=torch.long)
+        order[torch.tensor(places)] = torch.arange(len(places))
+        return torch.cat(pieces)[order]
+
+    def _pool_batch(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        device = self.query_projection.device
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
+            states = self.encoder(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        return nn.functional.normalize((states.float() * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1)
+
+    def _batches(
+        self, texts: Sequence[str], second: Sequence[str] | None
+    ) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
+        """Batches of similar length with the places of their texts."""
+        for start in range(0, len(texts), SLICE_TEXTS):
+            piece = slice(start, start + SLICE_TEXTS)
+            encodings = self.tokenizer(
+                list(texts[piece]),
+                None if second is None else list(second[piece]),
+                truncation=True,
+                max_length=self.shape.max_text_tokens,
+            )
+            lengths = [len(ids) for ids in encodings["input_ids"]]
+            for rows in _packed(lengths):
+                batch = {name: [values[row] for row in rows] for name, values in encodings.items()}
+                yield [start + row for row in rows], self.tokenizer.pad(batch, return_tensors="pt")
+
+
+def new_base(encoder_folder: str, shape: BaseShape, seed: int) -> Base:
+    """An untrained base around the encoder at `encoder_folder`.
+
+    Raises:
+        ModelError: there is no encoder.
+    """
+    return Base(*_load_encoder(encoder_folder), shape, seed)
+
+
+def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str:
+    """Store a base, its description last.
+
+    Returns:
+        Its fingerprint, a hash of the weights.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        base.encoder.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
+        projection = {name: t for name, t in base.state_dict().items() if not name.startswith("encoder.")}
+        save_file({name: tensor.contiguous() for name, tensor in projection.items()}, os.path.join(folder, _PROJECTION))
+        fingerprint = _weights_fingerprint(folder)
+        storage.copy_folder(folder, location)
+    whole = {**asdict(base.shape), "fingerprint": fingerprint, **description}
+    storage.write_json(storage.join(location, DESCRIPTION), whole)
+    return fingerprint
+
+
+def load_base(location: str) -> tuple[Base, dict[str, Any]]:
+    """The base at `location`, ready to score, and its description.
+
+    Raises:
+        StorageError: there is none.
+        ModelError: it is incomplete.
+    """
+    description = storage.read_json(storage.join(location, DESCRIPTION))
+    shape = BaseShape(
+        interaction=description["interaction"],
+        plain_names=tuple(description["plain_names"]),
+        width=description["width"],
+        max_text_tokens=description["max_text_tokens"],
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = location
+        if storage.is_uri(location):
+            storage.copy_folder(location, temporary)
+            folder = temporary
+        base = Base(*_load_encoder(folder), shape, seed=0)
+        base.load_state_dict(load_file(os.path.join(folder, _PROJECTION)), strict=False)
+    base.requires_grad_(False)
+    return base.train(False), description
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 here."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model_class: Any = MODEL_MAPPING[type(config)]
+        # The pooler of BERT-like models is not used, and most sentence encoders carry no weights for it.
+        has_pooler = "add_pooling_layer" in inspect.signature(model_class).parameters
+        options = {"add_pooling_layer": False} if has_pooler else {}
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"{folder} is not an encoder that transformers can load: {error}. Expected a folder with config.json, "
+            "model.safetensors and a tokenizer; check base.encoder."
+        ) from error
+    return encoder, tokenizer
+
+
+def _weights_fingerprint(folder: str) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".safetensors"):
+            with open(os.path.join(folder, name), "rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _distinct(values: list[Any]) -> tuple[list[Any], torch.Tensor]:
+    """The distinct values, and where each value is among them."""
+    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    return list(places), torch.tensor([places[value] for value in values], dtype=torch.long)
+
+
+def _packed(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows sorted by length, cut so that no batch exceeds BATCH_TOKENS when padded."""
+    rows: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if rows and (len(rows) + 1) * lengths[row] > BATCH_TOKENS:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows

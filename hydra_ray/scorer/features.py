@@ -1,0 +1,215 @@
+"""Frozen features: what a base makes of every candidate, computed once and stored.
+
+A row of the features table is a user; its groups and candidates are flat lists, so that a part becomes a few arrays
+without a Python object for each candidate.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hydra_ray import storage
+from hydra_ray.records import Group, UserExamples, arrow_schema, from_table
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, starts_of, target_distribution
+from hydra_ray.scorer.store import BASE_KEY
+from hydra_ray.seeds import seed_of
+from hydra_ray.stages import Stage
+
+WIDTHS_KEY = b"hydra_ray.widths"
+"""Key in the schema metadata: how many of a candidate's features come from the base, and how many are plain."""
+
+
+def _list(value: pa.DataType, *, nullable: bool = False) -> pa.DataType:
+    return pa.list_(pa.field("element", value, nullable=nullable))
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("is_new", pa.bool_(), nullable=False),
+        # Whether no group of the user trained the base.
+        pa.field("is_unseen", pa.bool_(), nullable=False),
+        # One element a group.
+        pa.field("group_ids", _list(pa.string()), nullable=False),
+        pa.field("query_ids", _list(pa.string()), nullable=False),
+        pa.field("variants", _list(pa.string()), nullable=False),
+        pa.field("is_pseudo", _list(pa.bool_()), nullable=False),
+        pa.field("num_candidates", _list(pa.int32()), nullable=False),
+        # One element a candidate; `features` has num_features for each.
+        pa.field("candidate_ids", _list(pa.string()), nullable=False),
+        pa.field("qualities", _list(pa.float32(), nullable=True), nullable=False),
+        pa.field("features", _list(pa.float32()), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturePart:
+    """One part of the features table, or some of its users. Key: user_ids, sorted."""
+
+    user_ids: list[str]
+    is_new_U: Bools
+    is_unseen_U: Bools
+    group_ids: list[str]
+    query_ids: list[str]
+    variants: list[str]
+    is_pseudo_G: Bools
+    candidate_ids: list[str]
+    is_known_G: Bools
+    """Whether the quality of every candidate of the group is known; so for no evaluated query of a new user."""
+    table: GroupTable
+    num_learned: int
+    base_fingerprint: str
+
+
+class FeatureWriter:
+    """Computes parts of the features table; made once in each worker, since it loads the base."""
+
+    def __init__(self, examples: Stage, base: Stage, stage: Stage) -> None:
+        """Load the base.
+
+        Args:
+            examples: has the table "examples".
+            base: has the folder "base".
+            stage: gets the table "features".
+        """
+        from hydra_ray.scorer.base import load_base
+
+        self._examples, self._stage = examples, stage
+        self._base, self._description = load_base(storage.join(base.folder, "base"))
+
+    def __call__(self, bucket: int) -> dict[str, float]:
+        """Make and commit one part; returns its counters."""
+        part = storage.read_part(self._examples.part("examples", bucket), arrow_schema(UserExamples))
+        users = sorted(from_table(part, UserExamples), key=lambda user: user.user_id)
+        features = self._features([group for user in users for group in user.groups])
+        rows = list(_rows(users, features, self._description))
+        metadata = {
+            BASE_KEY: self._description["fingerprint"].encode(),
+            WIDTHS_KEY: f"{self._base.shape.width} {len(self._base.shape.plain_names)}".encode(),
+        }
+        table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+        counters: dict[str, float] = {
+            "rows": len(users),
+            "groups": sum(len(u.groups) for u in users),
+            "candidates": len(features),
+        }
+        storage.write_part(self._stage.part("features", bucket), table, counters)
+        return counters
+
+    def _features(self, groups: Sequence[Group]) -> Floats:
+        """Features (N, D) of all candidates of `groups`, in order."""
+        import torch
+
+        queries = [group.query for group in groups for _ in group.candidates]
+        candidates = [candidate.text for group in groups for candidate in group.candidates]
+        plain = [candidate.plain for group in groups for candidate in group.candidates]
+        if not plain:
+            return np.zeros((0, self._base.num_features), np.float32)
+        with torch.inference_mode():
+            learned = self._base.learned_features(queries, candidates)
+            return torch.cat([learned, self._base.plain_features(torch.tensor(plain))], dim=1).cpu().numpy()
+
+
+def read_features(location: str) -> FeaturePart:
+    """The part of a features table at `location`.
+
+    Raises:
+        StorageError: there is none, or it is no features table.
+    """
+    part = storage.read_part(location, SCHEMA)
+    return _feature_part(part, part.schema.metadata)
+
+
+def is_holdout(user_id: str, seed: int, fraction: float) -> bool:
+    """Whether a training user is kept out of base training, to judge it."""
+    return seed_of(seed, "holdout", user_id) < fraction * 2**63
+
+
+def sample_training_users(locations: Sequence[str], num_users: int, seed: int) -> FeaturePart:
+    """At most `num_users` training users of a features table, by a hash of their ids; one part is read at a time.
+
+    Raises:
+        StorageError: a part is missing, or is no part of a features table.
+    """
+    kept, metadata = SCHEMA.empty_table(), {}
+    for location in locations:
+        part = storage.read_part(location, SCHEMA)
+        metadata = part.schema.metadata
+        part = part.filter(pc.field("is_new") == pc.scalar(False)).replace_schema_metadata(None)
+        kept = pa.concat_tables([kept, part])
+        ranks = np.array([seed_of(seed, "prior", user_id) for user_id in kept["user_id"].to_pylist()], np.int64)
+        kept = kept.take(np.argsort(ranks)[:num_users])
+    return _feature_part(kept, metadata)
+
+
+def _rows(users: Sequence[UserExamples], features: Floats, description: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    start = 0
+    for user in users:
+        candidates = list(chain.from_iterable(group.candidates for group in user.groups))
+        own = features[start : start + len(candidates)]
+        start += len(candidates)
+        yield {
+            "user_id": user.user_id,
+            "is_new": user.is_new,
+            "is_unseen": (
+                user.is_new
+                or description["training"]["best_epoch"] == 0
+                or is_holdout(user.user_id, description["seed"], description["holdout_fraction"])
+            ),
+            "group_ids": [group.group_id for group in user.groups],
+            "query_ids": [group.query_id for group in user.groups],
+            "variants": [group.variant for group in user.groups],
+            "is_pseudo": [group.is_pseudo for group in user.groups],
+            "num_candidates": [len(group.candidates) for group in user.groups],
+            "candidate_ids": [candidate.candidate_id for candidate in candidates],
+            "qualities": [candidate.quality for candidate in candidates],
+            "features": own.ravel(),
+        }
+
+
+def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes]) -> FeaturePart:
+    num_learned, num_plain = map(int, metadata[WIDTHS_KEY].split())
+    lists = {name: part[name].combine_chunks() for name in part.schema.names}
+    flat = {name: array.flatten() for name, array in lists.items() if pa.types.is_list(array.type)}
+    lengths = flat["num_candidates"].to_numpy(zero_copy_only=False).astype(np.int64)
+    group_starts = starts_of(lengths)
+    qualities = flat["qualities"].to_numpy(zero_copy_only=False)
+    targets, is_known = _targets(qualities, group_starts)
+    values = flat["features"].to_numpy(zero_copy_only=False)
+    return FeaturePart(
+        user_ids=part["user_id"].to_pylist(),
+        is_new_U=part["is_new"].to_numpy().astype(bool),
+        is_unseen_U=part["is_unseen"].to_numpy().astype(bool),
+        group_ids=flat["group_ids"].to_pylist(),
+        query_ids=flat["query_ids"].to_pylist(),
+        variants=flat["variants"].to_pylist(),
+        is_pseudo_G=flat["is_pseudo"].to_numpy(zero_copy_only=False).astype(bool),
+        candidate_ids=flat["candidate_ids"].to_pylist(),
+        is_known_G=is_known,
+        table=GroupTable(
+            features_ND=values.reshape(-1, num_learned + num_plain),
+            targets_N=targets,
+            group_starts=group_starts,
+            user_starts=starts_of(lists["num_candidates"].value_lengths().to_numpy(zero_copy_only=False)),
+        ),
+        num_learned=num_learned,
+        base_fingerprint=metadata[BASE_KEY].decode(),
+    )
+
+
+def _targets(qualities: Floats, group_starts: np.ndarray) -> tuple[Floats, Bools]:
+    """Target distributions of all groups, and which groups' qualities are all known (null became NaN)."""
+    targets = np.zeros(len(qualities))
+    is_known = np.zeros(len(group_starts) - 1, bool)
+    for group, (start, end) in enumerate(pairwise(group_starts)):
+        own = qualities[start:end]
+        is_known[group] = end > start and not np.isnan(own).any()
+        if is_known[group]:
+            targets[start:end] = target_distribution(own.tolist()) or 0
+    return targets, is_known

@@ -1,0 +1,216 @@
+"""Fits everybody's heads: the population once, then Ray Tune trials of all users of a shard at once.
+
+A trial is one shard of buckets with one head configuration. It commits a part for each bucket, so a trial that is run
+again does only what is missing. Afterwards every user gets the configuration with the lowest loss on the user's own
+held-out history, shrunk towards the mean of the users alike. (HYDRA, section 3.4, fitting new users' heads.)
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hydra_ray import storage
+from hydra_ray.config import HeadsConfig, PlacementConfig
+from hydra_ray.errors import HeadMismatchError, TrainingError
+from hydra_ray.records import ScoredUser, to_table
+from hydra_ray.scorer.configurations import configurations
+from hydra_ray.scorer.features import FeaturePart, read_features, sample_training_users
+from hydra_ray.scorer.population import DESCRIPTION, Population, fit_population, read_population
+from hydra_ray.scorer.selection import (
+    choose_configurations,
+    cohort_losses,
+    scored_users,
+    shuffled_scores,
+    user_heads,
+)
+from hydra_ray.scorer.store import write_heads
+from hydra_ray.scorer.trials import COHORTS, group_folds, read_trial, run_trial, write_trial
+from hydra_ray.stages import Stage
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadJob:
+    """What the workers of one `fit_heads` call are told."""
+
+    features: Stage
+    stage: Stage
+    config: HeadsConfig
+
+    @property
+    def population_folder(self) -> str:
+        """Location of the population."""
+        return storage.join(self.stage.folder, "population")
+
+    def trial_part(self, name: str, bucket: int) -> str:
+        """Location of what the configuration `name` gives one bucket."""
+        return self.stage.part(f"trials/{name}", bucket)
+
+    def trial_parts(self, name: str) -> list[str]:
+        """All parts of the configuration `name`."""
+        return [self.trial_part(name, bucket) for bucket in range(self.stage.num_buckets)]
+
+
+def fit_heads(features: Stage, stage: Stage, config: HeadsConfig, placement: PlacementConfig) -> dict[str, float]:
+    """Fit heads on the table "features" and write the tables "heads" and "scores" of `stage`.
+
+    What a killed call has committed is kept. Ray must be running.
+
+    Returns:
+        Counters: users, and how many of each cohort got which configuration.
+
+    Raises:
+        TrainingError: a trial failed, or the training users teach nothing.
+    """
+    job = HeadJob(features=features, stage=stage, config=config)
+    missing = sorted({*stage.missing_buckets("scores"), *stage.missing_buckets("heads")})
+    if missing:
+        import ray
+
+        if not storage.exists(storage.join(job.population_folder, DESCRIPTION)):
+            ray.get(ray.remote(num_cpus=1)(make_population).remote(job))
+        _run_trials(job, placement)
+        names = [configuration.name for configuration in configurations(config)]
+        cohorts = cohort_losses([_added_counters(job.trial_parts(name)) for name in names])
+        _log_losses(stage.name, names, cohorts)
+        write = ray.remote(num_cpus=1)(make_bucket)
+        ray.get([write.remote(job, bucket, cohorts) for bucket in missing])
+    for leftover in ("trials", "tune"):
+        storage.remove_folder(storage.join(stage.folder, leftover))
+    return _added_counters(stage.parts("heads"))
+
+
+def make_population(job: HeadJob) -> None:
+    """Estimate what training users teach about all users, and store it."""
+    config = job.config
+    part = sample_training_users(job.features.parts("features"), config.max_prior_users, config.seed)
+    teaches_G = part.table.teaches()
+    table = part.table.select(teaches_G)
+    population = fit_population(
+        table,
+        num_learned=part.num_learned,
+        is_judge_U=part.is_unseen_U,
+        fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
+        ranks=config.ranks if "lowrank" in config.kinds else (),
+        num_folds=config.num_folds,
+        seed=config.seed,
+        base_fingerprint=part.base_fingerprint,
+    )
+    if "paper" in config.kinds:
+        from hydra_ray.scorer.paper import fit_shared_network
+
+        network = fit_shared_network(table.scaled(population.scales_D), config)
+        population = replace(population, network_K=network)
+    population.write(job.population_folder, job.stage.fingerprint)
+
+
+def make_trial(job: HeadJob, name: str, buckets: Sequence[int]) -> dict[str, float]:
+    """Run one trial: the configuration `name` on `buckets`; returns its cohorts' mean held-out losses."""
+    configuration = next(each for each in configurations(job.config) if each.name == name)
+    population = read_population(job.population_folder)
+    for bucket in buckets:
+        location = job.trial_part(name, bucket)
+        if not storage.exists(location):
+            part = _read_features(job, bucket, population)
+            write_trial(location, run_trial(part, configuration, population), part)
+    losses = cohort_losses([_added_counters([job.trial_part(name, bucket) for bucket in buckets])])[0]
+    return {f"{cohort}_loss": float(loss) for cohort, loss in zip(COHORTS, losses, strict=True)}
+
+
+def make_bucket(job: HeadJob, bucket: int, cohorts: np.ndarray) -> None:
+    """Choose each user's configuration and commit the bucket's scores and heads."""
+    population = read_population(job.population_folder)
+    part = _read_features(job, bucket, population)
+    kinds = configurations(job.config)
+    trials = [read_trial(job.trial_part(kind.name, bucket)) for kind in kinds]
+    assert all(trial.user_ids == part.user_ids for trial in trials)
+    chosen = choose_configurations(
+        np.stack([trial.loss_sums_U for trial in trials]),
+        trials[0].num_groups_U,
+        part.is_new_U,
+        cohorts,
+        job.config.num_folds,
+    )
+    personal = np.stack([trial.personal_N for trial in trials])
+    rows = scored_users(
+        part,
+        [kinds[place].name for place in chosen],
+        personal[chosen[part.table.user_of_candidate()], np.arange(personal.shape[1])],
+        part.table.features_ND @ population.weights_D,
+        shuffled_scores(part, chosen, trials, kinds, population),
+    )
+    counters: dict[str, float] = {"rows": len(rows)}
+    for row in rows:
+        key = f"{COHORTS[row.is_new]}.{row.head}"
+        counters[key] = counters.get(key, 0) + 1
+    storage.write_part(job.stage.part("scores", bucket), to_table(rows, ScoredUser), {"rows": len(rows)})
+    write_heads(
+        job.stage.part("heads", bucket),
+        user_heads(part, chosen, trials, kinds),
+        population.base_fingerprint,
+        job.stage.fingerprint,
+        counters,
+    )
+
+
+def _run_trials(job: HeadJob, placement: PlacementConfig) -> None:
+    """One Tune trial for each shard and configuration."""
+    # Metrics are in the parts; Tune's own CSV, JSON and TensorBoard files would be three more for every trial.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    from ray import tune
+
+    num_shards = min(job.config.num_shards, job.stage.num_buckets)
+    results = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, job=job), {"cpu": 1}),
+        param_space={
+            "configuration": tune.grid_search([each.name for each in configurations(job.config)]),
+            "buckets": tune.grid_search(
+                [list(range(job.stage.num_buckets))[shard::num_shards] for shard in range(num_shards)]
+            ),
+        },
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=placement.max_concurrent_trials,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="heads",
+            storage_path=storage.join(job.stage.folder, "tune"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    ).fit()
+    if results.errors:
+        raise TrainingError(f"{len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}")
+
+
+def _trial(settings: Mapping[str, Any], job: HeadJob) -> None:
+    from ray import tune
+
+    tune.report(make_trial(job, settings["configuration"], settings["buckets"]))
+
+
+def _read_features(job: HeadJob, bucket: int, population: Population) -> FeaturePart:
+    location = job.features.part("features", bucket)
+    part = read_features(location)
+    if part.base_fingerprint != population.base_fingerprint:
+        raise HeadMismatchError(
+            f"{location} holds features of the base {part.base_fingerprint}, but the shared head in "
+            f"{job.population_folder} was fitted on those of {population.base_fingerprint}. Remove {job.stage.folder}."
+        )
+    return part
+
+
+def _added_counters(locations: Sequence[str]) -> dict[str, float]:
+    return storage.add_counters(storage.read_counters(location) for location in locations)
+
+
+def _log_losses(stage_name: str, names: Sequence[str], cohorts: np.ndarray) -> None:
+    for name, losses in zip(names, cohorts, strict=True):
+        means = ", ".join(f"{cohort} users {loss:.4f}" for cohort, loss in zip(COHORTS, losses, strict=True))
+        _LOG.info("%s: head %s, mean held-out loss: %s", stage_name, name, means)

@@ -1,0 +1,122 @@
+"""The model that is trained: a base, the shared head, and a low-rank deviation of each training user.
+
+Letters in shape suffixes: N candidates of a batch, G its groups, C candidates of the largest group, D features, R rank.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hydra_ray.config import BaseConfig
+from hydra_ray.scorer.base import Base
+from hydra_ray.scorer.heads import GroupTable, starts_of
+from hydra_ray.scorer.lessons import Lesson
+from hydra_ray.scorer.population import fit_shared_head, within_group_scales
+
+CODE_WIDTH = 8
+CODE_LEARNING_RATE = 0.02
+"""A code is touched once for each of its user's groups, far too rarely for the rate of what all users share."""
+CODE_DECAY = 0.3
+"""The Gaussian prior of the codes, as weight decay."""
+EVALUATED_GROUPS = 64
+"""Groups scored at once without gradients."""
+
+
+class Learner(nn.Module):
+    """Scores candidates as (w + B a_u) . features; the codes a_u start at zero."""
+
+    def __init__(self, base: Base, num_users: int) -> None:
+        super().__init__()
+        self.base = base
+        self.weights = nn.Parameter(torch.zeros(base.num_features))
+        self.basis = nn.Parameter(torch.randn(base.num_features, CODE_WIDTH) * base.num_features**-0.5)
+        self.codes = nn.Embedding(num_users, CODE_WIDTH)
+        nn.init.zeros_(self.codes.weight)
+
+    def features(self, lessons: Sequence[Lesson]) -> torch.Tensor:
+        """Features (N, D) of all candidates, group by group."""
+        queries = [lesson.group.query for lesson in lessons for _ in lesson.group.candidates]
+        candidates = [candidate for lesson in lessons for candidate in lesson.group.candidates]
+        learned = self.base.learned_features(queries, [candidate.text for candidate in candidates])
+        plain = torch.tensor([candidate.plain for candidate in candidates])
+        return torch.cat([learned, self.base.plain_features(plain)], dim=1)
+
+    def forward(self, lessons: Sequence[Lesson], *, is_personal: bool = True) -> torch.Tensor:
+        """Cross-entropy of each group (G); of no group, a zero that depends on all trained parameters."""
+        if not lessons:
+            return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum(0, keepdim=True) * 0.0
+        features = self.features(lessons)
+        scores = features @ self.weights
+        lengths = [len(lesson.group.candidates) for lesson in lessons]
+        if is_personal:
+            users = torch.tensor([lesson.user_index for lesson in lessons], device=features.device)
+            codes = self.codes(users).repeat_interleave(torch.tensor(lengths, device=features.device), dim=0)
+            scores = scores + ((features @ self.basis) * codes).sum(1)
+        # Padding has a score of -inf and a target of 0; it must not enter the product.
+        padded = nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
+        targets = nn.utils.rnn.pad_sequence(
+            [torch.tensor(lesson.targets, device=features.device) for lesson in lessons], batch_first=True
+        )
+        return -(torch.where(targets > 0, padded.log_softmax(1), 0.0) * targets).sum(1)
+
+    def parameter_groups(self, config: BaseConfig) -> list[dict[str, Any]]:
+        """Trained parameters with their learning rates and weight decays."""
+        shared = [p for p in self.base.parameters() if p.requires_grad]
+        return [
+            {"params": shared, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {"params": [self.weights, self.basis], "lr": config.learning_rate, "weight_decay": 0.0},
+            {"params": [self.codes.weight], "lr": CODE_LEARNING_RATE, "weight_decay": CODE_DECAY},
+        ]
+
+
+@torch.inference_mode()
+def frozen_table(learner: Learner, lessons: Iterator[Lesson]) -> GroupTable:
+    """The lessons as the untrained base sees them; users are those of consecutive lessons."""
+    learner.eval()
+    pieces, targets, lengths, users = [], [], [], []
+    while batch := list(islice(lessons, EVALUATED_GROUPS)):
+        pieces.append(learner.features(batch).float().cpu().numpy())
+        targets.extend(lesson.targets for lesson in batch)
+        lengths.extend(len(lesson.targets) for lesson in batch)
+        users.extend(lesson.user_index for lesson in batch)
+    num_features = learner.base.num_features
+    return GroupTable(
+        features_ND=np.concatenate([np.zeros((0, num_features), np.float32), *pieces]),
+        targets_N=np.concatenate([np.zeros(0), *targets]),
+        group_starts=starts_of(lengths),
+        user_starts=starts_of(np.unique(users, return_counts=True)[1]),
+    )
+
+
+@torch.inference_mode()
+def user_losses(learner: Learner, lessons: Iterator[Lesson]) -> np.ndarray:
+    """Mean loss of each user under the shared head, in the order of the users."""
+    learner.eval()
+    losses, users = [], []
+    while batch := list(islice(lessons, EVALUATED_GROUPS)):
+        losses.extend(learner(batch, is_personal=False).tolist())
+        users.extend(lesson.user_index for lesson in batch)
+    _, places = np.unique(users, return_inverse=True)
+    return np.bincount(places, weights=losses) / np.maximum(np.bincount(places), 1)
+
+
+def ridge_head(table: GroupTable, width: int, seed: int) -> np.ndarray:
+    """Weights of the shared head for frozen features: what training starts from, and has to beat."""
+    scales = within_group_scales(table)
+    scaled = table.scaled(scales)
+    everybody = np.ones(table.num_users, bool)
+    return fit_shared_head(scaled, width, everybody, num_folds=5, seed=seed).weights_D / scales
+
+
+def join_tables(tables: Sequence[GroupTable]) -> GroupTable:
+    """Different users' tables as one."""
+    return GroupTable(
+        features_ND=np.concatenate([table.features_ND for table in tables]),
+        targets_N=np.concatenate([table.targets_N for table in tables]),
+        group_starts=starts_of(np.concatenate([np.diff(table.group_starts) for table in tables])),
+        user_starts=starts_of(np.concatenate([np.diff(table.user_starts) for table in tables])),
+    )

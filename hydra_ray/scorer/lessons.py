@@ -1,0 +1,128 @@
+"""The training users' groups as a stream of batches: one part in memory at a time, in a seeded order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydra_ray import storage
+from hydra_ray.config import BaseConfig
+from hydra_ray.records import Group, UserExamples, arrow_schema, from_dict
+from hydra_ray.scorer.features import is_holdout
+from hydra_ray.scorer.heads import target_distribution
+from hydra_ray.seeds import rng_of
+
+WINDOW_BATCHES = 32
+"""Batches among which groups are shuffled and sorted by length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """A group that teaches: its candidates' qualities are known and differ."""
+
+    user_index: int
+    """Position of its user among all training users."""
+    group: Group
+    targets: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What one pass over a rank's share of the training users counts."""
+
+    num_users: int
+    """Training users in all parts, those of other ranks included."""
+    num_lessons: int
+    """Of this rank, without those held out."""
+    num_held_out: int
+    num_plain: int
+    """Candidates of this rank's users; the sums are over their plain features."""
+    plain_sums: np.ndarray
+    plain_squares: np.ndarray
+
+
+class LessonStream:
+    """One rank's share of the training users: every `num_ranks`-th of each part, from `rank` on."""
+
+    def __init__(self, locations: Sequence[str], num_plain: int, config: BaseConfig, rank: int, num_ranks: int) -> None:
+        """Count everything once."""
+        self._locations, self._config, self._rank, self._num_ranks = locations, config, rank, num_ranks
+        self._offsets = [0]
+        """Training users before each part."""
+        num_lessons = num_held_out = count = 0
+        sums, squares = np.zeros(num_plain), np.zeros(num_plain)
+        for location in locations:
+            num_users, users = self._part(location, 0)
+            self._offsets.append(self._offsets[-1] + num_users)
+            for _, user in users:
+                lessons = sum(1 for _ in _lessons(0, user))
+                is_held_out = self._is_held_out(user)
+                num_held_out += lessons if is_held_out else 0
+                num_lessons += 0 if is_held_out else lessons
+                plain = [candidate.plain for group in user.groups for candidate in group.candidates]
+                if plain:
+                    count += len(plain)
+                    sums += np.sum(plain, axis=0)
+                    squares += np.sum(np.square(plain), axis=0)
+        self.survey = Survey(
+            num_users=self._offsets[-1],
+            num_lessons=num_lessons,
+            num_held_out=num_held_out,
+            num_plain=count,
+            plain_sums=sums,
+            plain_squares=squares,
+        )
+
+    def lessons(self, *, is_held_out: bool) -> Iterator[Lesson]:
+        """Lessons of the users who are held out, or of the others, in the order they are stored."""
+        return self._read(range(len(self._locations)), is_held_out=is_held_out)
+
+    def epoch(self, epoch: int, batch_size: int) -> Iterator[list[Lesson]]:
+        """Batches of lessons to train on, shuffled, groups of similar length together."""
+        rng = rng_of(self._config.seed, "epoch", str(epoch), str(self._rank))
+        # All ranks take the parts in one order, so that a part that was just read is likely to be cached.
+        order = rng_of(self._config.seed, "parts", str(epoch)).permutation(len(self._locations))
+        window: list[Lesson] = []
+        for lesson in self._read(order, is_held_out=False):
+            window.append(lesson)
+            if len(window) == WINDOW_BATCHES * batch_size:
+                yield from _batches(window, batch_size, rng)
+                window = []
+        yield from _batches(window, batch_size, rng)
+
+    def _read(self, order: Sequence[int] | np.ndarray, *, is_held_out: bool) -> Iterator[Lesson]:
+        for place in order:
+            for index, user in self._part(self._locations[place], self._offsets[place])[1]:
+                if self._is_held_out(user) == is_held_out:
+                    yield from _lessons(index, user)
+
+    def _is_held_out(self, user: UserExamples) -> bool:
+        return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
+
+    def _part(self, location: str, offset: int) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
+        """Training users in a part, and those of this rank with their positions among all training users."""
+        part = storage.read_part(location, arrow_schema(UserExamples))
+        rows = np.flatnonzero(~part["is_new"].to_numpy().astype(bool))
+        own = rows[self._rank :: self._num_ranks]
+        positions = offset + np.arange(len(rows))[self._rank :: self._num_ranks]
+        users = (from_dict(row, UserExamples) for row in part.take(own).to_pylist())
+        return len(rows), zip(positions.tolist(), users, strict=True)
+
+
+def _lessons(user_index: int, user: UserExamples) -> Iterator[Lesson]:
+    for group in user.groups:
+        targets = target_distribution([candidate.quality for candidate in group.candidates])
+        if targets is not None:
+            yield Lesson(user_index=user_index, group=group, targets=tuple(targets))
+
+
+def _batches(window: list[Lesson], batch_size: int, rng: np.random.Generator) -> Iterator[list[Lesson]]:
+    shuffled = [window[place] for place in rng.permutation(len(window))]
+    shuffled.sort(key=_length)
+    starts = np.arange(0, len(shuffled), batch_size)
+    for start in rng.permutation(starts):
+        yield shuffled[start : start + batch_size]
+
+
+def _length(lesson: Lesson) -> int:
+    return len(lesson.group.query) + max(len(candidate.text) for candidate in lesson.group.candidates)

@@ -1,0 +1,102 @@
+"""The publication's head, for comparison: a two-layer network for every user, started from a shared one.
+
+All users' networks are trained at once, full batch, as one batched product. A network is kept flat, as the code of its
+user: K = D * W + 2 * W numbers for D features and W hidden units. (HYDRA, section 3.3, user-specific heads.)
+
+Letters in shape suffixes: U users, G groups, C candidates of the largest group, N candidates, D features, W hidden
+units.
+"""
+
+import numpy as np
+import torch
+
+from hydra_ray.config import HeadsConfig
+from hydra_ray.scorer.heads import Floats, GroupTable, Ints, padded_rows
+
+SHARED_STEPS = 300
+"""Full-batch steps of the shared network."""
+WEIGHT_DECAY = 0.01
+CHUNK_USERS = 256
+
+
+def fit_shared_network(table: GroupTable, config: HeadsConfig) -> Floats:
+    """The network that fits all training users at once, from a random start.
+
+    Args:
+        table: every group teaches; features vary by about 1 within a group.
+    """
+    num_features, width = table.features_ND.shape[1], config.paper_width
+    generator = torch.Generator().manual_seed(config.seed)
+    inward = torch.randn(num_features * width, generator=generator) * num_features**-0.5
+    outward = torch.randn(width, generator=generator) * width**-0.5
+    start = torch.cat([inward, torch.zeros(width), outward]).double().numpy()
+    weights = np.ones(table.num_groups)
+    return train_networks(table.pooled(), start, weights, width, SHARED_STEPS, config.paper_learning_rate)[0]
+
+
+def train_networks(
+    table: GroupTable, start_K: Floats, weights_G: Floats, width: int, num_steps: int, learning_rate: float
+) -> Floats:
+    """Every user's network (U, K) after training on the user's groups; users without groups keep the start.
+
+    Args:
+        table: every group teaches; features vary by about 1 within a group.
+        weights_G: 0 leaves a group out.
+    """
+    networks = np.tile(start_K, (table.num_users, 1))
+    has_groups = np.bincount(table.user_of_group()[weights_G > 0], minlength=table.num_users) > 0
+    users = np.flatnonzero(has_groups)
+    users = users[np.argsort(np.diff(table.user_starts)[users], kind="stable")]
+    for start in range(0, len(users), CHUNK_USERS):
+        chunk = users[start : start + CHUNK_USERS]
+        networks[chunk] = _train_chunk(table, chunk, start_K, weights_G, width, num_steps, learning_rate)
+    return networks
+
+
+def network_scores(features_ND: Floats, user_of_candidate: Ints, networks_UK: Floats, width: int) -> Floats:
+    """Each candidate's score by its user's network."""
+    num_features = features_ND.shape[1]
+    scores = np.zeros(len(features_ND))
+    order = np.argsort(user_of_candidate, kind="stable")
+    bounds = np.searchsorted(user_of_candidate[order], np.arange(len(networks_UK) + 1))
+    for user in np.flatnonzero(np.diff(bounds)):
+        rows = order[bounds[user] : bounds[user + 1]]
+        inward, bias, outward = np.split(networks_UK[user], [num_features * width, (num_features + 1) * width])
+        hidden = features_ND[rows] @ inward.reshape(num_features, width) + bias
+        scores[rows] = np.maximum(hidden, 0) @ outward
+    return scores
+
+
+def _train_chunk(
+    table: GroupTable,
+    users: Ints,
+    start_K: Floats,
+    weights_G: Floats,
+    width: int,
+    num_steps: int,
+    learning_rate: float,
+) -> Floats:
+    rows = padded_rows(table, users)
+    mask = torch.from_numpy(rows >= 0)
+    features = torch.from_numpy(table.features_ND[rows].astype(np.float32))
+    weights_N = weights_G[table.group_of_candidate()]
+    targets = torch.from_numpy(np.where(rows >= 0, table.targets_N[rows] * weights_N[rows], 0).astype(np.float32))
+    # A user's loss is the mean over the user's groups; users share no parameter, so their sum trains each alone.
+    targets = targets / targets.sum(dim=(1, 2), keepdim=True)
+    networks = torch.from_numpy(np.tile(start_K, (len(users), 1)).astype(np.float32)).requires_grad_()
+    optimizer = torch.optim.AdamW([networks], lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    for _ in range(num_steps):
+        scores = _scores(features, networks, width).masked_fill(~mask, -1e30)
+        loss = -(torch.where(mask, scores.log_softmax(dim=2), 0.0) * targets).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return networks.detach().double().numpy()
+
+
+def _scores(features_UGCD: torch.Tensor, networks_UK: torch.Tensor, width: int) -> torch.Tensor:
+    num_users, _, _, num_features = features_UGCD.shape
+    inward, bias, outward = networks_UK.split([num_features * width, width, width], dim=1)
+    hidden = features_UGCD.reshape(num_users, -1, num_features) @ inward.reshape(num_users, num_features, width)
+    scores = torch.relu(hidden + bias[:, None]) @ outward[:, :, None]
+    return scores.reshape(features_UGCD.shape[:3])

@@ -1,0 +1,155 @@
+"""Trains a base and the training users' heads together: Ray Train starts the workers, DeepSpeed steps the optimizer.
+
+A training user's score is the shared head plus a low-rank deviation of the user's own, so that what only one user likes
+need not be explained by the base. Epoch 0 is the untrained base under a ridge head; training is kept only if it lowers
+the loss of users who were held out by more than one standard error. (HYDRA, section 3.3, base model.)
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra_ray import storage
+from hydra_ray.config import BaseConfig, PlacementConfig
+from hydra_ray.errors import TrainingError
+from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction
+from hydra_ray.stages import Stage
+
+_LOG = logging.getLogger(__name__)
+_WORKER_CPUS = 0.25
+"""Ray CPUs a training worker reserves: little, so that two and Ray's own steps fit on a small machine. Its real threads
+are placement.train_threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTask:
+    """What a training worker is told."""
+
+    locations: tuple[str, ...]
+    """Parts of the examples table."""
+    destination: str
+    """Folder of the finished base."""
+    config: BaseConfig
+    shape: BaseShape
+    placement: PlacementConfig
+
+
+def train_base(
+    examples: Stage,
+    stage: Stage,
+    config: BaseConfig,
+    interaction: Interaction,
+    plain_names: Sequence[str],
+    placement: PlacementConfig,
+) -> dict[str, float]:
+    """Train a base on the training users of `examples` and store it in the folder "base" of `stage`.
+
+    A call that was killed continues, when repeated, after the last epoch that ended. Ray must be running.
+
+    Returns:
+        Counters: lessons (groups that teach), epochs, the chosen epoch (0: untrained), held-out losses.
+
+    Raises:
+        TrainingError: the workers failed.
+    """
+    start = time.monotonic()
+    task = TrainingTask(
+        locations=tuple(examples.parts("examples")),
+        destination=storage.join(stage.folder, "base"),
+        config=config,
+        shape=BaseShape(
+            interaction=interaction,
+            plain_names=tuple(plain_names),
+            width=config.width,
+            max_text_tokens=config.max_text_tokens,
+        ),
+        placement=placement,
+    )
+    location = storage.join(task.destination, DESCRIPTION)
+    if not storage.exists(location):
+        if config.num_epochs:
+            _run_workers(task, storage.join(stage.folder, "train"))
+        else:
+            _run_untrained(task)
+    training = storage.read_json(location)["training"]
+    storage.remove_folder(storage.join(stage.folder, "train"))
+    _log_epochs(stage.name, training)
+    return _counters(training, time.monotonic() - start)
+
+
+def _run_untrained(task: TrainingTask) -> None:
+    import ray
+
+    ray.get(ray.remote(num_cpus=_WORKER_CPUS)(_write_untrained).remote(task))
+
+
+def _write_untrained(task: TrainingTask) -> None:
+    from hydra_ray.scorer.worker import write_untrained
+
+    write_untrained(task)
+
+
+def _train(settings: dict[str, TrainingTask]) -> None:
+    from hydra_ray.scorer.worker import train  # what it imports must not be imported by the driver
+
+    train(settings["task"])
+
+
+def _run_workers(task: TrainingTask, folder: str) -> None:
+    """Run the workers to the end; their checkpoints are kept in `folder`."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    placement = task.placement
+    resources: dict[str, float] = {"CPU": _WORKER_CPUS}
+    if placement.train_gpus_per_worker:
+        resources["GPU"] = placement.train_gpus_per_worker
+    # DeepSpeed's shards fit only the same number of workers and ZeRO stage, so those are part of the run's name.
+    name = f"zero{placement.zero_stage}-workers{placement.train_workers}"
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if placement.train_gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=placement.train_workers,
+            use_gpu=placement.train_gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=folder,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(f"training the base failed: {error}. The workers' checkpoints are in {folder}.") from error
+
+
+def _log_epochs(name: str, training: dict[str, Any]) -> None:
+    losses = training["holdout_losses"]
+    for epoch, loss in enumerate(training["train_losses"], start=1):
+        judged = f", held-out loss {losses[epoch]:.4f} (untrained {losses[0]:.4f})" if losses else ""
+        chosen = " <- kept" if epoch == training["best_epoch"] else ""
+        _LOG.info("%s: epoch %d, training loss %.4f%s%s", name, epoch, loss, judged, chosen)
+    if training["best_epoch"] == 0:
+        _LOG.info("%s: the encoder is used as it is: training it did not lower the held-out loss enough", name)
+
+
+def _counters(training: dict[str, Any], seconds: float) -> dict[str, float]:
+    counters: dict[str, float] = {
+        "lessons": training["num_lessons"],
+        "held_out": training["num_held_out"],
+        "epochs": training["epochs_done"],
+        "best_epoch": training["best_epoch"],
+        "seconds": round(seconds, 3),
+    }
+    if training["holdout_losses"]:
+        counters["holdout_loss_untrained"] = training["holdout_losses"][0]
+        counters["holdout_loss"] = training["holdout_losses"][training["best_epoch"]]
+    return counters

