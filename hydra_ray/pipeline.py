@@ -156,7 +156,7 @@ def _answered_users(plan: Plan) -> Iterator[tuple[User, AnsweredUser]]:
         answered = {row.user_id: row for row in from_table(part, AnsweredUser)}
         part = storage.read_part(plan.users.part("users", bucket), arrow_schema(User))
         for user in from_table(part, User):
-            if user.user_id in answered:
+            if user.is_new:
                 yield user, answered[user.user_id]
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from hydra_ray.config import PlantedConfig
 from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
 
+CLEAR_PREFERENCE = 3
+"""Places in a ranking between two topics that meet: between topics that are liked alike a choice would be noise."""
 TRAIN_SPLIT = "train"
 NEW_SPLIT = "dev"
 
@@ -88,10 +90,11 @@ def _sample(config: PlantedConfig, split: str, index: int) -> tuple[dict[str, An
 def _description(random: Random, ranking: tuple[str, ...]) -> tuple[str, str]:
     """A sentence that mentions two topics, and its label.
 
-    The label is drawn first, evenly from all topics but the least preferred, so that label counts tell no preference.
+    The label is drawn first, evenly from all topics that are clearly preferred to any other, so that label counts tell
+    next to nothing.
     """
-    label = random.choice(ranking[:-1])
-    topics = [label, random.choice(ranking[ranking.index(label) + 1 :])]
+    place = random.randrange(len(ranking) - CLEAR_PREFERENCE)
+    topics = [ranking[place], random.choice(ranking[place + CLEAR_PREFERENCE :])]
     random.shuffle(topics)
     first, second = (random.choice(_PHRASES[topic]) for topic in topics)
-    return random.choice(_TEMPLATES).format(first=first, second=second), label
+    return random.choice(_TEMPLATES).format(first=first, second=second), ranking[place]

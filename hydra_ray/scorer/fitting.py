@@ -162,6 +162,7 @@ def _run_trials(job: HeadJob, placement: PlacementConfig) -> None:
     """One Tune trial for each shard and configuration."""
     # Metrics are in the parts; Tune's own CSV, JSON and TensorBoard files would be three more for every trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a table whatever `verbose` says
     from ray import tune
 
     num_shards = min(job.config.num_shards, job.stage.num_buckets)

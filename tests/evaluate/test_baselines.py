@@ -10,7 +10,7 @@ from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, vote
 values = st.lists(st.sampled_from("abc"), min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values)
 def test_the_majority_is_the_latest_of_the_most_frequent_outputs(outputs: list[str]) -> None:
     most = max(outputs.count(output) for output in outputs)
@@ -18,14 +18,14 @@ def test_the_majority_is_the_latest_of_the_most_frequent_outputs(outputs: list[s
     assert majority_answer(outputs) == expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values)
 def test_the_vote_is_the_first_drawn_of_the_most_frequent_answers(answers: list[str]) -> None:
     most = max(answers.count(answer) for answer in answers)
     assert vote_answer(answers) == next(answer for answer in answers if answers.count(answer) == most)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["a b c", "a b d", "a x d", "y z", "!"]), min_size=1, max_size=8))
 def test_the_consensus_is_the_first_medoid_by_rouge_l(texts: list[str]) -> None:
     scorer = RougeScorer(["rougeL"])

@@ -48,7 +48,7 @@ def test_users_in_many_blocks_are_resampled_as_in_one(monkeypatch: pytest.Monkey
     assert np.quantile(split, [0.025, 0.5, 0.975]) == pytest.approx(np.quantile(whole, [0.025, 0.5, 0.975]), abs=0.01)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 60))
 def test_every_resample_has_as_many_users_as_there_are(num_users: int, num_resamples: int, in_memory: int) -> None:
     ones_UK = np.ones((num_users, 1))
@@ -69,7 +69,7 @@ def test_one_user_has_no_interval() -> None:
     assert interval(0.5, np.full(10, 0.5), 0.95, num_users=1).low is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20))
 def test_wins_ties_and_losses_are_counted_user_by_user(pairs: list[tuple[int, int]]) -> None:
     first_U = np.array([first for first, _ in pairs], dtype=float)
@@ -80,7 +80,7 @@ def test_wins_ties_and_losses_are_counted_user_by_user(pairs: list[tuple[int, in
     assert higher.win + higher.tie + higher.loss == len(pairs)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60))
 def test_terciles_split_users_by_history_and_keep_equals_together(lengths: list[int]) -> None:
     history_U = np.array(lengths)

@@ -25,7 +25,7 @@ def metrics(task: Task, answers: Sequence[tuple[str | None, str]]) -> dict[str, 
     return {name: float(value) for name, value in values.items()}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([*LABELS, "nonsense", "", None]), st.sampled_from(LABELS)), min_size=1))
 def test_classification_metrics_are_those_of_sklearn(answers: list[tuple[str | None, str]]) -> None:
     targets = [LABELS.index(target) for _, target in answers]
@@ -44,7 +44,7 @@ def test_a_target_that_is_no_label_cannot_be_hit_by_an_unparsable_answer() -> No
     assert metrics(CLASSIFICATION, [("horror", "horror"), (None, "horror")]) == {"accuracy": 0, "macro_f1": 0}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from([*RATING.labels, "2.5", "nan", "bad", None]), st.sampled_from(RATING.labels)),
@@ -66,7 +66,7 @@ def test_rating_metrics_are_those_of_sklearn_with_the_farthest_end_for_what_is_n
     assert got["rmse"] == pytest.approx(math.sqrt(mean_squared_error(targets, values)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.one_of(st.none(), texts), texts), min_size=1, max_size=8))
 def test_text_metrics_are_the_mean_f1_of_rouge_score_without_stemming(answers: list[tuple[str | None, str]]) -> None:
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)

@@ -86,7 +86,7 @@ def test_the_best_example_stands_next_to_the_query():
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     tokenizer=tokenizers,
     inputs=st.lists(st.tuples(texts, outputs), max_size=5),
@@ -114,7 +114,7 @@ def test_a_prompt_fits_and_keeps_instruction_query_and_form(
     assert all(message.content for message in messages[1:-1])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tokenizer=tokenizers, text=texts, max_text_tokens=st.integers(1, 60))
 def test_no_text_can_open_or_close_a_turn(tokenizer, text, max_text_tokens):
     examples = [record(0, text or "x", text or "x")]

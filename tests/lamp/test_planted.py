@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hydra_ray.config import PlantedConfig
-from hydra_ray.lamp.planted import preference, write_planted
+from hydra_ray.lamp.planted import CLEAR_PREFERENCE, preference, write_planted
 from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
 
 CONFIG = PlantedConfig(num_train_users=30, num_new_users=20, num_records=23, seed=3)
@@ -46,11 +46,19 @@ def test_every_label_is_the_one_that_the_user_prefers_of_the_two_mentioned(folde
             assert label == min(topics, key=ranking.index)
 
 
-def test_labels_are_drawn_evenly_from_all_but_the_least_preferred(folder):
+def test_labels_are_drawn_evenly_from_all_that_are_clearly_preferred_to_others(folder):
     places = Counter(ranking.index(label) for ranking, history, _ in _samples(folder, "train") for _, label in history)
-    expected = CONFIG.num_train_users * CONFIG.num_records / (len(PLANTED_LABELS) - 1)
-    assert set(places) == set(range(len(PLANTED_LABELS) - 1))
-    assert sum((count - expected) ** 2 / expected for count in places.values()) < 35  # chi-square, 10 degrees: p = 1e-4
+    num_places = len(PLANTED_LABELS) - CLEAR_PREFERENCE
+    expected = CONFIG.num_train_users * CONFIG.num_records / num_places
+    assert set(places) == set(range(num_places))
+    assert sum((count - expected) ** 2 / expected for count in places.values()) < 32  # chi-square, 8 degrees: p = 1e-4
+
+
+def test_only_topics_that_are_liked_differently_meet(folder):
+    for ranking, history, query in _samples(folder, "train"):
+        for description, _ in [*history, query]:
+            first, second = (ranking.index(topic) for topic in _topics(description))
+            assert abs(first - second) >= CLEAR_PREFERENCE
 
 
 def test_topics_that_are_neighbours_are_liked_alike():

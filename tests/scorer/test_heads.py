@@ -33,7 +33,7 @@ def objective(code, table, user, offsets, variances, weights):
     return total
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=6),
     st.integers(0, 2**32 - 1),
@@ -86,7 +86,7 @@ def test_covariance_is_the_inverse_of_the_objective_s_curvature():
     np.testing.assert_allclose(fit.covariances_URR[0] @ hessian, np.eye(3), atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.integers(0, 1000))
 def test_users_do_not_influence_each_other(group_counts, seed):
     rng = np.random.default_rng(seed)
