@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEED ?= 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check install
+.PHONY: demo test check types unit lint install
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -14,12 +14,20 @@ demo: install
 test: install
 	$(BIN)/pytest
 
+# Two at a time: the type checker takes as long as the unit tests.
 check: install
+	$(MAKE) --no-print-directory -j2 --output-sync=target types unit lint
+
+types:
+	$(BIN)/pyright
+
+unit:
+	$(BIN)/pytest -q -m "not ray"
+
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
-	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not ray"
+	$(BIN)/lint-imports --no-logo
 
 install: $(VENV)/.installed
 

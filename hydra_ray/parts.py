@@ -85,7 +85,7 @@ class RerankerExamplesPart:
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
         probed = _rows(self._plan.probes, "probes", bucket, ProbedUser)
-        rows = [reranker_examples(user, probed[user.user_id]) for user in _users(self._plan, bucket)]
+        rows = [reranker_examples(user, probed[user.user_id], self._plan.task) for user in _users(self._plan, bucket)]
         return _write(self._plan.reranker.examples, "examples", bucket, rows, UserExamples, {})
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hydra_ray.adapt.examples import plain_names
+import hydra_ray.adapt.examples
+import hydra_ray.rerank.examples
 from hydra_ray.config import RunConfig, ScorerConfig, Task
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import input_fingerprint
 from hydra_ray.models import model_identity
-from hydra_ray.rerank.examples import PLAIN_NAMES
 from hydra_ray.stages import Stage, fingerprint
 from hydra_ray.storage import join, require_absolute
 
@@ -85,7 +85,7 @@ def plan_run(config: RunConfig) -> Plan:
     probes = _stage(
         config, "probes", 1, {"probes": config.probes, "retrieve": config.retrieve, **generator}, [users.fingerprint]
     )
-    reranker = _scorer(config, "reranker", "pair", PLAIN_NAMES, {}, [users, probes])
+    reranker = _scorer(config, task, "reranker", "pair", [users, probes])
     drafts = _stage(
         config,
         "drafts",
@@ -94,7 +94,7 @@ def plan_run(config: RunConfig) -> Plan:
         [stage.fingerprint for stage in (users, probes, reranker.heads)],
     )
     interaction: Interaction = "bilinear" if task.is_closed else "pair"
-    adapter = _scorer(config, "adapter", interaction, plain_names(task), {"task": task}, [users, probes, drafts])
+    adapter = _scorer(config, task, "adapter", interaction, [users, probes, drafts])
     answers = _stage(
         config,
         "answers",
@@ -118,16 +118,15 @@ def plan_run(config: RunConfig) -> Plan:
 
 def _scorer(
     config: RunConfig,
+    task: Task,
     name: Literal["reranker", "adapter"],
     interaction: Interaction,
-    names: tuple[str, ...],
-    settings: Mapping[str, Any],
     inputs: Sequence[Stage],
 ) -> ScorerPlan:
     section: ScorerConfig = getattr(config, name)
-    examples = _stage(
-        config, f"{name}.examples", 1, {**settings, "plain_names": names}, [stage.fingerprint for stage in inputs]
-    )
+    names = _PLAIN_NAMES[name](task)
+    settings = {"task": task, "plain_names": names}
+    examples = _stage(config, f"{name}.examples", 1, settings, [stage.fingerprint for stage in inputs])
     base_settings = {
         "base": {**section.base.model_dump(mode="json"), "encoder": model_identity(section.base.encoder)},
         "interaction": interaction,
@@ -146,6 +145,12 @@ def _scorer(
     )
 
 
+_PLAIN_NAMES = {
+    "reranker": hydra_ray.rerank.examples.plain_names,
+    "adapter": hydra_ray.adapt.examples.plain_names,
+}
+
+
 def _scorer_stages(scorer: ScorerPlan) -> tuple[Stage, ...]:
     return scorer.examples, scorer.base, scorer.features, scorer.heads
 
@@ -158,4 +163,3 @@ def _stage(config: RunConfig, name: str, version: int, settings: Mapping[str, An
         num_buckets=config.users.num_buckets,
         settings=settings,
     )
-

@@ -69,7 +69,7 @@ names = st.text(alphabet="abc", min_size=1, max_size=3)
 trees = st.recursive(st.integers(), lambda inner: st.dictionaries(names, inner, max_size=3), max_leaves=8)
 
 
-@examples(deadline=None, max_examples=100)
+@examples(max_examples=100)
 @given(st.dictionaries(names, trees, max_size=3), st.lists(names, min_size=1, max_size=3), st.integers())
 def test_an_override_sets_its_key_and_leaves_the_given_settings_alone(settings, keys, value):
     before = yaml.safe_dump(settings)

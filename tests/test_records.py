@@ -40,7 +40,7 @@ def _instances(row_type):
 
 
 @pytest.mark.parametrize("row_type", ROW_TYPES)
-@examples(deadline=None, max_examples=15)
+@examples(max_examples=15)
 @given(st.data())
 def test_rows_survive_dicts_and_tables(row_type, data):
     rows = data.draw(st.lists(_instances(row_type), max_size=3))
@@ -52,7 +52,7 @@ def test_rows_survive_dicts_and_tables(row_type, data):
         assert from_dict(to_dict(row), row_type) == from_dict(dataclasses.asdict(row), row_type) == row
 
 
-@examples(deadline=None, max_examples=15)
+@examples(max_examples=15)
 @given(st.lists(_instances(User), max_size=3))
 def test_rows_survive_a_part(tmp_path_factory, rows):
     location = str(tmp_path_factory.mktemp("records") / "part.parquet")

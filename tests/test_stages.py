@@ -51,7 +51,7 @@ def test_buckets_are_even_and_depend_on_the_key():
     assert sum(bucket_of(each, 8, "key") == bucket_of(each, 8, "other") for each in ids) < 0.15 * len(ids)
 
 
-@examples(deadline=None, max_examples=50)
+@examples(max_examples=50)
 @given(st.text(), st.integers(1, 1000))
 def test_every_id_has_a_bucket(user_id, num_buckets):
     assert 0 <= bucket_of(user_id, num_buckets, "key") < num_buckets

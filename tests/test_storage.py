@@ -19,7 +19,7 @@ json_values = st.recursive(
 )
 
 
-@examples(deadline=None, max_examples=20)
+@examples(max_examples=20)
 @given(st.binary(max_size=100), st.binary(max_size=100))
 def test_bytes_are_read_as_they_were_last_written(tmp_path_factory, first, second):
     location = str(tmp_path_factory.mktemp("storage") / "a" / "b")
@@ -31,7 +31,7 @@ def test_bytes_are_read_as_they_were_last_written(tmp_path_factory, first, secon
             assert file.read() == content
 
 
-@examples(deadline=None, max_examples=20)
+@examples(max_examples=20)
 @given(json_values)
 def test_json_comes_back_equal(tmp_path_factory, value):
     location = str(tmp_path_factory.mktemp("storage") / "value.json")
@@ -39,7 +39,7 @@ def test_json_comes_back_equal(tmp_path_factory, value):
     assert storage.read_json(location) == value == json.loads(Path(location).read_text(encoding="utf-8"))
 
 
-@examples(deadline=None, max_examples=20)
+@examples(max_examples=20)
 @given(
     st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.none() | st.text()), max_size=10),
     st.dictionaries(st.text(), st.floats(allow_nan=False), max_size=3),
@@ -129,7 +129,7 @@ def test_an_unknown_scheme_is_a_config_error():
         storage.exists("nosuch://x/y")
 
 
-@examples(deadline=None, max_examples=20)
+@examples(max_examples=20)
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 100)), max_size=5))
 def test_counters_add_up_by_name(counters):
     total = storage.add_counters(counters)

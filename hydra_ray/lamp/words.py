@@ -19,6 +19,12 @@ def overlap(first: str, second: str) -> float:
     return 2 * common / max(len(words(first)) + len(words(second)), 1)
 
 
+def coverage(text: str, phrase: str) -> float:
+    """Share of the distinct words of `phrase` that occur in `text`, 0 to 1."""
+    wanted = set(words(phrase))
+    return len(wanted & set(words(text))) / max(len(wanted), 1)
+
+
 def mentions(text: str, phrase: str) -> bool:
     """Whether the words of `phrase` occur in `text` next to each other."""
     return bool(words(phrase)) and f" {' '.join(words(phrase))} " in f" {' '.join(words(text))} "

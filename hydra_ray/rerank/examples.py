@@ -4,22 +4,28 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from hydra_ray.lamp.words import overlap
+from hydra_ray.config import Task
+from hydra_ray.lamp.words import coverage, overlap
 from hydra_ray.records import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
-PLAIN_NAMES = (
+_PAIR_NAMES = (
     "retriever_score",  # relative to the group's best
     "retriever_reciprocal_rank",
-    "query_overlap",  # F1 of the words of the query and of the record
+    "query_overlap",  # F1 of the words of the query and of the record's input
+    "output_coverage",  # share of the output's words that the query contains
     "history_share",  # how often the user gave this output
     "retrieved_agreement",  # how many of the other retrieved records have this output
     "log_length",
 )
-"""Plain features of a (query, record) pair, in order."""
 
 
-def reranker_examples(user: User, probed: ProbedUser) -> UserExamples:
+def plain_names(task: Task) -> tuple[str, ...]:
+    """Names of the plain features of a (query, record) pair, in order."""
+    return _PAIR_NAMES + tuple(f"output={label}" for label in task.labels)
+
+
+def reranker_examples(user: User, probed: ProbedUser, task: Task) -> UserExamples:
     """The user's groups: every query with at least one retrieved record.
 
     A record whose probe failed is left out where qualities are known: a failure teaches nothing.
@@ -27,7 +33,7 @@ def reranker_examples(user: User, probed: ProbedUser) -> UserExamples:
     groups = tuple(
         group
         for ranked, each in zip(restore_queries(user, probed), probed.queries, strict=True)
-        if (group := _group(user, ranked, each)).candidates
+        if (group := _group(user, ranked, each, task)).candidates
     )
     return UserExamples(user_id=user.user_id, is_new=user.is_new, groups=groups)
 
@@ -37,22 +43,22 @@ def select_records(scores: dict[str, float], num: int) -> list[str]:
     return sorted(scores, key=lambda record_id: (-scores[record_id], record_id))[:num]
 
 
-def _group(user: User, ranked: RankedQuery, probed: ProbedQuery) -> Group:
+def _group(user: User, ranked: RankedQuery, probed: ProbedQuery, task: Task) -> Group:
     qualities = {probe.record_id: probe.quality for probe in probed.probes}
-    is_learned = ranked.may_learn_from(user)
+    candidates = _candidates(ranked, qualities, task)
+    if ranked.may_learn_from(user):
+        candidates = (candidate for candidate in candidates if candidate.quality is not None)
     return Group(
         group_id=ranked.query.query_id,
         query_id=ranked.query.query_id,
         variant="personal",
         is_pseudo=ranked.is_pseudo,
         query=ranked.query.input,
-        candidates=tuple(
-            candidate for candidate in _candidates(ranked, qualities) if candidate.quality is not None or not is_learned
-        ),
+        candidates=tuple(candidates),
     )
 
 
-def _candidates(ranked: RankedQuery, qualities: dict[str, float | None]) -> Iterator[Candidate]:
+def _candidates(ranked: RankedQuery, qualities: dict[str, float | None], task: Task) -> Iterator[Candidate]:
     records = ranked.records(retrieved.record_id for retrieved in ranked.retrieved)
     outputs_history = Counter(record.output for record in ranked.eligible)
     outputs_retrieved = Counter(record.output for record in records)
@@ -65,9 +71,11 @@ def _candidates(ranked: RankedQuery, qualities: dict[str, float | None]) -> Iter
                 retrieved.score / best if best > 0 else 0.0,
                 1 / (position + 1),
                 overlap(ranked.query.input, record.input),
+                coverage(ranked.query.input, record.output),
                 outputs_history[record.output] / len(ranked.eligible),
                 (outputs_retrieved[record.output] - 1) / max(len(records) - 1, 1),
                 math.log1p(len(record.input.split())),
+                *(float(record.output == label) for label in task.labels),
             ),
             quality=qualities.get(record.record_id),
         )

@@ -162,6 +162,8 @@ def _run_trials(job: HeadJob, placement: PlacementConfig) -> None:
     """One Tune trial for each shard and configuration."""
     # Metrics are in the parts; Tune's own CSV, JSON and TensorBoard files would be three more for every trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # The newer output prints a table even where verbose is 0.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a table whatever `verbose` says
     from ray import tune
 

@@ -22,9 +22,9 @@ RIDGE_VARIANCES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Candidates for the prior variance of the shared head's weights, of features that vary by 1 within a group."""
 START_VARIANCES = (1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Candidates for the variance of the users' deviations before their directions are known."""
-VARIANCE_FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Candidates for the factor by which the estimated variances are corrected on held-out groups: the Laplace approximation
-makes them too small where users have few groups and differ much."""
+VARIANCE_FACTORS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0)
+"""Candidates for the factor by which the estimated variances are corrected on held-out groups: the Laplace
+approximation makes them too small where users have few groups and differ much."""
 COVARIANCE_STEPS = 8
 MAX_SEARCH_USERS = 500
 """Users on whom the deviations' start variances are compared."""

@@ -10,7 +10,7 @@ from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.tasks import TASKS
 
 
-@examples(deadline=None, max_examples=20)
+@examples(max_examples=20)
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
 def test_the_file_is_what_json_dump_would_write(tmp_path_factory, answers):
     path = tmp_path_factory.mktemp("predictions") / "predictions.json"

@@ -12,7 +12,7 @@ from hydra_ray.lamp.tasks import TASKS
 TAGS, RATING, TITLE = TASKS["LaMP_2M"], TASKS["LaMP_3"], TASKS["LaMP_5"]
 
 
-@examples(deadline=None, max_examples=50)
+@examples(max_examples=50)
 @given(st.sampled_from(TAGS.labels), st.sampled_from(TAGS.labels))
 def test_a_label_is_right_only_where_it_is_the_target(value, target):
     assert quality(TAGS, f" {value.upper()}\n", target) == float(value == target)
@@ -34,14 +34,14 @@ def test_a_rating_that_is_no_number_is_refused(wrong):
         quality(RATING, "4", wrong)
 
 
-@examples(deadline=None, max_examples=50)
+@examples(max_examples=50)
 @given(st.text(alphabet="abc .,D", max_size=30), st.text(alphabet="abc .,D", max_size=30))
 def test_text_is_judged_by_rouge_l_without_stemming(value, target):
     oracle = RougeScorer(["rougeL"], use_stemmer=False).score(target, value)["rougeL"].fmeasure
     assert quality(TITLE, value, target) == oracle
 
 
-@examples(deadline=None, max_examples=50)
+@examples(max_examples=50)
 @given(st.sampled_from(sorted(TASKS)), st.data())
 def test_a_target_is_its_own_best_answer(name, data):
     task = TASKS[name]

@@ -115,14 +115,14 @@ def test_samples_before_a_cut_are_read_without_the_rest_of_the_file(tags, write_
         list(stream)
 
 
-@examples(deadline=None, max_examples=100)
+@examples(max_examples=100)
 @given(st.integers(-(2**40), 2**40))
 def test_dates_are_read_from_numbers_and_numeric_texts(seconds):
     assert seconds_of(seconds, "date") == seconds_of(str(seconds), "date") == seconds_of(Decimal(seconds), "date")
     assert seconds_of(seconds, "date") == seconds
 
 
-@examples(deadline=None, max_examples=100)
+@examples(max_examples=100)
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1)))
 def test_dates_are_read_from_iso_texts_as_utc(moment):
     expected = math.floor((moment - datetime(1970, 1, 1)).total_seconds())

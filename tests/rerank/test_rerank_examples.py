@@ -1,10 +1,12 @@
 from builders import answer, run_config, user
 
+from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.records import Probe, ProbedQuery, ProbedUser, User
-from hydra_ray.rerank.examples import PLAIN_NAMES, reranker_examples, select_records
+from hydra_ray.rerank.examples import plain_names, reranker_examples, select_records
 from hydra_ray.retrieve.ranking import rank_queries
 
 CONFIG = run_config()
+TASK = TASKS["planted"]
 
 
 def probed_user(someone: User, failed: str | None = None) -> ProbedUser:
@@ -33,26 +35,36 @@ def probed_user(someone: User, failed: str | None = None) -> ProbedUser:
 def test_candidates_are_the_retrieved_records_with_the_quality_of_their_probes():
     someone = user(6)
     probed = probed_user(someone)
-    examples = reranker_examples(someone, probed)
+    examples = reranker_examples(someone, probed, TASK)
     assert [group.query_id for group in examples.groups] == [query.query_id for query in probed.queries]
     for group, query in zip(examples.groups, probed.queries, strict=True):
         assert [c.candidate_id for c in group.candidates] == [r.record_id for r in query.retrieved]
-        assert all(len(c.plain) == len(PLAIN_NAMES) for c in group.candidates)
+        assert all(len(c.plain) == len(plain_names(TASK)) for c in group.candidates)
         for candidate in group.candidates:
             assert candidate.quality == (float(int(candidate.candidate_id) % 2) if group.is_pseudo else None)
 
 
 def test_a_candidate_shows_the_records_output():
-    (group, *_) = reranker_examples(user(6), probed_user(user(6))).groups
+    (group, *_) = reranker_examples(user(6), probed_user(user(6)), TASK).groups
     records = {record.record_id: record for record in user(6).history}
     for candidate in group.candidates:
         assert records[candidate.candidate_id].output in candidate.text
         assert records[candidate.candidate_id].input in candidate.text
 
 
+def test_what_the_record_says_of_its_output_is_a_feature_of_a_closed_task():
+    someone = user(6)  # the query mentions comedy and romance
+    group = reranker_examples(someone, probed_user(someone), TASK).groups[0]
+    for candidate in group.candidates:
+        features = dict(zip(plain_names(TASK), candidate.plain, strict=True))
+        output = next(record.output for record in someone.history if record.record_id == candidate.candidate_id)
+        assert [label for label in TASK.labels if features[f"output={label}"]] == [output]
+        assert features["output_coverage"] == float(output in {"comedy", "romance"})
+
+
 def test_a_failed_probe_teaches_nothing():
     someone = user(6)
-    for group in reranker_examples(someone, probed_user(someone, failed="1")).groups:
+    for group in reranker_examples(someone, probed_user(someone, failed="1"), TASK).groups:
         if group.is_pseudo:
             assert all(c.candidate_id != "1" and c.quality is not None for c in group.candidates)
 
@@ -60,14 +72,14 @@ def test_a_failed_probe_teaches_nothing():
 def test_the_query_of_a_new_user_has_no_quality_and_that_of_a_training_user_has():
     for is_new in (True, False):
         someone = user(6, is_new=is_new)
-        group = reranker_examples(someone, probed_user(someone)).groups[0]
+        group = reranker_examples(someone, probed_user(someone), TASK).groups[0]
         assert not group.is_pseudo
         assert all((c.quality is None) == is_new for c in group.candidates)
 
 
 def test_a_user_without_history_has_no_groups():
     someone = user(0)
-    assert reranker_examples(someone, probed_user(someone)).groups == ()
+    assert reranker_examples(someone, probed_user(someone), TASK).groups == ()
 
 
 def test_the_highest_scores_are_selected_best_first():

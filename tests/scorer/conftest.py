@@ -8,7 +8,7 @@ def ray_two_cpus():
     """A Ray of two CPUs for the tests of the scorer."""
     import ray
 
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()

@@ -11,9 +11,9 @@ from hydra_ray.scorer.heads import GroupTable, fit_codes, group_losses, starts_o
 
 def random_table(rng, group_counts, max_candidates=5, num_features=3, *, is_soft=False):
     lengths = rng.integers(2, max_candidates + 1, sum(group_counts))
-    targets = []
-    for length in lengths:
-        targets.append(rng.dirichlet(np.ones(length)) if is_soft else np.eye(length)[rng.integers(length)])
+    targets = [
+        rng.dirichlet(np.ones(length)) if is_soft else np.eye(length)[rng.integers(length)] for length in lengths
+    ]
     return GroupTable(
         features_ND=rng.normal(size=(lengths.sum(), num_features)),
         targets_N=np.concatenate([np.zeros(0), *targets]),

@@ -1,0 +1,278 @@
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from hydra_ray.config import BaseConfig, PlacementConfig
+from hydra_ray.records import Candidate, Group, UserExamples, to_table
+from hydra_ray.scorer.features import FeatureWriter, is_holdout, read_features
+from hydra_ray.scorer.lessons import LessonStream
+from hydra_ray.scorer.training import TrainingTask, _run_workers, train_base
+from hydra_ray.stages import Stage
+from hydra_ray.storage import read_json, write_part
+
+WORDS = ["cat", "dog", "red", "blue", "sun", "moon", "tea", "rice", "king", "road"]
+PLAIN_NAMES = ("noise", "constant")
+
+
+def example_user(user_id, rng, *, is_new, is_pair):
+    """The right candidate is the one whose word is in the query."""
+    groups = []
+    for place in range(5):
+        words = rng.choice(WORDS, 4, replace=False)
+        right = int(rng.integers(4))
+        filler = " ".join(rng.choice(WORDS, 3)) if is_pair else ""
+        is_known = not is_new or place < 4
+        candidates = tuple(
+            Candidate(
+                candidate_id=f"c{c}",
+                text=f"{word} {filler}".strip(),
+                plain=(float(rng.normal()), 3.0),
+                quality=float(c == right) if is_known else None,
+            )
+            for c, word in enumerate(words)
+        )
+        group = Group(
+            group_id=f"g{place}",
+            query_id=f"q{place}",
+            variant="personal",
+            is_pseudo=place < 4,
+            query=f"{words[right]} {words[right]}",
+            candidates=candidates,
+        )
+        groups.append(group)
+    return UserExamples(user_id=user_id, is_new=is_new, groups=tuple(groups))
+
+
+def write_examples(root, *, is_pair=False, num_users=(9, 6)):
+    rng = np.random.default_rng(0)
+    stage = Stage(name="planted.examples", fingerprint="e" * 16, root=str(root), num_buckets=len(num_users))
+    for bucket, count in enumerate(num_users):
+        users = [
+            example_user(f"u{bucket}.{place}", rng, is_new=place % 3 == 2, is_pair=is_pair) for place in range(count)
+        ]
+        write_part(stage.part("examples", bucket), to_table(users, UserExamples))
+    return stage
+
+
+def stage_at(root, name):
+    return Stage(name=f"planted.{name}", fingerprint="b" * 16, root=str(root), num_buckets=2)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny encoder with random weights."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=5 + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    return str(folder)
+
+
+def base_config(encoder, **settings):
+    defaults = {"width": 8, "max_text_tokens": 32, "num_epochs": 2, "batch_groups": 4, "holdout_fraction": 0.3}
+    return BaseConfig(encoder=encoder, **{**defaults, **settings})
+
+
+def stream_of(stage, rank=0, num_ranks=1, **settings):
+    return LessonStream(stage.parts("examples"), 2, base_config("any", **settings), rank, num_ranks)
+
+
+def keys_of(lessons):
+    return [(lesson.user_index, lesson.group.group_id) for lesson in lessons]
+
+
+def test_ranks_share_the_training_users_and_nobody_else(tmp_path):
+    stage = write_examples(tmp_path)
+    whole = keys_of(stream_of(stage).lessons(is_held_out=False)) + keys_of(stream_of(stage).lessons(is_held_out=True))
+    shares = [
+        key
+        for rank in range(3)
+        for is_held_out in (False, True)
+        for key in keys_of(stream_of(stage, rank, 3).lessons(is_held_out=is_held_out))
+    ]
+    assert sorted(shares) == sorted(whole)
+    assert len(whole) == len(set(whole)) == 10 * 5
+    assert {user for user, _ in whole} == set(range(10))
+
+
+def test_survey_counts_what_is_streamed(tmp_path):
+    stream = stream_of(write_examples(tmp_path))
+    assert stream.survey.num_users == 10
+    assert stream.survey.num_lessons == len(list(stream.lessons(is_held_out=False)))
+    assert stream.survey.num_held_out == len(list(stream.lessons(is_held_out=True))) > 0
+    assert stream.survey.plain_sums[1] == 3.0 * stream.survey.num_plain == 3.0 * 10 * 5 * 4
+
+
+def test_an_epoch_is_every_lesson_once_in_an_order_of_its_own(tmp_path):
+    stream = stream_of(write_examples(tmp_path))
+    epochs = [[keys_of(batch) for batch in stream.epoch(epoch, 4)] for epoch in (0, 1, 0)]
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert sorted(len(batch) for batch in epochs[0])[1:] == [4] * (len(epochs[0]) - 1)
+    for batches in epochs:
+        assert sorted(key for batch in batches for key in batch) == sorted(keys_of(stream.lessons(is_held_out=False)))
+
+
+def test_holdout_takes_about_its_share_of_the_users():
+    share = np.mean([is_holdout(f"u{user}", 0, 0.2) for user in range(5000)])
+    assert share == pytest.approx(0.2, abs=0.02)
+    assert not any(is_holdout(f"u{user}", 0, 0.0) for user in range(100))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("interaction", ["pair", "bilinear"])
+def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path, interaction):
+    import torch
+
+    from hydra_ray.scorer.base import load_base, new_base, write_base
+    from hydra_ray.scorer.shape import BaseShape
+
+    shape = BaseShape(interaction=interaction, plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
+    base = new_base(encoder, shape, seed=1).train(False)
+    base.plain_means.fill_(2.0)
+    fingerprint = write_base(base, str(tmp_path / "base"), {"seed": 1})
+    found, description = load_base(str(tmp_path / "base"))
+    assert description["fingerprint"] == fingerprint
+    assert write_base(found, str(tmp_path / "again"), {}) == fingerprint
+    queries, candidates = ["cat dog", "red", "cat dog"], ["tea", "tea rice road sun moon", "tea"]
+    with torch.no_grad():
+        features = found.learned_features(queries, candidates)
+        torch.testing.assert_close(features, base.learned_features(queries, candidates))
+        torch.testing.assert_close(features[0], features[2], rtol=0, atol=0)
+        alone = found.learned_features(queries[1:2], candidates[1:2])
+    torch.testing.assert_close(features[1:2], alone, rtol=0, atol=0.05)  # bfloat16, other padding
+    assert (found.plain_features(torch.zeros(1, 2)) == -2).all()
+
+
+@pytest.mark.ray
+def test_mean_of_bilinear_features_is_close_to_the_cosine(encoder):
+    import torch
+
+    from hydra_ray.scorer.base import new_base
+    from hydra_ray.scorer.shape import BaseShape
+
+    shape = BaseShape(interaction="bilinear", plain_names=(), width=32, max_text_tokens=32)
+    base = new_base(encoder, shape, seed=0).train(False)
+    with torch.no_grad():
+        pooled = base._pool(["cat dog", "moon"])
+        features = base.learned_features(["cat dog"], ["moon"])
+    torch.testing.assert_close(features.mean(), pooled[0] @ pooled[1], rtol=0, atol=1e-3)
+
+
+@pytest.mark.ray
+def test_learner_s_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_path):
+    import torch
+
+    from hydra_ray.scorer.base import new_base
+    from hydra_ray.scorer.heads import group_losses
+    from hydra_ray.scorer.learner import Learner, frozen_table, user_losses
+    from hydra_ray.scorer.shape import BaseShape
+
+    lessons = list(stream_of(write_examples(tmp_path), holdout_fraction=0).lessons(is_held_out=False))[:7]
+    shape = BaseShape(interaction="bilinear", plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
+    base = new_base(encoder, shape, seed=0)
+    base.freeze_below(1)
+    learner = Learner(base, num_users=10).eval()
+    torch.nn.init.normal_(learner.codes.weight)
+    torch.nn.init.normal_(learner.weights)
+    table = frozen_table(learner, iter(lessons))
+    with torch.no_grad():
+        codes = learner.codes.weight[[lesson.user_index for lesson in lessons for _ in lesson.targets]].numpy()
+        shared = table.features_ND @ learner.weights.numpy()
+        personal = shared + ((table.features_ND @ learner.basis.numpy()) * codes).sum(1)
+        np.testing.assert_allclose(learner(lessons).numpy(), group_losses(table, personal), rtol=1e-3)
+    expected = group_losses(table, shared)
+    np.testing.assert_allclose(
+        user_losses(learner, iter(lessons)), [expected[:5].mean(), expected[5:].mean()], rtol=1e-3
+    )
+    assert learner([]).item() == 0
+
+
+@pytest.mark.ray
+def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
+    from hydra_ray.scorer.base import new_base
+    from hydra_ray.scorer.shape import BaseShape
+
+    base = new_base(encoder, BaseShape(interaction="pair", plain_names=(), width=8, max_text_tokens=32), seed=0)
+    base.freeze_below(1)
+    trained = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if not name.startswith("encoder.encoder.layer.1.")} == {"query_projection"}
+    base.train()
+    dropouts = {name: m.training for name, m in base.named_modules() if type(m).__name__ == "Dropout"}
+    assert {name for name, is_on in dropouts.items() if is_on} == {n for n in dropouts if ".layer.1." in n} != set()
+
+
+@pytest.mark.ray
+def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_cpus):
+    examples = write_examples(tmp_path)
+    config = base_config(encoder, learning_rate=5e-3)
+
+    def train(name, placement, **settings):
+        stage = stage_at(tmp_path, name)
+        counters = train_base(examples, stage, config.model_copy(update=settings), "bilinear", PLAIN_NAMES, placement)
+        description = read_json(f"{stage.folder}/base/base.json")
+        assert counters["lessons"] + counters["held_out"] == 50
+        assert not (tmp_path / "stages" / "planted" / name / ("b" * 16) / "train").exists()
+        return stage, description
+
+    two = PlacementConfig(train_workers=2, zero_stage=2)
+    _, straight = train("straight", two)
+    losses = straight["training"]["train_losses"]
+    assert len(losses) == 2
+    assert all(later < earlier for earlier, later in pairwise(losses))
+
+    # As after a kill between the epochs: one epoch is checkpointed, and no base was written.
+    broken = stage_at(tmp_path, "resumed")
+    task = TrainingTask(
+        locations=tuple(examples.parts("examples")),
+        destination=f"{broken.folder}/base",
+        config=config.model_copy(update={"num_epochs": 1}),
+        shape=shape_of(straight),
+        placement=two,
+    )
+    _run_workers(task, f"{broken.folder}/train")
+    shutil.rmtree(f"{broken.folder}/base")
+    _, resumed = train("resumed", two)
+    np.testing.assert_allclose(resumed["training"]["train_losses"], losses, rtol=1e-3)
+    np.testing.assert_allclose(resumed["training"]["holdout_losses"], straight["training"]["holdout_losses"], rtol=1e-3)
+
+    single, alone = train("single", PlacementConfig(train_workers=1, zero_stage=1), holdout_fraction=0.0)
+    assert alone["training"]["best_epoch"] == 2
+    assert alone["training"]["holdout_losses"] == []
+    untrained, zero = train("untrained", PlacementConfig(), num_epochs=0)
+    assert zero["training"]["best_epoch"] == 0
+
+    for stage in (single, untrained):
+        writer = FeatureWriter(examples, stage, stage)
+        assert [writer(bucket)["rows"] for bucket in range(2)] == [9, 6]
+        part = read_features(stage.part("features", 0))
+        assert part.table.features_ND.shape == (9 * 5 * 4, 8 + 2)
+        assert part.base_fingerprint == read_json(f"{stage.folder}/base/base.json")["fingerprint"]
+        assert part.user_ids == sorted(part.user_ids)
+        assert (part.is_unseen_U == (part.is_new_U | (stage is untrained))).all()
+        assert part.table.teaches().sum() == 6 * 5 + 3 * 4
+        assert (part.is_known_G | part.is_new_U[part.table.user_of_group()]).all()
+
+
+def shape_of(description):
+    from hydra_ray.scorer.shape import BaseShape
+
+    return BaseShape(
+        interaction=description["interaction"],
+        plain_names=tuple(description["plain_names"]),
+        width=description["width"],
+        max_text_tokens=description["max_text_tokens"],
+    )
