@@ -13,7 +13,7 @@ from typing import Any
 from hydra_ray.config import PlantedConfig
 from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
 
-CLEAR_PREFERENCE = 3
+CLEAR_PREFERENCE = 2
 """Places in a ranking between two topics that meet: between topics that are liked alike a choice would be noise."""
 TRAIN_SPLIT = "train"
 NEW_SPLIT = "dev"

@@ -27,7 +27,7 @@ VARIANCE_FACTORS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0)
 approximation makes them too small where users have few groups and differ much."""
 COVARIANCE_STEPS = 8
 MAX_SEARCH_USERS = 500
-"""Users on whom the deviations' start variances are compared."""
+"""Users on whom candidate values of the priors are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,6 @@ class SharedHead:
     weights_D: Floats
     held_out_N: Floats
     """Scores of the candidates it was fitted on, each by a head that was fitted without the candidate's user."""
-    loss: float
-    """Mean cross-entropy on users left out, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,30 +123,21 @@ def fit_shared_head(table: GroupTable, num_learned: int, is_judge_U: Bools, num_
             "no training user has a group of candidates of different, known quality: there is nothing to fit the "
             "shared head on. Check the share of failed answers and the qualities of the stage before."
         )
-    pooled, user_G = table.pooled(), table.user_of_group()
-    num_features = table.features_ND.shape[1]
-    num_folds = max(2, min(num_folds, len(np.unique(user_G))))
-    fold_G = _spread_folds(user_G, num_folds, seed)
-    judges_G = is_judge_U[user_G] if is_judge_U[user_G].any() else np.ones(table.num_groups, bool)
-
-    def left_out_scores(variances: tuple[float, float]) -> Floats:
-        scores = np.zeros(len(table.features_ND))
-        for fold in range(num_folds):
-            weights = _pooled_weights(pooled, variances, num_learned, (fold_G != fold).astype(float))
-            rows = (fold_G == fold)[table.group_of_candidate()]
-            scores[rows] = table.features_ND[rows] @ weights
-        return scores
+    judges_G = is_judge_U[table.user_of_group()]
+    is_kept_G = _sample_groups(table, seed)
+    if not (judges_G & is_kept_G).any():
+        judges_G = np.ones(table.num_groups, bool)
+    sample = table.select(is_kept_G)
 
     def loss(variances: tuple[float, float]) -> float:
-        return float(group_losses(table, left_out_scores(variances))[judges_G].mean())
+        scores_N = _left_out_scores(sample, variances, num_learned, num_folds, seed)
+        return float(group_losses(sample, scores_N)[judges_G[is_kept_G]].mean())
 
-    best = _search_pair(
-        loss, (0.1, 0.1), RIDGE_VARIANCES, has_first=num_learned > 0, has_second=num_features > num_learned
-    )
+    has_plain = table.features_ND.shape[1] > num_learned
+    best = _search_pair(loss, (0.1, 0.1), RIDGE_VARIANCES, has_first=num_learned > 0, has_second=has_plain)
     return SharedHead(
-        weights_D=_pooled_weights(pooled, best, num_learned, np.ones(table.num_groups)),
-        held_out_N=left_out_scores(best),
-        loss=loss(best),
+        weights_D=_pooled_weights(table, best, num_learned, np.ones(table.num_groups)),
+        held_out_N=_left_out_scores(table, best, num_learned, num_folds, seed),
     )
 
 
@@ -240,11 +229,9 @@ def fit_population(
 
 def _start_variances(table: GroupTable, offsets_N: Floats, num_learned: int, seed: int) -> Floats:
     """One variance for the base's features and one for the plain ones, by marginal likelihood."""
-    if table.num_users > MAX_SEARCH_USERS:
-        chosen = rng_of(seed, "start variances").permutation(table.num_users)[:MAX_SEARCH_USERS]
-        is_kept_G = np.isin(table.user_of_group(), chosen)
-        offsets_N = offsets_N[is_kept_G[table.group_of_candidate()]]
-        table = table.select(is_kept_G)
+    is_kept_G = _sample_groups(table, seed)
+    offsets_N = offsets_N[is_kept_G[table.group_of_candidate()]]
+    table = table.select(is_kept_G)
     num_plain = table.features_ND.shape[1] - num_learned
 
     def spread(pair: tuple[float, float]) -> Floats:
@@ -258,11 +245,33 @@ def _start_variances(table: GroupTable, offsets_N: Floats, num_learned: int, see
     )
 
 
-def _pooled_weights(pooled: GroupTable, variances: tuple[float, float], num_learned: int, weights_G: Floats) -> Floats:
-    num_plain = pooled.features_ND.shape[1] - num_learned
+def _sample_groups(table: GroupTable, seed: int) -> Bools:
+    """The groups of at most MAX_SEARCH_USERS users."""
+    chosen = rng_of(seed, "search").permutation(table.num_users)[:MAX_SEARCH_USERS]
+    return np.isin(table.user_of_group(), chosen)
+
+
+def _left_out_scores(
+    table: GroupTable, variances: tuple[float, float], num_learned: int, num_folds: int, seed: int
+) -> Floats:
+    """Each candidate's score by a shared head that was fitted without the candidate's user."""
+    user_G = table.user_of_group()
+    num_folds = max(2, min(num_folds, len(np.unique(user_G))))
+    fold_G = _spread_folds(user_G, num_folds, seed)
+    scores = np.zeros(len(table.features_ND))
+    for fold in range(num_folds):
+        weights = _pooled_weights(table, variances, num_learned, (fold_G != fold).astype(float))
+        rows = (fold_G == fold)[table.group_of_candidate()]
+        scores[rows] = table.features_ND[rows] @ weights
+    return scores
+
+
+def _pooled_weights(table: GroupTable, variances: tuple[float, float], num_learned: int, weights_G: Floats) -> Floats:
+    """Ridge weights of one head for all users together."""
+    num_plain = table.features_ND.shape[1] - num_learned
     variances_D = np.repeat(variances, (num_learned, num_plain))
-    zeros_N = np.zeros(len(pooled.features_ND))
-    return fit_codes(pooled, pooled.features_ND, zeros_N, variances_D, weights_G).codes_UR[0]
+    zeros_N = np.zeros(len(table.features_ND))
+    return fit_codes(table.pooled(), table.features_ND, zeros_N, variances_D, weights_G).codes_UR[0]
 
 
 def _spread_folds(user_G: Ints, num_folds: int, seed: int) -> Ints:

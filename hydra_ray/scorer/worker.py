@@ -94,7 +94,8 @@ def train(task: TrainingTask) -> None:
         if rank == 0:
             _write(task, learner, Progress(), survey)
         return
-    _start_shared_head(learner, stream, task, num_ranks)
+    if ray.train.get_checkpoint() is None:
+        _start_shared_head(learner, stream, task, num_ranks)
     engine = _engine(learner, task, num_ranks)
     progress = _resume(engine)
     if progress is None:
@@ -120,7 +121,7 @@ def _prepare_process(placement: PlacementConfig, num_ranks: int) -> None:
     if not placement.train_gpus_per_worker:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(max(1, placement.train_threads // num_ranks))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     import deepspeed.ops
     from deepspeed.utils import logger
 
