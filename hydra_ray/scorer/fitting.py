@@ -2,7 +2,7 @@
 
 A trial is one shard of buckets with one head configuration. It commits a part for each bucket, so a trial that is run
 again does only what is missing. Afterwards every user gets the configuration with the lowest loss on the user's own
-held-out history, shrunk towards the mean of the users alike. (HYDRA, section 3.4, fitting new users' heads.)
+held-out history, shrunk towards the mean of the users alike.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The publication's head, for comparison: a two-layer network for every user, started from a shared one.
 
 All users' networks are trained at once, full batch, as one batched product. A network is kept flat, as the code of its
-user: K = D * W + 2 * W numbers for D features and W hidden units. (HYDRA, section 3.3, user-specific heads.)
+user: K = D * W + 2 * W numbers for D features and W hidden units.
 
 Letters in shape suffixes: U users, G groups, C candidates of the largest group, N candidates, D features, W hidden
 units.

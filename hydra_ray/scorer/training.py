@@ -2,7 +2,7 @@
 
 A training user's score is the shared head plus a low-rank deviation of the user's own, so that what only one user likes
 need not be explained by the base. Epoch 0 is the untrained base under a ridge head; training is kept only if it lowers
-the loss of users who were held out by more than one standard error. (HYDRA, section 3.3, base model.)
+the loss of users who were held out by more than one standard error.
 """
 
 import logging
