@@ -2,9 +2,9 @@
 
     python benchmarks/demo.py [--seed N]
 
-Memory is the proportional set size of the whole process tree (shared pages counted once), sampled every two seconds. The
-bars are those of a two-core machine without a GPU: 6 minutes (8 where models must be converted first) and 8 GB for the
-first run, 45 seconds and no work for the second.
+Memory is the proportional set size of the whole process tree (shared pages counted once), sampled every two seconds.
+The bars are those of a two-core machine without a GPU: 6 minutes (8 where models must be converted first) and 8 GB for
+the first run, 45 seconds and no work for the second.
 """
 
 import argparse

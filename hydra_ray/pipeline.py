@@ -30,6 +30,8 @@ def personalize(config: RunConfig, until: str = "report") -> Plan:
     """
     plan = plan_run(config)
     reused = {stage.name for stage in plan.stages() if stage.is_complete()}
+    if not plan.report.is_complete():
+        storage.remove_folder(plan.run_folder)  # a report of another configuration under this run's name
     storage.write_json(storage.join(plan.run_folder, "config.json"), config.model_dump(mode="json"))
     steps: dict[str, Callable[[], None]] = {
         "users": lambda: users(plan),

@@ -61,6 +61,8 @@ def shuffled_scores(
     for place, (trial, configuration) in enumerate(zip(trials, configurations, strict=True)):
         is_lent_U = (donor_U >= 0) & (chosen_U[donor_U] == place)
         rows = is_lent_U[user_N]
+        if not rows.any():
+            continue
         features, users = part.table.features_ND[rows], user_N[rows]
         scores[rows] = configuration.score(features, users, trial.codes_UK[donor_U], population)
     return scores
