@@ -20,6 +20,7 @@ class Progress:
         self._num_done = 0
         self._counters: dict[str, float] = {}
         self._start = time.monotonic()
+        self._first_part_seconds = 0.0
         self._last_line = 0.0
 
     def advance(self, counters: Mapping[str, float]) -> None:
@@ -27,6 +28,7 @@ class Progress:
         self._num_done += 1
         self._counters = add_counters([self._counters, counters])
         now = time.monotonic()
+        self._first_part_seconds = self._first_part_seconds or now - self._start
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._num_done == self._num_parts:
             self._last_line = now
             logger.info("%s", self.line(now - self._start))
@@ -40,6 +42,10 @@ class Progress:
             pieces.append(f"{requests:.0f} requests, {requests / seconds:.1f}/s")
         if tokens := self._counters.get("generated_tokens"):
             pieces.append(f"{tokens / seconds:.0f} tokens/s")
-        left = seconds / self._num_done * (self._num_parts - self._num_done)
-        pieces.append(f"{left // 60:.0f}:{left % 60:02.0f} left" if left else f"done in {seconds:.1f} s")
+        num_left = self._num_parts - self._num_done
+        if not num_left:
+            pieces.append(f"done in {seconds:.1f} s")
+        elif self._num_done > 1:  # the first part's time is mostly start-up, and says little of the others
+            left = round((seconds - self._first_part_seconds) / (self._num_done - 1) * num_left)
+            pieces.append(f"{left // 60}:{left % 60:02} left")
         return "; ".join(pieces)

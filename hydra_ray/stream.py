@@ -81,7 +81,7 @@ def run_parts(stage: Stage, table: str, work: PartWork) -> dict[str, float]:
     missing = _announce_missing(stage, table)
     if missing:
         dataset = _buckets(missing)
-        committed = dataset.map(_CommitPart(work), num_cpus=_STEP_CPUS).iter_rows()
+        committed = dataset.map(_CommitPart(work), num_cpus=_STEP_CPUS)
         _follow(stage, committed, len(missing))
     return add_counters(read_counters(location) for location in stage.parts(table))
 
@@ -100,7 +100,7 @@ def run_actor_parts(
             num_cpus=1,
             compute=_actors(1),
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(num_threads)}},
-        ).iter_rows()
+        )
         _follow(stage, committed, len(missing))
     return add_counters(read_counters(location) for location in stage.parts(table))
 
@@ -125,7 +125,6 @@ def run_generation(
                 ray_remote_args_fn=_bounded_restarts,
             )
             .map(_CommitGenerated(work), num_cpus=_STEP_CPUS)
-            .iter_rows()
         )
         _follow(stage, committed, len(missing))
     return add_counters(read_counters(location) for location in stage.parts(table))
@@ -227,13 +226,16 @@ def _announce_missing(stage: Stage, table: str) -> list[int]:
     return missing
 
 
-def _follow(stage: Stage, committed: Iterator[dict[str, Any]], num_parts: int) -> None:
+def _follow(stage: Stage, committed: Any, num_parts: int) -> None:
+    """Run the dataset `committed`, one row a part, and tell each part when it is there."""
     import ray.exceptions
 
     progress = Progress(stage.name, num_parts)
     try:
-        for row in committed:
-            progress.advance({key: value for key, value in row.items() if key != "bucket"})
+        # Without prefetching: a part that is committed is told at once, not when the next one is.
+        for block in committed.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            for row in block.to_pylist():
+                progress.advance({key: value for key, value in row.items() if key != "bucket"})
     except ray.exceptions.RayActorError as error:
         raise GenerationError(
             f"stage {stage.name}: the worker died {_MAX_GENERATOR_RESTARTS + 1} times at the same part; its last words "

@@ -5,11 +5,17 @@ import pytest
 from hydra_ray.progress import Progress
 
 
-def test_a_line_tells_parts_rates_and_time_left():
+def test_a_line_tells_parts_and_rates():
     progress = Progress("probes", 4)
     progress.advance({"rows": 10, "requests": 100, "generated_tokens": 300})
-    line = progress.line(20.0)
-    assert line == "probes: 1/4 parts; 10 rows, 0.5/s; 100 requests, 5.0/s; 15 tokens/s; 1:00 left"
+    assert progress.line(20.0) == "probes: 1/4 parts; 10 rows, 0.5/s; 100 requests, 5.0/s; 15 tokens/s"
+
+
+def test_time_left_is_judged_by_the_parts_after_the_first():
+    progress = Progress("probes", 4)
+    progress.advance({"rows": 10})
+    progress.advance({"rows": 10})
+    assert progress.line(30.0).endswith("; 1:00 left")
 
 
 def test_the_last_part_is_always_told_and_the_log_stays_short(caplog: pytest.LogCaptureFixture):

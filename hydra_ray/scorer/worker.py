@@ -96,12 +96,12 @@ def train(task: TrainingTask) -> None:
         return
     if ray.train.get_checkpoint() is None:
         _start_shared_head(learner, stream, task, num_ranks)
-    engine = _engine(learner, task, num_ranks)
+    num_steps = _num_steps(stream.survey, task, num_ranks)
+    engine = _engine(learner, task, num_ranks, num_steps)
     progress = _resume(engine)
     if progress is None:
         progress = Progress(start_losses=_holdout_losses(learner, stream))
         progress.holdout_losses = [_mean(progress.start_losses)] if len(progress.start_losses) else []
-    num_steps = _num_steps(stream.survey, task, num_ranks)
     for epoch in range(progress.epochs_done, task.config.num_epochs):
         start = time.monotonic()
         progress.train_losses.append(_train_epoch(engine, stream, epoch, num_steps, task, num_ranks))
@@ -154,13 +154,15 @@ def _start_shared_head(learner: Learner, stream: LessonStream, task: TrainingTas
         learner.weights.copy_(torch.from_numpy(weights))
 
 
-def _engine(learner: Learner, task: TrainingTask, num_ranks: int) -> Any:
+def _engine(learner: Learner, task: TrainingTask, num_ranks: int, num_steps: int) -> Any:
     import deepspeed
 
+    total = task.config.num_epochs * num_steps
     optimizer = torch.optim.AdamW(learner.parameter_groups(task.config))
     engine, *_ = deepspeed.initialize(
         model=learner,
         optimizer=optimizer,
+        lr_scheduler=lambda inner: torch.optim.lr_scheduler.LambdaLR(inner, lambda step: _rate_factor(step, total)),
         config={
             "train_micro_batch_size_per_gpu": _local_batch(task, num_ranks),
             "gradient_accumulation_steps": 1,
@@ -172,6 +174,12 @@ def _engine(learner: Learner, task: TrainingTask, num_ranks: int) -> Any:
         },
     )
     return engine
+
+
+def _rate_factor(step: int, num_steps: int) -> float:
+    """Share of the learning rate at a step: up over the first tenth of all, then down to 0; without it few users'
+    examples are soon overfitted."""
+    return min(1.0, 10 * (step + 1) / num_steps) * max(0.0, 1 - step / num_steps)
 
 
 def _local_batch(task: TrainingTask, num_ranks: int) -> int:
