@@ -19,6 +19,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 
 from hydra_ray.config import PlacementConfig
 from hydra_ray.models import resolve_model
@@ -162,7 +163,7 @@ def _engine(learner: Learner, task: TrainingTask, num_ranks: int, num_steps: int
     engine, *_ = deepspeed.initialize(
         model=learner,
         optimizer=optimizer,
-        lr_scheduler=lambda inner: torch.optim.lr_scheduler.LambdaLR(inner, lambda step: _rate_factor(step, total)),
+        lr_scheduler=LambdaLR(optimizer, lambda step: _rate_factor(step, total)),  # pyright: ignore[reportArgumentType]
         config={
             "train_micro_batch_size_per_gpu": _local_batch(task, num_ranks),
             "gradient_accumulation_steps": 1,

@@ -216,7 +216,7 @@ def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings("ignore:`use_(push_based_shuffle|polars)` is deprecated:DeprecationWarning")  # Ray's own
+@pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
 def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_cpus):
     examples = write_examples(tmp_path)
     config = base_config(encoder, learning_rate=5e-3)
