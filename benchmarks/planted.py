@@ -34,7 +34,7 @@ def main() -> int:
     for name, system in metrics["systems"].items():
         accuracy = system["metrics"]["accuracy"]
         print(f"  {name:<16}{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]")
-    differences = {name: each["metrics"]["accuracy"] for name, each in metrics["differences"].items()}
+    differences = {name: each["accuracy"] for name, each in metrics["differences"].items()}
     for name, difference in differences.items():
         print(f"  hydra - {name:<16}{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]")
     beats = all(differences[name]["low"] > 0 for name in ("rag_k", "hydra_shared"))
