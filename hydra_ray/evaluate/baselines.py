@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from hydra_ray.evaluate.metrics import rouge_l
+from hydra_ray.lamp.rouge import rouge_l
 
 
 def majority_answer(outputs: Sequence[str]) -> str:

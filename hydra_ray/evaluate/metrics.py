@@ -7,15 +7,15 @@ Shapes: ... any leading axes, C columns of a task kind (`COLUMNS`), K sums, L la
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydra_ray.config import Task
+from hydra_ray.lamp.quality import normalized_label
+from hydra_ray.lamp.rouge import rouge
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ def score_answer(task: Task, value: str | None, target: str) -> tuple[float, ...
         return _score_label(task, value, target)
     if task.kind == "rating":
         return _score_rating(task, value, target)
-    return _rouge(COLUMNS["text"])(target.strip(), value.strip()) if value is not None else (0.0, 0.0)
+    return rouge(COLUMNS["text"])(target.strip(), value.strip()) if value is not None else (0.0, 0.0)
 
 
 def query_sums(task: Task, columns: Floats) -> Floats:
@@ -98,15 +98,10 @@ def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
     return {"accuracy": first, "macro_f1": f1_L.mean(axis=-1)}
 
 
-def rouge_l(first: str, second: str) -> float:
-    """ROUGE-L F1 of two texts, without stemming; symmetric."""
-    return _rouge(("rougeL",))(first, second)[0]
-
-
 def _score_label(task: Task, value: str | None, target: str) -> tuple[float, ...]:
     positions = _label_positions(task.labels)
-    answered = positions.get(_normalized(value), _NO_LABEL) if value is not None else _NO_LABEL
-    expected = positions.get(_normalized(target), _NO_LABEL)
+    answered = positions.get(normalized_label(value), _NO_LABEL) if value is not None else _NO_LABEL
+    expected = positions.get(normalized_label(target), _NO_LABEL)
     return float(answered == expected != _NO_LABEL), answered, expected
 
 
@@ -127,29 +122,12 @@ def _rating_of(task: Task, value: str | None, expected: float) -> float:
     return low if expected - low > high - expected else high
 
 
-def _normalized(label: str) -> str:
-    return label.strip().casefold()
-
-
 @cache
 def _label_positions(labels: tuple[str, ...]) -> dict[str, float]:
-    return {_normalized(label): float(position) for position, label in enumerate(labels)}
+    return {normalized_label(label): float(position) for position, label in enumerate(labels)}
 
 
 @cache
 def _scale(labels: tuple[str, ...]) -> tuple[float, float]:
     ratings = [float(label) for label in labels]
     return min(ratings), max(ratings)
-
-
-@cache
-def _rouge(names: tuple[str, ...]) -> Callable[[str, str], tuple[float, ...]]:
-    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingTypeStubs]
-
-    scorer = cast(Any, RougeScorer(list(names), use_stemmer=False))
-
-    def score(target: str, text: str) -> tuple[float, ...]:
-        scores = scorer.score(target, text)
-        return tuple(float(scores[name].fmeasure) for name in names)
-
-    return score

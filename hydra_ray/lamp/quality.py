@@ -1,11 +1,10 @@
 """How good an answer is, in each kind of task."""
 
 import math
-from functools import cache
-from typing import Any
 
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.rouge import rouge_l
 
 
 def quality(task: Task, value: str, target: str) -> float:
@@ -15,9 +14,9 @@ def quality(task: Task, value: str, target: str) -> float:
         InputError: an answer or a target of a rating task is not a number.
     """
     if task.kind == "text":
-        return _rouge_l(value, target)
+        return rouge_l(target, value)
     if task.kind == "classification":
-        return float(_normalized(value) == _normalized(target))
+        return float(normalized_label(value) == normalized_label(target))
     numbers = [float(label) for label in task.labels]
     distance = abs(_number(value) - _number(target))
     return max(0.0, 1.0 - distance / max(max(numbers) - min(numbers), 1.0))
@@ -25,9 +24,9 @@ def quality(task: Task, value: str, target: str) -> float:
 
 def canonical_label(task: Task, text: str) -> str | None:
     """The label of a closed task that `text` is, whatever its case or (for ratings) way to write a number."""
-    normalized = _normalized(text)
+    normalized = normalized_label(text)
     for label in task.labels:
-        if _normalized(label) == normalized:
+        if normalized_label(label) == normalized:
             return label
     if task.kind == "rating":
         try:
@@ -38,7 +37,8 @@ def canonical_label(task: Task, text: str) -> str | None:
     return None
 
 
-def _normalized(text: str) -> str:
+def normalized_label(text: str) -> str:
+    """A label in the form in which labels are compared."""
     return text.strip().casefold()
 
 
@@ -50,14 +50,3 @@ def _number(text: str) -> float:
     if not math.isfinite(number):
         raise InputError(f"got {text!r} where a rating task needs a number; check that lamp.task fits the users' files")
     return number
-
-
-def _rouge_l(value: str, target: str) -> float:
-    return float(_scorer().score(target, value)["rougeL"].fmeasure)
-
-
-@cache
-def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingTypeStubs]
-
-    return RougeScorer(["rougeL"], use_stemmer=False)
