@@ -1,7 +1,7 @@
 """Settings of all tests."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# The first example imports libraries, on a machine that may be busy: its time says nothing.
-settings.register_profile("hydra_ray", deadline=None)
+# Examples import libraries, on a machine that may be busy: their time says nothing.
+settings.register_profile("hydra_ray", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hydra_ray")
