@@ -13,7 +13,7 @@ from hydra_ray.errors import HydraError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. A user's mistake is one message, never a traceback."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
@@ -56,6 +56,17 @@ def doctor(arguments: argparse.Namespace) -> int:
     findings = examine(arguments.models)
     print("\n".join(str(finding) for finding in findings))
     return int(any(finding.is_problem for finding in findings))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand before or after options, which argparse alone does not allow."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "overrides") or any(each.startswith("-") for each in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -46,3 +46,17 @@ def test_a_submitted_job_refuses_a_relative_root(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert main(["run", DEMO]) == 2
     assert "storage.root is the relative path 'outputs'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2], [0, 2, 1]])
+def test_overrides_may_stand_before_and_after_options(order: list[int], tmp_path: Path):
+    pieces = [["--until", "users"], [f"storage.root={tmp_path}"], ["users.num_buckets=2"]]
+    arguments = [argument for place in order for argument in pieces[place]]
+    assert main(["run", DEMO, *arguments]) == 0
+    assert len(list(tmp_path.glob("stages/users/*/users/*.parquet"))) == 2
+
+
+def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["run", DEMO, "--untill", "users"])
+    assert "unrecognized arguments" in capsys.readouterr().err
