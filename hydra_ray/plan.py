@@ -83,13 +83,13 @@ def plan_run(config: RunConfig) -> Plan:
     }
     users = _stage(config, "users", 1, {"task": task, "users": config.users}, input_fingerprint(config.lamp))
     probes = _stage(
-        config, "probes", 1, {"probes": config.probes, "retrieve": config.retrieve, **generator}, [users.fingerprint]
+        config, "probes", 2, {"probes": config.probes, "retrieve": config.retrieve, **generator}, [users.fingerprint]
     )
     reranker = _scorer(config, task, "reranker", "pair", [users, probes])
     drafts = _stage(
         config,
         "drafts",
-        1,
+        2,
         {"drafts": config.drafts, **generator},
         [stage.fingerprint for stage in (users, probes, reranker.heads)],
     )

@@ -25,6 +25,10 @@ def ask(
     temperature: float = 0.0,
 ) -> Request:
     """The request that asks `query_input` with `examples` (best first); greedy unless a temperature is given."""
+    if config.is_constrained and task.is_closed:
+        # A constrained generator may spell a label in more tokens than its tokenizer would, at most one a byte.
+        longest = max(len(label.encode()) for label in task.labels)
+        task = task.model_copy(update={"max_tokens": max(task.max_tokens, longest + 1)})
     return Request(
         request_id=request_id,
         messages=fit_messages(task, examples, query_input, tokenizer, config),

@@ -64,3 +64,10 @@ def test_an_evaluated_query_is_retrieved_for_but_not_probed():
     own = next(query for query in row.queries if not query.is_pseudo)
     assert len(own.retrieved) == CONFIG.probes.num_records
     assert own.probes == ()
+
+
+def test_a_constrained_answer_has_room_for_any_spelling_of_the_longest_label():
+    longest = max(len(label.encode()) for label in TASK.labels)
+    assert all(request.max_tokens > longest for request in requests_of(user(8)))
+    free = requests_of(user(8), run_config(generator={"is_constrained": False}))
+    assert all(request.max_tokens == TASK.max_tokens for request in free)
