@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help="run a configuration; what is complete is kept")
-    add_run_arguments(command)
+    command.add_argument("config", metavar="CONFIG", help="YAML file, see jobs/configs/")
+    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
+    command.add_argument("--until", choices=STAGE_NAMES, default="report", help="the last stage to run")
     command.set_defaults(command=run)
 
     command = commands.add_parser("status", help="how far a run is")
@@ -85,13 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("models", metavar="MODEL", nargs="*", help="models to look for besides the demo's")
     command.set_defaults(command=doctor)
     return parser
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of a run, the same for `hydra-ray run` and `jobs/personalize.py`."""
-    parser.add_argument("config", metavar="CONFIG", help="YAML file, see jobs/configs/")
-    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
-    parser.add_argument("--until", choices=STAGE_NAMES, default="report", help="the last stage to run")
 
 
 def is_submitted_job() -> bool:

@@ -320,6 +320,11 @@ def arrow_schema(row_type: type) -> pa.Schema:
     return pa.schema(_arrow_fields(row_type))
 
 
+def arrow_list(element: pa.DataType, *, nullable: bool = False) -> pa.DataType:
+    """The type of a list, its elements named as Parquet names them, so that a schema survives being stored."""
+    return pa.list_(pa.field("element", element, nullable=nullable))
+
+
 def to_table(rows: Iterable[Any], row_type: type) -> pa.Table:
     """A table of `rows`, each an instance of `row_type`."""
     return pa.Table.from_pylist([to_dict(row) for row in rows], schema=arrow_schema(row_type))
@@ -357,7 +362,7 @@ def _arrow_type(hint: Any) -> pa.DataType:
     if hint in _SCALARS:
         return _SCALARS[hint]
     if typing.get_origin(hint) is tuple:
-        return pa.list_(pa.field("element", _arrow_type(typing.get_args(hint)[0]), nullable=False))
+        return arrow_list(_arrow_type(typing.get_args(hint)[0]))
     if dataclasses.is_dataclass(hint):
         return pa.struct(_arrow_fields(typing.cast(type, hint)))
     raise TypeError(f"no Arrow type for {hint!r}")

@@ -78,55 +78,57 @@ def start_ray() -> None:
 
 def run_parts(stage: Stage, table: str, work: PartWork) -> dict[str, float]:
     """Make the missing parts of `table` with `work`, spread over the cluster; returns the counters of all parts."""
-    missing = _announce_missing(stage, table)
-    if missing:
-        dataset = _buckets(missing)
-        committed = dataset.map(_CommitPart(work), num_cpus=_STEP_CPUS)
-        _follow(stage, committed, len(missing))
-    return add_counters(read_counters(location) for location in stage.parts(table))
+    return _run(stage, table, lambda buckets: buckets.map(_CommitPart(work), num_cpus=_STEP_CPUS))
 
 
 def run_actor_parts(
     stage: Stage, table: str, work: Callable[..., PartWork], arguments: Mapping[str, Any], num_threads: int
 ) -> dict[str, float]:
     """As `run_parts`, with work that loads a model first: one actor constructs it and makes all parts."""
-    missing = _announce_missing(stage, table)
-    if missing:
-        dataset = _buckets(missing)
-        committed = dataset.map_batches(
+    return _run(
+        stage,
+        table,
+        lambda buckets: buckets.map_batches(
             _PartActor,
             fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
             batch_size=1,
             num_cpus=1,
             compute=_actors(1),
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(num_threads)}},
-        )
-        _follow(stage, committed, len(missing))
-    return add_counters(read_counters(location) for location in stage.parts(table))
+        ),
+    )
 
 
 def run_generation(
     stage: Stage, table: str, work: GenerationWork, task: Task, generator: GeneratorConfig, placement: PlacementConfig
 ) -> dict[str, float]:
     """Make the missing parts of `table`: requests, generator actors, labels; returns the counters of all parts."""
-    missing = _announce_missing(stage, table)
-    if missing:
-        dataset = _buckets(missing)
-        committed = (
-            dataset.map(_MakeRequests(work), num_cpus=_STEP_CPUS)
+    num_missing = len(stage.missing_buckets(table))
+    return _run(
+        stage,
+        table,
+        lambda buckets: (
+            buckets.map(_MakeRequests(work), num_cpus=_STEP_CPUS)
             .map_batches(
                 GeneratorActor,
                 fn_constructor_kwargs={"task": task, "generator": generator, "placement": placement},
                 batch_size=1,
                 num_cpus=placement.generator_cpus,
                 num_gpus=placement.generator_gpus,
-                compute=_actors(min(placement.generator_actors, len(missing))),
+                compute=_actors(min(placement.generator_actors, num_missing)),
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(placement.generator_threads)}},
                 ray_remote_args_fn=_bounded_restarts,
             )
             .map(_CommitGenerated(work), num_cpus=_STEP_CPUS)
-        )
-        _follow(stage, committed, len(missing))
+        ),
+    )
+
+
+def _run(stage: Stage, table: str, steps: Callable[[Any], Any]) -> dict[str, float]:
+    """Run a dataset of the missing buckets through `steps`, of which the last commits; the counters of all parts."""
+    missing = _announce_missing(stage, table)
+    if missing:
+        _follow(stage, steps(_buckets(missing)), len(missing))
     return add_counters(read_counters(location) for location in stage.parts(table))
 
 

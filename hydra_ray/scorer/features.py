@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hydra_ray import storage
-from hydra_ray.records import Group, UserExamples, arrow_schema, from_table
+from hydra_ray.records import Group, UserExamples, arrow_list, arrow_schema, from_table
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, starts_of, target_distribution
 from hydra_ray.scorer.store import BASE_KEY
 from hydra_ray.seeds import seed_of
@@ -24,10 +24,6 @@ WIDTHS_KEY = b"hydra_ray.widths"
 """Key in the schema metadata: how many of a candidate's features come from the base, and how many are plain."""
 
 
-def _list(value: pa.DataType, *, nullable: bool = False) -> pa.DataType:
-    return pa.list_(pa.field("element", value, nullable=nullable))
-
-
 SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -35,15 +31,15 @@ SCHEMA = pa.schema(
         # Whether no group of the user trained the base.
         pa.field("is_unseen", pa.bool_(), nullable=False),
         # One element a group.
-        pa.field("group_ids", _list(pa.string()), nullable=False),
-        pa.field("query_ids", _list(pa.string()), nullable=False),
-        pa.field("variants", _list(pa.string()), nullable=False),
-        pa.field("is_pseudo", _list(pa.bool_()), nullable=False),
-        pa.field("num_candidates", _list(pa.int32()), nullable=False),
+        pa.field("group_ids", arrow_list(pa.string()), nullable=False),
+        pa.field("query_ids", arrow_list(pa.string()), nullable=False),
+        pa.field("variants", arrow_list(pa.string()), nullable=False),
+        pa.field("is_pseudo", arrow_list(pa.bool_()), nullable=False),
+        pa.field("num_candidates", arrow_list(pa.int32()), nullable=False),
         # One element a candidate; `features` has num_features for each.
-        pa.field("candidate_ids", _list(pa.string()), nullable=False),
-        pa.field("qualities", _list(pa.float32(), nullable=True), nullable=False),
-        pa.field("features", _list(pa.float32()), nullable=False),
+        pa.field("candidate_ids", arrow_list(pa.string()), nullable=False),
+        pa.field("qualities", arrow_list(pa.float32(), nullable=True), nullable=False),
+        pa.field("features", arrow_list(pa.float32()), nullable=False),
     ]
 )
 

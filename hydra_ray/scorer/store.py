@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.errors import HeadMismatchError
+from hydra_ray.records import arrow_list
 
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""
@@ -35,9 +36,9 @@ _SCHEMA = pa.schema(
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("is_new", pa.bool_(), nullable=False),
         pa.field("configuration", pa.string(), nullable=False),
-        pa.field("code", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False),
+        pa.field("code", arrow_list(pa.float32()), nullable=False),
         pa.field("num_groups", pa.int64(), nullable=False),
-        pa.field("held_out_losses", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False),
+        pa.field("held_out_losses", arrow_list(pa.float32()), nullable=False),
     ]
 )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray import storage
+from hydra_ray.records import arrow_list
 from hydra_ray.scorer.configurations import Configuration
 from hydra_ray.scorer.features import FeaturePart
 from hydra_ray.scorer.heads import Floats, Ints, group_losses, starts_of
@@ -17,17 +18,13 @@ COHORTS = ("training", "new")
 _EVALUATED = -1
 
 
-def _list(value: pa.DataType) -> pa.DataType:
-    return pa.list_(pa.field("element", value, nullable=False))
-
-
 _SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("loss_sum", pa.float64(), nullable=False),
         pa.field("num_groups", pa.int64(), nullable=False),
-        pa.field("code", _list(pa.float32()), nullable=False),
-        pa.field("personal", _list(pa.float32()), nullable=False),
+        pa.field("code", arrow_list(pa.float32()), nullable=False),
+        pa.field("personal", arrow_list(pa.float32()), nullable=False),
     ]
 )
 
@@ -124,4 +121,4 @@ def read_trial(location: str) -> TrialPart:
 
 def _ragged(values: Floats, lengths: Ints) -> pa.Array:
     offsets = pa.array(starts_of(lengths), pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.array(values, pa.float32()), type=_list(pa.float32()))
+    return pa.ListArray.from_arrays(offsets, pa.array(values, pa.float32()), type=arrow_list(pa.float32()))
