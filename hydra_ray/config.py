@@ -137,12 +137,34 @@ class UsersConfig(Section):
 class RetrieveConfig(Section):
     """How a user's records are ranked for a query."""
 
+    method: Literal["bm25", "dense", "recency", "random", "hybrid"] = "bm25"
+    """bm25: by common words. dense: by the cosine of the encoder's vectors. recency: newest first. random: any order.
+    hybrid: reciprocal rank fusion of bm25 and dense."""
     k1: float = Field(default=1.5, ge=0)
     """BM25's term-frequency saturation."""
     b: float = Field(default=0.75, ge=0, le=1)
     """BM25's length normalization."""
     epsilon: float = Field(default=0.25, ge=0)
     """Floor for negative inverse document frequencies, as a share of their mean."""
+    encoder: str | None = None
+    """Text encoder of dense and hybrid: a Hugging Face folder or name, or `package:NAME`."""
+    max_text_tokens: int = Field(default=128, gt=0)
+    """Longest text given to the encoder, in its tokens; longer ones are cut."""
+    rrf_constant: float = Field(default=60, gt=0)
+    """hybrid: a record at rank r of a method counts 1 / (rrf_constant + r)."""
+    seed: int = 0
+    """Seed of random."""
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the method compares vectors."""
+        return self.method in ("dense", "hybrid")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.needs_encoder and self.encoder is None:
+            raise ValueError(f"method {self.method} needs an encoder; set retrieve.encoder")
+        return self
 
 
 class GeneratorConfig(Section):

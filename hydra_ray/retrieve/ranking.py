@@ -7,7 +7,8 @@ import numpy as np
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig
 from hydra_ray.records import ProbedUser, Query, Record, Retrieved, User
-from hydra_ray.retrieve.bm25 import BM25
+from hydra_ray.retrieve.dense import Encode, indexed_text
+from hydra_ray.retrieve.methods import Search, score_records
 from hydra_ray.seeds import rng_of
 
 
@@ -32,21 +33,32 @@ class RankedQuery:
         return self.query.target is not None and (self.is_pseudo or not user.is_new)
 
 
-def rank_queries(user: User, probes: ProbesConfig, retrieve: RetrieveConfig) -> Iterator[RankedQuery]:
+def rank_queries(
+    user: User, probes: ProbesConfig, retrieve: RetrieveConfig, encode: Encode | None = None
+) -> Iterator[RankedQuery]:
     """The user's own queries and up to M pseudo-queries, each with its N best records.
 
     A pseudo-query is a history record whose output is the target; it never retrieves itself, nor a later record
     where dates exist.
+
+    Args:
+        encode: needed where `retrieve.needs_encoder`; called once.
     """
     history = user.history
-    index = BM25([_indexed_text(record) for record in history], retrieve)
-    for query in user.queries:
-        scores = index.scores(query.input)
-        yield _ranked(query, False, history, range(len(history)), scores, probes.num_records)
-    for position in choose_pseudo_queries(user, probes):
-        query = _pseudo_query(history[position])
-        scores = index.scores(query.input)
-        yield _ranked(query, True, history, eligible_positions(history, position), scores, probes.num_records)
+    own = [Search(query=query, is_pseudo=False, eligible=range(len(history))) for query in user.queries]
+    pseudo = [
+        Search(query=_pseudo_query(history[position]), is_pseudo=True, eligible=eligible_positions(history, position))
+        for position in choose_pseudo_queries(user, probes)
+    ]
+    searches = [*own, *pseudo]
+    for search, scores in zip(searches, score_records(user, searches, retrieve, encode), strict=True):
+        best = rank(scores, search.eligible, probes.num_records)
+        yield RankedQuery(
+            query=search.query,
+            is_pseudo=search.is_pseudo,
+            eligible=tuple(history[p] for p in search.eligible),
+            retrieved=tuple(Retrieved(record_id=history[p].record_id, score=float(scores[p])) for p in best),
+        )
 
 
 def restore_queries(user: User, probed: ProbedUser) -> Iterator[RankedQuery]:
@@ -93,26 +105,9 @@ def rank(scores: np.ndarray, positions: Sequence[int], num: int) -> list[int]:
     return [positions[index] for index in order]
 
 
-def _ranked(
-    query: Query, is_pseudo: bool, history: Sequence[Record], positions: Sequence[int], scores: np.ndarray, num: int
-) -> RankedQuery:
-    return RankedQuery(
-        query=query,
-        is_pseudo=is_pseudo,
-        eligible=tuple(history[p] for p in positions),
-        retrieved=tuple(
-            Retrieved(record_id=history[p].record_id, score=float(scores[p])) for p in rank(scores, positions, num)
-        ),
-    )
-
-
 def _pseudo_query(record: Record) -> Query:
-    return Query(query_id=_pseudo_query_id(record), input=_indexed_text(record), target=record.output)
+    return Query(query_id=_pseudo_query_id(record), input=indexed_text(record), target=record.output)
 
 
 def _pseudo_query_id(record: Record) -> str:
     return f"record:{record.record_id}"
-
-
-def _indexed_text(record: Record) -> str:
-    return record.input or record.output

@@ -7,26 +7,22 @@ Letters in shape suffixes: N candidates, T distinct texts, H the encoder's width
 """
 
 import hashlib
-import inspect
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hydra_ray import storage
-from hydra_ray.errors import ConfigError, ModelError
+from hydra_ray.errors import ConfigError
+from hydra_ray.scorer.encoder import distinct, load_encoder, pool, require_length
 from hydra_ray.scorer.shape import DESCRIPTION, BaseShape
 
-BATCH_TOKENS = 4096
-"""Tokens, padding included, that the encoder sees at once."""
-SLICE_TEXTS = 4096
-"""Texts that are tokenized and sorted by length at once."""
 _PROJECTION = "projection.safetensors"
 
 
@@ -41,9 +37,7 @@ class Base(nn.Module):
         hidden = encoder.config.hidden_size
         if shape.width > hidden:
             raise ConfigError(f"base.width is {shape.width}, more than the encoder's own {hidden}")
-        limit = getattr(encoder.config, "max_position_embeddings", shape.max_text_tokens)
-        if shape.max_text_tokens > limit:
-            raise ConfigError(f"base.max_text_tokens is {shape.max_text_tokens}, but the encoder reads at most {limit}")
+        require_length(encoder, shape.max_text_tokens, "base.max_text_tokens")
         self.encoder: PreTrainedModel = encoder
         self.tokenizer = tokenizer
         self.shape = shape
@@ -80,13 +74,13 @@ class Base(nn.Module):
     def learned_features(self, queries: Sequence[str], candidates: Sequence[str]) -> torch.Tensor:
         """Features (N, W) of each query with the candidate at the same place; what repeats is encoded once."""
         if self.candidate_projection is None:
-            pairs, place_of = _distinct(list(zip(queries, candidates, strict=True)))
+            pairs, place_of = distinct(list(zip(queries, candidates, strict=True)))
             pooled_TH = self._pool([query for query, _ in pairs], [candidate for _, candidate in pairs])
             return (pooled_TH @ self.query_projection.T)[place_of]
         features = []
         for texts, projection in ((queries, self.query_projection), (candidates, self.candidate_projection)):
-            distinct, place_of = _distinct(list(texts))
-            features.append((self._pool(distinct) @ projection.T)[place_of])
+            found, place_of = distinct(list(texts))
+            features.append((self._pool(found) @ projection.T)[place_of])
         return features[0] * features[1]
 
     def plain_features(self, plain: torch.Tensor) -> torch.Tensor:
@@ -94,41 +88,7 @@ class Base(nn.Module):
         return (plain.to(self.plain_means) - self.plain_means) / self.plain_scales
 
     def _pool(self, texts: Sequence[str], second: Sequence[str] | None = None) -> torch.Tensor:
-        """Mean of the last hidden states of each text (or pair of texts), of length 1."""
-        if not texts:
-            return self.query_projection.new_zeros(0, self.query_projection.shape[1])
-        pieces, places = [], []
-        for rows, inputs in self._batches(texts, second):
-            pieces.append(self._pool_batch(inputs))
-            places.extend(rows)
-        order = torch.empty(len(places), dtype=torch.long)
-        order[torch.tensor(places)] = torch.arange(len(places))
-        return torch.cat(pieces)[order]
-
-    def _pool_batch(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        device = self.query_projection.device
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
-            states = self.encoder(**inputs).last_hidden_state
-        mask = inputs["attention_mask"].unsqueeze(-1)
-        return nn.functional.normalize((states.float() * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1)
-
-    def _batches(
-        self, texts: Sequence[str], second: Sequence[str] | None
-    ) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
-        """Batches of similar length with the places of their texts."""
-        for start in range(0, len(texts), SLICE_TEXTS):
-            piece = slice(start, start + SLICE_TEXTS)
-            encodings = self.tokenizer(
-                list(texts[piece]),
-                None if second is None else list(second[piece]),
-                truncation=True,
-                max_length=self.shape.max_text_tokens,
-            )
-            lengths = [len(ids) for ids in encodings["input_ids"]]
-            for rows in _packed(lengths):
-                batch = {name: [values[row] for row in rows] for name, values in encodings.items()}
-                yield [start + row for row in rows], self.tokenizer.pad(batch, return_tensors="pt")
+        return pool(self.encoder, self.tokenizer, texts, second, self.shape.max_text_tokens)
 
 
 def new_base(encoder_folder: str, shape: BaseShape, seed: int) -> Base:
@@ -137,7 +97,7 @@ def new_base(encoder_folder: str, shape: BaseShape, seed: int) -> Base:
     Raises:
         ModelError: there is no encoder.
     """
-    return Base(*_load_encoder(encoder_folder), shape, seed)
+    return Base(*load_encoder(encoder_folder), shape, seed)
 
 
 def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str:
@@ -177,34 +137,10 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
         if storage.is_uri(location):
             storage.copy_folder(location, temporary)
             folder = temporary
-        base = Base(*_load_encoder(folder), shape, seed=0)
+        base = Base(*load_encoder(folder), shape, seed=0)
         base.load_state_dict(load_file(os.path.join(folder, _PROJECTION)), strict=False)
     base.requires_grad_(False)
     return base.train(False), description
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 here."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        model_class: Any = MODEL_MAPPING[type(config)]
-        # The pooler of BERT-like models is not used, and most sentence encoders carry no weights for it.
-        has_pooler = "add_pooling_layer" in inspect.signature(model_class).parameters
-        options = {"add_pooling_layer": False} if has_pooler else {}
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"{folder} is not an encoder that transformers can load: {error}. Expected a folder with config.json, "
-            "model.safetensors and a tokenizer; check base.encoder."
-        ) from error
-    return encoder, tokenizer
 
 
 def _weights_fingerprint(folder: str) -> str:
@@ -215,21 +151,3 @@ def _weights_fingerprint(folder: str) -> str:
                 while chunk := file.read(1 << 20):
                     digest.update(chunk)
     return digest.hexdigest()
-
-
-def _distinct(values: list[Any]) -> tuple[list[Any], torch.Tensor]:
-    """The distinct values, and where each value is among them."""
-    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
-    return list(places), torch.tensor([places[value] for value in values], dtype=torch.long)
-
-
-def _packed(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows sorted by length, cut so that no batch exceeds BATCH_TOKENS when padded."""
-    rows: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if rows and (len(rows) + 1) * lengths[row] > BATCH_TOKENS:
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows

@@ -1,0 +1,85 @@
+"""What each of the methods of `retrieve.method` thinks of a user's records.
+
+A method scores all records of the history for each query; higher is better. Which of them a query may look at is
+decided before (`ranking.py`): the score of any other record means nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from hydra_ray.config import RetrieveConfig
+from hydra_ray.records import Query, User
+from hydra_ray.retrieve.bm25 import BM25
+from hydra_ray.retrieve.dense import Encode, Floats, cosines, indexed_text
+from hydra_ray.seeds import rng_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A query, and where in the history the records are that it may look at."""
+
+    query: Query
+    is_pseudo: bool
+    eligible: Sequence[int]
+
+
+def score_records(
+    user: User, searches: Sequence[Search], retrieve: RetrieveConfig, encode: Encode | None
+) -> Sequence[Floats]:
+    """For each search, the scores (N,) of the user's N records by `retrieve.method`.
+
+    Args:
+        encode: needed by the methods that compare vectors.
+    """
+    return _METHODS[retrieve.method](user, searches, retrieve, encode)
+
+
+def _bm25(user: User, searches: Sequence[Search], retrieve: RetrieveConfig, _: Encode | None) -> Sequence[Floats]:
+    index = BM25([indexed_text(record) for record in user.history], retrieve)
+    return [index.scores(search.query.input) for search in searches]
+
+
+def _dense(user: User, searches: Sequence[Search], _: RetrieveConfig, encode: Encode | None) -> Sequence[Floats]:
+    assert encode is not None, "the configuration names an encoder for every method that needs one"
+    queries = [search.query.input for search in searches]
+    return list(cosines(queries, [indexed_text(record) for record in user.history], encode))
+
+
+def _recency(user: User, searches: Sequence[Search], *_: object) -> Sequence[Floats]:
+    """Share of the history that is not newer; undated records count as older than dated ones, earlier as older."""
+    dates = [-np.inf if record.date is None else record.date for record in user.history]
+    scores = np.empty(len(dates))
+    scores[np.argsort(dates, kind="stable")] = np.arange(1, len(dates) + 1) / max(len(dates), 1)
+    return [scores] * len(searches)
+
+
+def _random(user: User, searches: Sequence[Search], retrieve: RetrieveConfig, _: Encode | None) -> Sequence[Floats]:
+    names = [("retrieve", user.user_id, search.query.query_id) for search in searches]
+    return [rng_of(retrieve.seed, *each).random(len(user.history)) for each in names]
+
+
+def _hybrid(
+    user: User, searches: Sequence[Search], retrieve: RetrieveConfig, encode: Encode | None
+) -> Sequence[Floats]:
+    """Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009) of bm25 and dense.
+
+    Equally good records share the mean of their ranks, so that a method that sees no difference has no say.
+    """
+    fused = [np.zeros(len(user.history)) for _ in searches]
+    for method in (_bm25, _dense):
+        for total, search, scores in zip(fused, searches, method(user, searches, retrieve, encode), strict=True):
+            eligible = list(search.eligible)
+            total[eligible] += 1 / (retrieve.rrf_constant + rankdata(-scores[eligible]))
+    return fused
+
+
+_METHODS: dict[str, Callable[[User, Sequence[Search], RetrieveConfig, Encode | None], Sequence[Floats]]] = {
+    "bm25": _bm25,
+    "dense": _dense,
+    "recency": _recency,
+    "random": _random,
+    "hybrid": _hybrid,
+}

@@ -1,0 +1,144 @@
+"""Text encoders: loading one, and the mean of its last hidden states for very many texts."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from hydra_ray.errors import ConfigError, ModelError
+from hydra_ray.models import resolve_model
+
+BATCH_TOKENS = 4096
+"""Tokens, padding included, that the encoder sees at once."""
+SLICE_TEXTS = 4096
+"""Texts that are tokenized and sorted by length at once."""
+
+
+@cache
+def open_encoder(spec: str, max_text_tokens: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """The frozen encoder `spec` as a function from texts to vectors (N, H) of length 1; loaded once a process.
+
+    Args:
+        max_text_tokens: longer texts are cut.
+
+    Raises:
+        ConfigError: the encoder does not read so many tokens.
+        ModelError: there is no encoder.
+    """
+    encoder, tokenizer = load_encoder(resolve_model(spec))
+    require_length(encoder, max_text_tokens, "retrieve.max_text_tokens")
+    encoder.requires_grad_(False)
+    encoder.train(False)
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        found, place_of = distinct(list(texts))
+        with torch.inference_mode():
+            return pool(encoder, tokenizer, found, None, max_text_tokens)[place_of].cpu().numpy()
+
+    return encode
+
+
+def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
+    """The encoder at `folder` and its tokenizer.
+
+    Raises:
+        ModelError: there is no encoder.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model_class: Any = MODEL_MAPPING[type(config)]
+        # The pooler of BERT-like models is not used, and most sentence encoders carry no weights for it.
+        has_pooler = "add_pooling_layer" in inspect.signature(model_class).parameters
+        options = {"add_pooling_layer": False} if has_pooler else {}
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"{folder} is not an encoder that transformers can load: {error}. Expected a folder with config.json, "
+            "model.safetensors and a tokenizer; check the setting `encoder`."
+        ) from error
+    return encoder, tokenizer
+
+
+def require_length(encoder: PreTrainedModel, max_text_tokens: int, setting: str) -> None:
+    """Refuse texts that are longer than the encoder can read.
+
+    Raises:
+        ConfigError: naming the `setting` that is too large.
+    """
+    limit = getattr(encoder.config, "max_position_embeddings", max_text_tokens)
+    if max_text_tokens > limit:
+        raise ConfigError(f"{setting} is {max_text_tokens}, but the encoder reads at most {limit}")
+
+
+def pool(
+    encoder: PreTrainedModel, tokenizer: Any, texts: Sequence[str], second: Sequence[str] | None, max_text_tokens: int
+) -> torch.Tensor:
+    """Mean (N, H) of the last hidden states of each text (or pair of texts), of length 1."""
+    if not texts:
+        return torch.zeros(0, encoder.config.hidden_size, device=encoder.device)
+    pieces, places = [], []
+    for rows, inputs in _batches(tokenizer, texts, second, max_text_tokens):
+        pieces.append(_pool_batch(encoder, inputs))
+        places.extend(rows)
+    order = torch.empty(len(places), dtype=torch.long)
+    order[torch.tensor(places)] = torch.arange(len(places))
+    return torch.cat(pieces)[order]
+
+
+def distinct(values: list[Any]) -> tuple[list[Any], torch.Tensor]:
+    """The distinct values, and where each value is among them."""
+    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    return list(places), torch.tensor([places[value] for value in values], dtype=torch.long)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 here."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _pool_batch(encoder: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    device = encoder.device
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
+        states = encoder(**inputs).last_hidden_state
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    return nn.functional.normalize((states.float() * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1)
+
+
+def _batches(
+    tokenizer: Any, texts: Sequence[str], second: Sequence[str] | None, max_text_tokens: int
+) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
+    """Batches of similar length with the places of their texts."""
+    for start in range(0, len(texts), SLICE_TEXTS):
+        piece = slice(start, start + SLICE_TEXTS)
+        encodings = tokenizer(
+            list(texts[piece]),
+            None if second is None else list(second[piece]),
+            truncation=True,
+            max_length=max_text_tokens,
+        )
+        lengths = [len(ids) for ids in encodings["input_ids"]]
+        for rows in _packed(lengths):
+            batch = {name: [values[row] for row in rows] for name, values in encodings.items()}
+            yield [start + row for row in rows], tokenizer.pad(batch, return_tensors="pt")
+
+
+def _packed(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows sorted by length, cut so that no batch exceeds BATCH_TOKENS when padded."""
+    rows: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if rows and (len(rows) + 1) * lengths[row] > BATCH_TOKENS:
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from builders import ENCODER
+
+from hydra_ray.errors import ConfigError, ModelError
+
+pytestmark = pytest.mark.ray
+
+TEXTS = ["a war story", "", "love", "a war story", "a long story of love, war and the sea " * 8, "??"]
+
+
+def test_vectors_are_the_mean_hidden_states_of_each_text_alone():
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from hydra_ray.models import resolve_model
+    from hydra_ray.scorer.encoder import open_encoder
+
+    folder = resolve_model(ENCODER)
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model.eval()
+    vectors = open_encoder(ENCODER, 32)(TEXTS)
+    assert vectors.dtype == np.float32
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        with torch.no_grad():
+            inputs = tokenizer(text, truncation=True, max_length=32, return_tensors="pt")
+            expected = model(**inputs).last_hidden_state[0].mean(0).numpy()
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+        assert vector @ expected / np.linalg.norm(expected) == pytest.approx(1, abs=2e-3)  # bfloat16
+
+
+def test_equal_texts_have_equal_vectors():
+    from hydra_ray.scorer.encoder import open_encoder
+
+    vectors = open_encoder(ENCODER, 32)(TEXTS * 50)
+    assert (vectors.reshape(50, len(TEXTS), -1) == vectors[: len(TEXTS)]).all()
+    assert (vectors[0] == vectors[3]).all()
+
+
+def test_no_texts_have_no_vectors():
+    from hydra_ray.scorer.encoder import open_encoder
+
+    assert open_encoder(ENCODER, 32)([]).shape == (0, 384)
+
+
+def test_an_encoder_is_loaded_once():
+    from hydra_ray.scorer.encoder import open_encoder
+
+    assert open_encoder(ENCODER, 32) is open_encoder(ENCODER, 32)
+
+
+def test_an_encoder_that_is_missing_or_reads_less_is_refused(tmp_path):
+    from hydra_ray.scorer.encoder import open_encoder
+
+    with pytest.raises(ConfigError, match=r"retrieve\.max_text_tokens is 9000, but the encoder reads at most 512"):
+        open_encoder(ENCODER, 9000)
+    with pytest.raises(ModelError):
+        open_encoder(str(tmp_path), 32)
