@@ -6,6 +6,7 @@ command line, in `ray job submit` and in a sweep.
 """
 
 import re
+import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from hydra_ray.errors import ConfigError
+from hydra_ray.errors import ConfigError, InputError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -26,6 +27,38 @@ class Section(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sentences(Section):
+    """The words of a task's prompts in LaMP's sentence form (Salemi et al., 2024): records, then the query, in one
+    message. Names in braces are filled in."""
+
+    record: str = '"{output}" is the answer to "{input}"'
+    """A record: its `{output}`, and mostly its `{input}`."""
+    records: str = "{records}. "
+    """What the records' sentences become, joined by ", and "; left out where there is no record."""
+    query: str = "{records}{instruction} {input}"
+    """The whole message: `{records}` as above, the `{instruction}`, the bare `{input}`, or instead of this the
+    `{first_line}` and the `{other_lines}` of it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_template("record", self.record, required={"output"}, optional={"input"})
+        _check_template("records", self.records, required={"records"}, optional=set())
+        parts = {"input"} if "{input}" in self.query else {"first_line", "other_lines"}
+        _check_template("query", self.query, required={"records", *parts}, optional={"instruction"})
+        return self
+
+
+def _check_template(name: str, template: str, required: set[str], optional: set[str]) -> None:
+    try:
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"{name} is no template: {error}; write braces that stand for themselves twice") from error
+    names = {field for field, _, _ in parts}
+    if not required <= names <= required | optional or any(spec or conversion for _, spec, conversion in parts):
+        expected = ", ".join(f"{{{each}}}" for each in sorted(required))
+        raise ValueError(f"{name} is {template!r}; it needs {expected} and may have {sorted(optional)}, nothing else")
 
 
 class Task(Section):
@@ -41,14 +74,24 @@ class Task(Section):
     instruction: str
     """The question put to the generator before every bare input."""
     input_pattern: str = r"(?P<input>.+)"
-    """Regular expression (with DOTALL) that an official sample's `input` must match as a whole; its group `input` is
-    the bare input. What does not match is rejected."""
+    """Regular expression (with DOTALL) that an official sample's `input` must match as a whole. Its groups whose names
+    start with `input` are the bare input, one a line where there are several. What does not match is rejected."""
     labels: tuple[str, ...] = ()
     """All possible outputs of a closed task, in a fixed order; empty for text."""
+    option_pattern: str = ""
+    """Where each query has options of its own, for which the labels stand: regular expression (with DOTALL) that finds
+    them in a bare input, one group a label, in the labels' order. Empty where labels speak for themselves."""
     record_input: tuple[str, ...] = ("text",)
     """Fields of a LaMP history record that together are its input; none where a record has an output only."""
     record_output: str = "output"
     """Field of a LaMP history record that is its output."""
+    is_history_labelled: bool = True
+    """Whether a record's output answers its input as a target answers a query. Where not, records are documents of the
+    user: their outputs need be no labels, and prompts show them as what they are."""
+    history_heading: str = "By this user:"
+    """What stands before the user's documents in a chat prompt where `is_history_labelled` is false."""
+    sentences: Sentences = Sentences()
+    """The words of the prompts in LaMP's sentence form."""
     max_tokens: int = Field(default=32, gt=0)
     """Length limit of an answer in the generator's tokens; must cover the longest label."""
 
@@ -62,10 +105,36 @@ class Task(Section):
         """Value of "task" in prediction files."""
         return self.official_name or self.name
 
+    @property
+    def has_pseudo_queries(self) -> bool:
+        """Whether a record can be asked as a query: its output is an answer, and it has an input to ask."""
+        return self.is_history_labelled and bool(self.record_input)
+
     def bare_input(self, text: str) -> str | None:
         """The query in an official sample's `input`, without the instruction; None where it does not match."""
         match = re.fullmatch(self.input_pattern, text, flags=re.DOTALL)
-        return match["input"].strip() or None if match else None
+        if match is None:
+            return None
+        parts = [(part or "").strip() for name, part in match.groupdict().items() if name.startswith("input")]
+        if len(parts) > 1:
+            parts = [" ".join(part.split()) for part in parts]
+        return "\n".join(parts) if all(parts) else None
+
+    def option_text(self, query_input: str, label: str) -> str:
+        """The text that `label` stands for in a query: the label itself, or the option that bears it.
+
+        Raises:
+            InputError: the task has options, and the query has none.
+        """
+        if not self.option_pattern:
+            return label
+        match = re.search(self.option_pattern, query_input, flags=re.DOTALL)
+        if match is None:
+            raise InputError(
+                f"got the query {query_input!r} of {self.name}, which has no options; expected them as in "
+                f"lamp.task.option_pattern, {self.option_pattern!r}"
+            )
+        return match[1 + self.labels.index(label)].strip()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -76,13 +145,18 @@ class Task(Section):
         if self.kind == "rating":
             for label in self.labels:
                 float(label)
-        try:
-            groups = re.compile(self.input_pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"input_pattern is no regular expression: {error}") from error
-        if "input" not in groups:
+        if not any(name.startswith("input") for name in _compiled("input_pattern", self.input_pattern).groupindex):
             raise ValueError("input_pattern needs a group named 'input'")
+        if self.option_pattern and _compiled("option_pattern", self.option_pattern).groups != len(self.labels):
+            raise ValueError(f"option_pattern needs one group for each of the {len(self.labels)} labels")
         return self
+
+
+def _compiled(name: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name} is no regular expression: {error}") from error
 
 
 class PlantedConfig(Section):
@@ -112,6 +186,10 @@ class LampConfig(Section):
     """Files of your own users, .jsonl or .parquet, one row a user (see README, "On your data")."""
     planted: PlantedConfig | None = None
     """Make a planted-preference sample instead of reading files."""
+    drop_leaks: bool = False
+    """Leave out users whose history gives a query's target away: for a text task, a record whose output is the target;
+    for a closed task, a record whose input is the query's. Case and white space do not count. Such users are counted
+    in any case."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -181,6 +259,8 @@ class GeneratorConfig(Section):
     """Longest single record or query in a prompt, in tokens; longer ones are cut."""
     is_constrained: bool = True
     """Let the generator write nothing but the labels of a closed task."""
+    prompt_form: Literal["chat", "sentence"] = "chat"
+    """chat: records are turns of a conversation. sentence: LaMP's own form, records and query in one message."""
     seed: int = 0
 
 

@@ -1,30 +1,33 @@
-"""Prompts in chat form that fit the generator: instruction, examples, query.
+"""Prompts that fit the generator: instruction, examples, query, and perhaps a profile of the user.
 
-An example is a turn pair: a record's input as the user's turn and its output as the assistant's. The most relevant one
-stands last, next to the query. Lengths are the generator's own tokens. Each text is tokenized once a process; whether
-a prompt fits is mostly decided by a sum, and by rendering it only where the sum comes close to the limit.
+Lengths are the generator's own tokens. Each text is tokenized once a process; whether a prompt fits is mostly decided
+by a sum, and by rendering it only where the sum comes close to the limit.
 """
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.errors import ConfigError, ModelError
+from hydra_ray.generate.forms import Contents, Example, Form, form_of, summary_form
 from hydra_ray.records import Message, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NO_INPUT = "Show me an example of the style to write in."
-"""The user's turn of an example whose record has an output only."""
+PROFILE_TOKENS = 96
+"""Length limit of a profile that the generator writes."""
 
 _MIN_INPUT_TOKENS = 16
 """A record's input is not cut below this: a shorter one says too little, and the record is better dropped."""
-_SLACK_TOKENS = 2
-"""A message's allowance for tokens that differ between a text alone and inside the chat template."""
+_MIN_RECORD_TOKENS = 8
+"""A record costs hardly less than this, so no more than a prompt can hold are looked at."""
+_SLACK_TOKENS = 4
+"""A text's allowance for tokens that differ between a text alone and inside a prompt."""
 _MAX_ATTEMPTS = 4
 """Renderings of a prompt with the same examples; the first one nearly always fits."""
 _MAX_CHARACTERS_PER_TOKEN = 50
@@ -39,39 +42,94 @@ class _Text:
     num_tokens: int
 
 
+_NOTHING = _Text(text="", num_tokens=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """What a prompt is to hold."""
+
+    pairs: tuple[tuple[_Text, _Text], ...] = ()
+    """Inputs and outputs of the examples, the most relevant one last."""
+    query: _Text = _NOTHING
+    profile: _Text = _NOTHING
+
+    def contents(self) -> Contents:
+        return Contents(
+            examples=tuple(Example(input=each.text, output=output.text) for each, output in self.pairs),
+            query=self.query.text,
+            profile=self.profile.text,
+        )
+
+
 def fit_messages(
     task: Task,
     examples: Sequence[Record],
     query_input: str,
     tokenizer: "PreTrainedTokenizerBase",
     config: GeneratorConfig,
+    profile: str | None = None,
 ) -> tuple[Message, ...]:
     """The prompt that asks for the answer to `query_input`, short enough to leave room for task.max_tokens.
 
     Where the whole is too long, record inputs are cut evenly, then the least relevant examples are dropped, then the
-    query is cut from its end. The instruction always stays as it is.
+    query is cut from its end, then the profile is left out. The instruction always stays as it is.
 
     Args:
-        examples: records to learn from, most relevant first; they appear in reverse order.
+        examples: records to learn from, most relevant first.
+        profile: what is known about the user (PAG, Richardson et al. 2023), put before everything else.
 
     Raises:
         ConfigError: not even the instruction and one token of the query fit.
         ModelError: the generator has no chat template.
     """
-    query = _safe_text(tokenizer, query_input, config.max_text_tokens)
-    pairs = [
-        (
-            _safe_text(tokenizer, record.input.strip() or NO_INPUT, config.max_text_tokens),
-            _safe_text(tokenizer, record.output, config.max_text_tokens),
-        )
-        for record in reversed(examples)
-    ]
+    form = form_of(task, config)
+    texts = _Texts(
+        pairs=_pairs(form, examples, tokenizer, config),
+        query=_safe_text(tokenizer, query_input, config.max_text_tokens),
+        profile=_safe_text(tokenizer, (profile or "").strip(), config.max_text_tokens),
+    )
     room = config.max_model_tokens - task.max_tokens
-    for num_dropped in range(len(pairs) + 1):
-        messages = _fit_examples(task, pairs[num_dropped:], query, tokenizer, room)
-        if messages is not None:
-            return messages
-    return _fit_query(task, query, tokenizer, room)
+    messages = (
+        _fit_most(form, task, texts, tokenizer, room)
+        or _fit_query(form, task, replace(texts, pairs=()), tokenizer, room)
+        or _fit_query(form, task, replace(texts, pairs=(), profile=_NOTHING), tokenizer, room)
+    )
+    if messages is None:
+        raise ConfigError(
+            f"the instruction of task {task.name} and its answer of up to {task.max_tokens} tokens leave no room for a "
+            "query within generator.max_model_tokens: raise that, or shorten the instruction or lamp.task.max_tokens."
+        )
+    return messages
+
+
+def profile_messages(
+    task: Task, records: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
+) -> tuple[Message, ...]:
+    """The prompt that asks for a profile of the user with `records`, short enough to leave room for PROFILE_TOKENS.
+
+    It shows as many of the newest records as fit, the newest one last. Records without a date are older than dated
+    ones, and earlier ones older than later ones.
+
+    Args:
+        records: a user's history, at least one record.
+
+    Raises:
+        ConfigError: not even the shortest form of one record fits.
+        ModelError: the generator has no chat template.
+    """
+    room = config.max_model_tokens - PROFILE_TOKENS
+    oldest_first = sorted(records, key=lambda record: -math.inf if record.date is None else record.date)
+    newest_first = oldest_first[::-1][: max(1, room // _MIN_RECORD_TOKENS)]
+    form = summary_form(task)
+    texts = _Texts(pairs=_pairs(form, newest_first, tokenizer, config))
+    messages = _fit_most(form, task, texts, tokenizer, room, min_examples=1)
+    if messages is None:
+        raise ConfigError(
+            f"generator.max_model_tokens leaves no room for a record of task {task.name} and a profile of "
+            f"{PROFILE_TOKENS} tokens: raise it, or lower generator.max_text_tokens."
+        )
+    return messages
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -94,27 +152,56 @@ def count_prompt_tokens(messages: Sequence[Message], tokenizer: "PreTrainedToken
     return _count_tokens(tokenizer, render_prompt(messages, tokenizer))
 
 
-def _fit_examples(
+def _pairs(
+    form: Form, examples: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
+) -> tuple[tuple[_Text, _Text], ...]:
+    """Inputs and outputs of `examples` (most relevant first) as the form shows them, most relevant last."""
+    return tuple(
+        (
+            _safe_text(tokenizer, record.input.strip() or form.no_input, config.max_text_tokens)
+            if form.shows_inputs
+            else _NOTHING,
+            _safe_text(tokenizer, record.output, config.max_text_tokens),
+        )
+        for record in reversed(examples)
+    )
+
+
+def _fit_most(
+    form: Form,
     task: Task,
-    pairs: Sequence[tuple[_Text, _Text]],
-    query: _Text,
+    texts: _Texts,
     tokenizer: "PreTrainedTokenizerBase",
     room: int,
+    min_examples: int = 0,
 ) -> tuple[Message, ...] | None:
-    """A prompt with all of `pairs`, their inputs cut where need be; None where that is not enough."""
-    inputs = [example_input for example_input, _ in pairs]
-    fixed = _frame_tokens(tokenizer, task.instruction, len(pairs)) + query.num_tokens
-    fixed += sum(output.num_tokens for _, output in pairs)
-    needed = fixed + sum(text.num_tokens for text in inputs)
-    if needed + _SLACK_TOKENS * (2 * len(pairs) + 2) <= room:
-        return _messages(task, pairs, query)
+    """A prompt with as many of the most relevant examples as fit; None where `min_examples` are too many."""
+    for num_dropped in range(len(texts.pairs) - min_examples + 1):
+        messages = _fit_examples(form, task, replace(texts, pairs=texts.pairs[num_dropped:]), tokenizer, room)
+        if messages is not None:
+            return messages
+    return None
+
+
+def _fit_examples(
+    form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
+) -> tuple[Message, ...] | None:
+    """A prompt with all of the examples, their inputs cut where need be; None where that is not enough."""
+    lengths = [text.num_tokens for text, _ in texts.pairs]
+    fixed = texts.query.num_tokens + texts.profile.num_tokens + sum(output.num_tokens for _, output in texts.pairs)
+    # Asked first, because frames of very many examples are costly to count.
+    if fixed + sum(min(length, _MIN_INPUT_TOKENS) for length in lengths) > room:
+        return None
+    fixed += _frame_tokens(tokenizer, task, form, len(lengths), bool(texts.profile.text))  # pyright: ignore[reportArgumentType]
+    if fixed + sum(lengths) + _SLACK_TOKENS * (2 * len(lengths) + 2) <= room:
+        return form.render(task, texts.contents())
     excess = 0
     for _ in range(_MAX_ATTEMPTS):
-        cap = _even_cap([text.num_tokens for text in inputs], room - fixed - excess)
-        if cap < _MIN_INPUT_TOKENS and any(text.num_tokens > cap for text in inputs):
+        cap = _even_cap(lengths, room - fixed - excess)
+        if cap < _MIN_INPUT_TOKENS and any(length > cap for length in lengths):
             return None
-        cut = [(_cut(tokenizer, each, cap), output) for each, (_, output) in zip(inputs, pairs, strict=True)]
-        messages = _messages(task, cut, query)
+        cut = replace(texts, pairs=tuple((_cut(tokenizer, each, cap), output) for each, output in texts.pairs))
+        messages = form.render(task, cut.contents())
         over = count_prompt_tokens(messages, tokenizer) - room
         if over <= 0:
             return messages
@@ -122,27 +209,19 @@ def _fit_examples(
     return None
 
 
-def _fit_query(task: Task, query: _Text, tokenizer: "PreTrainedTokenizerBase", room: int) -> tuple[Message, ...]:
-    """A prompt without examples whose query is cut until it fits."""
-    limit = max(1, query.num_tokens)
+def _fit_query(
+    form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
+) -> tuple[Message, ...] | None:
+    """A prompt whose query is cut until it fits; None where not even one token of it does."""
+    limit = max(1, texts.query.num_tokens)
     while limit > 0:
-        messages = _messages(task, (), _cut(tokenizer, query, limit))
+        cut = replace(texts, query=_cut(tokenizer, texts.query, limit))
+        messages = form.render(task, cut.contents())
         over = count_prompt_tokens(messages, tokenizer) - room
         if over <= 0:
             return messages
         limit = max(1, limit - over) if limit > 1 else 0
-    raise ConfigError(
-        f"the instruction of task {task.name} and its answer of up to {task.max_tokens} tokens leave no room for a "
-        "query within generator.max_model_tokens: raise that, or shorten the instruction or lamp.task.max_tokens."
-    )
-
-
-def _messages(task: Task, pairs: Sequence[tuple[_Text, _Text]], query: _Text) -> tuple[Message, ...]:
-    turns = [Message(role="system", content=task.instruction)]
-    for example_input, output in pairs:
-        turns.append(Message(role="user", content=example_input.text))
-        turns.append(Message(role="assistant", content=output.text))
-    return (*turns, Message(role="user", content=query.text))
+    return None
 
 
 def _even_cap(lengths: Sequence[int], total: int) -> int:
@@ -187,14 +266,16 @@ def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | N
     return re.compile("|".join(map(re.escape, long_enough))) if long_enough else None
 
 
-@lru_cache(maxsize=256)
-def _frame_tokens(tokenizer: "PreTrainedTokenizerBase", instruction: str, num_examples: int) -> int:
-    """Length of a prompt's fixed part: the instruction and the chat template around all other texts."""
-    word = _Text(text="x", num_tokens=_count_tokens(tokenizer, "x"))
-    num_texts = 2 * num_examples + 1
-    turns = [Message(role="system", content=instruction)]
-    turns += [Message(role="assistant" if position % 2 else "user", content=word.text) for position in range(num_texts)]
-    return count_prompt_tokens(turns, tokenizer) - num_texts * word.num_tokens
+@lru_cache(maxsize=1024)
+def _frame_tokens(
+    tokenizer: "PreTrainedTokenizerBase", task: Task, form: Form, num_examples: int, has_profile: bool
+) -> int:
+    """Length of a prompt's fixed part: the task's own words and the chat template around all other texts."""
+    example = Example(input="x" if form.shows_inputs else "", output="x")
+    contents = Contents(examples=(example,) * num_examples, query="x", profile="x" if has_profile else "")
+    num_texts = num_examples * (1 + form.shows_inputs) + 1 + has_profile
+    messages = form.render(task, contents)
+    return count_prompt_tokens(messages, tokenizer) - num_texts * _count_tokens(tokenizer, "x")
 
 
 def _count_tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> int:

@@ -23,6 +23,7 @@ from hydra_ray.lamp.reading import (
     MalformedError,
     Sample,
     checked_output,
+    checked_question,
     id_of,
     list_of,
     make_record,
@@ -118,16 +119,14 @@ def _read_record(task: Task, position: int, record: object) -> Record:
 
 def _read_query(task: Task, position: int, query: object, is_new: bool) -> Query:
     fields = mapping_of(query, f"query {position}")
-    question = text_of(fields.get("input"), f"the input of query {position}").strip()
-    if not question:
-        raise MalformedError(f"the input of query {position} is empty")
+    asked = f"the input of query {position}"
     target = fields.get("target")
     if target is None and not is_new:
         raise MalformedError(f"query {position} of a training user has no target")
     what = f"the target of query {position}"
     return Query(
         query_id=_id_or_position(fields, position, "query"),
-        input=question,
+        input=checked_question(task, text_of(fields.get("input"), asked), asked),
         target=None if target is None else checked_output(task, text_of(target, what), what),
     )
 

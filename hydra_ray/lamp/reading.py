@@ -5,6 +5,7 @@ used becomes a Rejected with its reason; what is not a LaMP file at all is an In
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -98,30 +99,43 @@ def make_record(task: Task, record_id: str, text: str, output: str, when: object
     """A history record, its output in the task's own terms.
 
     Raises:
-        MalformedError: the output is empty or not one of the task's labels, or the date is none.
+        MalformedError: the output is empty or (where outputs are answers) not one of the task's labels, or the date is
+            none.
     """
+    what = f"the output of record {record_id!r}"
     return Record(
         record_id=record_id,
         input=text,
-        output=checked_output(task, output, f"the output of record {record_id!r}"),
+        output=checked_output(task, output, what) if task.is_history_labelled else _stripped(output, what),
         date=seconds_of(when, f"the date of record {record_id!r}"),
     )
 
 
 def checked_output(task: Task, text: str, what: str) -> str:
-    """A record's output or a query's target in the task's own terms.
+    """An answer (a labelled record's output or a query's target) in the task's own terms.
 
     Raises:
         MalformedError: it is empty or not one of the task's labels.
     """
-    if not text.strip():
-        raise MalformedError(f"{what} is empty")
+    stripped = _stripped(text, what)
     if not task.is_closed:
-        return text.strip()
+        return stripped
     label = canonical_label(task, text)
     if label is None:
         raise MalformedError(f"{what} is {text!r}, not a label of {task.name}")
     return label
+
+
+def checked_question(task: Task, text: str, what: str) -> str:
+    """A query's bare input.
+
+    Raises:
+        MalformedError: it is empty or lacks the options that the task's labels stand for.
+    """
+    question = _stripped(text, what)
+    if task.option_pattern and not re.search(task.option_pattern, question, flags=re.DOTALL):
+        raise MalformedError(f"{what} lacks the options of {task.name}: {question!r}")
+    return question
 
 
 def require_distinct(ids: Iterable[str], what: str) -> None:
@@ -212,6 +226,12 @@ def seconds_of(value: object, what: str) -> int | None:
         raise MalformedError(f"{what} is {value!r}, neither seconds since 1970 nor an ISO date") from error
 
 
+def _stripped(text: str, what: str) -> str:
+    if not text.strip():
+        raise MalformedError(f"{what} is empty")
+    return text.strip()
+
+
 def _timestamp(moment: datetime) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
@@ -228,7 +248,7 @@ def _read_user(task: Task, split: str, is_new: bool, sample: object) -> User:
         user_id=user_id_of(split, sample_id),
         is_new=is_new,
         history=history,
-        queries=(Query(query_id=sample_id, input=question, target=None),),
+        queries=(Query(query_id=sample_id, input=checked_question(task, question, "input"), target=None),),
     )
 
 

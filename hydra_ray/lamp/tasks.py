@@ -1,6 +1,6 @@
 """The tasks of LaMP, one entry each (Salemi et al., ACL 2024, arXiv 2304.11406), and the planted sample's own."""
 
-from hydra_ray.config import LampConfig, Task
+from hydra_ray.config import LampConfig, Sentences, Task
 from hydra_ray.errors import ConfigError
 
 _NEWS_LABELS = (
@@ -22,6 +22,27 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task(
+            name="LaMP_1",
+            kind="classification",
+            instruction="For an author who has written the paper with the title in the first line, which reference is "
+            "related? Just answer with [1] or [2] without explanation.",
+            input_pattern=r'For an author who has written the paper with the title (?P<input_title>".*?"), '
+            r'which reference is related\?.*?explanation\.\s*(?P<input_options>\[1\]:\s*".*"\s+\[2\]:\s*".*")\s*',
+            labels=("[1]", "[2]"),
+            option_pattern=r'\[1\]:\s*"(.*)"\s+\[2\]:\s*"(.*)"',
+            record_input=("abstract",),
+            record_output="title",
+            is_history_labelled=False,
+            history_heading="Papers by this author:",
+            sentences=Sentences(
+                record='"{output}"',
+                records=", and {records}",
+                query="For an author who has written the paper with the title{records} {first_line}, which reference "
+                "is related? Just answer with [1] or [2] without explanation. {other_lines}",
+            ),
+            max_tokens=8,
+        ),
+        Task(
             name="LaMP_2N",
             official_name="LaMP_2",
             kind="classification",
@@ -31,6 +52,10 @@ TASKS: dict[str, Task] = {
             labels=_NEWS_LABELS,
             record_input=("title", "text"),
             record_output="category",
+            sentences=Sentences(
+                record='the category for the article: "{input}" is "{output}"',
+                query="{records}{instruction} article: {input}",
+            ),
             max_tokens=8,
         ),
         Task(
@@ -43,6 +68,10 @@ TASKS: dict[str, Task] = {
             labels=_MOVIE_LABELS,
             record_input=("description",),
             record_output="tag",
+            sentences=Sentences(
+                record='the tag for the movie: "{input}" is "{output}"',
+                query="{records}{instruction} description: {input}",
+            ),
             max_tokens=8,
         ),
         Task(
@@ -54,6 +83,10 @@ TASKS: dict[str, Task] = {
             labels=PLANTED_LABELS,
             record_input=("description",),
             record_output="tag",
+            sentences=Sentences(
+                record='the topic of the story: "{input}" is "{output}"',
+                query="{records}{instruction} description: {input}",
+            ),
             max_tokens=8,
         ),
         Task(
@@ -64,6 +97,9 @@ TASKS: dict[str, Task] = {
             input_pattern=r"What is the score .*?without further explanation\.\s*(?:review|movie):(?P<input>.+)",
             labels=_RATINGS,
             record_output="score",
+            sentences=Sentences(
+                record='{output} is the score for "{input}"', query="{records}{instruction} review: {input}"
+            ),
             max_tokens=4,
         ),
         Task(
@@ -72,6 +108,7 @@ TASKS: dict[str, Task] = {
             instruction="Generate a headline for the following article:",
             input_pattern=r"Generate a headline for the following article:(?P<input>.+)",
             record_output="title",
+            sentences=Sentences(record='"{output}" is the title for "{input}"'),
             max_tokens=32,
         ),
         Task(
@@ -81,7 +118,32 @@ TASKS: dict[str, Task] = {
             input_pattern=r"Generate a title for the following abstract of a paper:(?P<input>.+)",
             record_input=("abstract",),
             record_output="title",
+            sentences=Sentences(
+                record='"{output}" is a title for "{input}"', records="{records}. Following the given patterns "
+            ),
             max_tokens=32,
+        ),
+        Task(
+            name="LaMP_6",
+            kind="text",
+            instruction="Generate a subject for the following email:",
+            input_pattern=r"Generate a subject for the following email:(?P<input>.+)",
+            record_output="title",
+            sentences=Sentences(record='"{output}" is the title for "{input}"'),
+            max_tokens=32,
+        ),
+        Task(
+            name="LaMP_7",
+            kind="text",
+            instruction="Paraphrase the following tweet without any explanation before or after it:",
+            input_pattern=r"Paraphrase the following tweet without any explanation before or after it:(?P<input>.+)",
+            record_input=(),
+            record_output="text",
+            sentences=Sentences(
+                record='"{output}"',
+                records="{records} are written by a person. Following the given patterns ",
+            ),
+            max_tokens=64,
         ),
     )
 }

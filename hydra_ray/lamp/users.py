@@ -23,6 +23,7 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.config import LampConfig, RunConfig, Task
 from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.lamp.leaks import LEAK, is_leaking
 from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
 from hydra_ray.lamp.reading import (
@@ -46,17 +47,22 @@ SPILL_BUFFER_BYTES = 8 * 2**20
 USERS_PER_CHUNK = 256
 """Users that are Python objects at a time while a bucket becomes a table."""
 
-_COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "queries", "rejected")
+_COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "queries", "rejected", "leaking_users")
 
 log = logging.getLogger(__name__)
 
 
 def input_fingerprint(config: LampConfig) -> list[str]:
-    """What the users stage's result depends on besides settings: the content of local files, the state of remote ones.
+    """What the users stage's result depends on besides its own section: the content of local files, the state of remote
+    ones, and whether leaking users are left out.
 
     Raises:
         InputError: a file that is needed does not exist.
     """
+    return [*_source_fingerprints(config), f"drop_leaks:{config.drop_leaks}"]
+
+
+def _source_fingerprints(config: LampConfig) -> list[str]:
     if config.planted is not None:
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
@@ -72,7 +78,8 @@ def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
     """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
 
     Returns:
-        Sums over all parts: users, train_users, new_users, records, queries, rejected.
+        Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see
+        `is_leaking`; with lamp.drop_leaks they are among the rejected).
 
     Raises:
         InputError: a file is missing or is not what it was said to be, too many samples are malformed, or one of the
@@ -86,10 +93,11 @@ def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
             _spill_all(config, task, Path(folder), spill)
             _require_few_rejected(config, spill.num_rejected, spill.num_samples)
             for bucket in missing:
-                _commit_bucket(task, stage, bucket, spill)
+                _commit_bucket(config, task, stage, bucket, spill)
     counters = storage.add_counters(storage.read_counters(part) for part in stage.parts(USERS))
     log.info("users: %s", ", ".join(f"{name} {count:.0f}" for name, count in counters.items()))
-    _require_few_rejected(config, counters["rejected"], counters["rejected"] + counters["users"])
+    num_malformed = counters["rejected"] - (counters["leaking_users"] if config.lamp.drop_leaks else 0)
+    _require_few_rejected(config, num_malformed, counters["rejected"] + counters["users"])
     for kind, name in (("users", "users"), ("train_users", "training users"), ("new_users", "new users")):
         if not counters[kind]:
             raise InputError(f"the input holds no {name}: both training users (is_new false) and new ones are needed")
@@ -193,17 +201,22 @@ def _spill_own(task: Task, locations: Sequence[str], max_users: int | None, spil
             spill.add(sample)
 
 
-def _commit_bucket(task: Task, stage: Stage, bucket: int, spill: _Spill) -> None:
+def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spill: _Spill) -> None:
     """Write both parts of a bucket, `users` last: that one says that the bucket is done."""
     rejected = [from_dict(row, Rejected) for row in spill.rows("rejected", bucket)]
     chunks = [to_table([], User)]
     waiting: list[User] = []
     counters: dict[str, float] = dict.fromkeys(_COUNTERS, 0.0)
-    for joined in _join(task, bucket, spill):
+    for sample, joined in _join(task, bucket, spill):
         if isinstance(joined, Rejected):
             spill.report(joined)
             rejected.append(joined)
             continue
+        if is_leaking(task, joined):
+            counters["leaking_users"] += 1
+            if config.lamp.drop_leaks:
+                rejected.append(_rejected(sample, LEAK))
+                continue
         _count(joined, counters)
         waiting.append(joined)
         if len(waiting) == USERS_PER_CHUNK:
@@ -216,8 +229,8 @@ def _commit_bucket(task: Task, stage: Stage, bucket: int, spill: _Spill) -> None
     storage.write_part(stage.part(USERS, bucket), pa.concat_tables(chunks).sort_by("user_id"), counters)
 
 
-def _join(task: Task, bucket: int, spill: _Spill) -> Iterator[User | Rejected]:
-    """The users of a bucket with their targets, and the samples that are rejected for what only the bucket shows."""
+def _join(task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User | Rejected]]:
+    """A bucket's samples, each with its user and targets or rejected for what only the bucket shows."""
     targets: dict[str, set[str]] = {}
     for user_id, target in spill.rows("targets", bucket):
         targets.setdefault(user_id, set()).add(target)
@@ -229,11 +242,13 @@ def _join(task: Task, bucket: int, spill: _Spill) -> Iterator[User | Rejected]:
             if user.user_id in places:
                 raise MalformedError(f"the same id as {places[user.user_id]}")
             places[user.user_id] = f"sample {sample.position} of {sample.source}"
-            yield _with_target(task, user, targets.get(user.user_id, set())) if sample.awaits_target else user
+            yield sample, (_with_target(task, user, targets.get(user.user_id, set())) if sample.awaits_target else user)
         except MalformedError as error:
-            yield Rejected(
-                source=sample.source, position=sample.position, sample_id=sample.sample_id, reason=str(error)
-            )
+            yield sample, _rejected(sample, str(error))
+
+
+def _rejected(sample: Sample, reason: str) -> Rejected:
+    return Rejected(source=sample.source, position=sample.position, sample_id=sample.sample_id, reason=reason)
 
 
 def _with_target(task: Task, user: User, targets: set[str]) -> User:

@@ -1,3 +1,7 @@
+import json
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,7 +9,16 @@ from hypothesis import strategies as st
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.generate.fake_engine import fake_tokenizer
-from hydra_ray.generate.prompts import NO_INPUT, count_prompt_tokens, fit_messages, render_prompt
+from hydra_ray.generate.forms import ABOUT_USER, NO_INPUT, SUMMARY_INSTRUCTION
+from hydra_ray.generate.prompts import (
+    PROFILE_TOKENS,
+    count_prompt_tokens,
+    fit_messages,
+    profile_messages,
+    render_prompt,
+)
+from hydra_ray.lamp.reading import read_samples
+from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.records import Message, Record
 
 INSTRUCTION = "Which topic is this? Answer with its name."
@@ -57,18 +70,37 @@ texts = st.one_of(st.text(max_size=40), st.lists(pieces, max_size=60).map("".joi
 outputs = st.text("abc", min_size=1, max_size=8)
 
 
-def task_of(max_tokens=8, instruction=INSTRUCTION):
-    return Task(name="t", kind="text", instruction=instruction, max_tokens=max_tokens)
+forms = st.sampled_from(["chat", "sentence", "documents"])
 
 
-def config_of(max_model_tokens=2048, max_text_tokens=256):
-    return GeneratorConfig(
-        engine="fake", model="fake", max_model_tokens=max_model_tokens, max_text_tokens=max_text_tokens
+def task_of(max_tokens=8, instruction=INSTRUCTION, is_history_labelled=True):
+    return Task(
+        name="t",
+        kind="text",
+        instruction=instruction,
+        max_tokens=max_tokens,
+        is_history_labelled=is_history_labelled,
     )
 
 
-def record(number, text, output="dogs"):
-    return Record(record_id=str(number), input=text, output=output)
+def config_of(max_model_tokens=2048, max_text_tokens=256, prompt_form="chat"):
+    return GeneratorConfig(
+        engine="fake",
+        model="fake",
+        max_model_tokens=max_model_tokens,
+        max_text_tokens=max_text_tokens,
+        prompt_form=prompt_form,
+    )
+
+
+def in_form(form, max_tokens=8, **config):
+    """A task and a configuration whose prompts have the form."""
+    task = task_of(max_tokens, is_history_labelled=form != "documents")
+    return task, config_of(**config, prompt_form="sentence" if form == "sentence" else "chat")
+
+
+def record(number, text, output="dogs", date=None):
+    return Record(record_id=str(number), input=text, output=output, date=date)
 
 
 def test_the_best_example_stands_next_to_the_query():
@@ -94,9 +126,7 @@ def test_the_best_example_stands_next_to_the_query():
     max_model_tokens=st.integers(20, 300),
     max_text_tokens=st.integers(1, 60),
 )
-def test_a_prompt_fits_and_keeps_instruction_query_and_form(
-    tokenizer, inputs, query, max_model_tokens, max_text_tokens
-):
+def test_a_chat_fits_and_keeps_instruction_query_and_form(tokenizer, inputs, query, max_model_tokens, max_text_tokens):
     task, config = task_of(), config_of(max_model_tokens, max_text_tokens)
     examples = [record(number, *pair) for number, pair in enumerate(inputs)]
     try:
@@ -114,9 +144,58 @@ def test_a_prompt_fits_and_keeps_instruction_query_and_form(
     assert all(message.content for message in messages[1:-1])
 
 
+@settings(max_examples=300)
+@given(
+    form=forms,
+    tokenizer=tokenizers,
+    inputs=st.lists(st.tuples(texts, outputs), max_size=5),
+    query=texts,
+    profile=st.one_of(st.none(), texts),
+    max_model_tokens=st.integers(20, 300),
+    max_text_tokens=st.integers(1, 60),
+)
+def test_a_prompt_of_any_form_fits_with_and_without_a_profile(
+    form, tokenizer, inputs, query, profile, max_model_tokens, max_text_tokens
+):
+    task, config = in_form(form, max_model_tokens=max_model_tokens, max_text_tokens=max_text_tokens)
+    examples = [record(number, *pair) for number, pair in enumerate(inputs)]
+    try:
+        messages = fit_messages(task, examples, query, tokenizer, config, profile=profile)
+    except ConfigError:
+        shortest = fit_messages(task, (), query[:1], tokenizer, config_of(10_000, prompt_form=config.prompt_form))
+        assert count_prompt_tokens(shortest, tokenizer) + task.max_tokens >= max_model_tokens - 4
+        return
+    assert count_prompt_tokens(messages, tokenizer) + task.max_tokens <= max_model_tokens
+    assert INSTRUCTION in messages[0].content
+    assert messages[-1].role == "user"
+    assert fit_messages(task, examples, query, tokenizer, config, profile=profile) == messages
+
+
 @settings(max_examples=200)
-@given(tokenizer=tokenizers, text=texts, max_text_tokens=st.integers(1, 60))
-def test_no_text_can_open_or_close_a_turn(tokenizer, text, max_text_tokens):
+@given(
+    tokenizer=tokenizers,
+    inputs=st.lists(st.tuples(texts, outputs), min_size=1, max_size=12),
+    max_model_tokens=st.integers(PROFILE_TOKENS + 20, PROFILE_TOKENS + 400),
+    max_text_tokens=st.integers(1, 60),
+)
+def test_a_request_for_a_profile_fits(tokenizer, inputs, max_model_tokens, max_text_tokens):
+    records = [record(number, *pair) for number, pair in enumerate(inputs)]
+    config = config_of(max_model_tokens, max_text_tokens)
+    try:
+        system, user = profile_messages(task_of(), records, tokenizer, config)
+    except ConfigError:
+        one = profile_messages(task_of(), records[-1:], tokenizer, config_of(10_000, max_text_tokens))
+        assert count_prompt_tokens(one, tokenizer) + PROFILE_TOKENS > max_model_tokens
+        return
+    assert count_prompt_tokens((system, user), tokenizer) + PROFILE_TOKENS <= max_model_tokens
+    assert system.content == SUMMARY_INSTRUCTION
+    assert user.content.startswith("- ")
+
+
+@settings(max_examples=200)
+@given(form=forms, tokenizer=tokenizers, text=texts, max_text_tokens=st.integers(1, 60))
+def test_no_text_can_open_or_close_a_turn(form, tokenizer, text, max_text_tokens):
+    task, config = in_form(form, max_text_tokens=max_text_tokens)
     examples = [record(0, text or "x", text or "x")]
     control = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
@@ -124,7 +203,7 @@ def test_no_text_can_open_or_close_a_turn(tokenizer, text, max_text_tokens):
         tokens = tokenizer(render_prompt(of_messages, tokenizer), add_special_tokens=False)["input_ids"]
         return [token for token in tokens if token in control]
 
-    messages = fit_messages(task_of(), examples, text, tokenizer, config_of(max_text_tokens=max_text_tokens))
+    messages = fit_messages(task, examples, text, tokenizer, config, profile=text)
     plain = [Message(role=message.role, content="x") for message in messages]
     assert control_tokens(messages) == control_tokens(plain)
 
@@ -137,22 +216,37 @@ def test_a_single_text_is_cut_from_its_end_to_the_limit(text, max_text_tokens):
     assert len(tokenizer(query)["input_ids"]) == min(max_text_tokens, len(tokenizer(text)["input_ids"]))
 
 
-def test_record_inputs_are_shortened_evenly_before_any_example_is_dropped():
+@pytest.mark.parametrize("form", ["chat", "sentence"])
+def test_record_inputs_are_shortened_evenly_before_any_example_is_dropped(form):
+    tokenizer = fake_tokenizer()
     examples = [record(0, "a " * 100), record(1, "b " * 100), record(2, "c")]
-    room = count_prompt_tokens(fit_messages(task_of(), examples, "q", fake_tokenizer(), config_of()), fake_tokenizer())
-    messages = fit_messages(task_of(), examples, "q", fake_tokenizer(), config_of(max_model_tokens=room - 100))
-    lengths = [len(message.content) for message in messages if message.role == "user"]
-    assert lengths[0] == 1
-    assert abs(lengths[1] - lengths[2]) <= 1
-    assert 50 < lengths[1] < 200
+    task, config = in_form(form)
+    room = count_prompt_tokens(fit_messages(task, examples, "q", tokenizer, config), tokenizer)
+    messages = fit_messages(task, examples, "q", tokenizer, in_form(form, max_model_tokens=room - 100)[1])
+    words = " ".join(message.content for message in messages).replace('"', " ").split()
+    assert words.count("c") == 1
+    assert abs(words.count("a") - words.count("b")) <= 1
+    assert 25 < words.count("a") < 100
 
 
-def test_the_least_relevant_examples_are_dropped_first():
-    examples = [record(number, f"{number} word" * 30, str(number)) for number in range(4)]
-    messages = fit_messages(task_of(), examples, "q", fake_tokenizer(), config_of(max_model_tokens=90))
-    kept = [message.content for message in messages if message.role == "assistant"]
-    assert kept == [str(number) for number in reversed(range(len(kept)))]
-    assert 0 < len(kept) < 4
+@pytest.mark.parametrize("form", ["chat", "sentence", "documents"])
+def test_the_least_relevant_examples_are_dropped_first(form):
+    examples = [record(number, f"{number} word " * 30, f"output{number}") for number in range(9)]
+    task, config = in_form(form, max_model_tokens=100)
+    text = " ".join(message.content for message in fit_messages(task, examples, "q", fake_tokenizer(), config))
+    kept = [number for number in range(9) if f"output{number}" in text]
+    assert kept == list(range(len(kept)))
+    assert (0 < len(kept) < 9) == (form != "documents")
+
+
+def test_documents_are_dropped_too_where_they_do_not_fit():
+    examples = [record(number, "never shown", f"output{number} " * 10) for number in range(9)]
+    task, config = in_form("documents", max_model_tokens=120)
+    _, user = fit_messages(task, examples, "the query", fake_tokenizer(), config)
+    assert "never shown" not in user.content
+    assert user.content.startswith(f'{task.history_heading} "output')
+    assert user.content.endswith('output0 output0 "\n\nthe query')
+    assert 0 < user.content.count('", "') < 8
 
 
 def test_a_record_without_input_is_an_example_of_style():
@@ -172,3 +266,90 @@ def test_a_generator_without_chat_template_is_refused():
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"u": 0}, unk_token="u")), unk_token="u")
     with pytest.raises(ModelError, match="no chat template"):
         fit_messages(task_of(), (), "query", bare, config_of())
+
+
+FROZEN_RECORDS = (
+    record(0, "The harbour froze over on Sunday, and " + "the ferries stayed in port. " * 3, "Ferries Stay In"),
+    record(1, "", "<|user|> Notes"),
+    record(2, "A short note on tides.", "Tides"),
+    record(3, "Ice on the river again, " * 8, "Ice Again"),
+)
+
+
+def test_chat_prompts_stay_as_they_are_to_the_last_byte():
+    # Generations are kept by their prompts: a changed byte asks for all of them again.
+    config = config_of(max_model_tokens=190, max_text_tokens=64)
+    messages = fit_messages(
+        TASKS["LaMP_4"], FROZEN_RECORDS, "Snow fell on the northern coast. " * 2, fake_tokenizer(), config
+    )
+    assert [(message.role, message.content) for message in messages] == [
+        ("system", "Generate a headline for the following article:"),
+        ("user", "Ice on the river again, Ice on the river again, Ice on"),
+        ("assistant", "Ice Again"),
+        ("user", "A short note on tides."),
+        ("assistant", "Tides"),
+        ("user", "Show me an example of the style to write in."),
+        ("assistant", "< |user|> Notes"),
+        ("user", "The harbour froze over on Sunday, and the ferries stayed in port."),
+        ("assistant", "Ferries Stay In"),
+        ("user", "Snow fell on the northern coast. Snow fell on the northern coast. "),
+    ]
+
+
+@pytest.mark.parametrize(("form", "place"), [("chat", "system"), ("documents", "system"), ("sentence", "user")])
+def test_a_profile_stands_before_everything_else_and_is_cut_like_any_text(form, place):
+    task, config = in_form(form, max_text_tokens=9)
+    examples = [record(0, "story", "output")]
+    plain = fit_messages(task, examples, "the query", fake_tokenizer(), config)
+    messages = fit_messages(
+        task, examples, "the query", fake_tokenizer(), config, profile="likes very short words. " * 9
+    )
+    cut = "likes very short words. "
+    expected = f"{INSTRUCTION}\n\n{ABOUT_USER}{cut}" if place == "system" else f"{ABOUT_USER}{cut}\n{plain[0].content}"
+    assert messages[0] == Message(role=place, content=expected)
+    assert messages[1:] == plain[1:]
+    assert fit_messages(task, examples, "the query", fake_tokenizer(), config, profile=" \n") == plain
+
+
+@pytest.mark.parametrize("form", ["chat", "sentence", "documents"])
+def test_a_profile_is_left_out_only_where_no_token_of_the_query_fits_beside_it(form):
+    tokenizer, query, profile = fake_tokenizer(), "word " * 20, "short " * 20
+    task, config = in_form(form)
+    shortest = fit_messages(task, (), "word", tokenizer, config, profile=profile)
+    needed = count_prompt_tokens(shortest, tokenizer) + task.max_tokens
+    enough, too_few = (in_form(form, max_model_tokens=tokens)[1] for tokens in (needed, needed - 1))
+    assert fit_messages(task, [record(0, "a")], query, tokenizer, enough, profile=profile) == shortest
+    without = fit_messages(task, [record(0, "a")], query, tokenizer, too_few, profile=profile)
+    assert without == fit_messages(task, (), query, tokenizer, too_few)
+    assert without[-1].content.endswith("word " * 20)
+
+
+def test_a_profile_is_asked_for_with_the_newest_records_that_fit():
+    tokenizer = fake_tokenizer()
+    records = [record(number, f"input{number}", f"output{number}", date=number * 7 % 10) for number in range(10)]
+    undated = [record(number, f"input{number}", f"output{number}") for number in range(10, 14)]
+    _, user = profile_messages(task_of(), [*records, *undated], tokenizer, config_of())
+    order = [*range(10, 14), *sorted(range(10), key=lambda number: number * 7 % 10)]
+    lines = [f'- "output{number}" is the answer to "input{number}"' for number in order]
+    assert user.content.splitlines() == lines
+    room = count_prompt_tokens(profile_messages(task_of(), records[:3], tokenizer, config_of()), tokenizer)
+    _, user = profile_messages(task_of(), [*records, *undated], tokenizer, config_of(room + PROFILE_TOKENS))
+    assert user.content.splitlines() == lines[-3:]
+
+
+def test_a_record_that_leaves_no_room_for_a_profile_is_a_configuration_error():
+    with pytest.raises(ConfigError, match="max_model_tokens"):
+        profile_messages(task_of(), [record(0, "a " * 99, "b " * 99)], fake_tokenizer(), config_of(PROFILE_TOKENS + 20))
+
+
+@pytest.mark.lamp
+@pytest.mark.parametrize("name", ["LaMP_2N", "LaMP_3", "LaMP_4", "LaMP_5", "LaMP_7"])
+def test_without_records_the_sentence_form_is_the_official_input(name):
+    if "HYDRA_LAMP_DIR" not in os.environ:
+        pytest.skip("HYDRA_LAMP_DIR is not set")
+    root = Path(os.environ["HYDRA_LAMP_DIR"], name)
+    config = config_of(100_000, 10_000, prompt_form="sentence")
+    raw = json.loads((root / "dev_questions.json").read_text())
+    for sample, official in zip(read_samples(TASKS[name], str(root), "dev", is_new=True), raw, strict=True):
+        (message,) = fit_messages(TASKS[name], (), sample.user.queries[0].input, fake_tokenizer(), config)
+        assert message.content.split() == official["input"].split()

@@ -9,6 +9,7 @@ import pytest
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.reading import Sample
+from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.records import Query, Record, Rejected, User
 
 ROW = {
@@ -89,6 +90,17 @@ def test_a_malformed_row_is_rejected_with_its_reason(tags, tmp_path, line, reaso
     assert rejected.position == 0
     assert reason in rejected.reason
     assert isinstance(sample, Sample)
+
+
+def test_a_query_needs_the_options_that_its_tasks_labels_stand_for_and_documents_need_no_label(tmp_path):
+    path = tmp_path / "users.jsonl"
+    history = [{"input": "an abstract", "output": "A Title"}]
+    inputs = ['"T"\n[1]: "a" [2]: "b"', '"T" [1]: "a"']
+    rows = [{"user_id": n, "history": history, "queries": [{"input": each}]} for n, each in enumerate(inputs)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    sample, rejected = _read(TASKS["LaMP_1"], path)
+    assert sample.user.history == (Record(record_id="0", input="an abstract", output="A Title"),)
+    assert "lacks the options of LaMP_1" in rejected.reason
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "users.csv", "users.parquet"])

@@ -51,6 +51,21 @@ def test_fields_of_a_record_are_joined_without_the_empty_ones(write_split):
     assert {record.output for record in read.user.history} == {"sports"}
 
 
+def test_documents_of_a_user_are_read_without_being_labels(write_split):
+    options = '[1]: "First" [2]: "Second"'
+    sample = {
+        "id": "7",
+        "input": 'For an author who has written the paper with the title "Own", which reference is related? Just '
+        f"answer with [1] or [2] without explanation. {options}",
+        "profile": [{"id": "1", "title": "A Title", "abstract": "An abstract."}],
+    }
+    root = write_split("dev", [sample], [("7", "[2]")])
+    (read,) = read_samples(TASKS["LaMP_1"], root, "dev", is_new=True)
+    assert isinstance(read, Sample)
+    assert read.user.queries[0].input == f'"Own"\n{options}'
+    assert [(record.input, record.output) for record in read.user.history] == [("An abstract.", "A Title")]
+
+
 RECORD = {"id": "1", "text": "t", "tag": "comedy"}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hydra_ray import storage
-from hydra_ray.config import Task
 from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.lamp.leaks import LEAK
 from hydra_ray.lamp.users import ingest, input_fingerprint
 from hydra_ray.records import Rejected, User, arrow_schema, from_table
 from hydra_ray.stages import Stage, bucket_of
@@ -36,7 +36,8 @@ def test_every_sample_becomes_one_user_of_its_bucket_with_its_target(make_config
     config = make_config({"task": tags.model_dump(), "root": root})
     counters = ingest(config, stage)
     assert counters == {
-        "users": 30, "train_users": 20, "new_users": 10, "records": 5 * 6 + 20, "queries": 30, "rejected": 0
+        "users": 30, "train_users": 20, "new_users": 10, "records": 5 * 6 + 20, "queries": 30, "rejected": 0,
+        "leaking_users": 0,
     }  # fmt: skip
     seen = {}
     for bucket, part in enumerate(stage.parts("users")):
@@ -132,7 +133,8 @@ def test_own_files_are_ingested_and_limited_by_kind_of_user(make_config, stage, 
     for path, part in zip(paths, (rows[:5], rows[5:]), strict=True):
         path.write_text("\n".join(map(json.dumps, part)))
     lamp = {"task": tags.model_dump(), "users_files": list(map(str, paths))}
-    assert len(set(input_fingerprint(make_config(lamp).lamp))) == 2
+    prints = {tuple(input_fingerprint(make_config({**lamp, "users_files": [str(path)]}).lamp)) for path in paths}
+    assert len(prints) == 2
     ingest(make_config(lamp, max_users=3), stage)
     assert {user.user_id for user in _rows(stage, "users", User)} == {f"u{n}" for n in range(6)}
 
@@ -190,15 +192,41 @@ def test_lamp_imports_neither_ray_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-TWEETS = Task(
-    name="LaMP_7",
-    kind="text",
-    instruction="Paraphrase the following tweet without any explanation before or after it:",
-    input_pattern=r"Paraphrase the following tweet without .*? it:(?P<input>.+)",
-    record_input=(),
-    record_output="text",
-    max_tokens=64,
-)
+@pytest.mark.parametrize("drop_leaks", [False, True])
+def test_users_whose_history_tells_a_target_are_counted_and_left_out_on_demand(
+    make_config, stage, tags, write_split, sample_of, drop_leaks
+):
+    def leaking(sample_id):
+        sample = sample_of(sample_id)
+        sample["profile"][1]["text"] = f" QUERY of\n{sample_id} "
+        return sample
+
+    train = [sample_of("a"), leaking("b"), leaking("c")]
+    new = [leaking("d"), sample_of("e")]
+    write_split("dev", new, None)
+    root = write_split("train", train, _golds(train))
+    lamp = {"task": tags.model_dump(), "root": root, "drop_leaks": drop_leaks}
+    counters = ingest(make_config(lamp, max_rejected_fraction=0), stage)
+    assert counters["leaking_users"] == 3
+    assert counters["rejected"] == (3 if drop_leaks else 0)
+    kept = {user.user_id for user in _rows(stage, "users", User)}
+    assert kept == ({"train:a", "dev:e"} if drop_leaks else {"train:a", "train:b", "train:c", "dev:d", "dev:e"})
+    rejected = {(row.source, row.position, row.sample_id, row.reason) for row in _rows(stage, "rejected", Rejected)}
+    places = [("train_questions.json", 1, "b"), ("train_questions.json", 2, "c"), ("dev_questions.json", 0, "d")]
+    assert rejected == ({(*place, LEAK) for place in places} if drop_leaks else set())
+
+
+def test_own_users_who_leak_are_left_out_too(make_config, stage, tmp_path):
+    history = [{"input": "an article", "output": "The  headline"}]
+    rows = [
+        {"user_id": f"u{n}", "is_new": n > 1, "history": history, "queries": [{"input": "?", "target": target}]}
+        for n, target in enumerate(["Other", "the headline", "The headline!", "THE HEADLINE"])
+    ]
+    path = tmp_path / "users.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    lamp = {"task": "LaMP_4", "users_files": [str(path)], "drop_leaks": True}
+    assert ingest(make_config(lamp), stage)["leaking_users"] == 2
+    assert {user.user_id for user in _rows(stage, "users", User)} == {"u0", "u2"}
 
 
 @pytest.mark.lamp
@@ -209,7 +237,7 @@ TWEETS = Task(
         ("LaMP_3", "LaMP_3"),
         ("LaMP_4", "LaMP_4"),
         ("LaMP_5", "LaMP_5"),
-        ("LaMP_7", TWEETS),
+        ("LaMP_7", "LaMP_7"),
         ("movielens_rating", "LaMP_3"),
     ],
 )
@@ -217,12 +245,12 @@ def test_real_lamp_users_are_ingested_as_a_plain_json_reader_sees_them(make_conf
     if "HYDRA_LAMP_DIR" not in os.environ:
         pytest.skip("HYDRA_LAMP_DIR is not set")
     root = Path(os.environ["HYDRA_LAMP_DIR"], folder)
-    name = task.model_dump() if isinstance(task, Task) else task
-    counters = ingest(make_config({"task": name, "root": str(root)}), stage)
+    counters = ingest(make_config({"task": task, "root": str(root)}), stage)
     raw = {split: json.loads((root / f"{split}_questions.json").read_text()) for split in ("train", "dev")}
     assert counters["rejected"] == 0
     assert (counters["train_users"], counters["new_users"]) == (len(raw["train"]), len(raw["dev"]))
     users = {user.user_id: user for user in _rows(stage, "users", User)}
+    output_field = {"LaMP_2N": "category", "LaMP_3": "score", "LaMP_7": "text"}.get(task, "title")
     for split, samples in raw.items():
         outputs = json.loads((root / f"{split}_outputs.json").read_text())["golds"]
         targets = {gold["id"]: gold["output"].strip() for gold in outputs}
@@ -233,4 +261,7 @@ def test_real_lamp_users_are_ingested_as_a_plain_json_reader_sees_them(make_conf
             assert len(user.queries[0].input) < len(sample["input"])
             assert [(record.record_id, record.date) for record in user.history] == [
                 (record["id"], record.get("date")) for record in sample["profile"]
+            ]
+            assert [record.output for record in user.history] == [
+                record[output_field].strip() for record in sample["profile"]
             ]

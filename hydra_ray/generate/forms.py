@@ -1,0 +1,116 @@
+"""The forms of a prompt: how a task's words, a user's records and a query become messages.
+
+chat: a record is a turn pair, its input the user's turn and its output the assistant's; the most relevant one stands
+last, next to the query. Records that are no answers (`Task.is_history_labelled`) are quoted in the query's turn.
+sentence: LaMP's own form (Salemi et al., 2024, appendix): a record is a sentence, the most relevant one first, and all
+is one message. summary: records as lines, and the wish for a profile of their user.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hydra_ray.config import GeneratorConfig, Task
+from hydra_ray.records import Message
+
+NO_INPUT = "Show me an example of the style to write in."
+"""The user's turn of an example whose record has an output only."""
+ABOUT_USER = "About this user: "
+"""What stands before a profile."""
+SUMMARY_INSTRUCTION = (
+    "Here is what one person wrote or chose in the past. Describe in two or three sentences what this person likes and "
+    "how this person writes or decides, so that somebody else could answer in this person's place. Write nothing else."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A record as it appears in a prompt."""
+
+    input: str
+    """Empty where the form does not show it."""
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """All texts of a prompt but the task's own."""
+
+    examples: tuple[Example, ...] = ()
+    """The most relevant one last."""
+    query: str = ""
+    profile: str = ""
+    """What is known about the user; empty where nothing is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A way to write a prompt."""
+
+    render: Callable[[Task, Contents], tuple[Message, ...]]
+    shows_inputs: bool
+    """Whether examples appear with their inputs."""
+    no_input: str
+    """What stands for an input that is empty."""
+
+
+def form_of(task: Task, config: GeneratorConfig) -> Form:
+    """The form of the prompts that ask a task's queries."""
+    if config.prompt_form == "sentence":
+        return Form(render=_sentence, shows_inputs=_has_input_in_sentence(task), no_input="")
+    if task.is_history_labelled:
+        return Form(render=_chat, shows_inputs=True, no_input=NO_INPUT)
+    return Form(render=_documents, shows_inputs=False, no_input="")
+
+
+def summary_form(task: Task) -> Form:
+    """The form of the prompt that asks for a profile."""
+    return Form(render=_summary, shows_inputs=_has_input_in_sentence(task), no_input="")
+
+
+def _chat(task: Task, contents: Contents) -> tuple[Message, ...]:
+    turns = [_system(task, contents)]
+    for example in contents.examples:
+        turns.append(Message(role="user", content=example.input))
+        turns.append(Message(role="assistant", content=example.output))
+    return (*turns, Message(role="user", content=contents.query))
+
+
+def _documents(task: Task, contents: Contents) -> tuple[Message, ...]:
+    quoted = ", ".join(f'"{example.output}"' for example in contents.examples)
+    heading = f"{task.history_heading} {quoted}\n\n" if quoted else ""
+    return _system(task, contents), Message(role="user", content=heading + contents.query)
+
+
+def _system(task: Task, contents: Contents) -> Message:
+    profile = f"\n\n{ABOUT_USER}{contents.profile}" if contents.profile else ""
+    return Message(role="system", content=task.instruction + profile)
+
+
+def _sentence(task: Task, contents: Contents) -> tuple[Message, ...]:
+    sentences = [_record_sentence(task, example) for example in reversed(contents.examples)]
+    records = task.sentences.records.format(records=", and ".join(sentences)) if sentences else ""
+    first_line, _, other_lines = contents.query.partition("\n")
+    text = task.sentences.query.format(
+        records=records,
+        instruction=task.instruction,
+        input=contents.query,
+        first_line=first_line,
+        other_lines=other_lines,
+    )
+    profile = f"{ABOUT_USER}{contents.profile}\n" if contents.profile else ""
+    return (Message(role="user", content=profile + text),)
+
+
+def _summary(task: Task, contents: Contents) -> tuple[Message, ...]:
+    lines = "\n".join(f"- {_record_sentence(task, example)}" for example in contents.examples)
+    return Message(role="system", content=SUMMARY_INSTRUCTION), Message(role="user", content=lines)
+
+
+def _record_sentence(task: Task, example: Example) -> str:
+    if not example.input and _has_input_in_sentence(task):
+        return f'"{example.output}"'
+    return task.sentences.record.format(input=example.input, output=example.output)
+
+
+def _has_input_in_sentence(task: Task) -> bool:
+    return "{input}" in task.sentences.record
