@@ -1,7 +1,7 @@
-"""LaMP's own evaluation rules (Salemi et al., 2024, section 3.1), as per-query columns and sums.
+"""LaMP's own evaluation rules (Salemi et al., 2024, section 3.1, and its evaluation.py), as per-query columns and sums.
 
-Every metric is a function of sums over queries, also those that are no means of rows (macro-F1, RMSE). So a bootstrap
-resample of users is a weighted sum of the users' sums, and all resamples are one matrix product.
+Every metric is a function of sums over queries, also those that are no means of rows (macro-F1, RMSE, BLEU). So a
+bootstrap resample of users is a weighted sum of the users' sums, and all resamples are one matrix product.
 
 Shapes: ... any leading axes, C columns of a task kind (`COLUMNS`), K sums, L labels.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_ray.config import Task
-from hydra_ray.lamp.quality import normalized_label
+from hydra_ray.evaluate.bleu import COUNTS, bleu_counts, bleu_of_counts
 from hydra_ray.lamp.rouge import rouge
 
 Floats = NDArray[np.float64]
@@ -41,6 +41,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     "text": (
         Metric(name="rougeL", title="ROUGE-L", is_higher_better=True),
         Metric(name="rouge1", title="ROUGE-1", is_higher_better=True),
+        Metric(name="bleu", title="BLEU", is_higher_better=True),
     ),
 }
 """The metrics of each kind of task, the main one first."""
@@ -48,7 +49,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 COLUMNS: dict[str, tuple[str, ...]] = {
     "classification": ("correct", "answered_label", "target_label"),
     "rating": ("absolute_error", "squared_error"),
-    "text": ("rougeL", "rouge1"),
+    "text": ("rougeL", "rouge1", *COUNTS),
 }
 """What is kept of one answer to one query, by kind of task. The first column is the main metric's share of it."""
 
@@ -59,14 +60,16 @@ def score_answer(task: Task, value: str | None, target: str) -> tuple[float, ...
     """The columns of one answer, in the order of `COLUMNS`.
 
     Args:
-        value: the answer, or None where the system has none: then it counts as wrong, as the farthest end of the
-            scale, or as a text without a common word.
+        value: the answer, or None where the system has none, which counts like an empty one. What is no label,
+            letter by letter, is wrong; what is no number is the farthest end of the scale.
     """
+    value = (value or "").strip()
+    target = target.strip()
     if task.kind == "classification":
         return _score_label(task, value, target)
     if task.kind == "rating":
         return _score_rating(task, value, target)
-    return rouge(COLUMNS["text"])(target.strip(), value.strip()) if value is not None else (0.0, 0.0)
+    return (*rouge(("rougeL", "rouge1"))(target, value), *bleu_counts(target, value))
 
 
 def query_sums(task: Task, columns: Floats) -> Floats:
@@ -90,7 +93,7 @@ def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
     if task.kind == "rating":
         return {"mae": first, "rmse": np.sqrt(sums[..., 2] / num_answers)}
     if task.kind == "text":
-        return {"rougeL": first, "rouge1": sums[..., 2] / num_answers}
+        return {"rougeL": first, "rouge1": sums[..., 2] / num_answers, "bleu": bleu_of_counts(sums[..., 3:])}
     hits_L, answered_L, target_L = np.split(sums[..., 2:], 3, axis=-1)
     occurrences_L = answered_L + target_L
     # A label that nobody answered and nobody was to answer counts as 0, as in LaMP's evaluation.
@@ -98,22 +101,21 @@ def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
     return {"accuracy": first, "macro_f1": f1_L.mean(axis=-1)}
 
 
-def _score_label(task: Task, value: str | None, target: str) -> tuple[float, ...]:
+def _score_label(task: Task, value: str, target: str) -> tuple[float, ...]:
     positions = _label_positions(task.labels)
-    answered = positions.get(normalized_label(value), _NO_LABEL) if value is not None else _NO_LABEL
-    expected = positions.get(normalized_label(target), _NO_LABEL)
+    answered, expected = positions.get(value, _NO_LABEL), positions.get(target, _NO_LABEL)
     return float(answered == expected != _NO_LABEL), answered, expected
 
 
-def _score_rating(task: Task, value: str | None, target: str) -> tuple[float, ...]:
+def _score_rating(task: Task, value: str, target: str) -> tuple[float, ...]:
     expected = float(target)
     error = abs(_rating_of(task, value, expected) - expected)
     return error, error * error
 
 
-def _rating_of(task: Task, value: str | None, expected: float) -> float:
+def _rating_of(task: Task, value: str, expected: float) -> float:
     try:
-        rating = float(value) if value is not None else math.nan
+        rating = float(value)
     except ValueError:
         rating = math.nan
     if math.isfinite(rating):
@@ -124,7 +126,7 @@ def _rating_of(task: Task, value: str | None, expected: float) -> float:
 
 @cache
 def _label_positions(labels: tuple[str, ...]) -> dict[str, float]:
-    return {normalized_label(label): float(position) for position, label in enumerate(labels)}
+    return {label: float(position) for position, label in enumerate(labels)}
 
 
 @cache
