@@ -1,4 +1,4 @@
-"""`hydra-ray run | status | doctor`: what people type; `jobs/` offers the same to `ray job submit`."""
+"""`hydra-ray run | status | report | doctor`: what people type; `jobs/` offers the same to `ray job submit`."""
 
 import argparse
 import logging
@@ -49,6 +49,22 @@ def status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    """`hydra-ray report`: what each run shows, in words; of several runs also the average gain."""
+    from hydra_ray.config import ReportConfig
+    from hydra_ray.evaluate.card import card_text
+    from hydra_ray.evaluate.reading import read_report
+    from hydra_ray.evaluate.summary import compare_systems, summarize, summary_text
+
+    reports = [read_report(_absolute_root(run)) for run in arguments.runs]
+    for each in reports:
+        print(card_text(each))
+    if len(reports) > 1:
+        bootstrap = ReportConfig.model_validate(reports[0]["bootstrap"])
+        print(summary_text(summarize([compare_systems(each) for each in reports], bootstrap)))
+    return 0
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """`hydra-ray doctor`: what this machine has and lacks; exit status 1 where something needed is missing."""
     from hydra_ray.doctor import examine
@@ -82,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("status", help="how far a run is")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
     command.set_defaults(command=status)
+
+    command = commands.add_parser("report", help="what runs show, in words and with intervals")
+    command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")
+    command.set_defaults(command=report)
 
     command = commands.add_parser("doctor", help="what this machine has, and what is missing")
     command.add_argument("models", metavar="MODEL", nargs="*", help="models to look for besides the demo's")

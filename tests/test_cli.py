@@ -28,6 +28,7 @@ def test_help_imports_none_of_the_heavy_libraries():
         (["run", DEMO, "lamp.task=LaMP_9"], "lamp.task is 'LaMP_9'; built in are LaMP_1"),
         (["run", DEMO, "lamp.planted=null", "lamp.root=/no/such"], "/no/such/train_questions.json"),
         (["status", "/no/such/run"], "no run at /no/such/run"),
+        (["report", "/no/such/run"], "no report at /no/such/run/metrics.json"),
     ],
 )
 def test_a_mistake_is_one_message_and_no_traceback(

@@ -66,6 +66,19 @@ def resampled_sums(
     return observed_K, resampled_RK
 
 
+def resampled_means(weights_U: Floats, values_UK: Floats, num_resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Means over users with weights, such as numbers of queries, and in each resample: K and R, K.
+
+    Args:
+        weights_U: above 0.
+    """
+    sums_UK = np.concatenate([weights_U[:, None], weights_U[:, None] * values_UK], axis=1)
+    observed_K, resampled_RK = resampled_sums(
+        lambda start, stop: sums_UK[start:stop], len(sums_UK), num_resamples, seed
+    )
+    return observed_K[1:] / observed_K[0], resampled_RK[:, 1:] / resampled_RK[:, :1]
+
+
 def interval(value: float, resampled_R: Floats, confidence: float, num_users: int) -> Interval:
     """The percentile interval of a figure that has the value `value` on all users."""
     if num_users < 2:
@@ -83,15 +96,21 @@ def compare(first_U: Floats, second_U: Floats, is_higher_better: bool) -> Compar
     return Comparison(win=win, tie=len(advantage_U) - win - loss, loss=loss)
 
 
-def terciles(history_U: NDArray[np.int64]) -> Mapping[str, NDArray[np.bool_]]:
-    """Which users have a short, a medium and a long history; users with equally long ones stay together.
+def quantile_groups(history_U: NDArray[np.int64], num_groups: int) -> list[NDArray[np.bool_]]:
+    """Which users belong to each of `num_groups` groups of about the same size, by length of history, shortest first.
 
-    Groups that this leaves without a user are left out.
+    Users with equally long histories stay together, so groups may differ in size, and some may be empty.
     """
-    first, second = np.quantile(history_U, [1 / 3, 2 / 3], method="inverted_cdf")
-    is_short, is_long = history_U <= first, history_U > second
-    groups = {"short": is_short, "medium": ~is_short & ~is_long, "long": is_long}
-    return {name: members for name, members in groups.items() if members.any()}
+    shares = [position / num_groups for position in range(1, num_groups)]
+    bounds = np.quantile(history_U, shares, method="inverted_cdf")
+    group_U = np.searchsorted(bounds, history_U, side="left")
+    return [group_U == position for position in range(num_groups)]
+
+
+def terciles(history_U: NDArray[np.int64]) -> Mapping[str, NDArray[np.bool_]]:
+    """Which users have a short, a medium and a long history; groups without a user are left out."""
+    groups = zip(("short", "medium", "long"), quantile_groups(history_U, 3), strict=True)
+    return {name: members for name, members in groups if members.any()}
 
 
 def _weights(rng: np.random.Generator, draws_R: NDArray[np.int64], num_users: int) -> Floats:

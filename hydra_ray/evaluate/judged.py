@@ -1,8 +1,11 @@
 """Answers against targets: the per-query columns of all systems, gathered in one pass over the users.
 
-Shapes: Q queries, S systems, C columns of a task kind.
+Quality is the main metric turned so that higher is better and 1 is best: of ratings 1 - MAE / (highest - lowest label).
+
+Shapes: Q queries, U users, S systems, C columns of a task kind, P pairs of systems.
 """
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,24 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError, StorageError
 from hydra_ray.evaluate.metrics import COLUMNS, METRICS, Floats, score_answer
+from hydra_ray.evaluate.systems import CONTROL_PAIRS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, SYSTEMS
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import AnsweredQuery, AnsweredUser, Query, SystemAnswer, User
 
-HYDRA = "hydra"
-ORACLE = "oracle"
-PROMPT_SYSTEMS = ("zero_shot", "rag_1", "rag_k")
-"""Systems that only prompt the generator."""
-COUNTING_SYSTEMS = ("majority", "vote")
-"""Systems that only count what is there anyway."""
-SYSTEMS = (*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, "hydra_shared", HYDRA, "hydra_shuffled", ORACLE)
-"""All systems that may be compared, in the order they are shown."""
-
+MAX_LISTED_USERS = 5000
+"""Runs with more users keep no figures of single users."""
 _EXAMPLES_AN_OUTCOME = 2
 _EXAMPLE_CHARACTERS = 600
+_REASONS_A_CHOICE = 3
+_SAME_DIGITS = 9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +40,16 @@ class Judged:
     first_query: "array[int]" = field(default_factory=lambda: array("q"))
     """Position of each user's first query."""
     num_history: "array[int]" = field(default_factory=lambda: array("q"))
+    user_ids: list[str] = field(default_factory=list[str])
+    """Of the first users, as far as they may be listed."""
+    differs: "array[int]" = field(default_factory=lambda: array("b"))
+    """Whether the two systems of each control pair answer differently: Q, P flattened."""
+    resampled_worse: "array[float]" = field(default_factory=lambda: array("d"))
+    """How likely one resampled RAG answer is worse than another, a query; NaN where there are not two."""
+    choices: "array[int]" = field(default_factory=lambda: array("h"))
+    """What the gate chose for each query: a position among the keys of `reasons`."""
+    reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """By choice: the first few distinct reasons."""
     num_queries: int = 0
     num_unjudged: int = 0
     failed: Counter[str] = field(default_factory=Counter[str])
@@ -48,10 +58,45 @@ class Judged:
     outcomes: Counter[str] = field(default_factory=Counter[str])
     examples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
+    @property
+    def control_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The control pairs whose systems are both there."""
+        return tuple(pair for pair in CONTROL_PAIRS if set(pair) <= set(self.systems))
+
+    @property
+    def queries_per_user(self) -> NDArray[np.int64]:
+        """Judged queries of each user."""
+        return np.diff(np.frombuffer(self.first_query, dtype=np.int64), append=self.num_queries)
+
+    @property
+    def history_lengths(self) -> NDArray[np.int64]:
+        """Records of each user."""
+        return np.frombuffer(self.num_history, dtype=np.int64)
+
+    def user_means(self, values: Floats) -> Floats:
+        """Means over each user's queries: Q, ... -> U, ... ."""
+        sums = np.add.reduceat(values, np.frombuffer(self.first_query, dtype=np.int64), axis=0)
+        return sums / self.queries_per_user.reshape(-1, *[1] * (values.ndim - 1))
+
+    def quality(self, task: Task) -> Floats:
+        """The quality of every answer: Q, S."""
+        return quality_of(task, self.rows(task)[..., 0])
+
     def rows(self, task: Task) -> Floats:
         """The columns of every answer: Q, S, C."""
         shape = (self.num_queries, len(self.systems), len(COLUMNS[task.kind]))
         return np.frombuffer(self.columns, dtype=np.float64).reshape(shape)
+
+
+def quality_of(task: Task, main: Floats) -> Floats:
+    """Quality from values of the main metric."""
+    return 1 - main / _label_range(task) if task.kind == "rating" else main
+
+
+def quality_title(task: Task) -> str:
+    """What quality is called in front of people."""
+    main = METRICS[task.kind][0].title
+    return f"1 \N{MINUS SIGN} {main}/{_label_range(task):g}" if task.kind == "rating" else main
 
 
 def judge_users(task: Task, users: Iterable[tuple[User, AnsweredUser]]) -> Judged:
@@ -112,6 +157,8 @@ def _judge_user(task: Task, user: User, answered: AnsweredUser, judged: Judged) 
     if judged.num_queries > first_query:
         judged.first_query.append(first_query)
         judged.num_history.append(answered.num_history)
+        if len(judged.user_ids) < MAX_LISTED_USERS:
+            judged.user_ids.append(user.user_id)
         judged.reranker_heads[answered.reranker_head] += 1
         judged.adapter_heads[answered.adapter_head] += 1
 
@@ -134,7 +181,33 @@ def _judge_query(task: Task, user: User, query: Query, answered: AnsweredQuery, 
         judged.columns.extend(known[value])
         judged.failed[system] += value is None
     judged.num_queries += 1
+    for first, second in judged.control_pairs:
+        judged.differs.append(answers[first].value != answers[second].value)
+    judged.resampled_worse.append(_resampled_worse(task, answered.resampled, target))
+    _note_choice(answered, judged)
     _keep_example(task, user, query, answers, {system: known[answers[system].value][0] for system in answers}, judged)
+
+
+def _resampled_worse(task: Task, values: Sequence[str], target: str) -> float:
+    """The share of ordered pairs of answers of which the first is worse than the second; NaN without a pair."""
+    scores: Counter[float] = Counter()
+    for value, count in Counter(values).items():
+        scores[round(quality(task, value, target), _SAME_DIGITS)] += count
+    num_pairs = len(values) * (len(values) - 1)
+    num_even = sum(count * (count - 1) for count in scores.values())
+    return (num_pairs - num_even) / 2 / num_pairs if num_pairs else math.nan
+
+
+def _note_choice(answered: AnsweredQuery, judged: Judged) -> None:
+    reasons = judged.reasons.setdefault(answered.choice, [])
+    judged.choices.append(list(judged.reasons).index(answered.choice))
+    if answered.reason and answered.reason not in reasons and len(reasons) < _REASONS_A_CHOICE:
+        reasons.append(answered.reason)
+
+
+def _label_range(task: Task) -> float:
+    labels = [float(label) for label in task.labels]
+    return max(labels) - min(labels)
 
 
 def _oracle(task: Task, pool: Sequence[str], target: str) -> SystemAnswer:
@@ -152,7 +225,7 @@ def _keep_example(
     main: Mapping[str, float],
     judged: Judged,
 ) -> None:
-    rival = next((system for system in reversed(PROMPT_SYSTEMS) if system in answers), HYDRA)
+    rival = next((system for system in (RAG, *PROMPT_SYSTEMS) if system in answers), HYDRA)
     advantage = (main[HYDRA] - main[rival]) * (1 if METRICS[task.kind][0].is_higher_better else -1)
     outcome = "better" if advantage > 0 else "worse" if advantage < 0 else "same"
     if judged.outcomes[outcome] >= _EXAMPLES_AN_OUTCOME:

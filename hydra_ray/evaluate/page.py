@@ -1,25 +1,27 @@
 """The report as one self-contained page: metrics.json in, HTML out; every sentence follows from the numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any
 
 import yaml
 
 from hydra_ray.evaluate import plots
-from hydra_ray.evaluate.findings import (
-    Report,
-    compared,
-    counted,
-    findings,
-    headline,
-    percent,
-    plain_figure,
-    signed_figure,
-    verdict,
+from hydra_ray.evaluate.card import card
+from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.evaluate.tables import (
+    bounds,
+    comparison_table,
+    difference_tables,
+    feature_table,
+    gate_table,
+    mark,
+    quality_table,
+    stage_tables,
+    table,
 )
+from hydra_ray.evaluate.words import Figure, Report, compared, counted, headline, percent, plain_figure, signed_figure
 
 
 def render_page(report: Report) -> str:
@@ -37,13 +39,13 @@ def render_page(report: Report) -> str:
         headline=escape(headline(report)),
         lead=escape(_lead(report)),
         tiles=_tiles(report),
-        findings="".join(f"<li>{escape(sentence)}</li>" for sentence in findings(report)),
+        card=_card(report),
         quality_plots=_quality_plots(report),
-        quality_tables=_quality_table(report) + _difference_table(report),
+        quality_tables=quality_table(report) + difference_tables(report),
         comparison_plots=_comparison_plots(report),
-        comparison_tables=_comparison_table(report),
+        comparison_tables=comparison_table(report) + gate_table(report),
         cost_plots=_cost_plots(report),
-        cost_tables=_stage_table(report),
+        cost_tables=stage_tables(report) + feature_table(report),
         examples="".join(_example(report, example) for example in examples),
         examples_note=escape(_examples_note(report)),
         making=_making(report),
@@ -52,30 +54,38 @@ def render_page(report: Report) -> str:
 
 def _lead(report: Report) -> str:
     name = report["best_prompt_baseline"]
-    sentence = compared(report, name) if name is not None else ""
+    sentence = compared(report, HYDRA, name) if name is not None else ""
     return sentence[:1].upper() + sentence[1:]
+
+
+def _card(report: Report) -> str:
+    blocks: list[str] = []
+    for section in card(report):
+        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in section.sentences)
+        blocks.append(f"<section><h3>{escape(section.title)}</h3><ul>{sentences}</ul></section>")
+    return "".join(blocks)
 
 
 def _tiles(report: Report) -> str:
     metric, systems = report["metrics"][0], report["systems"]
-    tiles = [_tile("HYDRA", systems["hydra"]["metrics"][metric["name"]], metric["title"])]
+    tiles = [_tile("HYDRA", systems[HYDRA]["metrics"][metric["name"]], metric["title"])]
     name = report["best_prompt_baseline"]
     if name is not None:
         overall = report["comparisons"][name]["overall"]
         tiles += [
             _tile(systems[name]["title"], systems[name]["metrics"][metric["name"]], metric["title"]),
-            _tile("Difference", report["differences"][name][metric["name"]], metric["title"], issigned_figure=True),
+            _tile("Difference", report["differences"][HYDRA][name][metric["name"]], metric["title"], is_signed=True),
             f"<div><span>Users</span><strong>{overall['win']} : {overall['loss']}</strong>"
             f"<small>better : worse than {escape(systems[name]['title'])}, {overall['tie']} the same</small></div>",
         ]
     return "".join(tiles)
 
 
-def _tile(title: str, figure: Mapping[str, Any], unit: str, issigned_figure: bool = False) -> str:
-    shown = signed_figure if issigned_figure else plain_figure
+def _tile(title: str, figure: Figure, unit: str, is_signed: bool = False) -> str:
+    shown = signed_figure if is_signed else plain_figure
     return (
         f"<div><span>{escape(title)}</span><strong>{shown(figure['value'])}</strong>"
-        f"<small>{escape(unit)} {_bounds(figure, issigned_figure)}</small></div>"
+        f"<small>{escape(unit)} {bounds(figure, is_signed)}</small></div>"
     )
 
 
@@ -100,6 +110,11 @@ def _comparison_plots(report: Report) -> str:
     if rival is not None:
         title = f"Against {report['systems'][rival]['title']}, by length of history"
         figures += _figure(title, f"Users, by {metric}.", plots.history_plot(report, rival))
+    curve = report["history_curve"]
+    if len(curve["points"]) > 1:
+        note = f"Users in groups of about the same size; {percent(report)} intervals."
+        plot = plots.curve_plot("history-curve", curve, "records in the history", report["quality_title"])
+        figures += _figure("Quality by length of history", note, plot)
     return figures
 
 
@@ -116,80 +131,9 @@ def _figure(title: str, note: str, svg: str) -> str:
     return f"<figure><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>{svg}</figure>"
 
 
-def _quality_table(report: Report) -> str:
-    metrics = report["metrics"]
-    rows = [
-        (
-            name,
-            escape(system["title"]),
-            *(_with_bounds(system["metrics"][metric["name"]]) for metric in metrics),
-            f"{system['failed_answers']:,}",
-        )
-        for name, system in report["systems"].items()
-    ]
-    return _table("All systems", ["system", *_metric_titles(report), "without an answer"], rows)
-
-
-def _difference_table(report: Report) -> str:
-    words = {"better": "better", "worse": "worse", "open": "no difference shown"}
-    main = report["metrics"][0]
-    rows = [
-        (
-            name,
-            f"minus {escape(report['systems'][name]['title'])}",
-            *(_with_bounds(figures[metric["name"]], issigned_figure=True) for metric in report["metrics"]),
-            words[verdict(figures[main["name"]], main)],
-        )
-        for name, figures in report["differences"].items()
-    ]
-    return _table("HYDRA minus each system", ["", *_metric_titles(report), f"HYDRA, by {main['title']}"], rows)
-
-
-def _comparison_table(report: Report) -> str:
-    groups: Mapping[str, Any] = report["history_groups"]
-    titles = [
-        f"{escape(name)} history<br><small>{group['min_records']} to {group['max_records']} records, "
-        f"{counted(group['num_users'], 'user')}</small>"
-        for name, group in groups.items()
-    ]
-    rows = [
-        (
-            name,
-            f"against {escape(report['systems'][name]['title'])}",
-            *(f"{each['win']} / {each['tie']} / {each['loss']}" for each in by_group.values()),
-        )
-        for name, by_group in report["comparisons"].items()
-    ]
-    return _table("Users won / tied / lost by HYDRA", ["", "all users", *titles], rows)
-
-
-def _stage_table(report: Report) -> str:
-    names = ("requests", "failed", "prompt_tokens", "generated_tokens")
-    rows = [
-        (
-            "",
-            escape(stage["name"]) + (" <small>(reused)</small>" if stage["is_reused"] else ""),
-            f"{stage['seconds']:,.1f}",
-            *(_count(stage["counters"].get(name)) for name in names),
-            _share(stage["failed_fraction"]),
-            _share(stage["inexact_fraction"]),
-        )
-        for stage in report["stages"]
-    ]
-    titles = ["stage", "seconds", *(name.replace("_", " ") for name in names), "failed share", "inexact share"]
-    heads = [
-        ("", escape(scorer), escape(name), f"{num_users:,}")
-        for scorer, counts in report["heads"].items()
-        for name, num_users in counts.items()
-    ]
-    return _table("Stages", titles, rows) + _table(
-        "Heads that held-out history chose", ["scorer", "head", "users"], heads
-    )
-
-
 def _example(report: Report, example: Report) -> str:
     answers = "".join(
-        f"<dt>{escape(report['systems'][name]['title'])}</dt><dd{_mark(name)}>{_answer(answer)}</dd>"
+        f"<dt>{escape(report['systems'][name]['title'])}</dt><dd{mark(name)}>{_answer(answer)}</dd>"
         for name, answer in example["answers"].items()
     )
     rival = escape(report["systems"][example["rival"]]["title"])
@@ -226,46 +170,5 @@ def _making(report: Report) -> str:
         f"<code>{escape(report['run'])}.yaml</code> and run <code>{escape(command)}</code>; stages that are already "
         "under its <code>storage.root</code> are reused.</p>"
         f"<details><summary>Configuration</summary><pre>{escape(configuration)}</pre></details>"
-        f"<details><summary>Versions</summary>{_table('Versions', ['package', 'version'], versions)}</details>"
+        f"<details><summary>Versions</summary>{table('Versions', ['package', 'version'], versions)}</details>"
     )
-
-
-def _table(caption: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of finished HTML cells; the first entry of a row is the system it is about."""
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
-    body = "".join(
-        f'<tr{_mark(system)}><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        for system, first, *cells in rows
-    )
-    return (
-        f'<div class="sheet" tabindex="0"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _mark(system: str) -> str:
-    return ' class="hydra"' if system == "hydra" else ""
-
-
-def _metric_titles(report: Report) -> list[str]:
-    return [metric["title"] + (" ↑" if metric["is_higher_better"] else " ↓") for metric in report["metrics"]]
-
-
-def _with_bounds(figure: Mapping[str, Any], issigned_figure: bool = False) -> str:
-    shown = signed_figure if issigned_figure else plain_figure
-    return f"{shown(figure['value'])} <small>{_bounds(figure, issigned_figure)}</small>"
-
-
-def _bounds(figure: Mapping[str, Any], issigned_figure: bool) -> str:
-    if figure["low"] is None:
-        return ""
-    shown = signed_figure if issigned_figure else plain_figure
-    return f"[{shown(figure['low'])}, {shown(figure['high'])}]"
-
-
-def _share(fraction: float | None) -> str:
-    return "" if fraction is None else f"{fraction:.1%}"
-
-
-def _count(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"

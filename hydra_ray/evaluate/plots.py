@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, VARIANTS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -16,17 +18,15 @@ if TYPE_CHECKING:
 _VARIABLES = ("ink", "muted", "line", "paper", "accent", "prompt", "count", "head", "worse")
 _COLOURS = {name: f"#0000{position + 1:02x}" for position, name in enumerate(_VARIABLES)}
 _ROLES = {
-    "zero_shot": "prompt",
-    "rag_1": "prompt",
-    "rag_k": "prompt",
-    "majority": "count",
-    "vote": "count",
-    "hydra_shared": "head",
-    "hydra": "accent",
-    "hydra_shuffled": "head",
-    "oracle": "muted",
+    **dict.fromkeys(PROMPT_SYSTEMS, "prompt"),
+    **dict.fromkeys(COUNTING_SYSTEMS, "count"),
+    **dict.fromkeys(VARIANTS, "head"),
+    HYDRA: "accent",
+    ORACLE: "muted",
 }
-_HOLLOW = ("hydra_shuffled", "oracle")
+_HOLLOW = ("hydra_shuffled", ORACLE)
+_CURVE_STYLES = {RAG: ("prompt", "-"), "hydra_shared": ("head", "--"), "hydra_personal": ("head", "-")}
+_CURVE_ROWS = 7
 _WIDTH_INCHES = 5.4
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -73,8 +73,9 @@ def quality_plot(report: Mapping[str, Any]) -> str:
 
 def difference_plot(report: Mapping[str, Any]) -> str:
     """HYDRA minus every other system by the main metric, drawn so that better is always to the right."""
-    main, names = report["metrics"][0], list(report["differences"])
-    figures = [report["differences"][name][main["name"]] for name in names]
+    main, differences = report["metrics"][0], report["differences"][HYDRA]
+    names = list(differences)
+    figures = [differences[name][main["name"]] for name in names]
     titles = [report["systems"][name]["title"] for name in names]
 
     def draw(axes: "Axes") -> None:
@@ -107,6 +108,39 @@ def history_plot(report: Mapping[str, Any], rival: str) -> str:
         for name, group in report["history_groups"].items()
     }
     return _outcomes("history", "Users for whom HYDRA wins, ties and loses, by length of history", rows)
+
+
+def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) -> str:
+    """A learning curve: the quality of its systems, point by point, with intervals.
+
+    Args:
+        name: unique on the page.
+    """
+    points, titles = curve["points"], curve["titles"]
+
+    def draw(axes: "Axes") -> None:
+        for place, system in enumerate(titles):
+            colour, style = _CURVE_STYLES.get(system, (_ROLES[system], "-"))
+            # Beside each other, so that intervals do not cover each other.
+            x = [row + 0.12 * (place - (len(titles) - 1) / 2) for row in range(len(points))]
+            figures = [point["quality"][system] for point in points]
+            for at, figure in zip(x, figures, strict=True):
+                if figure["low"] is not None:
+                    axes.plot([at, at], [figure["low"], figure["high"]], color=_COLOURS[colour], linewidth=1.6)
+            values = [figure["value"] for figure in figures]
+            axes.plot(x, values, "o", linestyle=style, color=_COLOURS[colour], markersize=5, label=titles[system])
+        axes.set_xticks(range(len(points)), [f"{point['label']}\n{point['num_users']} users" for point in points])
+        axes.set_xlabel(x_title)
+        axes.set_ylabel(y_title)
+        axes.grid(visible=False, axis="x")
+        axes.grid(visible=True, axis="y")
+        _legend(axes, 2)
+
+    described = "; ".join(
+        f"{point['label']}: " + ", ".join(f"{titles[each]} {point['quality'][each]['value']:.3f}" for each in titles)
+        for point in points
+    )
+    return _svg(name, f"{y_title} by {x_title}", described, _CURVE_ROWS, draw)
 
 
 def seconds_plot(report: Mapping[str, Any]) -> str:

@@ -5,15 +5,28 @@ The keys of metrics.json:
     run, config, versions     the run's name, its whole configuration, and the versions of what made it
     task                      name, kind, labels
     metrics                   name, title, is_higher_better of each metric; the first is the main one
+    quality_title             what quality is: the main metric, turned so that higher is better and 1 is best
     num_users, num_queries    what was evaluated; num_unjudged_queries: left out because their target is not known
     bootstrap                 confidence, num_resamples, seed of all intervals
-    systems                   by system: title, failed_answers, and metrics: each metric's value, low, high
-    best_prompt_baseline      the system that is best by the main metric among those that only prompt
-    best_simple_baseline      the same among those that only count (majority, vote); null where there is none
-    differences               by system: HYDRA minus the system, each metric's value, low, high, on paired resamples
+    systems                   by system: title, failed_answers, its quality, and metrics: each metric; all as value,
+                              low, high
+    best_prompt_baseline      the system that is best by the main metric among those that only prompt; null if none
+    best_simple_baseline      the same among those that only count (majority, knn, vote)
+    differences               by first and second system: first minus second, each metric's value, low, high, on paired
+                              resamples; of HYDRA and each other system, and of the further pairs of `systems.py`
+    significance              by first and second system: test, p_value, and adjusted_p_value, which is Holm's over the
+                              comparisons of the first system; users are the unit, the oracle is left out
     comparisons               by system: win, tie, loss of HYDRA by the main metric, users counted: `overall`, and by
                               `short`, `medium` and `long` history
     history_groups            by such group: num_users, min_records, max_records
+    history_curve             quality by length of history (see `curves`)
+    changed_answers           of each control pair (first, second): num_queries, changed answers, and of these better
+                              and worse by the first
+    harm                      how often HYDRA is worse than RAG, and RAG than itself (see `controls.harm`)
+    worst_decile              the tenth of the users that is worst off (see `controls.worst_decile`)
+    gate                      by the gate's choice: num_queries, quality of the systems on them, reasons
+    users                     user_id, num_history, num_queries, and quality by system, a value each user, rounded to
+                              four digits; null where there are more than MAX_LISTED_USERS
     heads                     by scorer: how many users each head configuration was chosen for
     stages                    name, seconds, is_reused, counters, failed_fraction and inexact_fraction (of the answers)
     examples                  a few queries with all answers, by outcome: better, same, worse than RAG
@@ -32,9 +45,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.evaluate.intervals import compare, interval, resampled_sums, terciles
-from hydra_ray.evaluate.judged import COUNTING_SYSTEMS, HYDRA, ORACLE, PROMPT_SYSTEMS, Judged, judge_users
-from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_sums
+from hydra_ray.evaluate.controls import changed_answers, gate_choices, harm, worst_decile
+from hydra_ray.evaluate.curves import history_curve
+from hydra_ray.evaluate.intervals import compare, terciles
+from hydra_ray.evaluate.judged import MAX_LISTED_USERS, Judged, judge_users, quality_title
+from hydra_ray.evaluate.ladder import ladder
+from hydra_ray.evaluate.metrics import METRICS
+from hydra_ray.evaluate.systems import HYDRA, system_titles
 from hydra_ray.records import AnsweredUser, User
 
 _PACKAGES = (
@@ -82,14 +99,22 @@ def build_report(
         "run": config.run,
         "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels)},
         "metrics": [asdict(metric) for metric in METRICS[task.kind]],
+        "quality_title": quality_title(task),
         "num_users": len(judged.first_query),
         "num_queries": judged.num_queries,
         "num_unjudged_queries": judged.num_unjudged,
         "bootstrap": bootstrap.model_dump(mode="json"),
     }
-    report |= _quality(task, judged, config)
+    titles = system_titles(task, config)
+    report |= ladder(task, judged, titles, bootstrap)
     report |= _comparisons(task, judged)
     return report | {
+        "history_curve": history_curve(task, judged, titles, bootstrap),
+        "changed_answers": changed_answers(task, judged),
+        "harm": harm(task, judged, bootstrap),
+        "worst_decile": worst_decile(task, judged, report["best_prompt_baseline"]),
+        "gate": gate_choices(task, judged),
+        "users": _users(task, judged),
         "heads": {"reranker": _sorted(judged.reranker_heads), "adapter": _sorted(judged.adapter_heads)},
         "stages": [_stage(cost) for cost in costs],
         # better, same, worse: the alphabet has it right
@@ -99,80 +124,11 @@ def build_report(
     }
 
 
-def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
-    """What each system is called in front of people."""
-    num_samples = config.drafts.num_samples
-    return {
-        "zero_shot": "Zero-shot",
-        "rag_1": "RAG k=1",
-        "rag_k": f"RAG k={config.drafts.num_records}",
-        "majority": "User's majority",
-        "vote": f"Vote of {num_samples}" if task.is_closed else f"Consensus of {num_samples}",
-        "hydra_shared": "HYDRA, shared head",
-        HYDRA: "HYDRA, personal heads",
-        "hydra_shuffled": "HYDRA, shuffled heads",
-        ORACLE: "Oracle best of drafts",
-    }
-
-
-def _quality(task: Task, judged: Judged, config: RunConfig) -> dict[str, Any]:
-    num_users, num_systems = len(judged.first_query), len(judged.systems)
-    observed_K, resampled_RK = resampled_sums(
-        lambda start, stop: _user_sums(task, judged, start, stop).reshape(stop - start, -1),
-        num_users,
-        config.report.num_resamples,
-        config.report.seed,
-    )
-    observed = metrics_of_sums(task, observed_K.reshape(num_systems, -1))
-    resampled = metrics_of_sums(task, resampled_RK.reshape(len(resampled_RK), num_systems, -1))
-
-    def intervals(system: int, minus: int | None = None) -> dict[str, Any]:
-        figures: dict[str, Any] = {}
-        for name, value_S in observed.items():
-            value, value_R = value_S[system], resampled[name][:, system]
-            if minus is not None:
-                value, value_R = value - value_S[minus], value_R - resampled[name][:, minus]
-            figures[name] = asdict(interval(float(value), value_R, config.report.confidence, num_users))
-        return figures
-
-    titles = system_titles(task, config)
-    hydra = judged.systems.index(HYDRA)
-    systems = {
-        name: {"title": titles[name], "failed_answers": judged.failed[name], "metrics": intervals(position)}
-        for position, name in enumerate(judged.systems)
-    }
-    return {
-        "systems": systems,
-        "best_prompt_baseline": _best(task, systems, PROMPT_SYSTEMS),
-        "best_simple_baseline": _best(task, systems, COUNTING_SYSTEMS),
-        "differences": {
-            name: intervals(hydra, minus=position) for position, name in enumerate(judged.systems) if name != HYDRA
-        },
-    }
-
-
-def _user_sums(task: Task, judged: Judged, start: int, stop: int) -> Floats:
-    """Sums of the users from one position up to another: B, S, K."""
-    first_query = np.frombuffer(judged.first_query, dtype=np.int64)
-    last = int(first_query[stop]) if stop < len(first_query) else judged.num_queries
-    columns_QSC = judged.rows(task)[first_query[start] : last]
-    return np.add.reduceat(query_sums(task, columns_QSC), first_query[start:stop] - first_query[start], axis=0)
-
-
-def _best(task: Task, systems: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    main = METRICS[task.kind][0]
-    sign = 1 if main.is_higher_better else -1
-    present = [name for name in names if name in systems]
-    return max(present, key=lambda name: sign * systems[name]["metrics"][main.name]["value"], default=None)
-
-
 def _comparisons(task: Task, judged: Judged) -> dict[str, Any]:
-    first_query = np.frombuffer(judged.first_query, dtype=np.int64)
-    num_history = np.frombuffer(judged.num_history, dtype=np.int64)
-    num_queries_U = np.diff(first_query, append=judged.num_queries)
-    main_US = np.add.reduceat(judged.rows(task)[..., 0], first_query, axis=0) / num_queries_U[:, None]
+    num_history = judged.history_lengths
+    main_US = judged.user_means(judged.rows(task)[..., 0])
     hydra_U = main_US[:, judged.systems.index(HYDRA)]
-    groups: dict[str, NDArray[np.bool_]] = {"overall": np.ones(len(first_query), dtype=bool), **terciles(num_history)}
+    groups: dict[str, NDArray[np.bool_]] = {"overall": np.ones(len(num_history), dtype=bool), **terciles(num_history)}
     is_higher_better = METRICS[task.kind][0].is_higher_better
     return {
         "comparisons": {
@@ -192,6 +148,18 @@ def _comparisons(task: Task, judged: Judged) -> dict[str, Any]:
             for group, members in groups.items()
             if group != "overall"
         },
+    }
+
+
+def _users(task: Task, judged: Judged) -> dict[str, Any] | None:
+    if len(judged.first_query) > MAX_LISTED_USERS:
+        return None
+    quality_US = judged.user_means(judged.quality(task)).round(4)
+    return {
+        "user_id": judged.user_ids,
+        "num_history": judged.history_lengths.tolist(),
+        "num_queries": judged.queries_per_user.tolist(),
+        "quality": {name: quality_US[:, place].tolist() for place, name in enumerate(judged.systems)},
     }
 
 

@@ -24,8 +24,9 @@ ACCURACIES = {
     "majority": 0.44,
     "vote": 0.41,
     "hydra_shared": 0.57,
-    "hydra": 0.64,
+    "hydra_personal": 0.62,
     "hydra_shuffled": 0.52,
+    "hydra": 0.64,
 }
 WORDS = ["quiet", "night", "city", "where", "old", "friends", "meet", "again", "over", "burnt", "coffee", "new", "lies"]
 
@@ -129,7 +130,14 @@ def _answered(task: Task, query: Query, chance: random.Random) -> AnsweredQuery:
     ease = chance.random()
     answers = tuple(_answer(task, name, query.target, 0.6 * ease + 0.4 * chance.random(), chance) for name in systems)
     pool = tuple(dict.fromkeys(answer.value for answer in answers if answer.value is not None))
-    return AnsweredQuery(query_id=query.query_id, answers=answers, pool=pool)
+    return AnsweredQuery(
+        query_id=query.query_id,
+        answers=answers,
+        pool=pool,
+        resampled=tuple(query.target if chance.random() < 0.4 else _target(task, chance) for _ in range(4)),
+        choice="hydra_shared" if chance.random() < 0.3 else "hydra_personal",
+        reason=f"expected {chance.random():.2f} against {chance.random():.2f}",
+    )
 
 
 def _answer(task: Task, system: str, target: str, draw: float, chance: random.Random) -> SystemAnswer:

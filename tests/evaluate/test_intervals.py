@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
 from hydra_ray.evaluate import intervals
-from hydra_ray.evaluate.intervals import compare, interval, resampled_sums, terciles
+from hydra_ray.evaluate.intervals import compare, interval, quantile_groups, resampled_means, resampled_sums, terciles
 
 
-def resampled_means(values_U: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+def plain_means(values_U: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
     sums_UK = np.stack([np.ones_like(values_U), values_U], axis=1)
     _, resampled_RK = resampled_sums(lambda start, stop: sums_UK[start:stop], len(values_U), num_resamples, seed)
     return resampled_RK[:, 1] / resampled_RK[:, 0]
@@ -18,7 +18,7 @@ def resampled_means(values_U: np.ndarray, num_resamples: int, seed: int) -> np.n
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap() -> None:
     values_U = np.random.default_rng(0).gamma(2.0, size=60)
-    got = interval(values_U.mean(), resampled_means(values_U, 20_000, seed=1), 0.95, 60)
+    got = interval(values_U.mean(), plain_means(values_U, 20_000, seed=1), 0.95, 60)
     theirs = bootstrap(
         (values_U,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)
     ).confidence_interval
@@ -32,7 +32,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     hits = 0
     for seed in range(400):
         values_U = rng.normal(1.0, 2.0, size=50)
-        got = interval(values_U.mean(), resampled_means(values_U, 400, seed), 0.9, 50)
+        got = interval(values_U.mean(), plain_means(values_U, 400, seed), 0.9, 50)
         assert got.low is not None
         assert got.high is not None
         hits += got.low <= 1.0 <= got.high
@@ -41,9 +41,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_users_in_many_blocks_are_resampled_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     values_U = np.random.default_rng(4).normal(size=500)
-    whole = resampled_means(values_U, 4000, seed=5)
+    whole = plain_means(values_U, 4000, seed=5)
     monkeypatch.setattr(intervals, "_WEIGHTS_IN_MEMORY", 4000 * 7)
-    split = resampled_means(values_U, 4000, seed=6)
+    split = plain_means(values_U, 4000, seed=6)
     assert split.std() == pytest.approx(whole.std(), rel=0.06)
     assert np.quantile(split, [0.025, 0.5, 0.975]) == pytest.approx(np.quantile(whole, [0.025, 0.5, 0.975]), abs=0.01)
 
@@ -61,8 +61,8 @@ def test_every_resample_has_as_many_users_as_there_are(num_users: int, num_resam
 
 def test_the_same_seed_gives_the_same_resamples() -> None:
     values_U = np.arange(30.0)
-    assert (resampled_means(values_U, 50, seed=7) == resampled_means(values_U, 50, seed=7)).all()
-    assert (resampled_means(values_U, 50, seed=7) != resampled_means(values_U, 50, seed=8)).any()
+    assert (plain_means(values_U, 50, seed=7) == plain_means(values_U, 50, seed=7)).all()
+    assert (plain_means(values_U, 50, seed=7) != plain_means(values_U, 50, seed=8)).any()
 
 
 def test_one_user_has_no_interval() -> None:
@@ -91,3 +91,25 @@ def test_terciles_split_users_by_history_and_keep_equals_together(lengths: list[
     if len(set(lengths)) == len(lengths) >= 3:
         sizes = [int(members.sum()) for members in groups.values()]
         assert max(sizes) - min(sizes) <= 1
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 7))
+def test_quantile_groups_are_of_a_size_where_lengths_differ(lengths: list[int], num_groups: int) -> None:
+    groups = quantile_groups(np.array(lengths), num_groups)
+    assert len(groups) == num_groups
+    assert sum(members.astype(int) for members in groups).tolist() == [1] * len(lengths)
+    sizes = [int(members.sum()) for members in quantile_groups(np.arange(len(lengths)), num_groups)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_means_weigh_users_by_their_queries_in_every_resample() -> None:
+    rng = np.random.default_rng(8)
+    weights_U, values_UK = rng.integers(1, 5, 30).astype(float), rng.uniform(size=(30, 2))
+    means, resampled = resampled_means(weights_U, values_UK, 3000, seed=9)
+    assert means == pytest.approx(np.average(values_UK, axis=0, weights=weights_U))
+    draws = [
+        np.average(values_UK[chosen], axis=0, weights=weights_U[chosen])
+        for chosen in rng.integers(0, 30, size=(3000, 30))
+    ]
+    assert resampled.std(axis=0) == pytest.approx(np.std(draws, axis=0), rel=0.08)

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+import hydra_ray.evaluate.report
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError, StorageError
+from hydra_ray.evaluate import judged
 from hydra_ray.evaluate.metrics import METRICS, score_answer
 from hydra_ray.evaluate.report import StageCost, build_report
+from hydra_ray.evaluate.significance import holm
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import SystemAnswer
 
@@ -73,7 +76,7 @@ def test_the_oracle_takes_the_best_of_the_pool_and_so_bounds_what_is_in_it(
     assert all(sign * oracle >= sign * entry["metrics"][main.name]["value"] for entry in report["systems"].values())
 
 
-def test_differences_are_hydra_minus_the_system_and_vanish_against_its_equal(
+def test_differences_are_of_named_pairs_and_vanish_between_equals(
     task: Task, config: RunConfig, make_answers: MakeAnswers
 ) -> None:
     pairs = make_answers(task, 30)
@@ -85,13 +88,17 @@ def test_differences_are_hydra_minus_the_system_and_vanish_against_its_equal(
         query = dataclasses.replace(query, answers=tuple(answers))
         twins.append((user, dataclasses.replace(answered, queries=(query,))))
     report = build_report(task, twins, [], config)
-    for name, difference in report["differences"].items():
-        for metric, figure in difference.items():
-            systems = report["systems"]
-            expected = systems["hydra"]["metrics"][metric]["value"] - systems[name]["metrics"][metric]["value"]
-            assert figure["value"] == pytest.approx(expected)
-    for figure in report["differences"]["rag_1"].values():
+    systems = report["systems"]
+    assert set(report["differences"]["hydra"]) == set(systems) - {"hydra"}
+    assert {"hydra_shared", "hydra_shuffled"} <= set(report["differences"]["hydra_personal"])
+    for first, by_second in report["differences"].items():
+        for second, difference in by_second.items():
+            for metric, figure in difference.items():
+                values = [systems[name]["metrics"][metric]["value"] for name in (first, second)]
+                assert figure["value"] == pytest.approx(values[0] - values[1])
+    for figure in report["differences"]["hydra"]["rag_1"].values():
         assert figure == {"value": 0, "low": 0, "high": 0}
+    assert report["significance"]["hydra"]["rag_1"]["p_value"] == 1
     assert report["comparisons"]["rag_1"]["overall"] == {"win": 0, "tie": 30, "loss": 0}
 
 
@@ -176,6 +183,49 @@ def test_at_most_two_examples_of_each_outcome_are_kept(
     examples = build_report(task, make_answers(task, 60), [], config)["examples"]
     outcomes = [example["outcome"] for example in examples]
     assert {outcome: outcomes.count(outcome) for outcome in set(outcomes)} == {"better": 2, "same": 2, "worse": 2}
+
+
+def test_quality_is_higher_the_better_and_listed_by_user(
+    task: Task, config: RunConfig, make_answers: MakeAnswers
+) -> None:
+    pairs = make_answers(task, 30, num_queries=2)
+    report = build_report(task, pairs, [], config)
+    assert report["users"]["user_id"] == [user.user_id for user, _ in pairs]
+    assert report["users"]["num_history"] == [len(user.history) for user, _ in pairs]
+    assert report["users"]["num_queries"] == [2] * 30
+    for system, entry in report["systems"].items():
+        listed = report["users"]["quality"][system]
+        assert entry["quality"]["value"] == pytest.approx(sum(listed) / 30, abs=1e-4)
+        assert entry["quality"]["low"] <= entry["quality"]["value"] <= entry["quality"]["high"]
+        if task.kind == "rating":
+            assert entry["quality"]["value"] == pytest.approx(1 - entry["metrics"]["mae"]["value"] / 4)
+            assert entry["quality"]["low"] == pytest.approx(1 - entry["metrics"]["mae"]["high"] / 4)
+        if system != "oracle":
+            errors = [sum(values) / 2 for values in main_values(task, pairs, system)]
+            expected = [1 - error / 4 if task.kind == "rating" else error for error in errors]
+            assert listed == pytest.approx(expected, abs=1e-4)
+
+
+def test_figures_of_single_users_are_kept_for_few_users_only(
+    task: Task, config: RunConfig, make_answers: MakeAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (judged, hydra_ray.evaluate.report):
+        monkeypatch.setattr(module, "MAX_LISTED_USERS", 9)
+    assert build_report(task, make_answers(task, 9), [], config)["users"] is not None
+    assert build_report(task, make_answers(task, 10), [], config)["users"] is None
+
+
+def test_significance_leaves_the_oracle_out_and_corrects_within_one_first_system(
+    task: Task, config: RunConfig, make_answers: MakeAnswers
+) -> None:
+    report = build_report(task, make_answers(task, 60), [], config)
+    assert set(report["significance"]["hydra"]) == set(report["systems"]) - {"hydra", "oracle"}
+    for family in report["significance"].values():
+        adjusted = holm([test["p_value"] for test in family.values()])
+        assert [test["adjusted_p_value"] for test in family.values()] == adjusted
+        assert {test["test"] for test in family.values()} == {
+            "exact McNemar" if task.kind == "classification" else "paired t"
+        }
 
 
 def test_tables_that_do_not_belong_together_are_refused(

@@ -1,0 +1,214 @@
+"""The task card: what a run's numbers allow to be said, in words; every sentence follows from figures it shows."""
+
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hydra_ray.evaluate.claims import CLAIMS, CONTROL_CLAIMS, claimed
+from hydra_ray.evaluate.systems import HYDRA, RAG
+from hydra_ray.evaluate.words import (
+    MINUS,
+    Report,
+    counted,
+    headline,
+    p_value,
+    percent,
+    plain_figure,
+    share,
+    share_with_bounds,
+    signed_bounds,
+    signed_figure,
+)
+
+_FEW_USERS = 20
+_SHOWN_FEATURES = 5
+_WIDTH = 110
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading and what is said under it."""
+
+    title: str
+    sentences: tuple[str, ...]
+
+
+def card(report: Report) -> list[Section]:
+    """The sections of the card that have something to say."""
+    found = [each for claim in CLAIMS if (each := claimed(report, claim)) is not None]
+
+    def claims(verdict: str) -> Iterator[str]:
+        return (sentence for said, sentence in found if said == verdict)
+
+    sections: dict[str, Callable[[], Iterator[str]]] = {
+        "What was evaluated": lambda: _evaluated(report),
+        "What worked": lambda: claims("better"),
+        "What did not work": lambda: claims("worse"),
+        "What these numbers leave open": lambda: claims("open"),
+        "Are the heads personal?": lambda: _personal(report),
+        "What the gate chose": lambda: _gate(report),
+        "Who is harmed?": lambda: _harm(report),
+        "By length of history": lambda: _history(report),
+        "What weighs most": lambda: _features(report),
+        "Beware": lambda: _caveats(report),
+    }
+    written = (Section(title=title, sentences=tuple(sentences())) for title, sentences in sections.items())
+    return [section for section in written if section.sentences]
+
+
+def card_text(report: Report) -> str:
+    """The card with its ladder, to be printed."""
+    lines = [f"{report['run']}: {headline(report)}", ""]
+    evaluated, *others = card(report)
+    for section in (evaluated, Section(title="Ladder", sentences=()), *others):
+        lines.append(section.title)
+        if not section.sentences:
+            lines += _ladder(report)
+        for sentence in section.sentences:
+            lines += textwrap.wrap(sentence, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _evaluated(report: Report) -> Iterator[str]:
+    task, config = report["task"], report["config"]
+    kind = f"{task['kind']}, {len(task['labels'])} labels" if task["labels"] else task["kind"]
+    num_folds = config["users"]["num_folds"]
+    newness = (
+        f"each of them new in one of {num_folds} folds" if num_folds > 1 else "of whose queries nothing was learned"
+    )
+    yield (
+        f"Task {task['name']} ({kind}): {counted(report['num_users'], 'user')}, {newness}, with "
+        f"{counted(report['num_queries'], 'judged query', 'judged queries')}."
+    )
+    yield (
+        f"Generator {config['generator']['model']}; N = {config['probes']['num_records']} retrieved records, "
+        f"k = {config['drafts']['num_records']} in a prompt, b = {config['drafts']['num_samples']} samples."
+    )
+    intervals = f"{percent(report)} intervals by {report['bootstrap']['num_resamples']:,} bootstrap resamples of users"
+    tests = sorted({test["test"] for family in report["significance"].values() for test in family.values()})
+    if tests:
+        intervals += (
+            f"; p-values by the {' or the '.join(tests)} test over users, Holm's correction for each first system"
+        )
+    yield f"{intervals}."
+
+
+def _ladder(report: Report) -> Iterator[str]:
+    main = report["metrics"][0]
+    width = max(len(system["title"]) for system in report["systems"].values())
+    tests = report["significance"].get(HYDRA, {})
+    yield f"  {'':{width}}  {main['title']}" + ("" if main["is_higher_better"] else " (lower is better)")
+    for name, system in report["systems"].items():
+        figure = system["metrics"][main["name"]]
+        bounds = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+        test = f"  HYDRA differs: {p_value(tests[name]['adjusted_p_value'])} (Holm)" if name in tests else ""
+        yield f"  {system['title']:{width}}  {plain_figure(figure['value'])}{bounds}{test}"
+
+
+def _personal(report: Report) -> Iterator[str]:
+    for claim in CONTROL_CLAIMS:
+        found = claimed(report, claim)
+        if found is not None:
+            yield found[1]
+    for each in report["changed_answers"]:
+        changed = f"{each['changed']:,} of {counted(each['num_queries'], 'query', 'queries')}"
+        yield (
+            f"{report['systems'][each['first']]['title']} and {report['systems'][each['second']]['title']} answer "
+            f"{changed} differently ({share(each['changed'] / each['num_queries'])}): {each['better']:,} better, "
+            f"{each['worse']:,} worse with the own heads."
+        )
+
+
+def _gate(report: Report) -> Iterator[str]:
+    for choice, found in sorted(report["gate"].items(), key=lambda entry: -entry[1]["num_queries"]):
+        systems = report["systems"]
+        title = systems[choice]["title"] if choice in systems else choice
+        qualities = ", ".join(
+            f"{systems[name]['title']} {plain_figure(value)}" for name, value in found["quality"].items()
+        )
+        yield (
+            f"{title} for {found['num_queries']:,} of {counted(report['num_queries'], 'query', 'queries')}, where "
+            f"{report['quality_title']} is: {qualities}."
+        )
+        if found["reasons"]:
+            yield f"A reason it gave for {title}: {found['reasons'][0]}"
+
+
+def _harm(report: Report) -> Iterator[str]:
+    harm = report["harm"]
+    words = {"better": "less often", "worse": "more often", "open": "and no difference between the two can be shown"}
+    if harm is not None:
+        rival = report["systems"][harm["rival"]]["title"]
+        yield (
+            f"How much the generator differs from itself: of two samples with {rival}, one is worse than the other on "
+            f"{share_with_bounds(harm['resampled_worse'])} of {counted(harm['num_queries'], 'query', 'queries')}."
+        )
+        for name, figures in harm["systems"].items():
+            change = figures["minus_resampled"]
+            bounds = "" if change["low"] is None else f", [{share(change['low'])} to {share(change['high'])}]"
+            yield (
+                f"{report['systems'][name]['title']} is worse than {rival} on {share_with_bounds(figures['worse'])}, "
+                f"{words[_less_is_better(change)]} (difference {share(change['value'])}{bounds})."
+            )
+    yield from _worst(report)
+
+
+def _less_is_better(change: Report) -> str:
+    if change["low"] is None or change["low"] <= 0 <= change["high"]:
+        return "open"
+    return "better" if change["high"] < 0 else "worse"
+
+
+def _worst(report: Report) -> Iterator[str]:
+    worst = report["worst_decile"]
+    if "rival" not in worst:
+        return
+    rival = report["systems"][worst["rival"]]["title"]
+    users = f"the {counted(worst['num_users'], 'user')} (a tenth)"
+    yield (
+        f"Of all users, {users} who lose most by HYDRA in place of {rival} change by "
+        f"{signed_figure(worst['change_by_hydra'])} in {report['quality_title']}; {users} who would lose most by "
+        f"{rival} in place of HYDRA, by {signed_figure(worst['change_by_rival'])}."
+    )
+    yield (
+        f"The tenth of the users that is worst off has {report['quality_title']} "
+        f"{plain_figure(worst['quality'][HYDRA])} with HYDRA and {plain_figure(worst['quality'][worst['rival']])} with "
+        f"{rival}."
+    )
+
+
+def _history(report: Report) -> Iterator[str]:
+    for point in report["history_curve"]["points"]:
+        gain = point.get("gain")
+        if gain is not None and gain["low"] is not None:
+            yield (
+                f"{point['label']} records ({counted(point['num_users'], 'user')}): HYDRA {MINUS} "
+                f"{report['systems'][RAG]['title']} is {signed_figure(gain['value'])} in {report['quality_title']} "
+                f"({percent(report)} interval {signed_bounds(gain)})."
+            )
+
+
+def _features(report: Report) -> Iterator[str]:
+    features = report.get("features", [])
+    for scorer in dict.fromkeys(feature["scorer"] for feature in features):
+        mine = [feature for feature in features if feature["scorer"] == scorer]
+        largest = sorted(mine, key=lambda feature: -abs(feature["weight"]))[:_SHOWN_FEATURES]
+        listed = ", ".join(f"{feature['name']} {signed_figure(feature['weight'])}" for feature in largest)
+        yield f"{scorer}, by standard deviation within a query: {listed}."
+
+
+def _caveats(report: Report) -> Iterator[str]:
+    if 1 < report["num_users"] < _FEW_USERS:
+        yield f"Intervals over fewer than {_FEW_USERS} users tend to be too narrow."
+    if report["best_prompt_baseline"] is not None:
+        yield "Which baseline is best was decided on the evaluated users, which favours it."
+    if report["num_unjudged_queries"]:
+        unjudged = counted(report["num_unjudged_queries"], "query", "queries")
+        yield f"Left out for want of a target: {unjudged}."
+    for stage in report["stages"]:
+        if stage["failed_fraction"]:
+            yield (
+                f"In stage {stage['name']} {stage['failed_fraction']:.1%} of the generator's answers failed or could "
+                "not be understood; a system without an answer counts as wrong."
+            )

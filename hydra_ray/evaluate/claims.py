@@ -1,0 +1,130 @@
+"""What may be claimed of pairs of systems, for each thing that an interval can show."""
+
+from dataclasses import dataclass
+
+from hydra_ray.evaluate.systems import HYDRA, RAG
+from hydra_ray.evaluate.words import Report, compared, pair_verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What may be said about a pair of systems, by verdict; {first} and {second} stand for their titles."""
+
+    first: str
+    second: str
+    """A system, or the report's key that names it."""
+    better: str
+    worse: str
+    open: str
+
+
+_BEST_PROMPT = "best_prompt_baseline"
+_BEST_SIMPLE = "best_simple_baseline"
+CLAIMS = (
+    Claim(
+        first=HYDRA,
+        second=_BEST_PROMPT,
+        better="{first} beats the best system that only prompts, {second}",
+        worse="{first} is worse than the best system that only prompts, {second}",
+        open="No difference to the best system that only prompts, {second}, can be shown",
+    ),
+    Claim(
+        first=HYDRA,
+        second=_BEST_SIMPLE,
+        better="{first} beats the best system that only counts, {second}",
+        worse="{first} is worse than the best system that only counts, {second}",
+        open="No difference to the best system that only counts, {second}, can be shown",
+    ),
+    Claim(
+        first=HYDRA,
+        second="hydra_routed",
+        better="{first} beats shared heads that are routed by the history, with nothing fitted to a user",
+        worse="{first} is worse than shared heads that are routed by the history, with nothing fitted to a user",
+        open="No difference to shared heads that are routed by the history can be shown",
+    ),
+    Claim(
+        first=HYDRA,
+        second="hydra_personal",
+        better="The gate gains: {first} beats {second} for everybody",
+        worse="The gate loses: {first} is worse than {second} for everybody",
+        open="That the gate differs from {second} for everybody cannot be shown",
+    ),
+    Claim(
+        first="hydra_routed",
+        second="hydra_shared",
+        better="Several shared heads, routed by the history, beat one",
+        worse="Several shared heads, routed by the history, are worse than one",
+        open="That several shared heads, routed by the history, differ from one cannot be shown",
+    ),
+    Claim(
+        first="adapter_only",
+        second=RAG,
+        better="The adapter alone gains over {second}: choosing among drafts pays",
+        worse="The adapter alone loses to {second}: it chooses badly among drafts",
+        open="That the adapter alone differs from {second} cannot be shown",
+    ),
+    Claim(
+        first="reranker_only",
+        second=RAG,
+        better="The reranker alone gains over {second}: its choice of records pays",
+        worse="The reranker alone loses to {second}: it chooses worse records than the retriever",
+        open="That the reranker alone differs from {second} cannot be shown",
+    ),
+    Claim(
+        first="hydra_personal",
+        second="adapter_only",
+        better="The reranker adds to the adapter",
+        worse="The reranker takes from the adapter",
+        open="That the reranker adds to the adapter cannot be shown",
+    ),
+    Claim(
+        first=RAG,
+        second="zero_shot",
+        better="Records in the prompt help the generator",
+        worse="Records in the prompt hurt the generator",
+        open="That records in the prompt help the generator cannot be shown",
+    ),
+    Claim(
+        first=RAG,
+        second="random_k",
+        better="Retrieved records help more than random ones",
+        worse="Retrieved records help less than random ones",
+        open="That retrieved records differ from random ones cannot be shown",
+    ),
+    Claim(
+        first="pag_k",
+        second=RAG,
+        better="A written profile of the user adds to the records",
+        worse="A written profile of the user takes from the records",
+        open="That a written profile of the user adds to the records cannot be shown",
+    ),
+)
+CONTROL_CLAIMS = (
+    Claim(
+        first="hydra_personal",
+        second="hydra_shared",
+        better="The users' own heads beat one head shared by all",
+        worse="The users' own heads are worse than one head shared by all",
+        open="That the users' own heads differ from one head shared by all cannot be shown",
+    ),
+    Claim(
+        first="hydra_personal",
+        second="hydra_shuffled",
+        better="With another user's heads the gain is lost, so the heads are personal",
+        worse="Another user's heads do better than the own ones, so the heads mislead",
+        open="No loss with another user's heads can be shown, so it is not shown that the heads are personal",
+    ),
+)
+
+
+def claimed(report: Report, claim: Claim) -> tuple[str, str] | None:
+    """The verdict on the claim's pair and the sentence that states it; None where the pair was not compared."""
+    first, second = claim.first, claim.second
+    if second in (_BEST_PROMPT, _BEST_SIMPLE):
+        second = report[second]
+    if second not in report["differences"].get(first, {}):
+        return None
+    found = pair_verdict(report, first, second)
+    words = {"better": claim.better, "worse": claim.worse, "open": claim.open}[found]
+    titles = {"first": report["systems"][first]["title"], "second": report["systems"][second]["title"]}
+    return found, f"{words.format(**titles)}: {compared(report, first, second)}"

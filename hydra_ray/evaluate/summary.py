@@ -1,0 +1,210 @@
+"""Several runs in one figure: the relative gain of one system over another, task by task and on average.
+
+A relative gain is (first - second) / second, in quality (see `hydra_ray.evaluate.judged`), of means over all queries.
+
+Shapes: U users of a task, R resamples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hydra_ray.config import ReportConfig
+from hydra_ray.errors import InputError
+from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
+from hydra_ray.evaluate.metrics import Floats
+from hydra_ray.evaluate.significance import holm, paired_test
+from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.evaluate.words import MINUS, Report, counted, p_value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The qualities of two systems for the same users of one task, in the same order."""
+
+    task: str
+    first: str
+    """What the first system is called in front of people."""
+    second: str
+    first_U: Floats
+    second_U: Floats
+    num_queries_U: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """How much better the first system of a pair is."""
+
+    pair: Pair
+    first: float
+    """Its quality over all queries."""
+    second: float
+    relative: Interval
+    """(first - second) / second."""
+    difference: Interval
+    """first - second."""
+    test: str
+    p_value: float
+    adjusted_p_value: float
+    """Holm's, over the pairs of the summary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Gains by pair, and their average, each task weighing the same."""
+
+    gains: tuple[Gain, ...]
+    average: Interval
+
+
+def compare_systems(report: Report, first: str = HYDRA, second: str | None = None) -> Pair:
+    """Two systems of one run.
+
+    Args:
+        report: the content of a metrics.json.
+        second: by default the run's best prompt-based system. It is the best on all users, also in every resample: the
+            interval says how sure the gain over this system is, and not how sure it is that this is the best one.
+
+    Raises:
+        InputError: the run has no such system, or too many users to keep figures of each.
+    """
+    rival = second or report["best_prompt_baseline"]
+    if rival is None:
+        raise InputError(f"run {report['run']!r} has no prompt-based system to compare with; name another one")
+    return Pair(
+        task=report["task"]["name"],
+        first=_title(report, first),
+        second=_title(report, rival),
+        first_U=_quality(report, first),
+        second_U=_quality(report, rival),
+        num_queries_U=np.array(_users(report)["num_queries"], dtype=np.float64),
+    )
+
+
+def compare_runs(first: Report, second: Report, system_first: str = HYDRA, system_second: str = HYDRA) -> Pair:
+    """The same users in two runs of one task; they are matched by their ids.
+
+    Raises:
+        InputError: the runs differ in task or users, or as in `compare_systems`.
+    """
+    ids, other_ids = _users(first)["user_id"], _users(second)["user_id"]
+    if first["task"]["name"] != second["task"]["name"] or set(ids) != set(other_ids):
+        raise InputError(
+            f"runs {first['run']!r} and {second['run']!r} do not compare: got the tasks {first['task']['name']} and "
+            f"{second['task']['name']}, {len(set(ids) & set(other_ids))} users in both, {len(ids)} in the first and "
+            f"{len(other_ids)} in the second; expected one task and the same users"
+        )
+    places = {user_id: place for place, user_id in enumerate(other_ids)}
+    return Pair(
+        task=first["task"]["name"],
+        first=f"{_title(first, system_first)} ({first['run']})",
+        second=f"{_title(second, system_second)} ({second['run']})",
+        first_U=_quality(first, system_first),
+        second_U=_quality(second, system_second)[[places[user_id] for user_id in ids]],
+        num_queries_U=np.array(_users(first)["num_queries"], dtype=np.float64),
+    )
+
+
+def summarize(pairs: Sequence[Pair], bootstrap: ReportConfig) -> Summary:
+    """The gain of every pair, and the average of the relative gains.
+
+    Users are resampled within each task, independently of the other tasks.
+
+    Raises:
+        InputError: there is no pair, or a second system has quality 0, so that nothing can be relative to it.
+    """
+    if not pairs:
+        raise InputError("got no runs to summarize")
+    tests = [paired_test(pair.first_U, pair.second_U) for pair in pairs]
+    adjusted = holm([test.p_value for test in tests])
+    gains: list[Gain] = []
+    relative: list[Floats] = []
+    for place, pair in enumerate(pairs):
+        means, means_R = _means(pair, bootstrap.num_resamples, bootstrap.seed + place)
+        if means[1] == 0:
+            raise InputError(f"{pair.second} has quality 0 on {pair.task}, so no gain can be relative to it")
+        relative_R = _relative(means_R)
+        relative.append(relative_R)
+        bounds = bootstrap.confidence, len(pair.first_U)
+        gains.append(
+            Gain(
+                pair=pair,
+                first=float(means[0]),
+                second=float(means[1]),
+                relative=interval(float((means[0] - means[1]) / means[1]), relative_R, *bounds),
+                difference=interval(float(means[0] - means[1]), means_R[:, 0] - means_R[:, 1], *bounds),
+                test=tests[place].test,
+                p_value=tests[place].p_value,
+                adjusted_p_value=adjusted[place],
+            )
+        )
+    average = float(np.mean([gain.relative.value for gain in gains]))
+    fewest = min(len(pair.first_U) for pair in pairs)
+    average_R = np.mean(relative, axis=0)
+    return Summary(gains=tuple(gains), average=interval(average, average_R, bootstrap.confidence, fewest))
+
+
+def summary_text(summary: Summary) -> str:
+    """The summary as sentences, to be printed."""
+    lines = [f"{counted(len(summary.gains), 'run')}: average relative gain {percentage(summary.average)}"]
+    for gain in summary.gains:
+        pair = gain.pair
+        lines.append(
+            f"  {pair.task}: {pair.first} {gain.first:.3f} against {pair.second} {gain.second:.3f}, "
+            f"{percentage(gain.relative)} ({gain.test}: {p_value(gain.p_value)}, {p_value(gain.adjusted_p_value)} when "
+            f"corrected for {len(summary.gains)} runs)"
+        )
+    return "\n".join(lines)
+
+
+def summary_table(summary: Summary) -> str:
+    """The summary as a Markdown table."""
+    lines = [
+        "| task | users | first | second | quality | relative gain | p | Holm |",
+        "|---|---:|---|---|---|---|---|---|",
+    ]
+    for gain in summary.gains:
+        pair = gain.pair
+        lines.append(
+            f"| {pair.task} | {len(pair.first_U)} | {pair.first} | {pair.second} | {gain.first:.3f} against "
+            f"{gain.second:.3f} | {percentage(gain.relative)} | {gain.p_value:.2g} | {gain.adjusted_p_value:.2g} |"
+        )
+    return "\n".join([*lines, f"| average | | | | | {percentage(summary.average)} | | |"])
+
+
+def percentage(figure: Interval) -> str:
+    """A relative figure with its interval, in percent."""
+    bounds = "" if figure.low is None or figure.high is None else f" [{figure.low:+.1%}, {figure.high:+.1%}]"
+    return f"{figure.value:+.1%}{bounds}".replace("-", MINUS)
+
+
+def _means(pair: Pair, num_resamples: int, seed: int) -> tuple[Floats, Floats]:
+    qualities_U2 = np.stack([pair.first_U, pair.second_U], axis=1)
+    return resampled_means(pair.num_queries_U, qualities_U2, num_resamples, seed)
+
+
+def _relative(means_R2: Floats) -> Floats:
+    """Relative gains in resamples; where the second system has quality 0, its least other quality stands for it."""
+    first_R, second_R = means_R2.T
+    return (first_R - second_R) / np.maximum(second_R, second_R[second_R > 0].min())
+
+
+def _users(report: Report) -> Mapping[str, Any]:
+    if report["users"] is None:
+        raise InputError(
+            f"run {report['run']!r} has {report['num_users']:,} users, too many to keep figures of each, which a "
+            "summary needs; lower users.max_users"
+        )
+    return report["users"]
+
+
+def _title(report: Report, system: str) -> str:
+    if system not in report["systems"]:
+        raise InputError(f"run {report['run']!r} has no system {system!r}; it has {sorted(report['systems'])}")
+    return report["systems"][system]["title"]
+
+
+def _quality(report: Report, system: str) -> Floats:
+    return np.array(_users(report)["quality"][system], dtype=np.float64)

@@ -1,0 +1,63 @@
+"""The systems that a report compares: names, order, titles, and which pairs are of interest."""
+
+from hydra_ray.config import RunConfig, Task
+
+HYDRA = "hydra"
+ORACLE = "oracle"
+RAG = "rag_k"
+PROMPT_SYSTEMS = ("zero_shot", "random_k", "rag_1", "rag_2", RAG, "pag_0", "pag_1", "pag_k")
+"""Systems that only prompt the generator."""
+COUNTING_SYSTEMS = ("majority", "knn", "vote")
+"""Systems that only count what is there anyway."""
+VARIANTS = ("reranker_only", "adapter_only", "hydra_shared", "hydra_routed", "hydra_personal", "hydra_shuffled")
+"""Parts of HYDRA, HYDRA with heads of one kind only, and its control."""
+SYSTEMS = (*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA, ORACLE)
+"""All systems that may be compared, in the order they are shown."""
+
+FURTHER_PAIRS = (
+    ("hydra_personal", "hydra_shared"),
+    ("hydra_personal", "hydra_shuffled"),
+    ("hydra_personal", "hydra_routed"),
+    ("hydra_personal", "adapter_only"),
+    ("hydra_routed", "hydra_shared"),
+    ("adapter_only", RAG),
+    ("reranker_only", RAG),
+    (RAG, "zero_shot"),
+    (RAG, "random_k"),
+    ("pag_k", RAG),
+)
+"""Pairs of systems that are compared besides HYDRA and each other one: each asks what one ingredient adds."""
+CONTROL_PAIRS = FURTHER_PAIRS[:2]
+"""Pairs that differ only in whose heads choose."""
+
+
+def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
+    """What each system is called in front of people."""
+    num_samples, k = config.drafts.num_samples, config.drafts.num_records
+    return {
+        "zero_shot": "Zero-shot",
+        "random_k": f"Random k={k}",
+        "rag_1": "RAG k=1",
+        "rag_2": "RAG k=2",
+        RAG: f"RAG k={k}",
+        "pag_0": "Profile k=0",
+        "pag_1": "Profile k=1",
+        "pag_k": f"Profile k={k}",
+        "majority": "User's majority",
+        "knn": "Nearest records",
+        "vote": f"Vote of {num_samples}" if task.is_closed else f"Consensus of {num_samples}",
+        "reranker_only": "Reranker only",
+        "adapter_only": "Adapter only",
+        "hydra_shared": "HYDRA, shared head",
+        "hydra_routed": "HYDRA, routed shared heads",
+        "hydra_personal": "HYDRA, personal heads",
+        "hydra_shuffled": "HYDRA, shuffled heads",
+        HYDRA: "HYDRA",
+        ORACLE: "Oracle best of drafts",
+    }
+
+
+def compared_pairs(present: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The pairs of `present` systems whose differences are reported, HYDRA and each other one first."""
+    pairs = [(HYDRA, other) for other in present if other != HYDRA]
+    return pairs + [(first, second) for first, second in FURTHER_PAIRS if first in present and second in present]

@@ -1,0 +1,107 @@
+"""Figures in words: how numbers are written, and what an interval or a test allows to be said."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra_ray.evaluate.systems import HYDRA
+
+Report = Mapping[str, Any]
+"""The content of a metrics.json (see `hydra_ray.evaluate.report`)."""
+
+Figure = Mapping[str, Any]
+"""value, low and high."""
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def verdict(difference: Figure, metric: Mapping[str, Any]) -> str:
+    """What the interval of a difference allows to say of the first system: "better", "worse" or "open"."""
+    if difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+        return "open"
+    return "better" if (difference["low"] > 0) == metric["is_higher_better"] else "worse"
+
+
+def headline(report: Report) -> str:
+    """The one thing to know: HYDRA against the best system that only prompts."""
+    name = report["best_prompt_baseline"]
+    if name is None:
+        return "HYDRA's answers; no prompt-based system to compare them with"
+    title = report["systems"][name]["title"]
+    found = pair_verdict(report, HYDRA, name)
+    if found == "open":
+        return f"No difference can be shown between HYDRA and the best prompt-based baseline, {title}"
+    return f"HYDRA answers {found} than the best prompt-based baseline, {title}"
+
+
+def pair_verdict(report: Report, first: str, second: str) -> str:
+    """The verdict on two systems by the main metric."""
+    metric = report["metrics"][0]
+    return verdict(report["differences"][first][second][metric["name"]], metric)
+
+
+def compared(report: Report, first: str, second: str) -> str:
+    """The figures behind a verdict on two systems, as a sentence."""
+    metric = report["metrics"][0]
+    difference = report["differences"][first][second][metric["name"]]
+    values = [report["systems"][each]["metrics"][metric["name"]]["value"] for each in (first, second)]
+    direction = "" if metric["is_higher_better"] else " (lower is better)"
+    change = signed_figure(difference["value"])
+    figures = f"{metric['title']}{direction} {values[0]:.3f} against {values[1]:.3f}, a difference of {change}"
+    if difference["low"] is None:
+        return f"{figures}; one user alone gives no interval."
+    bounds = f"{percent(report)} interval {signed_bounds(difference)}"
+    includes = ", which includes 0" if verdict(difference, metric) == "open" else ""
+    return f"{figures} ({bounds}{includes}{_tested(report, first, second)})."
+
+
+def _tested(report: Report, first: str, second: str) -> str:
+    test = report["significance"][first].get(second)
+    if test is None:
+        return ""
+    words = f"; {p_value(test['p_value'])}"
+    num_tests = len(report["significance"][first])
+    if num_tests > 1:
+        words += f", {p_value(test['adjusted_p_value'])} when corrected for {num_tests} comparisons"
+    return words
+
+
+def plain_figure(value: float) -> str:
+    """A metric's value."""
+    return f"{value:.3f}"
+
+
+def signed_figure(value: float) -> str:
+    """A difference, its sign always shown."""
+    return f"{value:+.3f}".replace("-", MINUS)
+
+
+def signed_bounds(figure: Figure) -> str:
+    """The interval of a difference."""
+    return f"{signed_figure(figure['low'])} to {signed_figure(figure['high'])}"
+
+
+def share(value: float) -> str:
+    """A fraction, in percent."""
+    return f"{value:.1%}".replace("-", MINUS)
+
+
+def share_with_bounds(figure: Figure) -> str:
+    """A fraction with its interval."""
+    if figure["low"] is None:
+        return share(figure["value"])
+    return f"{share(figure['value'])} [{share(figure['low'])} to {share(figure['high'])}]"
+
+
+def p_value(value: float) -> str:
+    """A p-value with its letter."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count and what is counted, in the singular or plural."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def percent(report: Report) -> str:
+    """The level of the intervals."""
+    return f"{100 * report['bootstrap']['confidence']:g}%"

@@ -1,0 +1,157 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hydra_ray.cli import main
+from hydra_ray.config import RunConfig, Task
+from hydra_ray.errors import InputError
+from hydra_ray.evaluate.card import card, card_text
+from hydra_ray.evaluate.claims import CLAIMS, CONTROL_CLAIMS
+from hydra_ray.evaluate.reading import read_report
+from hydra_ray.evaluate.report import StageCost, build_report
+from hydra_ray.evaluate.systems import FURTHER_PAIRS, HYDRA, SYSTEMS, system_titles
+from hydra_ray.evaluate.words import verdict
+from hydra_ray.storage import write_json
+
+MakeAnswers = Callable[..., list[Any]]
+SECTIONS = {"better": "What worked", "worse": "What did not work", "open": "What these numbers leave open"}
+
+
+@pytest.fixture(scope="module")
+def report(task: Task, config: RunConfig, costs: list[StageCost], make_answers: MakeAnswers) -> dict[str, Any]:
+    return build_report(task, make_answers(task, 40), costs, config)
+
+
+def said(report: dict[str, Any], title: str) -> str:
+    return "\n".join(next((section.sentences for section in card(report) if section.title == title), ()))
+
+
+def with_difference(report: dict[str, Any], first: str, second: str, advantage: float, width: float) -> dict[str, Any]:
+    """The report with another difference; `advantage` above 0 is better for the first system, whatever the metric."""
+    changed = copy.deepcopy(report)
+    metric = report["metrics"][0]
+    value = advantage if metric["is_higher_better"] else -advantage
+    figure = {"value": value, "low": value - width, "high": value + width}
+    changed["differences"].setdefault(first, {}).setdefault(second, {})[metric["name"]] = figure
+    changed["significance"].setdefault(first, {})
+    return changed
+
+
+@pytest.mark.parametrize(("advantage", "found"), [(0.2, "better"), (-0.2, "worse"), (0.05, "open")])
+def test_a_claim_stands_where_its_interval_puts_it(report: dict[str, Any], advantage: float, found: str) -> None:
+    changed = with_difference(report, "rag_k", "zero_shot", advantage, 0.1)
+    for which, title in SECTIONS.items():
+        assert ("in the prompt" in said(changed, title)) == (which == found)
+
+
+def test_every_claim_is_about_a_pair_that_is_compared(config: RunConfig, task: Task) -> None:
+    for claim in (*CLAIMS, *CONTROL_CLAIMS):
+        if claim.second in SYSTEMS:
+            assert claim.first == HYDRA or (claim.first, claim.second) in FURTHER_PAIRS
+        titles = dict.fromkeys(("first", "second"), "X")
+        assert all("{" not in words.format(**titles) for words in (claim.better, claim.worse, claim.open))
+    assert set(system_titles(task, config)) == set(SYSTEMS)
+
+
+def test_heads_are_called_personal_only_where_anothers_do_worse(report: dict[str, Any]) -> None:
+    section = "Are the heads personal?"
+    lost = with_difference(report, "hydra_personal", "hydra_shuffled", 0.2, 0.1)
+    kept = with_difference(report, "hydra_personal", "hydra_shuffled", 0.0, 0.1)
+    assert "the gain is lost, so the heads are personal" in said(lost, section)
+    assert "it is not shown that the heads are personal" in said(kept, section)
+    changed = report["changed_answers"][1]
+    assert f"{changed['changed']} of 40 queries differently" in said(report, section)
+    assert f"{changed['better']} better, {changed['worse']} worse" in said(report, section)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.05, 0.2, "more often"), (-0.2, -0.05, "less often"), (-0.1, 0.1, "no difference between the two can be shown")],
+)
+def test_harm_is_weighed_against_resampling(report: dict[str, Any], low: float, high: float, words: str) -> None:
+    changed = copy.deepcopy(report)
+    changed["harm"]["systems"] = {"hydra": report["harm"]["systems"]["hydra"]}
+    changed["harm"]["systems"]["hydra"]["minus_resampled"] = {"value": (low + high) / 2, "low": low, "high": high}
+    assert words in said(changed, "Who is harmed?")
+
+
+def test_the_heaviest_features_are_named_by_size_whatever_their_sign(report: dict[str, Any]) -> None:
+    weights = {"vote share": 0.8, "length": -0.9, "one": 0.1, "two": 0.2, "three": 0.3, "four": 0.05}
+    features = [{"scorer": "adapter", "name": name, "weight": weight} for name, weight in weights.items()]
+    sentence = said(report | {"features": features}, "What weighs most")
+    assert "length \N{MINUS SIGN}0.900, vote share +0.800, three +0.300, two +0.200, one +0.100." in sentence
+    assert "four" not in sentence
+    assert said(report, "What weighs most") == ""
+
+
+def test_caveats_name_what_to_beware_of(report: dict[str, Any]) -> None:
+    caveats = said(report | {"num_users": 12, "num_unjudged_queries": 1}, "Beware")
+    assert "fewer than 20 users" in caveats
+    assert "want of a target: 1 query." in caveats
+    assert "stage probes 1.2% of" in caveats
+    assert "fewer than" not in said(report, "Beware")
+
+
+def test_the_printed_card_has_the_ladder_and_every_sentence(report: dict[str, Any]) -> None:
+    text = card_text(report)
+    metric = report["metrics"][0]["name"]
+    for system in report["systems"].values():
+        figure = system["metrics"][metric]
+        assert f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" in text
+    unwrapped = " ".join(text.split())
+    for section in card(report):
+        assert section.title in text
+        assert all(sentence in unwrapped for sentence in section.sentences)
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_systems_that_are_not_there_are_not_talked_about(
+    task: Task, config: RunConfig, make_answers: MakeAnswers
+) -> None:
+    full = make_answers(task, 3)
+    (user, answered), *_ = full
+    query = answered.queries[0]
+    only = type(query)(
+        query_id=query.query_id,
+        answers=tuple(answer for answer in query.answers if answer.system == "hydra"),
+        pool=query.pool,
+    )
+    alone = type(answered)(
+        user_id=answered.user_id, num_history=3, reranker_head="shared", adapter_head="shared", queries=(only,)
+    )
+    report = build_report(task, [(user, alone)], [], config)
+    titles = {section.title for section in card(report)}
+    assert titles == {"What was evaluated", "What the gate chose"}
+    assert "no prompt-based system to compare them with" in card_text(report)
+
+
+def test_the_verdict_needs_an_interval_that_misses_zero(report: dict[str, Any]) -> None:
+    metric = report["metrics"][0]
+    for first, by_second in report["differences"].items():
+        for second, figures in by_second.items():
+            figure = figures[metric["name"]]
+            misses = figure["low"] > 0 or figure["high"] < 0
+            assert (verdict(figure, metric) != "open") == misses, (first, second)
+
+
+def test_the_command_prints_each_card_and_sums_several_up(
+    report: dict[str, Any], tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        write_json(str(tmp_path / name / "metrics.json"), report | {"run": name})
+    assert main(["report", str(tmp_path / "one")]) == 0
+    alone = capsys.readouterr().out
+    assert alone.startswith("one: ")
+    assert "average relative gain" not in alone
+    assert main(["report", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    both = capsys.readouterr().out
+    assert alone in both
+    assert "2 runs: average relative gain" in both
+
+
+def test_a_report_of_another_version_is_refused(report: dict[str, Any], tmp_path: Any) -> None:
+    write_json(str(tmp_path / "metrics.json"), {key: value for key, value in report.items() if key != "significance"})
+    with pytest.raises(InputError, match="lacks \\['significance'\\]"):
+        read_report(str(tmp_path))
