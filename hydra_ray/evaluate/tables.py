@@ -8,9 +8,9 @@ from hydra_ray.evaluate.words import (
     Figure,
     Report,
     counted,
+    pair_verdict,
     plain_figure,
     signed_figure,
-    verdict,
 )
 
 _VERDICTS = {"better": "better", "worse": "worse", "open": "no difference shown"}
@@ -158,7 +158,7 @@ def _difference_table(report: Report, caption: str, pairs: Sequence[tuple[str, s
                 second,
                 f"{title}minus {escape(systems[second]['title'])}",
                 *(with_bounds(figures[metric["name"]], is_signed=True) for metric in report["metrics"]),
-                _VERDICTS[verdict(figures[main["name"]], main)],
+                _VERDICTS[pair_verdict(report, first, second)],
                 _p_value(test and test["p_value"]),
                 _p_value(test and test["adjusted_p_value"]),
             )

@@ -6,7 +6,7 @@ import pytest
 
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.evaluate.report import build_report
-from hydra_ray.evaluate.words import compared, headline, p_value, verdict
+from hydra_ray.evaluate.words import compared, headline, p_value, pair_verdict, verdict
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,7 @@ def report(task: Task, config: RunConfig, make_answers: Callable[..., list[Any]]
 def with_difference(report: dict[str, Any], system: str, value: float, low: float | None, high: float | None) -> Any:
     changed = copy.deepcopy(report)
     changed["differences"]["hydra"][system][report["metrics"][0]["name"]] = {"value": value, "low": low, "high": high}
+    changed["significance"]["hydra"][system] |= {"p_value": 0.001, "adjusted_p_value": 0.01}
     return changed
 
 
@@ -58,6 +59,17 @@ def test_the_figures_behind_a_verdict_are_both_values_the_interval_and_both_p_va
     test = report["significance"]["hydra"]["rag_1"]
     num_tests = len(report["systems"]) - 2
     assert f"; {p_value(test['p_value'])}, {p_value(test['adjusted_p_value'])} when corrected for {num_tests}" in said
+
+
+@pytest.mark.parametrize(("adjusted", "is_confirmed"), [(0.049, True), (0.051, False)])
+def test_a_difference_is_claimed_only_where_the_corrected_test_confirms_it(
+    report: dict[str, Any], adjusted: float, is_confirmed: bool
+) -> None:
+    changed = with_difference(report, "rag_1", 0.2, 0.1, 0.3)
+    changed["significance"]["hydra"]["rag_1"]["adjusted_p_value"] = adjusted
+    assert (pair_verdict(changed, "hydra", "rag_1") != "open") == is_confirmed
+    unsure = with_difference(changed, "rag_1", 0.2, -0.1, 0.3)
+    assert pair_verdict(unsure, "hydra", "rag_1") == "open"
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.0004, "p < 0.001"), (0.001, "p = 0.001"), (1.0, "p = 1.000")])
