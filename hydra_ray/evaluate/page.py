@@ -104,18 +104,19 @@ def _quality_plots(report: Report) -> str:
 
 
 def _comparison_plots(report: Report) -> str:
-    metric = report["metrics"][0]["title"]
-    figures = _figure("HYDRA against each system", f"Users, by {metric}.", plots.comparison_plot(report))
+    note = f"Users, by {report['metrics'][0]['title']}."
+    by_history = ""
     rival = report["best_prompt_baseline"]
     if rival is not None:
         title = f"Against {report['systems'][rival]['title']}, by length of history"
-        figures += _figure(title, f"Users, by {metric}.", plots.history_plot(report, rival))
+        by_history += _figure(title, note, plots.history_plot(report, rival))
     curve = report["history_curve"]
     if len(curve["points"]) > 1:
-        note = f"Users in groups of about the same size; {percent(report)} intervals."
+        about = f"Users in groups of about the same size; {percent(report)} intervals."
         plot = plots.curve_plot("history-curve", curve, "records in the history", report["quality_title"])
-        figures += _figure("Quality by length of history", note, plot)
-    return figures
+        by_history += _figure("Quality by length of history", about, plot)
+    against = _figure("HYDRA against each system", note, plots.comparison_plot(report))
+    return f"{against}<div>{by_history}</div>"
 
 
 def _cost_plots(report: Report) -> str:

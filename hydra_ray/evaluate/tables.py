@@ -13,7 +13,7 @@ from hydra_ray.evaluate.words import (
     signed_figure,
 )
 
-_VERDICTS = {"better": "better", "worse": "worse", "open": "no difference shown"}
+_VERDICTS = {"better": "better", "worse": "worse", "open": "not shown"}
 
 
 def quality_table(report: Report) -> str:
