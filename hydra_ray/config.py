@@ -19,7 +19,7 @@ from hydra_ray.errors import ConfigError, InputError
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
-STAGE_NAMES = ("users", "probes", "reranker", "drafts", "adapter", "answers", "report")
+STAGE_NAMES = ("users", "profiles", "probes", "reranker", "drafts", "adapter", "gate", "answers", "report")
 """The stages of a run, in order."""
 
 
@@ -210,6 +210,10 @@ class UsersConfig(Section):
     """Stop when a larger share of the samples is malformed."""
     max_users: int | None = Field(default=None, gt=0)
     """Read at most this many samples of each split; for trying things out."""
+    num_folds: int = Field(default=1, gt=0)
+    """More than 1 cross-fits: the users of both splits are divided into so many folds, and everyone is new in one fold
+    and teaches in the others. What the generator answers is shared by all folds."""
+    fold_seed: int = 0
 
 
 class RetrieveConfig(Section):
@@ -294,11 +298,16 @@ class BaseConfig(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     holdout_fraction: float = Field(default=0.2, ge=0, lt=1)
     """Share of the training users whose loss chooses the epoch; 0 keeps the last."""
+    loss: Literal["query", "pointwise"] = "query"
+    """query: the candidates of a query compete (softmax). pointwise: each is judged alone (logistic), as published."""
     seed: int = 0
 
 
 class HeadsConfig(Section):
-    """A scorer's heads; each listed kind and rank is fitted, and held-out history chooses one for each user."""
+    """A scorer's heads; each listed kind and rank is fitted, and held-out history chooses one for each user.
+
+    The shared head is always fitted: it is the baseline that the others must beat.
+    """
 
     kinds: tuple[Literal["shared", "lowrank", "paper"], ...] = ("shared", "lowrank")
     """shared: the shared head for everybody. lowrank: a Gaussian deviation in a learned basis, its variance estimated
@@ -315,13 +324,17 @@ class HeadsConfig(Section):
     """Hidden units of a paper head."""
     paper_epochs: int = Field(default=50, gt=0)
     """Full-batch steps of a paper head."""
+    paper_start: Literal["shared", "random"] = "shared"
+    """What a paper head starts from: a network fitted to all training users, or a random one, as published."""
+    paper_loss: Literal["query", "pointwise"] = "query"
+    """query: the candidates of a query compete. pointwise: each is judged alone, as published."""
     paper_learning_rate: float = Field(default=1e-2, gt=0)
     seed: int = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if "shared" not in self.kinds:
-            raise ValueError("kinds must contain shared: it is the baseline that the others must beat")
+        if not self.kinds:
+            raise ValueError("kinds must not be empty")
         if "lowrank" in self.kinds and not self.ranks:
             raise ValueError("ranks must not be empty where kinds contains lowrank")
         return self
@@ -332,19 +345,45 @@ class ScorerConfig(Section):
 
     base: BaseConfig
     heads: HeadsConfig = HeadsConfig()
+    has_plain_features: bool = True
+    """Whether a candidate has the named plain features beside the base's; the publication has none."""
 
 
 class DraftsConfig(Section):
-    """Stage 4: several drafts from the chosen records."""
+    """Stage 4: several drafts for each query."""
 
+    candidates: Literal["all", "drafts"] = "all"
+    """What the adapter chooses among in a closed task: all labels, or only those that the drafts gave. In text tasks it
+    is always the drafts."""
     num_records: int = Field(default=4, gt=0)
     """k: records in a prompt."""
+    prompts: tuple[Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "reranked"], ...] = (
+        "zero_shot",
+        "rag_1",
+        "rag_2",
+        "rag_k",
+        "reranked",
+    )
+    """Prompts whose greedy answers are drafts: without records; with random ones; with the retriever's best 1, 2 or k;
+    with the k that the reranker chooses."""
+    num_probes: int = Field(default=4, ge=0)
+    """How many of the retriever's best records have their probe's answer among the drafts."""
+    sampled_prompt: Literal["rag_k", "reranked", "none"] = "rag_k"
+    """The prompt whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of its
+    samples is a baseline."""
     num_samples: int = Field(default=8, gt=0)
-    """b: samples a query."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Temperature of the samples."""
+    """b: samples at each temperature."""
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1)
+    """Temperatures of the samples."""
     num_pseudo_queries: int = Field(default=10, gt=0)
     """Pseudo-queries of a user that feed the adapter; the first ones of those that were probed."""
+
+
+class AnswersConfig(Section):
+    """Stage 6: one answer a query."""
+
+    is_gated: bool = True
+    """Let each user's expected quality choose among zero-shot, RAG, shared and own heads; else own heads answer."""
 
 
 class ReportConfig(Section):
@@ -407,6 +446,7 @@ class RunConfig(Section):
     reranker: ScorerConfig
     drafts: DraftsConfig = DraftsConfig()
     adapter: ScorerConfig
+    answers: AnswersConfig = AnswersConfig()
     report: ReportConfig = ReportConfig()
     placement: PlacementConfig = PlacementConfig()
 
@@ -414,6 +454,10 @@ class RunConfig(Section):
     def _check(self) -> Self:
         if self.drafts.num_records > self.probes.num_records:
             raise ValueError("drafts.num_records (k) must not exceed probes.num_records (N)")
+        if self.answers.is_gated and not {"zero_shot", "rag_k"} <= set(self.drafts.prompts):
+            raise ValueError(
+                "answers.is_gated needs zero_shot and rag_k among drafts.prompts: the gate chooses among them"
+            )
         if self.drafts.num_pseudo_queries > self.probes.num_pseudo_queries:
             raise ValueError("drafts.num_pseudo_queries must not exceed probes.num_pseudo_queries (M)")
         return self

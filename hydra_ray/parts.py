@@ -3,20 +3,25 @@
 Each class is small and picklable: it travels to the worker that makes the part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra_ray.adapt.answers import answer_user
+from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
-from hydra_ray.adapt.examples import adapter_examples
+from hydra_ray.adapt.examples import Drafted, adapter_examples
+from hydra_ray.adapt.gate import Gate, user_outcomes
+from hydra_ray.adapt.profiles import profile_requests, written_profiles
+from hydra_ray.config import RetrieveConfig
 from hydra_ray.generate.engine import open_tokenizer
-from hydra_ray.plan import Plan
+from hydra_ray.plan import Plan, ScorerPlan
 from hydra_ray.records import (
     AnsweredUser,
+    Asked,
     Completion,
     DraftedUser,
+    GateOutcome,
     ProbedUser,
-    Request,
+    ProfiledUser,
     ScoredUser,
     User,
     UserExamples,
@@ -25,10 +30,30 @@ from hydra_ray.records import (
     to_table,
 )
 from hydra_ray.rerank.examples import reranker_examples
-from hydra_ray.rerank.probes import label_probes, probe_requests
+from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
+from hydra_ray.retrieve.dense import Encode, encode_ahead
+from hydra_ray.scorer.store import scores_table
 from hydra_ray.stages import Stage
-from hydra_ray.storage import read_part, write_part
+from hydra_ray.storage import exists, read_part, write_part
 from hydra_ray.stream import Counters
+
+
+class ProfilesPart:
+    """Requests and texts of a bucket's profiles."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+
+    def requests(self, bucket: int) -> list[Asked]:
+        """One greedy request for each evaluated user."""
+        config = self._plan.config.generator
+        return list(profile_requests(_users(self._plan, bucket), self._plan.task, open_tokenizer(config), config))
+
+    def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
+        """The profiles."""
+        rows = list(written_profiles(_users(self._plan, bucket), completions))
+        counters = {**counters, "answers": len(completions), "failed": sum(row.error is not None for row in rows)}
+        return _write(self._plan.profiles, "profiles", bucket, rows, ProfiledUser, counters)
 
 
 class ProbesPart:
@@ -37,19 +62,29 @@ class ProbesPart:
     def __init__(self, plan: Plan):
         self._plan = plan
 
-    def requests(self, bucket: int) -> list[Request]:
-        """One greedy request for each query to learn from and record."""
+    def requests(self, bucket: int) -> list[Asked]:
+        """One greedy request for each query and record."""
         config = self._plan.config
-        users = _users(self._plan, bucket)
-        return list(probe_requests(users, self._plan.task, open_tokenizer(config.generator), config))
+        retrieved = self._retrieved(bucket)
+        return list(probe_requests(retrieved, self._plan.task, open_tokenizer(config.generator), config))
 
-    def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
+    def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
         """The labelled probes."""
-        rows = list(
-            label_probes(_users(self._plan, bucket), _by_request(completions), self._plan.task, self._plan.config)
-        )
+        rows = list(label_probes(self._retrieved(bucket), completions, self._plan.task))
         answers = [probe.answer for row in rows for query in row.queries for probe in query.probes]
         return _write(self._plan.probes, "probes", bucket, rows, ProbedUser, {**counters, **_parsing(answers)})
+
+    def _retrieved(self, bucket: int) -> list[tuple[User, ProbedUser]]:
+        """Users with what was retrieved for them: ranked once, as encoders of two machines may not agree."""
+        users = _users(self._plan, bucket)
+        stage, config = self._plan.probes, self._plan.config
+        if not exists(stage.part("retrieved", bucket)):
+            encode = _encode_ahead(users, config.retrieve)
+            _write(
+                stage, "retrieved", bucket, [retrieve_records(user, config, encode) for user in users], ProbedUser, {}
+            )
+        rows = _rows(stage, "retrieved", bucket, ProbedUser)
+        return [(user, rows[user.user_id]) for user in users]
 
 
 class DraftsPart:
@@ -58,22 +93,31 @@ class DraftsPart:
     def __init__(self, plan: Plan):
         self._plan = plan
 
-    def requests(self, bucket: int) -> list[Request]:
+    def requests(self, bucket: int) -> list[Asked]:
         """Greedy answers and samples for every prompt."""
         config = self._plan.config
         tokenizer = open_tokenizer(config.generator)
         return list(draft_requests(self._ranked(bucket), self._plan.task, tokenizer, config))
 
-    def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
+    def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
         """The labelled drafts."""
-        rows = list(label_drafts(self._ranked(bucket), _by_request(completions), self._plan.task, self._plan.config))
+        rows = list(label_drafts(self._ranked(bucket), completions, self._plan.task, self._plan.config))
         answers = [draft.answer for row in rows for query in row.queries for draft in query.drafts]
         return _write(self._plan.drafts, "drafts", bucket, rows, DraftedUser, {**counters, **_parsing(answers)})
 
     def _ranked(self, bucket: int) -> list[Ranked]:
+        profiled = _rows(self._plan.profiles, "profiles", bucket, ProfiledUser)
         probed = _rows(self._plan.probes, "probes", bucket, ProbedUser)
-        scored = _rows(self._plan.reranker.heads, "scores", bucket, ScoredUser)
-        return [(user, probed[user.user_id], scored[user.user_id]) for user in _users(self._plan, bucket)]
+        scored = _own_scores(self._plan.reranker, bucket, users := _users(self._plan, bucket))
+        return [
+            Ranked(
+                user=user,
+                profiled=profiled[user.user_id],
+                probed=probed[user.user_id],
+                scored=scored[user.user_id],
+            )
+            for user in users
+        ]
 
 
 class RerankerExamplesPart:
@@ -84,45 +128,98 @@ class RerankerExamplesPart:
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
-        probed = _rows(self._plan.probes, "probes", bucket, ProbedUser)
-        rows = [reranker_examples(user, probed[user.user_id], self._plan.task) for user in _users(self._plan, bucket)]
-        return _write(self._plan.reranker.examples, "examples", bucket, rows, UserExamples, {})
+        plan = self._plan
+        probed = _rows(plan.probes, "probes", bucket, ProbedUser)
+        rows = [reranker_examples(user, probed[user.user_id], plan.task, plan.config) for user in _users(plan, bucket)]
+        return _write(plan.reranker.examples, "examples", bucket, rows, UserExamples, {})
 
 
 class AdapterExamplesPart:
-    """Stage 5: a bucket's groups of possible answers."""
+    """Stage 5: a bucket's groups of possible answers; made once in each worker, since it loads the encoder."""
+
+    def __init__(self, plan: Plan):
+        from hydra_ray.scorer.encoder import open_encoder
+
+        self._plan = plan
+        base = plan.config.adapter.base
+        self._encode = open_encoder(base.encoder, base.max_text_tokens)
+
+    def __call__(self, bucket: int) -> Counters:
+        """Make and commit the part."""
+        plan = self._plan
+        users = _users(plan, bucket)
+        probed = _rows(plan.probes, "probes", bucket, ProbedUser)
+        drafted = _rows(plan.drafts, "drafts", bucket, DraftedUser)
+        scored = _own_scores(plan.reranker, bucket, users)
+        rows = [
+            Drafted(
+                user=user,
+                probed=probed[user.user_id],
+                scored=scored[user.user_id],
+                drafted=drafted[user.user_id],
+            )
+            for user in users
+        ]
+        examples = list(adapter_examples(rows, plan.task, plan.config, self._encode))
+        return _write(plan.adapter.examples, "examples", bucket, examples, UserExamples, {})
+
+
+class GatePart:
+    """How good a bucket's users are answered by each system that the gate chooses among, in each fold."""
 
     def __init__(self, plan: Plan):
         self._plan = plan
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
-        probed = _rows(self._plan.probes, "probes", bucket, ProbedUser)
-        drafted = _rows(self._plan.drafts, "drafts", bucket, DraftedUser)
+        plan = self._plan
+        drafted = _rows(plan.drafts, "drafts", bucket, DraftedUser)
+        folds = [_rows(plan.adapter.heads, scores_table(f), bucket, ScoredUser) for f in range(plan.adapter.num_folds)]
         rows = [
-            adapter_examples(user, probed[user.user_id], drafted[user.user_id], self._plan.task)
-            for user in _users(self._plan, bucket)
+            outcome
+            for user in _users(plan, bucket)
+            for outcome in user_outcomes(user, drafted[user.user_id], [fold[user.user_id] for fold in folds], plan.task)
         ]
-        return _write(self._plan.adapter.examples, "examples", bucket, rows, UserExamples, {})
+        return _write(plan.gate, "gate", bucket, rows, GateOutcome, {})
 
 
 class AnswersPart:
     """Stage 6: the answers of all systems to a bucket's evaluated queries."""
 
-    def __init__(self, plan: Plan):
-        self._plan = plan
+    def __init__(self, plan: Plan, gates: Sequence[Gate | None]):
+        """`gates`: one for each fold."""
+        self._plan, self._gates = plan, gates
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
-        drafted = _rows(self._plan.drafts, "drafts", bucket, DraftedUser)
-        reranker = _rows(self._plan.reranker.heads, "scores", bucket, ScoredUser)
-        adapter = _rows(self._plan.adapter.heads, "scores", bucket, ScoredUser)
+        plan = self._plan
+        users = [user for user in _users(plan, bucket) if user.is_evaluated()]
+        probed = _rows(plan.probes, "probes", bucket, ProbedUser)
+        drafted = _rows(plan.drafts, "drafts", bucket, DraftedUser)
+        reranker = _own_scores(plan.reranker, bucket, users)
+        adapter = _own_scores(plan.adapter, bucket, users)
+        outcomes = {(outcome.user_id, outcome.fold): outcome for outcome in read_outcomes(plan, bucket)}
         rows = [
-            answer_user(user, drafted[user.user_id], reranker[user.user_id], adapter[user.user_id], self._plan.task)
-            for user in _users(self._plan, bucket)
-            if user.is_new
+            answer_user(
+                Scored(
+                    user=user,
+                    probed=probed[user.user_id],
+                    drafted=drafted[user.user_id],
+                    reranker=reranker[user.user_id],
+                    adapter=adapter[user.user_id],
+                    outcome=outcomes[user.user_id, user.fold or 0],
+                ),
+                plan.task,
+                self._gates[user.fold or 0],
+            )
+            for user in users
         ]
-        return _write(self._plan.answers, "answers", bucket, rows, AnsweredUser, {})
+        return _write(plan.answers, "answers", bucket, rows, AnsweredUser, {})
+
+
+def read_outcomes(plan: Plan, bucket: int) -> Iterator[GateOutcome]:
+    """What the gate knows of a bucket's users."""
+    return from_table(read_part(plan.gate.part("gate", bucket), arrow_schema(GateOutcome)), GateOutcome)
 
 
 def _users(plan: Plan, bucket: int) -> list[User]:
@@ -136,8 +233,19 @@ def _rows(stage: Stage, table: str, bucket: int, row_type: type) -> dict[str, An
     return {row.user_id: row for row in from_table(part, row_type)}
 
 
-def _by_request(completions: Sequence[Completion]) -> dict[str, Completion]:
-    return {completion.request_id: completion for completion in completions}
+def _own_scores(scorer: ScorerPlan, bucket: int, users: Sequence[User]) -> dict[str, ScoredUser]:
+    """Each user's scores, in a cross-fitted run those of the fold in which the user is new."""
+    folds = {fold: _rows(scorer.heads, scores_table(fold), bucket, ScoredUser) for fold in range(scorer.num_folds)}
+    return {user.user_id: folds[user.fold or 0][user.user_id] for user in users}
+
+
+def _encode_ahead(users: Sequence[User], retrieve: RetrieveConfig) -> Encode | None:
+    """The retriever's encoder, with the texts of all `users` encoded; None where it has none."""
+    if not retrieve.needs_encoder or retrieve.encoder is None:
+        return None
+    from hydra_ray.scorer.encoder import open_encoder
+
+    return encode_ahead(users, open_encoder(retrieve.encoder, retrieve.max_text_tokens))
 
 
 def _parsing(answers: Sequence[Any]) -> Counters:

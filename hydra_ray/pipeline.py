@@ -9,15 +9,26 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from hydra_ray import storage
+from hydra_ray.adapt.gate import Gate, fit_gate
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.evaluate.report import StageCost
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
-from hydra_ray.parts import AdapterExamplesPart, AnswersPart, DraftsPart, ProbesPart, RerankerExamplesPart
+from hydra_ray.parts import (
+    AdapterExamplesPart,
+    AnswersPart,
+    DraftsPart,
+    GatePart,
+    ProbesPart,
+    ProfilesPart,
+    RerankerExamplesPart,
+    read_outcomes,
+)
 from hydra_ray.plan import Plan, ScorerPlan, plan_run
 from hydra_ray.records import AnsweredUser, User, arrow_schema, from_table
+from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.stages import Stage
-from hydra_ray.stream import Counters, PartWork, run_actor_parts, run_generation, run_parts, start_ray
+from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, start_ray
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +46,12 @@ def personalize(config: RunConfig, until: str = "report") -> Plan:
     storage.write_json(storage.join(plan.run_folder, "config.json"), config.model_dump(mode="json"))
     steps: dict[str, Callable[[], None]] = {
         "users": lambda: users(plan),
+        "profiles": lambda: profiles(plan),
         "probes": lambda: probes(plan),
-        "reranker": lambda: scorer(plan.reranker, RerankerExamplesPart(plan), config.placement),
+        "reranker": lambda: reranker(plan),
         "drafts": lambda: drafts(plan),
-        "adapter": lambda: scorer(plan.adapter, AdapterExamplesPart(plan), config.placement),
+        "adapter": lambda: adapter(plan),
+        "gate": lambda: gate(plan),
         "answers": lambda: answers(plan),
         "report": lambda: report(plan, reused),
     }
@@ -52,58 +65,97 @@ def users(plan: Plan) -> None:
     _complete(plan.users, lambda: ingest(plan.config, plan.users))
 
 
+def profiles(plan: Plan) -> None:
+    """What the generator writes about each evaluated user; for the baselines that prompt with it."""
+    _generate(plan, plan.profiles, "profiles", ProfilesPart(plan))
+
+
 def probes(plan: Plan) -> None:
     """Stage 2: one-record prompts, labelled by whether they helped."""
-    config = plan.config
-    work = ProbesPart(plan)
+    _generate(plan, plan.probes, "probes", ProbesPart(plan))
+
+
+def reranker(plan: Plan) -> None:
+    """Stage 3: the scorer that chooses records."""
+    examples = plan.reranker.examples
+    _complete(examples, lambda: run_parts(examples, "examples", RerankerExamplesPart(plan)))
+    scorer(plan.reranker, plan.config.placement)
+
+
+def adapter(plan: Plan) -> None:
+    """Stage 5: the scorer that chooses answers."""
+    examples, num_threads = plan.adapter.examples, plan.config.placement.train_threads
     _complete(
-        plan.probes,
-        lambda: run_generation(plan.probes, "probes", work, plan.task, config.generator, config.placement),
+        examples,
+        lambda: run_actor_parts(examples, "examples", AdapterExamplesPart, {"plan": plan}, num_threads),
     )
+    scorer(plan.adapter, plan.config.placement)
 
 
-def scorer(plan: ScorerPlan, examples: PartWork, placement: PlacementConfig) -> None:
-    """Stages 3 and 5: examples, base (Ray Train and DeepSpeed), frozen features, heads (Ray Tune)."""
+def scorer(plan: ScorerPlan, placement: PlacementConfig) -> None:
+    """Base (Ray Train and DeepSpeed), frozen features, heads (Ray Tune)."""
 
     def train() -> Counters:
         from hydra_ray.scorer.training import train_base
 
         start_ray()
-        return train_base(plan.examples, plan.base, plan.config.base, plan.interaction, plan.plain_names, placement)
+        return storage.add_counters(
+            train_base(
+                plan.examples,
+                plan.base,
+                plan.config.base,
+                plan.interaction,
+                plan.plain_names,
+                placement,
+                fold,
+                is_graded=plan.is_graded,
+            )
+            for fold in dict.fromkeys(plan.base_folds())
+        )
 
     def extract() -> Counters:
-        from hydra_ray.scorer.features import FeatureWriter
+        from hydra_ray.scorer.features import FeatureWriter, features_table
 
         stages = {"examples": plan.examples, "base": plan.base, "stage": plan.features}
-        return run_actor_parts(plan.features, "features", FeatureWriter, stages, placement.train_threads)
+        return storage.add_counters(
+            run_actor_parts(
+                plan.features,
+                features_table(name),
+                FeatureWriter,
+                {**stages, "base_name": name},
+                placement.train_threads,
+            )
+            for name in map(base_name_of, dict.fromkeys(plan.base_folds()))
+        )
 
     def fit() -> Counters:
         from hydra_ray.scorer.fitting import fit_heads
 
         start_ray()
-        return fit_heads(plan.features, plan.heads, plan.config.heads, placement)
+        base_names = [base_name_of(fold) for fold in plan.base_folds()]
+        heads = plan.config.heads
+        return fit_heads(plan.features, plan.heads, heads, placement, base_names, is_graded=plan.is_graded)
 
-    _complete(plan.examples, lambda: run_parts(plan.examples, "examples", examples))
     _complete(plan.base, train)
     _complete(plan.features, extract)
     _complete(plan.heads, fit)
 
 
 def drafts(plan: Plan) -> None:
-    """Stage 4: b answers to the prompts that the heads' choices of records make."""
-    config = plan.config
-    work = DraftsPart(plan)
-    _complete(
-        plan.drafts,
-        lambda: run_generation(plan.drafts, "drafts", work, plan.task, config.generator, config.placement),
-    )
+    """Stage 4: answers to the retriever's prompts, to those that the heads' choices of records make, and samples."""
+    _generate(plan, plan.drafts, "drafts", DraftsPart(plan))
+
+
+def gate(plan: Plan) -> None:
+    """How good each system is for each user on history that was held out: what the gate chooses by."""
+    _complete(plan.gate, lambda: run_parts(plan.gate, "gate", GatePart(plan)))
 
 
 def answers(plan: Plan) -> None:
     """Stage 6: one answer a query and system; HYDRA's in LaMP's official prediction format too."""
 
     def write() -> Counters:
-        counters = run_parts(plan.answers, "answers", AnswersPart(plan))
+        counters = run_parts(plan.answers, "answers", AnswersPart(plan, _gates(plan)))
         predictions = storage.join(plan.answers.folder, "predictions.json")
         official_predictions(plan.task, _hydra_answers(plan), predictions)
         return counters
@@ -138,6 +190,14 @@ def report(plan: Plan, reused: Collection[str]) -> None:
     logger.info("report: %s", storage.join(plan.run_folder, "report.html"))
 
 
+def _generate(plan: Plan, stage: Stage, table: str, work: GenerationWork) -> None:
+    config = plan.config
+    _complete(
+        stage,
+        lambda: run_generation(stage, table, work, plan.completions, plan.task, config.generator, config.placement),
+    )
+
+
 def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
     """Do the stage's work and write its manifest, unless that was done before."""
     if stage.is_complete():
@@ -151,6 +211,15 @@ def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
     logger.info("%s: complete in %.1f s", stage.name, seconds)
 
 
+def _gates(plan: Plan) -> list[Gate | None]:
+    """The gate of each fold; none where the run is not gated."""
+    num_folds = plan.adapter.num_folds
+    if not plan.config.answers.is_gated:
+        return [None] * num_folds
+    outcomes = [outcome for bucket in range(plan.gate.num_buckets) for outcome in read_outcomes(plan, bucket)]
+    return [fit_gate([outcome for outcome in outcomes if outcome.fold == fold]) for fold in range(num_folds)]
+
+
 def _answered_users(plan: Plan) -> Iterator[tuple[User, AnsweredUser]]:
     """New users with their answers, a bucket at a time."""
     for bucket in range(plan.answers.num_buckets):
@@ -158,7 +227,7 @@ def _answered_users(plan: Plan) -> Iterator[tuple[User, AnsweredUser]]:
         answered = {row.user_id: row for row in from_table(part, AnsweredUser)}
         part = storage.read_part(plan.users.part("users", bucket), arrow_schema(User))
         for user in from_table(part, User):
-            if user.is_new:
+            if user.is_evaluated():
                 yield user, answered[user.user_id]
 
 

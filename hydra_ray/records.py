@@ -47,9 +47,15 @@ class User:
 
     user_id: str
     is_new: bool
-    """False: a training user, whose queries' targets train the bases. True: only the history may be learned from."""
+    """True: only the history may ever be learned from. False: the queries' targets teach too, except in `fold`."""
+    fold: int | None = None
+    """The fold of a cross-fitted run in which the user is new; None where the run's splits say who is new."""
     history: tuple[Record, ...]
     queries: tuple[Query, ...]
+
+    def is_evaluated(self) -> bool:
+        """Whether the user is new at least once, so that the answers to the user's queries count."""
+        return self.is_new or self.fold is not None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +94,22 @@ class Answer:
     """False where an unambiguous label was found inside a longer text."""
     num_tokens: int
     """Generated tokens."""
+    log_probability: float | None = None
+    """Of the whole text, in nats, where the generator tells it."""
+    label_probabilities: tuple[float, ...] = ()
+    """The generator's probability of each label of a closed task, as far as its most likely first tokens tell; empty
+    where it does not tell them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledUser:
+    """A row of the profiles table. Key: user_id."""
+
+    user_id: str
+    profile: str | None
+    """What the generator wrote about the user; None where it was not asked or failed."""
+    error: str | None
+    """Why there is no profile; None where there is one or none was asked for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +119,13 @@ class Probe:
     record_id: str
     answer: Answer
     quality: float | None
-    """How good the answer is (task's quality measure, higher is better, 0 to 1); None where the answer failed."""
+    """How good the answer is (task's quality measure, higher is better, 0 to 1); None where the answer failed, or where
+    the query's target must not be known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProbedQuery:
-    """A query with its retrieved records and, where its target may be learned from, a probe for each of them.
+    """A query with its retrieved records and a probe for each of them.
 
     Key: (user_id, query_id). A pseudo-query's query_id is "record:" and the id of the record it was made from.
     """
@@ -145,7 +168,7 @@ class Group:
     group_id: str
     query_id: str
     variant: str
-    """Which heads chose what the candidates were made from: one of VARIANTS; "personal" where no choice came before."""
+    """Who chose what the candidates were made from: one of VARIANTS; "personal" where no choice came before."""
     is_pseudo: bool
     query: str
     candidates: tuple[Candidate, ...]
@@ -157,16 +180,23 @@ class UserExamples:
 
     user_id: str
     is_new: bool
+    fold: int | None = None
+    history: tuple[float, ...] = ()
+    """What the encoder makes of the user's history as a whole; empty where no heads are routed by it."""
     groups: tuple[Group, ...]
 
 
-VARIANTS = ("personal", "shared", "shuffled")
-"""Whose head scores: the user's own, the shared one, or another user's (the control)."""
+VARIANTS = ("personal", "shared", "shuffled", "retrieved")
+"""Who chose the records of a prompt: the user's own head, the shared one, another user's (the control), or no head but
+the retriever."""
+HEADS = ("personal", "shared", "shuffled", "routed")
+"""Whose head scores a candidate: the user's own, the shared one, another user's (the control), or several shared ones
+that are mixed by the user's history."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateScore:
-    """One candidate's score by each of VARIANTS. Key: (user_id, group_id, candidate_id).
+    """One candidate's score by each of HEADS. Key: (user_id, group_id, candidate_id).
 
     In the group of a pseudo-query `personal` is out of fold: by a head that was fitted without that pseudo-query.
     """
@@ -175,6 +205,7 @@ class CandidateScore:
     personal: float
     shared: float
     shuffled: float
+    routed: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,13 +232,14 @@ class ScoredUser:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """One answer to one prompt of a query. Key: (user_id, query_id, prompt, sample)."""
+    """One answer to one prompt of a query. Key: (user_id, query_id, prompt, temperature, sample)."""
 
     prompt: str
-    """Name of the prompt: "zero_shot", "rag_1", "rag_k" (retriever's choice), or one of VARIANTS (that head's)."""
+    """Name of the prompt (see `hydra_ray.adapt.prompting`)."""
+    temperature: float
+    """0 is greedy."""
     sample: int
-    """Index of the sample; greedy answers have one, 0."""
-    is_greedy: bool
+    """Index among the samples of its temperature."""
     answer: Answer
     quality: float | None
     """As in Probe; None for evaluated queries and failed answers."""
@@ -242,6 +274,21 @@ class DraftedUser:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GateOutcome:
+    """How good the systems are that the gate chooses among, for one user in one fold. Key: (user_id, fold)."""
+
+    user_id: str
+    fold: int
+    is_new: bool
+    """In this fold."""
+    pseudo: tuple[float, ...]
+    """Mean quality of each system's answers to the pseudo-queries, held out; empty where there is none."""
+    num_pseudo: int
+    queries: tuple[float, ...]
+    """The same for the user's own queries; empty where they may not be learned from."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SystemAnswer:
     """What one of the compared systems answers to a query. Key: (user_id, query_id, system)."""
 
@@ -259,6 +306,12 @@ class AnsweredQuery:
     answers: tuple[SystemAnswer, ...]
     pool: tuple[str, ...]
     """The distinct answers that the generator proposed and the personalized adapter could choose among."""
+    resampled: tuple[str, ...] = ()
+    """The understood samples of the retriever's prompt: how much the generator differs from itself."""
+    choice: str = "hydra_personal"
+    """The system that the gate chose, whose answer is HYDRA's."""
+    reason: str = ""
+    """Why: the expected qualities that the gate compared, in words."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,9 +335,10 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call of the generator. Key: request_id, unique within a part."""
+    """One call of the generator. Key: request_id, a hash of everything else: equal requests have one answer."""
 
     request_id: str
+    user_id: str
     messages: tuple[Message, ...]
     num_samples: int
     temperature: float
@@ -292,7 +346,25 @@ class Request:
     max_tokens: int
     choices: tuple[str, ...]
     """The only texts the generator may write, where it can be constrained; empty for free text."""
+    num_top_tokens: int
+    """How many of the most likely first tokens to tell, where the generator can."""
     seed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request and what its answer is for. Key: key, unique within a part."""
+
+    key: str
+    request: Request
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token that the generator might have written."""
+
+    text: str
+    log_probability: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +374,10 @@ class Generation:
     text: str
     num_tokens: int
     finish_reason: str
+    log_probability: float | None = None
+    """Of the whole text, in nats, before any constraint; None where the generator does not tell it."""
+    first_tokens: tuple[Token, ...] = ()
+    """The most likely first tokens, before any constraint; empty where they were not asked for or are not told."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +385,7 @@ class Completion:
     """What the generator returned for a request: num_samples generations, or an error. Key: request_id."""
 
     request_id: str
+    user_id: str
     prompt_tokens: int
     generations: tuple[Generation, ...]
     error: str | None

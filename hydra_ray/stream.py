@@ -10,14 +10,16 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.errors import GenerationError, HydraError
+from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.progress import Progress
-from hydra_ray.records import Completion, Request, from_table, to_table
+from hydra_ray.records import Asked, Completion, Request, from_table, to_table
 from hydra_ray.stages import Stage
 from hydra_ray.storage import add_counters, read_counters
 
@@ -42,12 +44,12 @@ class PartWork(Protocol):
 class GenerationWork(Protocol):
     """The CPU steps before and after the generator, for one part."""
 
-    def requests(self, bucket: int) -> list[Request]:
-        """The requests of a bucket."""
+    def requests(self, bucket: int) -> list[Asked]:
+        """The requests of a bucket, and what their answers are for."""
         ...
 
-    def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
-        """Label the completions and write the part; return its counters, the given ones included."""
+    def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
+        """Label the completions, by their keys, and write the part; return its counters, the given ones included."""
         ...
 
 
@@ -100,15 +102,26 @@ def run_actor_parts(
 
 
 def run_generation(
-    stage: Stage, table: str, work: GenerationWork, task: Task, generator: GeneratorConfig, placement: PlacementConfig
+    stage: Stage,
+    table: str,
+    work: GenerationWork,
+    store: CompletionStore,
+    task: Task,
+    generator: GeneratorConfig,
+    placement: PlacementConfig,
 ) -> dict[str, float]:
-    """Make the missing parts of `table`: requests, generator actors, labels; returns the counters of all parts."""
+    """Make the missing parts of `table`: requests, generator actors, labels; returns the counters of all parts.
+
+    What the store knows is not asked again, and where it knows everything no generator is loaded.
+    """
+    job = _GenerationJob(work=work, store=store, name=f"{stage.name}-{stage.fingerprint}")
+    _commit_known(stage, table, job)
     num_missing = len(stage.missing_buckets(table))
     return _run(
         stage,
         table,
         lambda buckets: (
-            buckets.map(_MakeRequests(work), num_cpus=_STEP_CPUS)
+            buckets.map(_MakeRequests(job), num_cpus=_STEP_CPUS)
             .map_batches(
                 GeneratorActor,
                 fn_constructor_kwargs={"task": task, "generator": generator, "placement": placement},
@@ -119,9 +132,17 @@ def run_generation(
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(placement.generator_threads)}},
                 ray_remote_args_fn=_bounded_restarts,
             )
-            .map(_CommitGenerated(work), num_cpus=_STEP_CPUS)
+            .map(_CommitGenerated(job), num_cpus=_STEP_CPUS)
         ),
     )
+
+
+def _commit_known(stage: Stage, table: str, job: "_GenerationJob") -> None:
+    """Make the missing parts whose requests have all been answered before."""
+    asked_before = [bucket for bucket in stage.missing_buckets(table) if job.store.has_any(bucket)]
+    if asked_before:
+        known = _buckets(asked_before).map(_CommitKnown(job), num_cpus=_STEP_CPUS).sum("is_known")
+        logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
 
 
 def _run(stage: Stage, table: str, steps: Callable[[Any], Any]) -> dict[str, float]:
@@ -152,34 +173,72 @@ class GeneratorActor:
             os._exit(1)
         return {
             "bucket": batch["bucket"],
+            "asked": batch["asked"],
             "completions": [_to_bytes(completions, Completion)],
             "seconds": [time.monotonic() - start],
         }
 
 
-class _MakeRequests:
-    def __init__(self, work: GenerationWork):
-        self._work = work
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GenerationJob:
+    """What the CPU steps of a generation stage share."""
+
+    work: GenerationWork
+    store: CompletionStore
+    name: str
+    """Of the stage's own files in the store."""
+
+    def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
+        """Keep the new completions, and make the part of these and of those that were known."""
+        self.store.write(bucket, self.name, new)
+        by_id = self.store.read(bucket, {each.request.request_id for each in asked})
+        by_id |= {completion.request_id: completion for completion in new}
+        counters = {
+            "requests": len(by_id),
+            "asked_now": len(new),
+            "prompt_tokens": sum(completion.prompt_tokens for completion in by_id.values()),
+            "generated_tokens": sum(
+                generation.num_tokens for completion in by_id.values() for generation in completion.generations
+            ),
+            "generator_seconds": seconds,
+        }
+        completions = {each.key: by_id[each.request.request_id] for each in asked}
+        return self.work.commit(bucket, completions, counters)
+
+
+class _CommitKnown:
+    def __init__(self, job: _GenerationJob):
+        self._job = job
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"bucket": row["bucket"], "requests": _to_bytes(self._work.requests(row["bucket"]), Request)}
+        asked = self._job.work.requests(row["bucket"])
+        request_ids = {each.request.request_id for each in asked}
+        is_known = len(self._job.store.read(row["bucket"], request_ids)) == len(request_ids)
+        if is_known:
+            self._job.commit(row["bucket"], asked, [], 0.0)
+        return {"bucket": row["bucket"], "is_known": int(is_known)}
+
+
+class _MakeRequests:
+    def __init__(self, job: _GenerationJob):
+        self._job = job
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        asked = self._job.work.requests(row["bucket"])
+        requests = {each.request.request_id: each.request for each in asked}
+        known = self._job.store.read(row["bucket"], requests)
+        new = [request for request_id, request in requests.items() if request_id not in known]
+        return {"bucket": row["bucket"], "asked": _to_bytes(asked, Asked), "requests": _to_bytes(new, Request)}
 
 
 class _CommitGenerated:
-    def __init__(self, work: GenerationWork):
-        self._work = work
+    def __init__(self, job: _GenerationJob):
+        self._job = job
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        completions = list(_from_bytes(row["completions"], Completion))
-        counters = {
-            "requests": len(completions),
-            "prompt_tokens": sum(completion.prompt_tokens for completion in completions),
-            "generated_tokens": sum(
-                generation.num_tokens for completion in completions for generation in completion.generations
-            ),
-            "generator_seconds": row["seconds"],
-        }
-        return {"bucket": row["bucket"], **self._work.commit(row["bucket"], completions, counters)}
+        asked = list(_from_bytes(row["asked"], Asked))
+        new = list(_from_bytes(row["completions"], Completion))
+        return {"bucket": row["bucket"], **self._job.commit(row["bucket"], asked, new, row["seconds"])}
 
 
 class _CommitPart:

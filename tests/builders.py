@@ -53,6 +53,7 @@ def completion(request: Request, *texts: str) -> Completion:
     chosen = texts if len(texts) == request.num_samples else texts[:1] * request.num_samples
     return Completion(
         request_id=request.request_id,
+        user_id=request.user_id,
         prompt_tokens=10,
         generations=tuple(Generation(text=text, num_tokens=2, finish_reason="stop") for text in chosen),
         error=None,

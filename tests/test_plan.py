@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from builders import run_config
 
@@ -48,3 +50,14 @@ def test_stages_are_in_the_order_they_run():
 def test_a_relative_root_is_refused():
     with pytest.raises(ConfigError, match=r"storage\.root is the relative path"):
         plan_run(run_config("outputs"))
+
+
+def test_another_encoder_in_the_same_folder_changes_what_is_retrieved(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    retrieve = {"retrieve": {"method": "dense", "encoder": str(tmp_path)}}
+    before = fingerprints(run_config(**retrieve))
+    assert before == fingerprints(run_config(**retrieve))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    after = fingerprints(run_config(**retrieve))
+    assert before["users"] == after["users"]
+    assert before["probes"] != after["probes"]

@@ -1,67 +1,127 @@
 """Stage 6, answers: what each of the compared systems answers to each evaluated query."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from hydra_ray.adapt.examples import greedy_answer, sampled_answers
+from hydra_ray.adapt.choosing import choose
+from hydra_ray.adapt.context import greedy_answers, sampled_answers
+from hydra_ray.adapt.gate import Gate
+from hydra_ray.adapt.prompting import GREEDY
 from hydra_ray.config import Task
-from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, vote_answer
+from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
 from hydra_ray.evaluate.judged import PROMPT_SYSTEMS
 from hydra_ray.records import (
     AnsweredQuery,
     AnsweredUser,
     DraftedQuery,
     DraftedUser,
+    GateOutcome,
+    ProbedUser,
     ScoredGroup,
     ScoredUser,
     SystemAnswer,
     User,
 )
+from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
-HYDRA_SYSTEMS = {"hydra": "personal", "hydra_shared": "shared", "hydra_shuffled": "shuffled"}
-"""The systems whose records and answers heads choose, and whose heads these are."""
+CHOOSERS = {
+    "adapter_only": ("retrieved", "personal"),
+    "hydra_shared": ("shared", "shared"),
+    "hydra_routed": ("shared", "routed"),
+    "hydra_personal": ("personal", "personal"),
+    "hydra_shuffled": ("shuffled", "shuffled"),
+}
+"""The systems whose answer a scorer chooses: who chose the records of the prompt, and whose head chooses the answer."""
 
 
-def answer_user(
-    user: User, drafted: DraftedUser, reranker: ScoredUser, adapter: ScoredUser, task: Task
-) -> AnsweredUser:
-    """The row of a new user in the answers table."""
-    groups = {(group.query_id, group.variant): group for group in adapter.groups}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One user's rows of the users, probes and drafts tables and of both scores tables. Key: user.user_id."""
+
+    user: User
+    probed: ProbedUser
+    drafted: DraftedUser
+    reranker: ScoredUser
+    adapter: ScoredUser
+    outcome: GateOutcome
+    """In the fold in which the user is new."""
+
+
+def answer_user(row: Scored, task: Task, gate: Gate | None) -> AnsweredUser:
+    """The row of an evaluated user in the answers table.
+
+    Args:
+        gate: chooses for each query whose answer is HYDRA's; without one it is always that of the user's own heads.
+    """
+    groups = {(group.query_id, group.variant): group for group in row.adapter.groups}
+    ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
     return AnsweredUser(
-        user_id=user.user_id,
-        num_history=len(user.history),
-        reranker_head=reranker.head,
-        adapter_head=adapter.head,
+        user_id=row.user.user_id,
+        num_history=len(row.user.history),
+        reranker_head=row.reranker.head,
+        adapter_head=row.adapter.head,
         queries=tuple(
-            AnsweredQuery(
-                query_id=query.query_id,
-                answers=tuple(_answers(user, query, groups, task)),
-                pool=_pool(query, task),
-            )
-            for query in drafted.queries
+            _answered_query(row, ranked[query.query_id], query, groups, task, gate)
+            for query in row.drafted.queries
             if not query.is_pseudo
         ),
     )
 
 
-def choose(group: ScoredGroup, variant: str) -> str:
-    """The answer that the variant's head scores highest; among equals the first candidate."""
-    return max(group.candidates, key=lambda candidate: getattr(candidate, variant)).candidate_id
+def _answered_query(
+    row: Scored,
+    ranked: RankedQuery,
+    drafted: DraftedQuery,
+    groups: Mapping[tuple[str, str], ScoredGroup],
+    task: Task,
+    gate: Gate | None,
+) -> AnsweredQuery:
+    answers = {answer.system: answer for answer in _answers(row.user, ranked, drafted, groups, task)}
+    choice, reason = gate.choose(row.outcome) if gate else ("hydra_personal", "no gate: always the user's own heads")
+    if answers[choice].value is None:
+        choice = next((name for name in answers if answers[name].value is not None), choice)
+        reason = "the system that the gate chose has no answer"
+    chosen = SystemAnswer(system="hydra", value=answers[choice].value, error=answers[choice].error)
+    own = groups.get((drafted.query_id, "personal"))
+    samples = sampled_answers(drafted, "rag_k")
+    # In a closed task the heads may choose a label that was never written; what was written is the pool all the same.
+    pool = sampled_answers(drafted, "personal") + samples if task.is_closed else _candidates(own)
+    return AnsweredQuery(
+        query_id=drafted.query_id,
+        answers=(*answers.values(), chosen),
+        pool=tuple(dict.fromkeys(pool)),
+        resampled=tuple(samples),
+        choice=choice,
+        reason=reason,
+    )
 
 
 def _answers(
-    user: User, drafted: DraftedQuery, groups: dict[tuple[str, str], ScoredGroup], task: Task
+    user: User,
+    ranked: RankedQuery,
+    drafted: DraftedQuery,
+    groups: Mapping[tuple[str, str], ScoredGroup],
+    task: Task,
 ) -> Iterator[SystemAnswer]:
+    greedy = greedy_answers(drafted, "personal")
+    asked = {draft.prompt for draft in drafted.drafts if draft.temperature == GREEDY}
     for system in PROMPT_SYSTEMS:
-        yield _answer(system, greedy_answer(drafted, system), drafted, prompt=system)
-    if task.is_closed:
+        if system in asked:
+            yield _answer(system, greedy[system].value if system in greedy else None, drafted, prompt=system)
+    if task.is_closed and task.is_history_labelled:
         outputs = [record.output for record in user.history]
         yield _answer("majority", majority_answer(outputs) if outputs else None, drafted, prompt="majority")
+        near = [record.output for record in ranked.records(each.record_id for each in ranked.retrieved)]
+        weights = [each.score for each in ranked.retrieved]
+        yield _answer("knn", near_answer(near, weights) if near else None, drafted, prompt="knn")
     votes = sampled_answers(drafted, "rag_k")
     elect = vote_answer if task.is_closed else consensus_answer
     yield _answer("vote", elect(votes) if votes else None, drafted, prompt="rag_k")
-    for system, variant in HYDRA_SYSTEMS.items():
+    reranked = greedy.get("reranked")
+    yield _answer("reranker_only", reranked.value if reranked else None, drafted, prompt="personal")
+    for system, (variant, head) in CHOOSERS.items():
         group = groups.get((drafted.query_id, variant))
-        yield _answer(system, choose(group, variant) if group else None, drafted, prompt=variant)
+        yield _answer(system, choose(group, head, task) if group else None, drafted, prompt="rag_k")
 
 
 def _answer(system: str, value: str | None, drafted: DraftedQuery, prompt: str) -> SystemAnswer:
@@ -72,7 +132,5 @@ def _answer(system: str, value: str | None, drafted: DraftedQuery, prompt: str) 
     return SystemAnswer(system=system, value=None, error=next(filter(None, errors), "nothing to answer from"))
 
 
-def _pool(drafted: DraftedQuery, task: Task) -> tuple[str, ...]:
-    """The distinct drafts: the samples, and for text the greedy answers that compete with them."""
-    greedy = () if task.is_closed else (greedy_answer(drafted, "rag_k"), greedy_answer(drafted, "rag_1"))
-    return tuple(dict.fromkeys(filter(None, (*greedy, *sampled_answers(drafted, "personal")))))
+def _candidates(group: ScoredGroup | None) -> list[str]:
+    return [candidate.candidate_id for candidate in group.candidates] if group else []

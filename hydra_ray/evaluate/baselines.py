@@ -15,6 +15,19 @@ def majority_answer(outputs: Sequence[str]) -> str:
     return _most_frequent(outputs[::-1])
 
 
+def near_answer(outputs: Sequence[str], weights: Sequence[float]) -> str:
+    """The output with the largest sum of weights, kNN's answer; of equals the one that comes first.
+
+    Args:
+        outputs: of at least one record near the query.
+        weights: how near each record is.
+    """
+    sums: dict[str, float] = {}
+    for output, weight in zip(outputs, weights, strict=True):
+        sums[output] = sums.get(output, 0.0) + weight
+    return max(sums, key=lambda output: sums[output])
+
+
 def vote_answer(values: Sequence[str]) -> str:
     """The most frequent answer; of equally frequent ones the one that was drawn first.
 

@@ -1,41 +1,80 @@
 """A question to the generator and its parsed answers: the same for probes and drafts."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.generate.parsing import failed_answer, parse_answer
 from hydra_ray.generate.prompts import fit_messages
-from hydra_ray.records import Answer, Completion, Record, Request
+from hydra_ray.records import Answer, Completion, Message, Record, Request
 from hydra_ray.seeds import seed_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NUM_TOP_TOKENS = 20
+"""Most likely first tokens that are asked for with a greedy answer to a closed task: as many as hosted APIs tell."""
+
 
 def ask(
     *,
-    request_id: str,
+    user_id: str,
     examples: Sequence[Record],
     query_input: str,
     task: Task,
     tokenizer: "PreTrainedTokenizerBase",
     config: GeneratorConfig,
+    profile: str | None = None,
     num_samples: int = 1,
     temperature: float = 0.0,
 ) -> Request:
-    """The request that asks `query_input` with `examples` (best first); greedy unless a temperature is given."""
+    """The request that asks `query_input` with `examples` (best first); greedy unless a temperature is given.
+
+    Args:
+        profile: what the generator wrote about the user, put before everything else.
+    """
     if config.is_constrained and task.is_closed:
         # A constrained generator may spell a label in more tokens than its tokenizer would, at most one a byte.
         longest = max(len(label.encode()) for label in task.labels)
         task = task.model_copy(update={"max_tokens": max(task.max_tokens, longest + 1)})
-    return Request(
-        request_id=request_id,
-        messages=fit_messages(task, examples, query_input, tokenizer, config),
+    return make_request(
+        user_id=user_id,
+        messages=fit_messages(task, examples, query_input, tokenizer, config, profile=profile),
+        max_tokens=task.max_tokens,
+        config=config,
         num_samples=num_samples,
         temperature=temperature,
-        max_tokens=task.max_tokens,
         choices=task.labels if config.is_constrained else (),
+        num_top_tokens=NUM_TOP_TOKENS if task.is_closed and temperature == 0 else 0,
+    )
+
+
+def make_request(
+    *,
+    user_id: str,
+    messages: tuple[Message, ...],
+    max_tokens: int,
+    config: GeneratorConfig,
+    num_samples: int = 1,
+    temperature: float = 0.0,
+    choices: tuple[str, ...] = (),
+    num_top_tokens: int = 0,
+) -> Request:
+    """A request under the name that its content gives it."""
+    turns = [(message.role, message.content) for message in messages]
+    content = [user_id, turns, num_samples, temperature, max_tokens, choices, num_top_tokens, config.seed]
+    request_id = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+    return Request(
+        request_id=request_id,
+        user_id=user_id,
+        messages=messages,
+        num_samples=num_samples,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        choices=choices,
+        num_top_tokens=num_top_tokens,
         seed=seed_of(config.seed, request_id),
     )
 

@@ -34,6 +34,7 @@ def _complete(request: Request) -> Completion:
     answers = [_answer(request, sample) for sample in range(request.num_samples)]
     return Completion(
         request_id=request.request_id,
+        user_id=request.user_id,
         prompt_tokens=sum(len(message.content.split()) for message in request.messages),
         generations=tuple(
             Generation(text=answer, num_tokens=len(answer.split()), finish_reason="stop") for answer in answers

@@ -4,13 +4,14 @@ Nothing is guessed: an answer that is not a label, or does not contain exactly o
 an empty answer is never right, and "comedy" never passes for "dark comedy".
 """
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from hydra_ray.config import Task
-from hydra_ray.records import Answer, Generation
+from hydra_ray.records import Answer, Generation, Token
 
 EMPTY = "empty answer"
 NO_LABEL = "no label in the answer"
@@ -36,7 +37,32 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
     else:
         value = _bare_text(task, text) or None
         error = None if value else EMPTY
-    return Answer(text=text, value=value, error=error, is_exact=is_exact, num_tokens=generation.num_tokens)
+    return Answer(
+        text=text,
+        value=value,
+        error=error,
+        is_exact=is_exact,
+        num_tokens=generation.num_tokens,
+        log_probability=generation.log_probability,
+        label_probabilities=label_probabilities(task.labels, generation.first_tokens),
+    )
+
+
+def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) -> tuple[float, ...]:
+    """The generator's probability of each label, by the likely first tokens that the label begins with.
+
+    A token that several labels begin with is divided among them. What is left to a sum of 1 is what no label begins
+    with, or was too unlikely to be told. Empty where no token is known.
+    """
+    if not first_tokens:
+        return ()
+    probabilities = [0.0] * len(labels)
+    for token in first_tokens:
+        start = token.text.strip().casefold()
+        places = [place for place, label in enumerate(labels) if start and label.casefold().startswith(start)]
+        for place in places:
+            probabilities[place] += math.exp(token.log_probability) / len(places)
+    return tuple(probabilities)
 
 
 def failed_answer(error: str) -> Answer:

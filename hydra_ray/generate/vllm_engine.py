@@ -9,6 +9,7 @@ measurable against unseeded samples (benchmarks/generate.py).
 
 import gc
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.errors import ConfigError, GenerationError, ModelError
 from hydra_ray.generate.prompts import render_prompt
 from hydra_ray.models import load_tokenizer, resolve_model
-from hydra_ray.records import Completion, Generation, Request
+from hydra_ray.records import Completion, Generation, Request, Token
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.outputs import CompletionOutput
 
 CPU_BLOCK_TOKENS = 32
 """Tokens in a block of the key-value cache on CPU, where vLLM's own choice of 128 shares few prefixes."""
@@ -102,7 +104,13 @@ class VllmEngine:
                 prompts.append(_Prompt(request=request, token_ids=ids, text=text))
             else:
                 rejected.append(
-                    Completion(request_id=request.request_id, prompt_tokens=len(ids), generations=(), error=error)
+                    Completion(
+                        request_id=request.request_id,
+                        user_id=request.user_id,
+                        prompt_tokens=len(ids),
+                        generations=(),
+                        error=error,
+                    )
                 )
         return prompts, rejected
 
@@ -128,6 +136,7 @@ class VllmEngine:
             max_tokens=request.max_tokens,
             seed=_first_seed(request.seed, prompt.text) if request.temperature else None,
             structured_outputs=StructuredOutputsParams(choice=list(request.choices)) if is_constrained else None,
+            logprobs=request.num_top_tokens,  # 0: only those of the tokens that were written
         )
 
 
@@ -199,10 +208,28 @@ def _first_seed(seed: int, prompt: str) -> int:
 def _completion(request: Request, output: "RequestOutput") -> Completion:
     return Completion(
         request_id=request.request_id,
+        user_id=request.user_id,
         prompt_tokens=len(output.prompt_token_ids or ()),
         generations=tuple(
-            Generation(text=each.text, num_tokens=len(each.token_ids), finish_reason=each.finish_reason or "")
+            Generation(
+                text=each.text,
+                num_tokens=len(each.token_ids),
+                finish_reason=each.finish_reason or "",
+                log_probability=each.cumulative_logprob,
+                first_tokens=_first_tokens(each) if request.num_top_tokens else (),
+            )
             for each in sorted(output.outputs, key=lambda each: each.index)
         ),
         error=None,
+    )
+
+
+def _first_tokens(output: "CompletionOutput") -> tuple[Token, ...]:
+    """The most likely first tokens; vLLM tells them as they were before any constraint."""
+    if not output.logprobs:
+        return ()
+    return tuple(
+        Token(text=token.decoded_token or "", log_probability=token.logprob)
+        for token in output.logprobs[0].values()
+        if math.isfinite(token.logprob)
     )

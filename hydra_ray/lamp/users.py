@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.config import LampConfig, RunConfig, Task
+from hydra_ray.config import LampConfig, RunConfig, Task, UsersConfig
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.lamp.leaks import LEAK, is_leaking
 from hydra_ray.lamp.own import read_own
@@ -37,6 +37,7 @@ from hydra_ray.lamp.reading import (
 )
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.records import Rejected, User, from_dict, to_dict, to_table
+from hydra_ray.seeds import seed_of
 from hydra_ray.stages import Stage, bucket_of
 
 USERS = "users"
@@ -207,7 +208,7 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
     chunks = [to_table([], User)]
     waiting: list[User] = []
     counters: dict[str, float] = dict.fromkeys(_COUNTERS, 0.0)
-    for sample, joined in _join(task, bucket, spill):
+    for sample, joined in _join(config.users, task, bucket, spill):
         if isinstance(joined, Rejected):
             spill.report(joined)
             rejected.append(joined)
@@ -229,7 +230,7 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
     storage.write_part(stage.part(USERS, bucket), pa.concat_tables(chunks).sort_by("user_id"), counters)
 
 
-def _join(task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User | Rejected]]:
+def _join(config: UsersConfig, task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User | Rejected]]:
     """A bucket's samples, each with its user and targets or rejected for what only the bucket shows."""
     targets: dict[str, set[str]] = {}
     for user_id, target in spill.rows("targets", bucket):
@@ -242,7 +243,9 @@ def _join(task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User
             if user.user_id in places:
                 raise MalformedError(f"the same id as {places[user.user_id]}")
             places[user.user_id] = f"sample {sample.position} of {sample.source}"
-            yield sample, (_with_target(task, user, targets.get(user.user_id, set())) if sample.awaits_target else user)
+            if sample.awaits_target:
+                user = _with_target(task, user, targets.get(user.user_id, set()))
+            yield sample, _in_fold(config, user)
         except MalformedError as error:
             yield sample, _rejected(sample, str(error))
 
@@ -258,9 +261,20 @@ def _with_target(task: Task, user: User, targets: set[str]) -> User:
     return replace(user, queries=tuple(replace(query, target=target) for query in user.queries))
 
 
+def _in_fold(config: UsersConfig, user: User) -> User:
+    """The user with the fold in which it is new, where the run is cross-fitted."""
+    if config.num_folds == 1:
+        return user
+    if any(query.target is None for query in user.queries):
+        raise MalformedError("a query has no target; in a cross-fitted run every user is evaluated and teaches")
+    fold = seed_of(config.fold_seed, "fold", user.user_id) % config.num_folds
+    return replace(user, is_new=False, fold=fold)
+
+
 def _count(user: User, counters: dict[str, float]) -> None:
     counters["users"] += 1
-    counters["new_users" if user.is_new else "train_users"] += 1
+    counters["new_users"] += user.is_evaluated()
+    counters["train_users"] += not user.is_new
     counters["records"] += len(user.history)
     counters["queries"] += len(user.queries)
 

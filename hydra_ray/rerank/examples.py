@@ -3,8 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
-from hydra_ray.config import Task
+from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.words import coverage, overlap
 from hydra_ray.records import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
@@ -20,12 +21,14 @@ _PAIR_NAMES = (
 )
 
 
-def plain_names(task: Task) -> tuple[str, ...]:
+def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     """Names of the plain features of a (query, record) pair, in order."""
+    if not config.reranker.has_plain_features:
+        return ()
     return _PAIR_NAMES + tuple(f"output={label}" for label in task.labels)
 
 
-def reranker_examples(user: User, probed: ProbedUser, task: Task) -> UserExamples:
+def reranker_examples(user: User, probed: ProbedUser, task: Task, config: RunConfig) -> UserExamples:
     """The user's groups: every query with at least one retrieved record.
 
     A record whose probe failed is left out where qualities are known: a failure teaches nothing.
@@ -33,9 +36,9 @@ def reranker_examples(user: User, probed: ProbedUser, task: Task) -> UserExample
     groups = tuple(
         group
         for ranked, each in zip(restore_queries(user, probed), probed.queries, strict=True)
-        if (group := _group(user, ranked, each, task)).candidates
+        if (group := _group(user, ranked, each, task, config)).candidates
     )
-    return UserExamples(user_id=user.user_id, is_new=user.is_new, groups=groups)
+    return UserExamples(user_id=user.user_id, is_new=user.is_new, fold=user.fold, groups=groups)
 
 
 def select_records(scores: dict[str, float], num: int) -> list[str]:
@@ -43,9 +46,11 @@ def select_records(scores: dict[str, float], num: int) -> list[str]:
     return sorted(scores, key=lambda record_id: (-scores[record_id], record_id))[:num]
 
 
-def _group(user: User, ranked: RankedQuery, probed: ProbedQuery, task: Task) -> Group:
+def _group(user: User, ranked: RankedQuery, probed: ProbedQuery, task: Task, config: RunConfig) -> Group:
     qualities = {probe.record_id: probe.quality for probe in probed.probes}
     candidates = _candidates(ranked, qualities, task)
+    if not config.reranker.has_plain_features:
+        candidates = (replace(candidate, plain=()) for candidate in candidates)
     if ranked.may_learn_from(user):
         candidates = (candidate for candidate in candidates if candidate.quality is not None)
     return Group(

@@ -1,75 +1,85 @@
 """Stage 2, probes: what does one record as the example do to the generator's answer? (paper, section 3.2)
 
-Two pure functions on typed rows: which requests a user's probes need, and the labelled row their completions make.
+Pure functions on typed rows: what is retrieved for a user, which requests the probes of it need, and the labelled row
+their completions make.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.asking import ask, parse_completion
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import Completion, Probe, ProbedQuery, ProbedUser, Request, User
-from hydra_ray.retrieve.ranking import RankedQuery, rank_queries
+from hydra_ray.records import Asked, Completion, Probe, ProbedQuery, ProbedUser, User
+from hydra_ray.retrieve.dense import Encode
+from hydra_ray.retrieve.ranking import RankedQuery, rank_queries, restore_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def retrieve_records(user: User, config: RunConfig, encode: Encode | None) -> ProbedUser:
+    """The user's row of the probes table before anything is probed: its queries with their retrieved records.
+
+    Args:
+        encode: needed where `retrieve.needs_encoder`.
+    """
+    queries = tuple(
+        ProbedQuery(query_id=ranked.query.query_id, is_pseudo=ranked.is_pseudo, retrieved=ranked.retrieved, probes=())
+        for ranked in rank_queries(user, config.probes, config.retrieve, encode)
+    )
+    return ProbedUser(user_id=user.user_id, is_new=user.is_new, queries=queries)
+
+
 def probe_requests(
-    users: Sequence[User], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
-) -> Iterator[Request]:
-    """One greedy request for each (query that may be learned from, retrieved record)."""
-    for user in users:
-        for ranked in rank_queries(user, config.probes, config.retrieve):
-            if not ranked.may_learn_from(user):
-                continue
-            for retrieved in ranked.retrieved:
-                yield ask(
-                    request_id=_request_id(user, ranked, retrieved.record_id),
-                    examples=ranked.records([retrieved.record_id]),
+    retrieved: Iterable[tuple[User, ProbedUser]], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
+) -> Iterator[Asked]:
+    """One greedy request for each (query, retrieved record).
+
+    Args:
+        retrieved: users with what `retrieve_records` found.
+    """
+    for user, row in retrieved:
+        for ranked in restore_queries(user, row):
+            for each in ranked.retrieved:
+                request = ask(
+                    user_id=user.user_id,
+                    examples=ranked.records([each.record_id]),
                     query_input=ranked.query.input,
                     task=task,
                     tokenizer=tokenizer,
                     config=config.generator,
                 )
+                yield Asked(key=_key(user, ranked, each.record_id), request=request)
 
 
 def label_probes(
-    users: Sequence[User], completions: Mapping[str, Completion], task: Task, config: RunConfig
+    retrieved: Iterable[tuple[User, ProbedUser]], completions: Mapping[str, Completion], task: Task
 ) -> Iterator[ProbedUser]:
     """Rows of the probes table.
 
     Args:
-        completions: by request_id, for every request of `probe_requests` on the same users.
+        retrieved: users with what `retrieve_records` found.
+        completions: by key, for every request of `probe_requests` on the same users.
     """
-    for user in users:
-        queries: list[ProbedQuery] = []
-        for ranked in rank_queries(user, config.probes, config.retrieve):
-            target = ranked.query.target
-            probes: list[Probe] = []
-            if target is not None and ranked.may_learn_from(user):
-                for retrieved in ranked.retrieved:
-                    completion = completions[_request_id(user, ranked, retrieved.record_id)]
-                    (answer,) = parse_completion(completion, 1, task)
-                    probes.append(
-                        Probe(
-                            record_id=retrieved.record_id,
-                            answer=answer,
-                            quality=None if answer.value is None else quality(task, answer.value, target),
-                        )
-                    )
-            queries.append(
-                ProbedQuery(
-                    query_id=ranked.query.query_id,
-                    is_pseudo=ranked.is_pseudo,
-                    retrieved=ranked.retrieved,
-                    probes=tuple(probes),
-                )
-            )
-        yield ProbedUser(user_id=user.user_id, is_new=user.is_new, queries=tuple(queries))
+    for user, row in retrieved:
+        restored = zip(restore_queries(user, row), row.queries, strict=True)
+        queries = (replace(query, probes=tuple(_probes(user, ranked, completions, task))) for ranked, query in restored)
+        yield replace(row, queries=tuple(queries))
 
 
-def _request_id(user: User, ranked: RankedQuery, record_id: str) -> str:
-    return json.dumps(["probe", user.user_id, ranked.query.query_id, record_id])
+def _probes(user: User, ranked: RankedQuery, completions: Mapping[str, Completion], task: Task) -> Iterator[Probe]:
+    target = ranked.query.target if ranked.may_learn_from(user) else None
+    for retrieved in ranked.retrieved:
+        (answer,) = parse_completion(completions[_key(user, ranked, retrieved.record_id)], 1, task)
+        yield Probe(
+            record_id=retrieved.record_id,
+            answer=answer,
+            quality=None if target is None or answer.value is None else quality(task, answer.value, target),
+        )
+
+
+def _key(user: User, ranked: RankedQuery, record_id: str) -> str:
+    return json.dumps([user.user_id, ranked.query.query_id, record_id])

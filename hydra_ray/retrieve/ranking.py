@@ -81,6 +81,12 @@ def restore_queries(user: User, probed: ProbedUser) -> Iterator[RankedQuery]:
         )
 
 
+def queries_by_id(user: User) -> dict[str, Query]:
+    """The user's queries and all possible pseudo-queries, by query_id."""
+    pseudo = (_pseudo_query(record) for record in user.history)
+    return {query.query_id: query for query in (*user.queries, *pseudo)}
+
+
 def choose_pseudo_queries(user: User, config: ProbesConfig) -> list[int]:
     """Positions of the records that serve as pseudo-queries: a seeded sample of those that can retrieve anything."""
     possible = [p for p in range(len(user.history)) if eligible_positions(user.history, p)]

@@ -20,59 +20,70 @@ class Configuration:
     """Width of a low-rank code; 0 for other kinds."""
     settings: HeadsConfig
 
-    def fit(self, table: GroupTable, population: Population, weights_G: Floats) -> Floats:
+    def fit(self, table: GroupTable, offsets_N: Floats, population: Population, weights_G: Floats) -> Floats:
         """Codes (U, K) of all users.
 
         Args:
             table: every group teaches.
+            offsets_N: the shared head's scores.
             weights_G: 0 leaves a group out.
         """
-        return _KINDS[self.kind].fit(self, table, population, weights_G)
+        return _KINDS[self.kind].fit(self, table, offsets_N, population, weights_G)
 
-    def score(self, features_ND: Floats, user_N: Ints, codes_UK: Floats, population: Population) -> Floats:
+    def score(
+        self, features_ND: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats, population: Population
+    ) -> Floats:
         """Each candidate's score by the code of its user."""
-        return _KINDS[self.kind].score(self, features_ND, user_N, codes_UK, population)
+        return _KINDS[self.kind].score(self, features_ND, offsets_N, user_N, codes_UK, population)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    fit: Callable[[Configuration, GroupTable, Population, Floats], Floats]
-    score: Callable[[Configuration, Floats, Ints, Floats, Population], Floats]
+    fit: Callable[[Configuration, GroupTable, Floats, Population, Floats], Floats]
+    score: Callable[[Configuration, Floats, Floats, Ints, Floats, Population], Floats]
 
 
 def configurations(config: HeadsConfig) -> list[Configuration]:
-    """The head configurations of a run, the shared head first."""
-    found = [Configuration(name="shared", kind="shared", rank=0, settings=config)]
-    if "lowrank" in config.kinds:
-        found += [
-            Configuration(name=f"lowrank-{rank}", kind="lowrank", rank=rank, settings=config)
-            for rank in sorted(set(config.ranks))
-        ]
-    if "paper" in config.kinds:
-        found.append(Configuration(name="paper", kind="paper", rank=0, settings=config))
+    """The head configurations that a user may get, the shared head first if it is one of them."""
+    found: list[Configuration] = []
+    for kind in ("shared", "lowrank", "paper"):
+        ranks = sorted(set(config.ranks)) if kind == "lowrank" else [0]
+        if kind in config.kinds:
+            found += [
+                Configuration(name=f"{kind}-{rank}" if rank else kind, kind=kind, rank=rank, settings=config)
+                for rank in ranks
+            ]
     return found
 
 
-def _fit_shared(_: Configuration, table: GroupTable, __: Population, ___: Floats) -> Floats:
+def _fit_shared(_: Configuration, table: GroupTable, __: Floats, ___: Population, ____: Floats) -> Floats:
     return np.zeros((table.num_users, 0))
 
 
-def _score_shared(_: Configuration, features_ND: Floats, __: Ints, ___: Floats, population: Population) -> Floats:
-    return features_ND @ population.weights_D
+def _score_shared(
+    _: Configuration, __: Floats, offsets_N: Floats, ___: Ints, ____: Floats, _____: Population
+) -> Floats:
+    return offsets_N
 
 
-def _fit_lowrank(configuration: Configuration, table: GroupTable, population: Population, weights_G: Floats) -> Floats:
+def _fit_lowrank(
+    configuration: Configuration, table: GroupTable, offsets_N: Floats, population: Population, weights_G: Floats
+) -> Floats:
     basis_DR = _basis(configuration, population)
     variances_R = population.variances[basis_DR.shape[1]]
-    offsets_N = table.features_ND @ population.weights_D
     return fit_codes(table, table.features_ND @ basis_DR, offsets_N, variances_R, weights_G).codes_UR
 
 
 def _score_lowrank(
-    configuration: Configuration, features_ND: Floats, user_N: Ints, codes_UK: Floats, population: Population
+    configuration: Configuration,
+    features_ND: Floats,
+    offsets_N: Floats,
+    user_N: Ints,
+    codes_UK: Floats,
+    population: Population,
 ) -> Floats:
     inputs_NR = features_ND @ _basis(configuration, population)
-    return features_ND @ population.weights_D + (inputs_NR * codes_UK[user_N]).sum(axis=1)
+    return offsets_N + (inputs_NR * codes_UK[user_N]).sum(axis=1)
 
 
 def _basis(configuration: Configuration, population: Population) -> Floats:
@@ -80,22 +91,23 @@ def _basis(configuration: Configuration, population: Population) -> Floats:
     return population.basis_DR[:, : configuration.rank]
 
 
-def _fit_paper(configuration: Configuration, table: GroupTable, population: Population, weights_G: Floats) -> Floats:
+def _fit_paper(
+    configuration: Configuration, table: GroupTable, _: Floats, population: Population, weights_G: Floats
+) -> Floats:
     from hydra_ray.scorer.paper import train_networks
 
     settings = configuration.settings
-    return train_networks(
-        table.scaled(population.scales_D),
-        population.network_K,
-        weights_G,
-        settings.paper_width,
-        settings.paper_epochs,
-        settings.paper_learning_rate,
-    )
+    scaled = table.scaled(population.scales_D)
+    return train_networks(scaled, population.network_K, weights_G, settings, settings.paper_epochs)
 
 
 def _score_paper(
-    configuration: Configuration, features_ND: Floats, user_N: Ints, codes_UK: Floats, population: Population
+    configuration: Configuration,
+    features_ND: Floats,
+    _: Floats,
+    user_N: Ints,
+    codes_UK: Floats,
+    population: Population,
 ) -> Floats:
     from hydra_ray.scorer.paper import network_scores
 

@@ -28,6 +28,8 @@ SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("is_new", pa.bool_(), nullable=False),
+        pa.field("fold", pa.int64()),
+        pa.field("history", arrow_list(pa.float32()), nullable=False),
         # Whether no group of the user trained the base.
         pa.field("is_unseen", pa.bool_(), nullable=False),
         # One element a group.
@@ -50,7 +52,10 @@ class FeaturePart:
 
     user_ids: list[str]
     is_new_U: Bools
+    """In the fold that the part was read for."""
     is_unseen_U: Bools
+    histories_UH: Floats
+    """What the encoder makes of each user's history; of no width where it is not known."""
     group_ids: list[str]
     query_ids: list[str]
     variants: list[str]
@@ -66,18 +71,18 @@ class FeaturePart:
 class FeatureWriter:
     """Computes parts of the features table; made once in each worker, since it loads the base."""
 
-    def __init__(self, examples: Stage, base: Stage, stage: Stage) -> None:
+    def __init__(self, examples: Stage, base: Stage, stage: Stage, base_name: str) -> None:
         """Load the base.
 
         Args:
             examples: has the table "examples".
-            base: has the folder "base".
-            stage: gets the table "features".
+            base: has the base `base_name`.
+            stage: gets the table of features of that base.
         """
         from hydra_ray.scorer.base import load_base
 
-        self._examples, self._stage = examples, stage
-        self._base, self._description = load_base(storage.join(base.folder, "base"))
+        self._examples, self._stage, self._base_name = examples, stage, base_name
+        self._base, self._description = load_base(storage.join(base.folder, base_name))
 
     def __call__(self, bucket: int) -> dict[str, float]:
         """Make and commit one part; returns its counters."""
@@ -95,7 +100,7 @@ class FeatureWriter:
             "groups": sum(len(u.groups) for u in users),
             "candidates": len(features),
         }
-        storage.write_part(self._stage.part("features", bucket), table, counters)
+        storage.write_part(self._stage.part(features_table(self._base_name), bucket), table, counters)
         return counters
 
     def _features(self, groups: Sequence[Group]) -> Floats:
@@ -112,14 +117,28 @@ class FeatureWriter:
             return torch.cat([learned, self._base.plain_features(torch.tensor(plain))], dim=1).cpu().numpy()
 
 
-def read_features(location: str) -> FeaturePart:
-    """The part of a features table at `location`.
+def features_table(base_name: str) -> str:
+    """Name of the table of the features that a base makes."""
+    return f"features/{base_name}"
+
+
+def is_new_in(part: pa.Table, fold: int | None) -> Bools:
+    """Which users of a table with columns `is_new` and `fold` are new in a fold of a cross-fitted run."""
+    is_new_U = part["is_new"].to_numpy().astype(bool)
+    return is_new_U if fold is None else is_new_U | pc.equal(part["fold"], fold).fill_null(False).to_numpy()
+
+
+def read_features(location: str, fold: int, *, is_graded: bool) -> FeaturePart:
+    """The part of a features table at `location`, without the qualities of the queries that are evaluated in `fold`.
+
+    Args:
+        is_graded: see `target_distribution`.
 
     Raises:
         StorageError: there is none, or it is no features table.
     """
     part = storage.read_part(location, SCHEMA)
-    return _feature_part(part, part.schema.metadata)
+    return _feature_part(part, part.schema.metadata, fold, is_graded)
 
 
 def is_holdout(user_id: str, seed: int, fraction: float) -> bool:
@@ -127,8 +146,10 @@ def is_holdout(user_id: str, seed: int, fraction: float) -> bool:
     return seed_of(seed, "holdout", user_id) < fraction * 2**63
 
 
-def sample_training_users(locations: Sequence[str], num_users: int, seed: int) -> FeaturePart:
-    """At most `num_users` training users of a features table, by a hash of their ids; one part is read at a time.
+def sample_training_users(
+    locations: Sequence[str], num_users: int, seed: int, fold: int, *, is_graded: bool
+) -> FeaturePart:
+    """At most `num_users` training users of a fold, by a hash of their ids; one part is read at a time.
 
     Raises:
         StorageError: a part is missing, or is no part of a features table.
@@ -137,11 +158,11 @@ def sample_training_users(locations: Sequence[str], num_users: int, seed: int) -
     for location in locations:
         part = storage.read_part(location, SCHEMA)
         metadata = part.schema.metadata
-        part = part.filter(pc.field("is_new") == pc.scalar(False)).replace_schema_metadata(None)
+        part = part.filter(pa.array(~is_new_in(part, fold))).replace_schema_metadata(None)
         kept = pa.concat_tables([kept, part])
         ranks = np.array([seed_of(seed, "prior", user_id) for user_id in kept["user_id"].to_pylist()], np.int64)
         kept = kept.take(np.argsort(ranks)[:num_users])
-    return _feature_part(kept, metadata)
+    return _feature_part(kept, metadata, fold, is_graded)
 
 
 def _rows(users: Sequence[UserExamples], features: Floats, description: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -153,8 +174,11 @@ def _rows(users: Sequence[UserExamples], features: Floats, description: dict[str
         yield {
             "user_id": user.user_id,
             "is_new": user.is_new,
+            "fold": user.fold,
+            "history": user.history,
             "is_unseen": (
                 user.is_new
+                or user.fold == description["fold"] is not None
                 or description["training"]["best_epoch"] == 0
                 or is_holdout(user.user_id, description["seed"], description["holdout_fraction"])
             ),
@@ -169,37 +193,47 @@ def _rows(users: Sequence[UserExamples], features: Floats, description: dict[str
         }
 
 
-def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes]) -> FeaturePart:
+def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, is_graded: bool) -> FeaturePart:
     num_learned, num_plain = map(int, metadata[WIDTHS_KEY].split())
+    is_new_U = is_new_in(part, fold)
     lists = {name: part[name].combine_chunks() for name in part.schema.names}
     flat = {name: array.flatten() for name, array in lists.items() if pa.types.is_list(array.type)}
     lengths = flat["num_candidates"].to_numpy(zero_copy_only=False).astype(np.int64)
     group_starts = starts_of(lengths)
-    qualities = flat["qualities"].to_numpy(zero_copy_only=False)
-    targets, is_known = _targets(qualities, group_starts)
+    user_starts = starts_of(lists["num_candidates"].value_lengths().to_numpy(zero_copy_only=False))
+    is_pseudo_G = flat["is_pseudo"].to_numpy(zero_copy_only=False).astype(bool)
+    # What must not be known is forgotten here, before anything can be fitted on it.
+    is_hidden_G = np.repeat(is_new_U, np.diff(user_starts)) & ~is_pseudo_G
+    qualities = flat["qualities"].to_numpy(zero_copy_only=False).astype(np.float64)
+    qualities = np.where(np.repeat(is_hidden_G, lengths), np.nan, qualities)
+    targets, is_known = _targets(qualities, group_starts, is_graded)
     values = flat["features"].to_numpy(zero_copy_only=False)
     return FeaturePart(
         user_ids=part["user_id"].to_pylist(),
-        is_new_U=part["is_new"].to_numpy().astype(bool),
+        is_new_U=is_new_U,
         is_unseen_U=part["is_unseen"].to_numpy().astype(bool),
+        histories_UH=flat["history"].to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)
+        if part.num_rows
+        else np.zeros((0, 0)),
         group_ids=flat["group_ids"].to_pylist(),
         query_ids=flat["query_ids"].to_pylist(),
         variants=flat["variants"].to_pylist(),
-        is_pseudo_G=flat["is_pseudo"].to_numpy(zero_copy_only=False).astype(bool),
+        is_pseudo_G=is_pseudo_G,
         candidate_ids=flat["candidate_ids"].to_pylist(),
         is_known_G=is_known,
         table=GroupTable(
             features_ND=values.reshape(-1, num_learned + num_plain),
             targets_N=targets,
+            qualities_N=qualities,
             group_starts=group_starts,
-            user_starts=starts_of(lists["num_candidates"].value_lengths().to_numpy(zero_copy_only=False)),
+            user_starts=user_starts,
         ),
         num_learned=num_learned,
         base_fingerprint=metadata[BASE_KEY].decode(),
     )
 
 
-def _targets(qualities: Floats, group_starts: np.ndarray) -> tuple[Floats, Bools]:
+def _targets(qualities: Floats, group_starts: np.ndarray, is_graded: bool) -> tuple[Floats, Bools]:
     """Target distributions of all groups, and which groups' qualities are all known (null became NaN)."""
     targets = np.zeros(len(qualities))
     is_known = np.zeros(len(group_starts) - 1, bool)
@@ -207,5 +241,5 @@ def _targets(qualities: Floats, group_starts: np.ndarray) -> tuple[Floats, Bools
         own = qualities[start:end]
         is_known[group] = end > start and not np.isnan(own).any()
         if is_known[group]:
-            targets[start:end] = target_distribution(own.tolist()) or 0
+            targets[start:end] = target_distribution(own.tolist(), is_graded=is_graded) or 0
     return targets, is_known

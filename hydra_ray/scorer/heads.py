@@ -34,6 +34,8 @@ class GroupTable:
     features_ND: Floats
     targets_N: Floats
     """Per group a distribution over its candidates; zeros throughout where a group teaches nothing."""
+    qualities_N: Floats
+    """NaN where not known."""
     group_starts: Ints
     """G + 1 positions of candidates: group g is [group_starts[g], group_starts[g + 1])."""
     user_starts: Ints
@@ -74,6 +76,7 @@ class GroupTable:
         return GroupTable(
             features_ND=self.features_ND[kept_N],
             targets_N=self.targets_N[kept_N],
+            qualities_N=self.qualities_N[kept_N],
             group_starts=starts_of(np.diff(self.group_starts)[is_kept_G]),
             user_starts=starts_of(kept_per_user),
         )
@@ -106,15 +109,17 @@ def starts_of(lengths: Sequence[int] | Ints) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def target_distribution(qualities: Sequence[float | None]) -> list[float] | None:
+def target_distribution(qualities: Sequence[float | None], *, is_graded: bool) -> list[float] | None:
     """What a group's scores should be, or None where it teaches nothing: all qualities equal, or one unknown.
 
-    With two distinct qualities the best candidates share everything; with more, a softmax of the standardized ones.
+    Args:
+        is_graded: also candidates that are not the best have their part: a softmax of the standardized qualities.
+            Without it, and where there are but two distinct ones, the best candidates share everything.
     """
     if any(quality is None for quality in qualities) or len(set(qualities)) < 2:
         return None
     values = np.array(qualities, np.float64)
-    if len(set(qualities)) == 2:
+    if len(set(qualities)) == 2 or not is_graded:
         best = values == values.max()
         return (best / best.sum()).tolist()
     logits = (values - values.max()) / (values.std() * TARGET_TEMPERATURE)
@@ -142,6 +147,7 @@ def fit_codes(
     offsets_N: Floats,
     variances_R: Floats,
     weights_G: Floats | None = None,
+    start_UR: Floats | None = None,
 ) -> Fit:
     """The most probable code of every user, and its uncertainty.
 
@@ -151,6 +157,7 @@ def fit_codes(
         offsets_N: scores that the code adds to.
         variances_R: of the Gaussian prior; a dimension of variance 0 stays at 0.
         weights_G: how much each group counts, 1 where not given; 0 leaves a group out.
+        start_UR: where the search begins, zero where not given; the nearer to the end, the sooner it is found.
     """
     num_users, width = table.num_users, inputs_NR.shape[1]
     # With unit prior variance the problem is well scaled, and a variance of 0 needs no case of its own.
@@ -162,7 +169,8 @@ def fit_codes(
     scaled_NR = inputs_NR * deviations_R
     for users in _chunks(table, width):
         chunk = _pad(table, users, scaled_NR, offsets_N, weights_G)
-        solution = _newton(chunk)
+        start = np.zeros((len(users), width)) if start_UR is None else start_UR[users] / _nonzero(deviations_R)
+        solution = _newton(chunk, start)
         losses, _, hessians = chunk.derivatives(solution)
         codes[users] = solution * deviations_R
         covariances[users] = np.linalg.inv(hessians) * np.outer(deviations_R, deviations_R)
@@ -261,8 +269,12 @@ def _chunks(table: GroupTable, width: int) -> Iterator[Ints]:
         start += size
 
 
-def _newton(chunk: _Chunk) -> Floats:
-    codes = np.zeros((chunk.inputs_UGCR.shape[0], chunk.inputs_UGCR.shape[3]))
+def _nonzero(values: Floats) -> Floats:
+    return np.where(values > 0, values, 1.0)
+
+
+def _newton(chunk: _Chunk, start_UR: Floats) -> Floats:
+    codes = start_UR.copy()
     active = np.arange(len(codes))
     for _ in range(MAX_STEPS):
         losses, gradients, hessians = chunk.derivatives(codes[active])

@@ -5,17 +5,19 @@ Letters in shape suffixes: N candidates of a batch, G its groups, C candidates o
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from hydra_ray.config import BaseConfig
+from hydra_ray.records import Candidate
 from hydra_ray.scorer.base import Base
 from hydra_ray.scorer.heads import GroupTable, starts_of
 from hydra_ray.scorer.lessons import Lesson
-from hydra_ray.scorer.population import fit_shared_head, within_group_scales
+from hydra_ray.scorer.population import within_group_scales
+from hydra_ray.scorer.shared import NUM_USER_FOLDS, fit_shared_heads
 
 CODE_WIDTH = 8
 CODE_LEARNING_RATE = 0.02
@@ -29,9 +31,10 @@ EVALUATED_GROUPS = 64
 class Learner(nn.Module):
     """Scores candidates as (w + B a_u) . features; the codes a_u start at zero."""
 
-    def __init__(self, base: Base, num_users: int) -> None:
+    def __init__(self, base: Base, num_users: int, loss: Literal["query", "pointwise"] = "query") -> None:
         super().__init__()
         self.base = base
+        self.loss = loss
         self.weights = nn.Parameter(torch.zeros(base.num_features))
         self.basis = nn.Parameter(torch.randn(base.num_features, CODE_WIDTH) * base.num_features**-0.5)
         self.codes = nn.Embedding(num_users, CODE_WIDTH)
@@ -40,13 +43,14 @@ class Learner(nn.Module):
     def features(self, lessons: Sequence[Lesson]) -> torch.Tensor:
         """Features (N, D) of all candidates, group by group."""
         queries = [lesson.group.query for lesson in lessons for _ in lesson.group.candidates]
-        candidates = [candidate for lesson in lessons for candidate in lesson.group.candidates]
+        candidates = candidates_of(lessons)
         learned = self.base.learned_features(queries, [candidate.text for candidate in candidates])
         plain = torch.tensor([candidate.plain for candidate in candidates])
         return torch.cat([learned, self.base.plain_features(plain)], dim=1)
 
     def forward(self, lessons: Sequence[Lesson], *, is_personal: bool = True) -> torch.Tensor:
-        """Cross-entropy of each group (G); of no group, a zero that depends on all trained parameters."""
+        """Loss of each group (G): the cross-entropy of its targets, or the mean cross-entropy of each candidate's own
+        quality; of no group, a zero that depends on all trained parameters."""
         if not lessons:
             return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum(0, keepdim=True) * 0.0
         features = self.features(lessons)
@@ -56,6 +60,11 @@ class Learner(nn.Module):
             users = torch.tensor([lesson.user_index for lesson in lessons], device=features.device)
             codes = self.codes(users).repeat_interleave(torch.tensor(lengths, device=features.device), dim=0)
             scores = scores + ((features @ self.basis) * codes).sum(1)
+        if self.loss == "pointwise":
+            qualities = [candidate.quality for candidate in candidates_of(lessons)]
+            wanted = torch.tensor(qualities, device=features.device)
+            losses = nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+            return torch.stack([own.mean() for own in losses.split(lengths)])
         # Padding has a score of -inf and a target of 0; it must not enter the product.
         padded = nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
         targets = nn.utils.rnn.pad_sequence(
@@ -73,20 +82,27 @@ class Learner(nn.Module):
         ]
 
 
+def candidates_of(lessons: Sequence[Lesson]) -> list[Candidate]:
+    """All candidates, group by group."""
+    return [candidate for lesson in lessons for candidate in lesson.group.candidates]
+
+
 @torch.inference_mode()
 def frozen_table(learner: Learner, lessons: Iterator[Lesson]) -> GroupTable:
     """The lessons as the untrained base sees them; users are those of consecutive lessons."""
     learner.eval()
-    pieces, targets, lengths, users = [], [], [], []
+    pieces, targets, qualities, lengths, users = [], [], [], [], []
     while batch := list(islice(lessons, EVALUATED_GROUPS)):
         pieces.append(learner.features(batch).float().cpu().numpy())
         targets.extend(lesson.targets for lesson in batch)
+        qualities.extend([candidate.quality for candidate in lesson.group.candidates] for lesson in batch)
         lengths.extend(len(lesson.targets) for lesson in batch)
         users.extend(lesson.user_index for lesson in batch)
     num_features = learner.base.num_features
     return GroupTable(
         features_ND=np.concatenate([np.zeros((0, num_features), np.float32), *pieces]),
         targets_N=np.concatenate([np.zeros(0), *targets]),
+        qualities_N=np.concatenate([np.zeros(0), *qualities]),
         group_starts=starts_of(lengths),
         user_starts=starts_of(np.unique(users, return_counts=True)[1]),
     )
@@ -109,7 +125,9 @@ def ridge_head(table: GroupTable, width: int, seed: int) -> np.ndarray:
     scales = within_group_scales(table)
     scaled = table.scaled(scales)
     everybody = np.ones(table.num_users, bool)
-    return fit_shared_head(scaled, width, everybody, num_folds=5, seed=seed).weights_D / scales
+    is_pseudo_G = np.ones(table.num_groups, bool)  # training takes all queries alike
+    user_fold_U = np.arange(table.num_users) % NUM_USER_FOLDS
+    return fit_shared_heads(scaled, is_pseudo_G, user_fold_U, width, everybody, seed)[0].weights_D / scales
 
 
 def join_tables(tables: Sequence[GroupTable]) -> GroupTable:
@@ -117,6 +135,7 @@ def join_tables(tables: Sequence[GroupTable]) -> GroupTable:
     return GroupTable(
         features_ND=np.concatenate([table.features_ND for table in tables]),
         targets_N=np.concatenate([table.targets_N for table in tables]),
+        qualities_N=np.concatenate([table.qualities_N for table in tables]),
         group_starts=starts_of(np.concatenate([np.diff(table.group_starts) for table in tables])),
         user_starts=starts_of(np.concatenate([np.diff(table.user_starts) for table in tables])),
     )

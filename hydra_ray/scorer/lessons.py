@@ -8,7 +8,7 @@ import numpy as np
 from hydra_ray import storage
 from hydra_ray.config import BaseConfig
 from hydra_ray.records import Group, UserExamples, arrow_schema, from_dict
-from hydra_ray.scorer.features import is_holdout
+from hydra_ray.scorer.features import is_holdout, is_new_in
 from hydra_ray.scorer.heads import target_distribution
 from hydra_ray.seeds import rng_of
 
@@ -44,9 +44,25 @@ class Survey:
 class LessonStream:
     """One rank's share of the training users: every `num_ranks`-th of each part, from `rank` on."""
 
-    def __init__(self, locations: Sequence[str], num_plain: int, config: BaseConfig, rank: int, num_ranks: int) -> None:
-        """Count everything once."""
+    def __init__(
+        self,
+        locations: Sequence[str],
+        num_plain: int,
+        config: BaseConfig,
+        rank: int = 0,
+        num_ranks: int = 1,
+        fold: int | None = None,
+        *,
+        is_graded: bool,
+    ) -> None:
+        """Count everything once.
+
+        Args:
+            fold: of a cross-fitted run, whose new users are left out.
+            is_graded: see `target_distribution`.
+        """
         self._locations, self._config, self._rank, self._num_ranks = locations, config, rank, num_ranks
+        self._fold, self._is_graded = fold, is_graded
         self._offsets = [0]
         """Training users before each part."""
         num_lessons = num_held_out = count = 0
@@ -55,7 +71,7 @@ class LessonStream:
             num_users, users = self._part(location, 0)
             self._offsets.append(self._offsets[-1] + num_users)
             for _, user in users:
-                lessons = sum(1 for _ in _lessons(0, user))
+                lessons = sum(1 for _ in _lessons(0, user, is_graded))
                 is_held_out = self._is_held_out(user)
                 num_held_out += lessons if is_held_out else 0
                 num_lessons += 0 if is_held_out else lessons
@@ -94,7 +110,7 @@ class LessonStream:
         for place in order:
             for index, user in self._part(self._locations[place], self._offsets[place])[1]:
                 if self._is_held_out(user) == is_held_out:
-                    yield from _lessons(index, user)
+                    yield from _lessons(index, user, self._is_graded)
 
     def _is_held_out(self, user: UserExamples) -> bool:
         return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
@@ -102,16 +118,16 @@ class LessonStream:
     def _part(self, location: str, offset: int) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
         """Training users in a part, and those of this rank with their positions among all training users."""
         part = storage.read_part(location, arrow_schema(UserExamples))
-        rows = np.flatnonzero(~part["is_new"].to_numpy().astype(bool))
+        rows = np.flatnonzero(~is_new_in(part, self._fold))
         own = rows[self._rank :: self._num_ranks]
         positions = offset + np.arange(len(rows))[self._rank :: self._num_ranks]
         users = (from_dict(row, UserExamples) for row in part.take(own).to_pylist())
         return len(rows), zip(positions.tolist(), users, strict=True)
 
 
-def _lessons(user_index: int, user: UserExamples) -> Iterator[Lesson]:
+def _lessons(user_index: int, user: UserExamples, is_graded: bool) -> Iterator[Lesson]:
     for group in user.groups:
-        targets = target_distribution([candidate.quality for candidate in group.candidates])
+        targets = target_distribution([candidate.quality for candidate in group.candidates], is_graded=is_graded)
         if targets is not None:
             yield Lesson(user_index=user_index, group=group, targets=tuple(targets))
 

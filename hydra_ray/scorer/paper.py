@@ -9,6 +9,7 @@ units.
 
 import numpy as np
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hydra_ray.config import HeadsConfig
 from hydra_ray.scorer.heads import Floats, GroupTable, Ints, padded_rows
@@ -19,8 +20,8 @@ WEIGHT_DECAY = 0.01
 CHUNK_USERS = 256
 
 
-def fit_shared_network(table: GroupTable, config: HeadsConfig) -> Floats:
-    """The network that fits all training users at once, from a random start.
+def start_network(table: GroupTable, config: HeadsConfig) -> Floats:
+    """The network that every user's own starts from: a random one, or that which fits all training users at once.
 
     Args:
         table: every group teaches; features vary by about 1 within a group.
@@ -30,12 +31,13 @@ def fit_shared_network(table: GroupTable, config: HeadsConfig) -> Floats:
     inward = torch.randn(num_features * width, generator=generator) * num_features**-0.5
     outward = torch.randn(width, generator=generator) * width**-0.5
     start = torch.cat([inward, torch.zeros(width), outward]).double().numpy()
-    weights = np.ones(table.num_groups)
-    return train_networks(table.pooled(), start, weights, width, SHARED_STEPS, config.paper_learning_rate)[0]
+    if config.paper_start == "random":
+        return start
+    return train_networks(table.pooled(), start, np.ones(table.num_groups), config, SHARED_STEPS)[0]
 
 
 def train_networks(
-    table: GroupTable, start_K: Floats, weights_G: Floats, width: int, num_steps: int, learning_rate: float
+    table: GroupTable, start_K: Floats, weights_G: Floats, config: HeadsConfig, num_steps: int
 ) -> Floats:
     """Every user's network (U, K) after training on the user's groups; users without groups keep the start.
 
@@ -49,7 +51,7 @@ def train_networks(
     users = users[np.argsort(np.diff(table.user_starts)[users], kind="stable")]
     for start in range(0, len(users), CHUNK_USERS):
         chunk = users[start : start + CHUNK_USERS]
-        networks[chunk] = _train_chunk(table, chunk, start_K, weights_G, width, num_steps, learning_rate)
+        networks[chunk] = _train_chunk(table, chunk, start_K, weights_G, config, num_steps)
     return networks
 
 
@@ -72,22 +74,30 @@ def _train_chunk(
     users: Ints,
     start_K: Floats,
     weights_G: Floats,
-    width: int,
+    config: HeadsConfig,
     num_steps: int,
-    learning_rate: float,
 ) -> Floats:
     rows = padded_rows(table, users)
     mask = torch.from_numpy(rows >= 0)
     features = torch.from_numpy(table.features_ND[rows].astype(np.float32))
     weights_N = weights_G[table.group_of_candidate()]
-    targets = torch.from_numpy(np.where(rows >= 0, table.targets_N[rows] * weights_N[rows], 0).astype(np.float32))
-    # A user's loss is the mean over the user's groups; users share no parameter, so their sum trains each alone.
-    targets = targets / targets.sum(dim=(1, 2), keepdim=True)
+    weights = torch.from_numpy(np.where(rows >= 0, weights_N[rows], 0).astype(np.float32))
+    is_pointwise = config.paper_loss == "pointwise"
+    wanted = table.qualities_N if is_pointwise else table.targets_N
+    targets = torch.from_numpy(np.where(rows >= 0, np.nan_to_num(wanted[rows]), 0).astype(np.float32))
+    # A user's loss is a mean over the user's candidates or groups; users share no parameter, so the sum of their losses
+    # trains each alone.
+    weights = weights / (weights if is_pointwise else targets * weights).sum(dim=(1, 2), keepdim=True)
     networks = torch.from_numpy(np.tile(start_K, (len(users), 1)).astype(np.float32)).requires_grad_()
-    optimizer = torch.optim.AdamW([networks], lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW([networks], lr=config.paper_learning_rate, weight_decay=WEIGHT_DECAY)
     for _ in range(num_steps):
-        scores = _scores(features, networks, width).masked_fill(~mask, -1e30)
-        loss = -(torch.where(mask, scores.log_softmax(dim=2), 0.0) * targets).sum()
+        scores = _scores(features, networks, config.paper_width)
+        if is_pointwise:
+            losses = binary_cross_entropy_with_logits(scores, targets, reduction="none")
+        else:
+            logs = scores.masked_fill(~mask, -1e30).log_softmax(dim=2)
+            losses = -torch.where(mask, logs, 0.0) * targets
+        loss = (losses * weights).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hydra_ray.records import CandidateScore, ScoredGroup, ScoredUser
+from hydra_ray.records import HEADS, CandidateScore, ScoredGroup, ScoredUser
 from hydra_ray.scorer.configurations import Configuration
 from hydra_ray.scorer.features import FeaturePart
 from hydra_ray.scorer.heads import Bools, Floats, Ints
 from hydra_ray.scorer.population import Population
 from hydra_ray.scorer.store import UserHead
-from hydra_ray.scorer.trials import COHORTS, TrialPart
+from hydra_ray.scorer.trials import COHORTS, TrialPart, shared_scores
 
 
 def cohort_losses(counters: Sequence[Mapping[str, float]]) -> Floats:
@@ -57,15 +57,27 @@ def shuffled_scores(
 ) -> Floats:
     """The control: every candidate's score by the head of another user; by the shared head where there is nobody."""
     donor_U, user_N = donors(part.is_new_U), part.table.user_of_candidate()
-    scores = part.table.features_ND @ population.weights_D
+    offsets_N = shared_scores(part, population)
+    scores = offsets_N.copy()
     for place, (trial, configuration) in enumerate(zip(trials, configurations, strict=True)):
         is_lent_U = (donor_U >= 0) & (chosen_U[donor_U] == place)
         rows = is_lent_U[user_N]
         if not rows.any():
             continue
         features, users = part.table.features_ND[rows], user_N[rows]
-        scores[rows] = configuration.score(features, users, trial.codes_UK[donor_U], population)
+        codes_UK = trial.codes_UK[donor_U]
+        scores[rows] = configuration.score(features, offsets_N[rows], users, codes_UK, population)
     return scores
+
+
+def routed_scores(part: FeaturePart, population: Population) -> Floats:
+    """Every candidate's score by the heads that the user's history mixes; the shared head's where there are none."""
+    offsets_N = shared_scores(part, population)
+    if population.routed is None:
+        return offsets_N
+    return population.routed.scores(
+        part.table.features_ND, offsets_N, part.histories_UH, part.table.user_of_candidate()
+    )
 
 
 def user_heads(
@@ -89,19 +101,16 @@ def user_heads(
     ]
 
 
-def scored_users(
-    part: FeaturePart, names: Sequence[str], personal_N: Floats, shared_N: Floats, shuffled_N: Floats
-) -> list[ScoredUser]:
+def scored_users(part: FeaturePart, names: Sequence[str], scores: Mapping[str, Floats]) -> list[ScoredUser]:
     """Rows of the scores table.
 
     Args:
         names: of each user's head configuration.
+        scores: every candidate's score by each of HEADS.
     """
-    scores = [
-        CandidateScore(candidate_id=candidate_id, personal=personal, shared=shared, shuffled=shuffled)
-        for candidate_id, personal, shared, shuffled in zip(
-            part.candidate_ids, personal_N.tolist(), shared_N.tolist(), shuffled_N.tolist(), strict=True
-        )
+    candidates = [
+        CandidateScore(candidate_id=candidate_id, **dict(zip(HEADS, values, strict=True)))
+        for candidate_id, *values in zip(part.candidate_ids, *(scores[head].tolist() for head in HEADS), strict=True)
     ]
     starts = part.table.group_starts
     groups = [
@@ -110,7 +119,7 @@ def scored_users(
             query_id=part.query_ids[group],
             variant=part.variants[group],
             is_pseudo=bool(part.is_pseudo_G[group]),
-            candidates=tuple(scores[starts[group] : starts[group + 1]]),
+            candidates=tuple(candidates[starts[group] : starts[group + 1]]),
         )
         for group in range(part.table.num_groups)
     ]

@@ -9,6 +9,11 @@ DESCRIPTION = "base.json"
 """Name of a base's description, which is written last."""
 
 
+def base_name_of(fold: int | None) -> str:
+    """Name of the base that learns from the training users of a fold, or of the one that serves all folds."""
+    return "base" if fold is None else f"base-{fold}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseShape:
     """What a base is, apart from its weights."""

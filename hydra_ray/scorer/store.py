@@ -15,6 +15,16 @@ POPULATION_KEY = b"hydra_ray.population"
 """Key in the schema metadata: fingerprint of the shared head, basis and priors."""
 
 
+def scores_table(fold: int) -> str:
+    """Name of the table of all scores in a fold; 0 where the run is not cross-fitted."""
+    return f"scores/fold-{fold}"
+
+
+def heads_table(fold: int) -> str:
+    """Name of the table of all heads in a fold; 0 where the run is not cross-fitted."""
+    return f"heads/fold-{fold}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserHead:
     """A user's own head. Key: user_id."""

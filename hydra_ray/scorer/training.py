@@ -14,7 +14,7 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.config import BaseConfig, PlacementConfig
 from hydra_ray.errors import TrainingError
-from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction
+from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction, base_name_of
 from hydra_ray.stages import Stage
 
 _LOG = logging.getLogger(__name__)
@@ -34,6 +34,10 @@ class TrainingTask:
     config: BaseConfig
     shape: BaseShape
     placement: PlacementConfig
+    fold: int | None
+    """Of a cross-fitted run, whose new users teach nothing; None where all training users teach."""
+    is_graded: bool
+    """Whether candidates that are not the best of their group have a part in what is learned."""
 
 
 def train_base(
@@ -43,10 +47,17 @@ def train_base(
     interaction: Interaction,
     plain_names: Sequence[str],
     placement: PlacementConfig,
+    fold: int | None,
+    *,
+    is_graded: bool,
 ) -> dict[str, float]:
-    """Train a base on the training users of `examples` and store it in the folder "base" of `stage`.
+    """Train a base on the training users of `examples` and store it in a folder of `stage`.
 
     A call that was killed continues, when repeated, after the last epoch that ended. Ray must be running.
+
+    Args:
+        fold: of a cross-fitted run, whose new users teach nothing; None where all training users teach.
+        is_graded: whether candidates that are not the best of their group have a part in what is learned.
 
     Returns:
         Counters: lessons (groups that teach), epochs, the chosen epoch (0: untrained), held-out losses.
@@ -55,9 +66,10 @@ def train_base(
         TrainingError: the workers failed.
     """
     start = time.monotonic()
+    base_name = base_name_of(fold)
     task = TrainingTask(
         locations=tuple(examples.parts("examples")),
-        destination=storage.join(stage.folder, "base"),
+        destination=storage.join(stage.folder, base_name),
         config=config,
         shape=BaseShape(
             interaction=interaction,
@@ -66,16 +78,18 @@ def train_base(
             max_text_tokens=config.max_text_tokens,
         ),
         placement=placement,
+        fold=fold,
+        is_graded=is_graded,
     )
     location = storage.join(task.destination, DESCRIPTION)
     if not storage.exists(location):
         if config.num_epochs:
-            _run_workers(task, storage.join(stage.folder, "train"))
+            _run_workers(task, storage.join(stage.folder, f"train-{base_name}"))
         else:
             _run_untrained(task)
     training = storage.read_json(location)["training"]
-    storage.remove_folder(storage.join(stage.folder, "train"))
-    _log_epochs(stage.name, training)
+    storage.remove_folder(storage.join(stage.folder, f"train-{base_name}"))
+    _log_epochs(f"{stage.name} {base_name}", training)
     return _counters(training, time.monotonic() - start)
 
 

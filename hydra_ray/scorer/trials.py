@@ -11,6 +11,7 @@ from hydra_ray.scorer.configurations import Configuration
 from hydra_ray.scorer.features import FeaturePart
 from hydra_ray.scorer.heads import Floats, Ints, group_losses, starts_of
 from hydra_ray.scorer.population import Population
+from hydra_ray.scorer.shared import user_fold
 from hydra_ray.seeds import seed_of
 
 COHORTS = ("training", "new")
@@ -60,6 +61,15 @@ def group_folds(part: FeaturePart, num_folds: int, seed: int) -> Ints:
     return folds
 
 
+def shared_scores(part: FeaturePart, population: Population) -> Floats:
+    """Every candidate's score by the shared head; a training user's by one that was fitted without the user."""
+    users = zip(part.user_ids, part.is_new_U.tolist(), strict=True)
+    fold_U = np.array([-1 if is_new else user_fold(user_id) for user_id, is_new in users], np.int64)
+    table = part.table
+    is_pseudo_N = part.is_pseudo_G[table.group_of_candidate()]
+    return population.shared_scores(table.features_ND, is_pseudo_N, fold_U[table.user_of_candidate()])
+
+
 def run_trial(part: FeaturePart, configuration: Configuration, population: Population) -> TrialPart:
     """Fit the configuration to every user of `part`, on all that may be learned from and with each fold left out."""
     table, user_N = part.table, part.table.user_of_candidate()
@@ -67,12 +77,16 @@ def run_trial(part: FeaturePart, configuration: Configuration, population: Popul
     taught = table.select(teaches_G)
     fold_G = group_folds(part, configuration.settings.num_folds, configuration.settings.seed)
     fold_N = fold_G[table.group_of_candidate()]
-    codes = configuration.fit(taught, population, np.ones(taught.num_groups))
-    personal = configuration.score(table.features_ND, user_N, codes, population)
+    offsets_N = shared_scores(part, population)
+    taught_N = offsets_N[teaches_G[table.group_of_candidate()]]
+    codes = configuration.fit(taught, taught_N, population, np.ones(taught.num_groups))
+    personal = configuration.score(table.features_ND, offsets_N, user_N, codes, population)
     for fold in range(configuration.settings.num_folds) if codes.shape[1] else ():
         rows = fold_N == fold
-        left_out = configuration.fit(taught, population, (fold_G[teaches_G] != fold).astype(float))
-        personal[rows] = configuration.score(table.features_ND[rows], user_N[rows], left_out, population)
+        left_out = configuration.fit(taught, taught_N, population, (fold_G[teaches_G] != fold).astype(float))
+        personal[rows] = configuration.score(
+            table.features_ND[rows], offsets_N[rows], user_N[rows], left_out, population
+        )
     losses = group_losses(taught, personal[teaches_G[table.group_of_candidate()]])
     return TrialPart(
         user_ids=part.user_ids,

@@ -78,7 +78,9 @@ def _load_progress(folder: str) -> Progress:
 def write_untrained(task: TrainingTask) -> None:
     """Write the base as it is before training, with the standardization of the plain features."""
     torch.set_num_threads(task.placement.train_threads)
-    stream = LessonStream(task.locations, len(task.shape.plain_names), task.config, rank=0, num_ranks=1)
+    stream = LessonStream(
+        task.locations, len(task.shape.plain_names), task.config, fold=task.fold, is_graded=task.is_graded
+    )
     learner = _new_learner(task, stream.survey)
     _write(task, learner, Progress(), stream.survey)
 
@@ -88,7 +90,9 @@ def train(task: TrainingTask) -> None:
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     _prepare_process(task.placement, num_ranks)
-    stream = LessonStream(task.locations, len(task.shape.plain_names), task.config, rank, num_ranks)
+    stream = LessonStream(
+        task.locations, len(task.shape.plain_names), task.config, rank, num_ranks, task.fold, is_graded=task.is_graded
+    )
     survey = _add_surveys(stream.survey)
     learner = _new_learner(task, survey)
     if not survey.num_lessons:
@@ -141,7 +145,7 @@ def _new_learner(task: TrainingTask, survey: Survey) -> Learner:
         variances = np.maximum(survey.plain_squares / survey.num_plain - means**2, 0)
         base.plain_means.copy_(torch.from_numpy(means))
         base.plain_scales.copy_(torch.from_numpy(np.sqrt(np.where(variances > 1e-10, variances, 1.0))))
-    return Learner(base, max(survey.num_users, 1))
+    return Learner(base, max(survey.num_users, 1), task.config.loss)
 
 
 def _start_shared_head(learner: Learner, stream: LessonStream, task: TrainingTask, num_ranks: int) -> None:
@@ -262,6 +266,7 @@ def _write(task: TrainingTask, learner: Learner, progress: Progress, survey: Sur
     description = {
         "encoder": task.config.encoder,
         "seed": task.config.seed,
+        "fold": task.fold,
         "holdout_fraction": task.config.holdout_fraction,
         "training": {**progress.numbers(), "num_lessons": survey.num_lessons, "num_held_out": survey.num_held_out},
     }

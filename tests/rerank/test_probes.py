@@ -1,25 +1,45 @@
+from dataclasses import replace
+
 from builders import completion, run_config, user
 
 from hydra_ray.config import RunConfig
 from hydra_ray.generate.fake_engine import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Completion, User
-from hydra_ray.rerank.probes import label_probes, probe_requests
+from hydra_ray.records import Asked, ProbedUser, Request, User
+from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
+from hydra_ray.retrieve.ranking import rank_queries
 
 TASK = TASKS["planted"]
 CONFIG = run_config()
 
 
-def requests_of(someone: User, config: RunConfig = CONFIG):
-    return list(probe_requests([someone], TASK, fake_tokenizer(), config))
+def retrieved_of(someone: User, config: RunConfig = CONFIG) -> list[tuple[User, ProbedUser]]:
+    return [(someone, retrieve_records(someone, config, None))]
 
 
-def test_every_retrieved_record_of_every_query_to_learn_from_is_probed_once():
-    for is_new, num_queries in ((True, 3), (False, 4)):
-        requests = requests_of(user(8, is_new=is_new))
-        assert len(requests) == num_queries * CONFIG.probes.num_records
-        assert len({request.request_id for request in requests}) == len(requests)
-        assert all(request.temperature == 0 and request.num_samples == 1 for request in requests)
+def asked_of(someone: User, config: RunConfig = CONFIG) -> list[Asked]:
+    return list(probe_requests(retrieved_of(someone, config), TASK, fake_tokenizer(), config))
+
+
+def requests_of(someone: User, config: RunConfig = CONFIG) -> list[Request]:
+    return [each.request for each in asked_of(someone, config)]
+
+
+def test_what_is_retrieved_is_ranked_and_not_probed():
+    row = retrieve_records(user(8), CONFIG, None)
+    ranked = list(rank_queries(user(8), CONFIG.probes, CONFIG.retrieve))
+    assert [(each.query_id, each.is_pseudo, each.retrieved) for each in row.queries] == [
+        (each.query.query_id, each.is_pseudo, each.retrieved) for each in ranked
+    ]
+    assert all(each.probes == () for each in row.queries)
+
+
+def test_every_retrieved_record_of_every_query_is_probed_once():
+    for is_new in (True, False):
+        asked = asked_of(user(8, is_new=is_new))
+        assert len(asked) == 4 * CONFIG.probes.num_records
+        assert len({each.key for each in asked}) == len(asked)
+        assert all(each.request.temperature == 0 and each.request.num_samples == 1 for each in asked)
 
 
 def test_a_probe_shows_exactly_one_record_and_never_the_query_itself():
@@ -36,11 +56,13 @@ def test_a_closed_task_constrains_the_generator_unless_told_otherwise():
 
 def test_quality_says_whether_the_answer_was_right():
     someone = user(8)
-    requests = requests_of(someone)
-    completions = {r.request_id: completion(r, "comedy") for r in requests}
-    (row,) = label_probes([someone], completions, TASK, CONFIG)
+    completions = {each.key: completion(each.request, "comedy") for each in asked_of(someone)}
+    (row,) = label_probes(retrieved_of(someone), completions, TASK)
     targets = {f"record:{record.record_id}": record.output for record in someone.history}
-    for query in row.queries:
+    pseudo = [query for query in row.queries if query.is_pseudo]
+    assert len(pseudo) == CONFIG.probes.num_pseudo_queries
+    for query in pseudo:
+        assert [probe.record_id for probe in query.probes] == [each.record_id for each in query.retrieved]
         for probe in query.probes:
             assert probe.quality == float(targets[query.query_id] == "comedy")
 
@@ -48,22 +70,23 @@ def test_quality_says_whether_the_answer_was_right():
 def test_a_failed_generation_is_an_error_and_has_no_quality():
     someone = user(8)
     completions = {
-        r.request_id: Completion(request_id=r.request_id, prompt_tokens=0, generations=(), error="too long")
-        for r in requests_of(someone)
+        each.key: replace(completion(each.request, "comedy"), generations=(), error="too long")
+        for each in asked_of(someone)
     }
-    (row,) = label_probes([someone], completions, TASK, CONFIG)
+    (row,) = label_probes(retrieved_of(someone), completions, TASK)
     probes = [probe for query in row.queries for probe in query.probes]
     assert probes
     assert all(probe.quality is None and probe.answer.error == "too long" for probe in probes)
 
 
-def test_an_evaluated_query_is_retrieved_for_but_not_probed():
-    someone = user(8)
-    completions = {r.request_id: completion(r, "comedy") for r in requests_of(someone)}
-    (row,) = label_probes([someone], completions, TASK, CONFIG)
-    own = next(query for query in row.queries if not query.is_pseudo)
-    assert len(own.retrieved) == CONFIG.probes.num_records
-    assert own.probes == ()
+def test_a_new_users_own_query_is_probed_but_never_judged():
+    for is_new in (True, False):
+        someone = user(8, is_new=is_new)
+        completions = {each.key: completion(each.request, "comedy") for each in asked_of(someone)}
+        (row,) = label_probes(retrieved_of(someone), completions, TASK)
+        own = next(query for query in row.queries if not query.is_pseudo)
+        assert len(own.probes) == len(own.retrieved) == CONFIG.probes.num_records
+        assert {probe.quality for probe in own.probes} == ({None} if is_new else {1.0})
 
 
 def test_a_constrained_answer_has_room_for_any_spelling_of_the_longest_label():

@@ -1,0 +1,143 @@
+"""Closed tasks: every label is a candidate, and what the generator wrote is evidence for or against it.
+
+Letters in shape suffixes: L labels.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hydra_ray.adapt.context import Context, Floats, Vectors, weighted
+from hydra_ray.config import DraftsConfig, Task
+from hydra_ray.lamp.words import coverage, mentions, overlap
+
+_FLOOR = 0.01
+"""Added to probabilities before their logarithm is taken, so that what was not told is not impossible."""
+_NAMES = (
+    "vote_share",  # among the samples
+    "is_rag_answer",  # the greedy answer to the retriever's prompt
+    "is_mentioned",  # the query contains the words of what the label stands for
+    "history_share",  # how often the user gave this output
+    "log_history_share",
+    "retrieved_share",  # the same among the retrieved records, weighted by the retriever's score
+    "near_share",  # the same among all records, weighted by how near they are for the encoder
+    "log_near_share",
+    "is_nearest_output",  # the output of the best retrieved record
+    "query_cosine",  # of the query with what the label stands for, for the encoder
+    "log_p_probes",  # the generator's probability of the label, averaged over the one-record prompts
+    "log_p_probes_reranked",  # the same, weighted by the reranker
+    "probe_share",  # how many of the one-record prompts it answers
+)
+_RATING_NAMES = (  # distance from a mean rating, in label ranges
+    "history_distance",
+    "retrieved_distance",
+    "near_distance",
+    "vote_distance",
+    "rag_distance",
+    "probes_distance",
+)
+_OPTION_NAMES = (
+    "option_overlap",
+    "option_near_cosine",
+    "option_best_cosine",
+)  # of what the label stands for with the history
+
+
+def plain_names(task: Task, config: DraftsConfig) -> tuple[str, ...]:
+    """Names of the plain features of a label, in order."""
+    ratings = _RATING_NAMES if task.kind == "rating" else ()
+    options = _OPTION_NAMES if task.option_pattern else ()
+    biases = tuple(f"label={label}" for label in task.labels)
+    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + options + biases
+
+
+def closed_features(context: Context, task: Task, config: DraftsConfig, vectors: Vectors) -> Floats:
+    """Plain features of every label, one row each, in the order of `plain_names`."""
+    texts = [task.option_text(context.query, label) for label in task.labels]
+    outputs = [record.output for record in context.history]
+    columns: dict[str, Floats] = {
+        "vote_share": _shares(task, context.votes()),
+        "is_rag_answer": _indicator(task, context.greedy["rag_k"].value if "rag_k" in context.greedy else None),
+        "is_mentioned": np.array([float(mentions(context.query, text)) for text in texts]),
+        "history_share": (history := _shares(task, weighted(outputs, np.ones(len(outputs))))),
+        "log_history_share": np.log(history + _FLOOR),
+        "retrieved_share": (near := _shares(task, _retrieved(context))),
+        "near_share": (nearest := _shares(task, weighted(outputs, context.near_N))),
+        "log_near_share": np.log(nearest + _FLOOR),
+        "is_nearest_output": _indicator(task, context.retrieved[0].output if context.retrieved else None),
+        "query_cosine": np.array([float(vectors[context.query] @ vectors[text]) for text in texts]),
+        "log_p_probes": np.log((probes := _probe_probabilities(task, context, None)) + _FLOOR),
+        "log_p_probes_reranked": np.log(_probe_probabilities(task, context, context.reranker_weights) + _FLOOR),
+        "probe_share": _shares(
+            task, weighted([answer.value or "" for answer in context.probes], np.ones(len(context.probes)))
+        ),
+    }
+    for name in config.prompts:
+        columns[f"log_p_{name}"] = np.log(_probabilities(task, context, name) + _FLOOR)
+    if task.kind == "rating":
+        sources = (history, near, nearest, columns["vote_share"], _probabilities(task, context, "rag_k"), probes)
+        columns |= {name: _distances(task, shares) for name, shares in zip(_RATING_NAMES, sources, strict=True)}
+    if task.option_pattern:
+        columns |= _option_columns(context, texts, vectors)
+    columns |= {f"label={label}": _indicator(task, label) for label in task.labels}
+    return np.stack([columns[name] for name in plain_names(task, config)], axis=1)
+
+
+def _shares(task: Task, counts: Mapping[str, float]) -> Floats:
+    """Share (L) of each label in what was counted; zeros where nothing was."""
+    values = np.array([float(counts.get(label, 0.0)) for label in task.labels])
+    return values / max(values.sum(), 1e-9)
+
+
+def _indicator(task: Task, value: str | None) -> Floats:
+    return np.array([float(label == value) for label in task.labels])
+
+
+def _retrieved(context: Context) -> Mapping[str, float]:
+    return weighted([record.output for record in context.retrieved], context.retrieved_weights)
+
+
+def _normalized(probabilities: tuple[float, ...]) -> Floats:
+    values = np.array(probabilities)
+    return values / max(values.sum(), 1e-9)
+
+
+def _probabilities(task: Task, context: Context, prompt: str) -> Floats:
+    """The generator's probability (L) of each label after a prompt; of the label it wrote, where it tells none."""
+    answer = context.greedy.get(prompt)
+    if answer is None:
+        return np.full(len(task.labels), 1 / len(task.labels))
+    return _normalized(answer.label_probabilities) if answer.label_probabilities else _indicator(task, answer.value)
+
+
+def _probe_probabilities(task: Task, context: Context, weights: Floats | None) -> Floats:
+    """The same averaged over the one-record prompts."""
+    if not context.probes:
+        return np.full(len(task.labels), 1 / len(task.labels))
+    rows = [
+        _normalized(answer.label_probabilities) if answer.label_probabilities else _indicator(task, answer.value)
+        for answer in context.probes
+    ]
+    return np.average(rows, axis=0, weights=weights)
+
+
+def _distances(task: Task, shares: Floats) -> Floats:
+    """Distance (L) of each rating from the mean rating, in label ranges; 0 where there is none."""
+    ratings = np.array([float(label) for label in task.labels])
+    return np.abs(ratings - ratings @ shares) / (ratings.max() - ratings.min()) * float(shares.sum() > 0.5)
+
+
+def _option_columns(context: Context, texts: list[str], vectors: Vectors) -> dict[str, Floats]:
+    """How each label's own text agrees with the user's records."""
+    if not context.history:
+        return {name: np.zeros(len(texts)) for name in _OPTION_NAMES}
+    outputs = np.stack([vectors[record.output] for record in context.history])
+    cosines = outputs @ np.stack([vectors[text] for text in texts]).T
+    overlaps = [
+        max(overlap(text, record.output) + coverage(record.input, text) for record in context.history) for text in texts
+    ]
+    return {
+        "option_overlap": np.array(overlaps),
+        "option_near_cosine": context.near_N @ cosines,
+        "option_best_cosine": cosines.max(axis=0),
+    }

@@ -1,0 +1,138 @@
+"""What the candidates of one query are compared with: the user's history, the records near the query, the drafts.
+
+Letters in shape suffixes: N eligible records, H the encoder's width, L labels.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydra_ray.adapt.prompting import GREEDY, RERANKED
+from hydra_ray.config import DraftsConfig
+from hydra_ray.records import Answer, DraftedQuery, ProbedQuery, Record, ScoredGroup
+from hydra_ray.retrieve.ranking import RankedQuery
+
+Floats = NDArray[np.floating]
+Vectors = Mapping[str, Floats]
+"""The encoder's vector (H) of each text, of length 1."""
+
+NEAR_TEMPERATURE = 0.1
+"""Of the weights that records get by the cosine of their input with the query."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One query as its candidates see it, in one variant of the reranker's choice."""
+
+    query: str
+    history: tuple[Record, ...]
+    """The records that the query may look at."""
+    near_N: Floats
+    """Weight of each of these records by how near its input is to the query, for the encoder; they sum to 1."""
+    retrieved: tuple[Record, ...]
+    """Best first."""
+    retrieved_weights: Floats
+    """By the retriever's scores; they sum to 1."""
+    reranker_weights: Floats
+    """Of the retrieved records, by the reranker's scores in this variant; they sum to 1."""
+    probes: tuple[Answer, ...]
+    """One for each retrieved record."""
+    greedy: Mapping[str, Answer]
+    """The understood greedy answers by the prompt's name; "reranked" is this variant's."""
+    samples: tuple[str, ...]
+    """The understood samples, in the order they were drawn."""
+
+    def votes(self) -> Counter[str]:
+        """How many samples gave each answer."""
+        return Counter(self.samples)
+
+
+def make_context(
+    ranked: RankedQuery,
+    probed: ProbedQuery,
+    scores: ScoredGroup | None,
+    drafted: DraftedQuery,
+    variant: str,
+    config: DraftsConfig,
+    vectors: Vectors,
+) -> Context:
+    """What the candidates of a drafted query are compared with.
+
+    Args:
+        scores: of the reranker; None where no record could be retrieved.
+        variant: one of VARIANTS.
+    """
+    retrieved = tuple(ranked.records(each.record_id for each in ranked.retrieved))
+    by_record = (
+        {each.candidate_id: float(getattr(each, _scores_of(variant))) for each in scores.candidates} if scores else {}
+    )
+    answers = {probe.record_id: probe.answer for probe in probed.probes}
+    cosines = [
+        float(vectors[ranked.query.input] @ vectors[record.input or record.output]) for record in ranked.eligible
+    ]
+    return Context(
+        query=ranked.query.input,
+        history=ranked.eligible,
+        near_N=softmax(np.array(cosines) / NEAR_TEMPERATURE),
+        retrieved=retrieved,
+        retrieved_weights=shares(np.array([max(each.score, 0.0) + 1e-6 for each in ranked.retrieved])),
+        reranker_weights=softmax(np.array([by_record.get(record.record_id, 0.0) for record in retrieved])),
+        probes=tuple(answers[record.record_id] for record in retrieved),
+        greedy=greedy_answers(drafted, variant),
+        samples=tuple(sampled_answers(drafted, _sampled_prompt(variant, config))),
+    )
+
+
+def _sampled_prompt(variant: str, config: DraftsConfig) -> str:
+    return {"rag_k": "rag_k", "reranked": _prompt_of(variant), "none": ""}[config.sampled_prompt]
+
+
+def greedy_answers(drafted: DraftedQuery, variant: str) -> dict[str, Answer]:
+    """The understood greedy answers by the prompt's name; "reranked" is the variant's."""
+    found = {
+        draft.prompt: draft.answer
+        for draft in drafted.drafts
+        if draft.temperature == GREEDY and draft.answer.value is not None
+    }
+    own = found.get(_prompt_of(variant))
+    others = {name: answer for name, answer in found.items() if name not in RERANKED}
+    return {**others, "reranked": own} if own else others
+
+
+def sampled_answers(drafted: DraftedQuery, prompt: str) -> list[str]:
+    """The understood samples of one prompt, in the order they were drawn."""
+    return [
+        draft.answer.value
+        for draft in drafted.drafts
+        if draft.prompt == prompt and draft.temperature != GREEDY and draft.answer.value is not None
+    ]
+
+
+def softmax(scores: Floats) -> Floats:
+    """Weights that sum to 1, or none where there is no score."""
+    return shares(np.exp(scores - scores.max(initial=-np.inf))) if len(scores) else scores
+
+
+def shares(values: Floats) -> Floats:
+    """Positive values divided by their sum."""
+    return values / values.sum() if len(values) else values
+
+
+def weighted(values: Sequence[str], weights: Floats) -> Counter[str]:
+    """Sum of the weights of each distinct value."""
+    counts: Counter[str] = Counter()
+    for value, weight in zip(values, weights.tolist(), strict=True):
+        counts[value] += weight
+    return counts
+
+
+def _prompt_of(variant: str) -> str:
+    """The prompt whose drafts a variant has in the reranker's place: the retriever's, where there is no reranker."""
+    return "rag_k" if variant == "retrieved" else variant
+
+
+def _scores_of(variant: str) -> str:
+    return "shared" if variant == "retrieved" else variant

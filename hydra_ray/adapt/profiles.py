@@ -1,0 +1,46 @@
+"""Profiles: what the generator writes about a user (PAG, Richardson et al. 2023, arXiv 2310.20081). A baseline's input.
+
+Only evaluated users have one. It sums up the whole history, so no pseudo-query may see it: its own target is in there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hydra_ray.config import GeneratorConfig, Task
+from hydra_ray.generate.asking import make_request
+from hydra_ray.generate.prompts import PROFILE_TOKENS, profile_messages
+from hydra_ray.records import Asked, Completion, ProfiledUser, User
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def profile_requests(
+    users: Sequence[User], task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
+) -> Iterator[Asked]:
+    """One greedy request for each evaluated user with a history."""
+    for user in users:
+        if user.is_evaluated() and user.history:
+            request = make_request(
+                user_id=user.user_id,
+                messages=profile_messages(task, user.history, tokenizer, config),
+                max_tokens=PROFILE_TOKENS,
+                config=config,
+            )
+            yield Asked(key=user.user_id, request=request)
+
+
+def written_profiles(users: Sequence[User], completions: Mapping[str, Completion]) -> Iterator[ProfiledUser]:
+    """Rows of the profiles table.
+
+    Args:
+        completions: by key, for every request of `profile_requests` on the same users.
+    """
+    for user in users:
+        completion = completions.get(user.user_id)
+        text = completion.generations[0].text.strip() if completion and completion.generations else ""
+        yield ProfiledUser(
+            user_id=user.user_id,
+            profile=text or None,
+            error=completion.error or (None if text else "empty answer") if completion else None,
+        )

@@ -1,0 +1,83 @@
+"""Which prompts a query is asked with, and how each is sampled.
+
+Every query has the prompts whose answers are drafts. An evaluated query also has those of the baselines and of the
+controls, so that all systems are compared on the same users and the same generator.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hydra_ray.config import DraftsConfig
+from hydra_ray.records import ScoredGroup, User
+from hydra_ray.rerank.examples import select_records
+from hydra_ray.retrieve.ranking import RankedQuery
+from hydra_ray.seeds import rng_of
+
+GREEDY = 0.0
+RERANKED = ("personal", "shared", "shuffled")
+"""Prompts with the records that the reranker's heads choose: the user's own, the shared one, another user's."""
+PROFILE_PROMPTS = {"pag_0": 0, "pag_1": 1}
+"""Prompts with the generator's own summary of the user and the best records: how many of them; "pag_k" has k."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a query. Key: name, among the prompts of its query."""
+
+    name: str
+    """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "random_k"; "pag_0", "pag_1", "pag_k"; or
+    one of RERANKED."""
+    record_ids: tuple[str, ...]
+    """Best first."""
+    has_profile: bool
+    temperatures: tuple[float, ...]
+    """At which the generator is asked; GREEDY once, every other b times."""
+
+
+def prompts_of(
+    user: User, ranked: RankedQuery, scores: ScoredGroup | None, has_profile: bool, config: DraftsConfig
+) -> Iterator[Prompt]:
+    """The prompts of a query, each of them with at least one temperature.
+
+    Args:
+        scores: the reranker's; None where no record could be retrieved.
+        has_profile: whether there is a summary of the user.
+    """
+    is_evaluated = user.is_evaluated() and not ranked.is_pseudo
+    retrieved = [each.record_id for each in ranked.retrieved]
+    for name, record_ids in _records(user, ranked, scores, config):
+        is_asked = is_evaluated or name in config.prompts or (name == RERANKED[0] and "reranked" in config.prompts)
+        greedy = (GREEDY,) if is_asked else ()
+        samples = config.temperatures if _is_sampled(name, is_evaluated, config) else ()
+        if greedy or samples:
+            yield Prompt(name=name, record_ids=tuple(record_ids), has_profile=False, temperatures=greedy + samples)
+    if is_evaluated and has_profile:
+        for name, num_records in {**PROFILE_PROMPTS, "pag_k": config.num_records}.items():
+            yield Prompt(name=name, record_ids=tuple(retrieved[:num_records]), has_profile=True, temperatures=(GREEDY,))
+
+
+def _records(
+    user: User, ranked: RankedQuery, scores: ScoredGroup | None, config: DraftsConfig
+) -> Iterator[tuple[str, Sequence[str]]]:
+    retrieved = [each.record_id for each in ranked.retrieved]
+    k = config.num_records
+    yield "zero_shot", ()
+    yield "random_k", _random_records(user, ranked, k)
+    yield "rag_1", retrieved[:1]
+    yield "rag_2", retrieved[:2]
+    yield "rag_k", retrieved[:k]
+    for variant in RERANKED:
+        candidates = scores.candidates if scores else ()
+        yield variant, select_records({each.candidate_id: getattr(each, variant) for each in candidates}, k)
+
+
+def _is_sampled(name: str, is_evaluated: bool, config: DraftsConfig) -> bool:
+    """The samples of the retriever's prompt are a baseline too: their vote."""
+    if name == "rag_k":
+        return is_evaluated or config.sampled_prompt == "rag_k"
+    return config.sampled_prompt == "reranked" and (name == RERANKED[0] or (is_evaluated and name in RERANKED))
+
+
+def _random_records(user: User, ranked: RankedQuery, num: int) -> list[str]:
+    order = rng_of(0, "random records", user.user_id, ranked.query.query_id).permutation(len(ranked.eligible))
+    return [ranked.eligible[place].record_id for place in order[:num]]
