@@ -80,9 +80,8 @@ class ProbesPart:
         stage, config = self._plan.probes, self._plan.config
         if not exists(stage.part("retrieved", bucket)):
             encode = _encode_ahead(users, config.retrieve)
-            _write(
-                stage, "retrieved", bucket, [retrieve_records(user, config, encode) for user in users], ProbedUser, {}
-            )
+            found = [retrieve_records(user, self._plan.task, config, encode) for user in users]
+            _write(stage, "retrieved", bucket, found, ProbedUser, {})
         rows = _rows(stage, "retrieved", bucket, ProbedUser)
         return [(user, rows[user.user_id]) for user in users]
 

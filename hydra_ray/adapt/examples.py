@@ -19,7 +19,7 @@ from hydra_ray.records import (
     User,
     UserExamples,
 )
-from hydra_ray.retrieve.dense import Encode
+from hydra_ray.retrieve.dense import Encode, indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 
@@ -46,7 +46,9 @@ def adapter_examples(rows: Sequence[Drafted], task: Task, config: RunConfig, enc
     Args:
         encode: called once, with all texts of all rows.
     """
-    vectors = _vectors(rows, task, encode)
+    distinct = list(dict.fromkeys(text for row in rows for text in _texts(row, task)))
+    encoded_NH = encode(distinct)
+    vectors = dict(zip(distinct, encoded_NH, strict=True))
     for row in rows:
         groups: list[Group] = []
         for ranked, contexts in _contexts(row, config, vectors):
@@ -58,7 +60,7 @@ def adapter_examples(rows: Sequence[Drafted], task: Task, config: RunConfig, enc
             user_id=row.user.user_id,
             is_new=row.user.is_new,
             fold=row.user.fold,
-            history=_encoded_history(row.user, vectors),
+            history=_encoded_history(row.user, vectors, encoded_NH.shape[1]),
             groups=tuple(groups),
         )
 
@@ -130,28 +132,23 @@ def _answers(context: Context, task: Task, config: RunConfig) -> list[str]:
     return texts.text_drafts(context, config.drafts)
 
 
-def _encoded_history(user: User, vectors: Vectors) -> tuple[float, ...]:
+def _encoded_history(user: User, vectors: Vectors, width: int) -> tuple[float, ...]:
     """Mean vectors of the inputs and of the outputs, one after the other; zeros without a history."""
     if not user.history:
-        return (0.0,) * (2 * len(next(iter(vectors.values()))))
-    inputs = np.mean([vectors[record.input or record.output] for record in user.history], axis=0)
+        return (0.0,) * (2 * width)
+    inputs = np.mean([vectors[indexed_text(record)] for record in user.history], axis=0)
     outputs = np.mean([vectors[record.output] for record in user.history], axis=0)
     return tuple(np.concatenate([inputs, outputs]).tolist())
 
 
-def _vectors(rows: Sequence[Drafted], task: Task, encode: Encode) -> Vectors:
-    """The vectors of everything that is compared, each text encoded once."""
-    distinct = list(dict.fromkeys(text for row in rows for text in _texts(row, task)))
-    return dict(zip(distinct, encode(distinct), strict=True)) if distinct else {}
-
-
 def _texts(row: Drafted, task: Task) -> Iterable[str]:
+    """Everything of one user that is compared."""
     for record in row.user.history:
-        yield record.input or record.output
+        yield indexed_text(record)
         yield record.output
-    for query in row.user.queries:
-        yield query.input
-        yield from (task.option_text(query.input, label) for label in task.labels)
+    for ranked in restore_queries(row.user, row.probed):
+        yield ranked.query.input
+        yield from (task.option_text(ranked.query.input, label) for label in task.labels)
     for drafted in row.drafted.queries:
         yield from (draft.answer.value for draft in drafted.drafts if draft.answer.value is not None)
     for query in row.probed.queries:

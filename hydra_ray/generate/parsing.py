@@ -52,9 +52,10 @@ def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) 
     """The generator's probability of each label, by the likely first tokens that the label begins with.
 
     A token that several labels begin with is divided among them. What is left to a sum of 1 is what no label begins
-    with, or was too unlikely to be told. Empty where no token is known.
+    with, or was too unlikely to be told. Empty where no token is known, and where all labels begin alike: then the
+    first token does not tell them apart.
     """
-    if not first_tokens:
+    if not first_tokens or len({label[:1].casefold() for label in labels}) == 1:
         return ()
     probabilities = [0.0] * len(labels)
     for token in first_tokens:

@@ -8,12 +8,13 @@ from dataclasses import replace
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.words import coverage, overlap
 from hydra_ray.records import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
+from hydra_ray.retrieve.dense import indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 _PAIR_NAMES = (
     "retriever_score",  # relative to the group's best
     "retriever_reciprocal_rank",
-    "query_overlap",  # F1 of the words of the query and of the record's input
+    "query_overlap",  # F1 of the words of the query and of the text by which the record is found
     "output_coverage",  # share of the output's words that the query contains
     "history_share",  # how often the user gave this output
     "retrieved_agreement",  # how many of the other retrieved records have this output
@@ -75,7 +76,7 @@ def _candidates(ranked: RankedQuery, qualities: dict[str, float | None], task: T
             plain=(
                 retrieved.score / best if best > 0 else 0.0,
                 1 / (position + 1),
-                overlap(ranked.query.input, record.input),
+                overlap(ranked.query.input, indexed_text(record)),
                 coverage(ranked.query.input, record.output),
                 outputs_history[record.output] / len(ranked.eligible),
                 (outputs_retrieved[record.output] - 1) / max(len(records) - 1, 1),
@@ -88,4 +89,4 @@ def _candidates(ranked: RankedQuery, qualities: dict[str, float | None], task: T
 
 def _text(record: Record) -> str:
     # The output stands first, so that a cut takes the end of the input.
-    return f"{record.output}: {record.input}"
+    return f"{record.output}: {record.input}" if record.input else record.output

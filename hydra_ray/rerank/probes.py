@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def retrieve_records(user: User, config: RunConfig, encode: Encode | None) -> ProbedUser:
+def retrieve_records(user: User, task: Task, config: RunConfig, encode: Encode | None) -> ProbedUser:
     """The user's row of the probes table before anything is probed: its queries with their retrieved records.
 
     Args:
@@ -28,7 +28,7 @@ def retrieve_records(user: User, config: RunConfig, encode: Encode | None) -> Pr
     """
     queries = tuple(
         ProbedQuery(query_id=ranked.query.query_id, is_pseudo=ranked.is_pseudo, retrieved=ranked.retrieved, probes=())
-        for ranked in rank_queries(user, config.probes, config.retrieve, encode)
+        for ranked in rank_queries(user, task, config.probes, config.retrieve, encode)
     )
     return ProbedUser(user_id=user.user_id, is_new=user.is_new, queries=queries)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydra_ray.config import ProbesConfig, RetrieveConfig
+from hydra_ray.config import ProbesConfig, RetrieveConfig, Task
 from hydra_ray.records import ProbedUser, Query, Record, Retrieved, User
-from hydra_ray.retrieve.dense import Encode, indexed_text
+from hydra_ray.retrieve.dense import Encode
 from hydra_ray.retrieve.methods import Search, score_records
 from hydra_ray.seeds import rng_of
 
@@ -34,7 +34,7 @@ class RankedQuery:
 
 
 def rank_queries(
-    user: User, probes: ProbesConfig, retrieve: RetrieveConfig, encode: Encode | None = None
+    user: User, task: Task, probes: ProbesConfig, retrieve: RetrieveConfig, encode: Encode | None = None
 ) -> Iterator[RankedQuery]:
     """The user's own queries and up to M pseudo-queries, each with its N best records.
 
@@ -48,7 +48,7 @@ def rank_queries(
     own = [Search(query=query, is_pseudo=False, eligible=range(len(history))) for query in user.queries]
     pseudo = [
         Search(query=_pseudo_query(history[position]), is_pseudo=True, eligible=eligible_positions(history, position))
-        for position in choose_pseudo_queries(user, probes)
+        for position in choose_pseudo_queries(user, task, probes)
     ]
     searches = [*own, *pseudo]
     for search, scores in zip(searches, score_records(user, searches, retrieve, encode), strict=True):
@@ -87,9 +87,15 @@ def queries_by_id(user: User) -> dict[str, Query]:
     return {query.query_id: query for query in (*user.queries, *pseudo)}
 
 
-def choose_pseudo_queries(user: User, config: ProbesConfig) -> list[int]:
-    """Positions of the records that serve as pseudo-queries: a seeded sample of those that can retrieve anything."""
-    possible = [p for p in range(len(user.history)) if eligible_positions(user.history, p)]
+def choose_pseudo_queries(user: User, task: Task, config: ProbesConfig) -> list[int]:
+    """Positions of the records that serve as pseudo-queries: a seeded sample of those that can retrieve anything.
+
+    There are none where a record's output is no answer, or where a record has no input that could be asked.
+    """
+    if not task.has_pseudo_queries:
+        return []
+    history = user.history
+    possible = [p for p in range(len(history)) if history[p].input and eligible_positions(history, p)]
     rng = rng_of(config.seed, "pseudo-queries", user.user_id)
     chosen = rng.permutation(len(possible))[: config.num_pseudo_queries]
     return [possible[index] for index in chosen]
@@ -112,7 +118,7 @@ def rank(scores: np.ndarray, positions: Sequence[int], num: int) -> list[int]:
 
 
 def _pseudo_query(record: Record) -> Query:
-    return Query(query_id=_pseudo_query_id(record), input=indexed_text(record), target=record.output)
+    return Query(query_id=_pseudo_query_id(record), input=record.input, target=record.output)
 
 
 def _pseudo_query_id(record: Record) -> str:

@@ -14,7 +14,7 @@ CONFIG = run_config()
 
 
 def retrieved_of(someone: User, config: RunConfig = CONFIG) -> list[tuple[User, ProbedUser]]:
-    return [(someone, retrieve_records(someone, config, None))]
+    return [(someone, retrieve_records(someone, TASK, config, None))]
 
 
 def asked_of(someone: User, config: RunConfig = CONFIG) -> list[Asked]:
@@ -26,8 +26,8 @@ def requests_of(someone: User, config: RunConfig = CONFIG) -> list[Request]:
 
 
 def test_what_is_retrieved_is_ranked_and_not_probed():
-    row = retrieve_records(user(8), CONFIG, None)
-    ranked = list(rank_queries(user(8), CONFIG.probes, CONFIG.retrieve))
+    row = retrieve_records(user(8), TASK, CONFIG, None)
+    ranked = list(rank_queries(user(8), TASK, CONFIG.probes, CONFIG.retrieve))
     assert [(each.query_id, each.is_pseudo, each.retrieved) for each in row.queries] == [
         (each.query.query_id, each.is_pseudo, each.retrieved) for each in ranked
     ]

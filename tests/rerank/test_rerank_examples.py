@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pytest
 from builders import answer, run_config, user
 
 from hydra_ray.lamp.tasks import TASKS
@@ -12,7 +15,7 @@ TASK = TASKS["planted"]
 def probed_user(someone: User, failed: str | None = None) -> ProbedUser:
     """Probes of everything that may be learned from; the record `failed` always fails, odd records help."""
     queries: list[ProbedQuery] = []
-    for ranked in rank_queries(someone, CONFIG.probes, CONFIG.retrieve):
+    for ranked in rank_queries(someone, TASK, CONFIG.probes, CONFIG.retrieve):
         probes = [
             Probe(
                 record_id=each.record_id,
@@ -35,17 +38,39 @@ def probed_user(someone: User, failed: str | None = None) -> ProbedUser:
 def test_candidates_are_the_retrieved_records_with_the_quality_of_their_probes():
     someone = user(6)
     probed = probed_user(someone)
-    examples = reranker_examples(someone, probed, TASK)
+    examples = reranker_examples(someone, probed, TASK, CONFIG)
     assert [group.query_id for group in examples.groups] == [query.query_id for query in probed.queries]
     for group, query in zip(examples.groups, probed.queries, strict=True):
         assert [c.candidate_id for c in group.candidates] == [r.record_id for r in query.retrieved]
-        assert all(len(c.plain) == len(plain_names(TASK)) for c in group.candidates)
+        assert all(len(c.plain) == len(plain_names(TASK, CONFIG)) for c in group.candidates)
         for candidate in group.candidates:
             assert candidate.quality == (float(int(candidate.candidate_id) % 2) if group.is_pseudo else None)
 
 
+def test_without_plain_features_there_are_none_and_nothing_else_differs():
+    someone = user(6)
+    config = run_config(reranker={"has_plain_features": False, "base": CONFIG.reranker.base.model_dump()})
+    assert plain_names(TASK, config) == ()
+    bare = reranker_examples(someone, probed_user(someone), TASK, config)
+    full = reranker_examples(someone, probed_user(someone), TASK, CONFIG)
+    assert bare.groups == tuple(
+        replace(group, candidates=tuple(replace(each, plain=()) for each in group.candidates)) for group in full.groups
+    )
+
+
+def test_a_record_without_input_is_its_output_and_is_compared_by_it():
+    task = TASKS["LaMP_7"]
+    someone = user(3, input0="", input1="", input2="", query="a comedy")
+    group = reranker_examples(someone, probed_user(someone), task, CONFIG).groups[0]
+    outputs = {record.record_id: record.output for record in someone.history}
+    assert {each.candidate_id: each.text for each in group.candidates} == outputs
+    found = {each.text: dict(zip(plain_names(task, CONFIG), each.plain, strict=True)) for each in group.candidates}
+    assert found["comedy"]["query_overlap"] == pytest.approx(2 / 3)
+    assert found["romance"]["query_overlap"] == 0
+
+
 def test_a_candidate_shows_the_records_output():
-    (group, *_) = reranker_examples(user(6), probed_user(user(6)), TASK).groups
+    (group, *_) = reranker_examples(user(6), probed_user(user(6)), TASK, CONFIG).groups
     records = {record.record_id: record for record in user(6).history}
     for candidate in group.candidates:
         assert records[candidate.candidate_id].output in candidate.text
@@ -54,9 +79,9 @@ def test_a_candidate_shows_the_records_output():
 
 def test_what_the_record_says_of_its_output_is_a_feature_of_a_closed_task():
     someone = user(6)  # the query mentions comedy and romance
-    group = reranker_examples(someone, probed_user(someone), TASK).groups[0]
+    group = reranker_examples(someone, probed_user(someone), TASK, CONFIG).groups[0]
     for candidate in group.candidates:
-        features = dict(zip(plain_names(TASK), candidate.plain, strict=True))
+        features = dict(zip(plain_names(TASK, CONFIG), candidate.plain, strict=True))
         output = next(record.output for record in someone.history if record.record_id == candidate.candidate_id)
         assert [label for label in TASK.labels if features[f"output={label}"]] == [output]
         assert features["output_coverage"] == float(output in {"comedy", "romance"})
@@ -64,7 +89,7 @@ def test_what_the_record_says_of_its_output_is_a_feature_of_a_closed_task():
 
 def test_a_failed_probe_teaches_nothing():
     someone = user(6)
-    for group in reranker_examples(someone, probed_user(someone, failed="1"), TASK).groups:
+    for group in reranker_examples(someone, probed_user(someone, failed="1"), TASK, CONFIG).groups:
         if group.is_pseudo:
             assert all(c.candidate_id != "1" and c.quality is not None for c in group.candidates)
 
@@ -72,14 +97,14 @@ def test_a_failed_probe_teaches_nothing():
 def test_the_query_of_a_new_user_has_no_quality_and_that_of_a_training_user_has():
     for is_new in (True, False):
         someone = user(6, is_new=is_new)
-        group = reranker_examples(someone, probed_user(someone), TASK).groups[0]
+        group = reranker_examples(someone, probed_user(someone), TASK, CONFIG).groups[0]
         assert not group.is_pseudo
         assert all((c.quality is None) == is_new for c in group.candidates)
 
 
 def test_a_user_without_history_has_no_groups():
     someone = user(0)
-    assert reranker_examples(someone, probed_user(someone), TASK).groups == ()
+    assert reranker_examples(someone, probed_user(someone), TASK, CONFIG).groups == ()
 
 
 def test_the_highest_scores_are_selected_best_first():

@@ -3,15 +3,15 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from builders import user
+from builders import encode, user
 from hypothesis import given
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
-from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig, check_config
 from hydra_ray.errors import ConfigError
+from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.lamp.words import words
 from hydra_ray.records import User
 from hydra_ray.retrieve.dense import encode_ahead
@@ -21,12 +21,7 @@ from hydra_ray.retrieve.ranking import rank_queries
 METHODS = get_args(RetrieveConfig.model_fields["method"].annotation)
 PROBES = ProbesConfig(num_records=4, num_pseudo_queries=6)
 DATES = st.lists(st.none() | st.integers(0, 3), min_size=9, max_size=9)
-LETTERS = HashingVectorizer(n_features=16, analyzer="char", lowercase=False)
-
-
-def encode(texts: Sequence[str]) -> np.ndarray:
-    """Stands for an encoder: counts of letters, of length 1."""
-    return LETTERS.transform(texts).toarray() if texts else np.zeros((0, 16))
+TASK = TASKS["planted"]
 
 
 def config(method: str, **settings: float) -> RetrieveConfig:
@@ -37,7 +32,7 @@ def retrieved(someone: User, method: str, probes: ProbesConfig = PROBES, **setti
     """Ids of the retrieved records of each query, best first."""
     return {
         ranked.query.query_id: [each.record_id for each in ranked.retrieved]
-        for ranked in rank_queries(someone, probes, config(method, **settings), encode)
+        for ranked in rank_queries(someone, TASK, probes, config(method, **settings), encode)
     }
 
 
@@ -48,7 +43,7 @@ def test_every_method_ranks_exactly_the_records_that_a_query_may_look_at(
 ):
     someone = user(num_records, dates=dates)
     everything = ProbesConfig(num_records=50, num_pseudo_queries=50)
-    for ranked in rank_queries(someone, everything, config(method), encode):
+    for ranked in rank_queries(someone, TASK, everything, config(method), encode):
         own = next((r for r in someone.history if ranked.query.query_id == f"record:{r.record_id}"), None)
         expected = [
             record.record_id
@@ -92,7 +87,7 @@ TEXTS = st.lists(st.text("abcdef ", min_size=1, max_size=12), min_size=1, max_si
 @given(texts=TEXTS, query=st.text("abcdef ", min_size=1, max_size=12))
 def test_dense_scores_are_the_cosines_of_the_vectors(texts: list[str], query: str):
     someone = user(len(texts), **{f"input{n}": text for n, text in enumerate(texts)}, query=query)
-    ranked = next(iter(rank_queries(someone, ProbesConfig(num_records=9), config("dense"), encode)))
+    ranked = next(iter(rank_queries(someone, TASK, ProbesConfig(num_records=9), config("dense"), encode)))
     expected = cosine_similarity(encode([query]), encode([record.input for record in someone.history]))[0]
     for each in ranked.retrieved:
         assert each.score == pytest.approx(expected[int(each.record_id)])
@@ -140,7 +135,7 @@ def test_hybrid_scores_are_sums_of_reciprocal_ranks(texts: list[str], dates: lis
     someone = user(len(texts), dates=dates, **{f"input{n}": text for n, text in enumerate(texts)})
     everything = ProbesConfig(num_records=9, num_pseudo_queries=9)
     queries = {
-        method: list(rank_queries(someone, everything, config(method, rrf_constant=constant), encode))
+        method: list(rank_queries(someone, TASK, everything, config(method, rrf_constant=constant), encode))
         for method in ("bm25", "dense", "hybrid")
     }
     for bm25, dense, hybrid in zip(*queries.values(), strict=True):
@@ -158,7 +153,7 @@ def test_hybrid_of_three_records_by_hand():
     by_letters = cosine_similarity(encode(["cab dad"]), encode(texts))[0]
     assert np.argsort(-by_words).tolist() == [0, 2, 1]
     assert np.argsort(-by_letters).tolist() == [2, 0, 1]
-    ranked = next(iter(rank_queries(someone, PROBES, config("hybrid"), encode)))
+    ranked = next(iter(rank_queries(someone, TASK, PROBES, config("hybrid"), encode)))
     scores = {each.record_id: each.score for each in ranked.retrieved}
     assert scores == pytest.approx({"0": 1 / 61 + 1 / 62, "2": 1 / 62 + 1 / 61, "1": 1 / 63 + 1 / 63})
 
@@ -176,7 +171,7 @@ def test_all_texts_of_a_user_are_encoded_in_one_call(method: str):
         calls.append(texts)
         return encode(texts)
 
-    assert len(list(rank_queries(user(9), PROBES, config(method), counted))) == 7
+    assert len(list(rank_queries(user(9), TASK, PROBES, config(method), counted))) == 7
     assert len(calls) == 1
 
 
@@ -190,8 +185,8 @@ def test_all_texts_of_many_users_are_encoded_in_one_call_and_each_once():
     users = [user(num_records) for num_records in (0, 3, 9)]
     ahead = encode_ahead(users, counted)
     for someone in users:
-        assert list(rank_queries(someone, PROBES, config("dense"), ahead)) == list(
-            rank_queries(someone, PROBES, config("dense"), encode)
+        assert list(rank_queries(someone, TASK, PROBES, config("dense"), ahead)) == list(
+            rank_queries(someone, TASK, PROBES, config("dense"), encode)
         )
     assert len(calls) == 1
     assert len(set(calls[0])) == len(calls[0])

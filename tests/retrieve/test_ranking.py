@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig
+from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.lamp.words import words
 from hydra_ray.records import ProbedQuery, ProbedUser
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.ranking import choose_pseudo_queries, eligible_positions, rank, rank_queries, restore_queries
 
+TASK = TASKS["planted"]
 PROBES = ProbesConfig(num_records=3, num_pseudo_queries=5)
 
 
@@ -22,7 +24,7 @@ PROBES = ProbesConfig(num_records=3, num_pseudo_queries=5)
 def test_a_pseudo_query_retrieves_neither_itself_nor_a_later_record(num_records: int, dates: list[int | None]):
     someone = user(num_records, dates=dates)
     records = {record.record_id: record for record in someone.history}
-    for ranked in rank_queries(someone, PROBES, RetrieveConfig()):
+    for ranked in rank_queries(someone, TASK, PROBES, RetrieveConfig()):
         if not ranked.is_pseudo:
             continue
         own = records[ranked.query.query_id.removeprefix("record:")]
@@ -34,14 +36,28 @@ def test_a_pseudo_query_retrieves_neither_itself_nor_a_later_record(num_records:
 
 def test_pseudo_queries_are_a_seeded_sample_without_repeats():
     someone = user(20)
-    first = choose_pseudo_queries(someone, PROBES)
+    first = choose_pseudo_queries(someone, TASK, PROBES)
     assert len(set(first)) == PROBES.num_pseudo_queries
-    assert first == choose_pseudo_queries(someone, PROBES)
-    assert first != choose_pseudo_queries(someone, PROBES.model_copy(update={"seed": 1}))
+    assert first == choose_pseudo_queries(someone, TASK, PROBES)
+    assert first != choose_pseudo_queries(someone, TASK, PROBES.model_copy(update={"seed": 1}))
+
+
+@pytest.mark.parametrize("name", ["LaMP_1", "LaMP_7"])
+def test_where_a_record_cannot_be_asked_or_does_not_answer_there_are_no_pseudo_queries(name: str):
+    assert choose_pseudo_queries(user(9), TASK, PROBES)
+    assert choose_pseudo_queries(user(9), TASKS[name], PROBES) == []
+    (ranked,) = rank_queries(user(9), TASKS[name], PROBES, RetrieveConfig())
+    assert not ranked.is_pseudo
+    assert len(ranked.retrieved) == PROBES.num_records
+
+
+def test_a_record_without_an_input_is_no_pseudo_query():
+    someone = user(4, input1="", input3="")
+    assert sorted(choose_pseudo_queries(someone, TASK, PROBES)) == [0, 2]
 
 
 def test_the_users_own_query_may_look_at_the_whole_history():
-    ranked = next(iter(rank_queries(user(5), PROBES, RetrieveConfig())))
+    ranked = next(iter(rank_queries(user(5), TASK, PROBES, RetrieveConfig())))
     assert len(ranked.eligible) == 5
     assert len(ranked.retrieved) == 3
 
@@ -49,13 +65,13 @@ def test_the_users_own_query_may_look_at_the_whole_history():
 def test_a_new_users_own_target_may_not_be_learned_from():
     for is_new in (True, False):
         someone = user(5, is_new=is_new)
-        for ranked in rank_queries(someone, PROBES, RetrieveConfig()):
+        for ranked in rank_queries(someone, TASK, PROBES, RetrieveConfig()):
             assert ranked.may_learn_from(someone) == (ranked.is_pseudo or not is_new)
 
 
 def test_restored_queries_equal_the_ranked_ones():
     someone = user(9, dates=[5, 1, 3, None, 2, 2, 9, 0, 4])
-    ranked = list(rank_queries(someone, PROBES, RetrieveConfig()))
+    ranked = list(rank_queries(someone, TASK, PROBES, RetrieveConfig()))
     probed = ProbedUser(
         user_id="u",
         is_new=True,
