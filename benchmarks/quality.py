@@ -2,20 +2,31 @@
 
     HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [--root FOLDER] [--until STAGE] [SET ...]
 
-Each user is new in exactly one of five folds. What the generator answered is kept below the root, so a run that was
-stopped goes on where it was, and one with other heads asks nothing again.
+Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the published
+method on the same users and the same generator, then samples with planted preferences. What the generator answered is
+kept below the root, so a run that was stopped goes on where it was, and one with other heads asks nothing again.
+Writes QUALITY.md; exit status 1 where a bar is failed.
 """
 
 import argparse
 import logging
 import os
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hydra_ray.config import STAGE_NAMES, RunConfig, load_config
+from bars import SetRuns, judge_bars
+from quality_page import bar_lines, quality_page
+
+from hydra_ray.config import STAGE_NAMES, RunConfig, check_config, load_config
+from hydra_ray.errors import HydraError
+from hydra_ray.evaluate.reading import read_report
+from hydra_ray.evaluate.words import Report
 from hydra_ray.pipeline import personalize
 
-CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
+HERE = Path(__file__).parent
+CONFIGS = HERE.parent / "jobs" / "configs"
 SETS = {
     "LaMP_2N": ("lamp2n", ()),
     "LaMP_4": ("lamp4", ()),
@@ -25,22 +36,96 @@ SETS = {
 }
 """The sets by their folder's name: the configuration, and what is different from it."""
 NUM_FOLDS = 5
+CURVES: Mapping[str, Sequence[int]] = {
+    "users.num_folds": (2, 3, 5),
+    "drafts.num_records": (1, 2, 4),
+    "probes.num_records": (4, 5, 10),
+    "drafts.num_samples": (2, 4, 8),
+}
+"""Settings that curves are drawn over, and their values. The number of folds says how many users teach a head, all but
+one fold's, while those who are evaluated stay the same."""
+PLANTED_SIZES: Sequence[Mapping[str, int]] = (
+    {},
+    {"lamp.planted.num_train_users": 20},
+    {"lamp.planted.num_train_users": 40},
+    {"lamp.planted.num_records": 5, "probes.num_pseudo_queries": 3, "drafts.num_pseudo_queries": 3},
+    {"lamp.planted.num_records": 15, "probes.num_pseudo_queries": 11, "drafts.num_pseudo_queries": 11},
+)
+"""What is different from planted.yaml; the bars are judged by the first, which is planted.yaml itself."""
 
 
 def main() -> int:
-    """Run the sets."""
-    parser = argparse.ArgumentParser(description="The quality benchmark")
-    parser.add_argument("--root", default="outputs", help="storage.root of the runs")
-    parser.add_argument("--until", default="report", choices=STAGE_NAMES)
-    parser.add_argument("sets", nargs="*", default=list(SETS), metavar="SET")
-    arguments = parser.parse_args()
+    """Run everything, write the page, print the bars."""
+    arguments = parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in arguments.sets:
-        personalize(set_config(name, arguments.root), arguments.until)
-    return 0
+    start = time.monotonic()
+    try:
+        is_good = measure(arguments)
+    except HydraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{time.monotonic() - start:.0f} s in all")
+    return 0 if is_good else 1
 
 
-def set_config(name: str, root: str, overrides: tuple[str, ...] = ()) -> RunConfig:
+def parse() -> argparse.Namespace:
+    """The command line; a folder of sets is needed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="outputs", help="storage.root of the runs")
+    parser.add_argument("--until", default="report", choices=STAGE_NAMES, help="last stage; before report, no page")
+    parser.add_argument("--page", default=str(HERE / "QUALITY.md"), help="where the page is written")
+    parser.add_argument("--no-paper", action="store_true", help="leave out the published method")
+    parser.add_argument("--no-planted", action="store_true", help="leave out the planted samples")
+    parser.add_argument("--curves", action="store_true", help="also run every set with other settings; takes hours")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; all by default")
+    arguments = parser.parse_args()
+    arguments.sets = arguments.sets or list(SETS)
+    unknown = set(arguments.sets) - set(SETS)
+    if unknown:
+        parser.error(f"got the sets {sorted(unknown)}; expected some of {', '.join(SETS)}")
+    if "HYDRA_LAMP_DIR" not in os.environ:
+        parser.error(
+            f"set HYDRA_LAMP_DIR to the folder that holds the sets {', '.join(SETS)}, each with train_questions.json, "
+            "train_outputs.json, dev_questions.json and dev_outputs.json"
+        )
+    return arguments
+
+
+def measure(arguments: argparse.Namespace) -> bool:
+    """Whether all bars are passed; true where the runs end before there is anything to judge."""
+    root, until = arguments.root, arguments.until
+    configs = {name: (set_config(name, root), paper_config(name, root)) for name in arguments.sets}
+    # All of HYDRA's own runs come first: what is stopped early has told the most.
+    runs = [own for own, _ in configs.values()]
+    runs += [] if arguments.no_paper else [paper for _, paper in configs.values()]
+    planted = [] if arguments.no_planted else planted_configs(root)
+    if until != "report":
+        for config in [*runs, *planted]:
+            personalize(config, until)
+        return True
+    reports = {config.run: finish(config) for config in runs}
+    sets = [
+        SetRuns(name=name, default=reports[own.run], paper=reports.get(paper.run))
+        for name, (own, paper) in configs.items()
+    ]
+    samples = [finish(config) for config in planted]
+    curves = dict(curve_runs(arguments.sets, root)) if arguments.curves else {}
+    bars = judge_bars(sets, samples[0] if samples else None)
+    Path(arguments.page).write_text(quality_page(sets, bars, samples, curves), encoding="utf-8")
+    print("\n".join([*bar_lines(bars), f"page: {arguments.page}"]))
+    return all(bar.is_passed for bar in bars)
+
+
+def finish(config: RunConfig) -> Report:
+    """Run to the end, print what each stage took, and return the report."""
+    start = time.monotonic()
+    report = read_report(personalize(config).run_folder)
+    stages = ", ".join(f"{stage['name']} {stage['seconds']:.1f}" for stage in report["stages"])
+    print(f"{config.run}: {time.monotonic() - start:.1f} s now; seconds by stage: {stages}", flush=True)
+    return report
+
+
+def set_config(name: str, root: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The cross-fitted run of one set."""
     config, own = SETS[name]
     common = (
@@ -49,6 +134,43 @@ def set_config(name: str, root: str, overrides: tuple[str, ...] = ()) -> RunConf
         f"users.num_folds={NUM_FOLDS}",
     )
     return load_config(CONFIGS / f"{config}.yaml", [*common, *own, *overrides])
+
+
+def paper_config(name: str, root: str) -> RunConfig:
+    """The published method on the same users, folds and generator, so that what was asked alike is not asked again."""
+    own = set_config(name, root)
+    shared = own.model_dump(include={"storage", "lamp", "users", "generator", "retrieve", "report", "placement"})
+    published = load_config(CONFIGS / "paper.yaml").model_dump()
+    return check_config({**published, **shared, "run": f"{own.run}-paper"}, source="benchmarks/quality.py")
+
+
+def planted_configs(root: str) -> list[RunConfig]:
+    """planted.yaml, and the same with other numbers of records and of training users."""
+    storage = f"storage.root={Path(root).resolve()}"
+    return [
+        load_config(CONFIGS / "planted.yaml", [storage, *_overrides("planted", changes)]) for changes in PLANTED_SIZES
+    ]
+
+
+def curve_runs(names: Sequence[str], root: str) -> Iterator[tuple[str, Mapping[str, Sequence[Report]]]]:
+    """By set and setting, the reports of runs that differ in this setting only."""
+    for name in names:
+        run = set_config(name, root).run
+        yield (
+            name,
+            {
+                setting: [
+                    finish(set_config(name, root, _overrides(run, {setting: value}))) for value in CURVES[setting]
+                ]
+                for setting in CURVES
+            },
+        )
+
+
+def _overrides(run: str, changes: Mapping[str, int]) -> list[str]:
+    """The changes, under a run's name of their own."""
+    differences = "".join(f"-{setting}-{value}" for setting, value in changes.items())
+    return [f"run={run}{differences}", *(f"{setting}={value}" for setting, value in changes.items())]
 
 
 if __name__ == "__main__":

