@@ -17,11 +17,13 @@ def request(number, **changes):
     )
     usual = Request(
         request_id=str(number),
+        user_id="u",
         messages=messages,
         num_samples=1,
         temperature=0,
         max_tokens=8,
         choices=LABELS,
+        num_top_tokens=0,
         seed=0,
     )
     return dataclasses.replace(usual, **changes)

@@ -1,11 +1,20 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.config import Task
-from hydra_ray.generate.parsing import EMPTY, NO_LABEL, SEVERAL_LABELS, failed_answer, parse_answer
+from hydra_ray.generate.parsing import (
+    EMPTY,
+    NO_LABEL,
+    SEVERAL_LABELS,
+    failed_answer,
+    label_probabilities,
+    parse_answer,
+)
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Generation
+from hydra_ray.records import Generation, Token
 
 MOVIES, NEWS, RATINGS, HEADLINES = TASKS["LaMP_2M"], TASKS["LaMP_2N"], TASKS["LaMP_3"], TASKS["LaMP_4"]
 CLOSED = [task for task in TASKS.values() if task.is_closed]
@@ -122,3 +131,52 @@ def test_a_title_of_quotes_only_is_an_error():
 def test_a_failed_request_is_an_answer_with_an_error_and_no_value():
     answer = failed_answer("timed out")
     assert (answer.text, answer.value, answer.error, answer.num_tokens) == ("", None, "timed out", 0)
+
+
+LABELS = ("comedy", "classic", "romance", "dark comedy")
+
+
+def tokens(**probabilities: float) -> tuple[Token, ...]:
+    return tuple(Token(text=text, log_probability=math.log(each)) for text, each in probabilities.items())
+
+
+def test_a_labels_probability_is_that_of_the_first_tokens_it_begins_with():
+    first = tokens(rom=0.3, comedy=0.1, ROMAN=0.2)
+    assert label_probabilities(LABELS, first) == pytest.approx((0.1, 0, 0.5, 0))
+
+
+def test_a_first_token_of_several_labels_is_divided_among_them():
+    assert label_probabilities(LABELS, tokens(c=0.4, co=0.2)) == pytest.approx((0.4, 0.2, 0, 0))
+
+
+def test_what_no_label_begins_with_stays_out():
+    first = (*tokens(The=0.5, medy=0.1, comedyx=0.1), Token(text=" ", log_probability=math.log(0.2)))
+    assert label_probabilities(LABELS, first) == (0, 0, 0, 0)
+    spaced = Token(text=" Com", log_probability=math.log(0.25))
+    assert label_probabilities(LABELS, (*first, spaced)) == pytest.approx((0.25, 0, 0, 0))
+
+
+@given(st.dictionaries(st.sampled_from([*"cdrxC", " c", "co", "cl", "romance", "dark", " "]), st.floats(0.01, 0.1)))
+def test_probabilities_sum_to_what_the_told_tokens_of_labels_have(told):
+    first = tokens(**told)
+    expected = [0.0] * len(LABELS)
+    for text, probability in told.items():
+        owners = [n for n in range(len(LABELS)) if text.strip() and LABELS[n].startswith(text.strip().lower())]
+        for owner in owners:
+            expected[owner] += probability / len(owners)
+    assert label_probabilities(LABELS, first) == pytest.approx(tuple(expected) if first else ())
+
+
+def test_where_tokens_are_not_told_or_all_labels_begin_alike_nothing_is_known():
+    assert label_probabilities(LABELS, ()) == ()
+    bracket = (Token(text="[", log_probability=-0.1),)
+    assert label_probabilities(TASKS["LaMP_1"].labels, bracket) == ()
+    assert parse_answer(NEWS, Generation(text="sports", num_tokens=1, finish_reason="stop")).label_probabilities == ()
+
+
+def test_an_answer_carries_what_the_generator_tells_of_its_probability():
+    first = (Token(text="1", log_probability=math.log(0.7)), Token(text="5", log_probability=math.log(0.2)))
+    generation = Generation(text="1", num_tokens=1, finish_reason="stop", log_probability=-0.4, first_tokens=first)
+    answer = parse_answer(RATINGS, generation)
+    assert answer.log_probability == -0.4
+    assert answer.label_probabilities == pytest.approx((0.7, 0, 0, 0, 0.2))

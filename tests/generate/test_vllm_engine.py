@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -34,11 +35,13 @@ def request(number, **changes):
     messages.append(Message(role="user", content=f"A story with dogs, cats and {number} mice."))
     usual = Request(
         request_id=f"r{number}",
+        user_id="u",
         messages=tuple(messages),
         num_samples=1,
         temperature=0,
         max_tokens=8,
         choices=PLANTED_LABELS,
+        num_top_tokens=0,
         seed=7,
     )
     return dataclasses.replace(usual, **changes)
@@ -111,6 +114,19 @@ def test_tokens_are_counted_as_prompts_are_fitted(engine):
     assert completion.prompt_tokens == count_prompt_tokens(request(5).messages, open_tokenizer(CONFIG))
     assert 0 < completion.generations[0].num_tokens <= 8
     assert completion.generations[0].finish_reason == "stop"
+
+
+def test_a_text_comes_with_its_probability_and_the_likely_first_tokens_it_was_asked_for(engine):
+    told, untold = request(5, num_top_tokens=20), request(6)
+    completions = generate(engine, [told, untold])
+    (generation,) = completions["r5"].generations
+    logs = [token.log_probability for token in generation.first_tokens]
+    assert len(logs) >= 20
+    assert sum(map(math.exp, logs)) <= 1 + 1e-3
+    assert completions["r6"].generations[0].first_tokens == ()
+    for completion in completions.values():
+        assert completion.user_id == "u"
+        assert completion.generations[0].log_probability < 0
 
 
 def test_nothing_to_do_is_done(engine):
