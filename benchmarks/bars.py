@@ -21,6 +21,7 @@ from hydra_ray.evaluate.words import MINUS, Report, counted, share, share_with_b
 PERSONAL, SHARED, SHUFFLED, ROUTED = "hydra_personal", "hydra_shared", "hydra_shuffled", "hydra_routed"
 MIN_GAIN = 0.25
 """Average relative gain over the best prompt-based system that is asked for."""
+_SAME = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,7 @@ def harm_bar(sets: Sequence[SetRuns]) -> Bar:
     unknown = [name for name, harm in judged.items() if harm is None]
     known = {name: harm for name, harm in judged.items() if harm is not None}
     excess = {name: Interval(**harm["systems"][HYDRA]["minus_resampled"]) for name, harm in known.items()}
-    harmed = [f"{name} ({percentage(each)})" for name, each in excess.items() if each.value > 0]
+    harmed = [f"{name} ({percentage(each)})" for name, each in excess.items() if each.value > _SAME]
     lines = ["| set | queries | HYDRA worse than RAG | resampled RAG worse than itself | difference |"]
     lines.append("|---|---:|---|---|---|")
     for name, harm in known.items():
@@ -204,7 +205,7 @@ def _personal_table(sets: Sequence[SetRuns], summaries: dict[str, Summary]) -> s
 
 def _behind(summary: Summary) -> list[Gain]:
     """Where the first system's figure is below the second's, by however little."""
-    return [gain for gain in summary.gains if gain.difference.value < 0]
+    return [gain for gain in summary.gains if gain.difference.value < -_SAME]
 
 
 def _signed(figure: Interval) -> str:

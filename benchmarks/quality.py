@@ -147,9 +147,7 @@ def paper_config(name: str, root: str) -> RunConfig:
 def planted_configs(root: str) -> list[RunConfig]:
     """planted.yaml, and the same with other numbers of records and of training users."""
     storage = f"storage.root={Path(root).resolve()}"
-    return [
-        load_config(CONFIGS / "planted.yaml", [storage, *_overrides("planted", changes)]) for changes in PLANTED_SIZES
-    ]
+    return [load_config(CONFIGS / "planted.yaml", [storage, *changed("planted", changes)]) for changes in PLANTED_SIZES]
 
 
 def curve_runs(names: Sequence[str], root: str) -> Iterator[tuple[str, Mapping[str, Sequence[Report]]]]:
@@ -159,15 +157,13 @@ def curve_runs(names: Sequence[str], root: str) -> Iterator[tuple[str, Mapping[s
         yield (
             name,
             {
-                setting: [
-                    finish(set_config(name, root, _overrides(run, {setting: value}))) for value in CURVES[setting]
-                ]
+                setting: [finish(set_config(name, root, changed(run, {setting: value}))) for value in CURVES[setting]]
                 for setting in CURVES
             },
         )
 
 
-def _overrides(run: str, changes: Mapping[str, int]) -> list[str]:
+def changed(run: str, changes: Mapping[str, int]) -> list[str]:
     """The changes, under a run's name of their own."""
     differences = "".join(f"-{setting}-{value}" for setting, value in changes.items())
     return [f"run={run}{differences}", *(f"{setting}={value}" for setting, value in changes.items())]

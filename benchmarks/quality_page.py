@@ -74,16 +74,19 @@ def _verdicts(bars: Sequence[Bar]) -> str:
 
 def _systems_table(sets: Sequence[SetRuns]) -> str:
     present = [name for name in SYSTEMS if any(name in each.default["systems"] for each in sets)]
-    titles = {
-        name: next(each.default["systems"][name]["title"] for each in sets if name in each.default["systems"])
-        for name in present
-    }
+    titles = {name: _title([each.default for each in sets], name) for name in present}
     rows = [[titles[name], *(_system_cell(each.default, name) for each in sets)] for name in present]
     paper = ["Published method", *(_system_cell(each.paper, HYDRA) if each.paper else "not run" for each in sets)]
     place = present.index(HYDRA)
     heads = [f"{each.name}<br>{each.default['quality_title']}" for each in sets]
     note = "Bold: HYDRA, and the best prompt-based system of each set.\n\n"
     return note + table(["system", *heads], [*rows[:place], paper, *rows[place:]])
+
+
+def _title(reports: Sequence[Report], name: str) -> str:
+    """What the system is called, in all words where the runs differ, as in numbers of samples."""
+    systems = (report["systems"].get(name) for report in reports)
+    return " / ".join(dict.fromkeys(system["title"] for system in systems if system))
 
 
 def _system_cell(report: Report, name: str) -> str:

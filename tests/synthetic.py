@@ -1,6 +1,7 @@
 """Synthetic answers: users, what each system answers them, and a run's configuration."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from hydra_ray.config import RunConfig, Task, check_config
@@ -69,6 +70,14 @@ def synthetic_answers(task: Task, num_users: int, num_queries: int = 1, seed: in
         )
         pairs.append((user, answered))
     return pairs
+
+
+def with_quality(report: dict[str, Any], **qualities: Sequence[float]) -> dict[str, Any]:
+    """A report with other qualities of its users, by system; what is given is repeated until it is enough for all."""
+    users = report["users"]
+    num_users = len(users["user_id"])
+    columns = {name: (list(values) * num_users)[:num_users] for name, values in qualities.items()}
+    return {**report, "users": {**users, "quality": {**users["quality"], **columns}}}
 
 
 def _target(task: Task, chance: random.Random) -> str:

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+import quality
+
+from hydra_ray.config import RunConfig
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_LAMP_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", quality.SETS)
+def test_the_published_method_runs_on_the_same_users_and_generator_with_its_own_scorers(name: str) -> None:
+    own, paper = quality.set_config(name, "/runs"), quality.paper_config(name, "/runs")
+    for section in ("storage", "lamp", "users", "generator", "retrieve", "report"):
+        assert getattr(paper, section) == getattr(own, section)
+    assert (paper.probes.num_records, paper.probes.num_pseudo_queries) == (10, 10)
+    assert (paper.drafts.num_records, paper.drafts.num_samples, paper.drafts.temperatures) == (4, 8, (1.0,))
+    assert paper.drafts.candidates == "drafts"
+    for scorer in (paper.reranker, paper.adapter):
+        assert not scorer.has_plain_features
+        assert scorer.base.loss == scorer.heads.paper_loss == "pointwise"
+        assert (scorer.heads.kinds, scorer.heads.paper_start) == (("paper",), "random")
+    assert not paper.answers.is_gated
+
+
+def test_every_user_of_a_set_is_new_in_one_of_five_folds(tmp_path: Path) -> None:
+    for name in quality.SETS:
+        config = quality.set_config(name, "/runs")
+        assert config.users.num_folds == 5
+        assert config.lamp.root == str(tmp_path / name)
+
+
+def test_no_two_runs_share_a_folder() -> None:
+    configs: list[RunConfig] = quality.planted_configs("/runs")
+    for name in quality.SETS:
+        own = quality.set_config(name, "/runs")
+        configs += [own, quality.paper_config(name, "/runs")]
+        configs += [
+            quality.set_config(name, "/runs", quality.changed(own.run, {setting: value}))
+            for setting, values in quality.CURVES.items()
+            for value in values
+        ]
+    assert len({config.run for config in configs}) == len(configs)
+
+
+def test_without_a_folder_of_sets_the_message_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HYDRA_LAMP_DIR")
+    monkeypatch.setattr("sys.argv", ["quality.py"])
+    with pytest.raises(SystemExit, match="2"):
+        quality.main()
+    assert "set HYDRA_LAMP_DIR" in capsys.readouterr().err
+
+
+def test_a_set_that_is_missing_is_an_error_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["quality.py", "--root", str(tmp_path / "runs"), "LaMP_2N"])
+    assert quality.main() == 2
+    assert "LaMP_2N" in capsys.readouterr().err
