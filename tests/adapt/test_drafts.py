@@ -1,126 +1,118 @@
-from builders import completion, run_config, user
+import json
+from dataclasses import replace
 
-from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
-from hydra_ray.config import RunConfig, Task
+from builders import Rows, completion, rows_of, run_config, user
+
+from hydra_ray.adapt.drafts import draft_requests, label_drafts
 from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import (
-    VARIANTS,
-    CandidateScore,
-    ProbedQuery,
-    ProbedUser,
-    ScoredGroup,
-    ScoredUser,
-    User,
-)
-from hydra_ray.retrieve.ranking import rank_queries
+from hydra_ray.records import DraftedQuery, Request
 
 TASK = TASKS["planted"]
 CONFIG = run_config()
 
 
-def ranked_user(someone: User, config: RunConfig = CONFIG) -> Ranked:
-    """Rows in which the personal head prefers low record ids, the shared one high ids, the shuffled one low again."""
-    ranked = list(rank_queries(someone, config.probes, config.retrieve))
-    probed = ProbedUser(
-        user_id=someone.user_id,
-        is_new=someone.is_new,
-        queries=tuple(
-            ProbedQuery(query_id=r.query.query_id, is_pseudo=r.is_pseudo, retrieved=r.retrieved, probes=())
-            for r in ranked
-        ),
-    )
-    groups = tuple(
-        ScoredGroup(
-            group_id=r.query.query_id,
-            query_id=r.query.query_id,
-            variant="personal",
-            is_pseudo=r.is_pseudo,
-            candidates=tuple(
-                CandidateScore(
-                    candidate_id=each.record_id,
-                    personal=-float(each.record_id),
-                    shared=float(each.record_id),
-                    shuffled=-float(each.record_id),
-                )
-                for each in r.retrieved
-            ),
-        )
-        for r in ranked
-        if r.retrieved
-    )
-    scored = ScoredUser(user_id=someone.user_id, is_new=someone.is_new, head="shared", groups=groups)
-    return someone, probed, scored
+def comedy(request: Request) -> tuple[str, ...]:
+    return ("comedy", "romance", "fantasy")
 
 
-def drafted(someone: User, *texts: str, task: Task = TASK):
-    ranked = ranked_user(someone)
-    requests = list(draft_requests([ranked], task, fake_tokenizer(), CONFIG))
-    completions = {request.request_id: completion(request, *texts) for request in requests}
-    (row,) = label_drafts([ranked], completions, task, CONFIG)
-    return requests, row
+def own_query(rows: Rows) -> DraftedQuery:
+    return next(query for query in rows.drafted.queries if not query.is_pseudo)
 
 
-def test_an_evaluated_query_has_every_systems_prompt_and_a_learned_one_only_what_it_teaches():
-    _, row = drafted(user(8), "comedy")
-    for query in row.queries:
-        prompts = {prompt.prompt for prompt in query.prompts}
-        if query.is_pseudo:
-            assert prompts == {"rag_k", "personal"}
-        else:
-            assert prompts == {"zero_shot", "rag_1", "rag_k", *VARIANTS}
+def test_every_prompt_of_every_query_is_asked_at_each_of_its_temperatures():
+    rows = rows_of(user(8), comedy)
+    asked = list(draft_requests([rows.ranked], TASK, fake_tokenizer(), CONFIG))
+    by_key = {each.key: each.request for each in asked}
+    assert len(by_key) == len(asked)
+    for query in rows.drafted.queries:
+        for draft in query.drafts:
+            request = by_key[json.dumps(["u", query.query_id, draft.prompt, draft.temperature])]
+            assert request.temperature == draft.temperature
+            assert request.num_samples == (CONFIG.drafts.num_samples if draft.temperature else 1)
+            assert draft.sample < request.num_samples
+    assert len(by_key) == len({(q.query_id, d.prompt, d.temperature) for q in rows.drafted.queries for d in q.drafts})
 
 
-def test_heads_choose_the_records_of_their_prompts():
-    _, row = drafted(user(8), "comedy")
-    own = next(query for query in row.queries if not query.is_pseudo)
-    records = {prompt.prompt: prompt.record_ids for prompt in own.prompts}
-    assert records["personal"] == records["shuffled"]
-    assert list(records["personal"]) == sorted(records["personal"], key=int)
-    assert list(records["shared"]) == sorted(records["shared"], key=int, reverse=True)
-    assert records["zero_shot"] == ()
-    assert records["rag_1"] == records["rag_k"][:1]
+def test_prompts_with_the_same_records_are_one_request():
+    rows = rows_of(user(8), comedy)
+    found = {each.key: each.request for each in rows.asked}
+    assert found['["u", "q", "personal", 0.0]'] == found['["u", "q", "shuffled", 0.0]']
+    assert found['["u", "q", "rag_2", 0.0]'] == found['["u", "q", "rag_k", 0.0]']  # k is 2
+    assert found['["u", "q", "rag_1", 0.0]'] != found['["u", "q", "rag_k", 0.0]']
 
 
-def test_equal_prompts_are_asked_once_and_answer_for_all():
-    requests, row = drafted(user(8), "comedy", "romance", "fantasy")
-    assert len({request.request_id for request in requests}) == len(requests)
-    own = next(query for query in row.queries if not query.is_pseudo)
-    answers = {
-        variant: [draft.answer.value for draft in own.drafts if draft.prompt == variant]
-        for variant in ("personal", "shuffled")
-    }
-    assert answers["personal"] == answers["shuffled"] == ["comedy", "romance", "fantasy"]
+def test_a_one_record_prompt_was_answered_as_a_probe():
+    rows = rows_of(user(8), comedy)
+    found = {each.key: each.request for each in rows.asked}
+    query = next(query for query in rows.probed.queries if not query.is_pseudo)
+    first = json.dumps(["u", "q", query.retrieved[0].record_id])
+    assert found[first] == found['["u", "q", "rag_1", 0.0]']
 
 
-def test_samples_are_drawn_at_the_temperature_and_the_rest_is_greedy():
-    requests, row = drafted(user(8), "comedy")
-    assert {(r.num_samples, r.temperature) for r in requests} == {(1, 0.0), (CONFIG.drafts.num_samples, 1.0)}
-    for query in row.queries:
-        for variant in VARIANTS:
-            samples = [draft.sample for draft in query.drafts if draft.prompt == variant]
-            assert samples in ([], list(range(CONFIG.drafts.num_samples)))
+def test_the_records_of_a_prompt_are_told_and_stand_in_it_with_the_best_one_last():
+    rows = rows_of(user(8), comedy)
+    found = {each.key: each.request for each in rows.asked}
+    records = {record.record_id: record for record in rows.user.history}
+    for prompt in own_query(rows).prompts:
+        for temperature in (0.0, 1.0):
+            request = found.get(json.dumps(["u", "q", prompt.prompt, temperature]))
+            if request is not None:
+                turns = [message.content for message in request.messages if message.role == "user"]
+                shown = [records[record_id].input for record_id in reversed(prompt.record_ids)]
+                assert turns == [*shown, rows.user.queries[0].input]
 
 
-def test_the_target_of_an_evaluated_query_labels_nothing():
+def test_samples_keep_their_order():
+    drafts = [draft for draft in own_query(rows_of(user(8), comedy)).drafts if draft.temperature]
+    assert [(draft.prompt, draft.sample, draft.answer.value) for draft in drafts] == [
+        ("rag_k", 0, "comedy"),
+        ("rag_k", 1, "romance"),
+        ("rag_k", 2, "fantasy"),
+    ]
+
+
+def test_quality_is_that_of_the_answer_where_the_target_may_be_seen():
     for is_new in (True, False):
-        _, row = drafted(user(8, is_new=is_new), "comedy")
-        own = next(query for query in row.queries if not query.is_pseudo)
-        assert all((draft.quality is None) == is_new for draft in own.drafts)
+        rows = rows_of(user(8, is_new=is_new), comedy)
+        targets = {f"record:{record.record_id}": record.output for record in rows.user.history}
+        targets |= {} if is_new else {"q": "comedy"}
+        for query in rows.drafted.queries:
+            for draft in query.drafts:
+                assert draft.answer.value is not None
+                target = targets.get(query.query_id)
+                expected = None if target is None else quality(TASK, draft.answer.value, target)
+                assert draft.quality == expected
+
+
+def test_a_failed_draft_is_an_error_without_quality():
+    rows = rows_of(user(8, is_new=False), comedy)
+    requests = list(draft_requests([rows.ranked], TASK, fake_tokenizer(), CONFIG))
+    failed = {
+        each.key: replace(completion(each.request, ""), generations=(), error="too long")
+        if each.request.temperature
+        else completion(each.request, "no label at all")
+        for each in requests
+    }
+    (row,) = label_drafts([rows.ranked], failed, TASK, CONFIG)
+    drafts = [draft for query in row.queries for draft in query.drafts]
+    assert {draft.answer.error for draft in drafts if draft.temperature} == {"too long"}
+    assert {draft.answer.error for draft in drafts if not draft.temperature} == {"no label in the answer"}
+    assert all(draft.quality is None and draft.answer.value is None for draft in drafts)
+    assert sum(draft.temperature > 0 for draft in drafts) == 3 * len(row.queries)
 
 
 def test_only_the_first_pseudo_queries_are_drafted():
     config = run_config(drafts={"num_pseudo_queries": 1})
-    ranked = ranked_user(user(8), config)
-    requests = draft_requests([ranked], TASK, fake_tokenizer(), config)
-    completions = {request.request_id: completion(request, "comedy") for request in requests}
-    (row,) = label_drafts([ranked], completions, TASK, config)
-    assert [q.query_id for q in row.queries if q.is_pseudo] == [q.query_id for q in ranked[1].queries if q.is_pseudo][
-        :1
-    ]
+    rows = rows_of(user(8), comedy, config=config)
+    probed = [query.query_id for query in rows.probed.queries]
+    assert [query.query_id for query in rows.drafted.queries] == probed[:2]
+    assert len(probed) == 1 + config.probes.num_pseudo_queries
 
 
 def test_a_user_without_history_is_asked_without_examples():
-    requests, row = drafted(user(0), "comedy")
-    assert all(len(request.messages) == 2 for request in requests)
-    assert len(row.queries) == 1
+    rows = rows_of(user(0), comedy)
+    assert all([message.role for message in each.request.messages] == ["system", "user"] for each in rows.asked)
+    assert [query.query_id for query in rows.drafted.queries] == ["q"]
+    assert {draft.answer.value for draft in own_query(rows).drafts} == {"comedy", "romance", "fantasy"}
