@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEED ?= 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check types unit lint install
+.PHONY: demo test check types unit lint quality install
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -28,6 +28,10 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+
+# Needs HYDRA_LAMP_DIR; hours where nothing was generated yet, and resumable.
+quality: install
+	$(BIN)/python benchmarks/quality.py
 
 install: $(VENV)/.installed
 

@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -24,11 +24,12 @@ import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, Task
 from hydra_ray.generate.asking import ask
+from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.generate.engine import open_tokenizer
 from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Completion, Request, User
+from hydra_ray.records import Asked, Completion, Request, User
 from hydra_ray.stages import Stage, bucket_of
 from hydra_ray.storage import read_part, write_part
 from hydra_ray.stream import Counters, run_generation
@@ -55,7 +56,8 @@ def main() -> int:
     users = read_users(arguments.root, task)
     ratios: list[float] = []
     for name, make, num in (("probes", probes, arguments.probes), ("drafts", drafts, arguments.drafts)):
-        requests = tuple(islice(make(users, task, generator), num))
+        distinct = {request.request_id: request for request in make(users, task, generator)}
+        requests = tuple(islice(distinct.values(), num))
         side = Side(task=task, generator=generator, placement=placement, requests=requests)
         pairs = [(plain_seconds(side), stage_seconds(side, arguments.part)) for _ in range(arguments.rounds)]
         plain, ours = (statistics.median(each) for each in zip(*pairs, strict=True))
@@ -98,7 +100,7 @@ def probes(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Ite
         for query in user.queries:
             for record in user.history[:10]:
                 yield ask(
-                    request_id=f"{user.user_id} {query.query_id} {record.record_id}",
+                    user_id=user.user_id,
                     examples=[record],
                     query_input=query.input,
                     task=task,
@@ -113,7 +115,7 @@ def drafts(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Ite
     for user in users:
         for query in user.queries:
             yield ask(
-                request_id=f"{user.user_id} {query.query_id}",
+                user_id=user.user_id,
                 examples=user.history[:RECORDS_A_DRAFT],
                 query_input=query.input,
                 task=task,
@@ -146,6 +148,7 @@ def run_plain(side: Side) -> float:
             n=each.num_samples,
             temperature=each.temperature,
             max_tokens=each.max_tokens,
+            logprobs=each.num_top_tokens,
             structured_outputs=StructuredOutputsParams(choice=list(each.choices)) if each.choices else None,
         )
         for each in side.requests
@@ -161,7 +164,8 @@ def stage_seconds(side: Side, part_size: int) -> float:
     with tempfile.TemporaryDirectory(prefix="hydra_ray-generate-") as root:
         stage = Stage(name="benchmark", fingerprint="0", root=root, num_buckets=num_buckets)
         work = Given(side.requests, stage)
-        counters = run_generation(stage, "commits", work, side.task, side.generator, side.placement)
+        store = CompletionStore(folder=f"{root}/completions")
+        counters = run_generation(stage, "commits", work, store, side.task, side.generator, side.placement)
         assert counters["requests"] == len(side.requests)
         rows = [row for location in stage.parts("commits") for row in read_part(location).to_pylist()]
     return max(row["end"] for row in rows) - min(row["end"] - row["seconds"] for row in rows)
@@ -173,14 +177,18 @@ class Given:
     def __init__(self, requests: Sequence[Request], stage: Stage):
         self._requests, self._stage = requests, stage
 
-    def requests(self, bucket: int) -> list[Request]:
+    def requests(self, bucket: int) -> list[Asked]:
         """The bucket's requests."""
         num_buckets = self._stage.num_buckets
-        return [each for each in self._requests if bucket_of(each.request_id, num_buckets, "benchmark") == bucket]
+        return [
+            Asked(key=each.request_id, request=each)
+            for each in self._requests
+            if bucket_of(each.request_id, num_buckets, "benchmark") == bucket
+        ]
 
-    def commit(self, bucket: int, completions: Sequence[Completion], counters: Counters) -> Counters:
+    def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
         """When the part was ready, and how long the generator had worked on it."""
-        assert all(completion.error is None for completion in completions)
+        assert all(completion.error is None for completion in completions.values())
         row = {"end": time.time(), "seconds": counters["generator_seconds"]}
         write_part(self._stage.part("commits", bucket), pa.Table.from_pylist([row]), counters)
         return counters

@@ -190,7 +190,7 @@ def _history(report: Report) -> Iterator[str]:
 
 
 def _features(report: Report) -> Iterator[str]:
-    features = report.get("features", [])
+    features = report["features"]
     for scorer in dict.fromkeys(feature["scorer"] for feature in features):
         mine = [feature for feature in features if feature["scorer"] == scorer]
         largest = sorted(mine, key=lambda feature: -abs(feature["weight"]))[:_SHOWN_FEATURES]

@@ -27,6 +27,7 @@ The keys of metrics.json:
     gate                      by the gate's choice: num_queries, quality of the systems on them, reasons
     users                     user_id, num_history, num_queries, and quality by system, a value each user, rounded to
                               four digits; null where there are more than MAX_LISTED_USERS
+    features                  scorer, name and weight of each plain feature; empty where no scorer has any
     heads                     by scorer: how many users each head configuration was chosen for
     stages                    name, seconds, is_reused, counters, failed_fraction and inexact_fraction (of the answers)
     examples                  a few queries with all answers, by outcome: better, same, worse than RAG
@@ -81,13 +82,30 @@ class StageCost:
     """Whether an earlier run had computed it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureWeight:
+    """What a plain feature counts for in the shared head. Key: (scorer, name)."""
+
+    scorer: str
+    """reranker or adapter."""
+    name: str
+    weight: float
+    """Change of the score by one standard deviation of the feature within a query; in a cross-fitted run the mean over
+    the folds."""
+
+
 def build_report(
-    task: Task, users: Iterable[tuple[User, AnsweredUser]], costs: Sequence[StageCost], config: RunConfig
+    task: Task,
+    users: Iterable[tuple[User, AnsweredUser]],
+    costs: Sequence[StageCost],
+    config: RunConfig,
+    features: Sequence[FeatureWeight] = (),
 ) -> dict[str, Any]:
     """The content of metrics.json (see the module's docstring).
 
     Args:
         users: every new user with the answers to the user's queries; streamed, so any number of them.
+        features: of both scorers, in the order of their columns.
 
     Raises:
         InputError: no query has a known target, so there is nothing to judge.
@@ -115,6 +133,7 @@ def build_report(
         "worst_decile": worst_decile(task, judged, report["best_prompt_baseline"]),
         "gate": gate_choices(task, judged),
         "users": _users(task, judged),
+        "features": [asdict(each) for each in features],
         "heads": {"reranker": _sorted(judged.reranker_heads), "adapter": _sorted(judged.adapter_heads)},
         "stages": [_stage(cost) for cost in costs],
         # better, same, worse: the alphabet has it right

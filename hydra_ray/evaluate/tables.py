@@ -109,7 +109,7 @@ def stage_tables(report: Report) -> str:
 
 def feature_table(report: Report) -> str:
     """All plain features with their weights, heaviest first; nothing where none are known."""
-    features = sorted(report.get("features", []), key=lambda each: (each["scorer"], -abs(each["weight"])))
+    features = sorted(report["features"], key=lambda each: (each["scorer"], -abs(each["weight"])))
     rows = [("", escape(each["scorer"]), escape(each["name"]), signed_figure(each["weight"])) for each in features]
     return table("Weights of the plain features", ["scorer", "feature", "weight"], rows) if rows else ""
 

@@ -97,8 +97,9 @@ def figure_with_bounds(figure: Figure) -> str:
 
 def signed_with_bounds(figure: Figure) -> str:
     """A difference with its interval, where it has one."""
-    shown = signed_figure(figure["value"])
-    return shown if figure["low"] is None else f"{shown} [{signed_bounds(figure)}]"
+    if figure["low"] is None:
+        return signed_figure(figure["value"])
+    return f"{signed_figure(figure['value'])} [{signed_figure(figure['low'])}, {signed_figure(figure['high'])}]"
 
 
 def share(value: float) -> str:

@@ -10,7 +10,8 @@ from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError, StorageError
 from hydra_ray.evaluate import judged
 from hydra_ray.evaluate.metrics import METRICS, score_answer
-from hydra_ray.evaluate.report import StageCost, build_report
+from hydra_ray.evaluate.page import render_page
+from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
 from hydra_ray.evaluate.significance import holm
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import SystemAnswer
@@ -164,6 +165,13 @@ def test_failure_shares_are_of_the_answers_and_heads_are_counted_by_user(
     assert stages["reranker"]["failed_fraction"] is None
     assert sum(report["heads"]["reranker"].values()) == sum(report["heads"]["adapter"].values()) == 12
     assert report["versions"]["numpy"]
+
+
+def test_weights_of_plain_features_reach_the_page(task: Task, config: RunConfig, make_answers: MakeAnswers) -> None:
+    weight = FeatureWeight(scorer="adapter", name="vote_share", weight=-0.75)
+    report = build_report(task, make_answers(task, 6), [], config, [weight])
+    assert report["features"] == [{"scorer": "adapter", "name": "vote_share", "weight": -0.75}]
+    assert '<th scope="row">adapter</th><td>vote_share</td><td>\N{MINUS SIGN}0.750</td>' in render_page(report)
 
 
 def test_queries_without_a_target_are_counted_and_left_out(
