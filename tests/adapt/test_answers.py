@@ -1,78 +1,196 @@
-from builders import user
-from test_drafts import drafted
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
-from hydra_ray.adapt.answers import answer_user, choose
+import pytest
+from builders import Rows, adapter_scores, examples_of, rows_of, user
+
+from hydra_ray.adapt.answers import Scored, answer_user
+from hydra_ray.adapt.gate import GATED, Gate
 from hydra_ray.config import Task
+from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
+from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, PROMPT_SYSTEMS, VARIANTS
+from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import CandidateScore, ScoredGroup, ScoredUser, User
+from hydra_ray.records import AnsweredQuery, GateOutcome, Request, ScoredUser
 
-TASK = TASKS["planted"]
+PLANTED, HEADLINES = TASKS["planted"], TASKS["LaMP_4"]
+PREFERRED = {"personal": "comedy", "shared": "romance", "shuffled": "classic", "routed": "music"}
+OUTCOME = GateOutcome(user_id="u", fold=0, is_new=True, pseudo=(), num_pseudo=0, queries=())
 
 
-def scored(someone: User, best: dict[str, str], labels: tuple[str, ...] = TASK.labels) -> ScoredUser:
-    """Adapter scores in which each variant's head prefers the label that `best` gives."""
+def write(request: Request) -> list[str]:
+    """Different answers to a question without records, with one and with more; samples differ."""
+    if request.temperature:
+        return ["violence", "nature", "violence"]
+    return [("fantasy", "mystery", "politics")[min(len(request.messages) // 2 - 1, 2)]]
+
+
+def gate(*means: float) -> Gate:
+    """A gate that expects these qualities of everyone."""
+    nothing = (0.0,) * len(GATED)
+    return Gate(means_S=means, pseudo_means_S=nothing, slopes_S=nothing, prior_queries_S=(1.0,) * len(GATED))
+
+
+def answered(
+    rows: Rows,
+    task: Task = PLANTED,
+    preferred: dict[str, str] = PREFERRED,
+    adapter: ScoredUser | None = None,
+    by: Gate | None = None,
+) -> tuple[AnsweredQuery, dict[str, str | None]]:
+    """The own query's row, and its answers by system."""
+    (examples,) = examples_of(rows, task=task)
+    scored = adapter or adapter_scores(rows.user, examples, preferred)
+    row = Scored(
+        user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored, outcome=OUTCOME
+    )
+    found = answer_user(row, task, by)
+    assert (found.user_id, found.num_history) == ("u", len(rows.user.history))
+    assert (found.reranker_head, found.adapter_head) == ("shared", scored.head)
+    (query,) = found.queries
+    assert len({each.system for each in query.answers}) == len(query.answers)
+    return query, {each.system: each.value for each in query.answers}
+
+
+ROWS = rows_of(user(8), write)
+
+
+def test_every_system_answers_every_evaluated_query_and_no_other():
+    _, found = answered(ROWS)
+    assert set(found) == {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA}
+    assert all(found.values())
+
+
+def test_a_prompt_answers_for_the_system_that_is_named_after_it():
+    _, found = answered(ROWS)
+    assert {found[name] for name in ("zero_shot", "pag_0")} == {"fantasy"}
+    assert {found[name] for name in ("rag_1", "pag_1")} == {"mystery"}
+    assert {found[name] for name in ("rag_2", "rag_k", "random_k", "pag_k", "reranker_only")} == {"politics"}
+
+
+def test_counting_systems_count_what_is_there_anyway():
+    _, found = answered(ROWS)
+    history = {record.record_id: record.output for record in ROWS.user.history}
+    retrieved = ROWS.probed.queries[0].retrieved
+    assert found["majority"] == majority_answer(list(history.values()))
+    assert found["knn"] == near_answer([history[r.record_id] for r in retrieved], [r.score for r in retrieved])
+    assert found["vote"] == vote_answer(["violence", "nature", "violence"]) == "violence"
+
+
+def test_each_kind_of_head_chooses_for_its_own_system():
+    _, found = answered(ROWS)
+    assert found["hydra_personal"] == found["adapter_only"] == "comedy"
+    assert (found["hydra_shared"], found["hydra_routed"], found["hydra_shuffled"]) == ("romance", "music", "classic")
+
+
+@pytest.mark.parametrize(("system", "variant"), [("adapter_only", "retrieved"), ("hydra_personal", "personal")])
+def test_adapter_only_is_the_own_heads_choice_among_what_needs_no_reranker(system: str, variant: str):
+    (examples,) = examples_of(ROWS)
+    scored = adapter_scores(ROWS.user, examples, PREFERRED)
     groups = tuple(
-        ScoredGroup(
-            group_id=f"q/{variant}",
-            query_id="q",
-            variant=variant,
-            is_pseudo=False,
+        replace(
+            group,
             candidates=tuple(
-                CandidateScore(
-                    candidate_id=label,
-                    personal=float(label == best["personal"]),
-                    shared=float(label == best["shared"]),
-                    shuffled=float(label == best["shuffled"]),
-                )
-                for label in labels
+                replace(each, personal=float(each.candidate_id == "history")) for each in group.candidates
             ),
         )
-        for variant in best
+        if group.variant == variant
+        else group
+        for group in scored.groups
     )
-    return ScoredUser(user_id=someone.user_id, is_new=True, head="lowrank-16", groups=groups)
+    _, found = answered(ROWS, adapter=replace(scored, groups=groups))
+    others = {"adapter_only", "hydra_personal"} - {system}
+    assert (found[system], *(found[other] for other in others)) == ("history", "comedy")
 
 
-BEST = {"personal": "comedy", "shared": "romance", "shuffled": "classic"}
+@pytest.mark.parametrize(("place", "name"), list(enumerate(GATED)))
+def test_hydras_answer_is_that_of_the_system_that_the_gate_chooses(place: int, name: str):
+    query, found = answered(ROWS, by=gate(*(float(n == place) for n in range(len(GATED)))))
+    assert (query.choice, found[HYDRA]) == (name, found[name])
+    assert f"{name} 1.000" in query.reason
 
 
-def answers(someone: User, *texts: str) -> dict[str, str | None]:
-    _, row = drafted(someone, *texts)
-    answered = answer_user(someone, row, scored(someone, BEST), scored(someone, BEST), TASK)
-    (query,) = answered.queries
-    return {answer.system: answer.value for answer in query.answers}
-
-
-def test_each_hydra_system_answers_with_its_own_head():
-    found = answers(user(8), "fantasy")
-    assert (found["hydra"], found["hydra_shared"], found["hydra_shuffled"]) == ("comedy", "romance", "classic")
-
-
-def test_baselines_answer_from_the_same_generations():
-    found = answers(user(8), "fantasy", "violence", "violence")
-    assert found["zero_shot"] == found["rag_1"] == found["rag_k"] == "fantasy"
-    assert found["vote"] == "violence"
-    assert found["majority"] in {"comedy", "romance"}
+def test_without_a_gate_hydra_is_the_own_heads():
+    query, found = answered(ROWS)
+    assert (query.choice, found[HYDRA]) == ("hydra_personal", found["hydra_personal"])
+    assert query.reason.startswith("no gate")
 
 
 def test_what_cannot_be_answered_is_an_error_and_never_empty():
-    someone = user(0)
-    _, row = drafted(someone, "no such label")
-    (query,) = answer_user(someone, row, scored(someone, BEST), scored(someone, {}), TASK).queries
-    for answer in query.answers:
-        assert answer.value is None
-        assert answer.error
+    rows = rows_of(user(0), lambda request: ["no such label"] * request.num_samples)
+    nothing = ScoredUser(user_id="u", is_new=True, head="shared", groups=())
+    query, found = answered(rows, adapter=nothing, by=gate(1, 0, 0, 0))
+    assert set(found) == {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA} - {"pag_0", "pag_1", "pag_k"}
+    for each in query.answers:
+        assert each.value is None
+        assert each.error
+    assert (query.pool, query.resampled) == ((), ())
+    errors = {each.system: each.error for each in query.answers}
+    assert errors["zero_shot"] == errors["vote"] == "no label in the answer"
+    assert errors["majority"] == "nothing to answer from"
 
 
-def test_a_text_task_has_no_majority():
-    task = Task(name="titles", kind="text", instruction="Write a title:")
-    _, row = drafted(user(8), "A story", task=task)
-    texts = {"personal": "A story", "shared": "A story", "shuffled": "A story"}
-    rows = scored(user(8), texts, labels=("A story",))
-    (query,) = answer_user(user(8), row, rows, rows, task).queries
-    assert "majority" not in {answer.system for answer in query.answers}
-    assert query.pool == ("A story",)
+def test_a_system_that_failed_does_not_answer_for_hydra():
+    def without_zero_shot(request: Request) -> list[str]:
+        return ["?"] if len(request.messages) == 2 and not request.temperature else write(request)
+
+    query, found = answered(rows_of(user(8), without_zero_shot), by=gate(1, 0, 0, 0))
+    assert found["zero_shot"] is None
+    assert found[HYDRA] == found[query.choice] is not None
+    assert query.reason == "the system that the gate chose has no answer"
 
 
-def test_among_equal_scores_the_first_candidate_is_chosen():
-    group = scored(user(8), {"personal": "none", "shared": "none", "shuffled": "none"}).groups[0]
-    assert choose(group, "personal") == TASK.labels[0]
+def test_a_user_without_a_profile_lacks_only_the_systems_that_need_one():
+    rows = rows_of(user(8), lambda request: [""] if request.max_tokens == PROFILE_TOKENS else write(request))
+    _, found = answered(rows)
+    assert set(found) == {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA} - {"pag_0", "pag_1", "pag_k"}
+
+
+def test_the_pool_of_a_closed_task_is_what_was_written_and_resampled_is_the_retrievers_prompt():
+    query, _ = answered(ROWS)
+    assert query.pool == ("violence", "nature")
+    assert query.resampled == ("violence", "nature", "violence")
+
+
+def headlines(**answers: Any) -> tuple[AnsweredQuery, dict[str, str | None]]:
+    def tell(request: Request) -> list[str]:
+        return ["a b c", "a b d", "e"] if request.temperature else [f"{len(request.messages)} turns"]
+
+    rows = rows_of(user(8), tell, HEADLINES)
+    preferred = {"personal": "a b d", "shared": "e", "shuffled": "e", "routed": "e"}
+    return answered(rows, HEADLINES, preferred, **answers)
+
+
+def test_a_text_task_has_a_consensus_and_nothing_that_counts_labels():
+    _, found = headlines()
+    assert set(found) == {*PROMPT_SYSTEMS, "vote", *VARIANTS, HYDRA}
+    assert found["vote"] == consensus_answer(["a b c", "a b d", "e"]) == "a b c"
+
+
+def test_the_pool_of_a_text_task_is_what_the_own_heads_chose_among():
+    query, found = headlines()
+    assert {found["hydra_personal"], found["rag_k"], "a b c", "a b d", "e"} <= set(query.pool)
+    assert len(set(query.pool)) == len(query.pool)
+    assert query.resampled == ("a b c", "a b d", "e")
+
+
+def test_only_what_is_understood_is_resampled():
+    def partly(request: Request) -> list[str]:
+        return ["violence", "?", "comedy"] if request.temperature else ["comedy"]
+
+    query, found = answered(rows_of(user(8), partly))
+    assert query.resampled == ("violence", "comedy")
+    assert found["vote"] == "violence"
+
+
+def test_the_gate_is_asked_with_what_is_known_of_the_user():
+    asked: list[GateOutcome] = []
+
+    def choose(outcome: GateOutcome) -> tuple[str, str]:
+        asked.append(outcome)
+        return "rag_k", "told so"
+
+    query, found = answered(ROWS, by=SimpleNamespace(choose=choose))  # pyright: ignore[reportArgumentType]
+    assert asked == [OUTCOME]
+    assert (query.choice, query.reason, found[HYDRA]) == ("rag_k", "told so", found["rag_k"])
