@@ -44,14 +44,9 @@ CURVES: Mapping[str, Sequence[int]] = {
 }
 """Settings that curves are drawn over, and their values. The number of folds says how many users teach a head, all but
 one fold's, while those who are evaluated stay the same."""
-PLANTED_SIZES: Sequence[Mapping[str, int]] = (
-    {},
-    {"lamp.planted.num_train_users": 20},
-    {"lamp.planted.num_train_users": 40},
-    {"lamp.planted.num_records": 5, "probes.num_pseudo_queries": 3, "drafts.num_pseudo_queries": 3},
-    {"lamp.planted.num_records": 15, "probes.num_pseudo_queries": 11, "drafts.num_pseudo_queries": 11},
-)
-"""What is different from planted.yaml; the bars are judged by the first, which is planted.yaml itself."""
+PLANTED_SIZES = ((80, 10, 7), (40, 10, 7), (20, 10, 7), (40, 5, 3), (40, 15, 11))
+"""Of the planted samples: training users, records and pseudo-queries a user. The first is planted.yaml's own, and the
+bars are judged by it."""
 
 
 def main() -> int:
@@ -145,28 +140,34 @@ def paper_config(name: str, root: str) -> RunConfig:
 
 
 def planted_configs(root: str) -> list[RunConfig]:
-    """planted.yaml, and the same with other numbers of records and of training users."""
-    storage = f"storage.root={Path(root).resolve()}"
-    return [load_config(CONFIGS / "planted.yaml", [storage, *changed("planted", changes)]) for changes in PLANTED_SIZES]
+    """planted.yaml with as many training users, records and pseudo-queries as PLANTED_SIZES says."""
+    return [
+        load_config(
+            CONFIGS / "planted.yaml",
+            [
+                f"storage.root={Path(root).resolve()}",
+                f"run=planted-{num_train_users}-{num_records}",
+                f"lamp.planted.num_train_users={num_train_users}",
+                f"lamp.planted.num_records={num_records}",
+                f"probes.num_pseudo_queries={num_pseudo_queries}",
+                f"drafts.num_pseudo_queries={num_pseudo_queries}",
+            ],
+        )
+        for num_train_users, num_records, num_pseudo_queries in PLANTED_SIZES
+    ]
 
 
 def curve_runs(names: Sequence[str], root: str) -> Iterator[tuple[str, Mapping[str, Sequence[Report]]]]:
     """By set and setting, the reports of runs that differ in this setting only."""
     for name in names:
-        run = set_config(name, root).run
-        yield (
-            name,
-            {
-                setting: [finish(set_config(name, root, changed(run, {setting: value}))) for value in CURVES[setting]]
-                for setting in CURVES
-            },
-        )
+        configs = {setting: curve_configs(name, root, setting) for setting in CURVES}
+        yield name, {setting: [finish(config) for config in configs[setting]] for setting in CURVES}
 
 
-def changed(run: str, changes: Mapping[str, int]) -> list[str]:
-    """The changes, under a run's name of their own."""
-    differences = "".join(f"-{setting}-{value}" for setting, value in changes.items())
-    return [f"run={run}{differences}", *(f"{setting}={value}" for setting, value in changes.items())]
+def curve_configs(name: str, root: str, setting: str) -> list[RunConfig]:
+    """A set's own configuration with each value of a setting."""
+    run = set_config(name, root).run
+    return [set_config(name, root, (f"run={run}-{setting}-{value}", f"{setting}={value}")) for value in CURVES[setting]]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import quality
 
-from hydra_ray.config import RunConfig
+from hydra_ray.config import RunConfig, load_config
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +33,20 @@ def test_every_user_of_a_set_is_new_in_one_of_five_folds(tmp_path: Path) -> None
         assert config.lamp.root == str(tmp_path / name)
 
 
+def test_the_planted_sample_that_the_bars_are_judged_by_is_that_of_its_configuration() -> None:
+    judged, *others = quality.planted_configs("/runs")
+    own = load_config(quality.CONFIGS / "planted.yaml", ["storage.root=/runs", f"run={judged.run}"])
+    assert judged == own
+    assert all(config.lamp != own.lamp for config in others)
+
+
 def test_no_two_runs_share_a_folder() -> None:
     configs: list[RunConfig] = quality.planted_configs("/runs")
     for name in quality.SETS:
         own = quality.set_config(name, "/runs")
         configs += [own, quality.paper_config(name, "/runs")]
-        configs += [
-            quality.set_config(name, "/runs", quality.changed(own.run, {setting: value}))
-            for setting, values in quality.CURVES.items()
-            for value in values
-        ]
+        for setting in quality.CURVES:
+            configs += quality.curve_configs(name, "/runs", setting)
     assert len({config.run for config in configs}) == len(configs)
 
 
