@@ -42,7 +42,9 @@ def test_a_file_is_what_was_written_into_it(path):
     ("override", "value"),
     [
         ("drafts.num_samples=4", 4),
-        ("drafts.temperature=0.5", 0.5),
+        ("drafts.temperatures=[0.5, 1.0]", (0.5, 1.0)),
+        ("answers.is_gated=false", False),
+        ("users.num_folds=5", 5),
         ("reranker.base.encoder=package:x", "package:x"),
         ("reranker.heads.ranks=[4, 8]", (4, 8)),
         ("users.max_users=null", None),
@@ -101,13 +103,23 @@ def test_an_override_sets_its_key_and_leaves_the_given_settings_alone(settings, 
         ("drafts.num_pseudo_queries=11", "probes.num_pseudo_queries"),
         ("lamp.root=/somewhere", "exactly one of root"),
         ("lamp.planted=null", "exactly one of root"),
-        ("reranker.heads.kinds=[lowrank]", "must contain shared"),
+        ("drafts.prompts=[zero_shot, rag_3]", "drafts.prompts"),
+        ("drafts.prompts=[zero_shot, rag_1]", "answers.is_gated needs zero_shot and rag_k"),
+        ("drafts.temperatures=[]", "drafts.temperatures"),
+        ("drafts.temperatures=[0]", "drafts.temperatures"),
+        ("users.num_folds=0", "users.num_folds"),
+        ("reranker.heads.kinds=[]", "kinds must not be empty"),
         ("reranker.heads.ranks=[]", "ranks must not be empty"),
     ],
 )
 def test_a_wrong_override_is_a_config_error_that_names_it(path, override, message):
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         load_config(path, [override])
+
+
+def test_without_a_gate_any_prompts_may_be_drafts(path):
+    config = load_config(path, ["drafts.prompts=[]", "answers.is_gated=false"])
+    assert config.drafts.prompts == ()
 
 
 def test_all_wrong_settings_are_named_at_once_with_the_file(path):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from builders import run_config
 
-from hydra_ray.config import RunConfig
+from hydra_ray.config import STAGE_NAMES, RunConfig
 from hydra_ray.errors import ConfigError
 from hydra_ray.plan import plan_run
 
@@ -15,24 +15,40 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
 BEFORE = fingerprints(run_config())
 
 
+@pytest.fixture
+def lamp_4(tmp_path: Path) -> str:
+    """A folder with the files of a task; planning reads nothing of them but their fingerprints."""
+    for name in ("train_questions", "train_outputs", "dev_questions"):
+        (tmp_path / f"{name}.json").write_text("[]")
+    return str(tmp_path)
+
+
 def changed_stages(config: RunConfig) -> set[str]:
     return {name for name, value in fingerprints(config).items() if value != BEFORE[name]}
 
 
 SCORER = ("examples", "base", "features", "heads")
-AFTER_RERANKER = {"drafts", *(f"adapter.{step}" for step in SCORER), "answers", "report"}
+AFTER_ADAPTER = {"gate", "answers", "report"}
+AFTER_DRAFTS = {*(f"adapter.{step}" for step in SCORER), *AFTER_ADAPTER}
+AFTER_RERANKER = {"drafts", *AFTER_DRAFTS}
+AFTER_PROBES = {*(f"reranker.{step}" for step in SCORER), *AFTER_RERANKER}
 
 
 @pytest.mark.parametrize(
     ("sections", "expected"),
     [
         ({"report": {"seed": 1}}, {"report"}),
-        ({"adapter": {"heads": {"ranks": [2]}}}, {"adapter.heads", "answers", "report"}),
-        ({"drafts": {"temperature": 0.5}}, AFTER_RERANKER),
+        ({"answers": {"is_gated": False}}, {"answers", "report"}),
+        ({"adapter": {"heads": {"ranks": [2]}}}, {"adapter.heads", *AFTER_ADAPTER}),
+        ({"drafts": {"temperatures": [0.5]}}, AFTER_RERANKER),
+        ({"drafts": {"prompts": ["zero_shot", "rag_k"]}}, AFTER_RERANKER),
         ({"reranker": {"heads": {"ranks": [2]}}}, {"reranker.heads", *AFTER_RERANKER}),
-        ({"probes": {"seed": 1}}, set(BEFORE) - {"users"}),
-        ({"generator": {"seed": 1}}, set(BEFORE) - {"users"}),
+        ({"reranker": {"has_plain_features": False}}, AFTER_PROBES),
+        ({"adapter": {"has_plain_features": False}}, AFTER_DRAFTS),
+        ({"probes": {"seed": 1}}, {"probes", *AFTER_PROBES}),
+        ({"generator": {"seed": 1}}, {"profiles", "probes", *AFTER_PROBES}),
         ({"users": {"bucket_key": "other"}}, set(BEFORE)),
+        ({"users": {"num_folds": 3}}, set(BEFORE)),
         ({"placement": {"generator_actors": 2}}, {"report"}),
     ],
 )
@@ -43,13 +59,69 @@ def test_a_setting_changes_only_the_stages_that_depend_on_it(
 
 
 def test_stages_are_in_the_order_they_run():
-    order = [name.split(".")[0] for name in BEFORE]
-    assert list(dict.fromkeys(order)) == ["users", "probes", "reranker", "drafts", "adapter", "answers", "report"]
+    assert tuple(dict.fromkeys(name.split(".")[0] for name in BEFORE)) == STAGE_NAMES
 
 
 def test_a_relative_root_is_refused():
     with pytest.raises(ConfigError, match=r"storage\.root is the relative path"):
         plan_run(run_config("outputs"))
+
+
+def completions_of(**sections: dict[str, object]) -> str:
+    return plan_run(run_config(**sections)).completions.folder
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"drafts": {"num_samples": 5}},
+        {"probes": {"num_records": 4}},
+        {"users": {"num_folds": 3}},
+        {"generator": {"seed": 1}},
+        {"generator": {"is_constrained": False, "prompt_form": "sentence"}},
+        {"placement": {"generator_actors": 2}},
+    ],
+)
+def test_runs_of_one_generator_share_what_it_has_answered(sections: dict[str, dict[str, object]]):
+    assert completions_of(**sections) == completions_of()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"generator": {"model": "org/another"}},
+        {"generator": {"engine": "vllm"}},
+        {"generator": {"dtype": "float32"}},
+        {"generator": {"max_model_tokens": 1024}},
+        {"users": {"num_buckets": 3}},
+        {"users": {"bucket_key": "other"}},
+    ],
+)
+def test_another_generator_or_other_buckets_share_nothing(sections: dict[str, dict[str, object]]):
+    assert completions_of(**sections) != completions_of()
+
+
+@pytest.mark.parametrize(
+    ("num_folds", "num_epochs", "expected"),
+    [(1, 2, [None]), (1, 0, [None]), (3, 0, [None, None, None]), (3, 2, [0, 1, 2])],
+)
+def test_a_trained_base_is_trained_for_each_fold_and_an_untrained_one_serves_all(
+    num_folds: int, num_epochs: int, expected: list[int | None]
+):
+    scorer = {"base": {**run_config().adapter.base.model_dump(), "num_epochs": num_epochs}}
+    plan = plan_run(run_config(users={"num_folds": num_folds}, adapter=scorer, reranker=scorer))
+    assert plan.adapter.base_folds() == plan.reranker.base_folds() == expected
+
+
+def test_only_where_one_label_is_right_is_the_rest_of_a_group_worth_nothing(lamp_4: str):
+    closed = plan_run(run_config())
+    text = plan_run(run_config(lamp={"task": "LaMP_4", "planted": None, "root": lamp_4}))
+    assert (closed.reranker.is_graded, closed.adapter.is_graded, closed.adapter.interaction) == (
+        True,
+        False,
+        "bilinear",
+    )
+    assert (text.reranker.is_graded, text.adapter.is_graded, text.adapter.interaction) == (True, True, "pair")
 
 
 def test_another_encoder_in_the_same_folder_changes_what_is_retrieved(tmp_path: Path):

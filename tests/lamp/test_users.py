@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,51 @@ def test_own_users_who_leak_are_left_out_too(make_config, stage, tmp_path):
     lamp = {"task": "LaMP_4", "users_files": [str(path)], "drop_leaks": True}
     assert ingest(make_config(lamp), stage)["leaking_users"] == 2
     assert {user.user_id for user in _rows(stage, "users", User)} == {"u0", "u2"}
+
+
+def test_in_a_cross_fitted_run_everyone_teaches_and_is_new_in_exactly_one_fold(
+    make_config, stage, tags, write_split, sample_of
+):
+    train, new = [sample_of(f"t{n}") for n in range(60)], [sample_of(f"n{n}") for n in range(40)]
+    write_split("dev", new, _golds(new))
+    root = write_split("train", train, _golds(train))
+    lamp = {"task": tags.model_dump(), "root": root}
+    counters = ingest(make_config(lamp, num_folds=5), stage)
+    assert counters["users"] == counters["train_users"] == counters["new_users"] == 100
+    users = _rows(stage, "users", User)
+    assert not any(user.is_new for user in users)
+    assert all(user.is_evaluated() and user.queries[0].target == "romance" for user in users)
+    folds = {user.user_id: user.fold for user in users}
+    sizes = Counter(folds.values())
+    assert set(sizes) == set(range(5))
+    assert min(sizes.values()) >= 10
+    for changes, is_same in (({}, True), ({"bucket_key": "other"}, True), ({"fold_seed": 1}, False)):
+        again = Stage(name="users", fingerprint=f"{changes}", root=stage.root, num_buckets=3)
+        ingest(make_config(lamp, num_folds=5, **changes), again)
+        assert ({user.user_id: user.fold for user in _rows(again, "users", User)} == folds) == is_same
+
+
+def test_without_folds_the_splits_say_who_is_new(make_config, stage, tags, root):
+    ingest(make_config({"task": tags.model_dump(), "root": root}), stage)
+    users = _rows(stage, "users", User)
+    assert {user.fold for user in users} == {None}
+    assert {user.user_id for user in users if user.is_evaluated()} == {f"dev:n{n}" for n in range(10)}
+
+
+def test_a_user_without_a_target_cannot_be_cross_fitted(make_config, stage, tags, write_split, sample_of):
+    train, new = [sample_of(f"t{n}") for n in range(4)], [sample_of("n0"), sample_of("n1")]
+    write_split("dev", new, None)
+    root = write_split("train", train, _golds(train))
+    counters = ingest(
+        make_config({"task": tags.model_dump(), "root": root}, num_folds=2, max_rejected_fraction=0.5), stage
+    )
+    assert (counters["users"], counters["rejected"]) == (4, 2)
+    rejected = _rows(stage, "rejected", Rejected)
+    assert {(row.source, row.sample_id) for row in rejected} == {
+        ("dev_questions.json", "n0"),
+        ("dev_questions.json", "n1"),
+    }
+    assert all("a query has no target" in row.reason and "cross-fitted" in row.reason for row in rejected)
 
 
 @pytest.mark.lamp
