@@ -1,15 +1,15 @@
 """How far a run is: each stage's parts, time and tokens, read from the run's folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hydra_ray import storage
 from hydra_ray.config import check_config
 from hydra_ray.errors import InputError
-from hydra_ray.plan import plan_run
+from hydra_ray.plan import Plan, plan_run
+from hydra_ray.scorer.features import features_table
+from hydra_ray.scorer.shape import base_name_of
+from hydra_ray.scorer.store import scores_table
 from hydra_ray.stages import Stage
-
-MAIN_TABLES = {"examples": "examples", "features": "features", "heads": "scores"}
-"""The table that tells how far a stage is, where it is not the one of the stage's own name."""
 
 
 def status_lines(run_folder: str) -> Iterator[str]:
@@ -23,13 +23,25 @@ def status_lines(run_folder: str) -> Iterator[str]:
         raise InputError(f"no run at {run_folder}: there is no config.json. Give <storage.root>/runs/<run>.")
     plan = plan_run(check_config(storage.read_json(location), source=location))
     yield f"run {plan.config.run}, task {plan.task.name}, {plan.config.users.num_buckets} parts a table"
+    tables = _tables(plan)
     for stage in plan.stages():
-        yield f"  {stage.name:<20} {_state(stage)}"
+        yield f"  {stage.name:<20} {_state(stage, tables.get(stage.name, []))}"
     report = storage.join(run_folder, "report.html")
     yield f"report: {report}" if storage.exists(report) else "report: not yet; run the same configuration to resume"
 
 
-def _state(stage: Stage) -> str:
+def _tables(plan: Plan) -> dict[str, list[str]]:
+    """The tables that tell how far a stage is, by the stage's name; none where it has no parts."""
+    found = {stage.name: [stage.name] for stage in plan.stages() if "." not in stage.name and stage != plan.report}
+    for scorer in (plan.reranker, plan.adapter):
+        bases = map(base_name_of, dict.fromkeys(scorer.base_folds()))
+        found[scorer.examples.name] = ["examples"]
+        found[scorer.features.name] = [features_table(name) for name in bases]
+        found[scorer.heads.name] = [scores_table(fold) for fold in range(scorer.num_folds)]
+    return found
+
+
+def _state(stage: Stage, tables: Sequence[str]) -> str:
     if stage.is_complete():
         manifest = stage.manifest()
         counters = manifest["counters"]
@@ -37,8 +49,8 @@ def _state(stage: Stage) -> str:
         shown = ("rows", "requests", "generated_tokens", "failed")
         pieces += [f"{counters[name]:.0f} {name.replace('_', ' ')}" for name in shown if name in counters]
         return ", ".join(pieces)
-    if stage.name.endswith((".base", "report")):
+    if not tables:
         return "waiting or running"
-    last = stage.name.rsplit(".", 1)[-1]
-    num_missing = len(stage.missing_buckets(MAIN_TABLES.get(last, last)))
-    return f"{stage.num_buckets - num_missing} of {stage.num_buckets} parts"
+    num_parts = len(tables) * stage.num_buckets
+    num_missing = sum(len(stage.missing_buckets(table)) for table in tables)
+    return f"{num_parts - num_missing} of {num_parts} parts"
