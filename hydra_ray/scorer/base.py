@@ -73,6 +73,8 @@ class Base(nn.Module):
 
     def learned_features(self, queries: Sequence[str], candidates: Sequence[str]) -> torch.Tensor:
         """Features (N, W) of each query with the candidate at the same place; what repeats is encoded once."""
+        if not self.shape.width:
+            return self.query_projection.new_zeros(len(queries), 0)
         if self.candidate_projection is None:
             pairs, place_of = distinct(list(zip(queries, candidates, strict=True)))
             pooled_TH = self._pool([query for query, _ in pairs], [candidate for _, candidate in pairs])

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_ray.config import HeadsConfig
-from hydra_ray.scorer.heads import Floats, GroupTable, Ints, fit_codes
+from hydra_ray.scorer.heads import Floats, GroupTable, Ints
+from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.population import Population
 
 
@@ -71,7 +72,7 @@ def _fit_lowrank(
 ) -> Floats:
     basis_DR = _basis(configuration, population)
     variances_R = population.variances[basis_DR.shape[1]]
-    return fit_codes(table, table.features_ND @ basis_DR, offsets_N, variances_R, weights_G).codes_UR
+    return Regression(table, table.features_ND @ basis_DR, offsets_N).codes(variances_R, weights_G)
 
 
 def _score_lowrank(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hydra_ray import storage
 from hydra_ray.records import Group, UserExamples, arrow_list, arrow_schema, from_table
@@ -125,7 +124,7 @@ def features_table(base_name: str) -> str:
 def is_new_in(part: pa.Table, fold: int | None) -> Bools:
     """Which users of a table with columns `is_new` and `fold` are new in a fold of a cross-fitted run."""
     is_new_U = part["is_new"].to_numpy().astype(bool)
-    return is_new_U if fold is None else is_new_U | pc.equal(part["fold"], fold).fill_null(False).to_numpy()
+    return is_new_U if fold is None else is_new_U | (part["fold"].to_numpy() == fold)
 
 
 def read_features(location: str, fold: int, *, is_graded: bool) -> FeaturePart:

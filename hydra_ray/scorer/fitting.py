@@ -30,7 +30,7 @@ from hydra_ray.scorer.selection import (
     user_heads,
 )
 from hydra_ray.scorer.shared import user_fold
-from hydra_ray.scorer.store import heads_table, scores_table, write_heads
+from hydra_ray.scorer.store import heads_table, population_folder, scores_table, write_heads
 from hydra_ray.scorer.trials import COHORTS, group_folds, read_trial, run_trial, shared_scores, write_trial
 from hydra_ray.stages import Stage
 
@@ -53,7 +53,7 @@ class HeadJob:
     @property
     def population_folder(self) -> str:
         """Location of the population."""
-        return storage.join(self.stage.folder, f"population-{self.fold}")
+        return population_folder(self.stage.folder, self.fold)
 
     @property
     def scores_table(self) -> str:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hydra_ray import storage
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, fit_codes, group_losses
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.routed import RoutedHeads
 from hydra_ray.scorer.shared import SharedHead, fit_shared_heads, search
 from hydra_ray.seeds import rng_of
@@ -25,8 +26,8 @@ VARIANCE_FACTORS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0)
 """Candidates for the factor by which the estimated variances are corrected on held-out groups: the Laplace
 approximation makes them too small where users have few groups and differ much."""
 COVARIANCE_STEPS = 8
-MAX_SEARCH_USERS = 300
-"""Users on whom candidate values of the priors are compared."""
+MAX_SEARCH_USERS = 150
+"""Users on whom start variances are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,16 @@ def _to_safetensors(arrays: Mapping[str, Floats]) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
+def feature_weights(population: Population, plain_names: Sequence[str]) -> list[tuple[str, float]]:
+    """Each plain feature's weight in the shared head of queries, per standard deviation within a query.
+
+    Args:
+        plain_names: of the plain features, which come last.
+    """
+    weights = population.query_head.weights_D * population.scales_D
+    return list(zip(plain_names, weights[len(weights) - len(plain_names) :].tolist(), strict=True))
+
+
 def within_group_scales(table: GroupTable) -> Floats:
     """Standard deviation of each feature around its group's mean; 1 where a feature never varies within a group."""
     if not table.num_groups:
@@ -133,10 +144,13 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, num_learned: int, 
     num_features = table.features_ND.shape[1]
     start_D = _start_variances(table, offsets_N, num_learned, seed)
     covariance = np.diag(start_D)
+    deviations_UD = np.zeros((table.num_users, num_features))
     for _ in range(COVARIANCE_STEPS):
         values, directions = np.linalg.eigh(covariance)
-        fit = fit_codes(table, table.features_ND @ directions, offsets_N, np.maximum(values, 0))
-        moments = fit.codes_UR.T @ fit.codes_UR + fit.covariances_URR.sum(axis=0)
+        regression = Regression(table, table.features_ND @ directions, offsets_N)
+        fit = regression.posterior(np.maximum(values, 0), deviations_UD @ directions)
+        deviations_UD = fit.codes_UR @ directions.T
+        moments = fit.codes_UR.T @ fit.codes_UR + fit.covariances().sum(axis=0)
         observed = directions @ moments @ directions.T
         # As many imagined users who deviate by the start variances as there are features: an inverse Wishart prior.
         covariance = (observed + num_features * np.diag(start_D)) / (table.num_users + num_features)
@@ -144,27 +158,24 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, num_learned: int, 
     return directions[:, ::-1], np.maximum(values[::-1], 0)
 
 
-def choose_factor(table: GroupTable, inputs_NR: Floats, offsets_N: Floats, variances_R: Floats, fold_G: Ints) -> float:
+def choose_factor(regression: Regression, variances_R: Floats, fold_G: Ints) -> float:
     """The factor of the prior variances with the lowest loss on held-out groups of the same users."""
     losses = {
-        factor: float(
-            group_losses(table, held_out_scores(table, inputs_NR, offsets_N, factor * variances_R, fold_G)).mean()
-        )
+        factor: group_losses(regression.table, held_out_scores(regression, factor * variances_R, fold_G)).mean()
         for factor in VARIANCE_FACTORS
     }
     return min(losses, key=lambda factor: losses[factor])
 
 
-def held_out_scores(
-    table: GroupTable, inputs_NR: Floats, offsets_N: Floats, variances_R: Floats, fold_G: Ints
-) -> Floats:
+def held_out_scores(regression: Regression, variances_R: Floats, fold_G: Ints) -> Floats:
     """Each group's scores by its user's code, fitted without the fold that the group is in."""
+    table = regression.table
     user_N, fold_N = table.user_of_candidate(), fold_G[table.group_of_candidate()]
-    scores = offsets_N.astype(np.float64)
+    scores = regression.offsets_N.astype(np.float64)
     for fold in np.unique(fold_G):
-        fit = fit_codes(table, inputs_NR, offsets_N, variances_R, (fold_G != fold).astype(float))
+        codes_UR = regression.codes(variances_R, (fold_G != fold).astype(float))
         rows = fold_N == fold
-        scores[rows] += (inputs_NR[rows] * fit.codes_UR[user_N[rows]]).sum(axis=1)
+        scores[rows] += (regression.inputs_NR[rows] * codes_UR[user_N[rows]]).sum(axis=1)
     return scores
 
 
@@ -208,9 +219,8 @@ def fit_population(
         directions, values = estimate_deviations(scaled, offsets_N, num_learned, seed)
         basis = directions[:, : max(ranks)]
         for rank in {min(rank, len(scales)) for rank in ranks}:
-            inputs = scaled.features_ND @ basis[:, :rank]
-            factor = choose_factor(scaled, inputs, offsets_N, values[:rank], fold_G)
-            variances[rank] = factor * values[:rank]
+            regression = Regression(scaled, scaled.features_ND @ basis[:, :rank], offsets_N)
+            variances[rank] = choose_factor(regression, values[:rank], fold_G) * values[:rank]
     query_head, pseudo_head = (
         SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads
     )
@@ -236,8 +246,13 @@ def _start_variances(table: GroupTable, offsets_N: Floats, num_learned: int, see
     def spread(pair: _Variances) -> Floats:
         return np.repeat([pair.learned, pair.plain], (num_learned, num_plain))
 
+    regression = Regression(table, table.features_ND, offsets_N)
+    nearest = np.zeros((table.num_users, table.features_ND.shape[1]))
+
     def cost(pair: _Variances) -> float:
-        return -float(fit_codes(table, table.features_ND, offsets_N, spread(pair)).evidences_U.sum())
+        fit = regression.posterior(spread(pair), nearest)
+        nearest[:] = fit.codes_UR
+        return -float(fit.evidences_U.sum())
 
     values = {
         "plain": START_VARIANCES if num_plain else [0.0],

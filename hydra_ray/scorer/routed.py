@@ -8,15 +8,17 @@ components, E heads.
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import softmax
 
-from hydra_ray.scorer.heads import Floats, GroupTable, Ints, padded_rows
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses, group_probabilities
+from hydra_ray.seeds import rng_of
 
 NUM_HEADS = 7
 NUM_COMPONENTS = 16
 """Directions in which histories differ most that the gate reads."""
-NUM_STEPS = 300
-LEARNING_RATE = 0.02
-WEIGHT_DECAYS = (0.1, 1.0, 10.0)
+MAX_STEPS = 60
+WEIGHT_DECAYS = (0.1, 1.0, 10.0, 100.0)
 """Candidates for the ridge on what the heads differ in, chosen on users left out."""
 
 
@@ -35,8 +37,7 @@ class RoutedHeads:
     def mixtures(self, histories_UH: Floats) -> Floats:
         """Weight (U, E) of each head for each user; a user's sum to 1."""
         logits = (histories_UH - self.means_H) @ self.components_PH.T @ self.gate_EP.T + self.gate_bias_E
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
+        return softmax(logits, axis=1)
 
     def scores(self, features_ND: Floats, offsets_N: Floats, histories_UH: Floats, user_N: Ints) -> Floats:
         """Each candidate's score: the shared head's plus the user's mixture of deviations."""
@@ -56,15 +57,14 @@ def fit_routed_heads(
     """
     means = histories_UH.mean(axis=0)
     components = _components(histories_UH - means)
-    histories = (histories_UH - means) @ components.T
+    problem = _Problem(table, offsets_N, (histories_UH - means) @ components.T, seed)
     judges_G = (user_fold_U == 0)[table.user_of_group()]
-    weights_G = np.ones(table.num_groups)
-    losses = {
-        decay: _train(table, offsets_N, np.where(judges_G, 0, weights_G), histories, decay, seed)[1](judges_G)
-        for decay in (WEIGHT_DECAYS if judges_G.any() and not judges_G.all() else WEIGHT_DECAYS[-1:])
-    }
-    best = min(losses, key=lambda decay: losses[decay])
-    (deviations, gate, bias), _ = _train(table, offsets_N, weights_G, histories, best, seed)
+    everybody = np.ones(table.num_groups)
+    losses = {np.inf: group_losses(table, offsets_N)[judges_G].mean()} if judges_G.any() else {}
+    if judges_G.any() and not judges_G.all():
+        losses |= {decay: problem.loss(problem.fit(everybody - judges_G, decay), judges_G) for decay in WEIGHT_DECAYS}
+    best = min(losses, key=lambda decay: losses[decay], default=np.inf)
+    deviations, gate, bias = problem.split(problem.fit(everybody, best) if best < np.inf else problem.nothing())
     return RoutedHeads(
         deviations_ED=deviations,
         gate_EP=gate,
@@ -86,36 +86,66 @@ def _components(centred_UH: Floats) -> Floats:
     return rows[:NUM_COMPONENTS][kept] / values[:NUM_COMPONENTS][kept, None]
 
 
-def _train(table: GroupTable, offsets_N: Floats, weights_G: Floats, histories_UP: Floats, decay: float, seed: int):
-    """The fitted arrays, and a function that gives the mean loss of some groups."""
-    import torch
+class _Problem:
+    """The loss of heads and gate, all in one vector, on one table."""
 
-    rows = torch.from_numpy(padded_rows(table.pooled(), np.array([0]))[0])
-    mask = rows >= 0
-    features = torch.from_numpy(table.features_ND).float()[rows]
-    offsets = torch.from_numpy(offsets_N).float()[rows]
-    targets = torch.where(mask, torch.from_numpy(table.targets_N).float()[rows], 0.0)
-    weights = torch.from_numpy(weights_G).float()
-    histories = torch.from_numpy(histories_UP).float()
-    users = torch.from_numpy(table.user_of_group())
-    generator = torch.Generator().manual_seed(seed)
-    deviations = (0.01 * torch.randn(NUM_HEADS, features.shape[-1], generator=generator)).requires_grad_()
-    gate = (0.1 * torch.randn(NUM_HEADS, histories.shape[1], generator=generator)).requires_grad_()
-    bias = torch.zeros(NUM_HEADS, requires_grad=True)
+    def __init__(self, table: GroupTable, offsets_N: Floats, histories_UP: Floats, seed: int) -> None:
+        self._table, self._offsets_N, self._histories_UP = table, offsets_N, histories_UP
+        self._features_ND = table.features_ND.astype(np.float32)
+        self._user_G, self._user_N = table.user_of_group(), table.user_of_candidate()
+        rng, num_components = rng_of(seed, "routed heads"), histories_UP.shape[1]
+        self._shapes = ((NUM_HEADS, table.features_ND.shape[1]), (NUM_HEADS, num_components), (NUM_HEADS,))
+        deviations, gate = (rng.normal(size=shape) * 0.1 for shape in self._shapes[:2])
+        self._start = np.concatenate([0.1 * deviations.ravel(), gate.ravel(), np.zeros(NUM_HEADS)])
 
-    def group_losses():
-        own = torch.softmax(histories @ gate.T + bias, dim=1) @ deviations
-        scores = offsets + torch.einsum("gcd,gd->gc", features, own[users])
-        logs = scores.masked_fill(~mask, -1e30).log_softmax(dim=1)
-        return -(torch.where(mask, logs, 0.0) * targets).sum(1)
+    def nothing(self) -> Floats:
+        """Heads that add nothing to the shared one."""
+        return np.zeros_like(self._start)
 
-    optimizer = torch.optim.Adam([deviations, gate, bias], lr=LEARNING_RATE)
-    for _ in range(NUM_STEPS):
-        optimizer.zero_grad()
-        ridge = decay * ((deviations**2).sum() + (gate**2).sum())
-        ((group_losses() * weights).sum() + ridge).div(weights.sum()).backward()
-        optimizer.step()
-    fitted = tuple(each.detach().double().numpy() for each in (deviations, gate, bias))
-    with torch.no_grad():
-        final = group_losses().numpy()
-    return fitted, lambda groups_G: float(final[groups_G].mean())
+    def split(self, vector: Floats) -> tuple[Floats, Floats, Floats]:
+        """Deviations, gate and its bias."""
+        ends = np.cumsum([np.prod(shape) for shape in self._shapes]).astype(int)
+        deviations, gate, bias = np.split(vector, ends[:-1])
+        return deviations.reshape(self._shapes[0]), gate.reshape(self._shapes[1]), bias
+
+    def loss(self, vector: Floats, groups_G: Bools) -> float:
+        """The mean loss of some groups."""
+        return float(group_losses(self._table, self._scores(vector)[0])[groups_G].mean())
+
+    def fit(self, weights_G: Floats, decay: float) -> Floats:
+        """The vector with a low ridge loss.
+
+        Args:
+            weights_G: how much each group counts.
+        """
+        found = minimize(
+            self._derivatives,
+            self._start,
+            (weights_G, decay),
+            method="L-BFGS-B",
+            jac=True,
+            options={"maxiter": MAX_STEPS, "ftol": 1e-6},
+        )
+        return found.x
+
+    def _scores(self, vector: Floats) -> tuple[Floats, Floats, Floats]:
+        """Scores, what each head adds to a candidate, and the users' mixtures."""
+        deviations, gate, bias = self.split(vector)
+        mixtures_UE = softmax(self._histories_UP @ gate.T + bias, axis=1)
+        added_NE = self._features_ND @ deviations.T.astype(np.float32)
+        return self._offsets_N + (added_NE * mixtures_UE[self._user_N]).sum(axis=1), added_NE, mixtures_UE
+
+    def _derivatives(self, vector: Floats, weights_G: Floats, decay: float) -> tuple[float, Floats]:
+        table, num_biases = self._table, NUM_HEADS
+        scores_N, added_NE, mixtures_UE = self._scores(vector)
+        weights_N = weights_G[table.group_of_candidate()]
+        residuals_N = (group_probabilities(table, scores_N) - table.targets_N) * weights_N
+        by_head_NE = (residuals_N[:, None] * mixtures_UE[self._user_N]).astype(np.float32)
+        by_mixture_UE = np.zeros_like(mixtures_UE)
+        by_group_GE = np.add.reduceat(residuals_N[:, None] * added_NE, table.group_starts[:-1])
+        np.add.at(by_mixture_UE, self._user_G, by_group_GE)
+        by_logit_UE = mixtures_UE * (by_mixture_UE - (mixtures_UE * by_mixture_UE).sum(axis=1, keepdims=True))
+        gradient = [by_head_NE.T @ self._features_ND, by_logit_UE.T @ self._histories_UP, by_logit_UE.sum(axis=0)]
+        ridged = vector * (np.arange(len(vector)) < len(vector) - num_biases)
+        loss = group_losses(table, scores_N) @ weights_G + decay * (ridged**2).sum()
+        return float(loss), np.concatenate([each.ravel() for each in gradient]) + 2 * decay * ridged

@@ -73,7 +73,7 @@ def shuffled_scores(
 def routed_scores(part: FeaturePart, population: Population) -> Floats:
     """Every candidate's score by the heads that the user's history mixes; the shared head's where there are none."""
     offsets_N = shared_scores(part, population)
-    if population.routed is None:
+    if population.routed is None or not part.user_ids:
         return offsets_N
     return population.routed.scores(
         part.table.features_ND, offsets_N, part.histories_UH, part.table.user_of_candidate()

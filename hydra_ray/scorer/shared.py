@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from hydra_ray.errors import TrainingError
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, fit_codes, group_losses
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.newton import Regression
 from hydra_ray.seeds import rng_of, seed_of
 
-RIDGE_VARIANCES = (1e-3, 1e-2, 0.1, 1.0)
+RIDGE_VARIANCES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Candidates for the prior variance of the shared head's weights, of features that vary by 1 within a group."""
 PSEUDO_WEIGHTS = (1.0, 0.3, 0.1, 0.0)
 """Candidates for what a pseudo-query counts for the head of queries, on which a query counts 1."""
@@ -37,6 +38,9 @@ class _Choice(NamedTuple):
     learned_variance: float
     plain_variance: float
     pseudo_weight: float
+
+
+_START = _Choice(learned_variance=0.01, plain_variance=0.1, pseudo_weight=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ def user_fold(user_id: str) -> int:
 def fit_shared_heads(
     table: GroupTable, is_pseudo_G: Bools, user_fold_U: Ints, num_learned: int, is_judge_U: Bools, seed: int
 ) -> tuple[SharedHead, SharedHead]:
-    """The shared heads of queries and of pseudo-queries.
+    """The shared heads of queries and of pseudo-queries; one for both where there is but one kind.
 
     Args:
         table: every group teaches; features vary by about 1 within a group.
@@ -82,9 +86,9 @@ def fit_shared_heads(
         )
     problem = _Problem(table, is_pseudo_G, user_fold_U, num_learned, seed)
     may_judge_G = is_judge_U[table.user_of_group()]
-    of_pseudo = problem.choose(_judges(may_judge_G, is_pseudo_G), _Choice(0.01, 0.1, 1.0), [1.0])
+    of_pseudo = problem.choose(_judges(may_judge_G, is_pseudo_G), _START, [1.0])
     pseudo_head = problem.head(of_pseudo)
-    if is_pseudo_G.all():
+    if is_pseudo_G.all() or not is_pseudo_G.any():
         return pseudo_head, pseudo_head
     of_queries = problem.choose(_judges(may_judge_G, ~is_pseudo_G), of_pseudo, PSEUDO_WEIGHTS)
     return problem.head(of_queries), pseudo_head
@@ -97,57 +101,53 @@ def _judges(may_judge_G: Bools, is_kind_G: Bools) -> Bools:
 
 
 class _Problem:
-    """The ridge regressions of one table; each is started from the last one of its fold."""
+    """The ridge regressions of one table, whose groups are sorted by fold; each is started from the last one."""
 
     def __init__(self, table: GroupTable, is_pseudo_G: Bools, user_fold_U: Ints, num_learned: int, seed: int):
-        self._table, self._is_pseudo_G = table, is_pseudo_G
-        self._fold_G = user_fold_U[table.user_of_group()]
-        self._num_learned = num_learned
-        self._seed = seed
-        self._starts: dict[int, Floats] = {}
+        fold_G, user_G = user_fold_U[table.user_of_group()], table.user_of_group()
+        order = np.argsort(fold_G, kind="stable")
+        chosen = rng_of(seed, "search").permutation(table.num_users)[:MAX_SEARCH_USERS]
+        self._table = table.handed_to(fold_G, NUM_USER_FOLDS)
+        self._fold_G = fold_G[order]
+        self._is_pseudo_G = is_pseudo_G[order]
+        self._is_sampled_G = np.isin(user_G, chosen)[order]
+        self._num_learned, self._num_plain = num_learned, table.features_ND.shape[1] - num_learned
+        self._regression = Regression(self._table, self._table.features_ND, np.zeros(len(table.features_ND)))
+        self._order = order
+        self._start = np.zeros(table.features_ND.shape[1])
 
     def choose(self, judges_G: Bools, start: _Choice, pseudo_weights: Sequence[float]) -> _Choice:
         """The choice with a low left-out loss of the judges, found by changing one value at a time."""
-        chosen = rng_of(self._seed, "search").permutation(self._table.num_users)[:MAX_SEARCH_USERS]
-        is_kept_G = np.isin(self._table.user_of_group(), chosen)
-        judges_G = judges_G & is_kept_G if (judges_G & is_kept_G).any() else judges_G
+        judges_G = judges_G[self._order]
+        judges_G = judges_G & self._is_sampled_G if (judges_G & self._is_sampled_G).any() else judges_G
         values: Mapping[str, Sequence[float]] = {
             "pseudo_weight": pseudo_weights,
-            "plain_variance": RIDGE_VARIANCES if self._table.features_ND.shape[1] > self._num_learned else [1.0],
+            "plain_variance": RIDGE_VARIANCES if self._num_plain else [1.0],
             "learned_variance": RIDGE_VARIANCES if self._num_learned else [1.0],
         }
-        return search(lambda choice: self._loss(choice, judges_G, is_kept_G), start, values)
+        return search(lambda choice: self._loss(choice, judges_G), start, values)
 
     def head(self, choice: _Choice) -> SharedHead:
         """The head of a choice, fitted on all groups, and on all but each fold."""
-        everything = np.ones(self._table.num_groups, bool)
-        return SharedHead(
-            weights_D=self._fit(choice, -1, everything),
-            left_out_KD=np.stack([self._fit(choice, fold, everything) for fold in range(NUM_USER_FOLDS)]),
-        )
+        variances_D, weights_G = self._prior_and_weights(choice)
+        fits = [
+            self._regression.common_code(variances_D, weights_G * (self._fold_G != fold), self._start)
+            for fold in (*range(NUM_USER_FOLDS), -1)
+        ]
+        return SharedHead(weights_D=fits[-1], left_out_KD=np.stack(fits[:-1]))
 
-    def _loss(self, choice: _Choice, judges_G: Bools, is_kept_G: Bools) -> float:
-        total = 0.0
-        for fold in range(NUM_USER_FOLDS):
-            judged = self._table.select(judges_G & (self._fold_G == fold))
-            if judged.num_groups:
-                total += group_losses(judged, judged.features_ND @ self._fit(choice, fold, is_kept_G)).sum()
-        return float(total)
+    def _loss(self, choice: _Choice, judges_G: Bools) -> float:
+        variances_D, weights_G = self._prior_and_weights(choice)
+        weights_G = weights_G * self._is_sampled_G
+        self._start = self._regression.common_code(variances_D, weights_G, self._start)
+        left_out_KD = self._regression.common_codes_without(variances_D, weights_G, self._start)
+        scores_N = np.einsum("nd,nd->n", self._table.features_ND, left_out_KD[self._table.user_of_candidate()])
+        return float(group_losses(self._table, scores_N)[judges_G].sum())
 
-    def _fit(self, choice: _Choice, left_out: int, is_kept_G: Bools) -> Floats:
+    def _prior_and_weights(self, choice: _Choice) -> tuple[Floats, Floats]:
+        variances = [choice.learned_variance, choice.plain_variance]
         weights_G = np.where(self._is_pseudo_G, choice.pseudo_weight, 1.0)
-        table = self._table.select(is_kept_G & (self._fold_G != left_out) & (weights_G > 0))
-        num_plain = self._table.features_ND.shape[1] - self._num_learned
-        variances_D = np.repeat([choice.learned_variance, choice.plain_variance], [self._num_learned, num_plain])
-        if not table.num_groups:
-            return np.zeros(len(variances_D))
-        weights_G = weights_G[is_kept_G & (self._fold_G != left_out) & (weights_G > 0)]
-        start = self._starts.get(left_out)
-        zeros_N = np.zeros(len(table.features_ND))
-        pooled = table.pooled()
-        weights = fit_codes(pooled, table.features_ND, zeros_N, variances_D, weights_G, start).codes_UR
-        self._starts[left_out] = weights
-        return weights[0]
+        return np.repeat(variances, [self._num_learned, self._num_plain]), weights_G
 
 
 def search(cost: Callable[[ChoiceT], float], start: ChoiceT, values: Mapping[str, Sequence[float]]) -> ChoiceT:

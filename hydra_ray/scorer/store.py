@@ -25,6 +25,15 @@ def heads_table(fold: int) -> str:
     return f"heads/fold-{fold}"
 
 
+def population_folder(stage_folder: str, fold: int) -> str:
+    """Location of what training users teach in a fold; 0 where the run is not cross-fitted.
+
+    Args:
+        stage_folder: of a stage of heads.
+    """
+    return storage.join(stage_folder, f"population-{fold}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserHead:
     """A user's own head. Key: user_id."""

@@ -1,134 +1,196 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from group_tables import choosing_users
 
-from hydra_ray.errors import TrainingError
-from hydra_ray.scorer.heads import GroupTable, group_losses, starts_of
+from hydra_ray.scorer.heads import group_losses, starts_of
+from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.population import (
     estimate_deviations,
+    feature_weights,
     fit_population,
-    fit_shared_head,
     held_out_scores,
     read_population,
 )
+from hydra_ray.scorer.routed import RoutedHeads
+from hydra_ray.scorer.shared import NUM_USER_FOLDS
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3, 0.0, 0.8])
 
 
-def planted(num_users, deviations_UD, *, num_groups=8, num_candidates=4, seed=0):
-    """Users who choose by softmax of their own weights."""
-    rng = np.random.default_rng(seed)
-    width = deviations_UD.shape[1]
-    features = rng.normal(size=(num_users, num_groups, num_candidates, width))
-    scores = np.einsum("ugcd,ud->ugc", features, SHARED[:width] + deviations_UD)
-    choices = (scores + rng.gumbel(size=scores.shape)).argmax(axis=2)
-    return GroupTable(
-        features_ND=features.reshape(-1, width),
-        targets_N=np.eye(num_candidates)[choices].ravel(),
-        group_starts=np.arange(num_users * num_groups + 1) * num_candidates,
-        user_starts=np.arange(num_users + 1) * num_groups,
-    )
+def planted(deviations_UD, **settings):
+    return choosing_users(SHARED[: deviations_UD.shape[1]] + deviations_UD, **settings)
 
 
-def estimate(table, ranks=(4,)):
+def random_deviations(num_users, deviation, seed):
+    return np.random.default_rng(seed).normal(size=(num_users, 6)) * deviation
+
+
+def folds(num_users):
+    return np.arange(num_users) % NUM_USER_FOLDS
+
+
+def estimate(table, ranks=(4,), *, is_pseudo=True, num_learned=2):
     return fit_population(
         table,
-        num_learned=2,
+        is_pseudo_G=np.broadcast_to(is_pseudo, table.num_groups),
+        user_fold_U=folds(table.num_users),
+        num_learned=num_learned,
         is_judge_U=np.ones(table.num_users, bool),
         fold_G=np.arange(table.num_groups) % 4,
         ranks=ranks,
-        num_folds=5,
         seed=0,
         base_fingerprint="base",
     )
 
 
+def new_users_losses(population, table, rank=4, num_folds=6):
+    """Of new users' groups, by the shared head and by own heads that did not see the group."""
+    shared_N = population.shared_scores(
+        table.features_ND, np.ones(len(table.features_ND), bool), np.full(len(table.features_ND), -1)
+    )
+    regression = Regression(table, table.features_ND @ population.basis_DR[:, :rank], shared_N)
+    personal_N = held_out_scores(regression, population.variances[rank], np.arange(table.num_groups) % num_folds)
+    return group_losses(table, shared_N).mean(), group_losses(table, personal_N).mean()
+
+
 @pytest.mark.parametrize("variance", [0.1, 1.0])
 def test_prior_variance_is_recovered_within_a_factor_of_two(variance):
-    deviations = np.random.default_rng(1).normal(size=(300, 6)) * variance**0.5
-    population = estimate(planted(300, deviations), ranks=(6,))
+    population = estimate(planted(random_deviations(300, variance**0.5, seed=1)), ranks=(6,))
     variances = population.variances[6] * np.linalg.norm(population.basis_DR, axis=0) ** 2
     assert variance / 2 < variances.mean() < variance * 2
 
 
 def test_basis_finds_the_direction_in_which_users_differ():
     direction = np.array([0, 0, 1, -1, 0, 0]) / 2**0.5
-    deviations = np.random.default_rng(2).normal(size=(200, 1)) * direction * 2
-    table = planted(200, deviations)
-    shared = fit_shared_head(table, 2, np.ones(200, bool), num_folds=5, seed=0)
-    directions, variances = estimate_deviations(table, shared.held_out_N, 2, seed=0)
+    table = planted(np.random.default_rng(2).normal(size=(200, 1)) * direction * 2)
+    directions, variances = estimate_deviations(table, table.features_ND @ SHARED, 2, seed=0)
     assert abs(directions[:, 0] @ direction) > 0.9
     assert variances[0] > 5 * variances[1]
 
 
 @pytest.mark.parametrize("num_users", [20, 200])
 def test_users_who_do_not_differ_stay_at_the_shared_head(num_users):
-    table = planted(num_users, np.zeros((num_users, 6)), num_groups=6)
-    population = estimate(table)
-    inputs, offsets = table.features_ND @ population.basis_DR, table.features_ND @ population.weights_D
-    personal = held_out_scores(table, inputs, offsets, population.variances[4], np.arange(table.num_groups) % 6)
-    loss, shared_loss = group_losses(table, personal).mean(), group_losses(table, offsets).mean()
-    assert loss < shared_loss + 0.02
+    nobody_differs = np.zeros((num_users, 6))
+    population = estimate(planted(nobody_differs, num_groups=6))
+    shared, personal = new_users_losses(population, planted(nobody_differs, num_groups=6, seed=1))
+    assert personal < shared + 0.02
 
 
 @pytest.mark.parametrize(("num_users", "gain"), [(24, 0.02), (200, 0.1)])
 def test_few_training_users_give_a_prior_that_helps_new_users(num_users, gain):
-    population = estimate(planted(num_users, np.random.default_rng(3).normal(size=(num_users, 6)) * 1.2, num_groups=6))
-    table = planted(100, np.random.default_rng(4).normal(size=(100, 6)) * 1.2, num_groups=6, seed=5)
-    inputs, offsets = table.features_ND @ population.basis_DR, table.features_ND @ population.weights_D
-    personal = held_out_scores(table, inputs, offsets, population.variances[4], np.arange(table.num_groups) % 6)
-    assert group_losses(table, personal).mean() < group_losses(table, offsets).mean() - gain
+    population = estimate(planted(random_deviations(num_users, 1.2, seed=3), num_groups=6))
+    table = planted(random_deviations(100, 1.2, seed=4), num_groups=6, seed=5)
+    shared, personal = new_users_losses(population, table)
+    assert personal < shared - gain
 
 
-def test_ridge_shrinks_where_features_are_noise():
-    rng = np.random.default_rng(6)
-    table = planted(20, np.zeros((20, 6)), num_groups=4)
-    noisy = GroupTable(
-        features_ND=np.hstack([rng.normal(size=(len(table.features_ND), 32)), table.features_ND]),
-        targets_N=table.targets_N,
-        group_starts=table.group_starts,
-        user_starts=table.user_starts,
+def test_held_out_scores_never_saw_the_group_they_score():
+    table = planted(random_deviations(8, 1.0, seed=6), num_groups=5)
+    fold_G = np.arange(table.num_groups) % 5
+    is_held_out_N = (fold_G == 2)[table.group_of_candidate()]
+    other = replace(table, targets_N=np.where(is_held_out_N, table.targets_N[::-1], table.targets_N))
+    scores, others = (
+        held_out_scores(Regression(each, table.features_ND, np.zeros(len(table.targets_N))), np.ones(6), fold_G)
+        for each in (table, other)
     )
-    shared = fit_shared_head(noisy, 32, np.ones(20, bool), num_folds=5, seed=0)
-    assert np.abs(shared.weights_D[:32]).mean() < 0.1 * np.abs(shared.weights_D[32:]).max()
+    np.testing.assert_allclose(others[is_held_out_N], scores[is_held_out_N], atol=1e-6)
+    assert np.abs(others[~is_held_out_N] - scores[~is_held_out_N]).max() > 0.01
 
 
-def test_only_users_whom_the_base_has_not_seen_judge_the_ridge():
-    # The first feature is what an overfitted base makes: perfect for users it was trained on, noise for the others.
-    rng = np.random.default_rng(7)
-    table = planted(40, np.zeros((40, 6)), num_groups=5)
-    is_unseen = np.arange(40) % 4 == 0
-    leaked = np.where(is_unseen[table.user_of_candidate()], rng.normal(size=len(table.targets_N)), table.targets_N)
-    leaky = GroupTable(
-        features_ND=np.hstack([leaked[:, None], table.features_ND]),
-        targets_N=table.targets_N,
-        group_starts=table.group_starts,
-        user_starts=table.user_starts,
-    )
-    judged = fit_shared_head(leaky, 1, is_unseen, num_folds=5, seed=0)
-    trusting = fit_shared_head(leaky, 1, np.ones(40, bool), num_folds=5, seed=0)
-    assert abs(judged.weights_D[0]) < 0.2 * abs(trusting.weights_D[0])
+def test_each_kind_of_query_is_scored_by_its_own_head():
+    table = planted(np.zeros((20, 6)), num_groups=6)
+    is_pseudo = np.arange(table.num_groups) % 6 < 3
+    flipped = np.where(is_pseudo[table.group_of_candidate()][:, None], -table.features_ND, table.features_ND)
+    population = estimate(replace(table, features_ND=flipped), is_pseudo=is_pseudo)
+    features = np.random.default_rng(0).normal(size=(4, 6))
+    found = population.shared_scores(features, np.array([True, False, True, False]), np.array([-1, -1, 2, 2]))
+    expected = [
+        features[0] @ population.pseudo_head.weights_D,
+        features[1] @ population.query_head.weights_D,
+        features[2] @ population.pseudo_head.left_out_KD[2],
+        features[3] @ population.query_head.left_out_KD[2],
+    ]
+    np.testing.assert_allclose(found, expected)
+    assert population.pseudo_head.weights_D @ SHARED < 0 < population.query_head.weights_D @ SHARED
 
 
 def test_weights_are_in_the_units_of_the_stored_features():
-    table = planted(60, np.zeros((60, 6)))
+    table = planted(np.zeros((60, 6)))
     scale = np.array([1, 10, 0.1, 1, 1, 5])
-    plain = estimate(table, ranks=())
-    scaled = estimate(table.scaled(1 / scale), ranks=())
+    plain, scaled = (estimate(each, ranks=()).query_head for each in (table, table.scaled(1 / scale)))
     np.testing.assert_allclose(scaled.weights_D * scale, plain.weights_D, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scaled.left_out_KD * scale, plain.left_out_KD, rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_to_learn_from_is_an_error_that_says_so():
-    empty = GroupTable(
-        features_ND=np.zeros((0, 6)), targets_N=np.zeros(0), group_starts=starts_of([]), user_starts=starts_of([0, 0])
+def test_feature_weights_are_those_of_plain_features_that_vary_by_one_within_a_query():
+    table = planted(np.zeros((60, 6)))
+    scaled = table.scaled(np.array([1, 10, 0.1, 1, 1, 5]))
+    names = ["vote", "share", "overlap", "length"]
+    weights = feature_weights(estimate(table, ranks=()), names)
+    assert [name for name, _ in weights] == names
+    np.testing.assert_allclose(
+        [weight for _, weight in weights],
+        [weight for _, weight in feature_weights(estimate(scaled, ranks=()), names)],
+        rtol=1e-4,
+        atol=1e-6,
     )
-    with pytest.raises(TrainingError, match="nothing to fit"):
-        estimate(empty)
+    np.testing.assert_allclose([weight for _, weight in weights], SHARED[2:], atol=0.25)
 
 
-def test_stored_population_reads_back(tmp_path):
-    population = estimate(planted(30, np.zeros((30, 6))), ranks=(2, 9))
+def test_no_plain_features_have_no_weights():
+    assert feature_weights(estimate(planted(np.zeros((20, 6))), num_learned=6), []) == []
+
+
+def test_users_without_groups_change_nothing():
+    table = planted(random_deviations(20, 1.0, seed=7), num_groups=4)
+    counts = np.repeat(np.diff(table.user_starts), 2) * np.tile([0, 1], 20)
+    spaced = fit_population(
+        replace(table, user_starts=starts_of(counts)),
+        is_pseudo_G=np.ones(table.num_groups, bool),
+        user_fold_U=np.repeat(folds(20), 2),
+        num_learned=2,
+        is_judge_U=np.ones(40, bool),
+        fold_G=np.arange(table.num_groups) % 4,
+        ranks=(4,),
+        seed=0,
+        base_fingerprint="base",
+    )
+    dense = estimate(table)
+    np.testing.assert_allclose(spaced.query_head.weights_D, dense.query_head.weights_D)
+    np.testing.assert_allclose(spaced.variances[4], dense.variances[4])
+
+
+@pytest.mark.parametrize("num_learned", [0, 2, 6])
+def test_one_training_user_is_enough(num_learned):
+    population = estimate(planted(np.zeros((1, 6))), num_learned=num_learned)
+    assert np.isfinite(population.variances[4]).all()
+    assert population.query_head.weights_D.any()
+
+
+@pytest.mark.parametrize("has_routed", [False, True])
+def test_stored_population_reads_back(tmp_path, has_routed):
+    rng = np.random.default_rng(8)
+    routed = RoutedHeads(
+        deviations_ED=rng.normal(size=(7, 6)),
+        gate_EP=rng.normal(size=(7, 2)),
+        gate_bias_E=rng.normal(size=7),
+        means_H=rng.normal(size=5),
+        components_PH=rng.normal(size=(2, 5)),
+    )
+    population = replace(estimate(planted(np.zeros((30, 6))), ranks=(2, 9)), routed=routed if has_routed else None)
     population.write(str(tmp_path / "population"), "fingerprint")
     found = read_population(str(tmp_path / "population"))
     np.testing.assert_array_equal(found.basis_DR, population.basis_DR)
+    for head, expected in ((found.query_head, population.query_head), (found.pseudo_head, population.pseudo_head)):
+        np.testing.assert_array_equal(head.weights_D, expected.weights_D)
+        np.testing.assert_array_equal(head.left_out_KD, expected.left_out_KD)
     assert found.variances.keys() == {2, 6}
     assert found.base_fingerprint == "base"
+    histories = rng.normal(size=(3, 5))
+    if has_routed:
+        assert found.routed is not None
+        np.testing.assert_array_equal(found.routed.mixtures(histories), routed.mixtures(histories))
+    else:
+        assert found.routed is None

@@ -1,0 +1,114 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from group_tables import choosing_users, random_table
+from scipy.optimize import check_grad
+
+from hydra_ray.scorer import routed
+from hydra_ray.scorer.heads import group_losses
+from hydra_ray.scorer.routed import fit_routed_heads, rescaled
+from hydra_ray.scorer.shared import NUM_USER_FOLDS
+
+SHARED = np.array([1.0, -0.5, 0.0, 0.3])
+KINDS = np.array([[1.5, 0.0, 0.0, 0.0], [0.0, 1.5, -1.0, 0.0], [-1.5, 0.0, 1.0, 0.0]])
+"""What users of each kind add to the shared weights."""
+MARKS = np.random.default_rng(9).normal(size=(3, 12)) * 2
+"""The middle of the histories of each kind."""
+
+
+def kinds_of_users(num_users, seed, *, is_visible=True):
+    """Users of three kinds, whose histories tell the kind or are noise; the shared head's scores; the histories."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(3, size=num_users)
+    table = choosing_users(SHARED + KINDS[kinds], num_groups=5, seed=seed)
+    histories = rng.normal(size=(num_users, 12)) + (MARKS[kinds] if is_visible else 0)
+    return table, table.features_ND @ (SHARED + KINDS.mean(axis=0)), histories
+
+
+def folds(num_users):
+    return np.arange(num_users) % NUM_USER_FOLDS
+
+
+def new_users_losses(heads, seed, *, is_visible=True):
+    """Of the shared head, and of the routed ones."""
+    table, offsets, histories = kinds_of_users(150, seed, is_visible=is_visible)
+    scores = heads.scores(table.features_ND, offsets, histories, table.user_of_candidate())
+    return group_losses(table, offsets).mean(), group_losses(table, scores).mean()
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_routed_heads(*kinds_of_users(150, 0), folds(150), seed=0)
+
+
+def test_a_user_s_mixture_sums_to_one(fitted):
+    histories = np.random.default_rng(1).normal(size=(20, 12)) * 100
+    mixtures = fitted.mixtures(histories)
+    assert mixtures.shape == (20, routed.NUM_HEADS)
+    assert (mixtures >= 0).all()
+    np.testing.assert_allclose(mixtures.sum(axis=1), 1)
+
+
+def test_kinds_that_histories_tell_are_found_in_new_users(fitted):
+    shared, own = new_users_losses(fitted, seed=2)
+    table, _, _ = kinds_of_users(150, 2)
+    kinds = np.random.default_rng(2).integers(3, size=150)
+    true_N = np.einsum("nd,nd->n", table.features_ND, (SHARED + KINDS[kinds])[table.user_of_candidate()])
+    possible = shared - group_losses(table, true_N).mean()
+    assert possible > 0.2
+    assert shared - own > 0.8 * possible
+
+
+@pytest.mark.parametrize("num_users", [30, 150])
+def test_histories_that_say_nothing_leave_the_shared_head(num_users):
+    users = kinds_of_users(num_users, 0, is_visible=False)
+    shared, own = new_users_losses(fit_routed_heads(*users, folds(num_users), seed=0), seed=2, is_visible=False)
+    assert own < shared + 0.02
+
+
+def test_nothing_is_fitted_per_user(fitted):
+    table, offsets, histories = kinds_of_users(20, 3)
+    histories[7] = histories[4]
+    other = replace(table, targets_N=table.targets_N[::-1], qualities_N=table.qualities_N[::-1])
+    scores, others = (
+        fitted.scores(each.features_ND, offsets, histories, each.user_of_candidate()) for each in (table, other)
+    )
+    np.testing.assert_array_equal(scores, others)
+    np.testing.assert_array_equal(fitted.mixtures(histories)[7], fitted.mixtures(histories)[4])
+    sizes = [field.size for field in (fitted.deviations_ED, fitted.gate_EP, fitted.gate_bias_E, fitted.components_PH)]
+    assert max(sizes) <= routed.NUM_HEADS * 12 + 12 * 12
+
+
+def test_the_derivative_is_that_of_the_loss():
+    rng = np.random.default_rng(4)
+    table = random_table(rng, [2, 0, 3, 1], is_soft=True)
+    table = replace(table, features_ND=table.features_ND.astype(np.float32).astype(np.float64))
+    problem = routed._Problem(table, rng.normal(size=len(table.features_ND)), rng.normal(size=(4, 2)), seed=0)
+    vector, weights = rng.normal(size=problem.nothing().size), rng.random(table.num_groups)
+    error = check_grad(
+        lambda x: problem._derivatives(x, weights, 0.3)[0],
+        lambda x: problem._derivatives(x, weights, 0.3)[1],
+        vector,
+        epsilon=1e-3,
+    )
+    assert error < 0.02 * np.linalg.norm(problem._derivatives(vector, weights, 0.3)[1])
+
+
+def test_heads_serve_features_in_their_own_units(fitted):
+    table, offsets, histories = kinds_of_users(20, 5)
+    scales = np.array([1.0, 10.0, 0.1, 3.0])
+    users = table.user_of_candidate()
+    np.testing.assert_allclose(
+        rescaled(fitted, scales).scores(table.features_ND * scales, offsets, histories, users),
+        fitted.scores(table.features_ND, offsets, histories, users),
+    )
+
+
+@pytest.mark.parametrize("num_users", [1, 2])
+def test_one_or_two_users_are_scored_somehow(num_users):
+    table, offsets, histories = kinds_of_users(num_users, 6)
+    for fold in (0, 3):
+        heads = fit_routed_heads(table, offsets, histories, np.full(num_users, fold), seed=0)
+        scores = heads.scores(table.features_ND, offsets, histories, table.user_of_candidate())
+        np.testing.assert_allclose(scores, offsets)
