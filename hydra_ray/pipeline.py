@@ -7,11 +7,12 @@ Ray is started only by the first one that is not.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
+from statistics import fmean
 
 from hydra_ray import storage
 from hydra_ray.adapt.gate import Gate, fit_gate
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
-from hydra_ray.evaluate.report import StageCost
+from hydra_ray.evaluate.report import FeatureWeight, StageCost
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
 from hydra_ray.parts import (
@@ -26,7 +27,9 @@ from hydra_ray.parts import (
 )
 from hydra_ray.plan import Plan, ScorerPlan, plan_run
 from hydra_ray.records import AnsweredUser, User, arrow_schema, from_table
+from hydra_ray.scorer.population import feature_weights, read_population
 from hydra_ray.scorer.shape import base_name_of
+from hydra_ray.scorer.store import population_folder
 from hydra_ray.stages import Stage
 from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, start_ray
 
@@ -174,7 +177,9 @@ def report(plan: Plan, reused: Collection[str]) -> None:
         from hydra_ray.evaluate.page import render_page
         from hydra_ray.evaluate.report import build_report
 
-        metrics = build_report(plan.task, _answered_users(plan), _costs(plan, reused), plan.config)
+        metrics = build_report(
+            plan.task, _answered_users(plan), _costs(plan, reused), plan.config, _feature_weights(plan)
+        )
         storage.write_json(storage.join(plan.report.folder, "metrics.json"), metrics)
         storage.write_bytes(storage.join(plan.report.folder, "report.html"), render_page(metrics).encode())
         return {}
@@ -242,6 +247,21 @@ def _hydra_answers(plan: Plan) -> Iterator[tuple[str, str]]:
             for answer in query.answers:
                 if answer.system == "hydra" and answer.value is not None:
                     yield f"{user.user_id}/{query.query_id}" if is_own else query.query_id, answer.value
+
+
+def _feature_weights(plan: Plan) -> list[FeatureWeight]:
+    """What each plain feature counts for, on the mean of the folds."""
+    weights: list[FeatureWeight] = []
+    for name, scorer in (("reranker", plan.reranker), ("adapter", plan.adapter)):
+        populations = [
+            read_population(population_folder(scorer.heads.folder, fold)) for fold in range(scorer.num_folds)
+        ]
+        by_fold = [dict(feature_weights(each, scorer.plain_names)) for each in populations]
+        weights += [
+            FeatureWeight(scorer=name, name=each, weight=fmean(fold[each] for fold in by_fold))
+            for each in scorer.plain_names
+        ]
+    return weights
 
 
 def _costs(plan: Plan, reused: Collection[str]) -> list[StageCost]:

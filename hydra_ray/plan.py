@@ -127,7 +127,7 @@ def plan_run(config: RunConfig) -> Plan:
         {"answers": config.answers},
         [stage.fingerprint for stage in (users, drafts, reranker.heads, adapter.heads, gate)],
     )
-    report = _stage(config, "report", 3, {"config": config}, [answers.fingerprint])
+    report = _stage(config, "report", 4, {"config": config}, [answers.fingerprint])
     return Plan(
         config=config,
         task=task,
