@@ -106,6 +106,11 @@ class Task(Section):
         return self.official_name or self.name
 
     @property
+    def has_labelled_records(self) -> bool:
+        """Whether history records show which label goes with which text."""
+        return self.is_closed and self.is_history_labelled and bool(self.record_input)
+
+    @property
     def has_pseudo_queries(self) -> bool:
         """Whether a record can be asked as a query: its output is an answer, and it has an input to ask."""
         return self.is_history_labelled and bool(self.record_input)
@@ -284,8 +289,8 @@ class BaseConfig(Section):
 
     encoder: str
     """A Hugging Face folder or name, or `package:NAME`."""
-    width: int = Field(default=32, gt=0)
-    """Learned features a candidate."""
+    width: int = Field(default=32, ge=0)
+    """Learned features a candidate; 0 leaves the encoder's out, and only plain features count."""
     max_text_tokens: int = Field(default=96, gt=0)
     """Longest text (or pair of texts) given to the encoder, in its tokens."""
     trainable_layers: int = Field(default=1, ge=0)
@@ -368,9 +373,11 @@ class DraftsConfig(Section):
     with the k that the reranker chooses."""
     num_probes: int = Field(default=4, ge=0)
     """How many of the retriever's best records have their probe's answer among the drafts."""
+    has_cuts: bool = True
+    """Text tasks: offer each draft that runs on also cut short: its first clause, and as many words as are usual."""
     sampled_prompt: Literal["rag_k", "reranked", "none"] = "rag_k"
-    """The prompt whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of its
-    samples is a baseline."""
+    """The prompt whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of
+    its samples is a baseline."""
     num_samples: int = Field(default=8, gt=0)
     """b: samples at each temperature."""
     temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1)

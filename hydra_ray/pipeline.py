@@ -23,6 +23,7 @@ from hydra_ray.parts import (
     ProbesPart,
     ProfilesPart,
     RerankerExamplesPart,
+    make_labeller,
     read_outcomes,
 )
 from hydra_ray.plan import Plan, ScorerPlan, plan_run
@@ -31,7 +32,7 @@ from hydra_ray.scorer.population import feature_weights, read_population
 from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.store import population_folder
 from hydra_ray.stages import Stage
-from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, start_ray
+from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, run_task, start_ray
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def reranker(plan: Plan) -> None:
 def adapter(plan: Plan) -> None:
     """Stage 5: the scorer that chooses answers."""
     examples, num_threads = plan.adapter.examples, plan.config.placement.train_threads
+    _complete(plan.labeller, lambda: run_task(make_labeller, plan, num_threads))
     _complete(
         examples,
         lambda: run_actor_parts(examples, "examples", AdapterExamplesPart, {"plan": plan}, num_threads),

@@ -59,6 +59,7 @@ class Plan:
     probes: Stage
     reranker: ScorerPlan
     drafts: Stage
+    labeller: Stage
     adapter: ScorerPlan
     gate: Stage
     answers: Stage
@@ -71,6 +72,7 @@ class Plan:
         yield self.probes
         yield from _scorer_stages(self.reranker)
         yield self.drafts
+        yield self.labeller
         yield from _scorer_stages(self.adapter)
         yield self.gate
         yield self.answers
@@ -114,11 +116,17 @@ def plan_run(config: RunConfig) -> Plan:
         config,
         "drafts",
         3,
-        {"drafts": config.drafts, **generator},
+        {
+            "drafts": config.drafts.model_dump(mode="json", exclude={"candidates", "num_probes", "has_cuts"}),
+            **generator,
+        },
         [stage.fingerprint for stage in (users, profiles, probes, reranker.heads)],
     )
     interaction: Interaction = "bilinear" if task.is_closed else "pair"
-    adapter = _scorer(config, task, "adapter", interaction, [users, probes, reranker.heads, drafts])
+    encoder = config.adapter.base
+    compared = {"encoder": model_identity(encoder.encoder), "max_text_tokens": encoder.max_text_tokens, "task": task}
+    labeller = _stage(config, "adapter.labeller", 1, compared, [users.fingerprint])
+    adapter = _scorer(config, task, "adapter", interaction, [users, probes, reranker.heads, drafts, labeller])
     gate = _stage(config, "gate", 1, {}, [stage.fingerprint for stage in (users, drafts, adapter.heads)])
     answers = _stage(
         config,
@@ -137,6 +145,7 @@ def plan_run(config: RunConfig) -> Plan:
         probes=probes,
         reranker=reranker,
         drafts=drafts,
+        labeller=labeller,
         adapter=adapter,
         gate=gate,
         answers=answers,

@@ -101,6 +101,15 @@ def run_actor_parts(
     )
 
 
+def run_task(work: Callable[[Any], Counters], argument: Any, num_threads: int) -> Counters:
+    """Do one piece of work on a worker of the cluster; returns its counters."""
+    import ray
+
+    start_ray()
+    environment = {"env_vars": {"OMP_NUM_THREADS": str(num_threads)}}
+    return ray.get(ray.remote(num_cpus=1, runtime_env=environment)(work).remote(argument))
+
+
 def run_generation(
     stage: Stage,
     table: str,

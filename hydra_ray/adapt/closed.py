@@ -28,6 +28,7 @@ _NAMES = (
     "log_p_probes_reranked",  # the same, weighted by the reranker
     "probe_share",  # how many of the one-record prompts it answers
 )
+_TEXT_NAME = "log_p_text"  # what the text says about its label, whoever wrote it
 _RATING_NAMES = (  # distance from a mean rating, in label ranges
     "history_distance",
     "retrieved_distance",
@@ -47,8 +48,9 @@ def plain_names(task: Task, config: DraftsConfig) -> tuple[str, ...]:
     """Names of the plain features of a label, in order."""
     ratings = _RATING_NAMES if task.kind == "rating" else ()
     options = _OPTION_NAMES if task.option_pattern else ()
+    text = (_TEXT_NAME,) if task.has_labelled_records else ()
     biases = tuple(f"label={label}" for label in task.labels)
-    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + options + biases
+    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases
 
 
 def closed_features(context: Context, task: Task, config: DraftsConfig, vectors: Vectors) -> Floats:
@@ -77,6 +79,8 @@ def closed_features(context: Context, task: Task, config: DraftsConfig, vectors:
     if task.kind == "rating":
         sources = (history, near, nearest, columns["vote_share"], _probabilities(task, context, "rag_k"), probes)
         columns |= {name: _distances(task, shares) for name, shares in zip(_RATING_NAMES, sources, strict=True)}
+    if context.text_labels is not None:
+        columns[_TEXT_NAME] = context.text_labels
     if task.option_pattern:
         columns |= _option_columns(context, texts, vectors)
     columns |= {f"label={label}": _indicator(task, label) for label in task.labels}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hydra_ray.adapt.prompting import GREEDY, RERANKED
 from hydra_ray.config import DraftsConfig
 from hydra_ray.records import Answer, DraftedQuery, ProbedQuery, Record, ScoredGroup
+from hydra_ray.retrieve.dense import indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery
 
 Floats = NDArray[np.floating]
@@ -44,6 +45,8 @@ class Context:
     """The understood greedy answers by the prompt's name; "reranked" is this variant's."""
     samples: tuple[str, ...]
     """The understood samples, in the order they were drawn."""
+    text_labels: Floats | None
+    """The labeller's log probability of each label for the query; None where histories have no labels."""
 
     def votes(self) -> Counter[str]:
         """How many samples gave each answer."""
@@ -58,6 +61,7 @@ def make_context(
     variant: str,
     config: DraftsConfig,
     vectors: Vectors,
+    text_labels: Floats | None,
 ) -> Context:
     """What the candidates of a drafted query are compared with.
 
@@ -70,9 +74,7 @@ def make_context(
         {each.candidate_id: float(getattr(each, _scores_of(variant))) for each in scores.candidates} if scores else {}
     )
     answers = {probe.record_id: probe.answer for probe in probed.probes}
-    cosines = [
-        float(vectors[ranked.query.input] @ vectors[record.input or record.output]) for record in ranked.eligible
-    ]
+    cosines = [float(vectors[ranked.query.input] @ vectors[indexed_text(record)]) for record in ranked.eligible]
     return Context(
         query=ranked.query.input,
         history=ranked.eligible,
@@ -83,6 +85,7 @@ def make_context(
         probes=tuple(answers[record.record_id] for record in retrieved),
         greedy=greedy_answers(drafted, variant),
         samples=tuple(sampled_answers(drafted, _sampled_prompt(variant, config))),
+        text_labels=text_labels,
     )
 
 

@@ -4,9 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.preprocessing import scale
 
 from hydra_ray.adapt import closed, texts
 from hydra_ray.adapt.context import Context, Vectors, make_context
+from hydra_ray.adapt.labeller import Labeller
+from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import (
@@ -40,18 +43,21 @@ def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     return closed.plain_names(task, config.drafts) if task.is_closed else texts.plain_names(config.drafts)
 
 
-def adapter_examples(rows: Sequence[Drafted], task: Task, config: RunConfig, encode: Encode) -> Iterator[UserExamples]:
+def adapter_examples(
+    rows: Sequence[Drafted], task: Task, config: RunConfig, encode: Encode, labeller: Labeller | None
+) -> Iterator[UserExamples]:
     """Each user's groups: one for each drafted query and each variant of the reranker's choice.
 
     Args:
         encode: called once, with all texts of all rows.
+        labeller: labels the queries' texts; None where histories have no labels.
     """
     distinct = list(dict.fromkeys(text for row in rows for text in _texts(row, task)))
     encoded_NH = encode(distinct)
     vectors = dict(zip(distinct, encoded_NH, strict=True))
     for row in rows:
         groups: list[Group] = []
-        for ranked, contexts in _contexts(row, config, vectors):
+        for ranked, contexts in _contexts(row, config, vectors, labeller):
             for variant, context in contexts:
                 group = _group(row.user, ranked, variant, context, task, config, vectors)
                 if group.candidates:
@@ -66,7 +72,7 @@ def adapter_examples(rows: Sequence[Drafted], task: Task, config: RunConfig, enc
 
 
 def _contexts(
-    row: Drafted, config: RunConfig, vectors: Vectors
+    row: Drafted, config: RunConfig, vectors: Vectors, labeller: Labeller | None
 ) -> Iterator[tuple[RankedQuery, list[tuple[str, Context]]]]:
     """Every drafted query with its variants: a pseudo-query has only the user's own."""
     ranked_queries = {ranked.query.query_id: ranked for ranked in restore_queries(row.user, row.probed)}
@@ -76,18 +82,12 @@ def _contexts(
         ranked = ranked_queries[drafted.query_id]
         variants = VARIANTS if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
         query_id = drafted.query_id
-        yield (
-            ranked,
-            [
-                (
-                    variant,
-                    make_context(
-                        ranked, probed[query_id], scores.get(query_id), drafted, variant, config.drafts, vectors
-                    ),
-                )
-                for variant in variants
-            ],
-        )
+        text_labels = labeller.log_probabilities(row.user.user_id, vectors[ranked.query.input]) if labeller else None
+        contexts: list[tuple[str, Context]] = []
+        for variant in variants:
+            own = probed[query_id], scores.get(query_id), drafted
+            contexts.append((variant, make_context(ranked, *own, variant, config.drafts, vectors, text_labels)))
+        yield ranked, contexts
 
 
 def _group(
@@ -99,14 +99,15 @@ def _group(
     config: RunConfig,
     vectors: Vectors,
 ) -> Group:
-    answers = _answers(context, task, config)
+    pool = _pool(context, task, config)
     if not config.adapter.has_plain_features:
-        plain_NP = np.zeros((len(answers), 0))
+        plain_NP = np.zeros((len(pool), 0))
     elif task.is_closed:
         labels = closed.closed_features(context, task, config.drafts, vectors)
-        plain_NP = labels[[task.labels.index(answer) for answer in answers]]
+        plain_NP = labels[[task.labels.index(answer) for answer in pool]]
     else:
-        plain_NP = texts.text_features(answers, context, config.drafts, vectors)
+        # Standardized within the query: how good a draft is, is a matter of the others.
+        plain_NP = scale(texts.text_features(pool, context, config.drafts, vectors))
     target = ranked.query.target if ranked.may_learn_from(user) else None
     return Group(
         group_id=f"{ranked.query.query_id}/{variant}",
@@ -121,15 +122,17 @@ def _group(
                 plain=tuple(plain),
                 quality=None if target is None else quality(task, text, target),
             )
-            for text, plain in zip(answers, plain_NP.tolist(), strict=True)
+            for text, plain in zip(pool, plain_NP.tolist(), strict=True)
         ),
     )
 
 
-def _answers(context: Context, task: Task, config: RunConfig) -> list[str]:
+def _pool(context: Context, task: Task, config: RunConfig) -> Pool:
     if task.is_closed and config.drafts.candidates == "all":
-        return list(task.labels)
-    return texts.text_drafts(context, config.drafts)
+        return {label: (label,) for label in task.labels}
+    # Half a label is no label.
+    has_cuts = config.drafts.has_cuts and not task.is_closed
+    return pool_of(context, config.drafts.model_copy(update={"has_cuts": has_cuts}))
 
 
 def _encoded_history(user: User, vectors: Vectors, width: int) -> tuple[float, ...]:
@@ -146,10 +149,11 @@ def _texts(row: Drafted, task: Task) -> Iterable[str]:
     for record in row.user.history:
         yield indexed_text(record)
         yield record.output
-    for ranked in restore_queries(row.user, row.probed):
+    drafted = {query.query_id: query.drafts for query in row.drafted.queries}
+    for ranked, probed in zip(restore_queries(row.user, row.probed), row.probed.queries, strict=True):
         yield ranked.query.input
         yield from (task.option_text(ranked.query.input, label) for label in task.labels)
-    for drafted in row.drafted.queries:
-        yield from (draft.answer.value for draft in drafted.drafts if draft.answer.value is not None)
-    for query in row.probed.queries:
-        yield from (probe.answer.value for probe in query.probes if probe.answer.value is not None)
+        answers = [each.answer.value for each in (*drafted.get(ranked.query.query_id, ()), *probed.probes)]
+        for draft in filter(None, answers):
+            yield draft
+            yield from () if task.is_closed else cuts(draft, usual_words(ranked.eligible))

@@ -1,12 +1,14 @@
-"""Text tasks: the distinct drafts compete, each once; the greedy answer to the retriever's prompt always among them."""
+"""Text tasks: the plain features of the candidates in a query's pool."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from hydra_ray.adapt.context import Context, Floats, Vectors
+from hydra_ray.adapt.pool import Pool, greedy_drafts, probe_drafts
 from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
 from hydra_ray.lamp.words import coverage, overlap, words
@@ -31,7 +33,7 @@ _NAMES = (
     "length_deviation",  # from the user's mean output length, in log words
     "length_excess",  # the same with its sign
     "repetition",  # share of the draft's words that it says again
-    "is_unfinished",  # ends in the middle of a sentence at the length limit
+    "is_cut",  # the beginning of a draft
     "mean_log_probability",  # of its tokens, where the generator tells it
     "reranker_weight",  # the reranker's weight of the records whose one-record prompts gave it
 )
@@ -43,79 +45,95 @@ def plain_names(config: DraftsConfig) -> tuple[str, ...]:
     return _NAMES + tuple(f"is_{name}_answer" for name in config.prompts)
 
 
-def text_drafts(context: Context, config: DraftsConfig) -> list[str]:
-    """The distinct drafts: the greedy answers, those of the best records' probes, the samples."""
-    greedy = [context.greedy[name].value for name in config.prompts if name in context.greedy]
-    probes = [answer.value for answer in context.probes[: config.num_probes]]
-    return list(dict.fromkeys(text for text in (*greedy, *probes, *context.samples) if text is not None))
-
-
-def text_features(drafts: Sequence[str], context: Context, config: DraftsConfig, vectors: Vectors) -> Floats:
-    """Plain features of every draft, one row each, in the order of `plain_names`."""
-    greedy = [context.greedy[name].value or "" for name in config.prompts if name in context.greedy]
-    probes = [answer.value or "" for answer in context.probes[: config.num_probes]]
-    agreement = _Agreement(drafts)
-    likelihoods = _mean_log_probabilities(context)
-    columns = {
-        "consensus": agreement.with_all([*greedy, *probes, *context.samples]),
-        "consensus_greedy": agreement.with_all([*greedy, *probes]),
-        "consensus_samples": agreement.with_all(context.samples),
+def text_features(pool: Pool, context: Context, config: DraftsConfig, vectors: Vectors) -> Floats:
+    """Plain features of every candidate, one row each, in the order of `plain_names`."""
+    candidates = list(pool)
+    greedy, probes = greedy_drafts(context, config), probe_drafts(context, config)
+    agreement = _Agreement(candidates, list(dict.fromkeys([*greedy, *probes, *context.samples])))
+    agreements = {
+        "consensus": agreement.mean([*greedy, *probes, *context.samples]),
+        "consensus_greedy": agreement.mean([*greedy, *probes]),
+        "consensus_samples": agreement.mean(context.samples),
     }
-    usual = _usual_length(context)
-    outputs = [record.output for record in context.history]
-    output_words = {word for output in outputs for word in words(output)}
-    lead = " ".join(words(context.query)[:_LEAD_WORDS])
     rows: list[list[float]] = []
-    for place, text in enumerate(drafts):
-        length = math.log1p(len(words(text)))
-        cosines = np.array([float(vectors[text] @ vectors[output]) for output in outputs])
-        overlaps = np.array([overlap(text, output) for output in outputs])
+    for place, (text, drafts) in enumerate(pool.items()):
         values = {
-            "vote_share": context.votes()[text] / max(len(context.samples), 1),
-            "probe_share": probes.count(text) / max(len(probes), 1),
-            **{name: float(column[place]) for name, column in columns.items()},
-            "query_overlap": overlap(text, context.query),
-            "query_coverage": coverage(context.query, text),
-            "lead_coverage": coverage(lead, text),
-            "query_cosine": float(vectors[text] @ vectors[context.query]),
-            "retrieved_overlap": _mean([overlap(text, record.output) for record in context.retrieved]),
-            "near_overlap": float(context.near_N @ overlaps) if outputs else 0.0,
-            "near_cosine": float(context.near_N @ cosines) if outputs else 0.0,
-            "best_output_cosine": float(cosines.max(initial=0.0)),
-            "copied_output": float(overlaps.max(initial=0.0)),
-            "vocabulary": _mean([float(word in output_words) for word in words(text)]),
-            "log_length": length,
-            "length_deviation": 0.0 if usual is None else abs(length - usual),
-            "length_excess": 0.0 if usual is None else length - usual,
-            "repetition": 1 - len(set(words(text))) / max(len(words(text)), 1),
-            "is_unfinished": float(text.rstrip()[-1:] not in {".", "!", "?", '"', "'", ")"} and len(text.split()) > 20),
-            "mean_log_probability": likelihoods.get(text, _mean(list(likelihoods.values()))),
-            "reranker_weight": _reranker_weight(text, context, len(probes)),
+            **{name: float(column[place]) for name, column in agreements.items()},
+            **_own_features(text, context, vectors),
+            **_source_features(text, drafts, context, config),
         }
-        values |= {f"is_{name}_answer": float(_is_answer(context, name, text)) for name in config.prompts}
         rows.append([values[name] for name in plain_names(config)])
     return np.array(rows)
 
 
+def _own_features(text: str, context: Context, vectors: Vectors) -> dict[str, float]:
+    """What a candidate's words say, beside the query and the user's outputs."""
+    outputs = [record.output for record in context.history]
+    overlaps = np.array([overlap(text, output) for output in outputs])
+    cosines = np.array([float(vectors[text] @ vectors[output]) for output in outputs])
+    lead = " ".join(words(context.query)[:_LEAD_WORDS])
+    length, usual = math.log1p(len(words(text))), _usual_length(context)
+    return {
+        "query_overlap": overlap(text, context.query),
+        "query_coverage": coverage(context.query, text),
+        "lead_coverage": coverage(lead, text),
+        "query_cosine": float(vectors[text] @ vectors[context.query]),
+        "retrieved_overlap": _mean([overlap(text, record.output) for record in context.retrieved]),
+        "near_overlap": float(context.near_N @ overlaps) if outputs else 0.0,
+        "near_cosine": float(context.near_N @ cosines) if outputs else 0.0,
+        "best_output_cosine": float(cosines.max(initial=0.0)),
+        "copied_output": float(overlaps.max(initial=0.0)),
+        "vocabulary": _mean([float(word in _output_words(context)) for word in words(text)]),
+        "log_length": length,
+        "length_deviation": 0.0 if usual is None else abs(length - usual),
+        "length_excess": 0.0 if usual is None else length - usual,
+        "repetition": 1 - len(set(words(text))) / max(len(words(text)), 1),
+    }
+
+
+def _source_features(text: str, drafts: Sequence[str], context: Context, config: DraftsConfig) -> dict[str, float]:
+    """Where a candidate comes from: what holds of a draft holds of its beginning too."""
+    probes, likelihoods = probe_drafts(context, config), _mean_log_probabilities(context)
+    told = [likelihoods[draft] for draft in drafts if draft in likelihoods]
+    is_from = {name: context.greedy[name].value in drafts for name in config.prompts if name in context.greedy}
+    weights = zip(
+        context.probes[: config.num_probes], context.reranker_weights.tolist()[: config.num_probes], strict=True
+    )
+    return {
+        "is_cut": float(text not in drafts),
+        "vote_share": sum(sample in drafts for sample in context.samples) / max(len(context.samples), 1),
+        "probe_share": sum(probe in drafts for probe in probes) / max(len(probes), 1),
+        "reranker_weight": sum(weight for answer, weight in weights if answer.value in drafts),
+        "mean_log_probability": _mean(told or list(likelihoods.values())),
+        **{f"is_{name}_answer": float(is_from.get(name, False)) for name in config.prompts},
+    }
+
+
 class _Agreement:
-    """ROUGE-L of drafts with each other, each pair computed once."""
+    """ROUGE-L of candidates with drafts, each pair computed once."""
 
-    def __init__(self, drafts: Sequence[str]):
-        self._places = {text: place for place, text in enumerate(drafts)}
-        self._matrix = np.eye(len(drafts))
-        for first in range(len(drafts)):
-            for second in range(first):
-                value = rouge_l(drafts[first], drafts[second])
-                self._matrix[first, second] = self._matrix[second, first] = value
+    def __init__(self, candidates: Sequence[str], drafts: Sequence[str]):
+        self._candidates = candidates
+        self._places = {draft: place for place, draft in enumerate(drafts)}
+        self._matrix = np.array([[_rouge_l(text, draft) for draft in drafts] for text in candidates])
 
-    def with_all(self, others: Sequence[str]) -> Floats:
-        """Mean agreement of each draft with `others`, one occurrence of the draft itself left out."""
+    def mean(self, others: Sequence[str]) -> Floats:
+        """Mean agreement of each candidate with `others`, one occurrence of the candidate itself left out."""
+        if not others:
+            return np.zeros(len(self._candidates))
         counts = np.zeros(len(self._places))
         for text, number in Counter(others).items():
-            if text in self._places:
-                counts[self._places[text]] += number
-        own = np.minimum(counts, 1)
+            counts[self._places[text]] = number
+        own = np.array(
+            [float(counts[self._places[text]] > 0) if text in self._places else 0.0 for text in self._candidates]
+        )
         return (self._matrix @ counts - own) / np.maximum(counts.sum() - own, 1)
+
+
+@lru_cache(maxsize=1 << 18)
+def _rouge_l(first: str, second: str) -> float:
+    """Cached, as the variants of a query have nearly the same candidates."""
+    return 1.0 if first == second else rouge_l(first, second)
 
 
 def _mean_log_probabilities(context: Context) -> dict[str, float]:
@@ -128,18 +146,13 @@ def _mean_log_probabilities(context: Context) -> dict[str, float]:
     }
 
 
+def _output_words(context: Context) -> frozenset[str]:
+    return frozenset(word for record in context.history for word in words(record.output))
+
+
 def _usual_length(context: Context) -> float | None:
     lengths = [math.log1p(len(words(record.output))) for record in context.history]
     return _mean(lengths) if lengths else None
-
-
-def _reranker_weight(text: str, context: Context, num_probes: int) -> float:
-    pairs = zip(context.probes[:num_probes], context.reranker_weights.tolist()[:num_probes], strict=True)
-    return sum(weight for answer, weight in pairs if answer.value == text)
-
-
-def _is_answer(context: Context, prompt: str, text: str) -> bool:
-    return prompt in context.greedy and context.greedy[prompt].value == text
 
 
 def _mean(values: Sequence[float]) -> float:

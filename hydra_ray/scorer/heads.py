@@ -109,13 +109,13 @@ def target_distribution(qualities: Sequence[float | None], *, is_graded: bool) -
     """What a group's scores should be, or None where it teaches nothing: all qualities equal, or one unknown.
 
     Args:
-        is_graded: also candidates that are not the best have their part: a softmax of the qualities.
-            Without it, and where there are but two distinct ones, the best candidates share everything.
+        is_graded: also candidates that are not the best have their part: a softmax of the qualities. Without it the
+            best candidates share everything.
     """
     if any(quality is None for quality in qualities) or len(set(qualities)) < 2:
         return None
     values = np.array(qualities, np.float64)
-    if len(set(qualities)) == 2 or not is_graded:
+    if not is_graded:
         best = values == values.max()
         return (best / best.sum()).tolist()
     logits = (values - values.max()) * TARGET_SHARPNESS
