@@ -4,6 +4,14 @@ import pytest
 
 
 @pytest.fixture(scope="session")
+def one_torch_thread():
+    """Many small steps wait for each other's threads longer than they compute."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
 def ray_two_cpus():
     """A Ray of two CPUs for the tests of the scorer."""
     import ray

@@ -1,67 +1,28 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from planted_features import NUM_CANDIDATES, NUM_PSEUDO, plant
 
 from hydra_ray.config import HeadsConfig, PlacementConfig
 from hydra_ray.errors import HeadMismatchError
-from hydra_ray.records import ScoredUser, arrow_schema, from_table
+from hydra_ray.records import HEADS, ScoredUser, arrow_schema, from_table
 from hydra_ray.scorer.configurations import configurations
-from hydra_ray.scorer.features import SCHEMA, WIDTHS_KEY, read_features, sample_training_users
+from hydra_ray.scorer.features import SCHEMA, read_features
 from hydra_ray.scorer.fitting import HeadJob, fit_heads, make_bucket, make_population, make_trial
+from hydra_ray.scorer.population import read_population
 from hydra_ray.scorer.selection import choose_configurations, cohort_losses, donors, shuffled_scores
-from hydra_ray.scorer.store import BASE_KEY, read_heads
-from hydra_ray.scorer.trials import group_folds, read_trial
+from hydra_ray.scorer.store import heads_table, population_folder, read_heads, scores_table
+from hydra_ray.scorer.trials import group_folds, read_trial, shared_scores
 from hydra_ray.stages import Stage
 from hydra_ray.storage import add_counters, read_counters, read_part, write_part
 
-NUM_PSEUDO, NUM_CANDIDATES, WIDTH = 6, 5, 6
 
-
-def user_row(user_id, rng, *, is_new, deviation):
-    """A user who chooses by own weights; what was chosen in the one real query only a training user shows."""
-    weights = np.array([1.0, -0.5, 0.0, 0.3, 0.0, 0.8]) + deviation
-    num_groups = NUM_PSEUDO + 1
-    features = rng.normal(size=(num_groups, NUM_CANDIDATES, WIDTH))
-    choices = (features @ weights + rng.gumbel(size=features.shape[:2])).argmax(axis=1)
-    qualities = np.eye(NUM_CANDIDATES)[choices].tolist()
-    if is_new:
-        qualities[-1] = [None] * NUM_CANDIDATES
-    return {
-        "user_id": user_id,
-        "is_new": is_new,
-        "is_unseen": True,
-        "group_ids": [f"g{group}" for group in range(num_groups)],
-        "query_ids": [f"q{group}" for group in range(num_groups)],
-        "variants": ["personal"] * num_groups,
-        "is_pseudo": [True] * NUM_PSEUDO + [False],
-        "num_candidates": [NUM_CANDIDATES] * num_groups,
-        "candidate_ids": [f"c{c}" for _ in range(num_groups) for c in range(NUM_CANDIDATES)],
-        "qualities": [quality for group in qualities for quality in group],
-        "features": features.ravel().tolist(),
-        "hidden_choice": int(choices[-1]),
-    }
-
-
-def plant(root, *, num_buckets=2, num_training=40, num_new=40, spread=1.5, base="base0"):
-    """Features of planted users; returns the stage and what the new users choose in their real query."""
-    rng = np.random.default_rng(0)
-    stage = Stage(name="planted.features", fingerprint="f" * 16, root=str(root), num_buckets=num_buckets)
-    rows = [[] for _ in range(num_buckets)]
-    for user in range(num_training + num_new):
-        deviation = rng.normal(size=WIDTH) * spread
-        row = user_row(f"u{user:03d}", rng, is_new=user >= num_training, deviation=deviation)
-        rows[user % num_buckets].append(row)
-    hidden = {row["user_id"]: row.pop("hidden_choice") for part in rows for row in part}
-    for bucket, part in enumerate(rows):
-        metadata = {BASE_KEY: base.encode(), WIDTHS_KEY: b"2 4"}
-        table = pa.Table.from_pylist(part, schema=SCHEMA.with_metadata(metadata))
-        write_part(stage.part("features", bucket), table)
-    return stage, hidden
-
-
-def head_job(root, features, **settings):
+def head_job(root, features, fold=0, **settings):
     stage = Stage(name="planted.heads", fingerprint="h" * 16, root=str(root), num_buckets=features.num_buckets)
-    return HeadJob(features=features, stage=stage, config=HeadsConfig(ranks=(4,), **settings))
+    config = HeadsConfig(**{"ranks": (4,), **settings})
+    return HeadJob(features=features, stage=stage, config=config, is_graded=False, base_name="base", fold=fold)
 
 
 def fit_without_tune(job):
@@ -74,16 +35,16 @@ def fit_without_tune(job):
         make_bucket(job, bucket, cohorts)
 
 
-def scored(stage):
+def scored(stage, fold=0):
     return {
         user.user_id: user
-        for location in stage.parts("scores")
+        for location in stage.parts(scores_table(fold))
         for user in from_table(read_part(location, arrow_schema(ScoredUser)), ScoredUser)
     }
 
 
 def all_scores(user):
-    return [[c.personal, c.shared, c.shuffled] for group in user.groups for c in group.candidates]
+    return [[getattr(c, head) for head in HEADS] for group in user.groups for c in group.candidates]
 
 
 def accuracy(users, hidden, variant):
@@ -115,7 +76,7 @@ def test_own_heads_beat_the_shared_one_on_unseen_queries_and_other_users_heads_d
 def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
     job, hidden = planted
     users = scored(job.stage)
-    heads = [head for location in job.stage.parts("heads") for head in read_heads(location, "base0")]
+    heads = [head for location in job.stage.parts(heads_table(0)) for head in read_heads(location, "base0")]
     assert users.keys() == {head.user_id for head in heads} == hidden.keys()
     for head in heads:
         assert users[head.user_id].head == head.configuration
@@ -129,7 +90,7 @@ def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
 
 def test_heads_are_sorted_by_user(planted):
     job, _ = planted
-    for location in job.stage.parts("heads"):
+    for location in job.stage.parts(heads_table(0)):
         ids = [head.user_id for head in read_heads(location, "base0")]
         assert ids == sorted(ids)
 
@@ -137,7 +98,7 @@ def test_heads_are_sorted_by_user(planted):
 def test_heads_of_another_base_are_refused(planted):
     job, _ = planted
     with pytest.raises(HeadMismatchError, match="expected base1"):
-        read_heads(job.stage.part("heads", 0), "base1")
+        read_heads(job.stage.part(heads_table(0), 0), "base1")
 
 
 def test_features_of_another_base_than_the_population_s_are_refused(tmp_path):
@@ -158,7 +119,7 @@ def test_a_finished_trial_part_is_not_fitted_again(planted):
 
 def test_known_groups_are_scored_by_heads_that_did_not_see_them(planted):
     job, _ = planted
-    part = read_features(job.features.part("features", 0))
+    part = read_features(job.features_part(0), 0, is_graded=False)
     trial = read_trial(job.trial_part("lowrank-4", 0))
     folds = group_folds(part, job.config.num_folds, job.config.seed)
     is_evaluated = part.is_new_U[part.table.user_of_group()] & ~part.is_pseudo_G
@@ -168,21 +129,10 @@ def test_known_groups_are_scored_by_heads_that_did_not_see_them(planted):
 
 def test_a_new_user_s_known_target_is_refused(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=4, num_new=2)
-    location = features.part("features", 0)
-    table = read_part(location, SCHEMA)
-    rows = [{**row, "qualities": [0.0] * len(row["qualities"])} for row in table.to_pylist()]
-    write_part(location, pa.Table.from_pylist(rows, schema=table.schema))
+    part = read_features(features.part("features/base", 0), 0, is_graded=False)
+    leaking = replace(part, is_known_G=np.ones_like(part.is_known_G))
     with pytest.raises(AssertionError, match="new user"):
-        group_folds(read_features(location), 5, 0)
-
-
-def test_sample_of_training_users_does_not_depend_on_the_parts(tmp_path):
-    few, _ = plant(tmp_path / "few", num_buckets=1)
-    many, _ = plant(tmp_path / "many", num_buckets=4)
-    samples = [sample_training_users(stage.parts("features"), 7, 0) for stage in (few, many)]
-    assert samples[0].user_ids == samples[1].user_ids
-    assert len(samples[0].user_ids) == 7
-    assert not samples[0].is_new_U.any()
+        group_folds(leaking, 5, 0)
 
 
 def test_choice_follows_own_history_only_when_there_is_enough_of_it():
@@ -220,32 +170,161 @@ def test_control_without_another_user_is_the_shared_head(tmp_path):
 
 
 def test_control_is_the_score_by_the_next_user_s_head(planted):
-    from hydra_ray.scorer.population import read_population
-
     job, _ = planted
-    part, population = read_features(job.features.part("features", 0)), read_population(job.population_folder)
+    part = read_features(job.features_part(0), 0, is_graded=False)
+    population = read_population(job.population_folder)
     kinds = configurations(job.config)
     trials = [read_trial(job.trial_part(kind.name, 0)) for kind in kinds]
     everybody_lowrank = np.ones(len(part.user_ids), int)
     shuffled = shuffled_scores(part, everybody_lowrank, trials, kinds, population)
     user = 3
     own = part.table.user_of_candidate() == user
-    weights = population.weights_D + population.basis_DR @ trials[1].codes_UK[donors(part.is_new_U)[user]]
-    np.testing.assert_allclose(shuffled[own], part.table.features_ND[own] @ weights, rtol=1e-5)
+    deviation = population.basis_DR @ trials[1].codes_UK[donors(part.is_new_U)[user]]
+    expected = shared_scores(part, population)[own] + part.table.features_ND[own] @ deviation
+    np.testing.assert_allclose(shuffled[own], expected, rtol=1e-5)
+
+
+def test_training_users_are_scored_by_a_shared_head_that_has_not_seen_them(planted):
+    job, _ = planted
+    part = read_features(job.features_part(0), 0, is_graded=False)
+    population = read_population(job.population_folder)
+    scores, users = shared_scores(part, population), part.table.user_of_candidate()
+    left_out_N = part.table.features_ND @ population.pseudo_head.left_out_KD.T
+    whole_N = part.table.features_ND @ population.pseudo_head.weights_D
+    is_pseudo_N = part.is_pseudo_G[part.table.group_of_candidate()]
+    for user, is_new in enumerate(part.is_new_U):
+        rows = (users == user) & is_pseudo_N
+        matches = np.isclose(left_out_N[rows], scores[rows, None]).all(axis=0)
+        assert np.allclose(whole_N[rows], scores[rows]) == is_new
+        assert matches.sum() == (0 if is_new else 1)
+
+
+def test_histories_that_tell_users_apart_make_routed_heads_better_than_the_shared_one(planted):
+    job, hidden = planted
+    users = scored(job.stage)
+    assert accuracy(users, hidden, "routed") > accuracy(users, hidden, "shared") + 0.05
+
+
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("crossed")
+    features, hidden = plant(root, num_training=60, num_new=3, num_folds=3)
+    jobs = [head_job(root, features, fold) for fold in range(3)]
+    for job in jobs:
+        fit_without_tune(job)
+    return jobs, hidden
+
+
+def test_everybody_is_scored_in_every_fold_and_new_in_one(crossed):
+    jobs, hidden = crossed
+    tables = [scored(job.stage, job.fold) for job in jobs]
+    assert all(table.keys() == hidden.keys() for table in tables)
+    times_new = [sum(table[user_id].is_new for table in tables) for user_id in sorted(hidden)]
+    assert times_new == [1] * 60 + [3] * 3
+
+
+def test_what_a_user_chose_in_a_real_query_changes_nothing_in_the_user_s_fold(crossed, tmp_path):
+    jobs, _ = crossed
+    features, _ = plant(tmp_path, num_training=60, num_new=3, num_folds=3)
+    for location in features.parts("features/base"):
+        table = read_part(location, SCHEMA)
+        rows = table.to_pylist()
+        for row in rows:
+            if row["fold"] == 1:
+                row["qualities"][-NUM_CANDIDATES:] = row["qualities"][-NUM_CANDIDATES:][::-1]
+        write_part(location, pa.Table.from_pylist(rows, schema=table.schema))
+    changed = [head_job(tmp_path, features, fold) for fold in (0, 1)]
+    for job in changed:
+        fit_without_tune(job)
+    before, after = (
+        np.array([all_scores(user) for _, user in sorted(scored(job.stage, 1).items())])
+        for job in (jobs[1], changed[1])
+    )
+    np.testing.assert_array_equal(after, before)
+    assert all_scores(scored(changed[0].stage, 0)["u000"]) != all_scores(scored(jobs[0].stage, 0)["u000"])
+
+
+def test_a_fold_without_new_users_is_fitted(tmp_path):
+    features, _ = plant(tmp_path, num_training=10, num_new=0, num_folds=2)
+    job = head_job(tmp_path, features, fold=5)
+    fit_without_tune(job)
+    assert not any(user.is_new for user in scored(job.stage, 5).values())
+
+
+@pytest.mark.parametrize("num_learned", [0, 6])
+def test_features_may_be_all_plain_or_all_learned(tmp_path, num_learned):
+    features, hidden = plant(tmp_path, num_training=10, num_new=4, num_learned=num_learned)
+    job = head_job(tmp_path, features)
+    fit_without_tune(job)
+    assert scored(job.stage).keys() == hidden.keys()
+
+
+def without(location, is_dropped):
+    """Drop the groups of a part for which `is_dropped(row, group)`."""
+    table = read_part(location, SCHEMA)
+    rows = table.to_pylist()
+    for row in rows:
+        kept = [group for group in range(len(row["group_ids"])) if not is_dropped(row, group)]
+        for name, width in (("candidate_ids", 1), ("qualities", 1), ("features", 6)):
+            size = width * NUM_CANDIDATES
+            row[name] = [value for group in kept for value in row[name][group * size : (group + 1) * size]]
+        for name in ("group_ids", "query_ids", "variants", "is_pseudo", "num_candidates"):
+            row[name] = [row[name][group] for group in kept]
+    write_part(location, pa.Table.from_pylist(rows, schema=table.schema))
+
+
+def test_without_pseudo_queries_new_users_get_the_shared_head(tmp_path):
+    features, _ = plant(tmp_path, num_training=30, num_new=10)
+    for location in features.parts("features/base"):
+        without(location, lambda row, group: row["is_pseudo"][group])
+    job = head_job(tmp_path, features)
+    fit_without_tune(job)
+    users = scored(job.stage)
+    for user in (user for user in users.values() if user.is_new):
+        scores = np.array([[c.personal, c.shared] for c in user.groups[0].candidates])
+        np.testing.assert_allclose(scores[:, 0], scores[:, 1], rtol=1e-6)
+    assert len({c.shared for user in users.values() for c in user.groups[0].candidates}) > 100
+
+
+def test_users_without_any_group_have_a_head_and_no_scores(tmp_path):
+    features, _ = plant(tmp_path, num_training=30, num_new=10)
+    empty = {"u003", "u030"}
+    for location in features.parts("features/base"):
+        without(location, lambda row, _: row["user_id"] in empty)
+    job = head_job(tmp_path, features)
+    fit_without_tune(job)
+    users = scored(job.stage)
+    assert {user_id for user_id, user in users.items() if not user.groups} == empty
+    heads = [head for location in job.stage.parts(heads_table(0)) for head in read_heads(location, "base0")]
+    assert {head.user_id for head in heads if head.num_groups == 0} == empty
+
+
+@pytest.mark.parametrize("start", ["random", "shared"])
+@pytest.mark.usefixtures("one_torch_thread")
+def test_kinds_without_the_shared_head_never_choose_it(tmp_path, start):
+    features, _ = plant(tmp_path, num_training=8, num_new=4)
+    job = head_job(tmp_path, features, kinds=("paper",), paper_start=start, paper_loss="pointwise", paper_epochs=5)
+    fit_without_tune(job)
+    assert {user.head for user in scored(job.stage).values()} == {"paper"}
+    assert read_population(population_folder(job.stage.folder, 0)).variances == {}
 
 
 @pytest.mark.ray
 def test_fit_heads_with_tune_writes_the_same_tables_and_resumes(tmp_path, ray_two_cpus, capfd):
-    features, _ = plant(tmp_path, num_training=24, num_new=12)
+    features, _ = plant(tmp_path, num_training=24, num_new=12, num_folds=2)
     job = head_job(tmp_path, features, kinds=("shared", "lowrank", "paper"), num_shards=2)
-    counters = fit_heads(features, job.stage, job.config, PlacementConfig())
-    assert counters["rows"] == 36
-    first = scored(job.stage)
-    assert fit_heads(features, job.stage, job.config, PlacementConfig()) == counters
+
+    def fit():
+        return fit_heads(features, job.stage, job.config, PlacementConfig(), ["base", "base"], is_graded=False)
+
+    counters = fit()
+    assert counters["rows"] == 2 * 36
+    assert fit() == counters
     assert capfd.readouterr().out == ""
-    other = head_job(tmp_path / "other", features, kinds=("shared", "lowrank", "paper"))
-    fit_without_tune(other)
-    again = scored(other.stage)
-    assert {user_id: user.head for user_id, user in again.items()} == {i: user.head for i, user in first.items()}
-    for user_id, user in first.items():
-        np.testing.assert_allclose(all_scores(user), all_scores(again[user_id]), atol=1e-4)
+    for fold in range(2):
+        other = head_job(tmp_path / "other", features, fold, kinds=("shared", "lowrank", "paper"))
+        fit_without_tune(other)
+        first, again = scored(job.stage, fold), scored(other.stage, fold)
+        assert {user_id: user.head for user_id, user in again.items()} == {i: user.head for i, user in first.items()}
+        for user_id, user in first.items():
+            np.testing.assert_allclose(all_scores(user), all_scores(again[user_id]), atol=1e-3)

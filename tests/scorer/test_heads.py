@@ -2,10 +2,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from group_tables import objective, random_table
 from scipy.special import softmax
 
 from hydra_ray.scorer.heads import group_losses, group_probabilities, target_distribution
-from group_tables import objective, random_table
 
 
 def test_group_losses_are_cross_entropies():

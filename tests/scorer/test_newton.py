@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from group_tables import objective, random_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -8,7 +9,6 @@ from sklearn.linear_model import LogisticRegression
 from hydra_ray.scorer import newton
 from hydra_ray.scorer.heads import GroupTable
 from hydra_ray.scorer.newton import Regression
-from group_tables import objective, random_table
 
 
 @settings(max_examples=30)

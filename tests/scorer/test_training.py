@@ -1,3 +1,4 @@
+import math
 import shutil
 from itertools import pairwise
 
@@ -5,18 +6,18 @@ import numpy as np
 import pytest
 
 from hydra_ray.config import BaseConfig, PlacementConfig
-from hydra_ray.records import Candidate, Group, UserExamples, to_table
+from hydra_ray.records import Candidate, Group, UserExamples, arrow_schema, from_table, to_table
 from hydra_ray.scorer.features import FeatureWriter, is_holdout, read_features
 from hydra_ray.scorer.lessons import LessonStream
 from hydra_ray.scorer.training import TrainingTask, _run_workers, train_base
 from hydra_ray.stages import Stage
-from hydra_ray.storage import read_json, write_part
+from hydra_ray.storage import read_json, read_part, write_part
 
 WORDS = ["cat", "dog", "red", "blue", "sun", "moon", "tea", "rice", "king", "road"]
 PLAIN_NAMES = ("noise", "constant")
 
 
-def example_user(user_id, rng, *, is_new, is_pair):
+def example_user(user_id, rng, *, is_new, is_pair, fold):
     """The right candidate is the one whose word is in the query."""
     groups = []
     for place in range(5):
@@ -42,7 +43,7 @@ def example_user(user_id, rng, *, is_new, is_pair):
             candidates=candidates,
         )
         groups.append(group)
-    return UserExamples(user_id=user_id, is_new=is_new, groups=tuple(groups))
+    return UserExamples(user_id=user_id, is_new=is_new, fold=fold, groups=tuple(groups))
 
 
 def write_examples(root, *, is_pair=False, num_users=(9, 6)):
@@ -50,7 +51,14 @@ def write_examples(root, *, is_pair=False, num_users=(9, 6)):
     stage = Stage(name="planted.examples", fingerprint="e" * 16, root=str(root), num_buckets=len(num_users))
     for bucket, count in enumerate(num_users):
         users = [
-            example_user(f"u{bucket}.{place}", rng, is_new=place % 3 == 2, is_pair=is_pair) for place in range(count)
+            example_user(
+                f"u{bucket}.{place}",
+                rng,
+                is_new=place % 3 == 2,
+                is_pair=is_pair,
+                fold=place % 2 if place % 3 < 2 else None,
+            )
+            for place in range(count)
         ]
         write_part(stage.part("examples", bucket), to_table(users, UserExamples))
     return stage
@@ -87,8 +95,9 @@ def base_config(encoder, **settings):
     return BaseConfig(encoder=encoder, **{**defaults, **settings})
 
 
-def stream_of(stage, rank=0, num_ranks=1, **settings):
-    return LessonStream(stage.parts("examples"), 2, base_config("any", **settings), rank, num_ranks)
+def stream_of(stage, rank=0, num_ranks=1, fold=None, **settings):
+    config = base_config("any", **settings)
+    return LessonStream(stage.parts("examples"), 2, config, rank, num_ranks, fold, is_graded=False)
 
 
 def keys_of(lessons):
@@ -107,6 +116,27 @@ def test_ranks_share_the_training_users_and_nobody_else(tmp_path):
     assert sorted(shares) == sorted(whole)
     assert len(whole) == len(set(whole)) == 10 * 5
     assert {user for user, _ in whole} == set(range(10))
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_users_of_the_fold_teach_nothing(tmp_path, fold):
+    stage = write_examples(tmp_path)
+    streams = stream_of(stage), stream_of(stage, fold=fold)
+    everybody, others = (
+        {lesson.group for is_held_out in (False, True) for lesson in stream.lessons(is_held_out=is_held_out)}
+        for stream in streams
+    )
+    new = {
+        group
+        for location in stage.parts("examples")
+        for user in from_table(read_part(location, arrow_schema(UserExamples)), UserExamples)
+        if user.fold == fold
+        for group in user.groups
+    }
+    assert others == everybody - new
+    assert len(everybody) == 50
+    assert len(new) == 25
+    assert streams[1].survey.num_users == 5
 
 
 def test_survey_counts_what_is_streamed(tmp_path):
@@ -202,6 +232,31 @@ def test_learner_s_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pat
 
 
 @pytest.mark.ray
+def test_pointwise_losses_judge_every_candidate_alone(encoder, tmp_path):
+    import torch
+
+    from hydra_ray.scorer.base import new_base
+    from hydra_ray.scorer.learner import Learner, frozen_table
+    from hydra_ray.scorer.shape import BaseShape
+
+    lessons = list(stream_of(write_examples(tmp_path), holdout_fraction=0).lessons(is_held_out=False))[:3]
+    shape = BaseShape(interaction="bilinear", plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
+    learner = Learner(new_base(encoder, shape, seed=0), num_users=10, loss="pointwise").eval()
+    torch.nn.init.normal_(learner.weights)
+    table = frozen_table(learner, iter(lessons))
+    scores = table.features_ND @ learner.weights.detach().numpy()
+    expected = []
+    for lesson, start in zip(lessons, table.group_starts[:-1], strict=True):
+        losses = []
+        for place, candidate in enumerate(lesson.group.candidates):
+            probability = 1 / (1 + math.exp(-scores[start + place]))
+            chance = candidate.quality * math.log(probability) + (1 - candidate.quality) * math.log(1 - probability)
+            losses.append(-chance)
+        expected.append(sum(losses) / len(losses))
+    np.testing.assert_allclose(learner(lessons, is_personal=False).detach().numpy(), expected, rtol=1e-3)
+
+
+@pytest.mark.ray
 def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
     from hydra_ray.scorer.base import new_base
     from hydra_ray.scorer.shape import BaseShape
@@ -223,10 +278,11 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
 
     def train(name, placement, **settings):
         stage = stage_at(tmp_path, name)
-        counters = train_base(examples, stage, config.model_copy(update=settings), "bilinear", PLAIN_NAMES, placement)
+        settings = config.model_copy(update=settings)
+        counters = train_base(examples, stage, settings, "bilinear", PLAIN_NAMES, placement, fold=None, is_graded=False)
         description = read_json(f"{stage.folder}/base/base.json")
         assert counters["lessons"] + counters["held_out"] == 50
-        assert not (tmp_path / "stages" / "planted" / name / ("b" * 16) / "train").exists()
+        assert not (tmp_path / "stages" / "planted" / name / ("b" * 16) / "train-base").exists()
         return stage, description
 
     two = PlacementConfig(train_workers=2, zero_stage=2)
@@ -243,8 +299,10 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         config=config.model_copy(update={"num_epochs": 1}),
         shape=shape_of(straight),
         placement=two,
+        fold=None,
+        is_graded=False,
     )
-    _run_workers(task, f"{broken.folder}/train")
+    _run_workers(task, f"{broken.folder}/train-base")
     first = read_json(f"{broken.folder}/base/base.json")
     assert first["training"]["epochs_done"] == 1
     shutil.rmtree(f"{broken.folder}/base")
@@ -260,9 +318,9 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
     assert zero["training"]["best_epoch"] == 0
 
     for stage in (single, untrained):
-        writer = FeatureWriter(examples, stage, stage)
+        writer = FeatureWriter(examples, stage, stage, "base")
         assert [writer(bucket)["rows"] for bucket in range(2)] == [9, 6]
-        part = read_features(stage.part("features", 0))
+        part = read_features(stage.part("features/base", 0), 7, is_graded=False)
         assert part.table.features_ND.shape == (9 * 5 * 4, 8 + 2)
         assert part.base_fingerprint == read_json(f"{stage.folder}/base/base.json")["fingerprint"]
         assert part.user_ids == sorted(part.user_ids)

@@ -1,0 +1,97 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from planted_features import NUM_CANDIDATES, NUM_PSEUDO, WIDTH, plant
+
+from hydra_ray.scorer.features import SCHEMA, is_new_in, read_features, sample_training_users
+from hydra_ray.storage import read_part, write_part
+
+
+def fold_column(features, bucket):
+    return np.array(read_part(features.part("features/base", bucket), SCHEMA)["fold"].to_pylist(), float)
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2])
+def test_users_of_the_fold_are_new_and_their_real_qualities_hidden(tmp_path, fold):
+    features, _ = plant(tmp_path, num_training=12, num_new=4, num_folds=3)
+    for bucket in range(2):
+        part = read_features(features.part("features/base", bucket), fold, is_graded=False)
+        folds = fold_column(features, bucket)
+        np.testing.assert_array_equal(part.is_new_U, np.isnan(folds) | (folds == fold))
+        is_evaluated_G = part.is_new_U[part.table.user_of_group()] & ~part.is_pseudo_G
+        assert is_evaluated_G.sum() == part.is_new_U.sum() > 0
+        np.testing.assert_array_equal(part.is_known_G, ~is_evaluated_G)
+        np.testing.assert_array_equal(part.table.teaches(), ~is_evaluated_G)
+        is_evaluated_N = is_evaluated_G[part.table.group_of_candidate()]
+        np.testing.assert_array_equal(np.isnan(part.table.qualities_N), is_evaluated_N)
+        assert not part.table.targets_N[is_evaluated_N].any()
+
+
+def test_each_user_of_a_fold_is_new_in_that_fold_alone(tmp_path):
+    features, _ = plant(tmp_path, num_buckets=1, num_training=12, num_new=0, num_folds=3)
+    location = features.part("features/base", 0)
+    is_new = np.stack([read_features(location, fold, is_graded=False).is_new_U for fold in range(3)])
+    assert (is_new.sum(axis=0) == 1).all()
+
+
+def test_without_folds_only_the_split_says_who_is_new(tmp_path):
+    features, _ = plant(tmp_path, num_buckets=1, num_training=5, num_new=3)
+    part = read_part(features.part("features/base", 0), SCHEMA)
+    for fold in (0, 1, None):
+        assert is_new_in(part, fold).tolist() == [False] * 5 + [True] * 3
+
+
+def test_a_fold_may_have_nobody(tmp_path):
+    features, _ = plant(tmp_path, num_buckets=1, num_training=6, num_new=0, num_folds=2)
+    part = read_features(features.part("features/base", 0), 7, is_graded=False)
+    assert not part.is_new_U.any()
+    assert part.is_known_G.all()
+
+
+def test_a_part_without_users_reads_as_nobody(tmp_path):
+    features, _ = plant(tmp_path, num_buckets=3, num_training=1, num_new=1)
+    part = read_features(features.part("features/base", 2), 0, is_graded=False)
+    assert part.user_ids == []
+    assert part.table.features_ND.shape == (0, WIDTH)
+
+
+def test_histories_are_a_row_a_user(tmp_path):
+    features, _ = plant(tmp_path, num_buckets=1, num_training=4, num_new=1)
+    location = features.part("features/base", 0)
+    rows = read_part(location, SCHEMA)["history"].to_pylist()
+    np.testing.assert_allclose(read_features(location, 0, is_graded=False).histories_UH, rows, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("is_graded", "expected"), [(False, [0, 0, 1, 0, 0]), (True, None)])
+def test_grades_count_only_where_asked_for(tmp_path, is_graded, expected):
+    features, _ = plant(tmp_path, num_buckets=1, num_training=1, num_new=0)
+    location = features.part("features/base", 0)
+    table = read_part(location, SCHEMA)
+    rows = [{**row, "qualities": [0.1, 0.2, 0.9, 0.3, 0.0] * (NUM_PSEUDO + 1)} for row in table.to_pylist()]
+    write_part(location, pa.Table.from_pylist(rows, schema=table.schema))
+    targets = read_features(location, 0, is_graded=is_graded).table.targets_N[:NUM_CANDIDATES]
+    if expected is None:
+        assert np.argsort(targets).tolist() == [4, 0, 1, 3, 2]
+        assert (targets > 0).all()
+    else:
+        assert targets.tolist() == expected
+
+
+def test_sample_of_training_users_does_not_depend_on_the_parts(tmp_path):
+    few, _ = plant(tmp_path / "few", num_buckets=1)
+    many, _ = plant(tmp_path / "many", num_buckets=4)
+    samples = [sample_training_users(stage.parts("features/base"), 7, 0, 0, is_graded=False) for stage in (few, many)]
+    assert samples[0].user_ids == samples[1].user_ids
+    assert len(samples[0].user_ids) == 7
+    assert not samples[0].is_new_U.any()
+
+
+def test_users_of_the_fold_are_not_sampled(tmp_path):
+    features, _ = plant(tmp_path, num_training=12, num_new=4, num_folds=3)
+    found = [
+        set(sample_training_users(features.parts("features/base"), 99, 0, fold, is_graded=False).user_ids)
+        for fold in range(3)
+    ]
+    assert [len(users) for users in found] == [8, 8, 8]
+    assert not found[0] & found[1] & found[2]
+    assert len(found[0] | found[1]) == 12
