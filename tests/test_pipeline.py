@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from builders import run_config
 
 from hydra_ray.config import STAGE_NAMES, RunConfig
+from hydra_ray.evaluate.systems import SYSTEMS
 from hydra_ray.pipeline import personalize
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.records import ScoredUser, arrow_schema, from_table
+from hydra_ray.scorer.store import scores_table
+from hydra_ray.stages import Stage
 from hydra_ray.status import status_lines
 from hydra_ray.storage import read_part
 
-SYSTEMS = {"zero_shot", "rag_1", "rag_k", "majority", "vote", "hydra", "hydra_shared", "hydra_shuffled", "oracle"}
+NUM_FOLDS = 3
 
 pytestmark = [
     pytest.mark.ray,
@@ -33,30 +37,82 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return personalize(run_config(str(tmp_path_factory.mktemp("root"))))
 
 
+@pytest.fixture(scope="module")
+def crossed(finished: Plan) -> Plan:
+    """A finished run under the same root in which everyone is new once; one scorer's bases are trained."""
+    untrained = {**finished.config.reranker.base.model_dump(), "num_epochs": 0}
+    config = run_config(finished.config.storage.root, users={"num_folds": NUM_FOLDS}, reranker={"base": untrained})
+    return personalize(config.model_copy(update={"run": "crossed"}))
+
+
+def scored_users(heads: Stage, fold: int) -> list[ScoredUser]:
+    """Everybody's scores in a fold."""
+    parts = [read_part(location, arrow_schema(ScoredUser)) for location in heads.parts(scores_table(fold))]
+    return [row for part in parts for row in from_table(part, ScoredUser)]
+
+
 def parts_of(plan: Plan) -> dict[Path, int]:
     """Every committed file with the time it was written."""
     return {path: path.stat().st_mtime_ns for path in (Path(plan.config.storage.root) / "stages").rglob("*.parquet")}
 
 
+def metrics_of(plan: Plan) -> dict[str, Any]:
+    return json.loads(Path(plan.run_folder, "metrics.json").read_text())
+
+
+def predictions_of(plan: Plan) -> dict[str, str]:
+    predictions = json.loads(Path(plan.run_folder, "predictions.json").read_text())
+    assert predictions["task"] == "planted"
+    return {gold["id"]: gold["output"] for gold in predictions["golds"]}
+
+
 def test_a_run_reports_every_system_on_every_new_user(finished: Plan):
-    metrics = json.loads(Path(finished.run_folder, "metrics.json").read_text())
-    assert set(metrics["systems"]) == SYSTEMS
+    metrics = metrics_of(finished)
+    assert set(metrics["systems"]) == set(SYSTEMS)
     assert metrics["num_users"] == 4
     page = Path(finished.run_folder, "report.html").read_text()
     assert "HYDRA" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_a_cross_fitted_run_reports_every_system_on_everyone(crossed: Plan):
+    metrics = metrics_of(crossed)
+    assert set(metrics["systems"]) == set(SYSTEMS)
+    assert metrics["num_users"] == 10
+    assert len(predictions_of(crossed)) == 10
+
+
+def test_in_each_fold_its_own_users_are_new_and_everyone_is_scored(crossed: Plan):
+    folds: dict[str, list[int]] = {}
+    for scorer in (crossed.reranker, crossed.adapter):
+        for fold in range(NUM_FOLDS):
+            rows = scored_users(scorer.heads, fold)
+            assert len(rows) == 10
+            for row in rows:
+                folds.setdefault(row.user_id, []).extend([fold] * row.is_new)
+    assert all(len(found) == 2 and len(set(found)) == 1 for found in folds.values())
+
+
+def test_what_another_run_asked_is_not_asked_again(finished: Plan, crossed: Plan):
+    first, second = (plan.probes.manifest()["counters"] for plan in (finished, crossed))
+    assert first["asked_now"] == first["requests"] > 0
+    assert (second["asked_now"], second["generator_seconds"]) == (0, 0)
+    assert second["requests"] == first["requests"]
+    drafts = crossed.drafts.manifest()["counters"]
+    assert 0 < drafts["asked_now"] < drafts["requests"]
+
+
 def test_predictions_are_in_lamps_format_for_every_evaluated_query(finished: Plan):
-    predictions = json.loads(Path(finished.run_folder, "predictions.json").read_text())
-    assert predictions["task"] == "planted"
-    assert len({gold["id"] for gold in predictions["golds"]}) == 4
-    assert all(gold["output"] in finished.task.labels for gold in predictions["golds"])
+    predictions = predictions_of(finished)
+    assert len(predictions) == 4
+    assert set(predictions.values()) <= set(finished.task.labels)
 
 
-def test_a_second_run_does_no_work(finished: Plan):
-    before = parts_of(finished)
-    again = personalize(finished.config)
+@pytest.mark.parametrize("name", ["finished", "crossed"])
+def test_a_second_run_does_no_work(name: str, request: pytest.FixtureRequest):
+    plan: Plan = request.getfixturevalue(name)
+    before = parts_of(plan)
+    again = personalize(plan.config)
     assert again.is_complete()
     assert parts_of(again) == before
 
@@ -66,7 +122,8 @@ def test_a_changed_setting_recomputes_only_what_depends_on_it(finished: Plan):
     drafts = finished.config.drafts.model_copy(update={"num_samples": 2})
     changed = plan_run(finished.config.model_copy(update={"drafts": drafts, "run": "changed"}))
     complete = {stage.name for stage in changed.stages() if stage.is_complete()}
-    assert complete == {"users", "probes", *(f"reranker.{step}" for step in ("examples", "base", "features", "heads"))}
+    steps = {f"reranker.{step}" for step in ("examples", "base", "features", "heads")}
+    assert complete == {"users", "profiles", "probes", "adapter.labeller", *steps}
     personalize(changed.config, until="drafts")
     assert {path: parts_of(changed)[path] for path in before} == before
 
@@ -78,11 +135,9 @@ def test_status_tells_every_stage(finished: Plan):
 
 
 def test_a_new_users_head_is_stored_with_its_configuration(finished: Plan):
-    heads = set()
-    for location in finished.adapter.heads.parts("scores"):
-        part = read_part(location, arrow_schema(ScoredUser))
-        heads |= {row.head for row in from_table(part, ScoredUser) if row.is_new}
-    assert heads <= {"shared", "lowrank-16"}
+    new = [row for row in scored_users(finished.adapter.heads, 0) if row.is_new]
+    assert len(new) == 4
+    assert {row.head for row in new} <= {"shared", "lowrank-16"}
 
 
 def test_a_run_killed_in_the_middle_of_probes_resumes_to_the_same_answers(tmp_path: Path):
