@@ -100,7 +100,7 @@ def _group(
     vectors: Vectors,
 ) -> Group:
     pool = _pool(context, task, config)
-    if not config.adapter.has_plain_features:
+    if not pool or not config.adapter.has_plain_features:
         plain_NP = np.zeros((len(pool), 0))
     elif task.is_closed:
         labels = closed.closed_features(context, task, config.drafts, vectors)

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -78,7 +79,26 @@ def test_the_drafts_are_the_candidates_of_a_text_task():
 
     for group in examples(user(8), HEADLINES, write).groups:
         assert [candidate.candidate_id for candidate in group.candidates] == ["zero", "one", "two"]
-        assert plain(group, "vote_share", HEADLINES) == pytest.approx({"zero": 0, "one": 2 / 3, "two": 1 / 3})
+        shares = plain(group, "vote_share", HEADLINES)
+        assert shares["one"] > shares["two"] > shares["zero"]
+
+
+def test_plain_features_of_drafts_are_standardized_within_their_query():
+    def write(request: Request) -> list[str]:
+        return ["one day", "two cats", "one day"] if request.temperature else ["zero"]
+
+    for group in examples(user(8), HEADLINES, write).groups:
+        columns_PN = np.array([candidate.plain for candidate in group.candidates]).T
+        assert columns_PN.mean(axis=1) == pytest.approx(np.zeros(len(columns_PN)))
+        deviations_P = columns_PN.std(axis=1)
+        assert deviations_P[deviations_P > 1e-9] == pytest.approx(1)
+        # The votes are 0, 2 and 1 of 3: one standard deviation is the root of 2/27.
+        shares = [0.0, 2 / 3, 1 / 3]
+        expected = {
+            text: (each - 1 / 3) / math.sqrt(2 / 27)
+            for text, each in zip(("zero", "one day", "two cats"), shares, strict=True)
+        }
+        assert plain(group, "vote_share", HEADLINES) == pytest.approx(expected)
 
 
 def test_a_query_without_an_understood_draft_is_no_group_of_a_text_task():
