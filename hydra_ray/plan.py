@@ -188,7 +188,7 @@ def _scorer(
     # The adapter's plain features compare texts by the encoder.
     compared = {"encoder": encoder, "max_text_tokens": section.base.max_text_tokens, "drafts": config.drafts}
     settings = {"task": task, "plain_names": names, **(compared if name == "adapter" else {})}
-    examples = _stage(config, f"{name}.examples", 2, settings, [stage.fingerprint for stage in inputs])
+    examples = _stage(config, f"{name}.examples", 3, settings, [stage.fingerprint for stage in inputs])
     base_settings = {
         "base": {**section.base.model_dump(mode="json"), "encoder": encoder},
         "interaction": interaction,

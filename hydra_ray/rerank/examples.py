@@ -32,7 +32,9 @@ def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
 def reranker_examples(user: User, probed: ProbedUser, task: Task, config: RunConfig) -> UserExamples:
     """The user's groups: every query with at least one retrieved record.
 
-    A record whose probe failed is left out where qualities are known: a failure teaches nothing.
+    A record whose probe failed is left out where qualities are known: a failure teaches nothing. In a cross-fitted run
+    only pseudo-queries teach the reranker: the drafts that it leads to are shared by all folds, so no fold's targets
+    may have had a part in them. (Tasks without pseudo-queries have nothing else to learn from.)
     """
     groups = tuple(
         group
@@ -48,11 +50,12 @@ def select_records(scores: dict[str, float], num: int) -> list[str]:
 
 
 def _group(user: User, ranked: RankedQuery, probed: ProbedQuery, task: Task, config: RunConfig) -> Group:
-    qualities = {probe.record_id: probe.quality for probe in probed.probes}
+    may_learn = ranked.may_learn_from(user) and (ranked.is_pseudo or user.fold is None or not task.has_pseudo_queries)
+    qualities = {probe.record_id: probe.quality for probe in probed.probes} if may_learn else {}
     candidates = _candidates(ranked, qualities, task)
     if not config.reranker.has_plain_features:
         candidates = (replace(candidate, plain=()) for candidate in candidates)
-    if ranked.may_learn_from(user):
+    if may_learn:
         candidates = (candidate for candidate in candidates if candidate.quality is not None)
     return Group(
         group_id=ranked.query.query_id,

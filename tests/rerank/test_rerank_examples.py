@@ -109,3 +109,13 @@ def test_a_user_without_history_has_no_groups():
 
 def test_the_highest_scores_are_selected_best_first():
     assert select_records({"a": 0.1, "b": 0.9, "c": 0.9, "d": -1.0}, 3) == ["b", "c", "a"]
+
+
+def test_in_a_cross_fitted_run_only_pseudo_queries_teach_so_that_no_targets_reach_the_shared_drafts():
+    someone = replace(user(6, is_new=False), fold=0)
+    groups = reranker_examples(someone, probed_user(someone, failed="3"), TASK, CONFIG).groups
+    assert {group.is_pseudo for group in groups} == {True, False}
+    for group in groups:
+        qualities = [candidate.quality for candidate in group.candidates]
+        assert (None not in qualities) if group.is_pseudo else set(qualities) == {None}
+        assert group.is_pseudo or "3" in {candidate.candidate_id for candidate in group.candidates}
