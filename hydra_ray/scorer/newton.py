@@ -32,8 +32,12 @@ class Posterior:
     """In units of the prior's standard deviations."""
     deviations_R: Floats
     """The prior's standard deviations."""
-    evidences_U: Floats
-    """Log marginal likelihood of each user's targets."""
+    losses_U: Floats
+    """Cross-entropies and prior at the codes."""
+
+    def evidences(self) -> Floats:
+        """Log marginal likelihood of each user's targets."""
+        return -self.losses_U - 0.5 * np.linalg.slogdet(self.precisions_URR)[1]
 
     def covariances(self) -> Floats:
         """Of each user's code (U, R, R)."""
@@ -75,32 +79,34 @@ class Regression:
             start_UR: where the search begins, zero where not given.
         """
         num_users, width = self.table.num_users, len(variances_R)
-        codes, evidences = np.zeros((num_users, width)), np.zeros(num_users)
-        precisions = np.zeros((num_users, width, width))
+        codes, losses, precisions = (
+            np.zeros((num_users, width)),
+            np.zeros(num_users),
+            np.zeros((num_users, width, width)),
+        )
         for chunk, objective in self._objectives(variances_R, None):
             solution = _newton(objective, _start(chunk, objective, start_UR))
-            losses, _, precisions[chunk.users] = objective.derivatives(solution)
+            losses[chunk.users], _, precisions[chunk.users] = objective.derivatives(solution)
             codes[chunk.users] = solution * objective.deviations_R
-            evidences[chunk.users] = -losses - 0.5 * np.linalg.slogdet(precisions[chunk.users])[1]
-        return Posterior(
-            codes_UR=codes,
-            precisions_URR=precisions,
-            deviations_R=np.sqrt(variances_R),
-            evidences_U=evidences,
-        )
+        return Posterior(codes_UR=codes, precisions_URR=precisions, deviations_R=np.sqrt(variances_R), losses_U=losses)
 
-    def common_code(self, variances_R: Floats, weights_G: Floats, start_R: Floats | None = None) -> Floats:
-        """The most probable code (R) if all users had the same one."""
+    def common_code(
+        self, variances_R: Floats, weights_G: Floats, start_R: Floats, tolerance: float = TOLERANCE
+    ) -> Floats:
+        """The most probable code (R) if all users had the same one.
+
+        Args:
+            tolerance: Newton decrement, in nats, below which the next step is the last.
+        """
         deviations_R = np.sqrt(variances_R)
         objective = _Common([each for _, each in self._objectives(variances_R, weights_G, prior=0.0)])
-        start_R = np.zeros(len(variances_R)) if start_R is None else _standardized(start_R, deviations_R)
-        return _newton(objective, start_R[None])[0] * deviations_R
+        return _newton(objective, _standardized(start_R, deviations_R)[None], tolerance)[0] * deviations_R
 
     def common_codes_without(self, variances_R: Floats, weights_G: Floats, code_R: Floats) -> Floats:
         """For each user (U, R) about the common code of the other users: one Newton step from that of all.
 
         Args:
-            code_R: the common code for the same variances and weights.
+            code_R: the common code for the same variances and weights, or one near it.
         """
         deviations_R, identity = np.sqrt(variances_R), np.eye(len(code_R))
         code = _standardized(code_R, deviations_R)
@@ -274,7 +280,7 @@ def _standardized(codes: Floats, deviations_R: Floats) -> Floats:
     return np.where(deviations_R > 0, codes / np.where(deviations_R > 0, deviations_R, 1.0), 0.0)
 
 
-def _newton(objective: _Objective | _Common, start_UR: Floats) -> Floats:
+def _newton(objective: _Objective | _Common, start_UR: Floats, tolerance: float = TOLERANCE) -> Floats:
     codes = start_UR.copy()
     active = np.arange(len(codes))
     for _ in range(MAX_STEPS):
@@ -282,7 +288,7 @@ def _newton(objective: _Objective | _Common, start_UR: Floats) -> Floats:
         steps = np.linalg.solve(hessians, gradients[:, :, None])[:, :, 0]
         decrements = (gradients * steps).sum(axis=1)
         codes[active] -= _step_sizes(objective, codes[active], steps, losses, decrements)[:, None] * steps
-        unfinished = decrements > TOLERANCE
+        unfinished = decrements > tolerance
         if not unfinished.any():
             break
         if not unfinished.all():

@@ -22,11 +22,11 @@ from hydra_ray.seeds import rng_of
 
 START_VARIANCES = (1e-4, 1e-3, 0.01, 0.1, 1.0)
 """Candidates for the variance of the users' deviations before their directions are known."""
-VARIANCE_FACTORS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0)
-"""Candidates for the factor by which the estimated variances are corrected on held-out groups: the Laplace
-approximation makes them too small where users have few groups and differ much."""
+VARIANCE_FACTORS = (0.0, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0)
+"""Candidates for the factor by which the estimated variances are corrected on users left out: the Laplace approximation
+makes them too small where users have few groups and differ much, and a basis learned from few users too large."""
 COVARIANCE_STEPS = 8
-MAX_SEARCH_USERS = 150
+MAX_SEARCH_USERS = 100
 """Users on whom start variances are compared."""
 
 
@@ -134,15 +134,15 @@ def within_group_scales(table: GroupTable) -> Floats:
     return np.sqrt(np.where(variances > 1e-10, variances, 1.0))
 
 
-def estimate_deviations(table: GroupTable, offsets_N: Floats, num_learned: int, seed: int) -> tuple[Floats, Floats]:
+def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -> tuple[Floats, Floats]:
     """Directions in which users deviate from the shared head, as columns, and their variances, the largest first.
 
     Args:
         table: every group teaches; features vary by about 1 within a group.
         offsets_N: the shared head's scores, held out.
+        start_D: variances of the deviations before their directions are known (see `start_variances`).
     """
     num_features = table.features_ND.shape[1]
-    start_D = _start_variances(table, offsets_N, num_learned, seed)
     covariance = np.diag(start_D)
     deviations_UD = np.zeros((table.num_users, num_features))
     for _ in range(COVARIANCE_STEPS):
@@ -158,12 +158,27 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, num_learned: int, 
     return directions[:, ::-1], np.maximum(values[::-1], 0)
 
 
-def choose_factor(regression: Regression, variances_R: Floats, fold_G: Ints) -> float:
-    """The factor of the prior variances with the lowest loss on held-out groups of the same users."""
-    losses = {
-        factor: group_losses(regression.table, held_out_scores(regression, factor * variances_R, fold_G)).mean()
-        for factor in VARIANCE_FACTORS
-    }
+def choose_factor(
+    table: GroupTable, offsets_N: Floats, start_D: Floats, user_half_U: Ints, fold_G: Ints, rank: int
+) -> float:
+    """The factor of the prior variances with the lowest loss on held-out groups of users who did not teach the basis.
+
+    Each half of the users judges what the other half teaches: a basis fits the users it was learned from far too well.
+    0, which leaves everybody at the shared head, where nothing helps, or nobody is left to judge.
+    """
+    losses = dict.fromkeys(VARIANCE_FACTORS, 0.0)
+    half_G = user_half_U[table.user_of_group()]
+    for half in np.unique(half_G):
+        taught, judged = table.select(half_G != half).without_empty_users(), table.select(half_G == half)
+        if not taught.num_groups:
+            return 0.0
+        is_judged_N = (half_G == half)[table.group_of_candidate()]
+        directions, values = estimate_deviations(taught, offsets_N[~is_judged_N], start_D)
+        inputs_NR = judged.features_ND @ directions[:, :rank]
+        regression = Regression(judged, inputs_NR, offsets_N[is_judged_N])
+        for factor in VARIANCE_FACTORS:
+            scores_N = held_out_scores(regression, factor * values[:rank], fold_G[half_G == half])
+            losses[factor] += float(group_losses(judged, scores_N).sum())
     return min(losses, key=lambda factor: losses[factor])
 
 
@@ -216,11 +231,12 @@ def fit_population(
     basis = np.zeros((len(scales), 0))
     variances: dict[int, Floats] = {}
     if ranks:
-        directions, values = estimate_deviations(scaled, offsets_N, num_learned, seed)
+        start_D = start_variances(scaled, offsets_N, num_learned, seed)
+        directions, values = estimate_deviations(scaled, offsets_N, start_D)
         basis = directions[:, : max(ranks)]
         for rank in {min(rank, len(scales)) for rank in ranks}:
-            regression = Regression(scaled, scaled.features_ND @ basis[:, :rank], offsets_N)
-            variances[rank] = choose_factor(regression, values[:rank], fold_G) * values[:rank]
+            factor = choose_factor(scaled, offsets_N, start_D, user_fold_U % 2, fold_G, rank)
+            variances[rank] = factor * values[:rank]
     query_head, pseudo_head = (
         SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads
     )
@@ -236,7 +252,7 @@ def fit_population(
     )
 
 
-def _start_variances(table: GroupTable, offsets_N: Floats, num_learned: int, seed: int) -> Floats:
+def start_variances(table: GroupTable, offsets_N: Floats, num_learned: int, seed: int) -> Floats:
     """One variance for the base's features and one for the plain ones, by marginal likelihood."""
     is_kept_G = _sample_groups(table, seed)
     offsets_N = offsets_N[is_kept_G[table.group_of_candidate()]]
@@ -252,7 +268,7 @@ def _start_variances(table: GroupTable, offsets_N: Floats, num_learned: int, see
     def cost(pair: _Variances) -> float:
         fit = regression.posterior(spread(pair), nearest)
         nearest[:] = fit.codes_UR
-        return -float(fit.evidences_U.sum())
+        return -float(fit.evidences().sum())
 
     values = {
         "plain": START_VARIANCES if num_plain else [0.0],

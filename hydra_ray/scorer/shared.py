@@ -26,6 +26,8 @@ NUM_USER_FOLDS = 5
 MAX_SEARCH_USERS = 300
 """Users on whom candidate values are compared."""
 _PASSES = 2
+_SEARCH_TOLERANCE = 0.1
+"""Newton decrement, in nats, at which a head is good enough to be compared: leaving a fold out is one more step."""
 
 
 ChoiceT = TypeVar("ChoiceT", bound=Any)
@@ -139,7 +141,7 @@ class _Problem:
     def _loss(self, choice: _Choice, judges_G: Bools) -> float:
         variances_D, weights_G = self._prior_and_weights(choice)
         weights_G = weights_G * self._is_sampled_G
-        self._start = self._regression.common_code(variances_D, weights_G, self._start)
+        self._start = self._regression.common_code(variances_D, weights_G, self._start, _SEARCH_TOLERANCE)
         left_out_KD = self._regression.common_codes_without(variances_D, weights_G, self._start)
         scores_N = np.einsum("nd,nd->n", self._table.features_ND, left_out_KD[self._table.user_of_candidate()])
         return float(group_losses(self._table, scores_N)[judges_G].sum())

@@ -5,7 +5,7 @@ import pytest
 from group_tables import objective, random_table
 from scipy.special import softmax
 
-from hydra_ray.scorer.heads import group_losses, group_probabilities, target_distribution
+from hydra_ray.scorer.heads import TARGET_SHARPNESS, group_losses, group_probabilities, target_distribution
 
 
 def test_group_losses_are_cross_entropies():
@@ -21,25 +21,21 @@ def test_group_losses_are_cross_entropies():
     np.testing.assert_allclose(group_losses(table, scores), expected)
 
 
-def test_targets_share_everything_among_the_best_of_two_qualities():
-    assert target_distribution([0.0, 1.0, 1.0, 0.0], is_graded=True) == [0.0, 0.5, 0.5, 0.0]
+def test_the_best_share_everything_where_grades_do_not_count():
+    assert target_distribution([0.0, 1.0, 1.0, 0.0], is_graded=False) == [0.0, 0.5, 0.5, 0.0]
+    assert target_distribution([0.1, 0.5, 0.4, 0.5], is_graded=False) == [0.0, 0.5, 0.0, 0.5]
 
 
-def test_targets_of_many_qualities_rank_as_the_qualities_do():
-    targets = target_distribution([0.1, 0.5, 0.4, 0.1], is_graded=True)
-    assert targets is not None
-    assert sum(targets) == pytest.approx(1)
-    assert targets[1] > targets[2] > targets[0] == targets[3] > 0
+@pytest.mark.parametrize("qualities", [[0.1, 0.5, 0.4, 0.1], [0.0, 1.0], [-3.0, -1.0, 0.0]])
+def test_graded_targets_are_a_softmax_of_the_qualities(qualities):
+    expected = softmax(TARGET_SHARPNESS * np.array(qualities))
+    np.testing.assert_allclose(target_distribution(qualities, is_graded=True), expected)
 
 
 @pytest.mark.parametrize("qualities", [[], [1.0], [0.5, 0.5], [0.0, 1.0, None]])
 @pytest.mark.parametrize("is_graded", [False, True])
 def test_groups_without_a_known_difference_teach_nothing(qualities, is_graded):
     assert target_distribution(qualities, is_graded=is_graded) is None
-
-
-def test_without_grades_only_the_best_count():
-    assert target_distribution([0.1, 0.5, 0.4, 0.5], is_graded=False) == [0.0, 0.5, 0.0, 0.5]
 
 
 def test_probabilities_are_a_softmax_within_each_group():

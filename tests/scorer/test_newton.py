@@ -88,7 +88,7 @@ def test_chunks_change_nothing(monkeypatch):
     monkeypatch.setattr(newton, "CHUNK_ELEMENTS", 40)
     parts = Regression(table, table.features_ND, offsets).posterior(np.ones(3))
     np.testing.assert_allclose(parts.codes_UR, whole.codes_UR, atol=1e-8)
-    np.testing.assert_allclose(parts.evidences_U, whole.evidences_U, atol=1e-8)
+    np.testing.assert_allclose(parts.evidences(), whole.evidences(), atol=1e-8)
 
 
 def test_nothing_to_learn_from_and_no_variance_keep_the_code_at_zero():
@@ -138,9 +138,9 @@ def test_common_codes_without_a_user_are_close_to_those_fitted_without_the_user(
     table = random_table(rng, [20, 25, 0, 15])
     regression = Regression(table, table.features_ND, np.zeros(len(table.features_ND)))
     variances, weights = np.array([0.5, 2.0, 0.1]), rng.random(table.num_groups)
-    code = regression.common_code(variances, weights)
+    code = regression.common_code(variances, weights, np.zeros(3))
     without = regression.common_codes_without(variances, weights, code)
     for user in range(table.num_users):
-        fitted = regression.common_code(variances, weights * (table.user_of_group() != user))
+        fitted = regression.common_code(variances, weights * (table.user_of_group() != user), code)
         np.testing.assert_allclose(without[user], fitted, atol=0.05)
         assert np.abs(without[user] - fitted).max() <= 0.3 * np.abs(code - fitted).max() + 1e-9

@@ -12,6 +12,7 @@ from hydra_ray.scorer.population import (
     fit_population,
     held_out_scores,
     read_population,
+    start_variances,
 )
 from hydra_ray.scorer.routed import RoutedHeads
 from hydra_ray.scorer.shared import NUM_USER_FOLDS
@@ -65,7 +66,8 @@ def test_prior_variance_is_recovered_within_a_factor_of_two(variance):
 def test_basis_finds_the_direction_in_which_users_differ():
     direction = np.array([0, 0, 1, -1, 0, 0]) / 2**0.5
     table = planted(np.random.default_rng(2).normal(size=(200, 1)) * direction * 2)
-    directions, variances = estimate_deviations(table, table.features_ND @ SHARED, 2, seed=0)
+    offsets = table.features_ND @ SHARED
+    directions, variances = estimate_deviations(table, offsets, start_variances(table, offsets, 2, seed=0))
     assert abs(directions[:, 0] @ direction) > 0.9
     assert variances[0] > 5 * variances[1]
 
