@@ -53,7 +53,7 @@ def fit_routed_heads(
     Args:
         table: every group teaches; features vary by about 1 within a group.
         offsets_N: the shared head's scores, held out.
-        user_fold_U: the first fold of users judges the ridge.
+        user_fold_U: the first fold of users judges the ridge, and whether the heads help; if not, they add nothing.
     """
     means = histories_UH.mean(axis=0)
     components = _components(histories_UH - means)
