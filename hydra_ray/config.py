@@ -362,7 +362,7 @@ class DraftsConfig(Section):
     is always the drafts."""
     num_records: int = Field(default=4, gt=0)
     """k: records in a prompt."""
-    prompts: tuple[Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "reranked"], ...] = (
+    prompts: tuple[Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "lead_k", "reranked"], ...] = (
         "zero_shot",
         "rag_1",
         "rag_2",
@@ -370,7 +370,9 @@ class DraftsConfig(Section):
         "reranked",
     )
     """Prompts whose greedy answers are drafts: without records; with random ones; with the retriever's best 1, 2 or k;
-    with the k that the reranker chooses."""
+    with the k that the reranker chooses; lead_k: with the first words only of the retriever's k and of the query."""
+    lead_words: int = Field(default=30, gt=0)
+    """Words of a lead_k prompt's texts: a small generator writes better titles of a text's beginning alone."""
     num_probes: int = Field(default=4, ge=0)
     """How many of the retriever's best records have their probe's answer among the drafts."""
     has_cuts: bool = True

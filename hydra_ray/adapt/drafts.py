@@ -5,7 +5,7 @@ Two pure functions on typed rows: which requests a user's drafts need, and the l
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hydra_ray.adapt.prompting import GREEDY, Prompt, prompts_of
@@ -21,6 +21,7 @@ from hydra_ray.records import (
     ProbedUser,
     ProfiledUser,
     PromptRecords,
+    Record,
     ScoredGroup,
     ScoredUser,
     User,
@@ -51,8 +52,8 @@ def draft_requests(
                 for temperature in prompt.temperatures:
                     request = ask(
                         user_id=row.user.user_id,
-                        examples=ranked.records(prompt.record_ids),
-                        query_input=ranked.query.input,
+                        examples=[_cut_record(record, prompt) for record in ranked.records(prompt.record_ids)],
+                        query_input=_cut(ranked.query.input, prompt),
                         task=task,
                         tokenizer=tokenizer,
                         config=config.generator,
@@ -113,6 +114,14 @@ def _drafted_queries(row: Ranked, config: DraftsConfig) -> Iterator[tuple[Ranked
 
 def _prompts(row: Ranked, ranked: RankedQuery, group: ScoredGroup | None, config: DraftsConfig) -> list[Prompt]:
     return list(prompts_of(row.user, ranked, group, row.profiled.profile is not None, config))
+
+
+def _cut_record(record: Record, prompt: Prompt) -> Record:
+    return replace(record, input=_cut(record.input, prompt))
+
+
+def _cut(text: str, prompt: Prompt) -> str:
+    return text if prompt.max_words is None else " ".join(text.split()[: prompt.max_words])
 
 
 def _num_samples(temperature: float, config: DraftsConfig) -> int:

@@ -14,6 +14,7 @@ from hydra_ray.retrieve.ranking import RankedQuery
 from hydra_ray.seeds import rng_of
 
 GREEDY = 0.0
+LEAD = "lead_k"
 RERANKED = ("personal", "shared", "shuffled")
 """Prompts with the records that the reranker's heads choose: the user's own, the shared one, another user's."""
 PROFILE_PROMPTS = {"pag_0": 0, "pag_1": 1}
@@ -25,11 +26,13 @@ class Prompt:
     """One prompt of a query. Key: name, among the prompts of its query."""
 
     name: str
-    """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "random_k"; "pag_0", "pag_1", "pag_k"; or
-    one of RERANKED."""
+    """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "lead_k": only the first words of these and of
+    the query; "random_k"; "pag_0", "pag_1", "pag_k"; or one of RERANKED."""
     record_ids: tuple[str, ...]
     """Best first."""
     has_profile: bool
+    max_words: int | None
+    """To which the query and the records' inputs are cut; None where they stand as they are."""
     temperatures: tuple[float, ...]
     """At which the generator is asked; GREEDY once, every other b times."""
 
@@ -46,14 +49,27 @@ def prompts_of(
     is_evaluated = user.is_evaluated() and not ranked.is_pseudo
     retrieved = [each.record_id for each in ranked.retrieved]
     for name, record_ids in _records(user, ranked, scores, config):
-        is_asked = is_evaluated or name in config.prompts or (name == RERANKED[0] and "reranked" in config.prompts)
+        is_baseline = is_evaluated and name != LEAD
+        is_asked = is_baseline or name in config.prompts or (name == RERANKED[0] and "reranked" in config.prompts)
         greedy = (GREEDY,) if is_asked else ()
         samples = config.temperatures if _is_sampled(name, is_evaluated, config) else ()
         if greedy or samples:
-            yield Prompt(name=name, record_ids=tuple(record_ids), has_profile=False, temperatures=greedy + samples)
+            yield Prompt(
+                name=name,
+                record_ids=tuple(record_ids),
+                has_profile=False,
+                max_words=config.lead_words if name == LEAD else None,
+                temperatures=greedy + samples,
+            )
     if is_evaluated and has_profile:
         for name, num_records in {**PROFILE_PROMPTS, "pag_k": config.num_records}.items():
-            yield Prompt(name=name, record_ids=tuple(retrieved[:num_records]), has_profile=True, temperatures=(GREEDY,))
+            yield Prompt(
+                name=name,
+                record_ids=tuple(retrieved[:num_records]),
+                has_profile=True,
+                max_words=None,
+                temperatures=(GREEDY,),
+            )
 
 
 def _records(
@@ -66,6 +82,7 @@ def _records(
     yield "rag_1", retrieved[:1]
     yield "rag_2", retrieved[:2]
     yield "rag_k", retrieved[:k]
+    yield LEAD, retrieved[:k]
     for variant in RERANKED:
         candidates = scores.candidates if scores else ()
         yield variant, select_records({each.candidate_id: getattr(each, variant) for each in candidates}, k)

@@ -116,3 +116,14 @@ def test_a_user_without_history_is_asked_without_examples():
     assert all([message.role for message in each.request.messages] == ["system", "user"] for each in rows.asked)
     assert [query.query_id for query in rows.drafted.queries] == ["q"]
     assert {draft.answer.value for draft in own_query(rows).drafts} == {"comedy", "romance", "fantasy"}
+
+
+def test_a_prompt_of_beginnings_shows_only_the_first_words_of_the_query_and_of_the_records():
+    drafts = {"prompts": ("zero_shot", "rag_k", "lead_k"), "lead_words": 3, "num_records": 2}
+    rows = rows_of(user(8), comedy, config=run_config(drafts=drafts))
+    found = {each.key: each.request for each in rows.asked}
+    whole, lead = (
+        [turn.content for turn in found[f'["u", "q", "{name}", 0.0]'].messages[1:]] for name in ("rag_k", "lead_k")
+    )
+    assert lead == [" ".join(text.split()[:3]) for text in whole]
+    assert lead != whole
