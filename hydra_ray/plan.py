@@ -195,7 +195,7 @@ def _scorer(
     }
     base = _stage(config, f"{name}.base", 2, base_settings, [examples.fingerprint])
     features = _stage(config, f"{name}.features", 2, {}, [base.fingerprint])
-    heads = _stage(config, f"{name}.heads", 2, {"heads": section.heads}, [features.fingerprint])
+    heads = _stage(config, f"{name}.heads", 3, {"heads": section.heads}, [features.fingerprint])
     return ScorerPlan(
         config=section,
         interaction=interaction,

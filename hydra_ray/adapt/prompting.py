@@ -26,8 +26,8 @@ class Prompt:
     """One prompt of a query. Key: name, among the prompts of its query."""
 
     name: str
-    """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "lead_k": only the first words of these and of
-    the query; "random_k"; "pag_0", "pag_1", "pag_k"; or one of RERANKED."""
+    """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "lead_k": the first words of k records and
+    of the query; "random_k"; "pag_0", "pag_1", "pag_k"; or one of RERANKED."""
     record_ids: tuple[str, ...]
     """Best first."""
     has_profile: bool
