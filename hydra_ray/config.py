@@ -377,9 +377,9 @@ class DraftsConfig(Section):
     """How many of the retriever's best records have their probe's answer among the drafts."""
     has_cuts: bool = True
     """Text tasks: offer each draft that runs on also cut short: its first clause, and as many words as are usual."""
-    sampled_prompt: Literal["rag_k", "reranked", "none"] = "rag_k"
-    """The prompt whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of
-    its samples is a baseline."""
+    sampled_prompts: tuple[Literal["rag_k", "lead_k", "reranked"], ...] = ("rag_k",)
+    """Prompts whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of its
+    samples is a baseline."""
     num_samples: int = Field(default=8, gt=0)
     """b: samples at each temperature."""
     temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1)

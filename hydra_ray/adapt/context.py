@@ -44,7 +44,7 @@ class Context:
     greedy: Mapping[str, Answer]
     """The understood greedy answers by the prompt's name; "reranked" is this variant's."""
     samples: tuple[str, ...]
-    """The understood samples, in the order they were drawn."""
+    """The understood samples, prompt after prompt in the order they were drawn."""
     text_labels: Floats | None
     """The labeller's log probability of each label for the query; None where histories have no labels."""
 
@@ -84,13 +84,15 @@ def make_context(
         reranker_weights=softmax(np.array([by_record.get(record.record_id, 0.0) for record in retrieved])),
         probes=tuple(answers[record.record_id] for record in retrieved),
         greedy=greedy_answers(drafted, variant),
-        samples=tuple(sampled_answers(drafted, _sampled_prompt(variant, config))),
+        samples=tuple(
+            answer for name in config.sampled_prompts for answer in sampled_answers(drafted, _named(name, variant))
+        ),
         text_labels=text_labels,
     )
 
 
-def _sampled_prompt(variant: str, config: DraftsConfig) -> str:
-    return {"rag_k": "rag_k", "reranked": _prompt_of(variant), "none": ""}[config.sampled_prompt]
+def _named(prompt: str, variant: str) -> str:
+    return _prompt_of(variant) if prompt == "reranked" else prompt
 
 
 def greedy_answers(drafted: DraftedQuery, variant: str) -> dict[str, Answer]:

@@ -91,8 +91,10 @@ def _records(
 def _is_sampled(name: str, is_evaluated: bool, config: DraftsConfig) -> bool:
     """The samples of the retriever's prompt are a baseline too: their vote."""
     if name == "rag_k":
-        return is_evaluated or config.sampled_prompt == "rag_k"
-    return config.sampled_prompt == "reranked" and (name == RERANKED[0] or (is_evaluated and name in RERANKED))
+        return is_evaluated or name in config.sampled_prompts
+    if name in RERANKED:
+        return "reranked" in config.sampled_prompts and (is_evaluated or name == RERANKED[0])
+    return name in config.sampled_prompts
 
 
 def _random_records(user: User, ranked: RankedQuery, num: int) -> list[str]:

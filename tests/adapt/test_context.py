@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +21,9 @@ def telling(request: Request) -> list[str]:
 
 
 def context_of(
-    rows: Rows, variant: str = "personal", query_id: str = "q", sampled: str = "rag_k"
+    rows: Rows, variant: str = "personal", query_id: str = "q", sampled: Sequence[str] = ("rag_k",)
 ) -> tuple[RankedQuery, Context]:
-    config = run_config(drafts={"sampled_prompt": sampled})
+    config = run_config(drafts={"sampled_prompts": sampled, "lead_words": 1})
     texts = [text for record in rows.user.history for text in (record.input, record.output)]
     texts += [query.input for query in rows.user.queries]
     ranked = next(each for each in restore_queries(rows.user, rows.probed) if each.query.query_id == query_id)
@@ -39,11 +40,11 @@ def context_of(
     return ranked, context
 
 
-def rows_sampled(sampled: str) -> Rows:
-    return rows_of(user(8), telling, TASK, run_config(drafts={"sampled_prompt": sampled}))
+def rows_sampled(sampled: Sequence[str]) -> Rows:
+    return rows_of(user(8), telling, TASK, run_config(drafts={"sampled_prompts": sampled, "lead_words": 1}))
 
 
-ROWS = rows_sampled("rag_k")
+ROWS = rows_sampled(["rag_k"])
 
 
 def texts_of(rows: Rows, prompt: str, is_greedy: bool) -> list[str]:
@@ -100,12 +101,13 @@ def test_each_variant_has_the_prompts_of_all_and_its_own_in_the_rerankers_place(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("sampled", ["rag_k", "reranked", "none"])
-def test_samples_are_those_of_the_sampled_prompt(sampled: str, variant: str):
+@pytest.mark.parametrize("sampled", [(), ("rag_k",), ("reranked",), ("lead_k", "rag_k")])
+def test_samples_are_those_of_the_sampled_prompts(sampled: Sequence[str], variant: str):
     rows = rows_sampled(sampled)
     _, context = context_of(rows, variant, sampled=sampled)
-    prompt = {"none": None, "rag_k": "rag_k", "reranked": "rag_k" if variant == "retrieved" else variant}[sampled]
-    assert list(context.samples) == ([] if prompt is None else texts_of(rows, prompt, is_greedy=False))
+    own = "rag_k" if variant == "retrieved" else variant
+    prompts = [own if name == "reranked" else name for name in sampled]
+    assert list(context.samples) == [text for name in prompts for text in texts_of(rows, name, is_greedy=False)]
     assert all(context.votes()[text] == 1 for text in context.samples)
 
 

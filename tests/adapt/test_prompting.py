@@ -46,7 +46,7 @@ def test_an_evaluated_query_has_the_prompt_of_every_baseline_and_control_greedil
 @pytest.mark.parametrize(("someone", "is_pseudo"), [(user(8), True), (CROSS_FITTED, True), (TRAINING, False)])
 def test_another_query_has_only_the_prompts_whose_answers_are_drafts(someone: User, is_pseudo: bool):
     asked = ("zero_shot", "rag_2", "reranked")
-    _, found = prompts(someone, is_pseudo, has_profile=True, prompts=asked, sampled_prompt="none")
+    _, found = prompts(someone, is_pseudo, has_profile=True, prompts=asked, sampled_prompts=())
     assert {name: prompt.temperatures for name, prompt in found.items()} == {
         "zero_shot": (0,),
         "rag_2": (0,),
@@ -69,14 +69,15 @@ def test_without_a_profile_no_prompt_wants_one():
 @pytest.mark.parametrize(
     ("sampled", "evaluated", "other"),
     [
-        ("rag_k", {"rag_k"}, {"rag_k"}),
-        ("reranked", {"rag_k", "personal", "shared", "shuffled"}, {"personal"}),
-        ("none", {"rag_k"}, set()),
+        (("rag_k",), {"rag_k"}, {"rag_k"}),
+        (("lead_k", "rag_k"), {"lead_k", "rag_k"}, {"lead_k", "rag_k"}),
+        (("reranked",), {"rag_k", "personal", "shared", "shuffled"}, {"personal"}),
+        ((), {"rag_k"}, set()),
     ],
 )
-def test_the_sampled_prompt_is_sampled_at_every_temperature_and_the_retrievers_for_its_vote(sampled, evaluated, other):
+def test_sampled_prompts_are_sampled_at_every_temperature_and_the_retrievers_for_its_vote(sampled, evaluated, other):
     def sampled_of(someone: User) -> set[str]:
-        _, found = prompts(someone, prompts=("rag_1",), sampled_prompt=sampled, temperatures=[0.5, 1.0])
+        _, found = prompts(someone, prompts=("rag_1",), sampled_prompts=sampled, temperatures=[0.5, 1.0])
         sampled_names = {name for name, prompt in found.items() if prompt.temperatures[-2:] == (0.5, 1.0)}
         assert all(prompt.temperatures == (0,) for name, prompt in found.items() if name not in sampled_names)
         return sampled_names
@@ -86,7 +87,7 @@ def test_the_sampled_prompt_is_sampled_at_every_temperature_and_the_retrievers_f
 
 
 def test_a_prompt_that_is_only_sampled_has_no_greedy_answer():
-    _, found = prompts(TRAINING, prompts=(), sampled_prompt="reranked", temperatures=[0.7])
+    _, found = prompts(TRAINING, prompts=(), sampled_prompts=("reranked",), temperatures=[0.7])
     assert {name: prompt.temperatures for name, prompt in found.items()} == {"personal": (0.7,)}
 
 

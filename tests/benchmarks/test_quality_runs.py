@@ -19,7 +19,7 @@ def test_the_published_method_runs_on_the_same_users_and_generator_with_its_own_
     assert (paper.probes.num_records, paper.probes.num_pseudo_queries) == (10, 10)
     assert (paper.drafts.num_records, paper.drafts.num_samples, paper.drafts.temperatures) == (4, 8, (1.0,))
     assert (paper.drafts.candidates, paper.drafts.num_probes, paper.drafts.has_cuts) == ("drafts", 0, False)
-    assert (paper.drafts.prompts, paper.drafts.sampled_prompt) == ((), "reranked")
+    assert (paper.drafts.prompts, paper.drafts.sampled_prompts) == ((), ("reranked",))
     for scorer in (paper.reranker, paper.adapter):
         assert not scorer.has_plain_features
         assert scorer.base.loss == scorer.heads.paper_loss == "pointwise"
