@@ -30,7 +30,15 @@ CONFIGS = HERE.parent / "jobs" / "configs"
 SETS = {
     "LaMP_2N": ("lamp2n", ()),
     "LaMP_4": ("lamp4", ()),
-    "movielens_rating": ("lamp3", ("run=movielens", "probes.num_pseudo_queries=5")),
+    "movielens_rating": (
+        "lamp3",
+        (
+            "run=movielens",
+            "probes={num_records: 5, num_pseudo_queries: 5}",
+            "drafts.num_probes=5",
+            "drafts.num_pseudo_queries=3",
+        ),
+    ),
     "LaMP_5": ("lamp5", ()),
     "LaMP_3": ("lamp3", ()),
 }
@@ -132,10 +140,14 @@ def set_config(name: str, root: str, overrides: Sequence[str] = ()) -> RunConfig
 
 
 def paper_config(name: str, root: str) -> RunConfig:
-    """The published method on the same users, folds and generator, so that what was asked alike is not asked again."""
+    """The published method on the same users, folds, generator and probes, so that both learn from equal evidence and
+    what was asked alike is not asked again; paper.yaml itself has the published N = M = 10."""
     own = set_config(name, root)
-    shared = own.model_dump(include={"storage", "lamp", "users", "generator", "retrieve", "report", "placement"})
+    shared = own.model_dump(
+        include={"storage", "lamp", "users", "generator", "retrieve", "probes", "report", "placement"}
+    )
     published = load_config(CONFIGS / "paper.yaml").model_dump()
+    published["drafts"]["num_pseudo_queries"] = own.drafts.num_pseudo_queries
     return check_config({**published, **shared, "run": f"{own.run}-paper"}, source="benchmarks/quality.py")
 
 

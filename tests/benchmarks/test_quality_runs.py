@@ -12,11 +12,11 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", quality.SETS)
-def test_the_published_method_runs_on_the_same_users_and_generator_with_its_own_scorers(name: str) -> None:
+def test_the_published_method_runs_on_the_same_users_generator_and_evidence_with_its_own_scorers(name: str) -> None:
     own, paper = quality.set_config(name, "/runs"), quality.paper_config(name, "/runs")
-    for section in ("storage", "lamp", "users", "generator", "retrieve", "report"):
+    for section in ("storage", "lamp", "users", "generator", "retrieve", "probes", "report"):
         assert getattr(paper, section) == getattr(own, section)
-    assert (paper.probes.num_records, paper.probes.num_pseudo_queries) == (10, 10)
+    assert paper.drafts.num_pseudo_queries == own.drafts.num_pseudo_queries
     assert (paper.drafts.num_records, paper.drafts.num_samples, paper.drafts.temperatures) == (4, 8, (1.0,))
     assert (paper.drafts.candidates, paper.drafts.num_probes, paper.drafts.has_cuts) == ("drafts", 0, False)
     assert (paper.drafts.prompts, paper.drafts.sampled_prompts) == ((), ("reranked",))
