@@ -139,7 +139,7 @@ def scorer(plan: ScorerPlan, placement: PlacementConfig) -> None:
         start_ray()
         base_names = [base_name_of(fold) for fold in plan.base_folds()]
         heads = plan.config.heads
-        return fit_heads(plan.features, plan.heads, heads, placement, base_names, is_graded=plan.is_graded)
+        return fit_heads(plan.features, plan.heads, plan.heads, heads, placement, base_names, is_graded=plan.is_graded)
 
     _complete(plan.base, train)
     _complete(plan.features, extract)

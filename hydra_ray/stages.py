@@ -51,8 +51,16 @@ class Stage:
     root: str
     """storage.root of the run."""
     num_buckets: int
+    """Buckets that users are divided into."""
+    only_buckets: tuple[int, ...] | None = None
+    """The buckets that the stage consists of, where it is not made of all of them."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest: what the fingerprint was made of."""
+
+    @property
+    def buckets(self) -> Sequence[int]:
+        """The buckets that the stage consists of, ascending."""
+        return range(self.num_buckets) if self.only_buckets is None else self.only_buckets
 
     @property
     def folder(self) -> str:
@@ -74,12 +82,12 @@ class Stage:
 
     def parts(self, table: str) -> list[str]:
         """Locations of all parts of a table, present or not, in bucket order."""
-        return [self.part(table, bucket) for bucket in range(self.num_buckets)]
+        return [self.part(table, bucket) for bucket in self.buckets]
 
     def missing_buckets(self, table: str) -> list[int]:
         """Buckets whose part of `table` has not been committed."""
         present = set(storage.list_files(storage.join(self.folder, table)))
-        return [b for b in range(self.num_buckets) if self.part(table, b).rsplit("/", 1)[1] not in present]
+        return [b for b in self.buckets if self.part(table, b).rsplit("/", 1)[1] not in present]
 
     def complete(self, seconds: float, counters: Mapping[str, float]) -> None:
         """Write the manifest: from now on the stage is skipped."""

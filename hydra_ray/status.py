@@ -51,6 +51,6 @@ def _state(stage: Stage, tables: Sequence[str]) -> str:
         return ", ".join(pieces)
     if not tables:
         return "waiting or running"
-    num_parts = len(tables) * stage.num_buckets
+    num_parts = len(tables) * len(stage.buckets)
     num_missing = sum(len(stage.missing_buckets(table)) for table in tables)
     return f"{num_parts - num_missing} of {num_parts} parts"

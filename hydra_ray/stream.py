@@ -287,9 +287,10 @@ def _bounded_restarts() -> dict[str, Any]:
 
 def _announce_missing(stage: Stage, table: str) -> list[int]:
     missing = stage.missing_buckets(table)
-    num_present = stage.num_buckets - len(missing)
+    num_parts = len(stage.buckets)
+    num_present = num_parts - len(missing)
     if num_present:
-        logger.info("%s: %d of %d parts are there already and kept", stage.name, num_present, stage.num_buckets)
+        logger.info("%s: %d of %d parts are there already and kept", stage.name, num_present, num_parts)
     return missing
 
 

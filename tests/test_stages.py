@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,14 @@ def test_missing_buckets_are_those_without_a_committed_part(stage):
     storage.write_bytes(stage.part("users", 1) + ".tmp", b"")
     assert stage.missing_buckets("users") == [1, 3]
     assert stage.missing_buckets("rejected") == [0, 1, 2, 3]
+
+
+def test_a_stage_of_some_buckets_misses_and_lists_no_others(stage):
+    some = replace(stage, only_buckets=(1, 3))
+    storage.write_bytes(some.part("users", 1), b"")
+    assert some.missing_buckets("users") == [3]
+    assert some.parts("users") == [stage.part("users", 1), stage.part("users", 3)]
+    assert list(stage.buckets) == [0, 1, 2, 3]
 
 
 def test_a_stage_is_complete_only_by_its_manifest(stage):

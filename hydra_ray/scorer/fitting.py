@@ -35,6 +35,7 @@ from hydra_ray.scorer.trials import COHORTS, group_folds, read_trial, run_trial,
 from hydra_ray.stages import Stage
 
 _LOG = logging.getLogger(__name__)
+_COHORTS = "cohorts.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,8 @@ class HeadJob:
 
     features: Stage
     stage: Stage
+    population: Stage
+    """The heads that keep what training users teach: `stage`, or those of the run that taught."""
     config: HeadsConfig
     is_graded: bool
     """Whether candidates that are not the best of their group have a part in what is learned."""
@@ -53,7 +56,7 @@ class HeadJob:
     @property
     def population_folder(self) -> str:
         """Location of the population."""
-        return population_folder(self.stage.folder, self.fold)
+        return population_folder(self.population.folder, self.fold)
 
     @property
     def scores_table(self) -> str:
@@ -79,12 +82,13 @@ class HeadJob:
 
     def trial_parts(self, name: str) -> list[str]:
         """All parts of the configuration `name`."""
-        return [self.trial_part(name, bucket) for bucket in range(self.stage.num_buckets)]
+        return [self.trial_part(name, bucket) for bucket in self.stage.buckets]
 
 
 def fit_heads(
     features: Stage,
     stage: Stage,
+    population: Stage,
     config: HeadsConfig,
     placement: PlacementConfig,
     base_names: Sequence[str],
@@ -96,6 +100,7 @@ def fit_heads(
     What a killed call has committed is kept. Ray must be running.
 
     Args:
+        population: the heads that keep what training users teach: `stage`, or those of the run that taught.
         base_names: of each fold, the base whose features its heads are fitted on.
         is_graded: whether candidates that are not the best of their group have a part in what is learned.
 
@@ -106,7 +111,15 @@ def fit_heads(
         TrainingError: a trial failed, or the training users teach nothing.
     """
     jobs = [
-        HeadJob(features=features, stage=stage, config=config, is_graded=is_graded, base_name=name, fold=fold)
+        HeadJob(
+            features=features,
+            stage=stage,
+            population=population,
+            config=config,
+            is_graded=is_graded,
+            base_name=name,
+            fold=fold,
+        )
         for fold, name in enumerate(base_names)
     ]
     unfinished = [job for job in jobs if job.missing_buckets()]
@@ -126,7 +139,7 @@ def fit_heads(
         writing = []
         for job in unfinished:
             names = [configuration.name for configuration in configurations(config)]
-            cohorts = cohort_losses([_added_counters(job.trial_parts(name)) for name in names])
+            cohorts = _known_losses(job, names)
             _log_losses(f"{stage.name}, fold {job.fold}" if len(jobs) > 1 else stage.name, names, cohorts)
             writing += [write.remote(job, bucket, cohorts) for bucket in job.missing_buckets()]
         ray.get(writing)
@@ -138,7 +151,7 @@ def fit_heads(
 def make_population(job: HeadJob) -> None:
     """Estimate what training users teach about all users, and store it."""
     config = job.config
-    locations = [job.features_part(bucket) for bucket in range(job.features.num_buckets)]
+    locations = [job.features_part(bucket) for bucket in job.features.buckets]
     part = sample_training_users(locations, config.max_prior_users, config.seed, job.fold, is_graded=job.is_graded)
     teaches_G = part.table.teaches()
     table = part.table.select(teaches_G)
@@ -163,7 +176,7 @@ def make_population(job: HeadJob) -> None:
         offsets_N = shared_scores(part, population)[teaches_G[part.table.group_of_candidate()]]
         routed = fit_routed_heads(scaled, offsets_N, part.histories_UH, user_fold_U, config.seed)
         population = replace(population, routed=rescaled(routed, population.scales_D))
-    population.write(job.population_folder, job.stage.fingerprint)
+    population.write(job.population_folder, job.population.fingerprint)
 
 
 def make_trial(job: HeadJob, name: str, buckets: Sequence[int]) -> dict[str, float]:
@@ -213,7 +226,7 @@ def make_bucket(job: HeadJob, bucket: int, cohorts: np.ndarray) -> None:
         job.stage.part(job.heads_table, bucket),
         user_heads(part, chosen, trials, kinds),
         population.base_fingerprint,
-        job.stage.fingerprint,
+        job.population.fingerprint,
         counters,
     )
 
@@ -227,15 +240,13 @@ def _run_trials(jobs: Sequence[HeadJob], placement: PlacementConfig) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
-    num_shards = min(config.num_shards, stage.num_buckets)
+    num_shards = min(config.num_shards, len(stage.buckets))
     results = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, jobs={job.fold: job for job in jobs}), {"cpu": 1}),
         param_space={
             "fold": tune.grid_search([job.fold for job in jobs]),
             "configuration": tune.grid_search([each.name for each in configurations(config)]),
-            "buckets": tune.grid_search(
-                [list(range(stage.num_buckets))[shard::num_shards] for shard in range(num_shards)]
-            ),
+            "buckets": tune.grid_search([list(stage.buckets)[shard::num_shards] for shard in range(num_shards)]),
         },
         tune_config=tune.TuneConfig(
             max_concurrent_trials=placement.max_concurrent_trials,
@@ -268,6 +279,16 @@ def _read_features(job: HeadJob, bucket: int, population: Population) -> Feature
             f"{job.population_folder} was fitted on those of {population.base_fingerprint}. Remove {job.stage.folder}."
         )
     return part
+
+
+def _known_losses(job: HeadJob, names: Sequence[str]) -> np.ndarray:
+    """Mean held-out losses (configurations, cohorts) of the run that taught: who comes later is judged by them too."""
+    location = storage.join(job.population_folder, _COHORTS)
+    if not storage.exists(location):
+        losses = cohort_losses([_added_counters(job.trial_parts(name)) for name in names])
+        storage.write_json(location, dict(zip(names, losses.tolist(), strict=True)))
+    found = storage.read_json(location)
+    return np.array([found[name] for name in names])
 
 
 def _added_counters(locations: Sequence[str]) -> dict[str, float]:

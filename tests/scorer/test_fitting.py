@@ -22,7 +22,15 @@ from hydra_ray.storage import add_counters, read_counters, read_part, write_part
 def head_job(root, features, fold=0, **settings):
     stage = Stage(name="planted.heads", fingerprint="h" * 16, root=str(root), num_buckets=features.num_buckets)
     config = HeadsConfig(**{"ranks": (4,), **settings})
-    return HeadJob(features=features, stage=stage, config=config, is_graded=False, base_name="base", fold=fold)
+    return HeadJob(
+        features=features,
+        stage=stage,
+        population=stage,
+        config=config,
+        is_graded=False,
+        base_name="base",
+        fold=fold,
+    )
 
 
 def fit_without_tune(job):
@@ -315,7 +323,9 @@ def test_fit_heads_with_tune_writes_the_same_tables_and_resumes(tmp_path, ray_tw
     job = head_job(tmp_path, features, kinds=("shared", "lowrank", "paper"), num_shards=2)
 
     def fit():
-        return fit_heads(features, job.stage, job.config, PlacementConfig(), ["base", "base"], is_graded=False)
+        return fit_heads(
+            features, job.stage, job.stage, job.config, PlacementConfig(), ["base", "base"], is_graded=False
+        )
 
     counters = fit()
     assert counters["rows"] == 2 * 36
