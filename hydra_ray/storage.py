@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -148,10 +148,25 @@ def write_part(location: str, table: pa.Table, counters: Mapping[str, float] | N
     Args:
         counters: sums that describe how the part was made (rows, tokens, seconds); kept in the file itself.
     """
-    metadata = {**(table.schema.metadata or {}), COUNTERS_KEY: json.dumps(counters or {}).encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    write_bytes(location, sink.getvalue().to_pybytes())
+    write_row_groups(location, table.schema, [table], counters or {})
+
+
+def write_row_groups(
+    location: str, schema: pa.Schema, tables: Iterable[pa.Table], counters: Mapping[str, float]
+) -> None:
+    """Put `tables` at `location` as one Parquet file, a row group each, all or nothing; one is in memory at a time.
+
+    Args:
+        counters: as of `write_part`; read after the last table, so that they may grow while tables are made.
+    """
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != COUNTERS_KEY}
+    with (
+        open_output(location) as file,
+        pq.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd") as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
+        writer.add_key_value_metadata({COUNTERS_KEY: json.dumps(counters).encode()})
 
 
 def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
@@ -163,24 +178,58 @@ def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
     Raises:
         StorageError: there is no table, it cannot be read, or its schema is another.
     """
+    with open_part(location, schema) as file, _reading(location):
+        return file.read()
+
+
+def read_row_groups(location: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of the table at `location`, one in memory at a time.
+
+    Args:
+        schema: what the table must look like, metadata aside.
+        columns: the columns to read; all where not given.
+
+    Raises:
+        StorageError: there is no table, it cannot be read, or its schema is another.
+    """
+    with open_part(location, schema) as file:
+        for place in range(file.num_row_groups):
+            with _reading(location):
+                table = file.read_row_group(place, columns=columns)
+            yield table
+
+
+def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
+    """The Parquet file at `location`, of which the footer alone has been read.
+
+    Args:
+        schema: what the table must look like, metadata aside.
+
+    Raises:
+        StorageError: there is no table, it cannot be read, or its schema is another.
+    """
     filesystem, path = _open(location)
+    with _reading(location):
+        file = pq.ParquetFile(path, filesystem=filesystem)
+    found = file.schema_arrow
+    if schema is not None and not found.equals(schema, check_metadata=False):
+        file.close()
+        raise StorageError(f"{location} has the schema\n{found}\nexpected\n{schema}\nRemove it and run again.")
+    return file
+
+
+@contextmanager
+def _reading(location: str) -> Iterator[None]:
     try:
-        table = pq.ParquetFile(path, filesystem=filesystem).read()
+        yield
     except (OSError, pa.ArrowInvalid) as error:
         raise StorageError(f"cannot read the table {location}: {error}") from error
-    if schema is not None and not table.schema.equals(schema, check_metadata=False):
-        raise StorageError(f"{location} has the schema\n{table.schema}\nexpected\n{schema}\nRemove it and run again.")
-    return table
 
 
 def read_counters(location: str) -> dict[str, float]:
     """The counters of the part at `location`, from its footer alone."""
-    filesystem, path = _open(location)
-    try:
-        metadata = pq.read_metadata(path, filesystem=filesystem).metadata or {}
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(f"cannot read the table {location}: {error}") from error
-    return json.loads(metadata.get(COUNTERS_KEY, b"{}"))
+    with open_part(location) as file:
+        return json.loads((file.metadata.metadata or {}).get(COUNTERS_KEY, b"{}"))
 
 
 def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -53,11 +53,44 @@ def test_a_part_comes_back_with_its_counters(tmp_path_factory, rows, counters):
     assert storage.read_counters(location) == counters
 
 
+def test_row_groups_come_back_one_by_one_with_counters_that_grew_while_they_were_made(tmp_path):
+    location = str(tmp_path / "part.parquet")
+    tables = [pa.table({"a": values, "b": values}) for values in ([1, 2], [3], pa.array([], pa.int64()))]
+    counters = {"rows": 0}
+
+    def growing():
+        for table in tables:
+            counters["rows"] += table.num_rows
+            yield table
+
+    schema = tables[0].schema.with_metadata({"key": "value"})
+    storage.write_row_groups(location, schema, growing(), counters)
+    assert [each.to_pydict() for each in storage.read_row_groups(location, schema)] == [t.to_pydict() for t in tables]
+    assert [each.column_names for each in storage.read_row_groups(location, schema, ["b"])] == [["b"]] * 3
+    assert storage.read_counters(location) == {"rows": 3}
+    assert storage.open_part(location, schema).schema_arrow.metadata[b"key"] == b"value"
+    again = storage.read_part(location, schema)
+    storage.write_part(location, again, {"rows": 4})
+    assert storage.read_counters(location) == {"rows": 4}
+
+
+def test_row_groups_that_cannot_all_be_made_leave_no_part(tmp_path):
+    def failing():
+        yield pa.table({"a": [1]})
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        storage.write_row_groups(str(tmp_path / "part.parquet"), pa.schema([("a", pa.int64())]), failing(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_part_with_another_schema_is_refused(tmp_path):
     location = str(tmp_path / "part.parquet")
     storage.write_part(location, pa.table({"a": [1]}))
     with pytest.raises(StorageError, match="schema"):
         storage.read_part(location, pa.schema([("a", pa.string())]))
+    with pytest.raises(StorageError, match="schema"):
+        next(storage.read_row_groups(location, pa.schema([("a", pa.string())])))
 
 
 def test_what_is_missing_or_damaged_is_a_storage_error_that_names_it(tmp_path):
