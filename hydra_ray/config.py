@@ -354,12 +354,21 @@ class ScorerConfig(Section):
     """Whether a candidate has the named plain features beside the base's; the publication has none."""
 
 
-class DraftsConfig(Section):
-    """Stage 4: several drafts for each query."""
+class PoolConfig(Section):
+    """What the adapter chooses among, of all that was generated: the generator is asked nothing for it."""
 
     candidates: Literal["all", "drafts"] = "all"
     """What the adapter chooses among in a closed task: all labels, or only those that the drafts gave. In text tasks it
     is always the drafts."""
+    num_probes: int = Field(default=4, ge=0)
+    """How many of the retriever's best records have their probe's answer among the drafts."""
+    has_cuts: bool = True
+    """Text tasks: offer each draft that runs on also cut short: its first clause, and as many words as are usual."""
+
+
+class DraftsConfig(PoolConfig):
+    """Stage 4: several drafts for each query."""
+
     num_records: int = Field(default=4, gt=0)
     """k: records in a prompt."""
     prompts: tuple[Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "lead_k", "reranked"], ...] = (
@@ -373,10 +382,6 @@ class DraftsConfig(Section):
     with the k that the reranker chooses; lead_k: with the first words only of the retriever's k and of the query."""
     lead_words: int = Field(default=30, gt=0)
     """Words of a lead_k prompt's texts: a small generator writes better titles of a text's beginning alone."""
-    num_probes: int = Field(default=4, ge=0)
-    """How many of the retriever's best records have their probe's answer among the drafts."""
-    has_cuts: bool = True
-    """Text tasks: offer each draft that runs on also cut short: its first clause, and as many words as are usual."""
     sampled_prompts: tuple[Literal["rag_k", "lead_k", "reranked"], ...] = ("rag_k",)
     """Prompts whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of its
     samples is a baseline."""

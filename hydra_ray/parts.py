@@ -23,6 +23,7 @@ from hydra_ray.records import (
     GateOutcome,
     ProbedUser,
     ProfiledUser,
+    RowT,
     ScoredUser,
     User,
     UserExamples,
@@ -106,18 +107,14 @@ class DraftsPart:
         return _write(self._plan.drafts, "drafts", bucket, rows, DraftedUser, {**counters, **_parsing(answers)})
 
     def _ranked(self, bucket: int) -> list[Ranked]:
-        profiled = _rows(self._plan.profiles, "profiles", bucket, ProfiledUser)
-        probed = _rows(self._plan.probes, "probes", bucket, ProbedUser)
-        scored = _own_scores(self._plan.reranker, bucket, users := _users(self._plan, bucket))
-        return [
-            Ranked(
-                user=user,
-                profiled=profiled[user.user_id],
-                probed=probed[user.user_id],
-                scored=scored[user.user_id],
-            )
-            for user in users
-        ]
+        plan, users = self._plan, _users(self._plan, bucket)
+        return _joined(
+            Ranked,
+            users,
+            profiled=_rows(plan.profiles, "profiles", bucket, ProfiledUser),
+            probed=_rows(plan.probes, "probes", bucket, ProbedUser),
+            scored=_own_scores(plan.reranker, bucket, users),
+        )
 
 
 class RerankerExamplesPart:
@@ -147,20 +144,14 @@ class AdapterExamplesPart:
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
-        plan = self._plan
-        users = _users(plan, bucket)
-        probed = _rows(plan.probes, "probes", bucket, ProbedUser)
-        drafted = _rows(plan.drafts, "drafts", bucket, DraftedUser)
-        scored = _own_scores(plan.reranker, bucket, users)
-        rows = [
-            Drafted(
-                user=user,
-                probed=probed[user.user_id],
-                scored=scored[user.user_id],
-                drafted=drafted[user.user_id],
-            )
-            for user in users
-        ]
+        plan, users = self._plan, _users(self._plan, bucket)
+        rows = _joined(
+            Drafted,
+            users,
+            probed=_rows(plan.probes, "probes", bucket, ProbedUser),
+            scored=_own_scores(plan.reranker, bucket, users),
+            drafted=_rows(plan.drafts, "drafts", bucket, DraftedUser),
+        )
         examples = list(adapter_examples(rows, plan.task, plan.config, self._encode, self._labeller))
         return _write(plan.adapter.examples, "examples", bucket, examples, UserExamples, {})
 
@@ -172,7 +163,7 @@ def make_labeller(plan: Plan) -> Counters:
     if not plan.task.has_labelled_records:
         return {}
     base = plan.config.adapter.base
-    records = sampled_records(user for bucket in range(plan.users.num_buckets) for user in _users(plan, bucket))
+    records = sampled_records(user for bucket in plan.users.buckets for user in _users(plan, bucket))
     vectors = open_encoder(base.encoder, base.max_text_tokens)([record.input for _, record in records])
     outputs, user_ids = [record.output for _, record in records], [user_id for user_id, _ in records]
     fit_labeller(plan.task, vectors, outputs, user_ids).write(plan.labeller.folder)
@@ -209,32 +200,23 @@ class AnswersPart:
         """Make and commit the part."""
         plan = self._plan
         users = [user for user in _users(plan, bucket) if user.is_evaluated()]
-        probed = _rows(plan.probes, "probes", bucket, ProbedUser)
-        drafted = _rows(plan.drafts, "drafts", bucket, DraftedUser)
-        reranker = _own_scores(plan.reranker, bucket, users)
-        adapter = _own_scores(plan.adapter, bucket, users)
-        outcomes = {(outcome.user_id, outcome.fold): outcome for outcome in read_outcomes(plan, bucket)}
-        rows = [
-            answer_user(
-                Scored(
-                    user=user,
-                    probed=probed[user.user_id],
-                    drafted=drafted[user.user_id],
-                    reranker=reranker[user.user_id],
-                    adapter=adapter[user.user_id],
-                    outcome=outcomes[user.user_id, user.fold or 0],
-                ),
-                plan.task,
-                self._gates[user.fold or 0],
-            )
-            for user in users
-        ]
-        return _write(plan.answers, "answers", bucket, rows, AnsweredUser, {})
+        rows = _joined(
+            Scored,
+            users,
+            probed=_rows(plan.probes, "probes", bucket, ProbedUser),
+            drafted=_rows(plan.drafts, "drafts", bucket, DraftedUser),
+            reranker=_own_scores(plan.reranker, bucket, users),
+            adapter=_own_scores(plan.adapter, bucket, users),
+            outcome=_own_outcomes(plan, bucket, users),
+        )
+        answered = [answer_user(row, plan.task, self._gates[row.user.fold or 0]) for row in rows]
+        return _write(plan.answers, "answers", bucket, answered, AnsweredUser, {})
 
 
-def read_outcomes(plan: Plan, bucket: int) -> Iterator[GateOutcome]:
-    """What the gate knows of a bucket's users."""
-    return from_table(read_part(plan.gate.part("gate", bucket), arrow_schema(GateOutcome)), GateOutcome)
+def read_outcomes(gate: Stage) -> Iterator[GateOutcome]:
+    """What a gate knows of all users, one bucket at a time."""
+    for location in gate.parts("gate"):
+        yield from from_table(read_part(location, arrow_schema(GateOutcome)), GateOutcome)
 
 
 def _users(plan: Plan, bucket: int) -> list[User]:
@@ -248,10 +230,24 @@ def _rows(stage: Stage, table: str, bucket: int, row_type: type) -> dict[str, An
     return {row.user_id: row for row in from_table(part, row_type)}
 
 
+def _joined(row_type: type[RowT], users: Sequence[User], **tables: Mapping[str, Any]) -> list[RowT]:
+    """Each user with the user's row of every table."""
+    return [row_type(user=user, **{name: rows[user.user_id] for name, rows in tables.items()}) for user in users]
+
+
 def _own_scores(scorer: ScorerPlan, bucket: int, users: Sequence[User]) -> dict[str, ScoredUser]:
     """Each user's scores, in a cross-fitted run those of the fold in which the user is new."""
     folds = {fold: _rows(scorer.heads, scores_table(fold), bucket, ScoredUser) for fold in range(scorer.num_folds)}
     return {user.user_id: folds[user.fold or 0][user.user_id] for user in users}
+
+
+def _own_outcomes(plan: Plan, bucket: int, users: Sequence[User]) -> dict[str, GateOutcome | None]:
+    """What the gate knows of each user in the fold in which the user is new; nothing where the run is not gated."""
+    if not plan.config.answers.is_gated:
+        return {user.user_id: None for user in users}
+    part = read_part(plan.gate.part("gate", bucket), arrow_schema(GateOutcome))
+    found = {(outcome.user_id, outcome.fold): outcome for outcome in from_table(part, GateOutcome)}
+    return {user.user_id: found[user.user_id, user.fold or 0] for user in users}
 
 
 def _encode_ahead(users: Sequence[User], retrieve: RetrieveConfig) -> Encode | None:

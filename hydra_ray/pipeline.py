@@ -99,51 +99,9 @@ def adapter(plan: Plan) -> None:
 
 def scorer(plan: ScorerPlan, placement: PlacementConfig) -> None:
     """Base (Ray Train and DeepSpeed), frozen features, heads (Ray Tune)."""
-
-    def train() -> Counters:
-        from hydra_ray.scorer.training import train_base
-
-        start_ray()
-        return storage.add_counters(
-            train_base(
-                plan.examples,
-                plan.base,
-                plan.config.base,
-                plan.interaction,
-                plan.plain_names,
-                placement,
-                fold,
-                is_graded=plan.is_graded,
-            )
-            for fold in dict.fromkeys(plan.base_folds())
-        )
-
-    def extract() -> Counters:
-        from hydra_ray.scorer.features import FeatureWriter, features_table
-
-        stages = {"examples": plan.examples, "base": plan.base, "stage": plan.features}
-        return storage.add_counters(
-            run_actor_parts(
-                plan.features,
-                features_table(name),
-                FeatureWriter,
-                {**stages, "base_name": name},
-                placement.train_threads,
-            )
-            for name in map(base_name_of, dict.fromkeys(plan.base_folds()))
-        )
-
-    def fit() -> Counters:
-        from hydra_ray.scorer.fitting import fit_heads
-
-        start_ray()
-        base_names = [base_name_of(fold) for fold in plan.base_folds()]
-        heads = plan.config.heads
-        return fit_heads(plan.features, plan.heads, plan.heads, heads, placement, base_names, is_graded=plan.is_graded)
-
-    _complete(plan.base, train)
-    _complete(plan.features, extract)
-    _complete(plan.heads, fit)
+    _complete(plan.base, lambda: _train(plan, placement))
+    _complete(plan.features, lambda: _extract(plan, placement))
+    _complete(plan.heads, lambda: _fit(plan, placement))
 
 
 def drafts(plan: Plan) -> None:
@@ -153,7 +111,8 @@ def drafts(plan: Plan) -> None:
 
 def gate(plan: Plan) -> None:
     """How good each system is for each user on history that was held out: what the gate chooses by."""
-    _complete(plan.gate, lambda: run_parts(plan.gate, "gate", GatePart(plan)))
+    if plan.config.answers.is_gated:
+        _complete(plan.gate, lambda: run_parts(plan.gate, "gate", GatePart(plan)))
 
 
 def answers(plan: Plan) -> None:
@@ -197,6 +156,50 @@ def report(plan: Plan, reused: Collection[str]) -> None:
     logger.info("report: %s", storage.join(plan.run_folder, "report.html"))
 
 
+def _train(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
+    from hydra_ray.scorer.training import train_base
+
+    start_ray()
+    return storage.add_counters(
+        train_base(
+            plan.examples,
+            plan.base,
+            plan.config.base,
+            plan.interaction,
+            plan.plain_names,
+            placement,
+            fold,
+            is_graded=plan.is_graded,
+        )
+        for fold in dict.fromkeys(plan.base_folds)
+    )
+
+
+def _extract(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
+    from hydra_ray.scorer.features import FeatureWriter, features_table
+
+    stages = {"examples": plan.examples, "base": plan.base, "stage": plan.features}
+    return storage.add_counters(
+        run_actor_parts(
+            plan.features,
+            features_table(name),
+            FeatureWriter,
+            {**stages, "base_name": name},
+            placement.train_threads,
+        )
+        for name in map(base_name_of, dict.fromkeys(plan.base_folds))
+    )
+
+
+def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
+    from hydra_ray.scorer.fitting import fit_heads
+
+    start_ray()
+    base_names = [base_name_of(fold) for fold in plan.base_folds]
+    heads = plan.config.heads
+    return fit_heads(plan.features, plan.heads, plan.heads, heads, placement, base_names, is_graded=plan.is_graded)
+
+
 def _generate(plan: Plan, stage: Stage, table: str, work: GenerationWork) -> None:
     config = plan.config
     _complete(
@@ -223,13 +226,13 @@ def _gates(plan: Plan) -> list[Gate | None]:
     num_folds = plan.adapter.num_folds
     if not plan.config.answers.is_gated:
         return [None] * num_folds
-    outcomes = [outcome for bucket in range(plan.gate.num_buckets) for outcome in read_outcomes(plan, bucket)]
+    outcomes = list(read_outcomes(plan.gate))
     return [fit_gate([outcome for outcome in outcomes if outcome.fold == fold]) for fold in range(num_folds)]
 
 
 def _answered_users(plan: Plan) -> Iterator[tuple[User, AnsweredUser]]:
     """New users with their answers, a bucket at a time."""
-    for bucket in range(plan.answers.num_buckets):
+    for bucket in plan.answers.buckets:
         part = storage.read_part(plan.answers.part("answers", bucket), arrow_schema(AnsweredUser))
         answered = {row.user_id: row for row in from_table(part, AnsweredUser)}
         part = storage.read_part(plan.users.part("users", bucket), arrow_schema(User))

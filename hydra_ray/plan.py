@@ -5,11 +5,12 @@ The fingerprints say what depends on what. Nothing that decides *where* work run
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import hydra_ray.adapt.examples
 import hydra_ray.rerank.examples
-from hydra_ray.config import RetrieveConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.config import PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import input_fingerprint
@@ -31,19 +32,22 @@ class ScorerPlan:
     is_graded: bool
     """Whether candidates that are not the best of their group have a part in what is learned. In closed tasks the
     adapter learns how likely each label is the right one, and the expected quality is taken when it chooses."""
-    num_folds: int
+    base_folds: tuple[int | None, ...]
+    """For each fold, the fold whose new users its base must not learn from. An untrained base learns from nobody, so
+    that one, of no fold, serves all."""
     examples: Stage
     base: Stage
     features: Stage
     heads: Stage
 
-    def base_folds(self) -> list[int | None]:
-        """For each fold, the fold whose new users its base must not learn from.
+    @property
+    def num_folds(self) -> int:
+        """Folds of a cross-fitted run; 1 where the run's splits say who is new."""
+        return len(self.base_folds)
 
-        An untrained base learns from nobody, so that one, of no fold, serves all.
-        """
-        is_common = self.num_folds == 1 or not self.config.base.num_epochs
-        return [None if is_common else fold for fold in range(self.num_folds)]
+    def stages(self) -> tuple[Stage, ...]:
+        """The scorer's stages, in order."""
+        return self.examples, self.base, self.features, self.heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +66,18 @@ class Plan:
     labeller: Stage
     adapter: ScorerPlan
     gate: Stage
+    """Of a run that is gated; of another it is not made."""
     answers: Stage
     report: Stage
 
     def stages(self) -> Iterator[Stage]:
-        """Every stage, in order."""
-        yield self.users
-        yield self.profiles
-        yield self.probes
-        yield from _scorer_stages(self.reranker)
-        yield self.drafts
-        yield self.labeller
-        yield from _scorer_stages(self.adapter)
-        yield self.gate
-        yield self.answers
-        yield self.report
+        """Every stage that is made, in order."""
+        yield from (self.users, self.profiles, self.probes)
+        yield from self.reranker.stages()
+        yield from (self.drafts, self.labeller)
+        yield from self.adapter.stages()
+        yield from (self.gate,) if self.config.answers.is_gated else ()
+        yield from (self.answers, self.report)
 
     @property
     def run_folder(self) -> str:
@@ -98,44 +99,20 @@ def plan_run(config: RunConfig) -> Plan:
     """
     require_absolute(config.storage.root, "storage.root")
     task = task_of(config.lamp)
-    generator = {
-        "generator": {**config.generator.model_dump(mode="json"), "model": model_identity(config.generator.model)},
-        "task": task,
-    }
-    users = _stage(config, "users", 2, {"task": task, "users": config.users}, input_fingerprint(config.lamp))
-    profiles = _stage(config, "profiles", 1, generator, [users.fingerprint])
-    probes = _stage(
-        config,
-        "probes",
-        3,
-        {"probes": config.probes, "retrieve": _identified(config.retrieve), **generator},
-        [users.fingerprint],
-    )
-    reranker = _scorer(config, task, "reranker", "pair", [users, probes])
-    drafts = _stage(
-        config,
-        "drafts",
-        3,
-        {
-            "drafts": config.drafts.model_dump(mode="json", exclude={"candidates", "num_probes", "has_cuts"}),
-            **generator,
-        },
-        [stage.fingerprint for stage in (users, profiles, probes, reranker.heads)],
-    )
-    interaction: Interaction = "bilinear" if task.is_closed else "pair"
-    encoder = config.adapter.base
-    compared = {"encoder": model_identity(encoder.encoder), "max_text_tokens": encoder.max_text_tokens, "task": task}
-    labeller = _stage(config, "adapter.labeller", 1, compared, [users.fingerprint])
-    adapter = _scorer(config, task, "adapter", interaction, [users, probes, reranker.heads, drafts, labeller])
-    gate = _stage(config, "gate", 1, {}, [stage.fingerprint for stage in (users, drafts, adapter.heads)])
-    answers = _stage(
-        config,
-        "answers",
-        2,
-        {"answers": config.answers},
-        [stage.fingerprint for stage in (users, drafts, reranker.heads, adapter.heads, gate)],
-    )
-    report = _stage(config, "report", 4, {"config": config}, [answers.fingerprint])
+    stage, scorer = partial(_stage, config), partial(_scorer, config, task)
+    generator = _generator_settings(config, task)
+    users = stage("users", 2, {"task": task, "users": config.users}, [], input_fingerprint(config.lamp))
+    profiles = stage("profiles", 1, generator, [users])
+    probes = stage("probes", 3, {**_retrieve_settings(config), **generator}, [users])
+    reranker = scorer("reranker", [users, probes])
+    asked = config.drafts.model_dump(mode="json", exclude=set(PoolConfig.model_fields))
+    drafts = stage("drafts", 3, {"drafts": asked, **generator}, [users, profiles, probes, reranker.heads])
+    labeller = stage("adapter.labeller", 1, {**_encoder_settings(config.adapter), "task": task}, [users])
+    adapter = scorer("adapter", [users, probes, reranker.heads, drafts, labeller])
+    gate = stage("gate", 1, {}, [users, drafts, adapter.heads])
+    answered = [users, drafts, reranker.heads, adapter.heads, gate]
+    answers = stage("answers", 2, {"answers": config.answers}, answered)
+    report = stage("report", 4, {"config": config}, [answers])
     return Plan(
         config=config,
         task=task,
@@ -153,12 +130,22 @@ def plan_run(config: RunConfig) -> Plan:
     )
 
 
-def _identified(retrieve: RetrieveConfig) -> dict[str, Any]:
-    """The settings with the encoder's weights in the place of its name."""
-    return {
-        **retrieve.model_dump(mode="json"),
-        "encoder": None if retrieve.encoder is None else model_identity(retrieve.encoder),
-    }
+def _generator_settings(config: RunConfig, task: Task) -> dict[str, Any]:
+    """What the generator's answers depend on besides the prompts."""
+    settings = {**config.generator.model_dump(mode="json"), "model": model_identity(config.generator.model)}
+    return {"generator": settings, "task": task}
+
+
+def _retrieve_settings(config: RunConfig) -> dict[str, Any]:
+    """What is retrieved and probed, with the encoder's weights in the place of its name."""
+    encoder = config.retrieve.encoder
+    identity = None if encoder is None else model_identity(encoder)
+    return {"probes": config.probes, "retrieve": {**config.retrieve.model_dump(mode="json"), "encoder": identity}}
+
+
+def _encoder_settings(scorer: ScorerConfig) -> dict[str, Any]:
+    """What the encoder says of a text by itself."""
+    return {"encoder": model_identity(scorer.base.encoder), "max_text_tokens": scorer.base.max_text_tokens}
 
 
 def _completions(config: RunConfig) -> CompletionStore:
@@ -175,33 +162,28 @@ def _completions(config: RunConfig) -> CompletionStore:
     return CompletionStore(folder=join(config.storage.root.rstrip("/"), "completions", folder))
 
 
-def _scorer(
-    config: RunConfig,
-    task: Task,
-    name: Literal["reranker", "adapter"],
-    interaction: Interaction,
-    inputs: Sequence[Stage],
-) -> ScorerPlan:
+def _scorer(config: RunConfig, task: Task, name: Literal["reranker", "adapter"], inputs: Sequence[Stage]) -> ScorerPlan:
     section: ScorerConfig = getattr(config, name)
+    is_adapter = name == "adapter"
+    interaction: Interaction = "bilinear" if is_adapter and task.is_closed else "pair"
+    encoder = _encoder_settings(section)
     names = _PLAIN_NAMES[name](task, config)
-    encoder = model_identity(section.base.encoder)
     # The adapter's plain features compare texts by the encoder.
-    compared = {"encoder": encoder, "max_text_tokens": section.base.max_text_tokens, "drafts": config.drafts}
-    settings = {"task": task, "plain_names": names, **(compared if name == "adapter" else {})}
-    examples = _stage(config, f"{name}.examples", 3, settings, [stage.fingerprint for stage in inputs])
-    base_settings = {
-        "base": {**section.base.model_dump(mode="json"), "encoder": encoder},
-        "interaction": interaction,
-    }
-    base = _stage(config, f"{name}.base", 2, base_settings, [examples.fingerprint])
-    features = _stage(config, f"{name}.features", 2, {}, [base.fingerprint])
-    heads = _stage(config, f"{name}.heads", 3, {"heads": section.heads}, [features.fingerprint])
+    compared = {**encoder, "drafts": config.drafts} if is_adapter else {}
+    base_settings = {**section.base.model_dump(mode="json"), "encoder": encoder["encoder"]}
+    stage = partial(_stage, config)
+    examples = stage(f"{name}.examples", 3, {"task": task, "plain_names": names, **compared}, inputs)
+    base = stage(f"{name}.base", 2, {"base": base_settings, "interaction": interaction}, [examples])
+    features = stage(f"{name}.features", 2, {}, [base])
+    heads = stage(f"{name}.heads", 3, {"heads": section.heads}, [features])
+    num_folds = config.users.num_folds
+    is_common = num_folds == 1 or not section.base.num_epochs
     return ScorerPlan(
         config=section,
         interaction=interaction,
         plain_names=names,
-        is_graded=name == "reranker" or not task.is_closed,
-        num_folds=config.users.num_folds,
+        is_graded=not (is_adapter and task.is_closed),
+        base_folds=tuple(None if is_common else fold for fold in range(num_folds)),
         examples=examples,
         base=base,
         features=features,
@@ -215,14 +197,18 @@ _PLAIN_NAMES = {
 }
 
 
-def _scorer_stages(scorer: ScorerPlan) -> tuple[Stage, ...]:
-    return scorer.examples, scorer.base, scorer.features, scorer.heads
-
-
-def _stage(config: RunConfig, name: str, version: int, settings: Mapping[str, Any], inputs: Sequence[str]) -> Stage:
+def _stage(
+    config: RunConfig,
+    name: str,
+    version: int,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Stage],
+    files: Sequence[str] = (),
+) -> Stage:
+    """A stage that reads the results of `inputs` and raw files of the fingerprints `files`."""
     return Stage(
         name=name,
-        fingerprint=fingerprint(name, version, settings, inputs),
+        fingerprint=fingerprint(name, version, settings, [*files, *(each.fingerprint for each in inputs)]),
         root=config.storage.root.rstrip("/"),
         num_buckets=config.users.num_buckets,
         settings=settings,

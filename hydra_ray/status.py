@@ -34,7 +34,7 @@ def _tables(plan: Plan) -> dict[str, list[str]]:
     """The tables that tell how far a stage is, by the stage's name; none where it has no parts."""
     found = {stage.name: [stage.name] for stage in plan.stages() if "." not in stage.name and stage != plan.report}
     for scorer in (plan.reranker, plan.adapter):
-        bases = map(base_name_of, dict.fromkeys(scorer.base_folds()))
+        bases = map(base_name_of, dict.fromkeys(scorer.base_folds))
         found[scorer.examples.name] = ["examples"]
         found[scorer.features.name] = [features_table(name) for name in bases]
         found[scorer.heads.name] = [scores_table(fold) for fold in range(scorer.num_folds)]

@@ -62,6 +62,15 @@ def test_stages_are_in_the_order_they_run():
     assert tuple(dict.fromkeys(name.split(".")[0] for name in BEFORE)) == STAGE_NAMES
 
 
+def test_a_run_that_is_not_gated_makes_no_gate():
+    assert set(BEFORE) - set(fingerprints(run_config(answers={"is_gated": False}))) == {"gate"}
+
+
+def test_what_the_adapter_chooses_among_changes_nothing_that_is_asked():
+    pool = {"candidates": "drafts", "num_probes": 1, "has_cuts": False}
+    assert "drafts" not in changed_stages(run_config(drafts=pool))
+
+
 def test_a_relative_root_is_refused():
     with pytest.raises(ConfigError, match=r"storage\.root is the relative path"):
         plan_run(run_config("outputs"))
@@ -110,7 +119,7 @@ def test_a_trained_base_is_trained_for_each_fold_and_an_untrained_one_serves_all
 ):
     scorer = {"base": {**run_config().adapter.base.model_dump(), "num_epochs": num_epochs}}
     plan = plan_run(run_config(users={"num_folds": num_folds}, adapter=scorer, reranker=scorer))
-    assert plan.adapter.base_folds() == plan.reranker.base_folds() == expected
+    assert plan.adapter.base_folds == plan.reranker.base_folds == tuple(expected)
 
 
 def test_only_where_one_label_is_right_is_the_rest_of_a_group_worth_nothing(lamp_4: str):

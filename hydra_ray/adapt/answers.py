@@ -43,8 +43,8 @@ class Scored:
     drafted: DraftedUser
     reranker: ScoredUser
     adapter: ScoredUser
-    outcome: GateOutcome
-    """In the fold in which the user is new."""
+    outcome: GateOutcome | None
+    """In the fold in which the user is new; None where the run is not gated."""
 
 
 def answer_user(row: Scored, task: Task, gate: Gate | None) -> AnsweredUser:
@@ -77,7 +77,9 @@ def _answered_query(
     gate: Gate | None,
 ) -> AnsweredQuery:
     answers = {answer.system: answer for answer in _answers(row.user, ranked, drafted, groups, task)}
-    choice, reason = gate.choose(row.outcome) if gate else ("hydra_personal", "no gate: always the user's own heads")
+    choice, reason = (
+        gate.choose(row.outcome) if gate and row.outcome else ("hydra_personal", "no gate: always the user's own heads")
+    )
     if answers[choice].value is None:
         choice = next((name for name in answers if answers[name].value is not None), choice)
         reason = "the system that the gate chose has no answer"
