@@ -1,7 +1,7 @@
 """ROUGE F1 by the rouge_score package, as LaMP's evaluation has it: no stemming."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 
@@ -10,7 +10,7 @@ def rouge(names: tuple[str, ...]) -> Callable[[str, str], tuple[float, ...]]:
     """A function of (target, text) that yields the F1 of each of `names`, such as "rouge1" or "rougeL"."""
     from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingTypeStubs]
 
-    scorer = cast(Any, RougeScorer(list(names), use_stemmer=False))
+    scorer = cast(Any, RougeScorer(list(names), tokenizer=cast(Any, _Tokenizer())))
 
     def score(target: str, text: str) -> tuple[float, ...]:
         scores = scorer.score(target, text)
@@ -22,3 +22,12 @@ def rouge(names: tuple[str, ...]) -> Callable[[str, str], tuple[float, ...]]:
 def rouge_l(target: str, text: str) -> float:
     """ROUGE-L F1 of two texts; symmetric."""
     return rouge(("rougeL",))(target, text)[0]
+
+
+class _Tokenizer:
+    """rouge_score's own; the drafts of a query are compared with each other, so each is met many times."""
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer  # pyright: ignore[reportMissingTypeStubs]
+
+        self.tokenize = lru_cache(maxsize=1 << 16)(cast(Any, DefaultTokenizer(use_stemmer=False)).tokenize)
