@@ -191,6 +191,13 @@ def examples_of(*rows: Rows, task: Task = TASKS["planted"], config: RunConfig | 
     return list(adapter_examples(drafted, task, config or run_config(), encode, labeller_of(task)))
 
 
+def named_features(names: Sequence[str], values_NP: np.ndarray) -> dict[str, list[float]]:
+    """Each named feature of all candidates."""
+    assert values_NP.shape[1] == len(names) == len(set(names))
+    assert np.isfinite(values_NP).all()
+    return dict(zip(names, values_NP.T.tolist(), strict=True))
+
+
 def adapter_scores(
     someone: User, examples: UserExamples, preferred: dict[str, str], is_new: bool | None = None
 ) -> ScoredUser:

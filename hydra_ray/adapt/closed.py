@@ -3,13 +3,15 @@
 Letters in shape suffixes: L labels.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hydra_ray.adapt.context import Context, Floats, Vectors, weighted
+from hydra_ray.adapt.context import Context, Floats, Vectors, shares
 from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.lamp.words import coverage, mentions, overlap
+from hydra_ray.records import Answer, Record
 
 _FLOOR = 0.01
 """Added to probabilities before their logarithm is taken, so that what was not told is not impossible."""
@@ -56,29 +58,31 @@ def plain_names(task: Task, config: DraftsConfig) -> tuple[str, ...]:
 def closed_features(context: Context, task: Task, config: DraftsConfig, vectors: Vectors) -> Floats:
     """Plain features of every label, one row each, in the order of `plain_names`."""
     texts = [task.option_text(context.query, label) for label in task.labels]
-    outputs = [record.output for record in context.history]
+    history = _shares(task, Counter(record.output for record in context.history))
+    retrieved = _shares(task, _weighted_outputs(context.retrieved, context.retrieved_weights))
+    near = _shares(task, _weighted_outputs(context.history, context.near_N))
+    votes = _shares(task, context.votes())
+    probes = _mean_probabilities(task, context.probes, None)
     columns: dict[str, Floats] = {
-        "vote_share": _shares(task, context.votes()),
+        "vote_share": votes,
         "is_rag_answer": _indicator(task, context.greedy["rag_k"].value if "rag_k" in context.greedy else None),
         "is_mentioned": np.array([float(mentions(context.query, text)) for text in texts]),
-        "history_share": (history := _shares(task, weighted(outputs, np.ones(len(outputs))))),
+        "history_share": history,
         "log_history_share": np.log(history + _FLOOR),
-        "retrieved_share": (near := _shares(task, _retrieved(context))),
-        "near_share": (nearest := _shares(task, weighted(outputs, context.near_N))),
-        "log_near_share": np.log(nearest + _FLOOR),
+        "retrieved_share": retrieved,
+        "near_share": near,
+        "log_near_share": np.log(near + _FLOOR),
         "is_nearest_output": _indicator(task, context.retrieved[0].output if context.retrieved else None),
         "query_cosine": np.array([float(vectors[context.query] @ vectors[text]) for text in texts]),
-        "log_p_probes": np.log((probes := _probe_probabilities(task, context, None)) + _FLOOR),
-        "log_p_probes_reranked": np.log(_probe_probabilities(task, context, context.reranker_weights) + _FLOOR),
-        "probe_share": _shares(
-            task, weighted([answer.value or "" for answer in context.probes], np.ones(len(context.probes)))
-        ),
+        "log_p_probes": np.log(probes + _FLOOR),
+        "log_p_probes_reranked": np.log(_mean_probabilities(task, context.probes, context.reranker_weights) + _FLOOR),
+        "probe_share": _shares(task, Counter(answer.value for answer in context.probes if answer.value is not None)),
     }
-    for name in config.prompts:
-        columns[f"log_p_{name}"] = np.log(_probabilities(task, context, name) + _FLOOR)
+    prompts = {name: _probabilities(task, context.greedy.get(name)) for name in (*config.prompts, "rag_k")}
+    columns |= {f"log_p_{name}": np.log(values + _FLOOR) for name, values in prompts.items()}
     if task.kind == "rating":
-        sources = (history, near, nearest, columns["vote_share"], _probabilities(task, context, "rag_k"), probes)
-        columns |= {name: _distances(task, shares) for name, shares in zip(_RATING_NAMES, sources, strict=True)}
+        sources = (history, retrieved, near, votes, prompts["rag_k"], probes)
+        columns |= {name: _distances(task, each) for name, each in zip(_RATING_NAMES, sources, strict=True)}
     if context.text_labels is not None:
         columns[_TEXT_NAME] = context.text_labels
     if task.option_pattern:
@@ -88,41 +92,36 @@ def closed_features(context: Context, task: Task, config: DraftsConfig, vectors:
 
 
 def _shares(task: Task, counts: Mapping[str, float]) -> Floats:
-    """Share (L) of each label in what was counted; zeros where nothing was."""
-    values = np.array([float(counts.get(label, 0.0)) for label in task.labels])
-    return values / max(values.sum(), 1e-9)
+    """Share (L) of each label in what was counted of labels; zeros where nothing was."""
+    return shares(np.array([float(counts.get(label, 0.0)) for label in task.labels]))
 
 
 def _indicator(task: Task, value: str | None) -> Floats:
     return np.array([float(label == value) for label in task.labels])
 
 
-def _retrieved(context: Context) -> Mapping[str, float]:
-    return weighted([record.output for record in context.retrieved], context.retrieved_weights)
+def _weighted_outputs(records: Sequence[Record], weights: Floats) -> dict[str, float]:
+    """Sum of the weights of the records with each output."""
+    sums: dict[str, float] = {}
+    for record, weight in zip(records, weights.tolist(), strict=True):
+        sums[record.output] = sums.get(record.output, 0.0) + weight
+    return sums
 
 
-def _normalized(probabilities: tuple[float, ...]) -> Floats:
-    values = np.array(probabilities)
-    return values / max(values.sum(), 1e-9)
-
-
-def _probabilities(task: Task, context: Context, prompt: str) -> Floats:
-    """The generator's probability (L) of each label after a prompt; of the label it wrote, where it tells none."""
-    answer = context.greedy.get(prompt)
+def _probabilities(task: Task, answer: Answer | None) -> Floats:
+    """The generator's probability (L) of each label; of the label it wrote, where it tells none."""
     if answer is None:
         return np.full(len(task.labels), 1 / len(task.labels))
-    return _normalized(answer.label_probabilities) if answer.label_probabilities else _indicator(task, answer.value)
+    return (
+        shares(np.array(answer.label_probabilities)) if answer.label_probabilities else _indicator(task, answer.value)
+    )
 
 
-def _probe_probabilities(task: Task, context: Context, weights: Floats | None) -> Floats:
-    """The same averaged over the one-record prompts."""
-    if not context.probes:
-        return np.full(len(task.labels), 1 / len(task.labels))
-    rows = [
-        _normalized(answer.label_probabilities) if answer.label_probabilities else _indicator(task, answer.value)
-        for answer in context.probes
-    ]
-    return np.average(rows, axis=0, weights=weights)
+def _mean_probabilities(task: Task, answers: Sequence[Answer], weights: Floats | None) -> Floats:
+    """The same (L) averaged over several answers."""
+    if not answers:
+        return _probabilities(task, None)
+    return np.average([_probabilities(task, answer) for answer in answers], axis=0, weights=weights)
 
 
 def _distances(task: Task, shares: Floats) -> Floats:

@@ -4,11 +4,12 @@ Letters in shape suffixes: N eligible records, H the encoder's width, L labels.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from hydra_ray.adapt.prompting import GREEDY, RERANKED
 from hydra_ray.config import DraftsConfig
@@ -78,10 +79,10 @@ def make_context(
     return Context(
         query=ranked.query.input,
         history=ranked.eligible,
-        near_N=softmax(np.array(cosines) / NEAR_TEMPERATURE),
+        near_N=_weights(np.array(cosines) / NEAR_TEMPERATURE),
         retrieved=retrieved,
         retrieved_weights=shares(np.array([max(each.score, 0.0) + 1e-6 for each in ranked.retrieved])),
-        reranker_weights=softmax(np.array([by_record.get(record.record_id, 0.0) for record in retrieved])),
+        reranker_weights=_weights(np.array([by_record.get(record.record_id, 0.0) for record in retrieved])),
         probes=tuple(answers[record.record_id] for record in retrieved),
         greedy=greedy_answers(drafted, variant),
         samples=tuple(
@@ -116,22 +117,14 @@ def sampled_answers(drafted: DraftedQuery, prompt: str) -> list[str]:
     ]
 
 
-def softmax(scores: Floats) -> Floats:
-    """Weights that sum to 1, or none where there is no score."""
-    return shares(np.exp(scores - scores.max(initial=-np.inf))) if len(scores) else scores
-
-
 def shares(values: Floats) -> Floats:
-    """Positive values divided by their sum."""
-    return values / values.sum() if len(values) else values
+    """Values of at least 0, divided by their sum; zeros where all are 0."""
+    return values / max(values.sum(), 1e-9)
 
 
-def weighted(values: Sequence[str], weights: Floats) -> Counter[str]:
-    """Sum of the weights of each distinct value."""
-    counts: Counter[str] = Counter()
-    for value, weight in zip(values, weights.tolist(), strict=True):
-        counts[value] += weight
-    return counts
+def _weights(scores: Floats) -> Floats:
+    """Weights that sum to 1, or none where there is no score."""
+    return softmax(scores) if len(scores) else scores
 
 
 def _prompt_of(variant: str) -> str:

@@ -7,10 +7,10 @@ import numpy as np
 from sklearn.preprocessing import scale
 
 from hydra_ray.adapt import closed, texts
-from hydra_ray.adapt.context import Context, Vectors, make_context
+from hydra_ray.adapt.context import Context, Floats, Vectors, make_context
 from hydra_ray.adapt.labeller import Labeller
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
-from hydra_ray.config import RunConfig, Task
+from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import (
     VARIANTS,
@@ -23,7 +23,7 @@ from hydra_ray.records import (
     UserExamples,
 )
 from hydra_ray.retrieve.dense import Encode, indexed_text
-from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.retrieve.ranking import restore_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,83 +56,72 @@ def adapter_examples(
     encoded_NH = encode(distinct)
     vectors = dict(zip(distinct, encoded_NH, strict=True))
     for row in rows:
-        groups: list[Group] = []
-        for ranked, contexts in _contexts(row, config, vectors, labeller):
-            for variant, context in contexts:
-                group = _group(row.user, ranked, variant, context, task, config, vectors)
-                if group.candidates:
-                    groups.append(group)
         yield UserExamples(
             user_id=row.user.user_id,
             is_new=row.user.is_new,
             fold=row.user.fold,
             history=_encoded_history(row.user, vectors, encoded_NH.shape[1]),
-            groups=tuple(groups),
+            groups=tuple(_groups(row, task, config, vectors, labeller)),
         )
 
 
-def _contexts(
-    row: Drafted, config: RunConfig, vectors: Vectors, labeller: Labeller | None
-) -> Iterator[tuple[RankedQuery, list[tuple[str, Context]]]]:
-    """Every drafted query with its variants: a pseudo-query has only the user's own."""
+def _groups(
+    row: Drafted, task: Task, config: RunConfig, vectors: Vectors, labeller: Labeller | None
+) -> Iterator[Group]:
+    """The candidates of every drafted query in each of its variants: a pseudo-query has only the user's own."""
     ranked_queries = {ranked.query.query_id: ranked for ranked in restore_queries(row.user, row.probed)}
     probed = {query.query_id: query for query in row.probed.queries}
     scores = {group.query_id: group for group in row.scored.groups}
     for drafted in row.drafted.queries:
-        ranked = ranked_queries[drafted.query_id]
-        variants = VARIANTS if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
-        query_id = drafted.query_id
+        query_id, ranked = drafted.query_id, ranked_queries[drafted.query_id]
         text_labels = labeller.log_probabilities(row.user.user_id, vectors[ranked.query.input]) if labeller else None
-        contexts: list[tuple[str, Context]] = []
+        target = ranked.query.target if ranked.may_learn_from(row.user) else None
+        variants = VARIANTS if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
         for variant in variants:
-            own = probed[query_id], scores.get(query_id), drafted
-            contexts.append((variant, make_context(ranked, *own, variant, config.drafts, vectors, text_labels)))
-        yield ranked, contexts
-
-
-def _group(
-    user: User,
-    ranked: RankedQuery,
-    variant: str,
-    context: Context,
-    task: Task,
-    config: RunConfig,
-    vectors: Vectors,
-) -> Group:
-    pool = _pool(context, task, config)
-    if not pool or not config.adapter.has_plain_features:
-        plain_NP = np.zeros((len(pool), 0))
-    elif task.is_closed:
-        labels = closed.closed_features(context, task, config.drafts, vectors)
-        plain_NP = labels[[task.labels.index(answer) for answer in pool]]
-    else:
-        # Standardized within the query: how good a draft is, is a matter of the others.
-        plain_NP = scale(texts.text_features(pool, context, config.drafts, vectors))
-    target = ranked.query.target if ranked.may_learn_from(user) else None
-    return Group(
-        group_id=f"{ranked.query.query_id}/{variant}",
-        query_id=ranked.query.query_id,
-        variant=variant,
-        is_pseudo=ranked.is_pseudo,
-        query=ranked.query.input,
-        candidates=tuple(
-            Candidate(
-                candidate_id=text,
-                text=task.option_text(context.query, text) if task.is_closed else text,
-                plain=tuple(plain),
-                quality=None if target is None else quality(task, text, target),
+            context = make_context(
+                ranked, probed[query_id], scores.get(query_id), drafted, variant, config.drafts, vectors, text_labels
             )
-            for text, plain in zip(pool, plain_NP.tolist(), strict=True)
-        ),
-    )
+            candidates = tuple(_candidates(context, target, task, config, vectors))
+            if candidates:
+                yield Group(
+                    group_id=f"{query_id}/{variant}",
+                    query_id=query_id,
+                    variant=variant,
+                    is_pseudo=ranked.is_pseudo,
+                    query=ranked.query.input,
+                    candidates=candidates,
+                )
 
 
-def _pool(context: Context, task: Task, config: RunConfig) -> Pool:
-    if task.is_closed and config.drafts.candidates == "all":
+def _candidates(
+    context: Context, target: str | None, task: Task, config: RunConfig, vectors: Vectors
+) -> Iterator[Candidate]:
+    pool = _pool(context, task, config.drafts)
+    for text, plain in zip(pool, _plain_features(pool, context, task, config, vectors).tolist(), strict=True):
+        yield Candidate(
+            candidate_id=text,
+            text=task.option_text(context.query, text) if task.is_closed else text,
+            plain=tuple(plain),
+            quality=None if target is None else quality(task, text, target),
+        )
+
+
+def _pool(context: Context, task: Task, config: DraftsConfig) -> Pool:
+    if task.is_closed and config.candidates == "all":
         return {label: (label,) for label in task.labels}
     # Half a label is no label.
-    has_cuts = config.drafts.has_cuts and not task.is_closed
-    return pool_of(context, config.drafts.model_copy(update={"has_cuts": has_cuts}))
+    return pool_of(context, config, has_cuts=config.has_cuts and not task.is_closed)
+
+
+def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig, vectors: Vectors) -> Floats:
+    """One row each candidate, in the order of `plain_names`."""
+    if not pool or not config.adapter.has_plain_features:
+        return np.zeros((len(pool), 0))
+    if task.is_closed:
+        labels = closed.closed_features(context, task, config.drafts, vectors)
+        return labels[[task.labels.index(answer) for answer in pool]]
+    # Standardized within the query: how good a draft is, is a matter of the others.
+    return scale(texts.text_features(pool, context, config.drafts, vectors))
 
 
 def _encoded_history(user: User, vectors: Vectors, width: int) -> tuple[float, ...]:
@@ -150,10 +139,12 @@ def _texts(row: Drafted, task: Task) -> Iterable[str]:
         yield indexed_text(record)
         yield record.output
     drafted = {query.query_id: query.drafts for query in row.drafted.queries}
-    for ranked, probed in zip(restore_queries(row.user, row.probed), row.probed.queries, strict=True):
+    probed = {query.query_id: query.probes for query in row.probed.queries}
+    for ranked in restore_queries(row.user, row.probed):
+        query_id, usual = ranked.query.query_id, usual_words(ranked.eligible)
         yield ranked.query.input
         yield from (task.option_text(ranked.query.input, label) for label in task.labels)
-        answers = [each.answer.value for each in (*drafted.get(ranked.query.query_id, ()), *probed.probes)]
-        for draft in filter(None, answers):
-            yield draft
-            yield from () if task.is_closed else cuts(draft, usual_words(ranked.eligible))
+        for each in () if task.is_closed else (*drafted.get(query_id, ()), *probed[query_id]):
+            if each.answer.value is not None:
+                yield each.answer.value
+                yield from cuts(each.answer.value, usual)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from hydra_ray import storage
+from hydra_ray.adapt.context import Floats
 from hydra_ray.config import Task
 from hydra_ray.records import Record, User
 from hydra_ray.scorer.shared import NUM_USER_FOLDS, user_fold
 from hydra_ray.seeds import seed_of
 
-Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -40,9 +41,7 @@ class Labeller:
     def log_probabilities(self, user_id: str, vector_H: Floats) -> Floats:
         """Log probability (L) of each label for a text of a user."""
         fold = user_fold(user_id)
-        logits_L = self.weights_KLH[fold] @ vector_H + self.biases_KL[fold]
-        logits_L = logits_L - logits_L.max()
-        return logits_L - np.log(np.exp(logits_L).sum())
+        return log_softmax(self.weights_KLH[fold] @ vector_H + self.biases_KL[fold])
 
     def write(self, folder: str) -> None:
         """Store it at `folder`."""
@@ -89,14 +88,13 @@ def fit_labeller(task: Task, vectors_NH: Floats, outputs: Sequence[str], user_id
 
 
 def _left_out_loss(vectors_NH: Floats, labels_N: Ints, fold_N: Ints, strength: float, num_labels: int) -> float:
-    weights_LH, biases_L = _fit(vectors_NH, labels_N, fold_N != 0, strength, num_labels)
-    left_out = fold_N == 0
-    if not left_out.any():
+    """Mean loss on the first fold's records of the classifier that the other folds teach."""
+    is_left_out_N = fold_N == 0
+    if not is_left_out_N.any():
         return 0.0
-    logits = vectors_NH[left_out] @ weights_LH.T + biases_L
-    logits = logits - logits.max(axis=1, keepdims=True)
-    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return float(-logs[np.arange(len(logs)), labels_N[left_out]].mean())
+    weights_LH, biases_L = _fit(vectors_NH, labels_N, ~is_left_out_N, strength, num_labels)
+    logs = log_softmax(vectors_NH[is_left_out_N] @ weights_LH.T + biases_L, axis=1)
+    return float(-logs[np.arange(len(logs)), labels_N[is_left_out_N]].mean())
 
 
 def _fit(

@@ -1,8 +1,8 @@
 """The pool of a text task: the distinct drafts, each once, and each draft that runs on also cut short.
 
-The greedy answer to the retriever's prompt is always in it, so that choosing can only lose by choosing badly. A weak
-generator writes on up to its length limit; its first clause, or as many words as the user's own outputs have, is often
-the better answer, and every word of it is the generator's.
+With rag_k among the prompts, the greedy answer to the retriever's prompt is in it, so that choosing can only lose by
+choosing badly. A weak generator writes on up to its length limit; its first clause, or as many words as the user's own
+outputs have, is often the better answer, and every word of it is the generator's.
 """
 
 import re
@@ -21,12 +21,17 @@ Pool = Mapping[str, tuple[str, ...]]
 """Each candidate with the drafts that it is, or is the beginning of."""
 
 
-def pool_of(context: Context, config: DraftsConfig) -> Pool:
-    """The candidates of a query, in a fixed order: greedy answers, answers of probes, samples, then what is cut."""
+def pool_of(context: Context, config: DraftsConfig, has_cuts: bool) -> Pool:
+    """The candidates of a query, in a fixed order: greedy answers, answers of probes, samples, then what is cut.
+
+    Args:
+        has_cuts: whether drafts are also cut short.
+    """
     drafts = list(dict.fromkeys((*greedy_drafts(context, config), *probe_drafts(context, config), *context.samples)))
     pool: dict[str, tuple[str, ...]] = {draft: (draft,) for draft in drafts}
-    for draft in drafts if config.has_cuts else ():
-        for cut in cuts(draft, usual_words(context.history)):
+    usual = usual_words(context.history)
+    for draft in drafts if has_cuts else ():
+        for cut in cuts(draft, usual):
             if draft not in pool.get(cut, ()):
                 pool[cut] = (*pool.get(cut, ()), draft)
     return pool

@@ -49,85 +49,88 @@ def text_features(pool: Pool, context: Context, config: DraftsConfig, vectors: V
     """Plain features of every candidate, one row each, in the order of `plain_names`."""
     candidates = list(pool)
     greedy, probes = greedy_drafts(context, config), probe_drafts(context, config)
-    agreement = _Agreement(candidates, list(dict.fromkeys([*greedy, *probes, *context.samples])))
-    agreements = {
-        "consensus": agreement.mean([*greedy, *probes, *context.samples]),
-        "consensus_greedy": agreement.mean([*greedy, *probes]),
-        "consensus_samples": agreement.mean(context.samples),
+    columns: dict[str, Sequence[float]] = {
+        "consensus": _agreement(candidates, [*greedy, *probes, *context.samples]),
+        "consensus_greedy": _agreement(candidates, [*greedy, *probes]),
+        "consensus_samples": _agreement(candidates, context.samples),
+        "vote_share": _shares(pool, context.samples),
+        "probe_share": _shares(pool, probes),
+        **_word_columns(candidates, context),
+        **_encoded_columns(candidates, context, vectors),
+        **_source_columns(pool, context, config),
     }
-    rows: list[list[float]] = []
-    for place, (text, drafts) in enumerate(pool.items()):
-        values = {
-            **{name: float(column[place]) for name, column in agreements.items()},
-            **_own_features(text, context, vectors),
-            **_source_features(text, drafts, context, config),
-        }
-        rows.append([values[name] for name in plain_names(config)])
-    return np.array(rows)
+    return np.array([columns[name] for name in plain_names(config)]).T
 
 
-def _own_features(text: str, context: Context, vectors: Vectors) -> dict[str, float]:
-    """What a candidate's words say, beside the query and the user's outputs."""
+def _word_columns(candidates: Sequence[str], context: Context) -> dict[str, Sequence[float]]:
+    """What the candidates' words say, beside the query and the user's outputs."""
     outputs = [record.output for record in context.history]
-    overlaps = np.array([overlap(text, output) for output in outputs])
-    cosines = np.array([float(vectors[text] @ vectors[output]) for output in outputs])
+    written = {word for output in outputs for word in words(output)}
     lead = " ".join(words(context.query)[:_LEAD_WORDS])
-    length, usual = math.log1p(len(words(text))), _usual_length(context)
+    lengths = [_log_length(text) for text in candidates]
+    usual = _mean([_log_length(output) for output in outputs])
+    excesses = [length - usual if outputs else 0.0 for length in lengths]
+    overlaps_CN = np.array([[overlap(text, output) for output in outputs] for text in candidates])
     return {
-        "query_overlap": overlap(text, context.query),
-        "query_coverage": coverage(context.query, text),
-        "lead_coverage": coverage(lead, text),
-        "query_cosine": float(vectors[text] @ vectors[context.query]),
-        "retrieved_overlap": _mean([overlap(text, record.output) for record in context.retrieved]),
-        "near_overlap": float(context.near_N @ overlaps) if outputs else 0.0,
-        "near_cosine": float(context.near_N @ cosines) if outputs else 0.0,
-        "best_output_cosine": float(cosines.max(initial=0.0)),
-        "copied_output": float(overlaps.max(initial=0.0)),
-        "vocabulary": _mean([float(word in _output_words(context)) for word in words(text)]),
-        "log_length": length,
-        "length_deviation": 0.0 if usual is None else abs(length - usual),
-        "length_excess": 0.0 if usual is None else length - usual,
-        "repetition": 1 - len(set(words(text))) / max(len(words(text)), 1),
+        "query_overlap": [overlap(text, context.query) for text in candidates],
+        "query_coverage": [coverage(context.query, text) for text in candidates],
+        "lead_coverage": [coverage(lead, text) for text in candidates],
+        "retrieved_overlap": [
+            _mean([overlap(text, record.output) for record in context.retrieved]) for text in candidates
+        ],
+        "near_overlap": (overlaps_CN @ context.near_N).tolist(),
+        "copied_output": overlaps_CN.max(axis=1, initial=0.0).tolist(),
+        "vocabulary": [_mean([float(word in written) for word in words(text)]) for text in candidates],
+        "log_length": lengths,
+        "length_deviation": [abs(excess) for excess in excesses],
+        "length_excess": excesses,
+        "repetition": [1 - len(set(words(text))) / max(len(words(text)), 1) for text in candidates],
     }
 
 
-def _source_features(text: str, drafts: Sequence[str], context: Context, config: DraftsConfig) -> dict[str, float]:
-    """Where a candidate comes from: what holds of a draft holds of its beginning too."""
-    probes, likelihoods = probe_drafts(context, config), _mean_log_probabilities(context)
-    told = [likelihoods[draft] for draft in drafts if draft in likelihoods]
-    is_from = {name: context.greedy[name].value in drafts for name in config.prompts if name in context.greedy}
-    weights = zip(
-        context.probes[: config.num_probes], context.reranker_weights.tolist()[: config.num_probes], strict=True
+def _encoded_columns(candidates: Sequence[str], context: Context, vectors: Vectors) -> dict[str, Sequence[float]]:
+    """The same by the encoder's vectors."""
+    cosines_CN = np.array(
+        [[float(vectors[text] @ vectors[record.output]) for record in context.history] for text in candidates]
     )
     return {
-        "is_cut": float(text not in drafts),
-        "vote_share": sum(sample in drafts for sample in context.samples) / max(len(context.samples), 1),
-        "probe_share": sum(probe in drafts for probe in probes) / max(len(probes), 1),
-        "reranker_weight": sum(weight for answer, weight in weights if answer.value in drafts),
-        "mean_log_probability": _mean(told or list(likelihoods.values())),
-        **{f"is_{name}_answer": float(is_from.get(name, False)) for name in config.prompts},
+        "query_cosine": [float(vectors[text] @ vectors[context.query]) for text in candidates],
+        "near_cosine": (cosines_CN @ context.near_N).tolist(),
+        "best_output_cosine": cosines_CN.max(axis=1, initial=0.0).tolist(),
     }
 
 
-class _Agreement:
-    """ROUGE-L of candidates with drafts, each pair computed once."""
+def _source_columns(pool: Pool, context: Context, config: DraftsConfig) -> dict[str, Sequence[float]]:
+    """Where the candidates come from: what holds of a draft holds of its beginning too."""
+    likelihoods = _mean_log_probabilities(context)
+    usual = _mean(list(likelihoods.values()))
+    probes, weights = context.probes[: config.num_probes], context.reranker_weights[: config.num_probes].tolist()
+    weighted = [(answer.value, weight) for answer, weight in zip(probes, weights, strict=True)]
+    answers = {name: context.greedy[name].value if name in context.greedy else None for name in config.prompts}
+    return {
+        "is_cut": [float(text not in drafts) for text, drafts in pool.items()],
+        "mean_log_probability": [
+            _mean([likelihoods[draft] for draft in drafts if draft in likelihoods] or [usual])
+            for drafts in pool.values()
+        ],
+        "reranker_weight": [sum(weight for value, weight in weighted if value in drafts) for drafts in pool.values()],
+        **{
+            f"is_{name}_answer": [float(value in drafts) for drafts in pool.values()] for name, value in answers.items()
+        },
+    }
 
-    def __init__(self, candidates: Sequence[str], drafts: Sequence[str]):
-        self._candidates = candidates
-        self._places = {draft: place for place, draft in enumerate(drafts)}
-        self._matrix = np.array([[_rouge_l(text, draft) for draft in drafts] for text in candidates])
 
-    def mean(self, others: Sequence[str]) -> Floats:
-        """Mean agreement of each candidate with `others`, one occurrence of the candidate itself left out."""
-        if not others:
-            return np.zeros(len(self._candidates))
-        counts = np.zeros(len(self._places))
-        for text, number in Counter(others).items():
-            counts[self._places[text]] = number
-        own = np.array(
-            [float(counts[self._places[text]] > 0) if text in self._places else 0.0 for text in self._candidates]
-        )
-        return (self._matrix @ counts - own) / np.maximum(counts.sum() - own, 1)
+def _shares(pool: Pool, answers: Sequence[str]) -> list[float]:
+    """How many of the answers each candidate is, or is the beginning of."""
+    return [sum(answer in drafts for answer in answers) / max(len(answers), 1) for drafts in pool.values()]
+
+
+def _agreement(candidates: Sequence[str], others: Sequence[str]) -> list[float]:
+    """Mean ROUGE-L of each candidate with `others`, one occurrence of the candidate itself left out."""
+    counts = Counter(others)
+    sums = [sum(num * _rouge_l(text, other) for other, num in counts.items()) for text in candidates]
+    own = [float(text in counts) for text in candidates]
+    return [(total - each) / max(len(others) - each, 1) for total, each in zip(sums, own, strict=True)]
 
 
 @lru_cache(maxsize=1 << 18)
@@ -146,13 +149,8 @@ def _mean_log_probabilities(context: Context) -> dict[str, float]:
     }
 
 
-def _output_words(context: Context) -> frozenset[str]:
-    return frozenset(word for record in context.history for word in words(record.output))
-
-
-def _usual_length(context: Context) -> float | None:
-    lengths = [math.log1p(len(words(record.output))) for record in context.history]
-    return _mean(lengths) if lengths else None
+def _log_length(text: str) -> float:
+    return math.log1p(len(words(text)))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import answer
+from builders import answer, named_features
 
 from hydra_ray.adapt.closed import closed_features, plain_names
 from hydra_ray.adapt.context import Context, Vectors
@@ -77,12 +77,7 @@ EXPECTED = {
 
 def features(context: Context, task: Task = TASK, vectors: Vectors = VECTORS) -> dict[str, list[float]]:
     """Each named feature of all labels."""
-    names = plain_names(task, DRAFTS)
-    values_LP = closed_features(context, task, DRAFTS, vectors)
-    assert values_LP.shape == (len(task.labels), len(names))
-    assert len(set(names)) == len(names)
-    assert np.isfinite(values_LP).all()
-    return dict(zip(names, values_LP.T.tolist(), strict=True))
+    return named_features(plain_names(task, DRAFTS), closed_features(context, task, DRAFTS, vectors))
 
 
 @pytest.mark.parametrize("name", EXPECTED)

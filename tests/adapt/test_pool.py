@@ -11,8 +11,7 @@ from hydra_ray.adapt.pool import MIN_WORDS, cuts, greedy_drafts, pool_of, probe_
 from hydra_ray.config import DraftsConfig
 from hydra_ray.records import Record
 
-DRAFTS = DraftsConfig(prompts=("zero_shot", "rag_k"), num_probes=2, has_cuts=False)
-CUTTING = DRAFTS.model_copy(update={"has_cuts": True})
+DRAFTS = DraftsConfig(prompts=("zero_shot", "rag_k"), num_probes=2)
 CONTEXT = Context(
     query="q",
     history=(),
@@ -32,11 +31,11 @@ def history(*lengths: int) -> tuple[Record, ...]:
 
 
 def test_the_pool_is_the_wanted_greedy_answers_the_first_probes_and_the_samples_each_once():
-    assert list(pool_of(CONTEXT, DRAFTS)) == ["zero", "rag", "sample"]
-    assert list(pool_of(CONTEXT, DRAFTS.model_copy(update={"num_probes": 0}))) == ["zero", "rag", "sample"]
-    three = DRAFTS.model_copy(update={"num_probes": 3})
-    assert list(pool_of(CONTEXT, three)) == ["zero", "rag", "third probe", "sample"]
-    assert pool_of(replace(CONTEXT, greedy={}, probes=(), samples=()), DRAFTS) == {}
+    none, three = (DRAFTS.model_copy(update={"num_probes": num}) for num in (0, 3))
+    assert list(pool_of(CONTEXT, DRAFTS, has_cuts=False)) == ["zero", "rag", "sample"]
+    assert list(pool_of(CONTEXT, none, has_cuts=False)) == ["zero", "rag", "sample"]
+    assert list(pool_of(CONTEXT, three, has_cuts=False)) == ["zero", "rag", "third probe", "sample"]
+    assert pool_of(replace(CONTEXT, greedy={}, probes=(), samples=()), DRAFTS, has_cuts=True) == {}
 
 
 def test_repeated_answers_are_repeated_drafts_and_failed_ones_are_none():
@@ -81,7 +80,7 @@ def test_every_cut_begins_its_drafts_and_nothing_that_was_drafted_is_lost(
     context = replace(
         CONTEXT, samples=tuple(samples), probes=(), greedy={"rag_k": answer(greedy)}, history=history(*lengths)
     )
-    pool = pool_of(context, CUTTING)
+    pool = pool_of(context, DRAFTS, has_cuts=True)
     drafts = {greedy, *samples}
     assert set(pool) >= drafts
     for text, origins in pool.items():

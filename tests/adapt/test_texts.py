@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import answer
+from builders import answer, named_features
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
 from hydra_ray.records import Answer, Record
 
-DRAFTS = DraftsConfig(prompts=("zero_shot", "rag_k"), num_probes=2, has_cuts=False)
+DRAFTS = DraftsConfig(prompts=("zero_shot", "rag_k"), num_probes=2)
 ONE, TWO, LONG = "cats and dogs", "dogs bark", " ".join(["cats"] * 21)
 HISTORY = (
     Record(record_id="0", input="i0", output="cats bark"),
@@ -101,11 +101,7 @@ EXPECTED = {
 
 def features(context: Context, pool: Pool = POOL, vectors: Vectors = VECTORS) -> dict[str, list[float]]:
     """Each named feature of all candidates."""
-    values_NP = text_features(pool, context, DRAFTS, vectors)
-    names = plain_names(DRAFTS)
-    assert values_NP.shape == (len(pool), len(names))
-    assert np.isfinite(values_NP).all()
-    return dict(zip(names, values_NP.T.tolist(), strict=True))
+    return named_features(plain_names(DRAFTS), text_features(pool, context, DRAFTS, vectors))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -135,7 +131,7 @@ def test_a_single_draft_without_history_samples_and_probes_has_features():
         greedy={"rag_k": answer(ONE)},
         samples=(),
     )
-    pool = pool_of(context, DRAFTS)
+    pool = pool_of(context, DRAFTS, has_cuts=False)
     assert pool == {ONE: (ONE,)}
     found = features(context, pool)
     zero = set(EXPECTED) - {
@@ -161,7 +157,7 @@ def test_consensus_is_the_mean_over_all_others_whatever_the_pool(samples: list[s
         greedy={"rag_k": answer(greedy)},
         reranker_weights=np.ones(len(probes)),
     )
-    pool = pool_of(context, DRAFTS)
+    pool = pool_of(context, DRAFTS, has_cuts=False)
     found = features(context, pool, {**VECTORS, **{text: np.array([1.0, 0.0]) for text in pool}})
     everything = [greedy, *probes, *samples]
     for text, value in zip(pool, found["consensus"], strict=True):
