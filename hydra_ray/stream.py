@@ -199,8 +199,8 @@ class _GenerationJob:
 
     def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
         """Keep the new completions, and make the part of these and of those that were known."""
-        self.store.write(bucket, self.name, new)
         by_id = self.store.read(bucket, {each.request.request_id for each in asked})
+        self.store.write(bucket, self.name, new)
         by_id |= {completion.request_id: completion for completion in new}
         counters = {
             "requests": len(by_id),
