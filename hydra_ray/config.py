@@ -209,8 +209,9 @@ class UsersConfig(Section):
     num_buckets: int = Field(default=4, gt=0)
     """Parts of every table. A part is the unit of work, of commit and of resumption: enough parts to keep all workers
     busy, each large enough to keep a generator busy (a few hundred requests)."""
-    bucket_key: str = Field(default="hydra_ray", max_length=64)
-    """Key of the hash that assigns users to buckets."""
+    bucket_key: str | None = Field(default=None, min_length=1, max_length=64)
+    """Key of the hash that assigns users to buckets. Where it is left out, a secret of the storage root's own. Where it
+    is set, runs under all roots divide the same users alike, and so come to the very same figures."""
     max_rejected_fraction: float = Field(default=0.1, ge=0, le=1)
     """Stop when a larger share of the samples is malformed."""
     max_users: int | None = Field(default=None, gt=0)
@@ -219,6 +220,9 @@ class UsersConfig(Section):
     """More than 1 cross-fits: the users of both splits are divided into so many folds, and everyone is new in one fold
     and teaches in the others. What the generator answers is shared by all folds."""
     fold_seed: int = 0
+    leaves_out_forgotten: bool = False
+    """Forgotten users are never taken in again. With this, what was learned from them is learned anew without them:
+    who was forgotten becomes part of what names the stages."""
 
 
 class RetrieveConfig(Section):

@@ -15,6 +15,7 @@ from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import input_fingerprint
 from hydra_ray.models import model_identity
+from hydra_ray.roots import bucket_key_name, forgotten_pseudonyms
 from hydra_ray.stages import Stage, fingerprint
 from hydra_ray.storage import join, require_absolute
 
@@ -101,7 +102,7 @@ def plan_run(config: RunConfig) -> Plan:
     task = task_of(config.lamp)
     stage, scorer = partial(_stage, config), partial(_scorer, config, task)
     generator = _generator_settings(config, task)
-    users = stage("users", 2, {"task": task, "users": config.users}, [], input_fingerprint(config.lamp))
+    users = stage("users", 2, {"task": task, "users": _user_settings(config)}, [], input_fingerprint(config.lamp))
     profiles = stage("profiles", 1, generator, [users])
     probes = stage("probes", 3, {**_retrieve_settings(config), **generator}, [users])
     reranker = scorer("reranker", [users, probes])
@@ -148,6 +149,14 @@ def _encoder_settings(scorer: ScorerConfig) -> dict[str, Any]:
     return {"encoder": model_identity(scorer.base.encoder), "max_text_tokens": scorer.base.max_text_tokens}
 
 
+def _user_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings with what tells the buckets' key, and whom they leave out where that is asked for."""
+    settings = config.users.model_dump(mode="json", exclude={"leaves_out_forgotten"})
+    settings["bucket_key"] = bucket_key_name(config)
+    forgotten = forgotten_pseudonyms(config.storage.root) if config.users.leaves_out_forgotten else ()
+    return {**settings, "forgotten": sorted(forgotten)} if forgotten else settings
+
+
 def _completions(config: RunConfig) -> CompletionStore:
     generator = config.generator
     settings = {
@@ -156,7 +165,7 @@ def _completions(config: RunConfig) -> CompletionStore:
         "dtype": generator.dtype,
         "max_model_tokens": generator.max_model_tokens,
         "num_buckets": config.users.num_buckets,
-        "bucket_key": config.users.bucket_key,
+        "bucket_key": bucket_key_name(config),
     }
     folder = fingerprint("completions", 1, settings, [])
     return CompletionStore(folder=join(config.storage.root.rstrip("/"), "completions", folder))
@@ -212,4 +221,5 @@ def _stage(
         root=config.storage.root.rstrip("/"),
         num_buckets=config.users.num_buckets,
         settings=settings,
+        inputs=tuple(each.fingerprint for each in inputs),
     )

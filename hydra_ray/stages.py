@@ -56,6 +56,8 @@ class Stage:
     """The buckets that the stage consists of, where it is not made of all of them."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest: what the fingerprint was made of."""
+    inputs: tuple[str, ...] = ()
+    """For the manifest: fingerprints of the stages whose results it reads."""
 
     @property
     def buckets(self) -> Sequence[int]:
@@ -97,6 +99,7 @@ class Stage:
                 "stage": self.name,
                 "fingerprint": self.fingerprint,
                 "num_buckets": self.num_buckets,
+                "inputs": list(self.inputs),
                 "settings": {
                     key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
                     for key, value in self.settings.items()

@@ -67,6 +67,25 @@ def write_bytes(location: str, content: bytes) -> None:
         file.write(content)
 
 
+def write_new(location: str, content: bytes) -> None:
+    """Put `content` at `location`, all or nothing, unless a file is there: of several writers the first one wins.
+
+    An object store has no such promise, so there the last one does.
+    """
+    filesystem, path = _open(location)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        write_bytes(location, content)
+        return
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    write_bytes(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(temporary)
+
+
 @contextmanager
 def open_output(location: str) -> Iterator[IO[bytes]]:
     """A new file to fill from its start; it is at `location` only after the block has ended without an error."""

@@ -47,7 +47,7 @@ def run_config(root: str = "/nowhere", **sections: dict[str, Any]) -> RunConfig:
         "run": "test",
         "storage": {"root": root},
         "lamp": {"task": "planted", "planted": {"num_train_users": 6, "num_new_users": 4, "num_records": 8}},
-        "users": {"num_buckets": 2},
+        "users": {"num_buckets": 2, "bucket_key": "test"},
         "generator": {"engine": "fake", "model": GENERATOR, "max_model_tokens": 512, "max_text_tokens": 64},
         "probes": {"num_records": 3, "num_pseudo_queries": 3},
         "reranker": {"base": base},

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 from builders import run_config
 
+from hydra_ray import storage
 from hydra_ray.config import STAGE_NAMES, RunConfig
 from hydra_ray.errors import ConfigError
 from hydra_ray.plan import plan_run
+from hydra_ray.roots import receipt_location, root_key
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
@@ -56,6 +58,23 @@ def test_a_setting_changes_only_the_stages_that_depend_on_it(
     sections: dict[str, dict[str, object]], expected: set[str]
 ):
     assert changed_stages(run_config(**sections)) == expected
+
+
+def test_who_was_forgotten_names_the_stages_only_where_that_is_asked_for(tmp_path: Path):
+    plain, without = run_config(str(tmp_path)), run_config(str(tmp_path), users={"leaves_out_forgotten": True})
+    before = fingerprints(plain)
+    assert fingerprints(without)["adapter.heads"] == before["adapter.heads"]
+    storage.write_json(receipt_location(str(tmp_path), "ab" * 16), {})
+    assert fingerprints(plain) == before
+    assert set(fingerprints(without).items()).isdisjoint(before.items())
+
+
+def test_the_key_of_a_root_names_its_buckets_and_is_in_no_manifest(tmp_path: Path):
+    plan = plan_run(run_config(str(tmp_path), users={"bucket_key": None}))
+    key = root_key(str(tmp_path))
+    assert plan.users.fingerprint != fingerprints(run_config(str(tmp_path)))["users"]
+    plan.users.complete(0, {})
+    assert key not in Path(plan.users.manifest_location).read_text()
 
 
 def test_stages_are_in_the_order_they_run():

@@ -37,9 +37,12 @@ class MalformedError(Exception):
     """A sample cannot be used; the text is the reason. Never leaves hydra_ray.lamp."""
 
 
+_QUESTIONS = "_questions.json"
+
+
 def questions_location(root: str, split: str) -> str:
     """Where LaMP keeps the samples of a split."""
-    return storage.join(root, f"{split}_questions.json")
+    return storage.join(root, f"{split}{_QUESTIONS}")
 
 
 def outputs_location(root: str, split: str) -> str:
@@ -50,6 +53,12 @@ def outputs_location(root: str, split: str) -> str:
 def user_id_of(split: str, sample_id: str) -> str:
     """A user id that is unique over the splits."""
     return f"{split}:{sample_id}"
+
+
+def rejected_user_id(rejected: Rejected) -> str:
+    """The id of the user whom a rejected sample was to become."""
+    split = rejected.source.removesuffix(_QUESTIONS)
+    return rejected.sample_id if split == rejected.source else user_id_of(split, rejected.sample_id)
 
 
 def read_samples(task: Task, root: str, split: str, is_new: bool) -> Iterator[Sample | Rejected]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,9 +34,11 @@ from hydra_ray.lamp.reading import (
     questions_location,
     read_samples,
     read_targets,
+    rejected_user_id,
 )
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.records import Rejected, User, from_dict, to_dict, to_table
+from hydra_ray.roots import bucket_key_of, forgetting
 from hydra_ray.seeds import seed_of
 from hydra_ray.stages import Stage, bucket_of
 
@@ -78,6 +80,8 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
 def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
     """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
 
+    Who was forgotten under the root is in neither.
+
     Returns:
         Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see
         `is_leaking`; with lamp.drop_leaks they are among the rejected).
@@ -90,7 +94,8 @@ def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
     missing = stage.missing_buckets(USERS)
     if missing:
         with tempfile.TemporaryDirectory(prefix="hydra_ray-users-") as folder:
-            spill = _Spill(Path(folder), stage.num_buckets, config.users.bucket_key, missing)
+            key, is_forgotten = bucket_key_of(config), forgetting(config.storage.root)
+            spill = _Spill(Path(folder), stage.num_buckets, key, missing, is_forgotten)
             _spill_all(config, task, Path(folder), spill)
             _require_few_rejected(config, spill.num_rejected, spill.num_samples)
             for bucket in missing:
@@ -108,18 +113,23 @@ def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
 class _Spill:
     """Local append-only files of JSON lines, one a bucket and kind of row, filled through a buffer of fixed size."""
 
-    def __init__(self, folder: Path, num_buckets: int, key: str, buckets: Iterable[int]) -> None:
+    def __init__(
+        self, folder: Path, num_buckets: int, key: str, buckets: Iterable[int], is_forgotten: Callable[[str], bool]
+    ) -> None:
         self.num_samples = 0
         self.num_rejected = 0
         self._folder = folder
         self._num_buckets = num_buckets
         self._key = key
         self._buckets = frozenset(buckets)
+        self._is_forgotten = is_forgotten
         self._waiting: dict[tuple[str, int], list[str]] = {}
         self._waiting_bytes = 0
 
     def add(self, sample: Sample | Rejected) -> None:
         """Keep a sample for its user's bucket, or a rejected one for a bucket of its own choice."""
+        if self._is_forgotten(rejected_user_id(sample) if isinstance(sample, Rejected) else sample.user.user_id):
+            return
         self.num_samples += 1
         if isinstance(sample, Rejected):
             self.report(sample)
@@ -129,7 +139,8 @@ class _Spill:
 
     def add_target(self, user_id: str, target: str) -> None:
         """Keep a target for its user's bucket."""
-        self._append("targets", user_id, [user_id, target])
+        if not self._is_forgotten(user_id):
+            self._append("targets", user_id, [user_id, target])
 
     def report(self, rejected: Rejected) -> None:
         """Count a rejected sample and show it in the log, if it is among the first."""

@@ -13,6 +13,7 @@ from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.lamp.leaks import LEAK
 from hydra_ray.lamp.users import ingest, input_fingerprint
 from hydra_ray.records import Rejected, User, arrow_schema, from_table
+from hydra_ray.roots import bucket_key_of, pseudonym, receipt_location, root_key
 from hydra_ray.stages import Stage, bucket_of
 
 
@@ -44,7 +45,7 @@ def test_every_sample_becomes_one_user_of_its_bucket_with_its_target(make_config
     for bucket, part in enumerate(stage.parts("users")):
         users = list(from_table(storage.read_part(part, arrow_schema(User)), User))
         assert [user.user_id for user in users] == sorted(user.user_id for user in users)
-        assert {bucket_of(user.user_id, 3, config.users.bucket_key) for user in users} <= {bucket}
+        assert {bucket_of(user.user_id, 3, bucket_key_of(config)) for user in users} <= {bucket}
         seen |= {user.user_id: user for user in users}
     for split in ("train", "dev"):
         for raw in json.loads(Path(root, f"{split}_questions.json").read_text()):
@@ -311,3 +312,21 @@ def test_real_lamp_users_are_ingested_as_a_plain_json_reader_sees_them(make_conf
             assert [record.output for record in user.history] == [
                 record[output_field].strip() for record in sample["profile"]
             ]
+
+
+def test_who_was_forgotten_is_not_taken_in_again(make_config, stage, tags, write_split, sample_of):
+    train = [sample_of(f"t{n}") for n in range(6)]
+    # Two who cannot be used, one of them forgotten.
+    unusable = [{**sample_of("t6"), "input": "no question"}, {**sample_of("t7"), "input": "no question"}]
+    write_split("dev", new := [sample_of(f"n{n}") for n in range(3)], _golds(new))
+    root = write_split("train", [*train, *unusable], _golds([*train, *unusable]))
+    config = make_config({"task": tags.model_dump(), "root": root}, max_rejected_fraction=0.5)
+    for user_id in ("train:t1", "train:t7", "dev:n2"):
+        storage.write_json(receipt_location(stage.root, pseudonym(user_id, root_key(stage.root))), {})
+    ingest(config, stage)
+    assert {user.user_id for user in _rows(stage, "users", User)} == {
+        *(f"train:t{n}" for n in (0, 2, 3, 4, 5)),
+        "dev:n0",
+        "dev:n1",
+    }
+    assert [row.sample_id for row in _rows(stage, "rejected", Rejected)] == ["t6"]
