@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.context import greedy_answers, sampled_answers
 from hydra_ray.adapt.gate import Gate
-from hydra_ray.adapt.prompting import GREEDY
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
-from hydra_ray.evaluate.judged import PROMPT_SYSTEMS
+from hydra_ray.evaluate.systems import PROMPT_SYSTEMS
 from hydra_ray.records import (
     AnsweredQuery,
     AnsweredUser,
@@ -81,8 +80,8 @@ def _answered_query(
         gate.choose(row.outcome) if gate and row.outcome else ("hydra_personal", "no gate: always the user's own heads")
     )
     if answers[choice].value is None:
+        reason = f"{choice} has no answer"
         choice = next((name for name in answers if answers[name].value is not None), choice)
-        reason = "the system that the gate chose has no answer"
     chosen = SystemAnswer(system="hydra", value=answers[choice].value, error=answers[choice].error)
     own = groups.get((drafted.query_id, "personal"))
     samples = sampled_answers(drafted, "rag_k")
@@ -106,10 +105,8 @@ def _answers(
     task: Task,
 ) -> Iterator[SystemAnswer]:
     greedy = greedy_answers(drafted, "personal")
-    asked = {draft.prompt for draft in drafted.drafts if draft.temperature == GREEDY}
     for system in PROMPT_SYSTEMS:
-        if system in asked:
-            yield _answer(system, greedy[system].value if system in greedy else None, drafted, prompt=system)
+        yield _answer(system, greedy[system].value if system in greedy else None, drafted, prompt=system)
     if task.is_closed and task.is_history_labelled:
         outputs = [record.output for record in user.history]
         yield _answer("majority", majority_answer(outputs) if outputs else None, drafted, prompt="majority")
@@ -127,7 +124,10 @@ def _answers(
 
 
 def _answer(system: str, value: str | None, drafted: DraftedQuery, prompt: str) -> SystemAnswer:
-    """A system's answer, or why there is none: the first error among the drafts of the prompt it depends on."""
+    """A system's answer, or why there is none: the first error among the drafts of the prompt it depends on.
+
+    A prompt that needs a profile is not asked for a user without one, and has no drafts.
+    """
     if value is not None:
         return SystemAnswer(system=system, value=value, error=None)
     errors = (draft.answer.error for draft in drafted.drafts if draft.prompt == prompt)

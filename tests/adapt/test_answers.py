@@ -9,12 +9,14 @@ from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.gate import GATED, Gate
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
+from hydra_ray.evaluate.judged import judge_users
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, PROMPT_SYSTEMS, VARIANTS
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import AnsweredQuery, GateOutcome, Request, ScoredUser
+from hydra_ray.records import AnsweredQuery, AnsweredUser, GateOutcome, Request, ScoredUser
 
 PLANTED, HEADLINES = TASKS["planted"], TASKS["LaMP_4"]
+EVERYTHING = {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA}
 PREFERRED = {"personal": "comedy", "shared": "romance", "shuffled": "classic", "routed": "music"}
 OUTCOME = GateOutcome(user_id="u", fold=0, is_new=True, pseudo=(), num_pseudo=0, queries=())
 
@@ -32,6 +34,22 @@ def gate(*means: float) -> Gate:
     return Gate(means_S=means, pseudo_means_S=nothing, slopes_S=nothing, prior_queries_S=(1.0,) * len(GATED))
 
 
+def answered_user(
+    rows: Rows,
+    task: Task = PLANTED,
+    preferred: dict[str, str] = PREFERRED,
+    adapter: ScoredUser | None = None,
+    by: Gate | None = None,
+) -> AnsweredUser:
+    """The user's row, by the scores `adapter` or by heads that prefer the candidates `preferred`."""
+    (examples,) = examples_of(rows, task=task)
+    scored = adapter or adapter_scores(rows.user, examples, preferred)
+    row = Scored(
+        user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored, outcome=OUTCOME
+    )
+    return answer_user(row, task, by)
+
+
 def answered(
     rows: Rows,
     task: Task = PLANTED,
@@ -40,14 +58,9 @@ def answered(
     by: Gate | None = None,
 ) -> tuple[AnsweredQuery, dict[str, str | None]]:
     """The own query's row, and its answers by system."""
-    (examples,) = examples_of(rows, task=task)
-    scored = adapter or adapter_scores(rows.user, examples, preferred)
-    row = Scored(
-        user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored, outcome=OUTCOME
-    )
-    found = answer_user(row, task, by)
+    found = answered_user(rows, task, preferred, adapter, by)
     assert (found.user_id, found.num_history) == ("u", len(rows.user.history))
-    assert (found.reranker_head, found.adapter_head) == ("shared", scored.head)
+    assert (found.reranker_head, found.adapter_head) == ("shared", adapter.head if adapter else "lowrank-16")
     (query,) = found.queries
     assert len({each.system for each in query.answers}) == len(query.answers)
     return query, {each.system: each.value for each in query.answers}
@@ -58,7 +71,7 @@ ROWS = rows_of(user(8), write)
 
 def test_every_system_answers_every_evaluated_query_and_no_other():
     _, found = answered(ROWS)
-    assert set(found) == {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA}
+    assert set(found) == EVERYTHING
     assert all(found.values())
 
 
@@ -121,14 +134,15 @@ def test_what_cannot_be_answered_is_an_error_and_never_empty():
     rows = rows_of(user(0), lambda request: ["no such label"] * request.num_samples)
     nothing = ScoredUser(user_id="u", is_new=True, head="shared", groups=())
     query, found = answered(rows, adapter=nothing, by=gate(1, 0, 0, 0))
-    assert set(found) == {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA} - {"pag_0", "pag_1", "pag_k"}
+    assert set(found) == EVERYTHING
     for each in query.answers:
         assert each.value is None
         assert each.error
     assert (query.pool, query.resampled) == ((), ())
     errors = {each.system: each.error for each in query.answers}
     assert errors["zero_shot"] == errors["vote"] == "no label in the answer"
-    assert errors["majority"] == "nothing to answer from"
+    assert errors["majority"] == errors["pag_k"] == "nothing to answer from"
+    assert query.reason == "zero_shot has no answer"
 
 
 def test_a_system_that_failed_does_not_answer_for_hydra():
@@ -138,13 +152,24 @@ def test_a_system_that_failed_does_not_answer_for_hydra():
     query, found = answered(rows_of(user(8), without_zero_shot), by=gate(1, 0, 0, 0))
     assert found["zero_shot"] is None
     assert found[HYDRA] == found[query.choice] is not None
-    assert query.reason == "the system that the gate chose has no answer"
+    assert query.reason == "zero_shot has no answer"
 
 
-def test_a_user_without_a_profile_lacks_only_the_systems_that_need_one():
-    rows = rows_of(user(8), lambda request: [""] if request.max_tokens == PROFILE_TOKENS else write(request))
+@pytest.mark.parametrize("num_records", [0, 8])
+def test_without_a_profile_the_systems_that_need_one_fail_and_all_others_answer(num_records: int):
+    rows = rows_of(user(num_records), lambda request: [""] if request.max_tokens == PROFILE_TOKENS else write(request))
     _, found = answered(rows)
-    assert set(found) == {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA} - {"pag_0", "pag_1", "pag_k"}
+    assert set(found) == EVERYTHING
+    counting_records = set() if num_records else {"majority", "knn"}
+    assert {name for name, value in found.items() if value is None} == {"pag_0", "pag_1", "pag_k"} | counting_records
+
+
+def test_users_with_and_without_a_profile_are_judged_together():
+    with_profile, without = user(8), replace(user(0), user_id="cold")
+    rows = {someone.user_id: rows_of(someone, write) for someone in (with_profile, without)}
+    judged = judge_users(PLANTED, [(each.user, answered_user(each)) for each in rows.values()])
+    assert len(judged.first_query) == 2
+    assert {name for name in judged.systems if judged.failed[name]} == {"pag_0", "pag_1", "pag_k", "majority", "knn"}
 
 
 def test_the_pool_of_a_closed_task_is_what_was_written_and_resampled_is_the_retrievers_prompt():
