@@ -91,8 +91,9 @@ def rivals_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
         "routed shared heads": _summary(sets, lambda each: compare_systems(each.default, HYDRA, ROUTED), bootstrap)
     }
     missing = [each.name for each in sets if each.paper is None]
-    if not missing:
-        summaries["the published method"] = _summary(sets, _against_paper, bootstrap)
+    if len(missing) < len(sets):
+        known = [each for each in sets if each.paper is not None]
+        summaries["the published method"] = _summary(known, _against_paper, bootstrap)
     sentences = [
         f"Against {rival}: on average {percentage(summary.average)}, "
         f"{'' if _is_above_zero(summary.average) else 'which does not exclude 0, '}behind: {_listed(_behind(summary))}."

@@ -1,6 +1,6 @@
 """Is it worth it? Every LaMP set that is there, cross-fitted over all of its users: HYDRA, its controls, its rivals.
 
-    HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [--root FOLDER] [--until STAGE] [SET ...]
+    HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE] [--paper [SET ...]]
 
 Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the published
 method on the same users and the same generator, then samples with planted preferences. What the generator answered is
@@ -77,7 +77,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", default="outputs", help="storage.root of the runs")
     parser.add_argument("--until", default="report", choices=STAGE_NAMES, help="last stage; before report, no page")
     parser.add_argument("--page", default=str(HERE / "QUALITY.md"), help="where the page is written")
-    parser.add_argument("--no-paper", action="store_true", help="leave out the published method")
+    parser.add_argument(
+        "--paper", nargs="*", choices=SETS, default=list(SETS), metavar="SET", help="sets with the published method too"
+    )
     parser.add_argument("--no-planted", action="store_true", help="leave out the planted samples")
     parser.add_argument("--curves", action="store_true", help="also run every set with other settings; takes hours")
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; all by default")
@@ -100,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> bool:
     configs = {name: (set_config(name, root), paper_config(name, root)) for name in arguments.sets}
     # All of HYDRA's own runs come first: what is stopped early has told the most.
     runs = [own for own, _ in configs.values()]
-    runs += [] if arguments.no_paper else [paper for _, paper in configs.values()]
+    runs += [paper for name, (_, paper) in configs.items() if name in arguments.paper]
     planted = [] if arguments.no_planted else planted_configs(root)
     if until != "report":
         for config in [*runs, *planted]:
