@@ -29,6 +29,10 @@ class ModelError(HydraError, LookupError):
     """A model is not where its name says, or cannot be used."""
 
 
+class FeatureError(HydraError, ValueError):
+    """Features are not numbers that a head can be fitted on."""
+
+
 class HeadMismatchError(HydraError, ValueError):
     """Heads were fitted on another base than the one that is to use them."""
 

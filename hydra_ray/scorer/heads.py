@@ -21,6 +21,27 @@ uniform: their cross-entropy is then the squared error of the scores within the 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """Consecutive pieces of an array, none of them empty, that cover it."""
+
+    starts: Ints
+    piece_of_place: Ints
+
+    @classmethod
+    def of(cls, is_start: Bools) -> "Segments":
+        """Those that start at some places, the first among them."""
+        return cls(starts=np.flatnonzero(is_start), piece_of_place=np.cumsum(is_start) - 1)
+
+    def sums(self, values: Floats) -> Floats:
+        """Of each piece, along the first axis."""
+        return np.add.reduceat(values, self.starts, axis=0)
+
+    def spread(self, values: Floats) -> Floats:
+        """Each piece's value, once for each of its places."""
+        return values.take(self.piece_of_place, axis=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTable:
     """Candidates in groups in users, all ragged, as flat arrays."""
 
@@ -56,11 +77,13 @@ class GroupTable:
         """Index of each candidate's user."""
         return self.user_of_group()[self.group_of_candidate()]
 
+    def segments(self) -> Segments:
+        """The groups as pieces of the candidates; there must be one, and none may be empty."""
+        return Segments(starts=self.group_starts[:-1], piece_of_place=self.group_of_candidate())
+
     def teaches(self) -> Bools:
         """Which groups have a target distribution."""
-        sums = np.zeros(self.num_groups)
-        np.add.at(sums, self.group_of_candidate(), self.targets_N)
-        return sums > 0
+        return np.bincount(self.group_of_candidate(), self.targets_N, self.num_groups) > 0
 
     def select(self, is_kept_G: Bools) -> "GroupTable":
         """The same users with only some of their groups."""
@@ -122,6 +145,12 @@ def target_distribution(qualities: Sequence[float | None], *, is_graded: bool) -
     return (np.exp(logits) / np.exp(logits).sum()).tolist()
 
 
+def log_softmax(scores_N: Floats, groups: Segments) -> Floats:
+    """Logarithms of the softmax of the scores within each group."""
+    shifted = scores_N - groups.spread(np.maximum.reduceat(scores_N, groups.starts))
+    return shifted - groups.spread(np.log(groups.sums(np.exp(shifted))))
+
+
 def group_losses(table: GroupTable, scores_N: Floats) -> Floats:
     """Cross-entropy of each group, in nats.
 
@@ -130,18 +159,13 @@ def group_losses(table: GroupTable, scores_N: Floats) -> Floats:
     """
     if not table.num_groups:
         return np.zeros(0)
-    return -np.add.reduceat(table.targets_N * _log_probabilities(table, scores_N), table.group_starts[:-1])
+    groups = table.segments()
+    return -groups.sums(table.targets_N * log_softmax(scores_N, groups))
 
 
 def group_probabilities(table: GroupTable, scores_N: Floats) -> Floats:
     """Softmax of the scores within each group."""
-    return np.exp(_log_probabilities(table, scores_N))
-
-
-def _log_probabilities(table: GroupTable, scores_N: Floats) -> Floats:
-    starts, lengths = table.group_starts[:-1], np.diff(table.group_starts)
-    shifted = scores_N - np.repeat(np.maximum.reduceat(scores_N, starts), lengths)
-    return shifted - np.repeat(np.log(np.add.reduceat(np.exp(shifted), starts)), lengths)
+    return np.exp(log_softmax(scores_N, table.segments()))
 
 
 def padded_rows(table: GroupTable, users: Ints) -> Ints:

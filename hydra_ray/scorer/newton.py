@@ -1,26 +1,42 @@
-"""The numeric core of head fitting: listwise softmax regression for very many users at once.
+"""The numeric core of head fitting: convex regression for very many users at once.
 
 A user's score of a candidate is an offset (the shared head's score) plus the user's code times the candidate's inputs.
-Groups cost their cross-entropy; the code has a Gaussian prior centred on zero. That is convex, so a few Newton steps,
-taken for all users of a chunk as one tensor, find the optimum, and the curvature there is the Laplace approximation of
-the posterior.
+Scores have a convex loss, the code a Gaussian prior: one optimum. Newton's method finds it for all users of a chunk at
+once, each user's steps ending when that user's code is found. A step is solved for by conjugate gradients (truncated
+Newton: Dembo, Eisenstat & Steihaug 1982), which only multiply with the inputs: the prior keeps every curvature at 1 or
+more, so a few products replace a Hessian and its factorization. The curvature at the optimum is the Laplace
+approximation of the posterior.
 
-Letters in shape suffixes: U users, G groups, N candidates, C candidates of the largest group, R code width.
+Letters in shape suffixes: U users, P rows of the largest user, N candidates, G groups, R code width.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, padded_rows
+from hydra_ray.errors import FeatureError
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable
+from hydra_ray.scorer.losses import SOFTMAX, Loss
+from hydra_ray.scorer.objective import Objective, State, chunks_of
 
-CHUNK_ELEMENTS = 200_000
-"""Padded inputs that are worked on at once, in numbers: what a processor's cache holds."""
 MAX_STEPS = 60
 MAX_HALVINGS = 40
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 """Newton decrement, in nats, below which a user's next step is the last; what remains after it is far smaller."""
+ROUGHNESS = 0.3
+"""What may be left of the norm of a step's residual; less near the optimum, where the norm itself is less."""
+NEGLIGIBLE = 1e-16
+"""Squared norm of a residual that needs no step: codes are then exact to 1e-8 of the prior's standard deviations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """Independent Gaussians about the users' codes: a prior, or what examples made of one."""
+
+    means_UR: Floats
+    deviations_UR: Floats
+    """Standard deviations; a dimension of 0 is known and stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +49,7 @@ class Posterior:
     deviations_R: Floats
     """The prior's standard deviations."""
     losses_U: Floats
-    """Cross-entropies and prior at the codes."""
+    """Losses and prior at the codes."""
 
     def evidences(self) -> Floats:
         """Log marginal likelihood of each user's targets."""
@@ -47,16 +63,20 @@ class Posterior:
 class Regression:
     """Users' groups, made ready to be solved for many priors and weights."""
 
-    def __init__(self, table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> None:
-        """Pad everything once.
+    def __init__(self, table: GroupTable, inputs_NR: Floats, offsets_N: Floats, loss: Loss = SOFTMAX) -> None:
+        """Sort users by size and pad them once.
 
         Args:
             table: every group of it teaches; its features are not looked at.
             inputs_NR: what the code is multiplied with.
             offsets_N: scores that the code adds to.
+
+        Raises:
+            FeatureError: an input, offset or target is NaN or infinite.
         """
-        self.table, self.inputs_NR, self.offsets_N = table, inputs_NR, offsets_N
-        self._chunks = [_pad(table, users, inputs_NR, offsets_N) for users in _chunks(table, inputs_NR.shape[1])]
+        require_finite(inputs_NR, offsets_N, table.targets_N)
+        self.table, self.inputs_NR, self.offsets_N, self.loss = table, inputs_NR, offsets_N, loss
+        self._chunks = list(chunks_of(table, inputs_NR, offsets_N))
 
     def codes(self, variances_R: Floats, weights_G: Floats | None = None, start_UR: Floats | None = None) -> Floats:
         """The most probable code (U, R) of every user.
@@ -66,10 +86,13 @@ class Regression:
             weights_G: how much each group counts, 1 where not given; 0 leaves a group out.
             start_UR: where the search begins, zero where not given; the nearer to the end, the sooner it is found.
         """
-        codes = np.zeros((self.table.num_users, len(variances_R)))
-        for chunk, objective in self._objectives(variances_R, weights_G):
-            codes[chunk.users] = _newton(objective, _start(chunk, objective, start_UR)) * objective.deviations_R
-        return codes
+        deviations_R = np.sqrt(variances_R)
+        codes_UR = np.zeros((self.table.num_users, len(variances_R)))
+        for objective in self._objectives(deviations_R, weights_G):
+            users = objective.rows.users
+            start = None if start_UR is None else standardized(start_UR[users], deviations_R)
+            codes_UR[users] = minimized(objective, start) * deviations_R
+        return codes_UR
 
     def posterior(self, variances_R: Floats, start_UR: Floats | None = None) -> Posterior:
         """The most probable code of every user, and its uncertainty.
@@ -78,233 +101,150 @@ class Regression:
             variances_R: of the Gaussian prior; a dimension of variance 0 stays at 0.
             start_UR: where the search begins, zero where not given.
         """
-        num_users, width = self.table.num_users, len(variances_R)
-        codes, losses, precisions = (
-            np.zeros((num_users, width)),
-            np.zeros(num_users),
-            np.zeros((num_users, width, width)),
-        )
-        for chunk, objective in self._objectives(variances_R, None):
-            solution = _newton(objective, _start(chunk, objective, start_UR))
-            losses[chunk.users], _, precisions[chunk.users] = objective.derivatives(solution)
-            codes[chunk.users] = solution * objective.deviations_R
-        return Posterior(codes_UR=codes, precisions_URR=precisions, deviations_R=np.sqrt(variances_R), losses_U=losses)
-
-    def common_code(
-        self, variances_R: Floats, weights_G: Floats, start_R: Floats, tolerance: float = TOLERANCE
-    ) -> Floats:
-        """The most probable code (R) if all users had the same one.
-
-        Args:
-            tolerance: Newton decrement, in nats, below which the next step is the last.
-        """
         deviations_R = np.sqrt(variances_R)
-        objective = _Common([each for _, each in self._objectives(variances_R, weights_G, prior=0.0)])
-        return _newton(objective, _standardized(start_R, deviations_R)[None], tolerance)[0] * deviations_R
+        codes_UR = self.codes(variances_R, None, start_UR)
+        losses_U = np.zeros(len(codes_UR))
+        precisions_URR = np.tile(np.eye(len(variances_R)), (len(codes_UR), 1, 1))
+        for objective in self._objectives(deviations_R):
+            users = objective.rows.users
+            state = objective.state(standardized(codes_UR[users], deviations_R))
+            losses_U[users] = state.losses_U
+            precisions_URR[users] += objective.row_hessians(state)
+        return Posterior(codes_UR=codes_UR, precisions_URR=precisions_URR, deviations_R=deviations_R, losses_U=losses_U)
 
-    def common_codes_without(self, variances_R: Floats, weights_G: Floats, code_R: Floats) -> Floats:
-        """For each user (U, R) about the common code of the other users: one Newton step from that of all.
+    def updated(self, prior: Belief) -> Belief:
+        """What the examples make of a prior: the most probable codes, and the curvature there.
 
-        Args:
-            code_R: the common code for the same variances and weights, or one near it.
+        A stored head learns from new history so, without the old: its belief is the prior of the new examples. Who has
+        no examples keeps the prior.
         """
-        deviations_R, identity = np.sqrt(variances_R), np.eye(len(code_R))
-        code = _standardized(code_R, deviations_R)
-        gradients = np.zeros((self.table.num_users, len(code)))
-        hessians = np.zeros((*gradients.shape, len(code)))
-        for chunk, objective in self._objectives(variances_R, weights_G, prior=0.0):
-            _, gradients[chunk.users], hessians[chunk.users] = objective.derivatives(_tiled(code[None], objective))
-        rest_UR = gradients.sum(axis=0) - gradients + code
-        rest_URR = hessians.sum(axis=0) - hessians + identity
-        return (code - np.linalg.solve(rest_URR, rest_UR[:, :, None])[:, :, 0]) * deviations_R
+        means_UR, deviations_UR = prior.means_UR.astype(np.float64), prior.deviations_UR.astype(np.float64)
+        for objective in self._objectives(deviations_UR, means_UR=means_UR):
+            users = objective.rows.users
+            codes = minimized(objective)
+            means_UR[users] += codes * objective.deviations_UR
+            precisions = 1 + objective.row_diagonals(objective.state(codes))
+            deviations_UR[users] = objective.deviations_UR / np.sqrt(precisions)
+        return Belief(means_UR=means_UR, deviations_UR=deviations_UR)
 
     def _objectives(
-        self, variances_R: Floats, weights_G: Floats | None, prior: float = 1.0
-    ) -> Iterator[tuple["_Chunk", "_Objective"]]:
-        weights_G = np.ones(self.table.num_groups) if weights_G is None else weights_G
-        deviations_R = np.sqrt(variances_R)
-        for chunk in self._chunks:
-            weights_UG = np.where(chunk.groups_UG >= 0, np.append(weights_G, 0.0)[chunk.groups_UG], 0.0)
-            yield chunk, _Objective(chunk=chunk, weights_UG=weights_UG, deviations_R=deviations_R, prior=prior)
+        self, deviations: Floats, weights_G: Floats | None = None, means_UR: Floats | None = None
+    ) -> Iterator[Objective]:
+        """Of each chunk of users who have rows.
+
+        Args:
+            deviations: of the prior, of all users alike or of each.
+            means_UR: of the prior, zero where not given.
+        """
+        for rows in self._chunks:
+            own = deviations[None] if deviations.ndim == 1 else deviations[rows.users]
+            shifted = rows if means_UR is None else rows.shifted(means_UR[rows.users])
+            yield Objective.of(shifted, self.loss, own, weights_G)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chunk:
-    """Some users' groups, padded; padding has inputs and targets of 0."""
+def require_finite(*arrays: Floats) -> None:
+    """Refuse what no head can be fitted on.
 
-    users: Ints
-    groups_UG: Ints
-    """-1 is padding."""
-    inputs_UGCR: Floats
-    offsets_UGC: Floats
-    targets_UGC: Floats
-    mask_UGC: Bools
-
-    def take(self, places: Ints) -> "_Chunk":
-        return _Chunk(
-            users=self.users[places],
-            groups_UG=self.groups_UG[places],
-            inputs_UGCR=self.inputs_UGCR[places],
-            offsets_UGC=self.offsets_UGC[places],
-            targets_UGC=self.targets_UGC[places],
-            mask_UGC=self.mask_UGC[places],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Objective:
-    """What is minimized: weighted cross-entropies plus the prior.
-
-    Codes are in units of the prior's standard deviations: so the problem is well scaled, and a variance of 0 needs no
-    case of its own.
+    Raises:
+        FeatureError: a number is NaN or infinite; where it was read from, the caller knows.
     """
-
-    chunk: _Chunk
-    weights_UG: Floats
-    deviations_R: Floats
-    prior: float
-    """How often the prior counts: once, or not at all."""
-
-    def take(self, places: Ints) -> "_Objective":
-        """The same for some of the users."""
-        return replace(self, chunk=self.chunk.take(places), weights_UG=self.weights_UG[places])
-
-    def losses(self, codes_UR: Floats) -> Floats:
-        """Of each user."""
-        return self._losses_of(self._log_probabilities(codes_UR), codes_UR)
-
-    def derivatives(self, codes_UR: Floats) -> tuple[Floats, Floats, Floats]:
-        """Losses, gradients and Hessians by the codes."""
-        num_users, width = codes_UR.shape
-        inputs_UGCR, weights_UG1 = self.chunk.inputs_UGCR, self.weights_UG[:, :, None]
-        log_probabilities = self._log_probabilities(codes_UR)
-        probabilities = np.where(self.chunk.mask_UGC, np.exp(log_probabilities), 0)
-        residuals = ((probabilities - self.chunk.targets_UGC) * weights_UG1).reshape(num_users, 1, -1)
-        gradients = (residuals @ inputs_UGCR.reshape(num_users, -1, width))[:, 0] * self.deviations_R
-        hessians = np.zeros((num_users, width, width))
-        step = max(1, CHUNK_ELEMENTS // max(1, inputs_UGCR[:, 0].size))
-        for first in range(0, inputs_UGCR.shape[1], step):
-            groups = slice(first, first + step)
-            own, weights_UGC = inputs_UGCR[:, groups], (probabilities * weights_UG1)[:, groups]
-            # A sum of weighted covariances; as the product of a matrix with itself it costs half.
-            roots = (own - probabilities[:, groups, None, :] @ own) * np.sqrt(weights_UGC)[..., None]
-            flat = roots.reshape(num_users, -1, width)
-            hessians += flat.transpose(0, 2, 1) @ flat
-        hessians = hessians * np.outer(self.deviations_R, self.deviations_R) + self.prior * np.eye(width)
-        return self._losses_of(log_probabilities, codes_UR), gradients + self.prior * codes_UR, hessians
-
-    def _log_probabilities(self, codes_UR: Floats) -> Floats:
-        num_users, width = codes_UR.shape
-        mask = self.chunk.mask_UGC
-        flat = self.chunk.inputs_UGCR.reshape(num_users, -1, width) @ (codes_UR * self.deviations_R)[:, :, None]
-        scores = np.where(mask, self.chunk.offsets_UGC + flat.reshape(mask.shape), -1e30)
-        scores -= scores.max(axis=2, keepdims=True)
-        return scores - np.log(np.exp(scores).sum(axis=2, keepdims=True))
-
-    def _losses_of(self, log_probabilities_UGC: Floats, codes_UR: Floats) -> Floats:
-        chunk = self.chunk
-        entropies = -np.where(chunk.mask_UGC, chunk.targets_UGC * log_probabilities_UGC, 0).sum(axis=2)
-        return (entropies * self.weights_UG).sum(axis=1) + 0.5 * self.prior * (codes_UR**2).sum(axis=1)
+    for values in arrays:
+        # One number tells whether all are finite, unless it overflows.
+        if np.isfinite(values.sum()):
+            continue
+        is_bad = ~np.isfinite(values)
+        if is_bad.any():
+            place = tuple(np.argwhere(is_bad)[0].tolist())
+            raise FeatureError(
+                f"{np.count_nonzero(is_bad)} of {values.size} numbers to fit heads on are NaN or infinite, the first, "
+                f"{values[place]}, in row {place[0]}; expected finite ones. Look for failed rows in the stage before."
+            )
 
 
-@dataclass(frozen=True, slots=True)
-class _Common:
-    """What is minimized by one code that all users have; its prior counts once, those of the parts do not."""
-
-    parts: Sequence[_Objective]
-
-    def take(self, _: Ints) -> "_Common":
-        """There is but one code to take."""
-        return self
-
-    def losses(self, codes_1R: Floats) -> Floats:
-        """Of the one code."""
-        loss = sum(part.losses(_tiled(codes_1R, part)).sum() for part in self.parts)
-        return loss + 0.5 * (codes_1R**2).sum(axis=1)
-
-    def derivatives(self, codes_1R: Floats) -> tuple[Floats, Floats, Floats]:
-        """Loss, gradient and Hessian by the one code."""
-        parts = [part.derivatives(_tiled(codes_1R, part)) for part in self.parts]
-        loss, gradient, hessian = (
-            np.sum([own.sum(axis=0) for own in kind], axis=0) for kind in zip(*parts, strict=True)
-        )
-        prior = 0.5 * (codes_1R**2).sum(axis=1)
-        return loss + prior, gradient + codes_1R, hessian[None] + np.eye(codes_1R.shape[1])
+def standardized(codes: Floats, deviations: Floats) -> Floats:
+    """Codes in units of the prior's standard deviations; 0 where that is 0."""
+    return np.where(deviations > 0, codes / np.where(deviations > 0, deviations, 1.0), 0.0)
 
 
-def _tiled(codes_1R: Floats, objective: _Objective) -> Floats:
-    return np.tile(codes_1R, (len(objective.weights_UG), 1))
+StepFinder = Callable[[Objective, State, Floats], tuple[Floats, Floats]]
+"""From an objective, where it is and the gradients there to steps (U, R) and their moves (U, P)."""
 
 
-def _pad(table: GroupTable, users: Ints, inputs_NR: Floats, offsets_N: Floats) -> _Chunk:
-    rows = padded_rows(table, users)
-    mask = rows >= 0
-    groups = np.append(table.group_of_candidate(), -1)[rows[:, :, 0]]
-    return _Chunk(
-        users=users,
-        groups_UG=groups,
-        inputs_UGCR=_gather(inputs_NR, rows, mask),
-        offsets_UGC=_gather(offsets_N, rows, mask),
-        targets_UGC=_gather(table.targets_N, rows, mask),
-        mask_UGC=mask,
-    )
-
-
-def _gather(values: Floats, rows_UGC: Ints, mask_UGC: Bools) -> Floats:
-    if not len(values):
-        return np.zeros((*rows_UGC.shape, *values.shape[1:]))
-    gathered = values[rows_UGC].astype(np.float64, copy=False)
-    gathered[~mask_UGC] = 0
-    return gathered
-
-
-def _chunks(table: GroupTable, width: int) -> Iterator[Ints]:
-    """Users of similar size together, so that little is padded."""
-    counts = np.diff(table.user_starts)
-    order = np.argsort(-counts, kind="stable")
-    largest = int(np.diff(table.group_starts).max(initial=1))
-    start = 0
-    while start < len(order):
-        size = max(1, CHUNK_ELEMENTS // max(1, int(counts[order[start]]) * largest * max(width, 1)))
-        yield order[start : start + size]
-        start += size
-
-
-def _start(chunk: _Chunk, objective: _Objective, start_UR: Floats | None) -> Floats:
-    if start_UR is None:
-        return np.zeros((len(chunk.users), len(objective.deviations_R)))
-    return _standardized(start_UR[chunk.users], objective.deviations_R)
-
-
-def _standardized(codes: Floats, deviations_R: Floats) -> Floats:
-    return np.where(deviations_R > 0, codes / np.where(deviations_R > 0, deviations_R, 1.0), 0.0)
-
-
-def _newton(objective: _Objective | _Common, start_UR: Floats, tolerance: float = TOLERANCE) -> Floats:
-    codes = start_UR.copy()
-    active = np.arange(len(codes))
-    for _ in range(MAX_STEPS):
-        losses, gradients, hessians = objective.derivatives(codes[active])
-        steps = np.linalg.solve(hessians, gradients[:, :, None])[:, :, 0]
-        decrements = (gradients * steps).sum(axis=1)
-        codes[active] -= _step_sizes(objective, codes[active], steps, losses, decrements)[:, None] * steps
-        unfinished = decrements > tolerance
-        if not unfinished.any():
+def conjugate_steps(objective: Objective, state: State, gradients_UR: Floats) -> tuple[Floats, Floats]:
+    """Newton's steps by conjugate gradients, rough far from the optimum and nearly exact close to it."""
+    inverses_UR = 1 / (1 + objective.bounds_UR)
+    residuals_UR, directions_UR = gradients_UR.copy(), gradients_UR * inverses_UR
+    norms_U = np.vecdot(residuals_UR, directions_UR)
+    goals_U = np.maximum(norms_U * np.minimum(ROUGHNESS**2, norms_U), NEGLIGIBLE)
+    steps_UR, moves_UP = np.zeros_like(gradients_UR), np.zeros_like(state.scores_UP)
+    for _ in range(2 * gradients_UR.shape[1] + 20):
+        is_open_U = norms_U > goals_U
+        if not is_open_U.any():
             break
-        if not unfinished.all():
-            active, objective = active[unfinished], objective.take(np.flatnonzero(unfinished))
-    return codes
+        added_UP = objective.moves(directions_UR)
+        products_UR = objective.row_products(added_UP, state) + directions_UR
+        lengths_U1 = _ratios(norms_U, np.vecdot(directions_UR, products_UR), is_open_U)
+        steps_UR += lengths_U1 * directions_UR
+        moves_UP += lengths_U1 * added_UP
+        residuals_UR -= lengths_U1 * products_UR
+        preconditioned_UR = residuals_UR * inverses_UR
+        reached_U = np.vecdot(residuals_UR, preconditioned_UR)
+        directions_UR = preconditioned_UR + _ratios(reached_U, norms_U, is_open_U) * directions_UR
+        norms_U = reached_U
+    return steps_UR, moves_UP
 
 
-def _step_sizes(
-    objective: _Objective | _Common, codes_UR: Floats, steps_UR: Floats, losses_U: Floats, decrements_U: Floats
+def _ratios(above_U: Floats, below_U: Floats, is_open_U: Bools) -> Floats:
+    return np.divide(above_U, below_U, out=np.zeros(len(above_U)), where=is_open_U)[:, None]
+
+
+def minimized(
+    objective: Objective,
+    start_UR: Floats | None = None,
+    find_steps: StepFinder = conjugate_steps,
+    tolerance: float = TOLERANCE,
 ) -> Floats:
-    """The largest of 1, 1/2, 1/4 ... that lowers each user's loss as much as its slope promises."""
-    sizes, is_short = np.ones(len(codes_UR)), np.ones(len(codes_UR), bool)
+    """Each user's best code (U, R), in units of the prior's standard deviations from its mean.
+
+    Args:
+        start_UR: where the search begins, zero where not given.
+        tolerance: Newton decrement, in nats, below which a user's next step is the last.
+    """
+    num_users, _, width = objective.rows.inputs_UPR.shape
+    found_UR = np.zeros((num_users, width)) if start_UR is None else start_UR.copy()
+    state, places = objective.state(found_UR), np.arange(num_users)
+    is_open_U = np.ones(num_users, bool)
+    for _ in range(MAX_STEPS):
+        gradients_UR = np.where(is_open_U[:, None], objective.row_gradients(state) + state.codes_UR, 0.0)
+        steps_UR, moves_UP = find_steps(objective, state, gradients_UR)
+        decrements_U = np.vecdot(gradients_UR, steps_UR)
+        state, is_stuck_U = _descended(objective, state, steps_UR, moves_UP, decrements_U)
+        is_open_U &= (decrements_U > tolerance) & ~is_stuck_U
+        if not is_open_U.any():
+            break
+        if 2 * is_open_U.sum() <= len(is_open_U):
+            found_UR[places] = state.codes_UR
+            kept = np.flatnonzero(is_open_U)
+            places, objective, state, is_open_U = places[kept], objective.take(kept), state.take(kept), is_open_U[kept]
+    found_UR[places] = state.codes_UR
+    return found_UR
+
+
+def _descended(
+    objective: Objective, state: State, steps_UR: Floats, moves_UP: Floats, decrements_U: Floats
+) -> tuple[State, Bools]:
+    """After the largest of 1, 1/2, 1/4 ... of each user's step that lowers the loss as much as its slope promises.
+
+    Returns:
+        The state reached, and whose loss no such step lowers.
+    """
+    sizes_U = np.ones(len(steps_UR))
     for _ in range(MAX_HALVINGS):
-        reached = objective.losses(codes_UR - sizes[:, None] * steps_UR)
-        is_short = reached > losses_U - 1e-4 * sizes * decrements_U + 1e-12 * (1 + np.abs(losses_U))
-        if not is_short.any():
-            return sizes
-        sizes[is_short] /= 2
-    return np.where(is_short, 0.0, sizes)
+        sizes_U1 = sizes_U[:, None]
+        reached = objective.state(state.codes_UR - sizes_U1 * steps_UR, state.scores_UP - sizes_U1 * moves_UP)
+        promised_U = state.losses_U - 1e-4 * sizes_U * decrements_U
+        is_short_U = reached.losses_U > promised_U + 1e-12 * (1 + np.abs(state.losses_U))
+        if not is_short_U.any():
+            break
+        sizes_U[is_short_U] /= 2
+    return reached, is_short_U

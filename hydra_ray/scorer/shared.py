@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from hydra_ray.errors import TrainingError
+from hydra_ray.scorer.common import CommonRegression
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
-from hydra_ray.scorer.newton import Regression
 from hydra_ray.seeds import rng_of, seed_of
 
 RIDGE_VARIANCES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
@@ -114,7 +114,7 @@ class _Problem:
         self._is_pseudo_G = is_pseudo_G[order]
         self._is_sampled_G = np.isin(user_G, chosen)[order]
         self._num_learned, self._num_plain = num_learned, table.features_ND.shape[1] - num_learned
-        self._regression = Regression(self._table, self._table.features_ND, np.zeros(len(table.features_ND)))
+        self._regression = CommonRegression(self._table, self._table.features_ND, np.zeros(len(table.features_ND)))
         self._order = order
         self._start = np.zeros(table.features_ND.shape[1])
 
@@ -133,7 +133,7 @@ class _Problem:
         """The head of a choice, fitted on all groups, and on all but each fold."""
         variances_D, weights_G = self._prior_and_weights(choice)
         fits = [
-            self._regression.common_code(variances_D, weights_G * (self._fold_G != fold), self._start)
+            self._regression.code(variances_D, weights_G * (self._fold_G != fold), self._start)
             for fold in (*range(NUM_USER_FOLDS), -1)
         ]
         return SharedHead(weights_D=fits[-1], left_out_KD=np.stack(fits[:-1]))
@@ -141,8 +141,8 @@ class _Problem:
     def _loss(self, choice: _Choice, judges_G: Bools) -> float:
         variances_D, weights_G = self._prior_and_weights(choice)
         weights_G = weights_G * self._is_sampled_G
-        self._start = self._regression.common_code(variances_D, weights_G, self._start, _SEARCH_TOLERANCE)
-        left_out_KD = self._regression.common_codes_without(variances_D, weights_G, self._start)
+        self._start = self._regression.code(variances_D, weights_G, self._start, _SEARCH_TOLERANCE)
+        left_out_KD = self._regression.codes_without(variances_D, weights_G, self._start)
         scores_N = np.einsum("nd,nd->n", self._table.features_ND, left_out_KD[self._table.user_of_candidate()])
         return float(group_losses(self._table, scores_N)[judges_G].sum())
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from hydra_ray.scorer import newton
+from hydra_ray.scorer import objective as objectives
 from hydra_ray.scorer.heads import GroupTable
 from hydra_ray.scorer.newton import Regression
 
@@ -85,7 +85,7 @@ def test_chunks_change_nothing(monkeypatch):
     table = random_table(rng, [3, 0, 7, 1, 2, 5])
     offsets = np.zeros(len(table.features_ND))
     whole = Regression(table, table.features_ND, offsets).posterior(np.ones(3))
-    monkeypatch.setattr(newton, "CHUNK_ELEMENTS", 40)
+    monkeypatch.setattr(objectives, "CHUNK_ELEMENTS", 40)
     parts = Regression(table, table.features_ND, offsets).posterior(np.ones(3))
     np.testing.assert_allclose(parts.codes_UR, whole.codes_UR, atol=1e-8)
     np.testing.assert_allclose(parts.evidences(), whole.evidences(), atol=1e-8)
@@ -119,28 +119,3 @@ def test_where_the_search_starts_does_not_change_what_it_finds(distance):
     regression = Regression(table, table.features_ND, rng.normal(size=len(table.features_ND)))
     variances, start = np.array([0.5, 2.0, 0.0]), rng.normal(size=(3, 3)) * distance
     np.testing.assert_allclose(regression.codes(variances, start_UR=start), regression.codes(variances), atol=1e-5)
-
-
-@pytest.mark.parametrize("elements", [20, 200_000])
-def test_a_common_code_is_that_of_one_user_who_has_all_groups(monkeypatch, elements):
-    monkeypatch.setattr(newton, "CHUNK_ELEMENTS", elements)
-    rng = np.random.default_rng(7)
-    table = random_table(rng, [4, 0, 7, 1])
-    offsets, weights = rng.normal(size=len(table.features_ND)), rng.random(table.num_groups)
-    variances = np.array([0.5, 2.0, 0.0])
-    common = Regression(table, table.features_ND, offsets).common_code(variances, weights, rng.normal(size=3))
-    pooled = Regression(table.pooled(), table.features_ND, offsets).codes(variances, weights)
-    np.testing.assert_allclose(common, pooled[0], atol=1e-5)
-
-
-def test_common_codes_without_a_user_are_close_to_those_fitted_without_the_user():
-    rng = np.random.default_rng(8)
-    table = random_table(rng, [20, 25, 0, 15])
-    regression = Regression(table, table.features_ND, np.zeros(len(table.features_ND)))
-    variances, weights = np.array([0.5, 2.0, 0.1]), rng.random(table.num_groups)
-    code = regression.common_code(variances, weights, np.zeros(3))
-    without = regression.common_codes_without(variances, weights, code)
-    for user in range(table.num_users):
-        fitted = regression.common_code(variances, weights * (table.user_of_group() != user), code)
-        np.testing.assert_allclose(without[user], fitted, atol=0.05)
-        assert np.abs(without[user] - fitted).max() <= 0.3 * np.abs(code - fitted).max() + 1e-9

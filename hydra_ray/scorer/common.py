@@ -1,0 +1,73 @@
+"""One code that all users share: the same regression as each user's own, with very many rows and a wide code.
+
+Letters in shape suffixes: U users, N candidates, G groups, R code width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from hydra_ray.scorer.heads import Floats, GroupTable
+from hydra_ray.scorer.losses import SOFTMAX, Loss
+from hydra_ray.scorer.newton import TOLERANCE, minimized, require_finite, standardized
+from hydra_ray.scorer.objective import Objective, State, pooled_rows
+
+
+class CommonRegression:
+    """All users' groups, made ready for the one code that all users share.
+
+    One code and very many rows: there is but one Hessian, and Newton's steps are solved for directly.
+    """
+
+    def __init__(self, table: GroupTable, inputs_NR: Floats, offsets_N: Floats, loss: Loss = SOFTMAX) -> None:
+        """Check everything once; what is asked for is as in `Regression`."""
+        require_finite(inputs_NR, offsets_N, table.targets_N)
+        self._rows, self._loss = pooled_rows(table, inputs_NR, offsets_N), loss
+        self._row_starts = table.group_starts[table.user_starts]
+
+    def code(self, variances_R: Floats, weights_G: Floats, start_R: Floats, tolerance: float = TOLERANCE) -> Floats:
+        """The most probable common code (R).
+
+        Args:
+            tolerance: Newton decrement, in nats, below which the next step is the last.
+        """
+        deviations_R = np.sqrt(variances_R)
+        objective = Objective.of(self._rows, self._loss, deviations_R[None], weights_G)
+        start = standardized(start_R[None], deviations_R)
+        return minimized(objective, start, self._direct_steps, tolerance)[0] * deviations_R
+
+    def codes_without(self, variances_R: Floats, weights_G: Floats, code_R: Floats) -> Floats:
+        """For each user (U, R) about the common code of the other users: one Newton step from that of all.
+
+        Args:
+            code_R: the common code for the same variances and weights, or one near it.
+        """
+        deviations_R, identity = np.sqrt(variances_R), np.eye(len(code_R))
+        objective = Objective.of(self._rows, self._loss, deviations_R[None], weights_G)
+        state = objective.state(standardized(code_R[None], deviations_R))
+        parts = list(self._parts(objective, state))
+        gradients = np.concatenate([part.row_gradients(own) for part, own in parts])
+        hessians = np.concatenate([part.row_hessians(own) for part, own in parts])
+        rest_UR = gradients.sum(axis=0) - gradients + state.codes_UR
+        rest_URR = hessians.sum(axis=0) - hessians + identity
+        return (state.codes_UR - np.linalg.solve(rest_URR, rest_UR[:, :, None])[:, :, 0]) * deviations_R
+
+    def _direct_steps(self, objective: Objective, state: State, gradients_1R: Floats) -> tuple[Floats, Floats]:
+        hessian_RR = np.eye(gradients_1R.shape[1])
+        for part, own in self._parts(objective, state):
+            hessian_RR += part.row_hessians(own)[0]
+        steps_1R = np.linalg.solve(hessian_RR, gradients_1R[0])[None]
+        return steps_1R, objective.moves(steps_1R)
+
+    def _parts(self, objective: Objective, state: State) -> Iterator[tuple[Objective, State]]:
+        """What each user has of the objective; one at a time, since a Hessian takes copies of the inputs."""
+        for start, end in pairwise(self._row_starts):
+            own = replace(
+                state,
+                scores_UP=state.scores_UP[:, start:end],
+                slopes_UP=state.slopes_UP[:, start:end],
+                curvatures_UP=state.curvatures_UP[:, start:end],
+            )
+            yield objective.between(start, end), own

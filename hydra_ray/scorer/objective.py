@@ -1,0 +1,218 @@
+"""What head fitting minimizes: the losses of very many users' codes at once, their slopes and their curvatures.
+
+Users of similar size share a tensor, one row of it a candidate; groups are segments of its rows, so that neither short
+groups nor users with few of them are padded to the largest.
+
+Letters in shape suffixes: U users, P rows of the largest user, N all rows, G groups, R code width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, Segments
+from hydra_ray.scorer.losses import Loss
+
+CHUNK_ELEMENTS = 200_000
+"""Inputs that are worked on at once, in numbers: what a processor's cache holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Some users' candidates, padded; padding has inputs, offsets and targets of 0 and is a group of its own."""
+
+    users: Ints
+    groups_UP: Ints
+    """-1 is padding."""
+    inputs_UPR: Floats
+    offsets_UP: Floats
+    targets_UP: Floats
+
+    def take(self, places: Ints) -> "Rows":
+        """Those of some of the users."""
+        return Rows(
+            users=self.users[places],
+            groups_UP=self.groups_UP[places],
+            inputs_UPR=self.inputs_UPR[places],
+            offsets_UP=self.offsets_UP[places],
+            targets_UP=self.targets_UP[places],
+        )
+
+    def between(self, start: int, end: int) -> "Rows":
+        """Those at some of the places; groups must not be cut."""
+        return Rows(
+            users=self.users,
+            groups_UP=self.groups_UP[:, start:end],
+            inputs_UPR=self.inputs_UPR[:, start:end],
+            offsets_UP=self.offsets_UP[:, start:end],
+            targets_UP=self.targets_UP[:, start:end],
+        )
+
+    def shifted(self, codes_UR: Floats) -> "Rows":
+        """The same with what codes add to the scores in the offsets."""
+        return replace(self, offsets_UP=self.offsets_UP + (self.inputs_UPR @ codes_UR[:, :, None])[:, :, 0])
+
+    def segments(self) -> Segments:
+        """The groups as pieces of the flattened rows."""
+        is_start_UP = np.ones(self.groups_UP.shape, bool)
+        is_start_UP[:, 1:] = self.groups_UP[:, 1:] != self.groups_UP[:, :-1]
+        return Segments.of(is_start_UP.ravel())
+
+
+def chunks_of(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Iterator[Rows]:
+    """All users who have rows, those of similar size together: what fits a cache, and at most half of it padding."""
+    row_starts = table.group_starts[table.user_starts]
+    lengths, group_N = np.diff(row_starts), table.group_of_candidate()
+    users = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
+    while len(users):
+        longest = lengths[users[0]]
+        chunk = users[: max(1, CHUNK_ELEMENTS // int(longest * max(inputs_NR.shape[1], 1)))]
+        chunk = chunk[2 * lengths[chunk] > longest]
+        users = users[len(chunk) :]
+        is_padding = np.arange(longest) >= lengths[chunk][:, None]
+        places = np.where(is_padding, 0, row_starts[chunk][:, None] + np.arange(longest))
+        yield Rows(
+            users=chunk,
+            groups_UP=np.where(is_padding, -1, group_N[places]),
+            inputs_UPR=_gathered(inputs_NR, places, is_padding),
+            offsets_UP=_gathered(offsets_N, places, is_padding),
+            targets_UP=_gathered(table.targets_N, places, is_padding),
+        )
+
+
+def pooled_rows(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Rows:
+    """All rows as if one user had them; what is in double precision is not copied."""
+    return Rows(
+        users=np.zeros(1, np.int64),
+        groups_UP=table.group_of_candidate()[None],
+        inputs_UPR=inputs_NR[None].astype(np.float64, copy=False),
+        offsets_UP=offsets_N[None].astype(np.float64, copy=False),
+        targets_UP=table.targets_N[None],
+    )
+
+
+def _gathered(values: Floats, places_UP: Ints, is_padding_UP: Bools) -> Floats:
+    gathered = values[places_UP].astype(np.float64, copy=False)
+    gathered[is_padding_UP] = 0
+    return gathered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What an objective is at some codes."""
+
+    codes_UR: Floats
+    scores_UP: Floats
+    losses_U: Floats
+    """Of the rows and the prior."""
+    slopes_UP: Floats
+    """Of the rows' costs by the scores, weighted."""
+    curvatures_UP: Floats
+    """Of the rows' costs by the scores, not weighted."""
+
+    def take(self, places: Ints) -> "State":
+        """That of some of the users."""
+        return State(
+            codes_UR=self.codes_UR[places],
+            scores_UP=self.scores_UP[places],
+            losses_U=self.losses_U[places],
+            slopes_UP=self.slopes_UP[places],
+            curvatures_UP=self.curvatures_UP[places],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """The weighted losses of the rows plus the prior: half the squared code.
+
+    Codes are in units of the prior's standard deviations, from its mean: so the problem is well scaled, a variance of
+    0 needs no case of its own, and no curvature is below 1.
+    """
+
+    rows: Rows
+    groups: Segments
+    loss: Loss
+    weights_UP: Floats
+    deviations_UR: Floats
+    """The prior's, of each user or, in one row, of all."""
+    bounds_UR: Floats
+    """What the diagonals of the rows' Hessians are at most, whatever the codes, if no weight is above 1."""
+
+    @classmethod
+    def of(cls, rows: Rows, loss: Loss, deviations_UR: Floats, weights_G: Floats | None) -> "Objective":
+        """That of some rows.
+
+        Args:
+            weights_G: of each group of the table, 1 where not given; 0 leaves a group out.
+        """
+        weights = (rows.groups_UP >= 0).astype(float) if weights_G is None else np.append(weights_G, 0)[rows.groups_UP]
+        squares_UR = np.einsum("upr,upr->ur", rows.inputs_UPR, rows.inputs_UPR)
+        return cls(
+            rows=rows,
+            groups=rows.segments(),
+            loss=loss,
+            weights_UP=weights,
+            deviations_UR=deviations_UR,
+            bounds_UR=squares_UR * loss.max_curvature * deviations_UR**2,
+        )
+
+    def take(self, places: Ints) -> "Objective":
+        """That of some of the users."""
+        deviations = self.deviations_UR if len(self.deviations_UR) == 1 else self.deviations_UR[places]
+        own = self._with(self.rows.take(places), self.weights_UP[places])
+        return replace(own, deviations_UR=deviations, bounds_UR=self.bounds_UR[places])
+
+    def between(self, start: int, end: int) -> "Objective":
+        """That of the rows at some of the places; groups must not be cut."""
+        return self._with(self.rows.between(start, end), self.weights_UP[:, start:end])
+
+    def moves(self, codes_UR: Floats) -> Floats:
+        """What codes add to the scores (U, P)."""
+        return (self.rows.inputs_UPR @ (codes_UR * self.deviations_UR)[:, :, None])[:, :, 0]
+
+    def state(self, codes_UR: Floats, scores_UP: Floats | None = None) -> State:
+        """At codes, whose scores are computed where they are not given."""
+        scores = self.rows.offsets_UP + self.moves(codes_UR) if scores_UP is None else scores_UP
+        costs, slopes, curvatures = (
+            each.reshape(scores.shape)
+            for each in self.loss.derivatives(scores.ravel(), self.rows.targets_UP.ravel(), self.groups)
+        )
+        return State(
+            codes_UR=codes_UR,
+            scores_UP=scores,
+            losses_U=np.vecdot(costs, self.weights_UP) + 0.5 * np.vecdot(codes_UR, codes_UR),
+            slopes_UP=slopes * self.weights_UP,
+            curvatures_UP=curvatures,
+        )
+
+    def row_gradients(self, state: State) -> Floats:
+        """Of the rows' costs by the codes (U, R), the prior not included."""
+        return self._pulls(state.slopes_UP)
+
+    def row_products(self, moves_UP: Floats, state: State) -> Floats:
+        """The Hessians of the rows' costs times codes (U, R) whose moves are given."""
+        curved = self.loss.curved(moves_UP.ravel(), state.curvatures_UP.ravel(), self.groups)
+        return self._pulls(curved.reshape(moves_UP.shape) * self.weights_UP)
+
+    def row_hessians(self, state: State) -> Floats:
+        """Of the rows' costs by the codes (U, R, R), the prior not included."""
+        centred_UPR, weights_UP1 = self._centred(state), (state.curvatures_UP * self.weights_UP)[:, :, None]
+        products = (centred_UPR * weights_UP1).transpose(0, 2, 1) @ centred_UPR
+        return products * self.deviations_UR[:, :, None] * self.deviations_UR[:, None, :]
+
+    def row_diagonals(self, state: State) -> Floats:
+        """Of the Hessians of the rows' costs (U, R)."""
+        weights_U1P = (state.curvatures_UP * self.weights_UP)[:, None]
+        return (weights_U1P @ self._centred(state) ** 2)[:, 0] * self.deviations_UR**2
+
+    def _with(self, rows: Rows, weights_UP: Floats) -> "Objective":
+        return replace(self, rows=rows, groups=rows.segments(), weights_UP=weights_UP)
+
+    def _pulls(self, slopes_UP: Floats) -> Floats:
+        return (slopes_UP[:, None] @ self.rows.inputs_UPR)[:, 0] * self.deviations_UR
+
+    def _centred(self, state: State) -> Floats:
+        inputs_UPR = self.rows.inputs_UPR
+        flat_NR = inputs_UPR.reshape(-1, inputs_UPR.shape[2])
+        return self.loss.centred(flat_NR, state.curvatures_UP.ravel(), self.groups).reshape(inputs_UPR.shape)
