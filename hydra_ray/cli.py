@@ -1,4 +1,4 @@
-"""`hydra-ray run | status | report | doctor`: what people type; `jobs/` offers the same to `ray job submit`."""
+"""`hydra-ray run | fit-users | status | report | doctor`: what people type; `jobs/` offers it to `ray job submit`."""
 
 import argparse
 import logging
@@ -37,6 +37,21 @@ def run(arguments: argparse.Namespace) -> int:
     from hydra_ray.pipeline import personalize
 
     plan = personalize(config, until=arguments.until)
+    print(plan.run_folder)
+    return 0
+
+
+def fit_users(arguments: argparse.Namespace) -> int:
+    """`hydra-ray fit-users`: heads and answers for users who come after a run is finished."""
+    from hydra_ray.addition import added_config, addition_summary, summary_text
+    from hydra_ray.storage import is_uri
+
+    users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]
+    config = added_config(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
+    from hydra_ray.pipeline import personalize
+
+    plan = personalize(config)
+    print(summary_text(addition_summary(plan)))
     print(plan.run_folder)
     return 0
 
@@ -94,6 +109,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
     command.add_argument("--until", choices=STAGE_NAMES, default="report", help="the last stage to run")
     command.set_defaults(command=run)
+
+    command = commands.add_parser("fit-users", help="add users to a finished run, which stays as it is")
+    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
+    command.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="settings to change, as of placement"
+    )
+    command.add_argument(
+        "--users",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help=".jsonl or .parquet file of the users, all of whom are new; repeat it for more; or a folder of LaMP "
+        "files, of which the run's new split is read",
+    )
+    command.add_argument("--name", help="tells this addition from others; by default the first file's name")
+    command.set_defaults(command=fit_users)
 
     command = commands.add_parser("status", help="how far a run is")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")

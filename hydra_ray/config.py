@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from hydra_ray.errors import ConfigError, InputError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=200)]
 
 
 STAGE_NAMES = ("users", "profiles", "probes", "reranker", "drafts", "adapter", "gate", "answers", "report")
@@ -183,8 +184,8 @@ class LampConfig(Section):
     """Name of a built-in task, or a task's full description."""
     root: str | None = None
     """Folder of official LaMP files, `<split>_questions.json` and `<split>_outputs.json`."""
-    train_split: str = "train"
-    """Split whose users train the bases."""
+    train_split: str | None = "train"
+    """Split whose users train the bases; null where another run taught (`taught_by`)."""
     new_split: str = "dev"
     """Split whose users are new: heads are fitted on their history, and their queries are evaluated."""
     users_files: tuple[str, ...] = ()
@@ -453,8 +454,11 @@ class PlacementConfig(Section):
 class RunConfig(Section):
     """One run: the whole path for one task."""
 
-    run: Name
+    run: RunName
     """Name of the run; the folder of its report and answers below storage.root/runs."""
+    taught_by: RunName | None = None
+    """Name of a finished run under the same root whose bases, shared heads, labeller and gate are used as they are (of
+    a cross-fitted one those of fold 0); all users are then new. Null: the run's own training users teach."""
     storage: StorageConfig
     lamp: LampConfig
     users: UsersConfig = UsersConfig()
@@ -470,6 +474,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.taught_by is not None and (self.taught_by == self.run or self.users.num_folds > 1):
+            raise ValueError("taught_by names another run, and its users are new: users.num_folds must be 1")
         if self.drafts.num_records > self.probes.num_records:
             raise ValueError("drafts.num_records (k) must not exceed probes.num_records (N)")
         if self.answers.is_gated and not {"zero_shot", "rag_k"} <= set(self.drafts.prompts):

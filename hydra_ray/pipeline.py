@@ -11,6 +11,7 @@ from statistics import fmean
 
 from hydra_ray import storage
 from hydra_ray.adapt.gate import Gate, fit_gate
+from hydra_ray.addition import addition_summary
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.evaluate.report import FeatureWeight, StageCost
 from hydra_ray.lamp.predictions import official_predictions
@@ -33,6 +34,7 @@ from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.store import population_folder
 from hydra_ray.stages import Stage
 from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, run_task, start_ray
+from hydra_ray.teacher import record_stages
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ def personalize(config: RunConfig, until: str = "report") -> Plan:
     """
     plan = plan_run(config)
     reused = {stage.name for stage in plan.stages() if stage.is_complete()}
+    if plan.teacher is not None:
+        users(plan)
+        plan = plan_run(config)  # which buckets hold users is known now
     if not plan.report.is_complete():
         storage.remove_folder(plan.run_folder)  # a report of another configuration under this run's name
     storage.write_json(storage.join(plan.run_folder, "config.json"), config.model_dump(mode="json"))
@@ -66,7 +71,7 @@ def personalize(config: RunConfig, until: str = "report") -> Plan:
 
 def users(plan: Plan) -> None:
     """Stage 1: raw files to bucketed users."""
-    _complete(plan.users, lambda: ingest(plan.config, plan.users))
+    _complete(plan.users, lambda: ingest(plan.config, plan.users, plan.known_users))
 
 
 def profiles(plan: Plan) -> None:
@@ -130,6 +135,8 @@ def answers(plan: Plan) -> None:
 def report(plan: Plan, reused: Collection[str]) -> None:
     """Stage 7: metrics.json and report.html; what a person reads is copied to the run's own folder.
 
+    Added users may come without any target; then there are answers, but nothing to report on.
+
     Args:
         reused: names of the stages that an earlier run had completed.
     """
@@ -138,6 +145,10 @@ def report(plan: Plan, reused: Collection[str]) -> None:
         from hydra_ray.evaluate.page import render_page
         from hydra_ray.evaluate.report import build_report
 
+        if plan.teacher is not None and not any(
+            query.target for user, _ in _answered_users(plan) for query in user.queries
+        ):
+            return {}
         metrics = build_report(
             plan.task, _answered_users(plan), _costs(plan, reused), plan.config, _feature_weights(plan)
         )
@@ -151,9 +162,12 @@ def report(plan: Plan, reused: Collection[str]) -> None:
         (plan.report, "report.html"),
         (plan.answers, "predictions.json"),
     ):
-        content = storage.read_bytes(storage.join(stage.folder, name))
-        storage.write_bytes(storage.join(plan.run_folder, name), content)
-    logger.info("report: %s", storage.join(plan.run_folder, "report.html"))
+        if storage.exists(location := storage.join(stage.folder, name)):
+            storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
+    if plan.teacher is not None:
+        storage.write_json(storage.join(plan.run_folder, "summary.json"), addition_summary(plan))
+    record_stages(plan.run_folder, plan.stages())
+    logger.info("report: %s", plan.run_folder)
 
 
 def _train(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
@@ -197,7 +211,7 @@ def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
     start_ray()
     base_names = [base_name_of(fold) for fold in plan.base_folds]
     heads = plan.config.heads
-    return fit_heads(plan.features, plan.heads, plan.heads, heads, placement, base_names, is_graded=plan.is_graded)
+    return fit_heads(plan.features, plan.heads, plan.population, heads, placement, base_names, is_graded=plan.is_graded)
 
 
 def _generate(plan: Plan, stage: Stage, table: str, work: GenerationWork) -> None:
@@ -222,11 +236,11 @@ def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
 
 
 def _gates(plan: Plan) -> list[Gate | None]:
-    """The gate of each fold; none where the run is not gated."""
+    """The gate of each fold, fitted to the users of the run that taught; none where the run is not gated."""
     num_folds = plan.adapter.num_folds
     if not plan.config.answers.is_gated:
         return [None] * num_folds
-    outcomes = list(read_outcomes(plan.gate))
+    outcomes = list(read_outcomes(plan.gate if plan.teacher is None else plan.teacher.stages[plan.gate.name]))
     return [fit_gate([outcome for outcome in outcomes if outcome.fold == fold]) for fold in range(num_folds)]
 
 
@@ -259,7 +273,7 @@ def _feature_weights(plan: Plan) -> list[FeatureWeight]:
     weights: list[FeatureWeight] = []
     for name, scorer in (("reranker", plan.reranker), ("adapter", plan.adapter)):
         populations = [
-            read_population(population_folder(scorer.heads.folder, fold)) for fold in range(scorer.num_folds)
+            read_population(population_folder(scorer.population.folder, fold)) for fold in range(scorer.num_folds)
         ]
         by_fold = [dict(feature_weights(each, scorer.plain_names)) for each in populations]
         weights += [

@@ -4,8 +4,7 @@ The fingerprints say what depends on what. Nothing that decides *where* work run
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import hydra_ray.adapt.examples
@@ -13,11 +12,12 @@ import hydra_ray.rerank.examples
 from hydra_ray.config import PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.lamp.users import input_fingerprint
+from hydra_ray.lamp.users import USERS, input_fingerprint
 from hydra_ray.models import model_identity
 from hydra_ray.roots import bucket_key_name, forgotten_pseudonyms
 from hydra_ray.stages import Stage, fingerprint
 from hydra_ray.storage import join, require_absolute
+from hydra_ray.teacher import Teacher, read_teacher, run_folder_of
 
 Interaction = Literal["pair", "bilinear"]
 
@@ -40,6 +40,8 @@ class ScorerPlan:
     base: Stage
     features: Stage
     heads: Stage
+    population: Stage
+    """The heads that keep what training users teach: these, or those of the run that taught."""
 
     @property
     def num_folds(self) -> int:
@@ -57,6 +59,8 @@ class Plan:
 
     config: RunConfig
     task: Task
+    teacher: Teacher | None
+    """The finished run that taught; None where this run's own training users teach."""
     completions: CompletionStore
     """What the generator has answered in any run under the same root."""
     users: Stage
@@ -81,9 +85,14 @@ class Plan:
         yield from (self.answers, self.report)
 
     @property
+    def known_users(self) -> Stage | None:
+        """The users of the run that taught, who cannot be added; None where this run's own training users teach."""
+        return None if self.teacher is None else self.teacher.stages[self.users.name]
+
+    @property
     def run_folder(self) -> str:
         """Where the run's report, answers and state are."""
-        return join(self.config.storage.root, "runs", self.config.run)
+        return run_folder_of(self.config.storage.root, self.config.run)
 
     def is_complete(self) -> bool:
         """Whether there is nothing left to do."""
@@ -91,32 +100,37 @@ class Plan:
 
 
 def plan_run(config: RunConfig) -> Plan:
-    """The plan of a run.
+    """The plan of a run; of one that another run taught, it has only the buckets that hold users once these are read.
 
     Raises:
-        ConfigError: storage.root is relative, or the task is unknown.
-        InputError: an input file is missing.
+        ConfigError: storage.root is relative, the task is unknown, or the run differs from the one that taught it.
+        InputError: an input file is missing, or the run that taught is.
         ModelError: a model cannot be found.
     """
     require_absolute(config.storage.root, "storage.root")
     task = task_of(config.lamp)
-    stage, scorer = partial(_stage, config), partial(_scorer, config, task)
+    teacher = read_teacher(config)
+    make = _Maker(config=config, teacher=teacher)
+    users = make.users(task)
+    if teacher is not None and users.is_complete():
+        users = replace(users, only_buckets=tuple(users.committed_buckets(USERS)))
+        make = replace(make, only_buckets=users.only_buckets)
     generator = _generator_settings(config, task)
-    users = stage("users", 2, {"task": task, "users": _user_settings(config)}, [], input_fingerprint(config.lamp))
-    profiles = stage("profiles", 1, generator, [users])
-    probes = stage("probes", 3, {**_retrieve_settings(config), **generator}, [users])
-    reranker = scorer("reranker", [users, probes])
+    profiles = make.stage("profiles", 1, generator, [users])
+    probes = make.stage("probes", 3, {**_retrieve_settings(config), **generator}, [users])
+    reranker = make.scorer("reranker", task, [users, probes])
     asked = config.drafts.model_dump(mode="json", exclude=set(PoolConfig.model_fields))
-    drafts = stage("drafts", 3, {"drafts": asked, **generator}, [users, profiles, probes, reranker.heads])
-    labeller = stage("adapter.labeller", 1, {**_encoder_settings(config.adapter), "task": task}, [users])
-    adapter = scorer("adapter", [users, probes, reranker.heads, drafts, labeller])
-    gate = stage("gate", 1, {}, [users, drafts, adapter.heads])
-    answered = [users, drafts, reranker.heads, adapter.heads, gate]
-    answers = stage("answers", 2, {"answers": config.answers}, answered)
-    report = stage("report", 4, {"config": config}, [answers])
+    drafts = make.stage("drafts", 3, {"drafts": asked, **generator}, [users, profiles, probes, reranker.heads])
+    labeller = make.frozen("adapter.labeller", 1, {**_encoder_settings(config.adapter), "task": task}, [users])
+    adapter = make.scorer("adapter", task, [users, probes, reranker.heads, drafts, labeller])
+    gate = make.stage("gate", 1, {}, [users, drafts, adapter.heads])
+    judged = [users, drafts, reranker.heads, adapter.heads, gate, *make.taught("gate")]
+    answers = make.stage("answers", 2, {"answers": config.answers}, judged)
+    report = make.stage("report", 4, {"config": config}, [answers])
     return Plan(
         config=config,
         task=task,
+        teacher=teacher,
         completions=_completions(config),
         users=users,
         profiles=profiles,
@@ -129,6 +143,90 @@ def plan_run(config: RunConfig) -> Plan:
         answers=answers,
         report=report,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Maker:
+    """Makes the stages of one plan."""
+
+    config: RunConfig
+    teacher: Teacher | None
+    only_buckets: tuple[int, ...] | None = None
+
+    def users(self, task: Task) -> Stage:
+        """The stage that reads the raw files; where another run taught, it also looks at that run's users."""
+        files = input_fingerprint(self.config.lamp)
+        settings = {"task": task, "users": _user_settings(self.config)}
+        return self.stage("users", 2, settings, self.taught("users"), files)
+
+    def stage(
+        self, name: str, version: int, settings: Mapping[str, Any], inputs: Sequence[Stage], files: Sequence[str] = ()
+    ) -> Stage:
+        """A stage that reads the results of `inputs`, and raw files of the fingerprints `files`."""
+        stage = Stage(
+            name=name,
+            fingerprint=fingerprint(name, version, settings, [*files, *(each.fingerprint for each in inputs)]),
+            root=self.config.storage.root.rstrip("/"),
+            num_buckets=self.config.users.num_buckets,
+            only_buckets=self.only_buckets,
+            settings={"version": version, **settings},
+            inputs=tuple(each.fingerprint for each in inputs),
+        )
+        if self.teacher is not None and name not in _OWN_STAGES:
+            self.teacher.require_like(stage)
+        return stage
+
+    def frozen(self, name: str, version: int, settings: Mapping[str, Any], inputs: Sequence[Stage]) -> Stage:
+        """A stage that learns from all users: in its place that of the run that taught, if one did."""
+        own = self.stage(name, version, settings, inputs)
+        return own if self.teacher is None else self.teacher.stages[name]
+
+    def taught(self, name: str) -> list[Stage]:
+        """The stage of the run that taught, if one did and made it."""
+        stages = {} if self.teacher is None else self.teacher.stages
+        return [stages[name]] if name in stages else []
+
+    def scorer(self, name: Literal["reranker", "adapter"], task: Task, inputs: Sequence[Stage]) -> ScorerPlan:
+        """The stages of one scorer."""
+        config, section = self.config, getattr(self.config, name)
+        is_adapter = name == "adapter"
+        interaction: Interaction = "bilinear" if is_adapter and task.is_closed else "pair"
+        encoder, names = _encoder_settings(section), _PLAIN_NAMES[name](task, config)
+        # The adapter's plain features compare texts by the encoder.
+        compared = {**encoder, "drafts": config.drafts} if is_adapter else {}
+        base_settings = {**section.base.model_dump(mode="json"), "encoder": encoder["encoder"]}
+        examples = self.stage(f"{name}.examples", 3, {"task": task, "plain_names": names, **compared}, inputs)
+        base = self.frozen(f"{name}.base", 2, {"base": base_settings, "interaction": interaction}, [examples])
+        featured = [base] if self.teacher is None else [base, examples]
+        features = self.stage(f"{name}.features", 2, {}, featured)
+        population = self.taught(f"{name}.heads")
+        heads = self.stage(f"{name}.heads", 3, {"heads": section.heads}, [features, *population])
+        return ScorerPlan(
+            config=section,
+            interaction=interaction,
+            plain_names=names,
+            is_graded=not (is_adapter and task.is_closed),
+            base_folds=self._base_folds(section),
+            examples=examples,
+            base=base,
+            features=features,
+            heads=heads,
+            population=population[0] if population else heads,
+        )
+
+    def _base_folds(self, scorer: ScorerConfig) -> tuple[int | None, ...]:
+        num_folds = (self.config if self.teacher is None else self.teacher.config).users.num_folds
+        is_common = num_folds == 1 or not scorer.base.num_epochs
+        folds = tuple(None if is_common else fold for fold in range(num_folds))
+        return folds if self.teacher is None else folds[:1]
+
+
+_PLAIN_NAMES = {
+    "reranker": hydra_ray.rerank.examples.plain_names,
+    "adapter": hydra_ray.adapt.examples.plain_names,
+}
+_OWN_STAGES = ("users", "report")
+"""Of a run that another one taught, the stages whose settings need not be that run's."""
 
 
 def _generator_settings(config: RunConfig, task: Task) -> dict[str, Any]:
@@ -169,57 +267,3 @@ def _completions(config: RunConfig) -> CompletionStore:
     }
     folder = fingerprint("completions", 1, settings, [])
     return CompletionStore(folder=join(config.storage.root.rstrip("/"), "completions", folder))
-
-
-def _scorer(config: RunConfig, task: Task, name: Literal["reranker", "adapter"], inputs: Sequence[Stage]) -> ScorerPlan:
-    section: ScorerConfig = getattr(config, name)
-    is_adapter = name == "adapter"
-    interaction: Interaction = "bilinear" if is_adapter and task.is_closed else "pair"
-    encoder = _encoder_settings(section)
-    names = _PLAIN_NAMES[name](task, config)
-    # The adapter's plain features compare texts by the encoder.
-    compared = {**encoder, "drafts": config.drafts} if is_adapter else {}
-    base_settings = {**section.base.model_dump(mode="json"), "encoder": encoder["encoder"]}
-    stage = partial(_stage, config)
-    examples = stage(f"{name}.examples", 3, {"task": task, "plain_names": names, **compared}, inputs)
-    base = stage(f"{name}.base", 2, {"base": base_settings, "interaction": interaction}, [examples])
-    features = stage(f"{name}.features", 2, {}, [base])
-    heads = stage(f"{name}.heads", 3, {"heads": section.heads}, [features])
-    num_folds = config.users.num_folds
-    is_common = num_folds == 1 or not section.base.num_epochs
-    return ScorerPlan(
-        config=section,
-        interaction=interaction,
-        plain_names=names,
-        is_graded=not (is_adapter and task.is_closed),
-        base_folds=tuple(None if is_common else fold for fold in range(num_folds)),
-        examples=examples,
-        base=base,
-        features=features,
-        heads=heads,
-    )
-
-
-_PLAIN_NAMES = {
-    "reranker": hydra_ray.rerank.examples.plain_names,
-    "adapter": hydra_ray.adapt.examples.plain_names,
-}
-
-
-def _stage(
-    config: RunConfig,
-    name: str,
-    version: int,
-    settings: Mapping[str, Any],
-    inputs: Sequence[Stage],
-    files: Sequence[str] = (),
-) -> Stage:
-    """A stage that reads the results of `inputs` and raw files of the fingerprints `files`."""
-    return Stage(
-        name=name,
-        fingerprint=fingerprint(name, version, settings, [*files, *(each.fingerprint for each in inputs)]),
-        root=config.storage.root.rstrip("/"),
-        num_buckets=config.users.num_buckets,
-        settings=settings,
-        inputs=tuple(each.fingerprint for each in inputs),
-    )

@@ -28,10 +28,7 @@ def fingerprint(name: str, version: int, settings: Mapping[str, Any], inputs: Se
         settings: what the stage's result depends on besides its inputs; pydantic models or plain JSON values.
         inputs: fingerprints of the stages (or raw files) it reads, in a fixed order.
     """
-    plain = {
-        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
-    }
-    text = json.dumps([name, version, plain, list(inputs)], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([name, version, _plain(settings), list(inputs)], sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -91,6 +88,15 @@ class Stage:
         present = set(storage.list_files(storage.join(self.folder, table)))
         return [b for b in self.buckets if self.part(table, b).rsplit("/", 1)[1] not in present]
 
+    def committed_buckets(self, table: str) -> list[int]:
+        """Buckets whose part of `table` has been committed."""
+        missing = set(self.missing_buckets(table))
+        return [bucket for bucket in self.buckets if bucket not in missing]
+
+    def plain_settings(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return _plain(self.settings)
+
     def complete(self, seconds: float, counters: Mapping[str, float]) -> None:
         """Write the manifest: from now on the stage is skipped."""
         storage.write_json(
@@ -100,10 +106,7 @@ class Stage:
                 "fingerprint": self.fingerprint,
                 "num_buckets": self.num_buckets,
                 "inputs": list(self.inputs),
-                "settings": {
-                    key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-                    for key, value in self.settings.items()
-                },
+                "settings": self.plain_settings(),
                 "seconds": round(seconds, 3),
                 "counters": dict(counters),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -119,3 +122,9 @@ class Stage:
         if not self.is_complete():
             raise StorageError(f"stage {self.name} is not complete: no {self.manifest_location}")
         return storage.read_json(self.manifest_location)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
+    }

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from hydra_ray import storage
-from hydra_ray.config import check_config
-from hydra_ray.errors import InputError
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.scorer.features import features_table
 from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.store import scores_table
 from hydra_ray.stages import Stage
+from hydra_ray.teacher import read_config
 
 
 def status_lines(run_folder: str) -> Iterator[str]:
@@ -18,11 +17,8 @@ def status_lines(run_folder: str) -> Iterator[str]:
     Raises:
         InputError: no run was started there.
     """
-    location = storage.join(run_folder, "config.json")
-    if not storage.exists(location):
-        raise InputError(f"no run at {run_folder}: there is no config.json. Give <storage.root>/runs/<run>.")
-    plan = plan_run(check_config(storage.read_json(location), source=location))
-    yield f"run {plan.config.run}, task {plan.task.name}, {plan.config.users.num_buckets} parts a table"
+    plan = plan_run(read_config(run_folder))
+    yield f"run {plan.config.run}, task {plan.task.name}, {len(plan.answers.buckets)} parts a table"
     tables = _tables(plan)
     for stage in plan.stages():
         yield f"  {stage.name:<20} {_state(stage, tables.get(stage.name, []))}"

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.config import LampConfig, RunConfig, Task, UsersConfig
+from hydra_ray.config import LampConfig, RunConfig, Task
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.lamp.leaks import LEAK, is_leaking
 from hydra_ray.lamp.own import read_own
@@ -37,7 +37,7 @@ from hydra_ray.lamp.reading import (
     rejected_user_id,
 )
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.records import Rejected, User, from_dict, to_dict, to_table
+from hydra_ray.records import Rejected, User, arrow_schema, from_dict, to_dict, to_table
 from hydra_ray.roots import bucket_key_of, forgetting
 from hydra_ray.seeds import seed_of
 from hydra_ray.stages import Stage, bucket_of
@@ -70,25 +70,36 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
         return [_file_fingerprint(location) for location in config.users_files]
-    required = [questions_location(config.root, split) for split in (config.train_split, config.new_split)]
-    required.append(outputs_location(config.root, config.train_split))
+    required = [questions_location(config.root, split) for split in _splits(config)]
+    if config.train_split is not None:
+        required.append(outputs_location(config.root, config.train_split))
     optional = outputs_location(config.root, config.new_split)
     last = _file_fingerprint(optional) if storage.exists(optional) else "absent"
     return [*(_file_fingerprint(location) for location in required), last]
 
 
-def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
+def _splits(config: LampConfig) -> dict[str, bool]:
+    """The splits to read, each with whether its users are new."""
+    splits = {config.train_split: False, config.new_split: True}
+    return {split: is_new for split, is_new in splits.items() if split is not None}
+
+
+def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[str, float]:
     """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
 
-    Who was forgotten under the root is in neither.
+    Who was forgotten under the root is in neither. Where another run taught, all users become new, and only buckets for
+    which something was read get parts.
+
+    Args:
+        known: the users stage of the run that taught.
 
     Returns:
         Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see
         `is_leaking`; with lamp.drop_leaks they are among the rejected).
 
     Raises:
-        InputError: a file is missing or is not what it was said to be, too many samples are malformed, or one of the
-            two kinds of users is absent.
+        InputError: a file is missing or is not what it was said to be, too many samples are malformed, one of the two
+            kinds of users is absent, or a user is one of the run that taught.
     """
     task = task_of(config.lamp)
     missing = stage.missing_buckets(USERS)
@@ -98,15 +109,20 @@ def ingest(config: RunConfig, stage: Stage) -> dict[str, float]:
             spill = _Spill(Path(folder), stage.num_buckets, key, missing, is_forgotten)
             _spill_all(config, task, Path(folder), spill)
             _require_few_rejected(config, spill.num_rejected, spill.num_samples)
+            if known is not None:
+                missing = sorted(spill.occupied)
+                _require_unknown(config, known, missing, spill)
             for bucket in missing:
                 _commit_bucket(config, task, stage, bucket, spill)
-    counters = storage.add_counters(storage.read_counters(part) for part in stage.parts(USERS))
+    parts = [stage.part(USERS, bucket) for bucket in stage.committed_buckets(USERS)]
+    counters = dict.fromkeys(_COUNTERS, 0.0) | storage.add_counters(map(storage.read_counters, parts))
     log.info("users: %s", ", ".join(f"{name} {count:.0f}" for name, count in counters.items()))
     num_malformed = counters["rejected"] - (counters["leaking_users"] if config.lamp.drop_leaks else 0)
     _require_few_rejected(config, num_malformed, counters["rejected"] + counters["users"])
-    for kind, name in (("users", "users"), ("train_users", "training users"), ("new_users", "new users")):
-        if not counters[kind]:
-            raise InputError(f"the input holds no {name}: both training users (is_new false) and new ones are needed")
+    if known is None and not counters["train_users"]:
+        raise InputError("the input holds no training users: both these (is_new false) and new ones are needed")
+    if not counters["new_users"]:
+        raise InputError("the input holds no new users: there is nobody to answer")
     return counters
 
 
@@ -117,6 +133,8 @@ class _Spill:
         self, folder: Path, num_buckets: int, key: str, buckets: Iterable[int], is_forgotten: Callable[[str], bool]
     ) -> None:
         self.num_samples = 0
+        self.occupied: set[int] = set()
+        """Buckets that a sample was kept for."""
         self.num_rejected = 0
         self._folder = folder
         self._num_buckets = num_buckets
@@ -163,6 +181,8 @@ class _Spill:
         bucket = bucket_of(key, self._num_buckets, self._key)
         if bucket not in self._buckets:
             return
+        if kind != "targets":
+            self.occupied.add(bucket)
         line = json.dumps(row) + "\n"
         self._waiting.setdefault((kind, bucket), []).append(line)
         self._waiting_bytes += len(line)
@@ -186,15 +206,15 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
         if task.name != "planted":
             raise ConfigError(f"lamp.planted needs lamp.task planted, got {task.name}")
         write_planted(lamp.planted, folder)
-        _spill_lamp(task, str(folder), (TRAIN_SPLIT, NEW_SPLIT), max_users, spill)
+        _spill_lamp(task, str(folder), {TRAIN_SPLIT: False, NEW_SPLIT: True}, max_users, spill)
     elif lamp.root is not None:
-        _spill_lamp(task, lamp.root, (lamp.train_split, lamp.new_split), max_users, spill)
+        _spill_lamp(task, lamp.root, _splits(lamp), max_users, spill)
     else:
         _spill_own(task, lamp.users_files, max_users, spill)
 
 
-def _spill_lamp(task: Task, root: str, splits: tuple[str, str], max_users: int | None, spill: _Spill) -> None:
-    for split, is_new in zip(splits, (False, True), strict=True):
+def _spill_lamp(task: Task, root: str, splits: Mapping[str, bool], max_users: int | None, spill: _Spill) -> None:
+    for split, is_new in splits.items():
         for sample in islice(read_samples(task, root, split, is_new), max_users):
             spill.add(sample)
         for user_id, target in read_targets(root, split):
@@ -219,7 +239,7 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
     chunks = [to_table([], User)]
     waiting: list[User] = []
     counters: dict[str, float] = dict.fromkeys(_COUNTERS, 0.0)
-    for sample, joined in _join(config.users, task, bucket, spill):
+    for sample, joined in _join(config, task, bucket, spill):
         if isinstance(joined, Rejected):
             spill.report(joined)
             rejected.append(joined)
@@ -241,7 +261,7 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
     storage.write_part(stage.part(USERS, bucket), pa.concat_tables(chunks).sort_by("user_id"), counters)
 
 
-def _join(config: UsersConfig, task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User | Rejected]]:
+def _join(config: RunConfig, task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User | Rejected]]:
     """A bucket's samples, each with its user and targets or rejected for what only the bucket shows."""
     targets: dict[str, set[str]] = {}
     for user_id, target in spill.rows("targets", bucket):
@@ -272,13 +292,15 @@ def _with_target(task: Task, user: User, targets: set[str]) -> User:
     return replace(user, queries=tuple(replace(query, target=target) for query in user.queries))
 
 
-def _in_fold(config: UsersConfig, user: User) -> User:
-    """The user with the fold in which it is new, where the run is cross-fitted."""
-    if config.num_folds == 1:
+def _in_fold(config: RunConfig, user: User) -> User:
+    """The user as it is in this run: new where another run taught, and in one fold where the run is cross-fitted."""
+    if config.taught_by is not None:
+        return replace(user, is_new=True)
+    if config.users.num_folds == 1:
         return user
     if any(query.target is None for query in user.queries):
         raise MalformedError("a query has no target; in a cross-fitted run every user is evaluated and teaches")
-    fold = seed_of(config.fold_seed, "fold", user.user_id) % config.num_folds
+    fold = seed_of(config.users.fold_seed, "fold", user.user_id) % config.users.num_folds
     return replace(user, is_new=False, fold=fold)
 
 
@@ -288,6 +310,19 @@ def _count(user: User, counters: dict[str, float]) -> None:
     counters["train_users"] += not user.is_new
     counters["records"] += len(user.history)
     counters["queries"] += len(user.queries)
+
+
+def _require_unknown(config: RunConfig, known: Stage, buckets: Iterable[int], spill: _Spill) -> None:
+    found: list[str] = []
+    for bucket in buckets:
+        ids = {row["user"]["user_id"] for row in spill.rows("samples", bucket)}
+        for group in storage.read_row_groups(known.part(USERS, bucket), arrow_schema(User), ["user_id"]):
+            found += sorted(ids.intersection(group["user_id"].to_pylist()))
+    if found:
+        raise InputError(
+            f"the run {config.taught_by} has {len(found)} of these users already: {', '.join(map(repr, found[:5]))}"
+            f"{', ...' if len(found) > 5 else ''}. Leave them out: new history of a user that is there is no addition."
+        )
 
 
 def _require_few_rejected(config: RunConfig, num_rejected: float, num_samples: float) -> None:

@@ -1,0 +1,11 @@
+"""Users who come after a run is finished, as one Ray job.
+
+ray job submit --working-dir . -- python jobs/fit_users.py /shared/hydra/runs/demo --users /shared/june.jsonl
+"""
+
+import sys
+
+from hydra_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["fit-users", *sys.argv[1:]]))

@@ -1,0 +1,133 @@
+"""What a run that another one taught takes from it, and when it is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import run_config
+
+from hydra_ray.config import RunConfig
+from hydra_ray.errors import ConfigError, HydraError, InputError
+from hydra_ray.plan import Plan, plan_run
+from hydra_ray.storage import write_json
+from hydra_ray.teacher import read_config, record_stages
+
+FROZEN = {"reranker.base", "adapter.labeller", "adapter.base"}
+
+
+def record(config: RunConfig) -> Plan:
+    """Leaves in the run's folder what a finished run does."""
+    plan = plan_run(config)
+    write_json(f"{plan.run_folder}/config.json", config.model_dump(mode="json"))
+    record_stages(plan.run_folder, plan.stages())
+    return plan
+
+
+def later(config: RunConfig, tmp_path: Path, **sections: dict[str, Any]) -> RunConfig:
+    """The configuration of a run that `config` taught."""
+    path = tmp_path / "june.jsonl"
+    path.write_text("{}")
+    settings = config.model_dump(mode="json")
+    settings |= {"run": "test+june", "taught_by": "test"}
+    settings["lamp"] |= {"planted": None, "users_files": [str(path)]}
+    settings["users"] |= {"num_folds": 1}
+    for name, section in sections.items():
+        settings[name] |= section
+    return RunConfig.model_validate(settings)
+
+
+def test_what_is_learned_from_all_users_is_the_teachers_and_the_rest_is_its_own(tmp_path: Path):
+    config = run_config(str(tmp_path))
+    taught, added = record(config), plan_run(later(config, tmp_path))
+    own, theirs = ({stage.name: stage.folder for stage in plan.stages()} for plan in (added, taught))
+    assert set(own) == set(theirs)
+    assert {name for name in own if own[name] == theirs[name]} == FROZEN
+    assert added.reranker.population.folder == taught.reranker.heads.folder
+    assert added.adapter.population.folder == taught.adapter.heads.folder
+    assert added.completions == taught.completions
+
+
+@pytest.mark.parametrize(("num_epochs", "fold"), [(1, 0), (0, None)])
+def test_of_a_cross_fitted_run_the_first_fold_teaches(tmp_path: Path, num_epochs: int, fold: int | None):
+    base = {**run_config().adapter.base.model_dump(), "num_epochs": num_epochs}
+    config = run_config(str(tmp_path), users={"num_folds": 3}, adapter={"base": base})
+    record(config)
+    plan = plan_run(later(config, tmp_path))
+    assert (plan.adapter.base_folds, plan.adapter.num_folds) == ((fold,), 1)
+
+
+@pytest.mark.parametrize(
+    ("sections", "stage"),
+    [
+        ({"generator": {"seed": 1}}, "profiles"),
+        ({"probes": {"seed": 1}}, "probes"),
+        ({"reranker": {"heads": {"ranks": [2]}}}, "reranker.heads"),
+        ({"adapter": {"base": {**run_config().adapter.base.model_dump(), "width": 8}}}, "adapter.base"),
+        ({"drafts": {"num_samples": 5}}, "drafts"),
+        ({"answers": {"is_gated": False}}, "answers"),
+    ],
+)
+def test_settings_other_than_the_teachers_are_refused(tmp_path: Path, sections: dict[str, Any], stage: str):
+    config = run_config(str(tmp_path))
+    record(config)
+    with pytest.raises(ConfigError, match=rf"stage {stage} differs from that of the run test"):
+        plan_run(later(config, tmp_path, **sections))
+
+
+def test_a_stage_whose_code_has_changed_since_is_refused(tmp_path: Path):
+    config = run_config(str(tmp_path))
+    location = Path(record(config).run_folder, "stages.json")
+    recorded = json.loads(location.read_text())
+    recorded["drafts"]["settings"]["version"] -= 1
+    location.write_text(json.dumps(recorded))
+    with pytest.raises(ConfigError, match="stage drafts differs from that of the run test in version"):
+        plan_run(later(config, tmp_path))
+
+
+@pytest.mark.parametrize("section", [{"placement": {"generator_actors": 2}}, {"report": {"seed": 1}}])
+def test_where_it_runs_and_what_is_reported_may_differ(tmp_path: Path, section: dict[str, Any]):
+    config = run_config(str(tmp_path))
+    record(config)
+    assert plan_run(later(config, tmp_path, **section)).teacher is not None
+
+
+def test_a_finished_run_teaches_also_when_its_raw_files_are_gone(tmp_path: Path):
+    path = tmp_path / "users.jsonl"
+    path.write_text("{}")
+    config = run_config(str(tmp_path), lamp={"planted": None, "users_files": [str(path)]})
+    record(config)
+    path.unlink()
+    assert plan_run(later(config, tmp_path)).teacher is not None
+
+
+def test_a_run_that_is_missing_unfinished_or_itself_taught_teaches_nobody(tmp_path: Path):
+    config = run_config(str(tmp_path))
+
+    def mistake() -> HydraError:
+        with pytest.raises(HydraError) as caught:
+            plan_run(later(config, tmp_path))
+        return caught.value
+
+    assert isinstance(mistake(), InputError)
+    assert "no run at" in str(mistake())
+    folder = plan_run(config).run_folder
+    write_json(f"{folder}/config.json", config.model_dump(mode="json"))
+    assert isinstance(mistake(), InputError)
+    assert "is not finished" in str(mistake())
+    write_json(f"{folder}/config.json", {**config.model_dump(mode="json"), "taught_by": "first"})
+    assert isinstance(mistake(), ConfigError)
+    assert "itself taught by first" in str(mistake())
+
+
+@pytest.mark.parametrize("users", [{"num_buckets": 3}, {"bucket_key": "other"}])
+def test_users_are_added_to_the_teachers_own_buckets(tmp_path: Path, users: dict[str, Any]):
+    config = run_config(str(tmp_path))
+    record(config)
+    with pytest.raises(ConfigError, match="bucket_key must be those of the run test"):
+        plan_run(later(config, tmp_path, users=users))
+
+
+def test_a_runs_configuration_is_read_back_from_its_folder(tmp_path: Path):
+    config = run_config(str(tmp_path))
+    assert read_config(record(config).run_folder) == config
