@@ -39,11 +39,11 @@ _RATING_NAMES = (  # distance from a mean rating, in label ranges
     "rag_distance",
     "probes_distance",
 )
-_OPTION_NAMES = (
+_OPTION_NAMES = (  # of what the label stands for with the history
     "option_overlap",
     "option_near_cosine",
     "option_best_cosine",
-)  # of what the label stands for with the history
+)
 
 
 def plain_names(task: Task, config: DraftsConfig) -> tuple[str, ...]:

@@ -132,6 +132,7 @@ def _departures(values_S: Floats, means_S: Floats) -> Floats:
 
 
 def _qualities(drafted: DraftedQuery, group: ScoredGroup, target: str, task: Task) -> list[float]:
+    """Of each system's answer, 0 without one; both heads choose in one group, as pseudo-queries have no other."""
     greedy = greedy_answers(drafted, "personal")
     values: Mapping[str, str | None] = {
         "zero_shot": greedy["zero_shot"].value if "zero_shot" in greedy else None,

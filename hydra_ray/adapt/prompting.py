@@ -50,7 +50,7 @@ def prompts_of(
     retrieved = [each.record_id for each in ranked.retrieved]
     for name, record_ids in _records(user, ranked, scores, config):
         is_baseline = is_evaluated and name != LEAD
-        is_asked = is_baseline or name in config.prompts or (name == RERANKED[0] and "reranked" in config.prompts)
+        is_asked = is_baseline or name in config.prompts or (name == "personal" and "reranked" in config.prompts)
         greedy = (GREEDY,) if is_asked else ()
         samples = config.temperatures if _is_sampled(name, is_evaluated, config) else ()
         if greedy or samples:
@@ -93,7 +93,7 @@ def _is_sampled(name: str, is_evaluated: bool, config: DraftsConfig) -> bool:
     if name == "rag_k":
         return is_evaluated or name in config.sampled_prompts
     if name in RERANKED:
-        return "reranked" in config.sampled_prompts and (is_evaluated or name == RERANKED[0])
+        return "reranked" in config.sampled_prompts and (is_evaluated or name == "personal")
     return name in config.sampled_prompts
 
 
