@@ -121,6 +121,8 @@ def _personal(report: Report) -> Iterator[str]:
 
 
 def _gate(report: Report) -> Iterator[str]:
+    if not report["config"]["answers"]["is_gated"]:
+        return
     for choice, found in sorted(report["gate"].items(), key=lambda entry: -entry[1]["num_queries"]):
         systems = report["systems"]
         title = systems[choice]["title"] if choice in systems else choice

@@ -18,6 +18,7 @@ class Claim:
     open: str
 
 
+_GATE_PAIR = (HYDRA, "hydra_personal")
 _BEST_PROMPT = "best_prompt_baseline"
 _BEST_SIMPLE = "best_simple_baseline"
 CLAIMS = (
@@ -118,11 +119,16 @@ CONTROL_CLAIMS = (
 
 
 def claimed(report: Report, claim: Claim) -> tuple[str, str] | None:
-    """The verdict on the claim's pair and the sentence that states it; None where the pair was not compared."""
+    """The verdict on the claim's pair and the sentence that states it.
+
+    Returns:
+        None where the pair was not compared, or where it asks what a gate does and the run has none.
+    """
     first, second = claim.first, claim.second
     if second in (_BEST_PROMPT, _BEST_SIMPLE):
         second = report[second]
-    if second not in report["differences"].get(first, {}):
+    is_without_gate = not report["config"]["answers"]["is_gated"]
+    if second not in report["differences"].get(first, {}) or (is_without_gate and (first, second) == _GATE_PAIR):
         return None
     found = pair_verdict(report, first, second)
     words = {"better": claim.better, "worse": claim.worse, "open": claim.open}[found]

@@ -63,9 +63,9 @@ def comparison_table(report: Report) -> str:
 
 
 def gate_table(report: Report) -> str:
-    """How good each system is where the gate chose what it chose; nothing where it always chose the same."""
+    """How good each system is where the gate chose what it chose; nothing where it left no choice."""
     gate: Mapping[str, Report] = report["gate"]
-    if len(gate) < 2:
+    if len(gate) < 2 or not report["config"]["answers"]["is_gated"]:
         return ""
     systems = report["systems"]
     names = list(next(iter(gate.values()))["quality"])

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from synthetic import synthetic_config
 
 from hydra_ray.cli import main
 from hydra_ray.config import RunConfig, Task
@@ -12,6 +13,7 @@ from hydra_ray.evaluate.claims import CLAIMS, CONTROL_CLAIMS
 from hydra_ray.evaluate.reading import read_report
 from hydra_ray.evaluate.report import StageCost, build_report
 from hydra_ray.evaluate.systems import FURTHER_PAIRS, HYDRA, SYSTEMS, system_titles
+from hydra_ray.evaluate.tables import gate_table
 from hydra_ray.storage import write_json
 
 MakeAnswers = Callable[..., list[Any]]
@@ -92,6 +94,15 @@ def test_caveats_name_what_to_beware_of(report: dict[str, Any]) -> None:
     assert "want of a target: 1 query." in caveats
     assert "stage probes 1.2% of" in caveats
     assert "fewer than" not in said(report, "Beware")
+
+
+def test_of_a_run_without_a_gate_nothing_is_said_about_one(
+    task: Task, costs: list[StageCost], make_answers: MakeAnswers, report: dict[str, Any]
+) -> None:
+    assert " gate " in card_text(report).lower()
+    ungated = build_report(task, make_answers(task, 40), costs, synthetic_config(answers={"is_gated": False}))
+    assert "gate" not in card_text(ungated).lower()
+    assert (gate_table(report) != "", gate_table(ungated)) == (True, "")
 
 
 def test_the_printed_card_has_the_ladder_and_every_sentence(report: dict[str, Any]) -> None:
