@@ -200,7 +200,7 @@ class _Maker:
         featured = [base] if self.teacher is None else [base, examples]
         features = self.stage(f"{name}.features", 2, {}, featured)
         population = self.taught(f"{name}.heads")
-        heads = self.stage(f"{name}.heads", 3, {"heads": section.heads}, [features, *population])
+        heads = self.stage(f"{name}.heads", 4, {"heads": section.heads}, [features, *population])
         return ScorerPlan(
             config=section,
             interaction=interaction,

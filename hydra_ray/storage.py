@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -179,9 +179,12 @@ def write_row_groups(
         counters: as of `write_part`; read after the last table, so that they may grow while tables are made.
     """
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != COUNTERS_KEY}
+    schema = schema.with_metadata(metadata)
+    # Floating-point numbers hardly repeat: a dictionary of them takes several times the time and more room.
+    repeating = [path for path, kind in _leaves(schema) if not pa.types.is_floating(kind)]
     with (
         open_output(location) as file,
-        pq.ParquetWriter(file, schema.with_metadata(metadata), compression="zstd") as writer,
+        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating) as writer,
     ):
         for table in tables:
             writer.write_table(table)
@@ -201,18 +204,24 @@ def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
         return file.read()
 
 
-def read_row_groups(location: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def read_row_groups(
+    location: str,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    choose: Callable[[pq.ParquetFile], Iterable[int]] | None = None,
+) -> Iterator[pa.Table]:
     """The row groups of the table at `location`, one in memory at a time.
 
     Args:
         schema: what the table must look like, metadata aside.
         columns: the columns to read; all where not given.
+        choose: which row groups to read, by what the footer says; all where not given.
 
     Raises:
         StorageError: there is no table, it cannot be read, or its schema is another.
     """
     with open_part(location, schema) as file:
-        for place in range(file.num_row_groups):
+        for place in range(file.num_row_groups) if choose is None else choose(file):
             with _reading(location):
                 table = file.read_row_group(place, columns=columns)
             yield table
@@ -235,6 +244,18 @@ def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
         file.close()
         raise StorageError(f"{location} has the schema\n{found}\nexpected\n{schema}\nRemove it and run again.")
     return file
+
+
+def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
+    """Parquet's own columns: their dotted paths and types."""
+    for field in fields:
+        path, kind = prefix + field.name, field.type
+        if pa.types.is_list(kind):
+            yield from _leaves([pa.field("element", kind.value_type)], f"{path}.list.")
+        elif pa.types.is_struct(kind):
+            yield from _leaves(kind, f"{path}.")
+        else:
+            yield path, kind
 
 
 @contextmanager

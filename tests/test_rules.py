@@ -82,7 +82,7 @@ def feature_parts(folder: Path, examples: list[UserExamples], *, is_graded: bool
     write_part(stage.part("examples", 0), to_table(examples, UserExamples))
     FeatureWriter(stage, stage, stage, name)(0)
     location = stage.part(features_table(name), 0)
-    return [read_features(location, fold, is_graded=is_graded) for fold in range(NUM_FOLDS)]
+    return [next(read_features(location, fold, is_graded=is_graded)) for fold in range(NUM_FOLDS)]
 
 
 def is_same(first: FeaturePart, second: FeaturePart) -> bool:

@@ -74,6 +74,23 @@ def test_row_groups_come_back_one_by_one_with_counters_that_grew_while_they_were
     assert storage.read_counters(location) == {"rows": 4}
 
 
+def test_only_what_repeats_is_written_with_a_dictionary(tmp_path):
+    location, lists = str(tmp_path / "part.parquet"), pa.list_(pa.field("element", pa.float32()))
+    struct = pa.struct([pa.field("name", pa.string()), pa.field("scores", lists)])
+    schema = pa.schema([("a", pa.float64()), ("b", pa.string()), ("c", pa.list_(pa.field("element", struct)))])
+    row = {"a": 1.0, "b": "x", "c": [{"name": "y", "scores": [0.5]}]}
+    storage.write_part(location, pa.Table.from_pylist([row], schema=schema))
+    group = storage.open_part(location).metadata.row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    assert {column.path_in_schema: column.has_dictionary_page for column in columns} == {
+        "a": False,
+        "b": True,
+        "c.list.element.name": True,
+        "c.list.element.scores.list.element": False,
+    }
+    assert storage.read_part(location, schema).to_pylist() == [row]
+
+
 def test_row_groups_that_cannot_all_be_made_leave_no_part(tmp_path):
     def failing():
         yield pa.table({"a": [1]})

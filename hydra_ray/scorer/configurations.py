@@ -1,14 +1,24 @@
 """The kinds of heads, one entry each: how a user's code is fitted, and what it adds to a candidate's score."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hydra_ray.config import HeadsConfig
-from hydra_ray.scorer.heads import Floats, GroupTable, Ints
-from hydra_ray.scorer.newton import Regression
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints
+from hydra_ray.scorer.newton import Belief, Regression
 from hydra_ray.scorer.population import Population
+from hydra_ray.scorer.projected import ProjectedPart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The codes of some users."""
+
+    codes_UK: Floats
+    precisions_UK: Floats
+    """Their posterior precisions (see `Belief`); of no width where there is no posterior."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,27 +31,39 @@ class Configuration:
     """Width of a low-rank code; 0 for other kinds."""
     settings: HeadsConfig
 
-    def fit(self, table: GroupTable, offsets_N: Floats, population: Population, weights_G: Floats) -> Floats:
-        """Codes (U, K) of all users.
+    @property
+    def reads_features(self) -> bool:
+        """Whether the base's own features are needed, and not only what they were projected to."""
+        return _KINDS[self.kind].reads_features
+
+    def inputs(self, part: ProjectedPart, population: Population) -> Floats:
+        """What a code is applied to, one row a candidate."""
+        return _KINDS[self.kind].inputs(self, part, population)
+
+    def fit(
+        self, table: GroupTable, offsets_N: Floats, population: Population, fold_G: Ints, folds: Sequence[int]
+    ) -> tuple[Fit, list[Floats]]:
+        """The codes of all users, and the codes (U, K) that were fitted without each fold.
 
         Args:
-            table: every group teaches.
+            table: every group teaches; its features are the `inputs`.
             offsets_N: the shared head's scores.
-            weights_G: 0 leaves a group out.
+            fold_G: each group's fold.
+            folds: which to leave out in turn.
         """
-        return _KINDS[self.kind].fit(self, table, offsets_N, population, weights_G)
+        return _KINDS[self.kind].fit(self, table, offsets_N, population, [fold_G != fold for fold in folds])
 
-    def score(
-        self, features_ND: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats, population: Population
-    ) -> Floats:
+    def scores(self, inputs_ND: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
         """Each candidate's score by the code of its user."""
-        return _KINDS[self.kind].score(self, features_ND, offsets_N, user_N, codes_UK, population)
+        return _KINDS[self.kind].scores(self, inputs_ND, offsets_N, user_N, codes_UK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    fit: Callable[[Configuration, GroupTable, Floats, Population, Floats], Floats]
-    score: Callable[[Configuration, Floats, Floats, Ints, Floats, Population], Floats]
+    reads_features: bool
+    inputs: Callable[[Configuration, ProjectedPart, Population], Floats]
+    fit: Callable[[Configuration, GroupTable, Floats, Population, Sequence[Bools]], tuple[Fit, list[Floats]]]
+    scores: Callable[[Configuration, Floats, Floats, Ints, Floats], Floats]
 
 
 def configurations(config: HeadsConfig) -> list[Configuration]:
@@ -57,66 +79,62 @@ def configurations(config: HeadsConfig) -> list[Configuration]:
     return found
 
 
-def _fit_shared(_: Configuration, table: GroupTable, __: Floats, ___: Population, ____: Floats) -> Floats:
-    return np.zeros((table.num_users, 0))
+def _projected_inputs(configuration: Configuration, part: ProjectedPart, _: Population) -> Floats:
+    """The rank's columns; a rank above the number of features means all directions."""
+    return part.table.features_ND[:, : configuration.rank]
 
 
-def _score_shared(
-    _: Configuration, __: Floats, offsets_N: Floats, ___: Ints, ____: Floats, _____: Population
-) -> Floats:
-    return offsets_N
+def _linear_scores(_: Configuration, inputs_NR: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
+    return offsets_N + np.einsum("nr,nr->n", inputs_NR, codes_UK[user_N])
+
+
+def _fit_shared(
+    _: Configuration, table: GroupTable, __: Floats, ___: Population, kept_FG: Sequence[Bools]
+) -> tuple[Fit, list[Floats]]:
+    nothing = np.zeros((table.num_users, 0))
+    return Fit(codes_UK=nothing, precisions_UK=nothing), [nothing] * len(kept_FG)
 
 
 def _fit_lowrank(
-    configuration: Configuration, table: GroupTable, offsets_N: Floats, population: Population, weights_G: Floats
-) -> Floats:
-    basis_DR = _basis(configuration, population)
-    variances_R = population.variances[basis_DR.shape[1]]
-    return Regression(table, table.features_ND @ basis_DR, offsets_N).codes(variances_R, weights_G)
+    _: Configuration, table: GroupTable, offsets_N: Floats, population: Population, kept_FG: Sequence[Bools]
+) -> tuple[Fit, list[Floats]]:
+    variances_R = population.variances[table.features_ND.shape[1]]
+    regression = Regression(table, table.features_ND, offsets_N)
+    found = regression.updated(Belief.prior(table.num_users, variances_R))
+    left_out = [regression.codes(variances_R, is_kept_G.astype(float), found.codes_UR) for is_kept_G in kept_FG]
+    return Fit(codes_UK=found.codes_UR, precisions_UK=found.precisions_UR), left_out
 
 
-def _score_lowrank(
-    configuration: Configuration,
-    features_ND: Floats,
-    offsets_N: Floats,
-    user_N: Ints,
-    codes_UK: Floats,
-    population: Population,
-) -> Floats:
-    inputs_NR = features_ND @ _basis(configuration, population)
-    return offsets_N + (inputs_NR * codes_UK[user_N]).sum(axis=1)
-
-
-def _basis(configuration: Configuration, population: Population) -> Floats:
-    """The rank's columns of the basis; a rank above the number of features means all directions."""
-    return population.basis_DR[:, : configuration.rank]
+def _paper_inputs(_: Configuration, part: ProjectedPart, population: Population) -> Floats:
+    return part.features_ND / population.scales_D
 
 
 def _fit_paper(
-    configuration: Configuration, table: GroupTable, _: Floats, population: Population, weights_G: Floats
-) -> Floats:
+    configuration: Configuration,
+    table: GroupTable,
+    _: Floats,
+    population: Population,
+    kept_FG: Sequence[Bools],
+) -> tuple[Fit, list[Floats]]:
     from hydra_ray.scorer.paper import train_networks
 
     settings = configuration.settings
-    scaled = table.scaled(population.scales_D)
-    return train_networks(scaled, population.network_K, weights_G, settings, settings.paper_epochs)
+    codes, *left_out = (
+        train_networks(table, population.network_K, is_kept_G.astype(float), settings, settings.paper_epochs)
+        for is_kept_G in [np.ones(table.num_groups, bool), *kept_FG]
+    )
+    return Fit(codes_UK=codes, precisions_UK=np.zeros((table.num_users, 0))), left_out
 
 
-def _score_paper(
-    configuration: Configuration,
-    features_ND: Floats,
-    _: Floats,
-    user_N: Ints,
-    codes_UK: Floats,
-    population: Population,
-) -> Floats:
+def _paper_scores(configuration: Configuration, inputs_ND: Floats, _: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
     from hydra_ray.scorer.paper import network_scores
 
-    return network_scores(features_ND / population.scales_D, user_N, codes_UK, configuration.settings.paper_width)
+    return network_scores(inputs_ND, user_N, codes_UK, configuration.settings.paper_width)
 
 
 _KINDS: Mapping[str, _Kind] = {
-    "shared": _Kind(fit=_fit_shared, score=_score_shared),
-    "lowrank": _Kind(fit=_fit_lowrank, score=_score_lowrank),
-    "paper": _Kind(fit=_fit_paper, score=_score_paper),
+    # A code of rank 0: it adds nothing.
+    "shared": _Kind(reads_features=False, inputs=_projected_inputs, fit=_fit_shared, scores=_linear_scores),
+    "lowrank": _Kind(reads_features=False, inputs=_projected_inputs, fit=_fit_lowrank, scores=_linear_scores),
+    "paper": _Kind(reads_features=True, inputs=_paper_inputs, fit=_fit_paper, scores=_paper_scores),
 }

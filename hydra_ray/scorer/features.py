@@ -14,13 +14,17 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.records import Group, UserExamples, arrow_list, arrow_schema, from_table
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, starts_of, target_distribution
+from hydra_ray.scorer.columns import flat_values, list_lengths, require_finite, rows_of
+from hydra_ray.scorer.heads import TARGET_SHARPNESS, Bools, Floats, GroupTable, Ints, starts_of
 from hydra_ray.scorer.store import BASE_KEY
 from hydra_ray.seeds import seed_of
 from hydra_ray.stages import Stage
 
 WIDTHS_KEY = b"hydra_ray.widths"
 """Key in the schema metadata: how many of a candidate's features come from the base, and how many are plain."""
+ROW_GROUP_USERS = 500
+"""Most users in a row group: what is in memory at once. A bucket's users stand in the same row groups of all tables
+that are made of its features, so that these can be read side by side."""
 
 
 SCHEMA = pa.schema(
@@ -45,9 +49,13 @@ SCHEMA = pa.schema(
 )
 
 
+NAMES = ["group_ids", "query_ids", "variants", "is_pseudo", "num_candidates", "candidate_ids"]
+"""Columns that say what is scored, and to which all other tables of candidates are aligned."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturePart:
-    """One part of the features table, or some of its users. Key: user_ids, sorted."""
+    """Some users of the features table. Key: user_ids, sorted."""
 
     user_ids: list[str]
     is_new_U: Bools
@@ -55,11 +63,10 @@ class FeaturePart:
     is_unseen_U: Bools
     histories_UH: Floats
     """What the encoder makes of each user's history; of no width where it is not known."""
-    group_ids: list[str]
+    names: pa.Table
+    """The columns NAMES of SCHEMA."""
     query_ids: list[str]
-    variants: list[str]
     is_pseudo_G: Bools
-    candidate_ids: list[str]
     is_known_G: Bools
     """Whether the quality of every candidate of the group is known; so for no evaluated query of a new user."""
     table: GroupTable
@@ -84,23 +91,27 @@ class FeatureWriter:
         self._base, self._description = load_base(storage.join(base.folder, base_name))
 
     def __call__(self, bucket: int) -> dict[str, float]:
-        """Make and commit one part; returns its counters."""
+        """Make and commit one part, some users at a time; returns its counters."""
         part = storage.read_part(self._examples.part("examples", bucket), arrow_schema(UserExamples))
         users = sorted(from_table(part, UserExamples), key=lambda user: user.user_id)
-        features = self._features([group for user in users for group in user.groups])
-        rows = list(_rows(users, features, self._description))
         metadata = {
             BASE_KEY: self._description["fingerprint"].encode(),
             WIDTHS_KEY: f"{self._base.shape.width} {len(self._base.shape.plain_names)}".encode(),
         }
-        table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+        schema = SCHEMA.with_metadata(metadata)
         counters: dict[str, float] = {
             "rows": len(users),
-            "groups": sum(len(u.groups) for u in users),
-            "candidates": len(features),
+            "groups": sum(len(user.groups) for user in users),
+            "candidates": sum(len(group.candidates) for user in users for group in user.groups),
         }
-        storage.write_part(self._stage.part(features_table(self._base_name), bucket), table, counters)
+        tables = (pa.Table.from_pylist(self._rows(users[own]), schema=schema) for own in row_group_slices(len(users)))
+        location = self._stage.part(features_table(self._base_name), bucket)
+        storage.write_row_groups(location, schema, tables, counters)
         return counters
+
+    def _rows(self, users: Sequence[UserExamples]) -> list[dict[str, Any]]:
+        features = self._features([group for user in users for group in user.groups])
+        return list(_rows(users, features, self._description))
 
     def _features(self, groups: Sequence[Group]) -> Floats:
         """Features (N, D) of all candidates of `groups`, in order."""
@@ -127,17 +138,25 @@ def is_new_in(part: pa.Table, fold: int | None) -> Bools:
     return is_new_U if fold is None else is_new_U | (part["fold"].to_numpy() == fold)
 
 
-def read_features(location: str, fold: int, *, is_graded: bool) -> FeaturePart:
-    """The part of a features table at `location`, without the qualities of the queries that are evaluated in `fold`.
+def row_group_slices(num_users: int) -> list[slice]:
+    """Which of a bucket's users stand in which row group of its tables: nearly as many in each, at least one group."""
+    num_groups = max(1, -(-num_users // ROW_GROUP_USERS))
+    bounds = [num_users * place // num_groups for place in range(num_groups + 1)]
+    return [slice(*own) for own in pairwise(bounds)]
+
+
+def read_features(location: str, fold: int, *, is_graded: bool) -> Iterator[FeaturePart]:
+    """The row groups of the part of a features table, without the qualities of the queries that `fold` evaluates.
 
     Args:
-        is_graded: see `target_distribution`.
+        is_graded: see `target_distributions`.
 
     Raises:
         StorageError: there is none, or it is no features table.
+        FeatureError: features are NaN or infinite.
     """
-    part = storage.read_part(location, SCHEMA)
-    return _feature_part(part, part.schema.metadata, fold, is_graded)
+    for table in _tables(location):
+        yield _feature_part(table, table.schema.metadata, fold, is_graded)
 
 
 def is_holdout(user_id: str, seed: int, fraction: float) -> bool:
@@ -148,20 +167,48 @@ def is_holdout(user_id: str, seed: int, fraction: float) -> bool:
 def sample_training_users(
     locations: Sequence[str], num_users: int, seed: int, fold: int, *, is_graded: bool
 ) -> FeaturePart:
-    """At most `num_users` training users of a fold, by a hash of their ids; one part is read at a time.
+    """At most `num_users` training users of a fold, by a hash of their ids; one row group is read at a time.
 
     Raises:
         StorageError: a part is missing, or is no part of a features table.
+        FeatureError: features are NaN or infinite.
     """
-    kept, metadata = SCHEMA.empty_table(), {}
-    for location in locations:
-        part = storage.read_part(location, SCHEMA)
-        metadata = part.schema.metadata
-        part = part.filter(pa.array(~is_new_in(part, fold))).replace_schema_metadata(None)
-        kept = pa.concat_tables([kept, part])
-        ranks = np.array([seed_of(seed, "prior", user_id) for user_id in kept["user_id"].to_pylist()], np.int64)
-        kept = kept.take(np.argsort(ranks)[:num_users])
+    kept, kept_ranks, metadata = SCHEMA.empty_table(), np.zeros(0, np.int64), {}
+    for table in chain.from_iterable(map(_tables, locations)):
+        metadata = table.schema.metadata
+        own = table.filter(pa.array(~is_new_in(table, fold))).replace_schema_metadata(None)
+        own_ranks = np.array([seed_of(seed, "prior", user_id) for user_id in own["user_id"].to_pylist()], np.int64)
+        ranks = np.concatenate([kept_ranks, own_ranks])
+        chosen = np.argsort(ranks)[:num_users]
+        if (chosen >= len(kept_ranks)).any():
+            kept, kept_ranks = pa.concat_tables([kept, own]).take(chosen), ranks[chosen]
     return _feature_part(kept, metadata, fold, is_graded)
+
+
+def target_distributions(qualities_N: Floats, group_starts: Ints, *, is_graded: bool) -> tuple[Floats, Bools]:
+    """Target distributions of all groups (see `target_distribution`), and which groups' qualities are all known.
+
+    Args:
+        qualities_N: NaN where not known.
+    """
+    lengths = np.diff(group_starts)
+    is_known_G, targets_N = lengths > 0, np.zeros(len(qualities_N))
+    if not len(qualities_N):
+        return targets_N, is_known_G
+    starts, lengths = group_starts[:-1][is_known_G], lengths[is_known_G]
+    # NaN is passed on by both.
+    best, worst = np.maximum.reduceat(qualities_N, starts), np.minimum.reduceat(qualities_N, starts)
+    is_known_G[is_known_G] = ~np.isnan(best)
+    distances_N = qualities_N - np.repeat(best, lengths)
+    shares_N = np.exp(distances_N * TARGET_SHARPNESS) if is_graded else (distances_N == 0).astype(np.float64)
+    sums_N = np.repeat(np.add.reduceat(shares_N, starts), lengths)
+    return np.divide(shares_N, sums_N, out=targets_N, where=np.repeat(best > worst, lengths)), is_known_G
+
+
+def _tables(location: str) -> Iterator[pa.Table]:
+    for table in storage.read_row_groups(location, SCHEMA):
+        require_finite(table, ("history", "features"), location)
+        yield table
 
 
 def _rows(users: Sequence[UserExamples], features: Floats, description: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -195,33 +242,25 @@ def _rows(users: Sequence[UserExamples], features: Floats, description: dict[str
 def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, is_graded: bool) -> FeaturePart:
     num_learned, num_plain = map(int, metadata[WIDTHS_KEY].split())
     is_new_U = is_new_in(part, fold)
-    lists = {name: part[name].combine_chunks() for name in part.schema.names}
-    flat = {name: array.flatten() for name, array in lists.items() if pa.types.is_list(array.type)}
-    lengths = flat["num_candidates"].to_numpy(zero_copy_only=False).astype(np.int64)
-    group_starts = starts_of(lengths)
-    user_starts = starts_of(lists["num_candidates"].value_lengths().to_numpy(zero_copy_only=False))
-    is_pseudo_G = flat["is_pseudo"].to_numpy(zero_copy_only=False).astype(bool)
+    lengths = flat_values(part, "num_candidates").astype(np.int64)
+    group_starts, user_starts = starts_of(lengths), starts_of(list_lengths(part, "num_candidates"))
+    is_pseudo_G = flat_values(part, "is_pseudo").astype(bool)
     # What must not be known is forgotten here, before anything can be fitted on it.
     is_hidden_G = np.repeat(is_new_U, np.diff(user_starts)) & ~is_pseudo_G
-    qualities = flat["qualities"].to_numpy(zero_copy_only=False).astype(np.float64)
+    qualities = flat_values(part, "qualities").astype(np.float64)
     qualities = np.where(np.repeat(is_hidden_G, lengths), np.nan, qualities)
-    targets, is_known = _targets(qualities, group_starts, is_graded)
-    values = flat["features"].to_numpy(zero_copy_only=False)
+    targets, is_known = target_distributions(qualities, group_starts, is_graded=is_graded)
     return FeaturePart(
         user_ids=part["user_id"].to_pylist(),
         is_new_U=is_new_U,
         is_unseen_U=part["is_unseen"].to_numpy().astype(bool),
-        histories_UH=flat["history"].to_numpy(zero_copy_only=False).reshape(part.num_rows, -1)
-        if part.num_rows
-        else np.zeros((0, 0)),
-        group_ids=flat["group_ids"].to_pylist(),
-        query_ids=flat["query_ids"].to_pylist(),
-        variants=flat["variants"].to_pylist(),
+        histories_UH=rows_of(flat_values(part, "history"), part.num_rows),
+        query_ids=flat_values(part, "query_ids").tolist(),
+        names=part.select(NAMES),
         is_pseudo_G=is_pseudo_G,
-        candidate_ids=flat["candidate_ids"].to_pylist(),
         is_known_G=is_known,
         table=GroupTable(
-            features_ND=values.reshape(-1, num_learned + num_plain),
+            features_ND=flat_values(part, "features").reshape(-1, num_learned + num_plain),
             targets_N=targets,
             qualities_N=qualities,
             group_starts=group_starts,
@@ -230,15 +269,3 @@ def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, is
         num_learned=num_learned,
         base_fingerprint=metadata[BASE_KEY].decode(),
     )
-
-
-def _targets(qualities: Floats, group_starts: np.ndarray, is_graded: bool) -> tuple[Floats, Bools]:
-    """Target distributions of all groups, and which groups' qualities are all known (null became NaN)."""
-    targets = np.zeros(len(qualities))
-    is_known = np.zeros(len(group_starts) - 1, bool)
-    for group, (start, end) in enumerate(pairwise(group_starts)):
-        own = qualities[start:end]
-        is_known[group] = end > start and not np.isnan(own).any()
-        if is_known[group]:
-            targets[start:end] = target_distribution(own.tolist(), is_graded=is_graded) or 0
-    return targets, is_known

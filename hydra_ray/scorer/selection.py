@@ -1,16 +1,48 @@
 """Which head a user gets, and what it says about every candidate: the tables "heads" and "scores"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from hydra_ray.records import HEADS, CandidateScore, ScoredGroup, ScoredUser
-from hydra_ray.scorer.configurations import Configuration
-from hydra_ray.scorer.features import FeaturePart
-from hydra_ray.scorer.heads import Bools, Floats, Ints
+from hydra_ray.errors import HeadMismatchError
+from hydra_ray.records import HEADS, ScoredUser, arrow_schema
+from hydra_ray.scorer.columns import flat_values, list_lengths, lists_of
+from hydra_ray.scorer.configurations import Configuration, Fit
+from hydra_ray.scorer.heads import Bools, Floats, Ints, starts_of
 from hydra_ray.scorer.population import Population
-from hydra_ray.scorer.store import UserHead
-from hydra_ray.scorer.trials import COHORTS, TrialPart, shared_scores
+from hydra_ray.scorer.projected import EVALUATED, ProjectedPart
+from hydra_ray.scorer.store import HEADS_SCHEMA
+from hydra_ray.scorer.trials import COHORTS
+
+_MAX_PRECISION = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """Some users' heads, ready to score."""
+
+    chosen_U: Ints
+    """Index of each user's configuration; -1 for the shared head."""
+    codes: Sequence[Floats]
+    """Of each configuration the codes (U, K); they mean something where it is the chosen one."""
+
+    def of(self, users: Ints) -> "Heads":
+        """The same heads for others: user u gets that of users[u]; -1 means the shared head."""
+        chosen_U = np.where(users >= 0, self.chosen_U[users], -1)
+        return Heads(chosen_U=chosen_U, codes=[codes_UK[users] for codes_UK in self.codes])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPart:
+    """What stored heads say about some users' candidates."""
+
+    part: ProjectedPart
+    heads: Heads
+    scores: Mapping[str, Floats]
+    """Every candidate's score by each of HEADS."""
 
 
 def cohort_losses(counters: Sequence[Mapping[str, float]]) -> Floats:
@@ -37,7 +69,7 @@ def choose_configurations(
 
 
 def donors(is_new_U: Bools) -> Ints:
-    """Whose head is put in the place of each user's own: the next of the same cohort in the bucket, or else the next
+    """Whose head is put in the place of each user's own: the next of the same cohort in the row group, or else the next
     of all; -1 where there is nobody else."""
     num_users = len(is_new_U)
     found = (np.arange(num_users) + 1) % num_users if num_users > 1 else np.full(num_users, -1)
@@ -48,88 +80,156 @@ def donors(is_new_U: Bools) -> Ints:
     return found
 
 
-def shuffled_scores(
-    part: FeaturePart,
+def head_rows(
+    part: ProjectedPart,
+    num_groups_U: Ints,
     chosen_U: Ints,
-    trials: Sequence[TrialPart],
-    configurations: Sequence[Configuration],
-    population: Population,
-) -> Floats:
-    """The control: every candidate's score by the head of another user; by the shared head where there is nobody."""
-    donor_U, user_N = donors(part.is_new_U), part.table.user_of_candidate()
-    offsets_N = shared_scores(part, population)
-    scores = offsets_N.copy()
-    for place, (trial, configuration) in enumerate(zip(trials, configurations, strict=True)):
-        is_lent_U = (donor_U >= 0) & (chosen_U[donor_U] == place)
-        rows = is_lent_U[user_N]
-        if not rows.any():
-            continue
-        features, users = part.table.features_ND[rows], user_N[rows]
-        codes_UK = trial.codes_UK[donor_U]
-        scores[rows] = configuration.score(features, offsets_N[rows], users, codes_UK, population)
-    return scores
+    kinds: Sequence[Configuration],
+    fits: Sequence[Fit],
+    losses_UK: Floats,
+) -> pa.Table:
+    """Rows of the heads table.
+
+    Args:
+        num_groups_U: groups that each user's code was fitted on.
+        chosen_U: index of each user's configuration among `kinds`.
+        fits: of each configuration.
+        losses_UK: mean held-out losses of each configuration; of no width where nothing was held out.
+    """
+    has_groups_U = num_groups_U > 0
+    precisions = [np.minimum(fit.precisions_UK, _MAX_PRECISION) for fit in fits]
+    columns = {
+        "user_id": pa.array(part.user_ids, pa.string()),
+        "is_new": pa.array(part.is_new_U),
+        "configuration": _names_of(chosen_U, kinds),
+        "code": _chosen_rows(chosen_U, [fit.codes_UK for fit in fits], pa.float32()),
+        "precision": _chosen_rows(chosen_U, precisions, pa.float16()),
+        "num_groups": pa.array(num_groups_U, pa.int32()),
+        "held_out_losses": lists_of(
+            losses_UK[has_groups_U].ravel(), losses_UK.shape[1] * has_groups_U.astype(np.int64), pa.float32()
+        ),
+    }
+    return pa.Table.from_arrays([columns[name] for name in HEADS_SCHEMA.names], schema=HEADS_SCHEMA)
 
 
-def routed_scores(part: FeaturePart, population: Population) -> Floats:
-    """Every candidate's score by the heads that the user's history mixes; the shared head's where there are none."""
-    offsets_N = shared_scores(part, population)
-    if population.routed is None or not part.user_ids:
-        return offsets_N
-    return population.routed.scores(
-        part.table.features_ND, offsets_N, part.histories_UH, part.table.user_of_candidate()
-    )
+def heads_of(table: pa.Table, kinds: Sequence[Configuration]) -> Heads:
+    """The heads of a table of HEADS_SCHEMA.
 
-
-def user_heads(
-    part: FeaturePart, chosen_U: Ints, trials: Sequence[TrialPart], configurations: Sequence[Configuration]
-) -> list[UserHead]:
-    """Rows of the heads table."""
-    return [
-        UserHead(
-            user_id=user_id,
-            is_new=bool(part.is_new_U[user]),
-            configuration=configurations[chosen_U[user]].name,
-            code=tuple(trials[chosen_U[user]].codes_UK[user].tolist()),
-            num_groups=int(trials[0].num_groups_U[user]),
-            held_out_losses=tuple(
-                float(trial.loss_sums_U[user] / trial.num_groups_U[user])
-                for trial in trials
-                if trial.num_groups_U[user]
-            ),
+    Raises:
+        HeadMismatchError: a head is of a configuration that is not among `kinds`.
+    """
+    found = pc.index_in(table["configuration"].combine_chunks(), pa.array([kind.name for kind in kinds], pa.string()))
+    if found.null_count:
+        unknown = pc.unique(table["configuration"].filter(pc.is_null(found))).to_pylist()
+        raise HeadMismatchError(
+            f"heads are of the configurations {', '.join(unknown)}, expected {', '.join(kind.name for kind in kinds)}: "
+            "fit them with the settings they are used with."
         )
-        for user, user_id in enumerate(part.user_ids)
-    ]
+    chosen_U = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    values, lengths_U = flat_values(table, "code"), list_lengths(table, "code")
+    starts_U = starts_of(lengths_U)[:-1]
+    codes: list[Floats] = []
+    for place in range(len(kinds)):
+        users = np.flatnonzero(chosen_U == place)
+        codes_UK = np.zeros((table.num_rows, lengths_U[users].max(initial=0)))
+        codes_UK[users] = values[starts_U[users][:, None] + np.arange(codes_UK.shape[1])]
+        codes.append(codes_UK)
+    return Heads(chosen_U=chosen_U, codes=codes)
 
 
-def scored_users(part: FeaturePart, names: Sequence[str], scores: Mapping[str, Floats]) -> list[ScoredUser]:
+def head_scores(part: ProjectedPart, heads: Heads, kinds: Sequence[Configuration], population: Population) -> Floats:
+    """Every candidate's score by its user's head."""
+    scores_N, user_N = part.offsets_N.copy(), part.table.user_of_candidate()
+    for place, kind in enumerate(kinds):
+        rows = (heads.chosen_U == place)[user_N]
+        if rows.any():
+            inputs = kind.inputs(part, population)[rows]
+            scores_N[rows] = kind.scores(inputs, part.offsets_N[rows], user_N[rows], heads.codes[place])
+    return scores_N
+
+
+def stored_scores(
+    parts: Iterable[ProjectedPart],
+    heads: Iterable[pa.Table],
+    kinds: Sequence[Configuration],
+    population: Population,
+) -> Iterator[ScoredPart]:
+    """Every candidate's score by the stored heads, some users at a time.
+
+    Args:
+        heads: of the same users, in tables of HEADS_SCHEMA.
+    """
+    for part, table in zip(parts, heads, strict=True):
+        assert table["user_id"].to_pylist() == part.user_ids, "heads of other users"
+        own = heads_of(table, kinds)
+        lent = own.of(donors(part.is_new_U))
+        scores = {
+            "personal": head_scores(part, own, kinds, population),
+            "shared": part.offsets_N,
+            "shuffled": head_scores(part, lent, kinds, population),
+            "routed": part.routed_N,
+        }
+        yield ScoredPart(part=part, heads=own, scores=scores)
+
+
+def out_of_fold_scores(scored: ScoredPart, personal_KN: Sequence[Floats]) -> Floats:
+    """Personal scores that know no target of what they score: of a group that was learned from by a head without it.
+
+    Args:
+        personal_KN: of each configuration's trial.
+    """
+    table = scored.part.table
+    chosen_N = scored.heads.chosen_U[table.user_of_candidate()]
+    out_of_fold_N = np.stack(personal_KN)[chosen_N, np.arange(len(chosen_N))]
+    is_evaluated_N = (scored.part.fold_G == EVALUATED)[table.group_of_candidate()]
+    return np.where(is_evaluated_N, scored.scores["personal"], out_of_fold_N)
+
+
+def scored_rows(
+    scored: ScoredPart, names: pa.Table, scores: Mapping[str, Floats], kinds: Sequence[Configuration]
+) -> pa.Table:
     """Rows of the scores table.
 
     Args:
-        names: of each user's head configuration.
+        names: the columns NAMES of the same users.
         scores: every candidate's score by each of HEADS.
     """
-    candidates = [
-        CandidateScore(candidate_id=candidate_id, **dict(zip(HEADS, values, strict=True)))
-        for candidate_id, *values in zip(part.candidate_ids, *(scores[head].tolist() for head in HEADS), strict=True)
+    part, schema = scored.part, arrow_schema(ScoredUser)
+    groups = schema.field("groups").type
+    candidates = groups.value_type.field("candidates").type
+    lists = {name: names[name].combine_chunks().flatten() for name in names.column_names}
+    by_candidate = pa.StructArray.from_arrays(
+        [lists["candidate_ids"], *(pa.array(scores[head], pa.float64()) for head in HEADS)],
+        fields=list(candidates.value_type),
+    )
+    group_starts, user_starts = (
+        pa.array(starts, pa.int32()) for starts in (part.table.group_starts, part.table.user_starts)
+    )
+    by_group = pa.StructArray.from_arrays(
+        [
+            *(lists[name] for name in ("group_ids", "query_ids", "variants", "is_pseudo")),
+            pa.ListArray.from_arrays(group_starts, by_candidate, type=candidates),
+        ],
+        fields=list(groups.value_type),
+    )
+    columns = [
+        pa.array(part.user_ids, pa.string()),
+        pa.array(part.is_new_U),
+        _names_of(scored.heads.chosen_U, kinds),
+        pa.ListArray.from_arrays(user_starts, by_group, type=groups),
     ]
-    starts = part.table.group_starts
-    groups = [
-        ScoredGroup(
-            group_id=part.group_ids[group],
-            query_id=part.query_ids[group],
-            variant=part.variants[group],
-            is_pseudo=bool(part.is_pseudo_G[group]),
-            candidates=tuple(candidates[starts[group] : starts[group + 1]]),
-        )
-        for group in range(part.table.num_groups)
-    ]
-    starts = part.table.user_starts
-    return [
-        ScoredUser(
-            user_id=user_id,
-            is_new=bool(part.is_new_U[user]),
-            head=names[user],
-            groups=tuple(groups[starts[user] : starts[user + 1]]),
-        )
-        for user, user_id in enumerate(part.user_ids)
-    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _names_of(chosen_U: Ints, kinds: Sequence[Configuration]) -> pa.Array:
+    return pa.array([kind.name for kind in kinds], pa.string()).take(pa.array(chosen_U))
+
+
+def _chosen_rows(chosen_U: Ints, values: Sequence[Floats], element: pa.DataType) -> pa.Array:
+    """A column of lists: of each user the row of that array (U, K) that was chosen."""
+    lengths_U = np.array([each.shape[1] for each in values], np.int64)[chosen_U]
+    starts_U, flat = starts_of(lengths_U)[:-1], np.zeros(lengths_U.sum())
+    for place, each in enumerate(values):
+        users = np.flatnonzero(chosen_U == place)
+        flat[starts_U[users][:, None] + np.arange(each.shape[1])] = each[users]
+    return lists_of(flat.astype(element.to_pandas_dtype()), lengths_U, element)

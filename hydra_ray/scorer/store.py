@@ -1,18 +1,33 @@
-"""Heads as a table: one Parquet file a bucket, sorted by user_id, with the fingerprint of the base they belong to."""
+"""Heads as a table: one Parquet file a bucket, sorted by user_id, with the fingerprints of base and population.
 
-from collections.abc import Sequence
+A file is written and read row group by row group. Because it is sorted, the statistics of user_id in its footer say in
+which row group a user stands: a look-up reads one footer and one row group.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from hydra_ray import storage
-from hydra_ray.errors import HeadMismatchError
-from hydra_ray.records import arrow_list
+from hydra_ray.errors import HeadMismatchError, StorageError
+from hydra_ray.records import arrow_list, from_table
+from hydra_ray.scorer.population import DESCRIPTION
+from hydra_ray.stages import Stage, bucket_of
 
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""
 POPULATION_KEY = b"hydra_ray.population"
 """Key in the schema metadata: fingerprint of the shared head, basis and priors."""
+
+
+def projected_table(fold: int) -> str:
+    """Name of the table of projected features in a fold; 0 where the run is not cross-fitted."""
+    return f"projected/fold-{fold}"
 
 
 def scores_table(fold: int) -> str:
@@ -35,6 +50,44 @@ def population_folder(stage_folder: str, fold: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """What a code means something for: the features of one base, projected by one population."""
+
+    base: str
+    """Fingerprint of the base."""
+    population: str
+    """Fingerprint of the shared head, basis and priors."""
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """For the schema of a table."""
+        return {BASE_KEY: self.base.encode(), POPULATION_KEY: self.population.encode()}
+
+    def require(self, metadata: Mapping[bytes, bytes] | None, location: str) -> None:
+        """Check what the schema of the table at `location` says.
+
+        Raises:
+            HeadMismatchError: it belongs to another base or population.
+        """
+        for key, kind, expected in ((BASE_KEY, "base", self.base), (POPULATION_KEY, "population", self.population)):
+            found = (metadata or {}).get(key, b"").decode()
+            if found != expected:
+                raise HeadMismatchError(
+                    f"{location} belongs to the {kind} {found or '(unknown)'}, expected {expected}: its numbers mean "
+                    f"nothing for another {kind}. Fit heads for this {kind}, or use the one they were fitted for."
+                )
+
+
+def read_lineage(folder: str) -> Lineage:
+    """What is fitted to the population at `folder` belongs to.
+
+    Raises:
+        StorageError: there is no population.
+    """
+    description = storage.read_json(storage.join(folder, DESCRIPTION))
+    return Lineage(base=description["base_fingerprint"], population=description["fingerprint"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UserHead:
     """A user's own head. Key: user_id."""
 
@@ -44,54 +97,129 @@ class UserHead:
     """Name of the head configuration that held-out history chose."""
     code: tuple[float, ...]
     """What the configuration adds to the shared head; empty for the shared head itself."""
+    precision: tuple[float, ...]
+    """How sure each number of the code is, in units of the population's prior (see `Belief`): what new history refines
+    the head by, without the old; empty where the configuration has no posterior."""
     num_groups: int
     """Groups that the code was fitted on."""
     held_out_losses: tuple[float, ...]
-    """Mean held-out loss of each configuration, in the order of the run's configurations; empty without groups."""
+    """Mean held-out loss of each configuration, in the order of the run's configurations; empty where nothing was
+    held out."""
 
 
-_SCHEMA = pa.schema(
+HEADS_SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("is_new", pa.bool_(), nullable=False),
         pa.field("configuration", pa.string(), nullable=False),
         pa.field("code", arrow_list(pa.float32()), nullable=False),
-        pa.field("num_groups", pa.int64(), nullable=False),
+        pa.field("precision", arrow_list(pa.float16()), nullable=False),
+        pa.field("num_groups", pa.int32(), nullable=False),
         pa.field("held_out_losses", arrow_list(pa.float32()), nullable=False),
     ]
 )
 
 
-def write_heads(
-    location: str,
-    heads: Sequence[UserHead],
-    base_fingerprint: str,
-    population_fingerprint: str,
-    counters: dict[str, float],
-) -> None:
-    """Store one bucket's heads, sorted by user_id."""
-    columns = {
-        name: [getattr(head, name) for head in sorted(heads, key=lambda head: head.user_id)] for name in _SCHEMA.names
-    }
-    metadata = {BASE_KEY: base_fingerprint.encode(), POPULATION_KEY: population_fingerprint.encode()}
-    storage.write_part(location, pa.table(columns, schema=_SCHEMA.with_metadata(metadata)), counters)
+def write_heads(location: str, tables: Iterable[pa.Table], lineage: Lineage, counters: Mapping[str, float]) -> None:
+    """Store one bucket's heads, a row group a table of HEADS_SCHEMA.
 
-
-def read_heads(location: str, base_fingerprint: str) -> list[UserHead]:
-    """One bucket's heads, sorted by user_id.
+    Args:
+        counters: read after the last table.
 
     Raises:
-        StorageError: there are none.
-        HeadMismatchError: they were fitted on features of another base.
+        StorageError: users are not sorted by user_id, or stand there twice.
     """
-    table = storage.read_part(location, _SCHEMA)
-    found = (table.schema.metadata or {}).get(BASE_KEY, b"").decode()
-    if found != base_fingerprint:
-        raise HeadMismatchError(
-            f"the heads in {location} belong to the base {found or '(unknown)'}, expected {base_fingerprint}: their "
-            "codes mean nothing for other features. Fit heads on this base's features."
+    schema = HEADS_SCHEMA.with_metadata(lineage.metadata())
+    storage.write_row_groups(location, schema, _in_order(tables, location), counters)
+
+
+def read_heads(location: str, lineage: Lineage) -> Iterator[pa.Table]:
+    """One bucket's heads, a row group (HEADS_SCHEMA) at a time, sorted by user_id.
+
+    Raises:
+        StorageError: there are none, they are not sorted, or a user stands there twice.
+        HeadMismatchError: they belong to another base or population.
+    """
+    return _read(location, lineage, lambda file: range(file.num_row_groups))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadStore:
+    """All heads of one fold, to be looked up by user."""
+
+    stage: Stage
+    """Of heads."""
+    fold: int
+    """0 where the run is not cross-fitted."""
+    bucket_key: str
+    """Key of the hash that says in which bucket a user is."""
+    lineage: Lineage
+    """Of what the heads are to be used with."""
+
+    def read_head(self, user_id: str) -> UserHead | None:
+        """A user's head, or None where the user has none.
+
+        Raises:
+            StorageError: the user's bucket is missing or damaged.
+            HeadMismatchError: the heads belong to another base or population.
+        """
+        return next(from_table(self.read_heads_of([user_id]), UserHead), None)
+
+    def read_heads_of(self, user_ids: Sequence[str]) -> pa.Table:
+        """The heads (HEADS_SCHEMA) of many users, such as those of one block of a stream, in the order of `user_ids`;
+        users who have none are left out.
+
+        Raises:
+            StorageError: a bucket is missing or damaged.
+            HeadMismatchError: the heads belong to another base or population.
+        """
+        by_bucket: dict[int, list[str]] = {}
+        for user_id in user_ids:
+            bucket = bucket_of(user_id, self.stage.num_buckets, self.bucket_key)
+            by_bucket.setdefault(bucket, []).append(user_id)
+        tables = chain.from_iterable(self._read_bucket(bucket, own) for bucket, own in by_bucket.items())
+        found = pa.concat_tables([HEADS_SCHEMA.empty_table(), *tables])
+        places = pc.index_in(pa.array(user_ids, pa.string()), found["user_id"].combine_chunks())
+        return found.take(places.drop_null())
+
+    def _read_bucket(self, bucket: int, user_ids: Sequence[str]) -> Iterator[pa.Table]:
+        """The row groups of a bucket that can hold the users."""
+        location = self.stage.part(heads_table(self.fold), bucket)
+        tables = _read(location, self.lineage, lambda file: _row_groups_of(file, user_ids, location))
+        return (table.replace_schema_metadata(None) for table in tables)
+
+
+def _read(location: str, lineage: Lineage, choose: Callable[[pq.ParquetFile], Sequence[int]]) -> Iterator[pa.Table]:
+    def checked(file: pq.ParquetFile) -> Sequence[int]:
+        lineage.require(file.schema_arrow.metadata, location)
+        return choose(file)
+
+    return _in_order(storage.read_row_groups(location, HEADS_SCHEMA, choose=checked), location)
+
+
+def _row_groups_of(file: pq.ParquetFile, user_ids: Sequence[str], location: str) -> Sequence[int]:
+    """The row groups whose statistics allow any of the users."""
+    found = [(place, file.metadata.row_group(place).column(0).statistics) for place in range(file.num_row_groups)]
+    bounds = [(place, each.min, each.max) for place, each in found if each.has_min_max]
+    _require_ascending(((last, first) for (_, _, last), (_, first, _) in pairwise(bounds)), location)
+    firsts = [first for _, first, _ in bounds]
+    places = {bisect_right(firsts, user_id) - 1 for user_id in user_ids} - {-1}
+    return [bounds[place][0] for place in sorted(places)]
+
+
+def _in_order(tables: Iterable[pa.Table], location: str) -> Iterator[pa.Table]:
+    """The same tables, if their users are sorted and none stands there twice."""
+    last: list[str] = []
+    for table in tables:
+        user_ids = last + table["user_id"].to_pylist()
+        _require_ascending(pairwise(user_ids), location)
+        last = user_ids[-1:]
+        yield table
+
+
+def _require_ascending(neighbours: Iterable[tuple[str, str]], location: str) -> None:
+    if any(first >= second for first, second in neighbours):
+        raise StorageError(
+            f"the heads in {location} are not sorted by user_id, or a user stands there twice: a look-up would miss "
+            "users. Remove the part and run again."
         )
-    return [
-        UserHead(**{**row, "code": tuple(row["code"]), "held_out_losses": tuple(row["held_out_losses"])})
-        for row in table.to_pylist()
-    ]

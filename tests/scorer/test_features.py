@@ -15,7 +15,7 @@ def fold_column(features, bucket):
 def test_users_of_the_fold_are_new_and_their_real_qualities_hidden(tmp_path, fold):
     features, _ = plant(tmp_path, num_training=12, num_new=4, num_folds=3)
     for bucket in range(2):
-        part = read_features(features.part("features/base", bucket), fold, is_graded=False)
+        [part] = read_features(features.part("features/base", bucket), fold, is_graded=False)
         folds = fold_column(features, bucket)
         np.testing.assert_array_equal(part.is_new_U, np.isnan(folds) | (folds == fold))
         is_evaluated_G = part.is_new_U[part.table.user_of_group()] & ~part.is_pseudo_G
@@ -30,7 +30,7 @@ def test_users_of_the_fold_are_new_and_their_real_qualities_hidden(tmp_path, fol
 def test_each_user_of_a_fold_is_new_in_that_fold_alone(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=12, num_new=0, num_folds=3)
     location = features.part("features/base", 0)
-    is_new = np.stack([read_features(location, fold, is_graded=False).is_new_U for fold in range(3)])
+    is_new = np.stack([next(read_features(location, fold, is_graded=False)).is_new_U for fold in range(3)])
     assert (is_new.sum(axis=0) == 1).all()
 
 
@@ -43,14 +43,14 @@ def test_without_folds_only_the_split_says_who_is_new(tmp_path):
 
 def test_a_fold_may_have_nobody(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=6, num_new=0, num_folds=2)
-    part = read_features(features.part("features/base", 0), 7, is_graded=False)
+    [part] = read_features(features.part("features/base", 0), 7, is_graded=False)
     assert not part.is_new_U.any()
     assert part.is_known_G.all()
 
 
 def test_a_part_without_users_reads_as_nobody(tmp_path):
     features, _ = plant(tmp_path, num_buckets=3, num_training=1, num_new=1)
-    part = read_features(features.part("features/base", 2), 0, is_graded=False)
+    [part] = read_features(features.part("features/base", 2), 0, is_graded=False)
     assert part.user_ids == []
     assert part.table.features_ND.shape == (0, WIDTH)
 
@@ -59,7 +59,7 @@ def test_histories_are_a_row_a_user(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=4, num_new=1)
     location = features.part("features/base", 0)
     rows = read_part(location, SCHEMA)["history"].to_pylist()
-    np.testing.assert_allclose(read_features(location, 0, is_graded=False).histories_UH, rows, rtol=1e-6)
+    np.testing.assert_allclose(next(read_features(location, 0, is_graded=False)).histories_UH, rows, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("is_graded", "expected"), [(False, [0, 0, 1, 0, 0]), (True, None)])
@@ -69,7 +69,7 @@ def test_grades_count_only_where_asked_for(tmp_path, is_graded, expected):
     table = read_part(location, SCHEMA)
     rows = [{**row, "qualities": [0.1, 0.2, 0.9, 0.3, 0.0] * (NUM_PSEUDO + 1)} for row in table.to_pylist()]
     write_part(location, pa.Table.from_pylist(rows, schema=table.schema))
-    targets = read_features(location, 0, is_graded=is_graded).table.targets_N[:NUM_CANDIDATES]
+    targets = next(read_features(location, 0, is_graded=is_graded)).table.targets_N[:NUM_CANDIDATES]
     if expected is None:
         assert np.argsort(targets).tolist() == [4, 0, 1, 3, 2]
         assert (targets > 0).all()

@@ -1,54 +1,29 @@
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
 import pytest
 from planted_features import NUM_CANDIDATES, NUM_PSEUDO, plant
+from planted_heads import (
+    fit_projected_buckets,
+    fit_without_tune,
+    head_job,
+    in_row_groups,
+    scored,
+    stored_heads,
+)
 
-from hydra_ray.config import HeadsConfig, PlacementConfig
+from hydra_ray.config import PlacementConfig
 from hydra_ray.errors import HeadMismatchError
-from hydra_ray.records import HEADS, ScoredUser, arrow_schema, from_table
+from hydra_ray.records import HEADS, from_table
 from hydra_ray.scorer.configurations import configurations
 from hydra_ray.scorer.features import SCHEMA, read_features
-from hydra_ray.scorer.fitting import HeadJob, fit_heads, make_bucket, make_population, make_trial
+from hydra_ray.scorer.fitting import fit_heads
+from hydra_ray.scorer.job import fit_projected, make_population, make_projected, make_trial
+from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.population import read_population
-from hydra_ray.scorer.selection import choose_configurations, cohort_losses, donors, shuffled_scores
-from hydra_ray.scorer.store import heads_table, population_folder, read_heads, scores_table
-from hydra_ray.scorer.trials import group_folds, read_trial, shared_scores
-from hydra_ray.stages import Stage
-from hydra_ray.storage import add_counters, read_counters, read_part, write_part
-
-
-def head_job(root, features, fold=0, **settings):
-    stage = Stage(name="planted.heads", fingerprint="h" * 16, root=str(root), num_buckets=features.num_buckets)
-    config = HeadsConfig(**{"ranks": (4,), **settings})
-    return HeadJob(
-        features=features,
-        stage=stage,
-        population=stage,
-        config=config,
-        is_graded=False,
-        base_name="base",
-        fold=fold,
-    )
-
-
-def fit_without_tune(job):
-    make_population(job)
-    names = [configuration.name for configuration in configurations(job.config)]
-    for name in names:
-        make_trial(job, name, range(job.stage.num_buckets))
-    cohorts = cohort_losses([add_counters(map(read_counters, job.trial_parts(name))) for name in names])
-    for bucket in range(job.stage.num_buckets):
-        make_bucket(job, bucket, cohorts)
-
-
-def scored(stage, fold=0):
-    return {
-        user.user_id: user
-        for location in stage.parts(scores_table(fold))
-        for user in from_table(read_part(location, arrow_schema(ScoredUser)), ScoredUser)
-    }
+from hydra_ray.scorer.selection import choose_configurations, donors, heads_of
+from hydra_ray.scorer.store import UserHead, heads_table, population_folder, read_heads
+from hydra_ray.scorer.trials import read_trial
+from hydra_ray.storage import read_counters, read_part, write_part
 
 
 def all_scores(user):
@@ -84,7 +59,7 @@ def test_own_heads_beat_the_shared_one_on_unseen_queries_and_other_users_heads_d
 def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
     job, hidden = planted
     users = scored(job.stage)
-    heads = [head for location in job.stage.parts(heads_table(0)) for head in read_heads(location, "base0")]
+    heads = stored_heads(job)
     assert users.keys() == {head.user_id for head in heads} == hidden.keys()
     for head in heads:
         assert users[head.user_id].head == head.configuration
@@ -96,51 +71,87 @@ def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
         assert all(len(group.candidates) == NUM_CANDIDATES for group in user.groups)
 
 
-def test_heads_are_sorted_by_user(planted):
-    job, _ = planted
-    for location in job.stage.parts(heads_table(0)):
-        ids = [head.user_id for head in read_heads(location, "base0")]
-        assert ids == sorted(ids)
-
-
-def test_heads_of_another_base_are_refused(planted):
-    job, _ = planted
-    with pytest.raises(HeadMismatchError, match="expected base1"):
-        read_heads(job.stage.part(heads_table(0), 0), "base1")
-
-
 def test_features_of_another_base_than_the_population_s_are_refused(tmp_path):
     features, _ = plant(tmp_path, num_training=10, num_new=4)
     job = head_job(tmp_path, features)
     make_population(job)
     plant(tmp_path, num_training=10, num_new=4, base="base1")
     with pytest.raises(HeadMismatchError, match="base1"):
-        make_trial(job, "shared", [0])
+        make_projected(job, 0)
 
 
-def test_a_finished_trial_part_is_not_fitted_again(planted):
+def refuse(*_, **__):
+    raise AssertionError("fitted again")
+
+
+def test_a_finished_trial_part_is_not_fitted_again(planted, tmp_path, monkeypatch):
+    job = in_row_groups(planted[0], 1000, tmp_path)
+    losses = make_trial(job, "lowrank-4", [0])
+    monkeypatch.setattr(Regression, "updated", refuse)
+    assert make_trial(job, "lowrank-4", [0]) == losses
+    counters = read_counters(job.trial_part("lowrank-4", 0))
+    assert losses["new_loss"] == pytest.approx(counters["new.loss"] / counters["new.groups"])
+    with pytest.raises(AssertionError, match="fitted again"):
+        make_trial(job, "lowrank-4", [0, 1])
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_heads_and_own_scores_do_not_depend_on_the_row_groups_and_need_no_features(planted, tmp_path, size):
     job, _ = planted
-    location = job.trial_part("lowrank-4", 0)
-    before = read_counters(location)
-    assert make_trial(job, "lowrank-4", [0])["new_loss"] == pytest.approx(before["new.loss"] / before["new.groups"])
+    copied = in_row_groups(job, size, tmp_path)
+    fit_projected_buckets(copied)
+    for first, again in zip(stored_heads(job), stored_heads(copied), strict=True):
+        assert (first.user_id, first.configuration, first.num_groups) == (
+            again.user_id,
+            again.configuration,
+            again.num_groups,
+        )
+        np.testing.assert_allclose(again.code, first.code, atol=1e-4)
+        np.testing.assert_allclose(again.precision, first.precision, rtol=2e-3)
+        np.testing.assert_allclose(again.held_out_losses, first.held_out_losses, atol=1e-4)
+    users, users_again = scored(job.stage), scored(copied.stage)
+    assert users.keys() == users_again.keys()
+    for user_id, user in users.items():
+        own, own_again = (
+            np.delete(all_scores(each), HEADS.index("shuffled"), axis=1) for each in (user, users_again[user_id])
+        )
+        np.testing.assert_allclose(own_again, own, atol=1e-3)
 
 
-def test_known_groups_are_scored_by_heads_that_did_not_see_them(planted):
+def test_heads_of_one_configuration_are_those_of_its_trial(planted, tmp_path):
     job, _ = planted
-    part = read_features(job.features_part(0), 0, is_graded=False)
-    trial = read_trial(job.trial_part("lowrank-4", 0))
-    folds = group_folds(part, job.config.num_folds, job.config.seed)
-    is_evaluated = part.is_new_U[part.table.user_of_group()] & ~part.is_pseudo_G
-    assert ((folds == -1) == is_evaluated).all()
-    assert (trial.num_groups_U > 0).all()
+    lowrank = next(kind for kind in configurations(job.config) if kind.name == "lowrank-4")
+    population, location = read_population(job.population_folder), str(tmp_path / "heads.parquet")
+    fit_projected(job.projected_part(0), location, job.lineage(), lowrank, population, is_graded=False)
+    [table] = read_heads(location, job.lineage())
+    [trial] = read_trial(job.trial_part("lowrank-4", 0))
+    heads = list(from_table(table, UserHead))
+    assert [head.user_id for head in heads] == trial.user_ids
+    assert {head.configuration for head in heads} == {"lowrank-4"}
+    assert [head.num_groups for head in heads] == trial.num_groups_U.tolist()
+    np.testing.assert_allclose([head.code for head in heads], trial.fit.codes_UK, atol=1e-6)
+    np.testing.assert_allclose([head.precision for head in heads], trial.fit.precisions_UK, rtol=1e-3)
 
 
-def test_a_new_user_s_known_target_is_refused(tmp_path):
-    features, _ = plant(tmp_path, num_buckets=1, num_training=4, num_new=2)
-    part = read_features(features.part("features/base", 0), 0, is_graded=False)
-    leaking = replace(part, is_known_G=np.ones_like(part.is_known_G))
-    with pytest.raises(AssertionError, match="new user"):
-        group_folds(leaking, 5, 0)
+def test_a_stored_head_scores_what_was_not_learned_from(planted):
+    job, _ = planted
+    basis_DR = read_population(job.population_folder).basis_DR
+    users = scored(job.stage)
+    [part] = read_features(job.features_part(1), 0, is_graded=False)
+    heads = {head.user_id: head for head in stored_heads(job)}
+    for user in np.flatnonzero(part.is_new_U):
+        code = np.resize(heads[part.user_ids[user]].code or 0.0, basis_DR.shape[1])
+        rows = np.flatnonzero(part.table.user_of_candidate() == user)[-NUM_CANDIDATES:]
+        candidates = users[part.user_ids[user]].groups[-1].candidates
+        expected = [c.shared for c in candidates] + part.table.features_ND[rows] @ basis_DR @ code
+        np.testing.assert_allclose([c.personal for c in candidates], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_of_an_unknown_configuration_are_refused(planted):
+    job, _ = planted
+    [table] = read_heads(job.stage.part(heads_table(0), 0), job.lineage())
+    with pytest.raises(HeadMismatchError, match="lowrank-4, expected shared"):
+        heads_of(table, configurations(job.config.model_copy(update={"kinds": ("shared",)})))
 
 
 def test_choice_follows_own_history_only_when_there_is_enough_of_it():
@@ -179,32 +190,15 @@ def test_control_without_another_user_is_the_shared_head(tmp_path):
 
 def test_control_is_the_score_by_the_next_user_s_head(planted):
     job, _ = planted
-    part = read_features(job.features_part(0), 0, is_graded=False)
-    population = read_population(job.population_folder)
-    kinds = configurations(job.config)
-    trials = [read_trial(job.trial_part(kind.name, 0)) for kind in kinds]
-    everybody_lowrank = np.ones(len(part.user_ids), int)
-    shuffled = shuffled_scores(part, everybody_lowrank, trials, kinds, population)
-    user = 3
-    own = part.table.user_of_candidate() == user
-    deviation = population.basis_DR @ trials[1].codes_UK[donors(part.is_new_U)[user]]
-    expected = shared_scores(part, population)[own] + part.table.features_ND[own] @ deviation
-    np.testing.assert_allclose(shuffled[own], expected, rtol=1e-5)
-
-
-def test_training_users_are_scored_by_a_shared_head_that_has_not_seen_them(planted):
-    job, _ = planted
-    part = read_features(job.features_part(0), 0, is_graded=False)
-    population = read_population(job.population_folder)
-    scores, users = shared_scores(part, population), part.table.user_of_candidate()
-    left_out_N = part.table.features_ND @ population.pseudo_head.left_out_KD.T
-    whole_N = part.table.features_ND @ population.pseudo_head.weights_D
-    is_pseudo_N = part.is_pseudo_G[part.table.group_of_candidate()]
-    for user, is_new in enumerate(part.is_new_U):
-        rows = (users == user) & is_pseudo_N
-        matches = np.isclose(left_out_N[rows], scores[rows, None]).all(axis=0)
-        assert np.allclose(whole_N[rows], scores[rows]) == is_new
-        assert matches.sum() == (0 if is_new else 1)
+    [part] = read_features(job.features_part(0), 0, is_graded=False)
+    basis_DR = read_population(job.population_folder).basis_DR
+    heads, users = {head.user_id: head for head in stored_heads(job)}, scored(job.stage)
+    user_N = part.table.user_of_candidate()
+    for user, donor in enumerate(donors(part.is_new_U)):
+        candidates = [c for group in users[part.user_ids[user]].groups for c in group.candidates]
+        code = np.resize(heads[part.user_ids[donor]].code or 0.0, basis_DR.shape[1])
+        expected = [c.shared for c in candidates] + part.table.features_ND[user_N == user] @ basis_DR @ code
+        np.testing.assert_allclose([c.shuffled for c in candidates], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_histories_that_tell_users_apart_make_routed_heads_better_than_the_shared_one(planted):
@@ -303,7 +297,7 @@ def test_users_without_any_group_have_a_head_and_no_scores(tmp_path):
     fit_without_tune(job)
     users = scored(job.stage)
     assert {user_id for user_id, user in users.items() if not user.groups} == empty
-    heads = [head for location in job.stage.parts(heads_table(0)) for head in read_heads(location, "base0")]
+    heads = stored_heads(job)
     assert {head.user_id for head in heads if head.num_groups == 0} == empty
 
 

@@ -320,7 +320,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
     for stage in (single, untrained):
         writer = FeatureWriter(examples, stage, stage, "base")
         assert [writer(bucket)["rows"] for bucket in range(2)] == [9, 6]
-        part = read_features(stage.part("features/base", 0), 7, is_graded=False)
+        [part] = read_features(stage.part("features/base", 0), 7, is_graded=False)
         assert part.table.features_ND.shape == (9 * 5 * 4, 8 + 2)
         assert part.base_fingerprint == read_json(f"{stage.folder}/base/base.json")["fingerprint"]
         assert part.user_ids == sorted(part.user_ids)

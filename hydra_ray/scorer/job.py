@@ -1,0 +1,243 @@
+"""What the workers of one fit of heads do: a bucket at a time, and of a bucket some users at a time."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from hydra_ray import storage
+from hydra_ray.config import HeadsConfig
+from hydra_ray.errors import HeadMismatchError
+from hydra_ray.records import ScoredUser, arrow_schema
+from hydra_ray.scorer.configurations import Configuration, configurations
+from hydra_ray.scorer.features import features_table, read_features, sample_training_users
+from hydra_ray.scorer.population import Population, fit_population, read_population
+from hydra_ray.scorer.projected import (
+    ProjectedPart,
+    group_folds,
+    project,
+    read_names,
+    read_projected,
+    shared_scores,
+    write_projected,
+)
+from hydra_ray.scorer.routed import fit_routed_heads, rescaled
+from hydra_ray.scorer.selection import (
+    choose_configurations,
+    cohort_losses,
+    head_rows,
+    out_of_fold_scores,
+    scored_rows,
+    stored_scores,
+)
+from hydra_ray.scorer.shared import user_fold
+from hydra_ray.scorer.store import (
+    Lineage,
+    heads_table,
+    population_folder,
+    projected_table,
+    read_heads,
+    read_lineage,
+    scores_table,
+    write_heads,
+)
+from hydra_ray.scorer.trials import COHORTS, fit_part, read_trial, write_trial
+from hydra_ray.stages import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadJob:
+    """What the workers of one `fit_heads` call are told."""
+
+    features: Stage
+    stage: Stage
+    population: Stage
+    """The heads that keep what training users teach: `stage`, or those of the run that taught."""
+    config: HeadsConfig
+    is_graded: bool
+    """Whether candidates that are not the best of their group have a part in what is learned."""
+    base_name: str
+    fold: int
+    """Of a cross-fitted run; 0 where the run's splits say who is new."""
+
+    @property
+    def population_folder(self) -> str:
+        """Location of the population."""
+        return population_folder(self.population.folder, self.fold)
+
+    @property
+    def scores_table(self) -> str:
+        """Name of the table of scores."""
+        return scores_table(self.fold)
+
+    @property
+    def heads_table(self) -> str:
+        """Name of the table of heads."""
+        return heads_table(self.fold)
+
+    def features_part(self, bucket: int) -> str:
+        """Location of the features of one bucket."""
+        return self.features.part(features_table(self.base_name), bucket)
+
+    def projected_part(self, bucket: int) -> str:
+        """Location of the projected features of one bucket."""
+        return self.stage.part(projected_table(self.fold), bucket)
+
+    def lineage(self) -> Lineage:
+        """What the codes mean something for."""
+        return read_lineage(self.population_folder)
+
+    def read_projected(self, bucket: int, kinds: Sequence[Configuration]) -> Iterator[ProjectedPart]:
+        """What `kinds` read of one bucket, a row group at a time."""
+        parts = read_projected(self.projected_part(bucket), self.lineage(), is_graded=self.is_graded)
+        if not any(kind.reads_features for kind in kinds):
+            yield from parts
+            return
+        full = read_features(self.features_part(bucket), self.fold, is_graded=self.is_graded)
+        for part, own in zip(parts, full, strict=True):
+            assert own.user_ids == part.user_ids, "features of other users"
+            yield replace(part, features_ND=own.table.features_ND)
+
+    def unprojected_buckets(self) -> list[int]:
+        """Buckets whose projected features have not been committed."""
+        return self.stage.missing_buckets(projected_table(self.fold))
+
+    def missing_buckets(self) -> list[int]:
+        """Buckets whose scores or heads have not been committed."""
+        return sorted({*self.stage.missing_buckets(self.scores_table), *self.stage.missing_buckets(self.heads_table)})
+
+    def trial_part(self, name: str, bucket: int) -> str:
+        """Location of what the configuration `name` gives one bucket."""
+        return self.stage.part(f"trials/fold-{self.fold}/{name}", bucket)
+
+    def trial_parts(self, name: str) -> list[str]:
+        """All parts of the configuration `name`."""
+        return [self.trial_part(name, bucket) for bucket in self.stage.buckets]
+
+
+def make_population(job: HeadJob) -> None:
+    """Estimate what training users teach about all users, and store it."""
+    config = job.config
+    locations = [job.features_part(bucket) for bucket in job.features.buckets]
+    part = sample_training_users(locations, config.max_prior_users, config.seed, job.fold, is_graded=job.is_graded)
+    teaches_G = part.table.teaches()
+    table = part.table.select(teaches_G)
+    user_fold_U = np.array([user_fold(user_id) for user_id in part.user_ids], np.int64)
+    population = fit_population(
+        table,
+        is_pseudo_G=part.is_pseudo_G[teaches_G],
+        user_fold_U=user_fold_U,
+        num_learned=part.num_learned,
+        is_judge_U=part.is_unseen_U,
+        fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
+        ranks=config.ranks if "lowrank" in config.kinds else (),
+        seed=config.seed,
+        base_fingerprint=part.base_fingerprint,
+    )
+    scaled = table.scaled(population.scales_D)
+    if "paper" in config.kinds:
+        from hydra_ray.scorer.paper import start_network
+
+        population = replace(population, network_K=start_network(scaled, config))
+    if part.histories_UH.shape[1]:
+        offsets_N = shared_scores(part, population)[teaches_G[part.table.group_of_candidate()]]
+        routed = fit_routed_heads(scaled, offsets_N, part.histories_UH, user_fold_U, config.seed)
+        population = replace(population, routed=rescaled(routed, population.scales_D))
+    population.write(job.population_folder, f"{job.population.fingerprint}-{job.fold}")
+
+
+def make_projected(job: HeadJob, bucket: int) -> None:
+    """Project the bucket's features, so that whatever follows reads a few numbers a candidate.
+
+    Raises:
+        HeadMismatchError: they are of another base than the population.
+    """
+    population, location = read_population(job.population_folder), job.features_part(bucket)
+
+    def tables() -> Iterator[pa.Table]:
+        for part in read_features(location, job.fold, is_graded=job.is_graded):
+            if part.base_fingerprint != population.base_fingerprint:
+                raise HeadMismatchError(
+                    f"{location} holds features of the base {part.base_fingerprint}, but the shared head in "
+                    f"{job.population_folder} was fitted on those of {population.base_fingerprint}. Remove "
+                    f"{job.stage.folder}."
+                )
+            yield project(part, population, job.config.num_folds, job.config.seed)
+
+    write_projected(job.projected_part(bucket), tables(), job.lineage(), population.basis_DR.shape[1])
+
+
+def make_trial(job: HeadJob, name: str, buckets: Sequence[int]) -> dict[str, float]:
+    """Run one trial: the configuration `name` on `buckets`; returns its cohorts' mean held-out losses."""
+    configuration = next(each for each in configurations(job.config) if each.name == name)
+    population = read_population(job.population_folder)
+    for bucket in buckets:
+        location = job.trial_part(name, bucket)
+        if not storage.exists(location):
+            write_trial(location, job.read_projected(bucket, [configuration]), configuration, population)
+    counters = storage.add_counters(storage.read_counters(job.trial_part(name, bucket)) for bucket in buckets)
+    losses = cohort_losses([counters])[0]
+    return {f"{cohort}_loss": float(loss) for cohort, loss in zip(COHORTS, losses, strict=True)}
+
+
+def make_bucket(job: HeadJob, bucket: int, cohorts: np.ndarray) -> None:
+    """Choose each user's configuration, commit the bucket's heads, and then the scores by these.
+
+    Args:
+        cohorts: mean held-out losses (configurations, cohorts).
+    """
+    counters: dict[str, float] = {"rows": 0}
+    heads = _chosen_heads(job, bucket, cohorts, counters)
+    write_heads(job.stage.part(job.heads_table, bucket), heads, job.lineage(), counters)
+    location = job.stage.part(job.scores_table, bucket)
+    storage.write_row_groups(location, arrow_schema(ScoredUser), _scores(job, bucket), {"rows": counters["rows"]})
+
+
+def fit_projected(
+    location: str,
+    heads_location: str,
+    lineage: Lineage,
+    configuration: Configuration,
+    population: Population,
+    *,
+    is_graded: bool,
+) -> None:
+    """Fit the heads of all users of one projected part in one configuration, nothing held out, and store them."""
+
+    def tables() -> Iterator[pa.Table]:
+        for part in read_projected(location, lineage, is_graded=is_graded):
+            taught, fit, _ = fit_part(part, configuration, population, folds=())
+            everybody_U, losses_UK = np.zeros(taught.num_users, np.int64), np.zeros((taught.num_users, 0))
+            yield head_rows(part, np.diff(taught.user_starts), everybody_U, [configuration], [fit], losses_UK)
+
+    write_heads(heads_location, tables(), lineage, {})
+
+
+def _chosen_heads(job: HeadJob, bucket: int, cohorts: np.ndarray, counters: dict[str, float]) -> Iterator[pa.Table]:
+    """The heads that held-out history chooses; counts them."""
+    kinds = configurations(job.config)
+    by_kind = (read_trial(job.trial_part(kind.name, bucket)) for kind in kinds)
+    for part, *trials in zip(job.read_projected(bucket, kinds), *by_kind, strict=True):
+        assert all(trial.user_ids == part.user_ids for trial in trials), "trials of other users"
+        sums_KU, num_groups_U = np.stack([trial.loss_sums_U for trial in trials]), trials[0].num_groups_U
+        chosen_U = choose_configurations(sums_KU, num_groups_U, part.is_new_U, cohorts, job.config.num_folds)
+        counters["rows"] += len(chosen_U)
+        for (is_new, place), count in Counter(zip(part.is_new_U.tolist(), chosen_U.tolist(), strict=True)).items():
+            key = f"{COHORTS[is_new]}.{kinds[place].name}"
+            counters[key] = counters.get(key, 0) + count
+        losses_UK = (sums_KU / np.maximum(num_groups_U, 1)).T
+        yield head_rows(part, num_groups_U, chosen_U, kinds, [trial.fit for trial in trials], losses_UK)
+
+
+def _scores(job: HeadJob, bucket: int) -> Iterator[pa.Table]:
+    """Rows of the scores table: by the stored heads, and out of fold where a group was learned from."""
+    kinds, population = configurations(job.config), read_population(job.population_folder)
+    heads = read_heads(job.stage.part(job.heads_table, bucket), job.lineage())
+    scored = stored_scores(job.read_projected(bucket, kinds), heads, kinds, population)
+    names = read_names(job.projected_part(bucket))
+    by_kind = (read_trial(job.trial_part(kind.name, bucket)) for kind in kinds)
+    for each, own_names, *trials in zip(scored, names, *by_kind, strict=True):
+        personal_N = out_of_fold_scores(each, [trial.personal_N for trial in trials])
+        yield scored_rows(each, own_names, {**each.scores, "personal": personal_N}, kinds)

@@ -1,0 +1,186 @@
+"""Projected features: what fitting needs of every candidate, in a few numbers.
+
+Once the population is known, the base's full-width features are only ever multiplied by its shared heads and its basis.
+So each bucket is projected once: per candidate the shared head's score, the routed heads' score, and the features in
+the basis of the largest rank, of which smaller ranks use the first columns. All that is fitted, chosen and scored
+afterwards reads these rows, a row group at a time. (Paper heads alone read the full features beside them.)
+
+Letters in shape suffixes: U users, G groups, N candidates, D features, R code width.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from hydra_ray import storage
+from hydra_ray.records import arrow_list
+from hydra_ray.scorer import features
+from hydra_ray.scorer.columns import flat_values, list_lengths, lists_of, require_finite
+from hydra_ray.scorer.features import NAMES, FeaturePart, target_distributions
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, starts_of
+from hydra_ray.scorer.population import Population
+from hydra_ray.scorer.shared import user_fold
+from hydra_ray.scorer.store import Lineage
+from hydra_ray.seeds import seed_of
+
+EVALUATED = -1
+"""In the place of a fold: the group's target must not be known."""
+RANK_KEY = b"hydra_ray.rank"
+"""Key in the schema metadata: how many inputs a candidate has."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("is_new", pa.bool_(), nullable=False),
+        # One element a group.
+        *(features.SCHEMA.field(name) for name in NAMES if name != "candidate_ids"),
+        # Of the user's queries, by which they are held out.
+        pa.field("folds", arrow_list(pa.int16()), nullable=False),
+        # One element a candidate; `inputs` has as many as the rank for each.
+        features.SCHEMA.field("candidate_ids"),
+        features.SCHEMA.field("qualities"),
+        pa.field("offsets", arrow_list(pa.float32()), nullable=False),
+        pa.field("routed", arrow_list(pa.float32()), nullable=False),
+        pa.field("inputs", arrow_list(pa.float32()), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectedPart:
+    """Some users of the projected table. Key: user_ids, sorted."""
+
+    user_ids: list[str]
+    is_new_U: Bools
+    fold_G: Ints
+    """Each group's fold among its user's queries that are learned from; EVALUATED for all others."""
+    offsets_N: Floats
+    """The shared head's scores; a training user's by one that was fitted without the user."""
+    routed_N: Floats
+    """The routed heads' scores; the shared head's where there are none."""
+    table: GroupTable
+    """Its features are the inputs (N, R) of low-rank codes."""
+    features_ND: Floats
+    """The base's own features where a head reads them, else of no width."""
+
+
+def project(part: FeaturePart, population: Population, num_folds: int, seed: int) -> pa.Table:
+    """Rows of the projected table.
+
+    Args:
+        num_folds: parts of a user's history that are held out in turn.
+        seed: of the folds.
+    """
+    table = part.table
+    offsets_N = shared_scores(part, population)
+    routed_N = offsets_N
+    if population.routed is not None and part.user_ids:
+        routed_N = population.routed.scores(table.features_ND, offsets_N, part.histories_UH, table.user_of_candidate())
+    inputs_NR = table.features_ND @ population.basis_DR
+    groups_U = np.diff(table.user_starts)
+    candidates_U = np.bincount(table.user_of_candidate(), minlength=table.num_users)
+    columns = {name: part.names[name].combine_chunks() for name in NAMES} | {
+        "user_id": pa.array(part.user_ids, pa.string()),
+        "is_new": pa.array(part.is_new_U),
+        "folds": lists_of(group_folds(part, num_folds, seed), groups_U, pa.int16()),
+        "qualities": lists_of(table.qualities_N, candidates_U, pa.float32(), nullable=True),
+        "offsets": lists_of(offsets_N, candidates_U, pa.float32()),
+        "routed": lists_of(routed_N, candidates_U, pa.float32()),
+        "inputs": lists_of(inputs_NR.ravel(), candidates_U * inputs_NR.shape[1], pa.float32()),
+    }
+    return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def write_projected(location: str, tables: Iterable[pa.Table], lineage: Lineage, rank: int) -> None:
+    """Commit a bucket's part of the projected table.
+
+    Args:
+        rank: inputs a candidate.
+    """
+    schema = SCHEMA.with_metadata({**lineage.metadata(), RANK_KEY: str(rank).encode()})
+    storage.write_row_groups(location, schema, tables, {})
+
+
+def read_projected(location: str, lineage: Lineage, *, is_graded: bool) -> Iterator[ProjectedPart]:
+    """A bucket's part of the projected table, a row group at a time.
+
+    Args:
+        lineage: of what is fitted on it.
+        is_graded: see `target_distributions`.
+
+    Raises:
+        StorageError: there is none, or it is no projected table.
+        FeatureError: its numbers are NaN or infinite.
+        HeadMismatchError: it was made by another base or population.
+    """
+    names = ["user_id", "is_new", "num_candidates", "folds", "qualities", "offsets", "routed", "inputs"]
+    for table in storage.read_row_groups(location, SCHEMA, names):
+        lineage.require(table.schema.metadata, location)
+        require_finite(table, ("offsets", "routed", "inputs"), location)
+        yield _projected_part(table, is_graded)
+
+
+def read_names(location: str) -> Iterator[pa.Table]:
+    """The columns NAMES of a bucket's part of the projected table, a row group at a time."""
+    return storage.read_row_groups(location, SCHEMA, NAMES)
+
+
+def shared_scores(part: FeaturePart, population: Population) -> Floats:
+    """Every candidate's score by the shared head; a training user's by one that was fitted without the user."""
+    users = zip(part.user_ids, part.is_new_U.tolist(), strict=True)
+    fold_U = np.array([-1 if is_new else user_fold(user_id) for user_id, is_new in users], np.int64)
+    table = part.table
+    is_pseudo_N = part.is_pseudo_G[table.group_of_candidate()]
+    return population.shared_scores(table.features_ND, is_pseudo_N, fold_U[table.user_of_candidate()])
+
+
+def group_folds(part: FeaturePart, num_folds: int, seed: int) -> Ints:
+    """Each group's fold among its user's queries that are learned from; EVALUATED for all others.
+
+    A user's queries are dealt to the folds in the order of a hash.
+    """
+    user_G = part.table.user_of_group()
+    is_learned_G = part.is_pseudo_G | part.is_known_G
+    assert not (part.is_new_U[user_G] & part.is_known_G & ~part.is_pseudo_G).any(), "a new user's target is known"
+    groups = np.flatnonzero(is_learned_G)
+    users = user_G[groups]
+    ranks = np.array(
+        [
+            seed_of(seed, "fold", part.user_ids[user], part.query_ids[group])
+            for user, group in zip(users.tolist(), groups.tolist(), strict=True)
+        ],
+        np.int64,
+    )
+    order = np.lexsort((ranks, users))
+    groups, users, ranks = groups[order], users[order], ranks[order]
+    # Groups of one query have one hash, and stand side by side.
+    is_first = np.append(True, (np.diff(users) != 0) | (np.diff(ranks) != 0))[: len(groups)]
+    places = np.cumsum(is_first) - 1
+    folds = np.full(part.table.num_groups, EVALUATED, np.int64)
+    folds[groups] = (places - places[np.searchsorted(users, users)]) % num_folds
+    return folds
+
+
+def _projected_part(table: pa.Table, is_graded: bool) -> ProjectedPart:
+    rank = int((table.schema.metadata or {})[RANK_KEY])
+    group_starts = starts_of(flat_values(table, "num_candidates"))
+    num_candidates = int(group_starts[-1])
+    qualities_N = flat_values(table, "qualities").astype(np.float64)
+    targets_N, _ = target_distributions(qualities_N, group_starts, is_graded=is_graded)
+    return ProjectedPart(
+        user_ids=table["user_id"].to_pylist(),
+        is_new_U=table["is_new"].to_numpy().astype(bool),
+        fold_G=flat_values(table, "folds").astype(np.int64),
+        offsets_N=flat_values(table, "offsets").astype(np.float64),
+        routed_N=flat_values(table, "routed"),
+        table=GroupTable(
+            features_ND=flat_values(table, "inputs").reshape(num_candidates, rank),
+            targets_N=targets_N,
+            qualities_N=qualities_N,
+            group_starts=group_starts,
+            user_starts=starts_of(list_lengths(table, "num_candidates")),
+        ),
+        features_ND=np.zeros((num_candidates, 0)),
+    )

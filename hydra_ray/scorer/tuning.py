@@ -1,0 +1,54 @@
+"""Ray Tune fans out: a trial for each point of a grid, each reporting one line."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hydra_ray import storage
+from hydra_ray.errors import TrainingError
+
+Work = Callable[[Mapping[str, Any]], Mapping[str, float]]
+"""What a trial does with its point of the grid, and the line it reports."""
+
+
+def run_trials(
+    work: Work, grid: Mapping[str, Sequence[Any]], folder: str, max_concurrent_trials: int | None = None
+) -> None:
+    """Call `work` once for each point of `grid`, on one CPU each. Ray must be running.
+
+    Args:
+        folder: where Tune keeps what it knows of the trials.
+        max_concurrent_trials: as many as there are CPUs where not given.
+
+    Raises:
+        TrainingError: a trial failed twice.
+    """
+    # Metrics are in the parts; Tune's own CSV, JSON and TensorBoard files would be three more for every trial.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # The newer output prints a table even where verbose is 0.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    from ray import tune
+
+    results = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, work=work), {"cpu": 1}),
+        param_space={name: tune.grid_search(list(values)) for name, values in grid.items()},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=max_concurrent_trials,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="heads",
+            storage_path=storage.join(folder, "tune"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    ).fit()
+    if results.errors:
+        raise TrainingError(f"{len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}")
+
+
+def _trial(settings: Mapping[str, Any], work: Work) -> None:
+    from ray import tune
+
+    tune.report(dict(work(settings)))

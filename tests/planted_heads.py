@@ -1,0 +1,75 @@
+"""Heads of planted users, fitted without Tune, for the tests of the scorer."""
+
+from dataclasses import replace
+
+from hydra_ray.config import HeadsConfig
+from hydra_ray.records import ScoredUser, arrow_schema, from_table
+from hydra_ray.scorer.configurations import configurations
+from hydra_ray.scorer.job import HeadJob, make_bucket, make_population, make_projected, make_trial
+from hydra_ray.scorer.projected import SCHEMA
+from hydra_ray.scorer.selection import cohort_losses
+from hydra_ray.scorer.store import UserHead, heads_table, read_heads, scores_table
+from hydra_ray.stages import Stage
+from hydra_ray.storage import add_counters, read_counters, read_part, write_row_groups
+
+
+def head_job(root, features, fold=0, **settings):
+    stage = Stage(name="planted.heads", fingerprint="h" * 16, root=str(root), num_buckets=features.num_buckets)
+    config = HeadsConfig(**{"ranks": (4,), **settings})
+    return HeadJob(
+        features=features,
+        stage=stage,
+        population=stage,
+        config=config,
+        is_graded=False,
+        base_name="base",
+        fold=fold,
+    )
+
+
+def prepare(job):
+    make_population(job)
+    for bucket in job.stage.buckets:
+        make_projected(job, bucket)
+
+
+def fit_without_tune(job):
+    prepare(job)
+    fit_projected_buckets(job)
+
+
+def fit_projected_buckets(job):
+    names = [configuration.name for configuration in configurations(job.config)]
+    for name in names:
+        make_trial(job, name, job.stage.buckets)
+    cohorts = cohort_losses([add_counters(map(read_counters, job.trial_parts(name))) for name in names])
+    for bucket in job.stage.buckets:
+        make_bucket(job, bucket, cohorts)
+
+
+def scored(stage, fold=0):
+    return {
+        user.user_id: user
+        for location in stage.parts(scores_table(fold))
+        for user in from_table(read_part(location, arrow_schema(ScoredUser)), ScoredUser)
+    }
+
+
+def stored_heads(job):
+    return [
+        head
+        for location in job.stage.parts(heads_table(job.fold))
+        for table in read_heads(location, job.lineage())
+        for head in from_table(table, UserHead)
+    ]
+
+
+def in_row_groups(job, size, root):
+    """The same job at another place, its projected users in row groups of another size, and without any features."""
+    stage = replace(job.stage, root=str(root))
+    copied = replace(job, stage=stage, features=replace(job.features, root=str(root)))
+    for bucket in stage.buckets:
+        table = read_part(job.projected_part(bucket), SCHEMA)
+        tables = [table.slice(start, size) for start in range(0, table.num_rows, size)]
+        write_row_groups(copied.projected_part(bucket), table.schema, tables, {})
+    return copied
