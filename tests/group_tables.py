@@ -21,15 +21,24 @@ def random_table(rng, group_counts, max_candidates=5, num_features=3, *, is_soft
     )
 
 
-def objective(code, table, user, offsets, variances, weights):
+def objective(code, table, user, offsets, variances, weights, loss="softmax", mean=0.0):
     """The penalized loss of one user, written as a plain loop."""
-    total = 0.5 * (code**2 / variances).sum()
+    total = 0.5 * ((code - mean) ** 2 / variances).sum()
     for group in range(table.user_starts[user], table.user_starts[user + 1]):
         rows = slice(table.group_starts[group], table.group_starts[group + 1])
         scores = offsets[rows] + table.features_ND[rows] @ code
-        log_probabilities = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
-        total -= weights[group] * (table.targets_N[rows] * log_probabilities).sum()
+        total += weights[group] * cost_of_group(scores, table.targets_N[rows], loss)
     return total
+
+
+def cost_of_group(scores, targets, loss):
+    """What the scores of one group cost."""
+    if loss == "softmax":
+        log_probabilities = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+        return -(targets * log_probabilities).sum()
+    if loss == "logistic":
+        return (np.logaddexp(0, scores) - targets * scores).sum()
+    return 0.5 * ((scores - targets) ** 2).sum()
 
 
 def choosing_users(weights_UD, *, num_groups=8, num_candidates=4, seed=0):

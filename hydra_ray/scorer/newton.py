@@ -22,21 +22,30 @@ from hydra_ray.scorer.objective import Objective, State, chunks_of
 
 MAX_STEPS = 60
 MAX_HALVINGS = 40
-TOLERANCE = 1e-6
-"""Newton decrement, in nats, below which a user's next step is the last; what remains after it is far smaller."""
-ROUGHNESS = 0.3
+TOLERANCE = 1e-8
+"""Newton decrement, in nats, below which a user's next step is the last; what remains after it is smaller."""
+ROUGHNESS = 0.1
 """What may be left of the norm of a step's residual; less near the optimum, where the norm itself is less."""
-NEGLIGIBLE = 1e-16
-"""Squared norm of a residual that needs no step: codes are then exact to 1e-8 of the prior's standard deviations."""
+NEGLIGIBLE = 1e-12
+"""Squared norm of a residual that needs no step: codes are then exact to 1e-6 of the prior's standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """Independent Gaussians about the users' codes: a prior, or what examples made of one."""
+    """Independent Gaussians about the users' codes, as heads are stored: a prior, or what examples made of one."""
 
-    means_UR: Floats
-    deviations_UR: Floats
-    """Standard deviations; a dimension of 0 is known and stays."""
+    codes_UR: Floats
+    """The most probable."""
+    precisions_UR: Floats
+    """In units of those of the population's prior: 1 where a user has taught nothing."""
+    variances_R: Floats
+    """Of the population's prior; a dimension of 0 is known and stays."""
+
+    @classmethod
+    def prior(cls, num_users: int, variances_R: Floats) -> "Belief":
+        """About users who have taught nothing."""
+        shape = (num_users, len(variances_R))
+        return cls(codes_UR=np.zeros(shape), precisions_UR=np.ones(shape), variances_R=variances_R)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,19 +122,18 @@ class Regression:
         return Posterior(codes_UR=codes_UR, precisions_URR=precisions_URR, deviations_R=deviations_R, losses_U=losses_U)
 
     def updated(self, prior: Belief) -> Belief:
-        """What the examples make of a prior: the most probable codes, and the curvature there.
+        """What the examples make of what was known before: the most probable codes, and the curvature there.
 
-        A stored head learns from new history so, without the old: its belief is the prior of the new examples. Who has
-        no examples keeps the prior.
+        A stored head learns from new history in this way, without the old. Who has no examples keeps the prior.
         """
-        means_UR, deviations_UR = prior.means_UR.astype(np.float64), prior.deviations_UR.astype(np.float64)
-        for objective in self._objectives(deviations_UR, means_UR=means_UR):
+        codes_UR, precisions_UR = (each.astype(np.float64) for each in (prior.codes_UR, prior.precisions_UR))
+        deviations_UR = np.sqrt(prior.variances_R / precisions_UR)
+        for objective in self._objectives(deviations_UR, means_UR=codes_UR):
             users = objective.rows.users
-            codes = minimized(objective)
-            means_UR[users] += codes * objective.deviations_UR
-            precisions = 1 + objective.row_diagonals(objective.state(codes))
-            deviations_UR[users] = objective.deviations_UR / np.sqrt(precisions)
-        return Belief(means_UR=means_UR, deviations_UR=deviations_UR)
+            added_UR = minimized(objective)
+            codes_UR[users] += added_UR * objective.deviations_UR
+            precisions_UR[users] *= 1 + objective.row_diagonals(objective.state(added_UR))
+        return Belief(codes_UR=codes_UR, precisions_UR=precisions_UR, variances_R=prior.variances_R)
 
     def _objectives(
         self, deviations: Floats, weights_G: Floats | None = None, means_UR: Floats | None = None
@@ -150,8 +158,9 @@ def require_finite(*arrays: Floats) -> None:
     """
     for values in arrays:
         # One number tells whether all are finite, unless it overflows.
-        if np.isfinite(values.sum()):
-            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(values.sum()):
+                continue
         is_bad = ~np.isfinite(values)
         if is_bad.any():
             place = tuple(np.argwhere(is_bad)[0].tolist())
