@@ -11,8 +11,11 @@ import numpy as np
 
 from hydra_ray.scorer.heads import Floats, GroupTable
 from hydra_ray.scorer.losses import SOFTMAX, Loss
-from hydra_ray.scorer.newton import TOLERANCE, minimized, require_finite, standardized
+from hydra_ray.scorer.newton import minimized, require_finite, standardized
 from hydra_ray.scorer.objective import Objective, State, pooled_rows
+
+TOLERANCE = 1e-8
+"""Newton decrement, in nats, at which a step is the last."""
 
 
 class CommonRegression:
@@ -31,7 +34,7 @@ class CommonRegression:
         """The most probable common code (R).
 
         Args:
-            tolerance: Newton decrement, in nats, below which the next step is the last.
+            tolerance: Newton decrement, in nats, at which a step is the last.
         """
         deviations_R = np.sqrt(variances_R)
         objective = Objective.of(self._rows, self._loss, deviations_R[None], weights_G)

@@ -22,12 +22,13 @@ from hydra_ray.scorer.objective import Objective, State, chunks_of
 
 MAX_STEPS = 60
 MAX_HALVINGS = 40
-TOLERANCE = 1e-8
-"""Newton decrement, in nats, below which a user's next step is the last; what remains after it is smaller."""
+NEGLIGIBLE = 1e-10
+"""Squared gradient at which a code is found. No curvature is below 1: it is then within 1e-5 of the prior's standard
+deviations of the optimum."""
+ROUNDING = 1e-15
+"""Newton decrement, in nats a nat of loss, below which numbers of double precision tell no step from none."""
 ROUGHNESS = 0.1
 """What may be left of the norm of a step's residual; less near the optimum, where the norm itself is less."""
-NEGLIGIBLE = 1e-12
-"""Squared norm of a residual that needs no step: codes are then exact to 1e-6 of the prior's standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +185,8 @@ def conjugate_steps(objective: Objective, state: State, gradients_UR: Floats) ->
     inverses_UR = 1 / (1 + objective.bounds_UR)
     residuals_UR, directions_UR = gradients_UR.copy(), gradients_UR * inverses_UR
     norms_U = np.vecdot(residuals_UR, directions_UR)
-    goals_U = np.maximum(norms_U * np.minimum(ROUGHNESS**2, norms_U), NEGLIGIBLE)
+    enough_U = 0.1 * NEGLIGIBLE / np.maximum(np.vecdot(gradients_UR, gradients_UR), NEGLIGIBLE)
+    goals_U = norms_U * np.minimum(np.maximum(norms_U, enough_U), ROUGHNESS**2)
     steps_UR, moves_UP = np.zeros_like(gradients_UR), np.zeros_like(state.scores_UP)
     for _ in range(2 * gradients_UR.shape[1] + 20):
         is_open_U = norms_U > goals_U
@@ -211,27 +213,29 @@ def minimized(
     objective: Objective,
     start_UR: Floats | None = None,
     find_steps: StepFinder = conjugate_steps,
-    tolerance: float = TOLERANCE,
+    tolerance: float = 0.0,
 ) -> Floats:
     """Each user's best code (U, R), in units of the prior's standard deviations from its mean.
 
     Args:
         start_UR: where the search begins, zero where not given.
-        tolerance: Newton decrement, in nats, below which a user's next step is the last.
+        tolerance: Newton decrement, in nats, at which a user's step is the last.
     """
     num_users, _, width = objective.rows.inputs_UPR.shape
     found_UR = np.zeros((num_users, width)) if start_UR is None else start_UR.copy()
     state, places = objective.state(found_UR), np.arange(num_users)
     is_open_U = np.ones(num_users, bool)
     for _ in range(MAX_STEPS):
-        gradients_UR = np.where(is_open_U[:, None], objective.row_gradients(state) + state.codes_UR, 0.0)
+        gradients_UR = objective.row_gradients(state) + state.codes_UR
+        is_open_U &= np.vecdot(gradients_UR, gradients_UR) > NEGLIGIBLE
+        if not is_open_U.any():
+            break
+        gradients_UR[~is_open_U] = 0.0
         steps_UR, moves_UP = find_steps(objective, state, gradients_UR)
         decrements_U = np.vecdot(gradients_UR, steps_UR)
         state, is_stuck_U = _descended(objective, state, steps_UR, moves_UP, decrements_U)
-        is_open_U &= (decrements_U > tolerance) & ~is_stuck_U
-        if not is_open_U.any():
-            break
-        if 2 * is_open_U.sum() <= len(is_open_U):
+        is_open_U &= (decrements_U > tolerance + ROUNDING * (1 + np.abs(state.losses_U))) & ~is_stuck_U
+        if 0 < 2 * is_open_U.sum() <= len(is_open_U):
             found_UR[places] = state.codes_UR
             kept = np.flatnonzero(is_open_U)
             places, objective, state, is_open_U = places[kept], objective.take(kept), state.take(kept), is_open_U[kept]

@@ -1,7 +1,8 @@
 """What training users teach about all users: the shared heads, the basis of deviations from them, and their prior.
 
 Empirical Bayes. Around the shared head each user deviates by a Gaussian whose covariance is estimated by expectation
-maximization, held near a diagonal that maximizes the marginal likelihood, so that few users cannot make it collapse or
+maximization (a step's covariance is the mean, over the users, of the posterior's covariance plus the outer product of
+its code), held near a diagonal that maximizes the marginal likelihood, so that few users cannot make it collapse or
 explode. The leading eigenvectors of that covariance are the basis, the eigenvalues the prior variances; one common
 factor for them is chosen on held-out groups. Deviations are measured from heads that were fitted without the user, as
 a new user's will be.
@@ -158,28 +159,30 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -
     return directions[:, ::-1], np.maximum(values[::-1], 0)
 
 
-def choose_factor(
-    table: GroupTable, offsets_N: Floats, start_D: Floats, user_half_U: Ints, fold_G: Ints, rank: int
-) -> float:
-    """The factor of the prior variances with the lowest loss on held-out groups of users who did not teach the basis.
+def choose_factors(
+    table: GroupTable, offsets_N: Floats, start_D: Floats, user_half_U: Ints, fold_G: Ints, ranks: Sequence[int]
+) -> dict[int, float]:
+    """For each rank the factor of the prior variances with the lowest loss on held-out groups of users who did not
+    teach the basis.
 
     Each half of the users judges what the other half teaches: a basis fits the users it was learned from far too well.
     0, which leaves everybody at the shared head, where nothing helps, or nobody is left to judge.
     """
-    losses = dict.fromkeys(VARIANCE_FACTORS, 0.0)
+    losses = {rank: dict.fromkeys(VARIANCE_FACTORS, 0.0) for rank in ranks}
     half_G = user_half_U[table.user_of_group()]
     for half in np.unique(half_G):
         taught, judged = table.select(half_G != half).without_empty_users(), table.select(half_G == half)
         if not taught.num_groups:
-            return 0.0
+            return dict.fromkeys(ranks, 0.0)
         is_judged_N = (half_G == half)[table.group_of_candidate()]
         directions, values = estimate_deviations(taught, offsets_N[~is_judged_N], start_D)
-        inputs_NR = judged.features_ND @ directions[:, :rank]
-        regression = Regression(judged, inputs_NR, offsets_N[is_judged_N])
-        for factor in VARIANCE_FACTORS:
-            scores_N = held_out_scores(regression, factor * values[:rank], fold_G[half_G == half])
-            losses[factor] += float(group_losses(judged, scores_N).sum())
-    return min(losses, key=lambda factor: losses[factor])
+        for rank in ranks:
+            inputs_NR = judged.features_ND @ directions[:, :rank]
+            regression = Regression(judged, inputs_NR, offsets_N[is_judged_N])
+            for factor in VARIANCE_FACTORS:
+                scores_N = held_out_scores(regression, factor * values[:rank], fold_G[half_G == half])
+                losses[rank][factor] += float(group_losses(judged, scores_N).sum())
+    return {rank: min(own, key=own.__getitem__) for rank, own in losses.items()}
 
 
 def held_out_scores(regression: Regression, variances_R: Floats, fold_G: Ints) -> Floats:
@@ -234,9 +237,9 @@ def fit_population(
         start_D = start_variances(scaled, offsets_N, num_learned, seed)
         directions, values = estimate_deviations(scaled, offsets_N, start_D)
         basis = directions[:, : max(ranks)]
-        for rank in {min(rank, len(scales)) for rank in ranks}:
-            factor = choose_factor(scaled, offsets_N, start_D, user_fold_U % 2, fold_G, rank)
-            variances[rank] = factor * values[:rank]
+        widths = sorted({min(rank, len(scales)) for rank in ranks})
+        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, fold_G, widths)
+        variances = {rank: factor * values[:rank] for rank, factor in factors.items()}
     query_head, pseudo_head = (
         SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads
     )

@@ -7,6 +7,7 @@ from group_tables import choosing_users
 from hydra_ray.scorer.heads import group_losses, starts_of
 from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.population import (
+    choose_factors,
     estimate_deviations,
     feature_weights,
     fit_population,
@@ -61,6 +62,25 @@ def test_prior_variance_is_recovered_within_a_factor_of_two(variance):
     population = estimate(planted(random_deviations(300, variance**0.5, seed=1)), ranks=(6,))
     variances = population.variances[6] * np.linalg.norm(population.basis_DR, axis=0) ** 2
     assert variance / 2 < variances.mean() < variance * 2
+
+
+def test_estimated_variances_are_those_of_simulated_users_within_two_fifths():
+    """400 users of 20 queries each. Most are too small, as Laplace approximations are; the sum is a fifth too small."""
+    deviations = np.array([1.0, 0.7, 0.5, 0.3, 0.2, 0.1]) ** 0.5
+    table = planted(random_deviations(400, 1.0, seed=2) * deviations, num_groups=20)
+    offsets = table.features_ND @ SHARED
+    directions, variances = estimate_deviations(table, offsets, start_variances(table, offsets, 2, seed=0))
+    found = np.diagonal(directions * variances @ directions.T)
+    np.testing.assert_allclose(found, deviations**2, rtol=0.4)
+    np.testing.assert_allclose(found.sum(), (deviations**2).sum(), rtol=0.25)
+
+
+def test_factors_of_several_ranks_are_those_of_each_alone():
+    table = planted(random_deviations(60, 1.0, seed=7))
+    arguments = (table, table.features_ND @ SHARED, np.full(6, 0.3), np.arange(60) % 2, np.arange(table.num_groups) % 4)
+    together = choose_factors(*arguments, [2, 4, 6])
+    assert together == {rank: choose_factors(*arguments, [rank])[rank] for rank in (2, 4, 6)}
+    assert all(together.values())
 
 
 def test_basis_finds_the_direction_in_which_users_differ():
