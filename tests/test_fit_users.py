@@ -1,0 +1,234 @@
+"""Adding users to a finished run: the whole path with the fake generator, in this process instead of Ray's."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import in_process
+import numpy as np
+import pytest
+from builders import run_config
+
+from hydra_ray.addition import added_config, addition_summary
+from hydra_ray.cli import main
+from hydra_ray.config import RunConfig
+from hydra_ray.errors import InputError
+from hydra_ray.pipeline import personalize
+from hydra_ray.plan import Plan
+from hydra_ray.records import AnsweredUser, arrow_schema, from_table
+from hydra_ray.roots import bucket_key_of
+from hydra_ray.scorer.store import heads_table
+from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.status import status_lines
+from hydra_ray.storage import read_part
+
+pytestmark = [
+    pytest.mark.ray,
+    # Third parties: what imports Ray and torch uses what others have deprecated.
+    pytest.mark.filterwarnings("default"),
+]
+
+TRAINING = [f"train-{n}" for n in range(8)]
+NEW = [f"new-{n}" for n in range(4)]
+ADDED = ["june-0", "june-1", "june-2"]
+LABELS = ("comedy", "romance", "fantasy", "mystery")
+NUM_BUCKETS = 8
+UNTRAINED = {**run_config().reranker.base.model_dump(), "num_epochs": 0, "width": 0}
+
+
+def rows_of(ids: Iterable[str], *, is_new: bool = True, is_text: bool = False) -> list[dict[str, Any]]:
+    """Users in the own format, with targets."""
+
+    def pair(random: Random) -> tuple[str, str]:
+        first, second = random.sample(LABELS, 2)
+        words = " ".join(random.choice(("old", "slow", "summer", "night", "city")) for _ in range(4))
+        return f"a story of {first} and {second}, {words}", f"The {words} of {first}" if is_text else first
+
+    rows: list[dict[str, Any]] = []
+    for user_id in ids:
+        random = Random(user_id)
+        history = [dict(zip(("input", "output"), pair(random), strict=True)) for _ in range(7)]
+        query = dict(zip(("input", "target"), pair(random), strict=True))
+        rows.append({"user_id": user_id, "is_new": is_new, "history": history, "queries": [query]})
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def config_of(folder: Path, rows: Iterable[dict[str, Any]], task: str, **sections: Any) -> RunConfig:
+    """A run under a root below `folder` on its own users."""
+    users = {"num_buckets": NUM_BUCKETS, **sections.pop("users", {})}
+    lamp = {"task": task, "planted": None, "users_files": [write_rows(folder / "users.jsonl", rows)]}
+    scorer = {"base": UNTRAINED, "heads": {"kinds": ["lowrank"], "ranks": [64]}}
+    return run_config(str(folder / "root"), lamp=lamp, users=users, reranker=scorer, adapter=scorer, **sections)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        in_process.install(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """A finished run with a gate, cross-fitted."""
+    folder = tmp_path_factory.mktemp("finished")
+    return personalize(config_of(folder, rows_of([*TRAINING, *NEW]), "planted", users={"num_folds": 2}))
+
+
+@pytest.fixture(scope="module")
+def before(finished: Plan) -> dict[Path, bytes]:
+    """Every file under the root before users are added."""
+    return contents(finished)
+
+
+@pytest.fixture(scope="module")
+def added(finished: Plan, before: dict[Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The run that adds users to it."""
+    path = write_rows(tmp_path_factory.mktemp("june") / "june.jsonl", rows_of(ADDED))
+    assert main(["fit-users", finished.run_folder, "--users", path]) == 0
+    plan = personalize(added_config(finished.run_folder, [path]))
+    assert plan.is_complete()
+    return plan
+
+
+def contents(plan: Plan) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(plan.config.storage.root).rglob("*") if path.is_file()}
+
+
+def buckets_of(plan: Plan, ids: Iterable[str]) -> set[int]:
+    return {bucket_of(each, NUM_BUCKETS, bucket_key_of(plan.config)) for each in ids}
+
+
+def answered(plan: Plan) -> dict[str, AnsweredUser]:
+    parts = [read_part(location, arrow_schema(AnsweredUser)) for location in plan.answers.parts("answers")]
+    return {row.user_id: row for part in parts for row in from_table(part, AnsweredUser)}
+
+
+def heads_of(stage: Stage) -> dict[str, dict[str, Any]]:
+    rows = [row for location in stage.parts(heads_table(0)) for row in read_part(location).to_pylist()]
+    return {row["user_id"]: row for row in rows}
+
+
+def test_every_added_user_is_answered_by_every_system_and_predicted(added: Plan, finished: Plan):
+    found = answered(added)
+    assert set(found) == set(ADDED)
+    systems = [answer.system for row in answered(finished).values() for answer in row.queries[0].answers]
+    for row in found.values():
+        assert {answer.system for answer in row.queries[0].answers} == set(systems)
+        assert row.reranker_head
+        assert row.adapter_head
+    predictions = json.loads(Path(added.run_folder, "predictions.json").read_text())
+    assert {gold["id"] for gold in predictions["golds"]} == {f"{each}/0" for each in ADDED}
+
+
+def test_the_finished_run_is_untouched_byte_for_byte(added: Plan, finished: Plan, before: dict[Path, bytes]):
+    after = contents(finished)
+    assert {path: after.get(path) for path in before} == before
+    assert Path(added.run_folder) != Path(finished.run_folder)
+
+
+def test_only_buckets_of_added_users_are_written(added: Plan, finished: Plan, before: dict[Path, bytes]):
+    expected = buckets_of(finished, ADDED)
+    assert len(expected) < NUM_BUCKETS
+    written = [path for path in contents(finished) if path not in before]
+    numbers = {
+        int(part.removeprefix("bucket-").removesuffix(".parquet"))
+        for path in written
+        for part in path.parts
+        if part.startswith("bucket-")
+    }
+    assert numbers == expected
+
+
+def test_a_head_is_in_the_bucket_of_that_number_of_either_run_and_tells_who_taught_it(added: Plan, finished: Plan):
+    for mine, theirs in ((added.reranker, finished.reranker), (added.adapter, finished.adapter)):
+        assert set(heads_of(mine.heads)) == set(ADDED)
+        metadata = [
+            read_part(stage.part(heads_table(0), bucket)).schema.metadata
+            for stage, bucket in ((mine.heads, mine.heads.buckets[0]), (theirs.heads, 0))
+        ]
+        for key in (b"hydra_ray.base", b"hydra_ray.population"):
+            assert metadata[0][key] == metadata[1][key]
+
+
+def test_what_adding_took_is_told(added: Plan, finished: Plan):
+    summary = json.loads(Path(added.run_folder, "summary.json").read_text())
+    assert summary == addition_summary(added)
+    assert (summary["num_users"], summary["num_queries"], summary["taught_by"]) == (3, 3, finished.config.run)
+    assert [sum(heads.values()) for heads in summary["heads"].values()] == [3, 3]
+    assert summary["requests"] >= summary["asked_now"] > 0
+    lines = list(status_lines(added.run_folder))
+    assert all("complete" in line for line in lines[1:-1])
+
+
+def test_known_targets_are_reported_on(added: Plan):
+    metrics = json.loads(Path(added.run_folder, "metrics.json").read_text())
+    assert (metrics["num_users"], metrics["num_queries"]) == (3, 3)
+
+
+def test_adding_again_does_no_work(added: Plan):
+    before = {path: path.stat().st_mtime_ns for path in contents(added) if path.suffix == ".parquet"}
+    assert personalize(added.config).is_complete()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_users_whom_the_run_has_are_refused_before_anything_is_written(finished: Plan, tmp_path: Path):
+    stages = {path for path in contents(finished) if "stages" in path.parts}
+    path = write_rows(tmp_path / "again.jsonl", rows_of(["other", "new-1"]))
+    with pytest.raises(InputError, match="has 1 of these users already: 'new-1'"):
+        personalize(added_config(finished.run_folder, [path]))
+    assert {path for path in contents(finished) if "stages" in path.parts} == stages
+
+
+def test_users_without_targets_are_answered_and_not_reported_on(finished: Plan, tmp_path: Path):
+    (row,) = rows_of(["july-0"])
+    row["queries"] = [{"input": query["input"]} for query in row["queries"]]
+    plan = personalize(added_config(finished.run_folder, [write_rows(tmp_path / "july.jsonl", [row])]))
+    assert set(answered(plan)) == {"july-0"}
+    assert Path(plan.run_folder, "predictions.json").exists()
+    assert Path(plan.run_folder, "summary.json").exists()
+    assert not Path(plan.run_folder, "metrics.json").exists()
+
+
+def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Few users teach that own heads are worth nothing: with wide priors all the same, there is something to compare.
+    monkeypatch.setattr("hydra_ray.scorer.population.VARIANCE_FACTORS", (1.0,))
+    monkeypatch.setattr("hydra_ray.scorer.population.START_VARIANCES", (0.1,))
+
+    def rows(ids: Iterable[str], *, is_new: bool = True) -> list[dict[str, Any]]:
+        return rows_of(ids, is_new=is_new, is_text=True)
+
+    def config(name: str, new: list[str]) -> RunConfig:
+        (tmp_path / name).mkdir()
+        everyone = [*rows(TRAINING, is_new=False), *rows(new)]
+        few = {"prompts": ["zero_shot", "rag_k"], "num_samples": 2, "has_cuts": False, "num_probes": 2}
+        return config_of(tmp_path / name, everyone, "LaMP_4", drafts=few)
+
+    whole = personalize(config("whole", [*NEW[:2], *ADDED]), until="answers")
+    first = personalize(config("first", NEW[:2]))
+    added = personalize(added_config(first.run_folder, [write_rows(tmp_path / "june.jsonl", rows(ADDED))]))
+    for mine, theirs in ((added.reranker, whole.reranker), (added.adapter, whole.adapter)):
+        found, expected = heads_of(mine.heads), heads_of(theirs.heads)
+        for user_id in ADDED:
+            assert found[user_id]["num_groups"] == expected[user_id]["num_groups"] > 0
+            for column in ("code", "held_out_losses"):
+                values = np.array(expected[user_id][column])
+                assert abs(values).max() > 0.01
+                np.testing.assert_allclose(found[user_id][column], values, rtol=1e-3, atol=1e-3 * abs(values).max())
+    for user_id in ADDED:
+        mine, theirs = (
+            {answer.system: answer.value for answer in answered(plan)[user_id].queries[0].answers}
+            for plan in (added, whole)
+        )
+        # Whose head is borrowed and what the gate chooses depends on who else is new.
+        for system in set(theirs) - {"hydra_shuffled", "hydra"}:
+            assert mine[system] == theirs[system]
