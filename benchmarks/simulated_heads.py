@@ -1,0 +1,141 @@
+"""Simulated users for the benchmark of heads: projected features on disk, as the stage of heads leaves them.
+
+Letters in shape suffixes: U users, N candidates, R code width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from hydra_ray.config import HeadsConfig
+from hydra_ray.scorer.columns import lists_of
+from hydra_ray.scorer.configurations import Configuration
+from hydra_ray.scorer.features import row_group_slices
+from hydra_ray.scorer.heads import Floats, GroupTable, Ints
+from hydra_ray.scorer.job import fit_projected
+from hydra_ray.scorer.population import Population
+from hydra_ray.scorer.projected import SCHEMA, write_projected
+from hydra_ray.scorer.shared import SharedHead
+from hydra_ray.scorer.store import Lineage, heads_table, projected_table
+from hydra_ray.stages import Stage, bucket_of
+
+LINEAGE = Lineage(base="benchmark", population="benchmark")
+BUCKET_KEY = "benchmark"
+LARGEST_VARIANCE = 0.1
+"""Of a code; about what real sets show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How much there is of a user."""
+
+    num_examples: int
+    num_candidates: int
+    """Of one query."""
+    rank: int
+
+    def variances(self) -> Floats:
+        """The prior's (R), falling as eigenvalues do."""
+        return LARGEST_VARIANCE / np.sqrt(np.arange(1, self.rank + 1))
+
+
+def simulated(num_users: int, shape: Shape, seed: int) -> GroupTable:
+    """Users who choose among the candidates of each query by a softmax of their own code."""
+    rng = np.random.default_rng(seed)
+    num_rows = num_users * shape.num_examples
+    inputs = rng.standard_normal((num_rows, shape.rank), np.float32)
+    codes = rng.standard_normal((num_users, shape.rank)) * np.sqrt(shape.variances())
+    scores = np.einsum("unr,ur->un", inputs.reshape(num_users, -1, shape.rank), codes.astype(np.float32)).ravel()
+    is_best = (scores + rng.gumbel(size=num_rows)).reshape(-1, shape.num_candidates)
+    targets = np.eye(shape.num_candidates)[is_best.argmax(axis=1)].ravel()
+    num_groups = shape.num_examples // shape.num_candidates
+    return GroupTable(
+        features_ND=inputs,
+        targets_N=targets,
+        qualities_N=targets,
+        group_starts=np.arange(0, num_rows + 1, shape.num_candidates),
+        user_starts=np.arange(num_users + 1) * num_groups,
+    )
+
+
+def stage_of(root: str, num_users: int, users_per_bucket: int) -> Stage:
+    """Where so many users are."""
+    num_buckets = max(1, round(num_users / users_per_bucket))
+    return Stage(name="heads", fingerprint=str(num_users), root=root, num_buckets=num_buckets)
+
+
+def ids_by_bucket(num_users: int, num_buckets: int) -> list[list[str]]:
+    """The ids of all users, sorted."""
+    buckets: list[list[str]] = [[] for _ in range(num_buckets)]
+    for user in range(num_users):
+        user_id = f"user-{user:08d}"
+        buckets[bucket_of(user_id, num_buckets, BUCKET_KEY)].append(user_id)
+    return buckets
+
+
+def write_bucket(stage: Stage, bucket: int, user_ids: list[str], shape: Shape) -> None:
+    """Simulate one bucket's users and commit their projected features."""
+
+    def tables() -> Iterator[pa.Table]:
+        for own in row_group_slices(len(user_ids)):
+            yield projected_rows(user_ids[own], shape, seed=bucket * 10**6 + own.start)
+
+    write_projected(stage.part(projected_table(0), bucket), tables(), LINEAGE, shape.rank)
+
+
+def projected_rows(user_ids: list[str], shape: Shape, seed: int) -> pa.Table:
+    """Simulated rows of the projected table."""
+    table = simulated(len(user_ids), shape, seed)
+    groups_U = np.diff(table.user_starts)
+    candidates_U = np.full(len(user_ids), shape.num_examples)
+    offsets = np.zeros(len(table.targets_N), np.float32)
+    group_ids = lists_of(pa.array([f"q{group}" for group in _places(groups_U)], pa.string()), groups_U, pa.string())
+    columns = {
+        "user_id": pa.array(user_ids, pa.string()),
+        "is_new": pa.array(np.ones(len(user_ids), bool)),
+        "group_ids": group_ids,
+        "query_ids": group_ids,
+        "variants": lists_of(pa.repeat("personal", table.num_groups), groups_U, pa.string()),
+        "is_pseudo": lists_of(np.ones(table.num_groups, bool), groups_U, pa.bool_()),
+        "num_candidates": lists_of(np.diff(table.group_starts), groups_U, pa.int32()),
+        "folds": lists_of(_places(groups_U) % 5, groups_U, pa.int16()),
+        "candidate_ids": lists_of(
+            pa.array([f"c{place}" for place in _places(candidates_U)], pa.string()), candidates_U, pa.string()
+        ),
+        "qualities": lists_of(table.qualities_N, candidates_U, pa.float32(), nullable=True),
+        "offsets": lists_of(offsets, candidates_U, pa.float32()),
+        "routed": lists_of(offsets, candidates_U, pa.float32()),
+        "inputs": lists_of(table.features_ND.ravel(), candidates_U * shape.rank, pa.float32()),
+    }
+    return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def fit_bucket(stage: Stage, bucket: int, shape: Shape) -> None:
+    """From projected features on disk to stored heads."""
+    nothing = SharedHead(weights_D=np.zeros(shape.rank), left_out_KD=np.zeros((0, shape.rank)))
+    population = Population(
+        base_fingerprint=LINEAGE.base,
+        scales_D=np.ones(shape.rank),
+        query_head=nothing,
+        pseudo_head=nothing,
+        basis_DR=np.eye(shape.rank),
+        variances={shape.rank: shape.variances()},
+        network_K=np.zeros(0),
+        routed=None,
+    )
+    settings = HeadsConfig(kinds=("lowrank",), ranks=(shape.rank,))
+    fit_projected(
+        stage.part(projected_table(0), bucket),
+        stage.part(heads_table(0), bucket),
+        LINEAGE,
+        Configuration(name=f"lowrank-{shape.rank}", kind="lowrank", rank=shape.rank, settings=settings),
+        population,
+        is_graded=False,
+    )
+
+
+def _places(lengths_U: Ints) -> Ints:
+    """0, 1, 2 ... within each user."""
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(length) for length in lengths_U)])
