@@ -80,6 +80,17 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def forget(arguments: argparse.Namespace) -> int:
+    """`hydra-ray forget`: remove users from everything below a root; exit status 1 where one of them is unknown."""
+    from hydra_ray.forget.removal import forget_users, root_of
+    from hydra_ray.forget.words import given_users, outcome_lines
+
+    root = root_of(_absolute_root(arguments.run))
+    outcomes = forget_users(root, given_users(arguments.users, arguments.users_file))
+    print("\n".join(outcome_lines(root, outcomes)))
+    return int(any(outcome.receipt is None for outcome in outcomes))
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """`hydra-ray doctor`: what this machine has and lacks; exit status 1 where something needed is missing."""
     from hydra_ray.doctor import examine
@@ -133,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="what runs show, in words and with intervals")
     command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")
     command.set_defaults(command=report)
+
+    command = commands.add_parser("forget", help="remove users from everything that all runs under a root share")
+    command.add_argument("users", metavar="USER", nargs="*", help="ids as in the users table; LaMP's: <split>:<id>")
+    command.add_argument("--users-file", metavar="FILE", help="more ids, one a line: none is seen on a command line")
+    command.add_argument("--run", required=True, help="the folder of any run under the root: <storage.root>/runs/<run>")
+    command.set_defaults(command=forget)
 
     command = commands.add_parser("doctor", help="what this machine has, and what is missing")
     command.add_argument("models", metavar="MODEL", nargs="*", help="models to look for besides the demo's")

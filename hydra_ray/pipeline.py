@@ -126,7 +126,7 @@ def answers(plan: Plan) -> None:
     def write() -> Counters:
         counters = run_parts(plan.answers, "answers", AnswersPart(plan, _gates(plan)))
         predictions = storage.join(plan.answers.folder, "predictions.json")
-        official_predictions(plan.task, _hydra_answers(plan), predictions)
+        official_predictions(plan.task.prediction_name, _hydra_answers(plan), predictions)
         return counters
 
     _complete(plan.answers, write)

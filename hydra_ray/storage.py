@@ -61,6 +61,21 @@ def list_files(location: str) -> list[str]:
     return sorted(info.base_name for info in filesystem.get_file_info(selector) if info.is_file)
 
 
+def list_tree(location: str) -> list[str]:
+    """Paths of all files below the folder `location`, relative to it, sorted; empty if there is no such folder."""
+    filesystem, path = _open(location)
+    selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
+    start = len(path.rstrip("/")) + 1
+    return sorted(info.path[start:] for info in filesystem.get_file_info(selector) if info.is_file)
+
+
+def remove_file(location: str) -> None:
+    """Remove the file at `location`, if it is there."""
+    filesystem, path = _open(location)
+    if filesystem.get_file_info(path).is_file:
+        filesystem.delete_file(path)
+
+
 def write_bytes(location: str, content: bytes) -> None:
     """Put `content` at `location`, all or nothing."""
     with open_output(location) as file:

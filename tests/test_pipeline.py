@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 import yaml
 from builders import run_config
+from bytes_below import mentions
 
 from hydra_ray.config import STAGE_NAMES, RunConfig
 from hydra_ray.evaluate.systems import SYSTEMS
+from hydra_ray.forget.artefacts import Kind, artefacts
+from hydra_ray.forget.removal import forget_users
 from hydra_ray.pipeline import personalize
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.records import ScoredUser, arrow_schema, from_table
@@ -126,6 +130,22 @@ def test_a_changed_setting_recomputes_only_what_depends_on_it(finished: Plan):
     assert complete == {"users", "profiles", "probes", "adapter.labeller", *steps}
     personalize(changed.config, until="drafts")
     assert {path: parts_of(changed)[path] for path in before} == before
+
+
+def test_every_file_of_finished_runs_is_of_a_kind_that_users_can_be_forgotten_from(
+    finished: Plan, crossed: Plan, tmp_path: Path
+):
+    root = str(tmp_path / "copy")
+    shutil.copytree(finished.config.storage.root, root)
+    known = {each.kind for each in artefacts(root)}
+    assert known == set(Kind) - {Kind.UNFINISHED}
+    new = [row.user_id for row in scored_users(finished.adapter.heads, 0) if row.is_new]
+    gone, stays = new[0].removeprefix("dev:"), new[1].removeprefix("dev:")
+    assert len(mentions(root, gone)) > 10
+    (outcome,) = forget_users(root, [f"dev:{gone}"])
+    assert outcome.is_removed_now
+    assert mentions(root, gone) == {}
+    assert len(mentions(root, stays)) > 10
 
 
 def test_status_tells_every_stage(finished: Plan):

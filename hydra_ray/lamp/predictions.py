@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable
 
 from hydra_ray import storage
-from hydra_ray.config import Task
 
 
-def official_predictions(task: Task, answers: Iterable[tuple[str, str]], location: str) -> int:
+def official_predictions(task_name: str, answers: Iterable[tuple[str, str]], location: str) -> int:
     """Write {"task": ..., "golds": [{"id": ..., "output": ...}]} to `location`, atomically, an answer at a time.
 
     Args:
+        task_name: the task's name in prediction files.
         answers: (query_id, answer) pairs.
 
     Returns:
@@ -18,7 +18,7 @@ def official_predictions(task: Task, answers: Iterable[tuple[str, str]], locatio
     """
     num_answers = 0
     with storage.open_output(location) as file:
-        file.write(f'{{"task": {json.dumps(task.prediction_name)}, "golds": ['.encode())
+        file.write(f'{{"task": {json.dumps(task_name)}, "golds": ['.encode())
         for query_id, output in answers:
             separator = ",\n" if num_answers else "\n"
             entry = json.dumps({"id": query_id, "output": output}, ensure_ascii=False)
@@ -26,3 +26,9 @@ def official_predictions(task: Task, answers: Iterable[tuple[str, str]], locatio
             num_answers += 1
         file.write(b"\n]}\n")
     return num_answers
+
+
+def read_predictions(location: str) -> tuple[str, list[tuple[str, str]]]:
+    """The task's name and the (query_id, answer) pairs of a file."""
+    content = storage.read_json(location)
+    return content["task"], [(gold["id"], gold["output"]) for gold in content["golds"]]

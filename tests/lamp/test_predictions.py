@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hydra_ray.lamp.predictions import official_predictions
-from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.lamp.predictions import official_predictions, read_predictions
 
 
 @examples(max_examples=20)
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
 def test_the_file_is_what_json_dump_would_write(tmp_path_factory, answers):
     path = tmp_path_factory.mktemp("predictions") / "predictions.json"
-    assert official_predictions(TASKS["LaMP_2N"], iter(answers), str(path)) == len(answers)
+    assert official_predictions("LaMP_2", iter(answers), str(path)) == len(answers)
+    assert read_predictions(str(path)) == ("LaMP_2", answers)
     golds = [{"id": query_id, "output": output} for query_id, output in answers]
     assert json.loads(path.read_text(encoding="utf-8")) == {"task": "LaMP_2", "golds": golds}
 
@@ -25,5 +25,5 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        official_predictions(TASKS["LaMP_2N"], answers(), str(tmp_path / "predictions.json"))
+        official_predictions("LaMP_2", answers(), str(tmp_path / "predictions.json"))
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,87 @@
+"""What was learned from a user and cannot be unlearned: the stages whose cohort the user was in.
+
+A manifest names the stages that its stage read, so from what was learned the way leads back to the users it was
+learned from.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra_ray import storage
+from hydra_ray.forget.artefacts import Artefact, Kind
+
+_USERS = "stages/users/"
+_LABELLER = "stages/adapter/labeller/"
+_FOLD = re.compile(r"/(?:base|population)-(\d+)$")
+
+Manifests = Mapping[str, Mapping[str, Any]]
+"""Content of the manifests, by the path of the stage's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A part of a stage that a cohort taught. Key: (path, cohort)."""
+
+    path: str
+    """Of its folder, below the root."""
+    cohort: str | None
+    """Path of the users stage whose tables and manifest tell the cohort; None where no manifest leads there, so that
+    any user may have been in it."""
+    num_users: int | None
+    """Of the cohort."""
+
+
+def read_manifests(found: Sequence[Artefact]) -> Manifests:
+    """All manifests among the artefacts."""
+    return {each.folder: storage.read_json(each.location) for each in found if each.is_manifest}
+
+
+def learned_from(
+    found: Sequence[Artefact], manifests: Manifests, rows: Mapping[str, Mapping[str, Any]]
+) -> list[Learned]:
+    """What one user had a part in, as far as can be told.
+
+    Args:
+        rows: the user's rows of the users tables, by the path of the stage's folder.
+    """
+    parts = {each.folder: each.stage_folder for each in found if each.kind == Kind.LEARNED}
+    return [
+        Learned(path=path, cohort=cohort, num_users=_size(path, cohort, manifests))
+        for path, stage_folder in sorted(parts.items())
+        for cohort in _cohorts(stage_folder, manifests)
+        if cohort is None or (cohort in rows and _taught(path, rows[cohort]))
+    ]
+
+
+def _cohorts(stage_folder: str, manifests: Manifests) -> Iterator[str | None]:
+    """The users stages that a stage's result comes from, and None where a way there is lost."""
+    folders = {manifest["fingerprint"]: folder for folder, manifest in manifests.items()}
+    waiting, seen = [stage_folder], set[str]()
+    is_lost = False
+    while waiting:
+        current = waiting.pop()
+        seen.add(current)
+        if current.startswith(_USERS):
+            yield current
+        inputs = [folders.get(each, "") for each in manifests.get(current, {}).get("inputs", [""])]
+        is_lost |= "" in inputs
+        waiting += [folder for folder in inputs if folder and folder not in seen]
+    if is_lost:
+        yield None
+
+
+def _taught(path: str, user: Mapping[str, Any]) -> bool:
+    """Whether a user of the cohort had a part: all records teach a labeller; of bases and populations only those of
+    folds in which the user is not new."""
+    if path.startswith(_LABELLER):
+        return bool(user["history"])
+    fold = _FOLD.search(path)
+    return not user["is_new"] and (user["fold"] is None or fold is None or int(fold[1]) != user["fold"])
+
+
+def _size(path: str, cohort: str | None, manifests: Manifests) -> int | None:
+    if cohort is None:
+        return None
+    return int(manifests[cohort]["counters"]["users" if path.startswith(_LABELLER) else "train_users"])

@@ -1,0 +1,91 @@
+"""The receipt of a forgotten user: what was removed, what cannot be, and that the user must not be taken in again."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hydra_ray import storage
+from hydra_ray.forget.cohorts import Learned
+from hydra_ray.records import from_dict, to_dict
+from hydra_ray.roots import receipt_location
+
+REMAINS = (
+    "What was learned from many users at once (bases, shared heads with basis and priors, routed heads, the labeller) "
+    "keeps what this user taught it; `learned` lists it with its cohort. To learn it anew without the user, run the "
+    "configuration with users.leaves_out_forgotten=true, then remove the folders that are listed.",
+    "Averages and counters still count the user: metrics.json, report.html, manifests, footers of tables. Choices and "
+    "scores of other users still depend on what was learned, and their scores by the head of another user (the "
+    "`shuffled` control) may be by this one's.",
+    "Outside the storage root nothing was touched: the raw files that users came from, Ray's logs and object store, "
+    "backups, and older versions of objects where the store keeps them.",
+)
+"""What forgetting cannot do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """How much of a user a file held. Key: path."""
+
+    path: str
+    """Below the root."""
+    kind: str
+    count: int
+    """Rows of a table, or entries of another file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What was done about one user. Key: user."""
+
+    user: str
+    """Pseudonym by the root's key: never the id."""
+    started_at: str
+    finished_at: str | None
+    """None while the user is being forgotten, or after that was interrupted."""
+    removed: tuple[Removed, ...]
+    learned: tuple[Learned, ...]
+    remains: tuple[str, ...]
+
+
+def read_receipt(root: str, user: str) -> Receipt | None:
+    """The receipt of a user, given by pseudonym; None where there is none."""
+    location = receipt_location(root, user)
+    return from_dict(storage.read_json(location), Receipt) if storage.exists(location) else None
+
+
+def open_receipt(
+    root: str, user: str, earlier: Receipt | None, removed: Sequence[Removed], learned: Sequence[Learned]
+) -> Receipt:
+    """Write, before anything is removed, what will be; what an earlier attempt wrote is kept.
+
+    Args:
+        user: a pseudonym.
+        earlier: the receipt that is there.
+    """
+    known = {each.path: each for each in (earlier.removed if earlier else ())}
+    for each in removed:
+        if each.path not in known or known[each.path].count < each.count:
+            known[each.path] = each
+    receipt = Receipt(
+        user=user,
+        started_at=earlier.started_at if earlier else _now(),
+        finished_at=None,
+        removed=tuple(known[path] for path in sorted(known)),
+        learned=tuple(dict.fromkeys([*(earlier.learned if earlier else ()), *learned])),
+        remains=REMAINS,
+    )
+    return _write(root, receipt)
+
+
+def close_receipt(root: str, receipt: Receipt) -> Receipt:
+    """Write that everything was done."""
+    return _write(root, replace(receipt, finished_at=_now()))
+
+
+def _write(root: str, receipt: Receipt) -> Receipt:
+    storage.write_json(receipt_location(root, receipt.user), to_dict(receipt))
+    return receipt
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

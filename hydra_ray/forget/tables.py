@@ -1,0 +1,76 @@
+"""Users' rows in tables: found by reading the column that tells whose they are, left out by writing the rest again."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hydra_ray import storage
+from hydra_ray.errors import StorageError
+from hydra_ray.forget.artefacts import Artefact, Kind
+from hydra_ray.lamp.reading import rejected_user_id
+from hydra_ray.records import Rejected, from_table
+
+USER_ID = "user_id"
+
+
+def count_rows(table: Artefact, user_ids: Collection[str]) -> Counter[str]:
+    """How many rows of a table each of some users has.
+
+    Raises:
+        StorageError: it does not tell whose its rows are.
+    """
+    columns = None if table.kind == Kind.REJECTED else [USER_ID]
+    counts: Counter[str] = Counter()
+    for rows in storage.read_row_groups(table.location, _schema(table), columns):
+        counts.update(each for each in _owners(table, rows).to_pylist() if each in user_ids)
+    return counts
+
+
+def read_rows(table: Artefact, user_ids: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of some users."""
+    for rows in storage.read_row_groups(table.location, _schema(table)):
+        yield from rows.filter(_is_theirs(table, rows, user_ids)).to_pylist()
+
+
+def drop_rows(table: Artefact, user_ids: Collection[str]) -> None:
+    """Write a table again without the rows of some users; its counters stay, and so do its row groups."""
+    schema = _schema(table)
+    groups = storage.read_row_groups(table.location, schema)
+    kept = (rows.filter(pc.invert(_is_theirs(table, rows, user_ids))) for rows in groups)
+    counters = storage.read_counters(table.location)
+    storage.write_row_groups(table.location, schema, _or_empty(kept, schema), counters)
+
+
+def _or_empty(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The tables that have rows; an empty one where none has."""
+    num_rows = 0
+    for rows in tables:
+        num_rows += rows.num_rows
+        if rows.num_rows:
+            yield rows
+    if not num_rows:
+        yield schema.empty_table()
+
+
+def _schema(table: Artefact) -> pa.Schema:
+    with storage.open_part(table.location) as file:
+        schema = file.schema_arrow
+    if table.kind == Kind.TABLE and USER_ID not in schema.names:
+        raise StorageError(
+            f"the table {table.location} has the columns {schema.names}, of which none is {USER_ID!r}: nobody can tell "
+            "whose its rows are. Nothing was changed. Whoever added it must say so in hydra_ray.forget."
+        )
+    return schema
+
+
+def _owners(table: Artefact, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
+    if table.kind == Kind.TABLE:
+        return rows[USER_ID]
+    return pa.array([rejected_user_id(row) for row in from_table(rows, Rejected)], pa.string())
+
+
+def _is_theirs(table: Artefact, rows: pa.Table, user_ids: Collection[str]) -> pa.Array | pa.ChunkedArray:
+    return pc.is_in(_owners(table, rows), pa.array(sorted(user_ids), pa.string()))

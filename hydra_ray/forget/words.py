@@ -1,0 +1,50 @@
+"""What `hydra-ray forget` reads and says."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra_ray.errors import InputError
+from hydra_ray.forget.removal import Outcome
+from hydra_ray.roots import receipt_location
+
+
+def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:
+    """The ids that were typed, and those in a file, one a line.
+
+    Raises:
+        InputError: the file cannot be read, or there is no id at all.
+    """
+    found = list(user_ids)
+    if users_file is not None:
+        try:
+            found += filter(None, Path(users_file).read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read user ids from {users_file}: {error}") from error
+    if not found:
+        raise InputError("nobody to forget: give user ids, or --users-file with one a line")
+    return found
+
+
+def outcome_lines(root: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """One line a user, then what could not be removed of those who were forgotten now."""
+    for outcome in outcomes:
+        yield f"{outcome.user_id}: {_fate(root, outcome)}"
+    receipts = [each.receipt for each in outcomes if each.receipt is not None and each.is_removed_now]
+    learned = sorted({each for receipt in receipts for each in receipt.learned}, key=str)
+    if learned:
+        yield "learned from them, among others:"
+    for each in learned:
+        cohort = "cohort unknown" if each.cohort is None else f"{each.num_users} users of {each.cohort}"
+        yield f"  {each.path} ({cohort})"
+    yield from dict.fromkeys(line for receipt in receipts for line in receipt.remains)
+
+
+def _fate(root: str, outcome: Outcome) -> str:
+    receipt = outcome.receipt
+    if receipt is None:
+        return "unknown: in no table below the root, and not forgotten before"
+    if not outcome.is_removed_now:
+        return f"nothing is left, forgotten at {receipt.finished_at}"
+    count = sum(each.count for each in receipt.removed)
+    location = receipt_location(root, receipt.user)
+    return f"forgotten: {count} rows and entries in {len(receipt.removed)} files; receipt: {location}"

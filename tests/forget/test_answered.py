@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import CLASSIFICATION, TEXT, synthetic_answers, synthetic_config
+
+from hydra_ray import storage
+from hydra_ray.config import Task
+from hydra_ray.evaluate.page import render_page
+from hydra_ray.evaluate.report import build_report
+from hydra_ray.forget.answered import (
+    drop_from_report,
+    drop_predictions,
+    find_in_predictions,
+    find_in_report,
+    prediction_ids,
+    traces_of,
+)
+from hydra_ray.lamp.predictions import official_predictions, read_predictions
+from hydra_ray.records import to_dict
+
+GONE = "dev:3"
+
+
+def reported(folder: Path, task: Task) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A report in a folder, and the answers that it is made of."""
+    pairs = synthetic_answers(task, 40)
+    report = build_report(task, pairs, [], synthetic_config(task))
+    storage.write_json(f"{folder}/metrics.json", report)
+    storage.write_bytes(f"{folder}/report.html", render_page(report).encode())
+    return report, [to_dict(answered) for _, answered in pairs]
+
+
+@pytest.mark.parametrize("task", [CLASSIFICATION, TEXT], ids=lambda task: task.kind)
+def test_a_report_and_its_page_lose_the_user_and_nothing_else(tmp_path: Path, task: Task):
+    report, answers = reported(tmp_path, task)
+    # The first users give the examples and the reasons that are kept.
+    for user_id in [report["examples"][0]["user_id"], GONE]:
+        before = storage.read_json(f"{tmp_path}/metrics.json")
+        traces = traces_of(row for row in answers if row["user_id"] == user_id)
+        assert find_in_report(f"{tmp_path}/metrics.json", {user_id, "nobody"}, traces) == {user_id: 1}
+        drop_from_report(f"{tmp_path}/metrics.json", {user_id}, traces)
+        after = storage.read_json(f"{tmp_path}/metrics.json")
+        assert {name for name in before if before[name] != after[name]} <= {"users", "examples", "gate"}
+        place = before["users"]["user_id"].index(user_id)
+        for name, column in {**before["users"], **before["users"]["quality"]}.items():
+            if name != "quality":
+                kept = {**after["users"], **after["users"]["quality"]}[name]
+                assert kept == column[:place] + column[place + 1 :]
+        assert after["examples"] == [each for each in before["examples"] if each["user_id"] != user_id]
+        for content in (json.dumps(after), Path(tmp_path, "report.html").read_text()):
+            assert not any(reason in content for reason in traces.reasons[user_id])
+            assert f'"{user_id}"' not in content
+            assert f"of user {user_id}<" not in content
+        assert find_in_report(f"{tmp_path}/metrics.json", {user_id}, traces) == {}
+
+
+def test_a_page_of_another_version_is_removed(tmp_path: Path):
+    report, answers = reported(tmp_path, TEXT)
+    del report["harm"]
+    storage.write_json(f"{tmp_path}/metrics.json", report)
+    drop_from_report(f"{tmp_path}/metrics.json", {GONE}, traces_of(answers))
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert GONE not in storage.read_json(f"{tmp_path}/metrics.json")["users"]["user_id"]
+
+
+def test_predictions_are_known_by_the_query_of_lamp_and_by_user_and_query_of_own_files():
+    assert list(prediction_ids("dev:17", "17")) == ["dev:17/17", "17"]
+    assert list(prediction_ids("ann", "17")) == ["ann/17"]
+
+
+def test_a_prediction_file_loses_the_users_answers(tmp_path: Path):
+    location = f"{tmp_path}/predictions.json"
+    golds = [("17", "war"), ("ann/0", "war"), ("bob/0", "war"), ("0", "comedy")]
+    official_predictions("LaMP_2", golds, location)
+    rows = [{"user_id": each, "queries": [{"query_id": name}]} for each, name in (("dev:17", "17"), ("ann", "0"))]
+    traces = traces_of(rows)
+    assert find_in_predictions(location, traces) == {"dev:17": 1, "ann": 1}
+    drop_predictions(location, traces)
+    assert read_predictions(location) == ("LaMP_2", golds[2:])
