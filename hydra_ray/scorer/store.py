@@ -163,7 +163,14 @@ class HeadStore:
             StorageError: the user's bucket is missing or damaged.
             HeadMismatchError: the heads belong to another base or population.
         """
-        return next(from_table(self.read_heads_of([user_id]), UserHead), None)
+        bucket = bucket_of(user_id, self.stage.num_buckets, self.bucket_key)
+        for table in self._read_bucket(bucket, [user_id]):
+            # Searched as a list: the first array that Arrow makes of Python objects imports pandas, which takes longer
+            # than all the rest.
+            user_ids = table["user_id"].to_pylist()
+            if user_id in user_ids:
+                return next(from_table(table.slice(user_ids.index(user_id), 1), UserHead))
+        return None
 
     def read_heads_of(self, user_ids: Sequence[str]) -> pa.Table:
         """The heads (HEADS_SCHEMA) of many users, such as those of one block of a stream, in the order of `user_ids`;
