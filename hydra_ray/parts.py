@@ -3,7 +3,7 @@
 Each class is small and picklable: it travels to the worker that makes the part.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra_ray.adapt.answers import Scored, answer_user
@@ -230,7 +230,7 @@ def _rows(stage: Stage, table: str, bucket: int, row_type: type) -> dict[str, An
     return {row.user_id: row for row in from_table(part, row_type)}
 
 
-def _joined(row_type: type[RowT], users: Sequence[User], **tables: Mapping[str, Any]) -> list[RowT]:
+def _joined(row_type: Callable[..., RowT], users: Sequence[User], **tables: Mapping[str, Any]) -> list[RowT]:
     """Each user with the user's row of every table."""
     return [row_type(user=user, **{name: rows[user.user_id] for name, rows in tables.items()}) for user in users]
 
