@@ -93,7 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=40, help="candidates of a user")
     parser.add_argument("--candidates", type=int, default=4, help="candidates of a query")
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--users-per-bucket", type=int, default=5000)
+    parser.add_argument("--users-per-bucket", type=int, default=2500)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="of what takes below a minute; the median counts")
     parser.add_argument("--sklearn-users", type=int, default=2000, help="0 leaves the loop out")
