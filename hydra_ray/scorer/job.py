@@ -218,17 +218,17 @@ def fit_projected(
 def _chosen_heads(job: HeadJob, bucket: int, cohorts: np.ndarray, counters: dict[str, float]) -> Iterator[pa.Table]:
     """The heads that held-out history chooses; counts them."""
     kinds = configurations(job.config)
-    by_kind = (read_trial(job.trial_part(kind.name, bucket)) for kind in kinds)
-    for part, *trials in zip(job.read_projected(bucket, kinds), *by_kind, strict=True):
-        assert all(trial.user_ids == part.user_ids for trial in trials), "trials of other users"
-        sums_KU, num_groups_U = np.stack([trial.loss_sums_U for trial in trials]), trials[0].num_groups_U
-        chosen_U = choose_configurations(sums_KU, num_groups_U, part.is_new_U, cohorts, job.config.num_folds)
+    for trials in zip(*(read_trial(job.trial_part(kind.name, bucket)) for kind in kinds), strict=True):
+        users, num_groups_U = trials[0], trials[0].num_groups_U
+        assert all(trial.user_ids == users.user_ids for trial in trials), "trials of other users"
+        sums_KU = np.stack([trial.loss_sums_U for trial in trials])
+        chosen_U = choose_configurations(sums_KU, num_groups_U, users.is_new_U, cohorts, job.config.num_folds)
         counters["rows"] += len(chosen_U)
-        for (is_new, place), count in Counter(zip(part.is_new_U.tolist(), chosen_U.tolist(), strict=True)).items():
+        for (is_new, place), count in Counter(zip(users.is_new_U.tolist(), chosen_U.tolist(), strict=True)).items():
             key = f"{COHORTS[is_new]}.{kinds[place].name}"
             counters[key] = counters.get(key, 0) + count
         losses_UK = (sums_KU / np.maximum(num_groups_U, 1)).T
-        yield head_rows(part, num_groups_U, chosen_U, kinds, [trial.fit for trial in trials], losses_UK)
+        yield head_rows(users, num_groups_U, chosen_U, kinds, [trial.fit for trial in trials], losses_UK)
 
 
 def _scores(job: HeadJob, bucket: int) -> Iterator[pa.Table]:

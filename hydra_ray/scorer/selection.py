@@ -15,7 +15,7 @@ from hydra_ray.scorer.heads import Bools, Floats, Ints, starts_of
 from hydra_ray.scorer.population import Population
 from hydra_ray.scorer.projected import EVALUATED, ProjectedPart
 from hydra_ray.scorer.store import HEADS_SCHEMA
-from hydra_ray.scorer.trials import COHORTS
+from hydra_ray.scorer.trials import COHORTS, TrialPart
 
 _MAX_PRECISION = float(np.finfo(np.float16).max)
 
@@ -81,7 +81,7 @@ def donors(is_new_U: Bools) -> Ints:
 
 
 def head_rows(
-    part: ProjectedPart,
+    users: ProjectedPart | TrialPart,
     num_groups_U: Ints,
     chosen_U: Ints,
     kinds: Sequence[Configuration],
@@ -99,8 +99,8 @@ def head_rows(
     has_groups_U = num_groups_U > 0
     precisions = [np.minimum(fit.precisions_UK, _MAX_PRECISION) for fit in fits]
     columns = {
-        "user_id": pa.array(part.user_ids, pa.string()),
-        "is_new": pa.array(part.is_new_U),
+        "user_id": pa.array(users.user_ids, pa.string()),
+        "is_new": pa.array(users.is_new_U),
         "configuration": _names_of(chosen_U, kinds),
         "code": _chosen_rows(chosen_U, [fit.codes_UK for fit in fits], pa.float32()),
         "precision": _chosen_rows(chosen_U, precisions, pa.float16()),

@@ -10,7 +10,7 @@ from hydra_ray import storage
 from hydra_ray.records import arrow_list
 from hydra_ray.scorer.columns import flat_values, lists_of, rows_of
 from hydra_ray.scorer.configurations import Configuration, Fit
-from hydra_ray.scorer.heads import Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
 from hydra_ray.scorer.population import Population
 from hydra_ray.scorer.projected import ProjectedPart
 
@@ -21,6 +21,7 @@ COHORTS = ("training", "new")
 _SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
+        pa.field("is_new", pa.bool_(), nullable=False),
         pa.field("loss_sum", pa.float64(), nullable=False),
         pa.field("num_groups", pa.int64(), nullable=False),
         pa.field("code", arrow_list(pa.float32()), nullable=False),
@@ -35,6 +36,7 @@ class TrialPart:
     """What one configuration gives some users."""
 
     user_ids: list[str]
+    is_new_U: Bools
     loss_sums_U: Floats
     """Held-out losses, summed over a user's groups."""
     num_groups_U: Ints
@@ -56,6 +58,7 @@ def run_trial(part: ProjectedPart, configuration: Configuration, population: Pop
     losses_G = group_losses(taught, personal_N[table.teaches()[table.group_of_candidate()]])
     return TrialPart(
         user_ids=part.user_ids,
+        is_new_U=part.is_new_U,
         loss_sums_U=np.bincount(taught.user_of_group(), losses_G, minlength=table.num_users).astype(np.float64),
         num_groups_U=np.diff(taught.user_starts),
         fit=fit,
@@ -84,7 +87,7 @@ def write_trial(
         for part in parts:
             trial = run_trial(part, configuration, population)
             for is_new, cohort in enumerate(COHORTS):
-                rows = part.is_new_U == bool(is_new)
+                rows = trial.is_new_U == bool(is_new)
                 counters[f"{cohort}.loss"] += float(trial.loss_sums_U[rows].sum())
                 counters[f"{cohort}.groups"] += float(trial.num_groups_U[rows].sum())
             yield _rows(trial, np.bincount(part.table.user_of_candidate(), minlength=part.table.num_users))
@@ -101,6 +104,7 @@ def read_trial(location: str) -> Iterator[TrialPart]:
     for table in storage.read_row_groups(location, _SCHEMA):
         yield TrialPart(
             user_ids=table["user_id"].to_pylist(),
+            is_new_U=table["is_new"].to_numpy().astype(bool),
             loss_sums_U=table["loss_sum"].to_numpy(),
             num_groups_U=table["num_groups"].to_numpy(),
             fit=Fit(
@@ -117,6 +121,7 @@ def _rows(trial: TrialPart, candidates_U: Ints) -> pa.Table:
 
     columns = [
         pa.array(trial.user_ids, pa.string()),
+        pa.array(trial.is_new_U),
         pa.array(trial.loss_sums_U, pa.float64()),
         pa.array(trial.num_groups_U, pa.int64()),
         codes(trial.fit.codes_UK),

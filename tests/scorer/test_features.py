@@ -1,9 +1,24 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from planted_features import NUM_CANDIDATES, NUM_PSEUDO, WIDTH, plant
 
-from hydra_ray.scorer.features import SCHEMA, is_new_in, read_features, sample_training_users
+from hydra_ray.records import Candidate, Group, UserExamples, to_table
+from hydra_ray.scorer.features import (
+    SCHEMA,
+    FeatureWriter,
+    is_new_in,
+    read_features,
+    sample_training_users,
+    target_distributions,
+)
+from hydra_ray.scorer.heads import starts_of, target_distribution
+from hydra_ray.stages import Stage
 from hydra_ray.storage import read_part, write_part
 
 
@@ -95,3 +110,55 @@ def test_users_of_the_fold_are_not_sampled(tmp_path):
     assert [len(users) for users in found] == [8, 8, 8]
     assert not found[0] & found[1] & found[2]
     assert len(found[0] | found[1]) == 12
+
+
+def test_features_are_made_and_written_some_users_at_a_time(tmp_path, monkeypatch):
+    sizes = []
+
+    def learned(queries, candidates):
+        sizes.append(len(queries))
+        return torch.tensor([[len(query), len(text)] for query, text in zip(queries, candidates, strict=True)]).float()
+
+    shape = SimpleNamespace(width=2, plain_names=["one"])
+    base = SimpleNamespace(shape=shape, num_features=3, learned_features=learned, plain_features=lambda each: each)
+    training = {"fold": None, "training": {"best_epoch": 0}}
+    monkeypatch.setattr("hydra_ray.scorer.base.load_base", lambda _: (base, {"fingerprint": "base0", **training}))
+    monkeypatch.setattr("hydra_ray.scorer.features.ROW_GROUP_USERS", 3)
+    stage = Stage(name="writer", fingerprint="0", root=str(tmp_path), num_buckets=1)
+    users = [
+        UserExamples(user_id=f"u{user}", is_new=False, groups=(group_of(user),) if user else ()) for user in range(7)
+    ]
+    write_part(stage.part("examples", 0), to_table(users[::-1], UserExamples))
+    counters = FeatureWriter(stage, stage, stage, "base")(0)
+    assert counters == {"rows": 7, "groups": 6, "candidates": 12}
+    assert sizes == [2, 4, 6]
+    parts = list(read_features(stage.part("features/base", 0), 0, is_graded=False))
+    assert [part.user_ids for part in parts] == [["u0", "u1"], ["u2", "u3"], ["u4", "u5", "u6"]]
+    expected = [[[5 + user, 2, 0.5], [5 + user, 3, 0.5]] for user in range(1, 7)]
+    features = np.concatenate([part.table.features_ND for part in parts])
+    np.testing.assert_allclose(features, np.concatenate(expected))
+
+
+def group_of(user):
+    candidates = tuple(
+        Candidate(candidate_id=text, text=text, plain=(0.5,), quality=float(place))
+        for place, text in enumerate(("ab", "abc"))
+    )
+    return Group(
+        group_id="g", query_id="q", variant="personal", is_pseudo=True, query="x" * (5 + user), candidates=candidates
+    )
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.lists(st.none() | st.sampled_from([0.0, 0.25, 1.0]) | st.floats(0, 1, width=16), max_size=5), max_size=8
+    ),
+    st.booleans(),
+)
+def test_targets_of_all_groups_are_those_of_each(groups, is_graded):
+    flat = np.array([np.nan if value is None else value for own in groups for value in own], float)
+    targets, is_known = target_distributions(flat, starts_of([len(own) for own in groups]), is_graded=is_graded)
+    expected = [target_distribution(own, is_graded=is_graded) or [0.0] * len(own) for own in groups]
+    np.testing.assert_allclose(targets, [value for own in expected for value in own])
+    assert is_known.tolist() == [bool(own) and None not in own for own in groups]

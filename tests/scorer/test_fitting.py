@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +9,7 @@ from planted_heads import (
     fit_without_tune,
     head_job,
     in_row_groups,
+    prepare,
     scored,
     stored_heads,
 )
@@ -23,7 +26,7 @@ from hydra_ray.scorer.population import read_population
 from hydra_ray.scorer.selection import choose_configurations, donors, heads_of
 from hydra_ray.scorer.store import UserHead, heads_table, population_folder, read_heads
 from hydra_ray.scorer.trials import read_trial
-from hydra_ray.storage import read_counters, read_part, write_part
+from hydra_ray.storage import read_counters, read_part, remove_folder, write_part
 
 
 def all_scores(user):
@@ -332,3 +335,22 @@ def test_fit_heads_with_tune_writes_the_same_tables_and_resumes(tmp_path, ray_tw
         assert {user_id: user.head for user_id, user in again.items()} == {i: user.head for i, user in first.items()}
         for user_id, user in first.items():
             np.testing.assert_allclose(all_scores(user), all_scores(again[user_id]), atol=1e-3)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_a_fit_that_was_killed_goes_on_from_what_it_has_projected_and_fitted(tmp_path):
+    features, _ = plant(tmp_path, num_training=24, num_new=12)
+    job = head_job(tmp_path, features)
+    prepare(job)
+    make_trial(job, "lowrank-4", [0])
+    remove_folder(features.folder)
+    counters = fit_heads(features, job.stage, job.stage, job.config, PlacementConfig(), ["base"], is_graded=False)
+    assert counters["rows"] == 36
+    plant(tmp_path / "other", num_training=24, num_new=12)
+    other = head_job(tmp_path / "other", replace(features, root=str(tmp_path / "other")))
+    fit_without_tune(other)
+    first, again = scored(job.stage), scored(other.stage)
+    assert first.keys() == again.keys()
+    for user_id, user in first.items():
+        np.testing.assert_allclose(all_scores(user), all_scores(again[user_id]), atol=1e-5)

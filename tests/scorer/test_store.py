@@ -169,11 +169,10 @@ def test_a_head_of_rank_32_takes_at_most_256_bytes(tmp_path):
 def test_a_stream_of_users_gets_its_heads_a_block_at_a_time(store, heads):
     import ray
 
-    users = pa.table({"user_id": [*heads, "nobody"]})
-    found = (
-        ray.data.from_arrow(users)
-        .repartition(3)
-        .map_batches(lambda block: store.read_heads_of(block["user_id"].to_pylist()), batch_format="pyarrow")
+    user_ids = [*heads, "nobody"]
+    blocks = [pa.table({"user_id": user_ids[start : start + 40]}) for start in range(0, len(user_ids), 40)]
+    found = ray.data.from_arrow(blocks).map_batches(
+        lambda block: store.read_heads_of(block["user_id"].to_pylist()), batch_format="pyarrow"
     )
     assert {row["user_id"]: tuple(row["code"]) for row in found.take_all()} == {
         user_id: head.code for user_id, head in heads.items()
