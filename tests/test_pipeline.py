@@ -14,6 +14,7 @@ import yaml
 from builders import run_config
 from bytes_below import mentions
 
+from hydra_ray.addition import added_config
 from hydra_ray.config import STAGE_NAMES, RunConfig
 from hydra_ray.evaluate.systems import SYSTEMS
 from hydra_ray.forget.artefacts import Kind, artefacts
@@ -21,7 +22,7 @@ from hydra_ray.forget.removal import forget_users
 from hydra_ray.pipeline import personalize
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.records import ScoredUser, arrow_schema, from_table
-from hydra_ray.scorer.store import scores_table
+from hydra_ray.scorer.store import heads_table, scores_table
 from hydra_ray.stages import Stage
 from hydra_ray.status import status_lines
 from hydra_ray.storage import read_part
@@ -158,6 +159,20 @@ def test_a_new_users_head_is_stored_with_its_configuration(finished: Plan):
     new = [row for row in scored_users(finished.adapter.heads, 0) if row.is_new]
     assert len(new) == 4
     assert {row.head for row in new} <= {"shared", "lowrank-16"}
+
+
+def test_a_user_who_comes_later_is_answered_and_the_run_stays_as_it_is(finished: Plan, tmp_path: Path):
+    before = {path: path.read_bytes() for path in Path(finished.run_folder).iterdir()} | parts_of(finished)
+    history = [{"input": f"A story built on comedy and {word}.", "output": "comedy"} for word in ("romance", "music")]
+    row = {"user_id": "later", "history": history, "queries": [{"input": "It begins with comedy and nature."}]}
+    (tmp_path / "june.jsonl").write_text(json.dumps(row))
+    added = personalize(added_config(finished.run_folder, [str(tmp_path / "june.jsonl")]))
+    (bucket,) = added.users.buckets
+    (head,) = read_part(added.adapter.heads.part(heads_table(0), bucket)).to_pylist()
+    assert head["user_id"] == "later"
+    assert list(predictions_of(added)) == ["later/0"]
+    after = {path: path.read_bytes() for path in Path(finished.run_folder).iterdir()} | parts_of(finished)
+    assert {path: after[path] for path in before} == before
 
 
 def test_a_run_killed_in_the_middle_of_probes_resumes_to_the_same_answers(tmp_path: Path):
