@@ -25,7 +25,7 @@ def count_rows(table: Artefact, user_ids: Collection[str]) -> Counter[str]:
     columns = None if table.kind == Kind.REJECTED else [USER_ID]
     counts: Counter[str] = Counter()
     for rows in storage.read_row_groups(table.location, _schema(table), columns):
-        counts.update(each for each in _owners(table, rows).to_pylist() if each in user_ids)
+        counts.update(_owners(table, rows).filter(_is_theirs(table, rows, user_ids)).to_pylist())
     return counts
 
 

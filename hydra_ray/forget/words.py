@@ -1,9 +1,11 @@
 """What `hydra-ray forget` reads and says."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from hydra_ray.errors import InputError
+from hydra_ray.forget.cohorts import Learned
 from hydra_ray.forget.removal import Outcome
 from hydra_ray.roots import receipt_location
 
@@ -33,10 +35,13 @@ def outcome_lines(root: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     learned = sorted({each for receipt in receipts for each in receipt.learned}, key=str)
     if learned:
         yield "learned from them, among others:"
-    for each in learned:
-        cohort = "cohort unknown" if each.cohort is None else f"{each.num_users} users of {each.cohort}"
-        yield f"  {each.path} ({cohort})"
+    for (folder, cohort), parts in groupby(learned, key=lambda each: (each.path.rpartition("/")[0], _cohort(each))):
+        yield f"  {folder}/{{{','.join(each.path.rpartition('/')[2] for each in parts)}}} ({cohort})"
     yield from dict.fromkeys(line for receipt in receipts for line in receipt.remains)
+
+
+def _cohort(learned: Learned) -> str:
+    return "cohort unknown" if learned.cohort is None else f"{learned.num_users} users of {learned.cohort}"
 
 
 def _fate(root: str, outcome: Outcome) -> str:

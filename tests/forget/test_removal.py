@@ -166,7 +166,7 @@ def test_the_command_tells_what_became_of_each_user(planned: Plan, tmp_path: Pat
     assert main(["forget", "--run", planned.run_folder, "--users-file", str(ids)]) == 0
     said = capsys.readouterr().out
     assert "ann-x: forgotten: 3 rows and entries in 3 files" in said
-    assert f"stages/adapter/base/{planned.adapter.base.fingerprint}/base (2 users of stages/users/" in said
+    assert f"stages/adapter/base/{planned.adapter.base.fingerprint}/{{base}} (2 users of stages/users/" in said
     assert "users.leaves_out_forgotten=true" in said
     assert main(["forget", "ann-x", "--run", planned.run_folder]) == 0
     assert "ann-x: nothing is left" in capsys.readouterr().out
