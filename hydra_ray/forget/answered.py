@@ -34,7 +34,7 @@ def traces_of(rows: Iterable[Mapping[str, Any]]) -> Traces:
     for row in rows:
         user_id = row["user_id"]
         for query in row["queries"]:
-            ids |= dict.fromkeys(prediction_ids(user_id, query["query_id"]), user_id)
+            ids.update((name, user_id) for name in prediction_ids(user_id, query["query_id"]))
             if query.get("reason"):
                 reasons[user_id].add(query["reason"])
     return Traces(prediction_ids=ids, reasons=reasons)

@@ -39,7 +39,7 @@ def drop_rows(table: Artefact, user_ids: Collection[str]) -> None:
     """Write a table again without the rows of some users; its counters stay, and so do its row groups."""
     schema = _schema(table)
     groups = storage.read_row_groups(table.location, schema)
-    kept = (rows.filter(pc.invert(_is_theirs(table, rows, user_ids))) for rows in groups)
+    kept = (rows.filter(pc.invert(_is_theirs(table, rows, user_ids))) for rows in groups)  # pyright: ignore[reportAttributeAccessIssue]
     counters = storage.read_counters(table.location)
     storage.write_row_groups(table.location, schema, _or_empty(kept, schema), counters)
 
@@ -73,4 +73,4 @@ def _owners(table: Artefact, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
 
 
 def _is_theirs(table: Artefact, rows: pa.Table, user_ids: Collection[str]) -> pa.Array | pa.ChunkedArray:
-    return pc.is_in(_owners(table, rows), pa.array(sorted(user_ids), pa.string()))
+    return pc.is_in(_owners(table, rows), pa.array(sorted(user_ids), pa.string()))  # pyright: ignore[reportAttributeAccessIssue]
