@@ -36,6 +36,7 @@ quality: install
 # Six gigabytes of disk for the largest size, and some minutes.
 bench-heads: install
 	$(BIN)/python benchmarks/heads.py
+	$(BIN)/python benchmarks/lifecycle.py
 
 install: $(VENV)/.installed
 

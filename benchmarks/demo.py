@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from memory import tree_bytes
 
 CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml"
 MAX_SECONDS, MAX_SECONDS_AGAIN, MAX_GIGABYTES = 360, 45, 8.0
@@ -61,21 +62,6 @@ def run(root: str, seed: int) -> Run:
     if process.returncode:
         raise SystemExit(f"the demo failed with exit status {process.returncode}")
     return Run(seconds=time.monotonic() - start, peak_gigabytes=peak / (1 << 30))
-
-
-def tree_bytes(root: psutil.Process) -> int:
-    """Proportional set size of a process and all its descendants; those that just ended count nothing."""
-    total = 0
-    try:
-        processes = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    for process in processes:
-        try:
-            total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return total
 
 
 def committed(root: str) -> dict[str, int]:

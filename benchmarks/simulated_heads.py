@@ -66,10 +66,14 @@ def stage_of(root: str, num_users: int, users_per_bucket: int) -> Stage:
     return Stage(name="heads", fingerprint=str(num_users), root=root, num_buckets=num_buckets)
 
 
-def ids_by_bucket(num_users: int, num_buckets: int) -> list[list[str]]:
-    """The ids of all users, sorted."""
+def ids_by_bucket(num_users: int, num_buckets: int, first: int = 0) -> list[list[str]]:
+    """The ids of all users, sorted.
+
+    Args:
+        first: number of the first user.
+    """
     buckets: list[list[str]] = [[] for _ in range(num_buckets)]
-    for user in range(num_users):
+    for user in range(first, first + num_users):
         user_id = f"user-{user:08d}"
         buckets[bucket_of(user_id, num_buckets, BUCKET_KEY)].append(user_id)
     return buckets
@@ -114,8 +118,21 @@ def projected_rows(user_ids: list[str], shape: Shape, seed: int) -> pa.Table:
 
 def fit_bucket(stage: Stage, bucket: int, shape: Shape) -> None:
     """From projected features on disk to stored heads."""
+    settings = HeadsConfig(kinds=("lowrank",), ranks=(shape.rank,))
+    fit_projected(
+        stage.part(projected_table(0), bucket),
+        stage.part(heads_table(0), bucket),
+        LINEAGE,
+        Configuration(name=f"lowrank-{shape.rank}", kind="lowrank", rank=shape.rank, settings=settings),
+        population_of(shape),
+        is_graded=False,
+    )
+
+
+def population_of(shape: Shape) -> Population:
+    """What training users would have taught: a shared head that says nothing, and the true prior."""
     nothing = SharedHead(weights_D=np.zeros(shape.rank), left_out_KD=np.zeros((0, shape.rank)))
-    population = Population(
+    return Population(
         base_fingerprint=LINEAGE.base,
         scales_D=np.ones(shape.rank),
         query_head=nothing,
@@ -124,15 +141,6 @@ def fit_bucket(stage: Stage, bucket: int, shape: Shape) -> None:
         variances={shape.rank: shape.variances()},
         network_K=np.zeros(0),
         routed=None,
-    )
-    settings = HeadsConfig(kinds=("lowrank",), ranks=(shape.rank,))
-    fit_projected(
-        stage.part(projected_table(0), bucket),
-        stage.part(heads_table(0), bucket),
-        LINEAGE,
-        Configuration(name=f"lowrank-{shape.rank}", kind="lowrank", rank=shape.rank, settings=settings),
-        population,
-        is_graded=False,
     )
 
 
