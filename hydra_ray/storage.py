@@ -199,7 +199,8 @@ def write_row_groups(
     repeating = [path for path, kind in _leaves(schema) if not pa.types.is_floating(kind)]
     with (
         open_output(location) as file,
-        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating) as writer,
+        # pyarrow's own types know of all columns or none only.
+        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating) as writer,  # pyright: ignore[reportArgumentType]
     ):
         for table in tables:
             writer.write_table(table)

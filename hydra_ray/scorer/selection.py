@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hydra_ray.errors import HeadMismatchError
 from hydra_ray.records import HEADS, ScoredUser, arrow_schema
@@ -118,14 +117,14 @@ def heads_of(table: pa.Table, kinds: Sequence[Configuration]) -> Heads:
     Raises:
         HeadMismatchError: a head is of a configuration that is not among `kinds`.
     """
-    found = pc.index_in(table["configuration"].combine_chunks(), pa.array([kind.name for kind in kinds], pa.string()))
-    if found.null_count:
-        unknown = pc.unique(table["configuration"].filter(pc.is_null(found))).to_pylist()
+    names, places = table["configuration"].to_pylist(), {kind.name: place for place, kind in enumerate(kinds)}
+    unknown = sorted(set(names) - places.keys())
+    if unknown:
         raise HeadMismatchError(
-            f"heads are of the configurations {', '.join(unknown)}, expected {', '.join(kind.name for kind in kinds)}: "
-            "fit them with the settings they are used with."
+            f"heads are of the configurations {', '.join(unknown)}, expected {', '.join(places)}: fit them with the "
+            "settings they are used with."
         )
-    chosen_U = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    chosen_U = np.array([places[name] for name in names], np.int64)
     values, lengths_U = flat_values(table, "code"), list_lengths(table, "code")
     starts_U = starts_of(lengths_U)[:-1]
     codes: list[Floats] = []

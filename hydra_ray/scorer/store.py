@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hydra_ray import storage
@@ -186,8 +186,8 @@ class HeadStore:
             by_bucket.setdefault(bucket, []).append(user_id)
         tables = chain.from_iterable(self._read_bucket(bucket, own) for bucket, own in by_bucket.items())
         found = pa.concat_tables([HEADS_SCHEMA.empty_table(), *tables])
-        places = pc.index_in(pa.array(user_ids, pa.string()), found["user_id"].combine_chunks())
-        return found.take(places.drop_null())
+        places = {user_id: place for place, user_id in enumerate(found["user_id"].to_pylist())}
+        return found.take(np.array([places[user_id] for user_id in user_ids if user_id in places], np.int64))
 
     def _read_bucket(self, bucket: int, user_ids: Sequence[str]) -> Iterator[pa.Table]:
         """The row groups of a bucket that can hold the users."""

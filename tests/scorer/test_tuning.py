@@ -1,0 +1,35 @@
+import pytest
+
+from hydra_ray.errors import TrainingError
+from hydra_ray.scorer.tuning import run_trials
+from hydra_ray.storage import exists, join, write_bytes
+
+GRID = {"fold": [0, 1], "buckets": [[0, 2], [1]]}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_each_point_of_the_grid_is_worked_on_also_where_a_trial_fails_once(tmp_path, capfd):
+    folder = str(tmp_path)
+
+    def work(settings):
+        name = f"{settings['fold']}-{settings['buckets'][0]}"
+        if name == "1-1" and not exists(join(folder, "failed")):
+            write_bytes(join(folder, "failed"), b"")
+            raise RuntimeError("killed")
+        write_bytes(join(folder, name), b"")
+        return {"loss": 0.0}
+
+    run_trials(work, GRID, join(folder, "stage"))
+    assert all(exists(join(folder, name)) for name in ("0-0", "0-1", "1-0", "1-1", "failed"))
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_two_cpus")
+def test_what_a_trial_fails_of_is_told(tmp_path):
+    def work(settings):
+        raise ValueError(f"no heads in fold {settings['fold']}")
+
+    with pytest.raises(TrainingError, match=r"1 of 1 trials failed[^$]*no heads in fold 7"):
+        run_trials(work, {"fold": [7]}, str(tmp_path), max_concurrent_trials=1)
