@@ -125,7 +125,7 @@ def plan_run(config: RunConfig) -> Plan:
     adapter = make.scorer("adapter", task, [users, probes, reranker.heads, drafts, labeller])
     gate = make.stage("gate", 1, {}, [users, drafts, adapter.heads])
     judged = [users, drafts, reranker.heads, adapter.heads, gate, *make.taught("gate")]
-    answers = make.stage("answers", 2, {"answers": config.answers}, judged)
+    answers = make.stage("answers", 3, {"answers": config.answers}, judged)
     report = make.stage("report", 4, {"config": config}, [answers])
     return Plan(
         config=config,
