@@ -265,8 +265,9 @@ def tune_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
     import ray
 
     from hydra_ray.scorer.tuning import run_trials
+    from hydra_ray.stream import start_ray
 
-    ray.init(address="local", num_cpus=arguments.workers, include_dashboard=False, log_to_driver=False)
+    start_ray()
     with tempfile.TemporaryDirectory(prefix="hydra_ray-heads-") as root:
         grid = {"place": list(range(arguments.tune_trials))}
         seconds, _ = timed(partial(run_trials, _do_nothing, grid, root))

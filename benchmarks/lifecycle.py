@@ -25,6 +25,7 @@ from hydra_ray.forget.removal import forget_users
 from hydra_ray.scorer.fitting import fit_heads
 from hydra_ray.scorer.store import HeadStore, population_folder
 from hydra_ray.stages import Stage
+from hydra_ray.stream import start_ray
 
 MAX_SECONDS = 600.0
 NUM_SHARDS = 4
@@ -73,7 +74,7 @@ def live(stage: Stage, known: Sequence[str], arguments: argparse.Namespace, shap
     """Every step: the seconds of all, and whether each did what it should."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray()
     seconds: list[float] = []
     gone = known[:: max(1, len(known) // arguments.forgotten)][: arguments.forgotten]
     with step(f"{len(known)} users: fitted, stored and scored", seconds):
