@@ -160,7 +160,8 @@ def fit_all(stage: Stage, num_users: int, shape: Shape, num_workers: int, rounds
     with workers(num_workers) as pool:
         # Imports and the first call of everything are not counted.
         list(pool.map(partial(fit_bucket, stage, shape=shape), [0] * num_workers))
-        seconds = []
+        seconds: list[float] = []
+        peaks: dict[int, float] = {}
         for _ in range(rounds):
             started = time.monotonic()
             peaks = dict(pool.map(partial(_fit_and_measure, stage, shape), stage.buckets))

@@ -108,7 +108,8 @@ def train_published(
     mask_NU, targets = torch.eye(num_users)[torch.from_numpy(user_N)], torch.from_numpy(targets_N).float()
     for _ in range(settings.num_epochs):
         for rows in torch.randperm(len(texts)).split(settings.batch_size):
-            features_ND = torch.from_numpy(encode([texts[row] for row in rows.tolist()]))
+            batch: list[int] = rows.tolist()
+            features_ND = torch.from_numpy(encode([texts[row] for row in batch]))
             scores_N = heads(features_ND, mask_NU[rows])
             loss = torch.nn.functional.binary_cross_entropy_with_logits(scores_N, targets[rows])
             optimizer.zero_grad()

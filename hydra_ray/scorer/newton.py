@@ -251,13 +251,18 @@ def _descended(
     Returns:
         The state reached, and whose loss no such step lowers.
     """
-    sizes_U = np.ones(len(steps_UR))
-    for _ in range(MAX_HALVINGS):
+
+    def reach(sizes_U: Floats) -> tuple[State, Bools]:
         sizes_U1 = sizes_U[:, None]
         reached = objective.state(state.codes_UR - sizes_U1 * steps_UR, state.scores_UP - sizes_U1 * moves_UP)
         promised_U = state.losses_U - 1e-4 * sizes_U * decrements_U
-        is_short_U = reached.losses_U > promised_U + 1e-12 * (1 + np.abs(state.losses_U))
+        return reached, reached.losses_U > promised_U + 1e-12 * (1 + np.abs(state.losses_U))
+
+    sizes_U = np.ones(len(steps_UR))
+    reached, is_short_U = reach(sizes_U)
+    for _ in range(MAX_HALVINGS):
         if not is_short_U.any():
             break
         sizes_U[is_short_U] /= 2
+        reached, is_short_U = reach(sizes_U)
     return reached, is_short_U
