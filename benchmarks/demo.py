@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from memory import tree_bytes
+from memory import watched
 
 CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml"
 MAX_SECONDS, MAX_SECONDS_AGAIN, MAX_GIGABYTES = 360, 45, 8.0
@@ -53,15 +53,15 @@ def run(root: str, seed: int) -> Run:
     """Run the demo into `root` as a user would, watching its memory."""
     overrides = [f"storage.root={root}", f"lamp.planted.seed={seed}", f"generator.seed={seed}"]
     command = [sys.executable, "-m", "hydra_ray.cli", "run", str(CONFIG), *overrides]
-    start, peak = time.monotonic(), 0
-    with subprocess.Popen(command) as process:
-        tree = psutil.Process(process.pid)
-        while process.poll() is None:
-            peak = max(peak, tree_bytes(tree))
-            time.sleep(SECONDS_BETWEEN_SAMPLES)
+    start = time.monotonic()
+    with (
+        subprocess.Popen(command) as process,
+        watched(psutil.Process(process.pid), SECONDS_BETWEEN_SAMPLES) as samples,
+    ):
+        process.wait()
     if process.returncode:
         raise SystemExit(f"the demo failed with exit status {process.returncode}")
-    return Run(seconds=time.monotonic() - start, peak_gigabytes=peak / (1 << 30))
+    return Run(seconds=time.monotonic() - start, peak_gigabytes=max(samples) / (1 << 30))
 
 
 def committed(root: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
+import psutil
 from heads import workers
 from memory import watched
 from simulated_heads import BUCKET_KEY, LINEAGE, Shape, ids_by_bucket, population_of, write_bucket
@@ -28,6 +29,7 @@ from hydra_ray.stages import Stage
 from hydra_ray.stream import start_ray
 
 MAX_SECONDS = 600.0
+SECONDS_BETWEEN_SAMPLES = 0.5
 NUM_SHARDS = 4
 """Trials of one head configuration."""
 
@@ -41,7 +43,7 @@ def main() -> int:
         stage = Stage(name="adapter.heads", fingerprint=f"{1:016x}", root=root, num_buckets=num_buckets)
         ids = simulate(stage, ids_by_bucket(arguments.users, num_buckets), shape)
         population_of(shape).write(population_folder(stage.folder, 0), LINEAGE.population)
-        with watched() as samples:
+        with watched(psutil.Process(), SECONDS_BETWEEN_SAMPLES) as samples:
             seconds, is_good = live(stage, ids, arguments, shape)
     print(f"{seconds:.1f} s in all (at most {MAX_SECONDS:.0f}), peak of all processes {max(samples) / 1e9:.2f} GB")
     return 0 if is_good and seconds <= MAX_SECONDS else 1

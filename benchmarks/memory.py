@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 import psutil
 
-SECONDS_BETWEEN_SAMPLES = 0.5
-
 
 def tree_bytes(root: psutil.Process) -> int:
     """Proportional set size of a process and all its descendants; those that just ended count nothing."""
@@ -25,13 +23,13 @@ def tree_bytes(root: psutil.Process) -> int:
 
 
 @contextmanager
-def watched() -> Iterator[list[int]]:
-    """The samples of this process and its descendants during the block, filled as it runs."""
-    samples, has_ended = [tree_bytes(psutil.Process())], threading.Event()
+def watched(root: psutil.Process, seconds_between: float) -> Iterator[list[int]]:
+    """The samples of a process and its descendants during the block, filled as it runs."""
+    samples, has_ended = [tree_bytes(root)], threading.Event()
 
     def watch() -> None:
-        while not has_ended.wait(SECONDS_BETWEEN_SAMPLES):
-            samples.append(tree_bytes(psutil.Process()))
+        while not has_ended.wait(seconds_between):
+            samples.append(tree_bytes(root))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

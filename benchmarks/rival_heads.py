@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hydra_ray.retrieve.dense import Encode
 from hydra_ray.scorer.heads import Floats, GroupTable, Ints, starts_of
 from hydra_ray.scorer.losses import LOGISTIC
 from hydra_ray.scorer.newton import Regression
-
-Encode = Callable[[Sequence[str]], Floats]
-"""From texts to vectors (N, D)."""
 
 
 def rows_alone(num_users: int, num_rows: int, variances_R: Floats, seed: int) -> GroupTable:

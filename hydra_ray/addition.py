@@ -7,9 +7,10 @@ from typing import Any
 from hydra_ray.config import RunConfig, apply_override, check_config
 from hydra_ray.errors import ConfigError
 from hydra_ray.plan import Plan
+from hydra_ray.scorer.trials import COHORTS
 from hydra_ray.teacher import read_config
 
-_COHORT = "new."
+_COHORT = f"{COHORTS[True]}."
 """How the counters of heads begin that tell new users' configurations."""
 
 

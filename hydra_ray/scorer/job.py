@@ -43,7 +43,7 @@ from hydra_ray.scorer.store import (
     scores_table,
     write_heads,
 )
-from hydra_ray.scorer.trials import COHORTS, fit_part, read_trial, write_trial
+from hydra_ray.scorer.trials import COHORTS, fit_part, inputs_of, read_trial, write_trial
 from hydra_ray.stages import Stage
 
 
@@ -208,7 +208,8 @@ def fit_projected(
 
     def tables() -> Iterator[pa.Table]:
         for part in read_projected(location, lineage, is_graded=is_graded):
-            taught, fit, _ = fit_part(part, configuration, population, folds=())
+            table = inputs_of(part, configuration, population)
+            taught, fit, _ = fit_part(part, table, configuration, population, folds=())
             everybody_U, losses_UK = np.zeros(taught.num_users, np.int64), np.zeros((taught.num_users, 0))
             yield head_rows(part, np.diff(taught.user_starts), everybody_U, [configuration], [fit], losses_UK)
 

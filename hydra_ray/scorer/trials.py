@@ -47,10 +47,10 @@ class TrialPart:
 
 def run_trial(part: ProjectedPart, configuration: Configuration, population: Population) -> TrialPart:
     """Fit the configuration to every user of `part`, on all that may be learned from and with each fold left out."""
-    table = replace(part.table, features_ND=configuration.inputs(part, population))
+    table = inputs_of(part, configuration, population)
     user_N, fold_N = table.user_of_candidate(), part.fold_G[table.group_of_candidate()]
     folds = range(configuration.settings.num_folds)
-    taught, fit, left_out = fit_part(part, configuration, population, folds)
+    taught, fit, left_out = fit_part(part, table, configuration, population, folds)
     personal_N = configuration.scores(table.features_ND, part.offsets_N, user_N, fit.codes_UK)
     for fold, codes_UK in zip(folds, left_out, strict=True):
         rows = fold_N == fold
@@ -66,11 +66,23 @@ def run_trial(part: ProjectedPart, configuration: Configuration, population: Pop
     )
 
 
+def inputs_of(part: ProjectedPart, configuration: Configuration, population: Population) -> GroupTable:
+    """The candidates of `part` as the configuration reads them."""
+    return replace(part.table, features_ND=configuration.inputs(part, population))
+
+
 def fit_part(
-    part: ProjectedPart, configuration: Configuration, population: Population, folds: Sequence[int]
+    part: ProjectedPart,
+    table: GroupTable,
+    configuration: Configuration,
+    population: Population,
+    folds: Sequence[int],
 ) -> tuple[GroupTable, Fit, list[Floats]]:
-    """What may be learned from, the codes of all users, and those that were fitted without each of `folds`."""
-    table = replace(part.table, features_ND=configuration.inputs(part, population))
+    """What may be learned from, the codes of all users, and those that were fitted without each of `folds`.
+
+    Args:
+        table: the candidates as the configuration reads them.
+    """
     teaches_G = table.teaches()
     taught, offsets_N = table.select(teaches_G), part.offsets_N[teaches_G[table.group_of_candidate()]]
     return taught, *configuration.fit(taught, offsets_N, population, part.fold_G[teaches_G], folds)
