@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, ValidationError, model_validator
 
 from hydra_ray.errors import ConfigError, InputError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=200)]
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+LabelKey = Annotated[str, StringConstraints(pattern=rf"^([a-zA-Z0-9.-]{{1,253}}/)?{_LABEL}$")]
+LabelSelector = Annotated[str, StringConstraints(pattern=rf"^!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))$")]
+ResourceName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$")]
 
 
 STAGE_NAMES = ("users", "profiles", "probes", "reranker", "drafts", "adapter", "gate", "answers", "report")
@@ -276,6 +280,8 @@ class GeneratorConfig(Section):
     prompt_form: Literal["chat", "sentence"] = "chat"
     """chat: records are turns of a conversation. sentence: LaMP's own form, records and query in one message."""
     seed: int = 0
+    max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
 
 
 class ProbesConfig(Section):
@@ -376,9 +382,13 @@ class DraftsConfig(PoolConfig):
 
     num_records: int = Field(default=4, gt=0)
     """k: records in a prompt."""
-    prompts: tuple[
-        Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "lead_2", "lead_k", "reranked"], ...
-    ] = ("zero_shot", "rag_1", "rag_2", "rag_k", "reranked")
+    prompts: tuple[Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "lead_2", "lead_k", "reranked"], ...] = (
+        "zero_shot",
+        "rag_1",
+        "rag_2",
+        "rag_k",
+        "reranked",
+    )
     """Prompts whose greedy answers are drafts: without records; with random ones; with the retriever's best 1, 2 or k;
     with the k that the reranker chooses; lead_2, lead_k: with the first words only of the retriever's best 2 or k, and
     of the query."""
@@ -446,6 +456,28 @@ class PlacementConfig(Section):
     """DeepSpeed's ZeRO stage."""
     max_concurrent_trials: int = Field(default=2, gt=0)
     """Tune trials at the same time."""
+    generator_labels: dict[LabelKey, LabelSelector] = {}
+    """Nodes on which copies of the generator may run, by their labels: a value, `in(a, b)`, or with `!` before it what
+    the label must not be. As `{ray.io/market-type: spot}`."""
+    generator_resources: dict[ResourceName, PositiveFloat] = {}
+    """Custom Ray resources that a copy reserves."""
+    train_labels: dict[LabelKey, LabelSelector] = {}
+    """As `generator_labels`, of the workers that train a base."""
+    train_resources: dict[ResourceName, PositiveFloat] = {}
+    """Custom Ray resources that each worker reserves."""
+    step_labels: dict[LabelKey, LabelSelector] = {}
+    """As `generator_labels`, of everything else: steps on one part, encoding, fitting heads."""
+    step_resources: dict[ResourceName, PositiveFloat] = {}
+    """Custom Ray resources that each of these reserves."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.generator_gpus > 1 and self.generator_gpus % 1:
+            raise ValueError("generator_gpus above 1 are tensor parallel ranks: a whole number")
+        custom = {*self.generator_resources, *self.train_resources, *self.step_resources}
+        if known := custom & {"CPU", "GPU", "memory"}:
+            raise ValueError(f"{', '.join(sorted(known))} are no custom resources: use generator_cpus and the like")
+        return self
 
 
 class RunConfig(Section):

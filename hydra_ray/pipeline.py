@@ -87,19 +87,20 @@ def probes(plan: Plan) -> None:
 def reranker(plan: Plan) -> None:
     """Stage 3: the scorer that chooses records."""
     examples = plan.reranker.examples
-    _complete(examples, lambda: run_parts(examples, "examples", RerankerExamplesPart(plan)))
-    scorer(plan.reranker, plan.config.placement)
+    placement = plan.config.placement
+    _complete(examples, lambda: run_parts(examples, "examples", RerankerExamplesPart(plan), placement))
+    scorer(plan.reranker, placement)
 
 
 def adapter(plan: Plan) -> None:
     """Stage 5: the scorer that chooses answers."""
-    examples, num_threads = plan.adapter.examples, plan.config.placement.train_threads
-    _complete(plan.labeller, lambda: run_task(make_labeller, plan, num_threads))
+    examples, placement = plan.adapter.examples, plan.config.placement
+    _complete(plan.labeller, lambda: run_task(make_labeller, plan, placement))
     _complete(
         examples,
-        lambda: run_actor_parts(examples, "examples", AdapterExamplesPart, {"plan": plan}, num_threads),
+        lambda: run_actor_parts(examples, "examples", AdapterExamplesPart, {"plan": plan}, placement),
     )
-    scorer(plan.adapter, plan.config.placement)
+    scorer(plan.adapter, placement)
 
 
 def scorer(plan: ScorerPlan, placement: PlacementConfig) -> None:
@@ -117,14 +118,14 @@ def drafts(plan: Plan) -> None:
 def gate(plan: Plan) -> None:
     """How good each system is for each user on history that was held out: what the gate chooses by."""
     if plan.config.answers.is_gated:
-        _complete(plan.gate, lambda: run_parts(plan.gate, "gate", GatePart(plan)))
+        _complete(plan.gate, lambda: run_parts(plan.gate, "gate", GatePart(plan), plan.config.placement))
 
 
 def answers(plan: Plan) -> None:
     """Stage 6: one answer a query and system; HYDRA's in LaMP's official prediction format too."""
 
     def write() -> Counters:
-        counters = run_parts(plan.answers, "answers", AnswersPart(plan, _gates(plan)))
+        counters = run_parts(plan.answers, "answers", AnswersPart(plan, _gates(plan)), plan.config.placement)
         predictions = storage.join(plan.answers.folder, "predictions.json")
         official_predictions(plan.task.prediction_name, _hydra_answers(plan), predictions)
         return counters
@@ -199,7 +200,7 @@ def _extract(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
             features_table(name),
             FeatureWriter,
             {**stages, "base_name": name},
-            placement.train_threads,
+            placement,
         )
         for name in map(base_name_of, dict.fromkeys(plan.base_folds))
     )

@@ -18,6 +18,7 @@ import pyarrow as pa
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.errors import GenerationError, HydraError
 from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.placement import core_bundle, generator_bundle, step_bundle
 from hydra_ray.progress import Progress
 from hydra_ray.records import Asked, Completion, Request, from_table, to_table
 from hydra_ray.stages import Stage
@@ -25,8 +26,6 @@ from hydra_ray.storage import add_counters, read_counters
 
 logger = logging.getLogger(__name__)
 
-_STEP_CPUS = 0.5
-"""Ray CPUs of a step on one part; below 1 so that steps and a generator fit on two cores together."""
 _MAX_GENERATOR_RESTARTS = 3
 """How often a generator that died is started again before the run fails."""
 
@@ -78,13 +77,17 @@ def start_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def run_parts(stage: Stage, table: str, work: PartWork) -> dict[str, float]:
+def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
     """Make the missing parts of `table` with `work`, spread over the cluster; returns the counters of all parts."""
-    return _run(stage, table, lambda buckets: buckets.map(_CommitPart(work), num_cpus=_STEP_CPUS))
+    return _run(stage, table, lambda buckets: buckets.map(_CommitPart(work), **step_bundle(placement).options()))
 
 
 def run_actor_parts(
-    stage: Stage, table: str, work: Callable[..., PartWork], arguments: Mapping[str, Any], num_threads: int
+    stage: Stage,
+    table: str,
+    work: Callable[..., PartWork],
+    arguments: Mapping[str, Any],
+    placement: PlacementConfig,
 ) -> dict[str, float]:
     """As `run_parts`, with work that loads a model first: one actor constructs it and makes all parts."""
     return _run(
@@ -94,20 +97,20 @@ def run_actor_parts(
             _PartActor,
             fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
             batch_size=1,
-            num_cpus=1,
+            **core_bundle(placement).options(),
             compute=_actors(1),
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(num_threads)}},
+            runtime_env=_threads(placement.train_threads),
         ),
     )
 
 
-def run_task(work: Callable[[Any], Counters], argument: Any, num_threads: int) -> Counters:
+def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
     """Do one piece of work on a worker of the cluster; returns its counters."""
     import ray
 
     start_ray()
-    environment = {"env_vars": {"OMP_NUM_THREADS": str(num_threads)}}
-    return ray.get(ray.remote(num_cpus=1, runtime_env=environment)(work).remote(argument))
+    remote = ray.remote(runtime_env=_threads(placement.train_threads), **core_bundle(placement).options())
+    return ray.get(remote(work).remote(argument))
 
 
 def run_generation(
@@ -124,33 +127,33 @@ def run_generation(
     What the store knows is not asked again, and where it knows everything no generator is loaded.
     """
     job = _GenerationJob(work=work, store=store, name=f"{stage.name}-{stage.fingerprint}")
-    _commit_known(stage, table, job)
+    _commit_known(stage, table, job, placement)
     num_missing = len(stage.missing_buckets(table))
+    step = step_bundle(placement).options()
     return _run(
         stage,
         table,
         lambda buckets: (
-            buckets.map(_MakeRequests(job), num_cpus=_STEP_CPUS)
+            buckets.map(_MakeRequests(job), **step)
             .map_batches(
                 GeneratorActor,
                 fn_constructor_kwargs={"task": task, "generator": generator, "placement": placement},
                 batch_size=1,
-                num_cpus=placement.generator_cpus,
-                num_gpus=placement.generator_gpus,
+                **generator_bundle(placement).options(),
                 compute=_actors(min(placement.generator_actors, num_missing)),
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(placement.generator_threads)}},
+                runtime_env=_threads(placement.generator_threads),
                 ray_remote_args_fn=_bounded_restarts,
             )
-            .map(_CommitGenerated(job), num_cpus=_STEP_CPUS)
+            .map(_CommitGenerated(job), **step)
         ),
     )
 
 
-def _commit_known(stage: Stage, table: str, job: "_GenerationJob") -> None:
+def _commit_known(stage: Stage, table: str, job: "_GenerationJob", placement: PlacementConfig) -> None:
     """Make the missing parts whose requests have all been answered before."""
     asked_before = [bucket for bucket in stage.missing_buckets(table) if job.store.has_any(bucket)]
     if asked_before:
-        known = _buckets(asked_before).map(_CommitKnown(job), num_cpus=_STEP_CPUS).sum("is_known")
+        known = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options()).sum("is_known")
         logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
 
 
@@ -278,6 +281,11 @@ def _actors(size: int) -> Any:
     import ray.data
 
     return ray.data.ActorPoolStrategy(size=size)
+
+
+def _threads(num_threads: int) -> dict[str, Any]:
+    """Runtime environment of a worker that computes with so many OpenMP threads."""
+    return {"env_vars": {"OMP_NUM_THREADS": str(num_threads)}}
 
 
 def _bounded_restarts() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from hydra_ray import storage
 from hydra_ray.config import HeadsConfig, PlacementConfig
+from hydra_ray.placement import core_bundle
 from hydra_ray.scorer.configurations import configurations
 from hydra_ray.scorer.job import HeadJob, make_bucket, make_population, make_projected, make_trial
 from hydra_ray.scorer.population import DESCRIPTION
@@ -67,7 +68,8 @@ def fit_heads(
     if unfinished:
         import ray
 
-        make = ray.remote(num_cpus=1)(make_population)
+        options = core_bundle(placement).options()
+        make = ray.remote(**options)(make_population)
         ray.get(
             [
                 make.remote(job)
@@ -75,10 +77,10 @@ def fit_heads(
                 if not storage.exists(storage.join(job.population_folder, DESCRIPTION))
             ]
         )
-        run = ray.remote(num_cpus=1)(make_projected)
+        run = ray.remote(**options)(make_projected)
         ray.get([run.remote(job, bucket) for job in unfinished for bucket in job.unprojected_buckets()])
         _run_trials(unfinished, placement)
-        write = ray.remote(num_cpus=1)(make_bucket)
+        write = ray.remote(**options)(make_bucket)
         writing = []
         for job in unfinished:
             names = [configuration.name for configuration in configurations(config)]
@@ -101,7 +103,7 @@ def _run_trials(jobs: Sequence[HeadJob], placement: PlacementConfig) -> None:
         "buckets": [list(stage.buckets)[shard::num_shards] for shard in range(num_shards)],
     }
     work = partial(_run_trial, {job.fold: job for job in jobs})
-    run_trials(work, grid, stage.folder, placement.max_concurrent_trials)
+    run_trials(work, grid, stage.folder, placement.max_concurrent_trials, core_bundle(placement))
 
 
 def _run_trial(jobs: Mapping[int, HeadJob], settings: Mapping[str, Any]) -> dict[str, float]:

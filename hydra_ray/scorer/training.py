@@ -8,19 +8,17 @@ the loss of users who were held out by more than one standard error.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import BaseConfig, PlacementConfig
 from hydra_ray.errors import TrainingError
+from hydra_ray.placement import train_bundle
 from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction, base_name_of
 from hydra_ray.stages import Stage
 
 _LOG = logging.getLogger(__name__)
-_WORKER_CPUS = 0.25
-"""Ray CPUs a training worker reserves: little, so that two and Ray's own steps fit on a small machine. Its real threads
-are placement.train_threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +94,8 @@ def train_base(
 def _run_untrained(task: TrainingTask) -> None:
     import ray
 
-    ray.get(ray.remote(num_cpus=_WORKER_CPUS)(_write_untrained).remote(task))
+    options = replace(train_bundle(task.placement), gpus=0).options()
+    ray.get(ray.remote(**options)(_write_untrained).remote(task))
 
 
 def _write_untrained(task: TrainingTask) -> None:
@@ -118,9 +117,7 @@ def _run_workers(task: TrainingTask, folder: str) -> None:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     placement = task.placement
-    resources: dict[str, float] = {"CPU": _WORKER_CPUS}
-    if placement.train_gpus_per_worker:
-        resources["GPU"] = placement.train_gpus_per_worker
+    bundle = train_bundle(placement)
     # DeepSpeed's shards fit only the same number of workers and ZeRO stage, so those are part of the run's name.
     name = f"zero{placement.zero_stage}-workers{placement.train_workers}"
     trainer = TorchTrainer(
@@ -130,7 +127,8 @@ def _run_workers(task: TrainingTask, folder: str) -> None:
         scaling_config=ScalingConfig(
             num_workers=placement.train_workers,
             use_gpu=placement.train_gpus_per_worker > 0,
-            resources_per_worker=resources,
+            resources_per_worker=bundle.amounts(),
+            label_selector=dict(bundle.labels) or None,
         ),
         run_config=RunConfig(
             name=name,

@@ -6,19 +6,25 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import TrainingError
+from hydra_ray.placement import ONE_CPU, Bundle
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, float]]
 """What a trial does with its point of the grid, and the line it reports."""
 
 
 def run_trials(
-    work: Work, grid: Mapping[str, Sequence[Any]], folder: str, max_concurrent_trials: int | None = None
+    work: Work,
+    grid: Mapping[str, Sequence[Any]],
+    folder: str,
+    max_concurrent_trials: int | None = None,
+    bundle: Bundle = ONE_CPU,
 ) -> None:
-    """Call `work` once for each point of `grid`, on one CPU each. Ray must be running.
+    """Call `work` once for each point of `grid`. Ray must be running.
 
     Args:
         folder: where Tune keeps what it knows of the trials.
-        max_concurrent_trials: as many as there are CPUs where not given.
+        max_concurrent_trials: as many as there is room for where not given.
+        bundle: what a trial reserves.
 
     Raises:
         TrainingError: a trial failed twice.
@@ -29,8 +35,11 @@ def run_trials(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
+    labels = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
     results = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, work=work), {"cpu": 1}),
+        tune.with_resources(
+            tune.with_parameters(_trial, work=work), tune.PlacementGroupFactory([bundle.amounts()], **labels)
+        ),
         param_space={name: tune.grid_search(list(values)) for name, values in grid.items()},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=max_concurrent_trials,

@@ -1,0 +1,78 @@
+"""What each kind of work reserves on a node, and on which nodes it may run.
+
+Said here once: for the engines that start the work, and for the dry plan that tells whether a cluster has room for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra_ray.config import PlacementConfig
+
+_STEP_CPUS = 0.5
+"""Ray CPUs of a step on one part; below 1 so that steps and a generator fit on two cores together."""
+_TRAIN_WORKER_CPUS = 0.25
+"""Ray CPUs of a training worker: little, so that two and Ray's own steps fit on a small machine. Its real threads are
+placement.train_threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What one worker reserves on one node."""
+
+    cpus: float
+    gpus: float = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom Ray resources."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Label selectors, in Ray's syntax."""
+
+    def options(self) -> dict[str, Any]:
+        """As options of a Ray task, an actor or a step of Ray Data."""
+        options: dict[str, Any] = {"num_cpus": self.cpus}
+        if self.gpus:
+            options["num_gpus"] = self.gpus
+        if self.resources:
+            options["resources"] = dict(self.resources)
+        if self.labels:
+            options["label_selector"] = dict(self.labels)
+        return options
+
+    def amounts(self) -> dict[str, float]:
+        """Everything that is counted, by Ray's names."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        return {name: amount for name, amount in amounts.items() if amount}
+
+
+ONE_CPU = Bundle(cpus=1)
+"""What a task of Ray reserves by default."""
+
+
+def step_bundle(placement: PlacementConfig) -> Bundle:
+    """A step on one part: reading, prompting, labelling, writing."""
+    return Bundle(cpus=_STEP_CPUS, resources=placement.step_resources, labels=placement.step_labels)
+
+
+def core_bundle(placement: PlacementConfig) -> Bundle:
+    """Work that keeps a core busy: encoding, a population, a trial."""
+    return Bundle(cpus=1, resources=placement.step_resources, labels=placement.step_labels)
+
+
+def generator_bundle(placement: PlacementConfig) -> Bundle:
+    """One copy of the generator, with all of its tensor parallel ranks."""
+    return Bundle(
+        cpus=placement.generator_cpus,
+        gpus=placement.generator_gpus,
+        resources=placement.generator_resources,
+        labels=placement.generator_labels,
+    )
+
+
+def train_bundle(placement: PlacementConfig) -> Bundle:
+    """One worker that trains a base."""
+    return Bundle(
+        cpus=_TRAIN_WORKER_CPUS,
+        gpus=placement.train_gpus_per_worker,
+        resources=placement.train_resources,
+        labels=placement.train_labels,
+    )
