@@ -14,8 +14,7 @@ from hydra_ray.retrieve.ranking import RankedQuery
 from hydra_ray.seeds import rng_of
 
 GREEDY = 0.0
-LEADS = ("lead_2", "lead_k")
-"""Prompts with the first words only, of the retriever's best 2 or k records and of the query."""
+LEAD = "lead_k"
 RERANKED = ("personal", "shared", "shuffled")
 """Prompts with the records that the reranker's heads choose: the user's own, the shared one, another user's."""
 PROFILE_PROMPTS = {"pag_0": 0, "pag_1": 1}
@@ -27,8 +26,8 @@ class Prompt:
     """One prompt of a query. Key: name, among the prompts of its query."""
 
     name: str
-    """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "lead_2", "lead_k": the first words of so
-    many records and of the query; "random_k"; "pag_0", "pag_1", "pag_k"; or one of RERANKED."""
+    """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "lead_k": the first words of k records and
+    of the query; "random_k"; "pag_0", "pag_1", "pag_k"; or one of RERANKED."""
     record_ids: tuple[str, ...]
     """Best first."""
     has_profile: bool
@@ -50,7 +49,7 @@ def prompts_of(
     is_evaluated = user.is_evaluated() and not ranked.is_pseudo
     retrieved = [each.record_id for each in ranked.retrieved]
     for name, record_ids in _records(user, ranked, scores, config):
-        is_baseline = is_evaluated and name not in LEADS
+        is_baseline = is_evaluated and name != LEAD
         is_asked = is_baseline or name in config.prompts or (name == "personal" and "reranked" in config.prompts)
         greedy = (GREEDY,) if is_asked else ()
         samples = config.temperatures if _is_sampled(name, is_evaluated, config) else ()
@@ -59,7 +58,7 @@ def prompts_of(
                 name=name,
                 record_ids=tuple(record_ids),
                 has_profile=False,
-                max_words=config.lead_words if name in LEADS else None,
+                max_words=config.lead_words if name == LEAD else None,
                 temperatures=greedy + samples,
             )
     if is_evaluated and has_profile:
@@ -83,8 +82,7 @@ def _records(
     yield "rag_1", retrieved[:1]
     yield "rag_2", retrieved[:2]
     yield "rag_k", retrieved[:k]
-    yield "lead_2", retrieved[:2]
-    yield "lead_k", retrieved[:k]
+    yield LEAD, retrieved[:k]
     for variant in RERANKED:
         candidates = scores.candidates if scores else ()
         yield variant, select_records({each.candidate_id: getattr(each, variant) for each in candidates}, k)
