@@ -389,6 +389,29 @@ class Completion:
     prompt_tokens: int
     generations: tuple[Generation, ...]
     error: str | None
+    """Why there are no generations, without any text of the user; None where there are."""
+    failure: str | None = None
+    """The kind of the error, as `hydra_ray.generate.failures` names it; None where there is none."""
+    attempts: int = 1
+    """Calls of the generator that were made for it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An answer that the generator did not give, or that nobody can use; a row of an `errors` table.
+
+    Key: (request_id, sample).
+    """
+
+    user_id: str
+    request_id: str
+    sample: int | None
+    """Index among the samples of the request; None where all of it failed."""
+    kind: str
+    """As `hydra_ray.generate.failures` names it."""
+    message: str
+    """Without any text of the user."""
+    attempts: int
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.generate.asking import make_request
+from hydra_ray.generate.parsing import text_error
 from hydra_ray.generate.prompts import PROFILE_TOKENS, profile_messages
 from hydra_ray.records import Asked, Completion, ProfiledUser, User
 
@@ -38,9 +39,9 @@ def written_profiles(users: Sequence[User], completions: Mapping[str, Completion
     """
     for user in users:
         completion = completions.get(user.user_id)
-        text = completion.generations[0].text.strip() if completion and completion.generations else ""
-        yield ProfiledUser(
-            user_id=user.user_id,
-            profile=text or None,
-            error=completion.error or (None if text else "empty answer") if completion else None,
-        )
+        if completion is None:
+            yield ProfiledUser(user_id=user.user_id, profile=None, error=None)
+            continue
+        error = completion.error or text_error(completion.generations[0])
+        profile = completion.generations[0].text.strip() if error is None else None
+        yield ProfiledUser(user_id=user.user_id, profile=profile, error=error)

@@ -14,6 +14,7 @@ from hydra_ray.config import Task
 from hydra_ray.records import Answer, Generation, Token
 
 EMPTY = "empty answer"
+FILTERED = "stopped by the generator's content filter"
 NO_LABEL = "no label in the answer"
 SEVERAL_LABELS = "several labels in the answer"
 
@@ -30,8 +31,8 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
     """What `generation` answers to a query of `task`, or why that cannot be said."""
     text = generation.text
     is_exact = True
-    if not text.strip():
-        value, error = None, EMPTY
+    if (error := text_error(generation)) is not None:
+        value = None
     elif task.is_closed:
         value, error, is_exact = _find_label(task, text)
     else:
@@ -46,6 +47,13 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
         log_probability=generation.log_probability,
         label_probabilities=label_probabilities(task.labels, generation.first_tokens),
     )
+
+
+def text_error(generation: Generation) -> str | None:
+    """Why a generation is no answer whatever the task; None where it may be one."""
+    if generation.finish_reason == "content_filter":
+        return FILTERED
+    return None if generation.text.strip() else EMPTY
 
 
 def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) -> tuple[float, ...]:
