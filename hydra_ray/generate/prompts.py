@@ -1,11 +1,11 @@
 """Prompts that fit the generator: instruction, examples, query, and perhaps a profile of the user.
 
 Lengths are the generator's own tokens. Each text is tokenized once a process; whether a prompt fits is mostly decided
-by a sum, and by rendering it only where the sum comes close to the limit.
+by a sum, and by rendering it only where the sum comes close to the limit. No message holds a control token, so no text
+opens or closes a turn.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.errors import ConfigError, ModelError
+from hydra_ray.generate.control_tokens import control_pattern, defuse
 from hydra_ray.generate.forms import Contents, Example, Form, form_of, summary_form
 from hydra_ray.records import Message, Record
 
@@ -36,7 +37,7 @@ _MAX_CHARACTERS_PER_TOKEN = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Text:
-    """A text that is safe inside a prompt, and its length in tokens."""
+    """A text without control tokens, and its length in tokens."""
 
     text: str
     num_tokens: int
@@ -136,15 +137,24 @@ def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBa
     """The text of a prompt by the generator's chat template, up to where its answer begins.
 
     Raises:
-        ModelError: the generator has no chat template.
+        ModelError: the generator has no chat template, or one that refuses such turns.
     """
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         raise ModelError(
             f"the generator {tokenizer.name_or_path} has no chat template; prompts are chats. Set a model that was "
             "tuned to follow instructions."
         )
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} refuses the turns {roles}: {error}. Set another model, or "
+            "generator.prompt_form=sentence, which puts all into one turn."
+        ) from error
 
 
 def count_prompt_tokens(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -194,14 +204,14 @@ def _fit_examples(
         return None
     fixed += _frame_tokens(tokenizer, task, form, len(lengths), bool(texts.profile.text))  # pyright: ignore[reportArgumentType]
     if fixed + sum(lengths) + _SLACK_TOKENS * (2 * len(lengths) + 2) <= room:
-        return form.render(task, texts.contents())
+        return _messages(form, task, texts.contents(), tokenizer)
     excess = 0
     for _ in range(_MAX_ATTEMPTS):
         cap = _even_cap(lengths, room - fixed - excess)
         if cap < _MIN_INPUT_TOKENS and any(length > cap for length in lengths):
             return None
         cut = replace(texts, pairs=tuple((_cut(tokenizer, each, cap), output) for each, output in texts.pairs))
-        messages = form.render(task, cut.contents())
+        messages = _messages(form, task, cut.contents(), tokenizer)
         over = count_prompt_tokens(messages, tokenizer) - room
         if over <= 0:
             return messages
@@ -216,7 +226,7 @@ def _fit_query(
     limit = max(1, texts.query.num_tokens)
     while limit > 0:
         cut = replace(texts, query=_cut(tokenizer, texts.query, limit))
-        messages = form.render(task, cut.contents())
+        messages = _messages(form, task, cut.contents(), tokenizer)
         over = count_prompt_tokens(messages, tokenizer) - room
         if over <= 0:
             return messages
@@ -239,31 +249,41 @@ def _cut(tokenizer: "PreTrainedTokenizerBase", text: _Text, max_tokens: int) -> 
     return text if text.num_tokens <= max_tokens else _safe_text(tokenizer, text.text, max_tokens)
 
 
+def _messages(form: Form, task: Task, contents: Contents, tokenizer: "PreTrainedTokenizerBase") -> tuple[Message, ...]:
+    """The messages of a prompt, in turns that the generator knows.
+
+    Texts that hold no control token may make one together, so the whole is looked at again.
+    """
+    messages = form.render(task, contents)
+    if messages[0].role == "system" and not _knows_system(tokenizer):
+        instruction, first, *others = messages
+        messages = (replace(first, content=f"{instruction.content}\n\n{first.content}"), *others)
+    pattern = control_pattern(tokenizer)
+    return tuple(replace(message, content=defuse(message.content, pattern)) for message in messages)
+
+
+@lru_cache(maxsize=4)
+def _knows_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the generator's chats may have a turn of the system; where not, the first turn says it."""
+    user = Message(role="user", content="x")
+    try:
+        render_prompt([Message(role="system", content="x"), user], tokenizer)
+    except ModelError:
+        render_prompt([user], tokenizer)  # fails too where that is not the reason
+        return False
+    return True
+
+
 @lru_cache(maxsize=8192)
 def _safe_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int) -> _Text:
-    """`text`, cut to `max_tokens`, with the generator's control tokens defused.
-
-    A space after its first character turns a control token into ordinary text, so no record can open a turn.
-    """
-    text = text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN]
-    pattern = _control_tokens(tokenizer)
-    if pattern is not None:
-        text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    """`text`, cut to `max_tokens`, its control tokens defused, so that no record can open a turn."""
+    text = defuse(text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN], control_pattern(tokenizer))
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     if len(ends) <= max_tokens:
         return _Text(text=text, num_tokens=len(ends))
     end = ends[max_tokens - 1][1] if max_tokens else 0
     # A character may be several tokens, which then share its offsets; it is kept whole.
     return _Text(text=text[:end], num_tokens=sum(1 for _, token_end in ends if token_end <= end))
-
-
-@lru_cache(maxsize=4)
-def _control_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str] | None:
-    """Matches any token that means something to the generator and is not ordinary text."""
-    special = {str(token) for token in tokenizer.all_special_tokens}
-    special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    long_enough = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, long_enough))) if long_enough else None
 
 
 @lru_cache(maxsize=1024)
@@ -274,7 +294,7 @@ def _frame_tokens(
     example = Example(input="x" if form.shows_inputs else "", output="x")
     contents = Contents(examples=(example,) * num_examples, query="x", profile="x" if has_profile else "")
     num_texts = num_examples * (1 + form.shows_inputs) + 1 + has_profile
-    messages = form.render(task, contents)
+    messages = _messages(form, task, contents, tokenizer)
     return count_prompt_tokens(messages, tokenizer) - num_texts * _count_tokens(tokenizer, "x")
 
 
