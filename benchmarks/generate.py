@@ -164,7 +164,7 @@ def stage_seconds(side: Side, part_size: int) -> float:
     with tempfile.TemporaryDirectory(prefix="hydra_ray-generate-") as root:
         stage = Stage(name="benchmark", fingerprint="0", root=root, num_buckets=num_buckets)
         work = Given(side.requests, stage)
-        store = CompletionStore(folder=f"{root}/completions")
+        store = CompletionStore(root=root, name="benchmark")
         counters = run_generation(stage, "commits", work, store, side.task, side.generator, side.placement)
         assert counters["requests"] == len(side.requests)
         rows = [row for location in stage.parts("commits") for row in read_part(location).to_pylist()]

@@ -9,7 +9,8 @@ import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, ValidationError, model_validator
@@ -32,6 +33,9 @@ class Section(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_Section = TypeVar("_Section", bound=Section)
 
 
 class Sentences(Section):
@@ -263,13 +267,81 @@ class RetrieveConfig(Section):
         return self
 
 
+class ApiConfig(Section):
+    """The endpoint that answers where `generator.engine` is openai: `POST <base_url>/chat/completions`."""
+
+    base_url: str
+    """URL up to and without `/chat/completions`, such as `https://api.openai.com/v1`; it holds no credentials."""
+    model: str = Field(min_length=1)
+    """The model's name at the endpoint."""
+    model_version: str = ""
+    """Names the endpoint's answers together with `model`. Change it when the endpoint serves other weights under the
+    same name: answers that were kept are then not found again."""
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)
+    """Name of the environment variable that holds the key, on the machines where copies of the generator run; null for
+    an endpoint that wants none."""
+    has_structured_outputs: bool = False
+    """Whether the endpoint takes vLLM's `structured_outputs`, so that `generator.is_constrained` can be held."""
+    has_log_probabilities: bool = True
+    """Whether the endpoint tells log-probabilities; where not, they are not asked for, and features of them are 0."""
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls the length limit of an answer."""
+    max_samples_per_call: int | None = Field(default=None, gt=0)
+    """Samples that one call may ask for. Null: all samples of a request, so that its prompt is paid once. 1 for
+    endpoints that know no `n`."""
+    max_concurrent_requests: int = Field(default=16, gt=0)
+    """Calls under way at the same time, of all copies of the generator in the cluster together."""
+    requests_per_minute: int | None = Field(default=None, gt=0)
+    """Calls in any 60 seconds, of the whole cluster; null sets no limit."""
+    tokens_per_minute: int | None = Field(default=None, gt=0)
+    """Tokens of prompts and answers in any 60 seconds, of the whole cluster; null sets no limit. A call counts as many
+    as it may take until it is answered, then those that it took."""
+    attempt_timeout_seconds: float = Field(default=60, gt=0)
+    """Longest wait for one call."""
+    max_attempts: int = Field(default=8, gt=0)
+    """Calls of one request until it fails: after 408, 409, 429 and 5xx, time-outs, broken connections and answers that
+    cannot be read."""
+    max_backoff_seconds: float = Field(default=30, gt=0)
+    """Longest pause before the next attempt where the endpoint names none; pauses are random, below a bound that
+    doubles from half a second on."""
+    request_deadline_seconds: float = Field(default=600, gt=0)
+    """From a request's first call to the end of its last one, pauses included; then the request fails."""
+    breaker_failures: int = Field(default=3, gt=0)
+    """The endpoint counts as dead after so many failed calls in a row, if also `breaker_seconds` have passed."""
+    breaker_seconds: float = Field(default=180, gt=0)
+    """A dead endpoint stops the run within so many seconds: no call was answered in them. An answer that asks to slow
+    down (429) is a sign of life."""
+    prompt_price: float = Field(default=0, ge=0)
+    """Price of a million prompt tokens, in any currency."""
+    generated_price: float = Field(default=0, ge=0)
+    """Price of a million generated tokens."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        url = urlsplit(self.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("base_url must be an http:// or https:// URL")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError("base_url must hold no credentials and no query: keys come from api_key_env's variable")
+        if self.breaker_failures * self.attempt_timeout_seconds > self.breaker_seconds:
+            raise ValueError(
+                "breaker_seconds must be at least breaker_failures * attempt_timeout_seconds: an endpoint that never "
+                "answers could else not be told from a slow one in time"
+            )
+        if self.attempt_timeout_seconds > self.request_deadline_seconds:
+            raise ValueError("attempt_timeout_seconds must not exceed request_deadline_seconds")
+        return self
+
+
 class GeneratorConfig(Section):
     """The frozen, black-box LLM."""
 
-    engine: Literal["vllm", "fake"] = "vllm"
-    """fake answers by a fixed rule and is for tests of everything around it."""
+    engine: Literal["vllm", "openai", "fake"] = "vllm"
+    """vllm loads the model into Ray actors. openai asks an OpenAI-compatible endpoint, see `api`. fake answers by a
+    fixed rule and is for tests of everything around it."""
     model: str
-    """A Hugging Face folder or name, or `package:NAME` for a model carried by an installed Python package."""
+    """A Hugging Face folder or name, or `package:NAME` for a model carried by an installed Python package. With engine
+    openai, the model whose tokenizer fits prompts to `max_model_tokens`: best the one that the endpoint serves."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_model_tokens: int = Field(default=2048, gt=0)
     """Longest prompt plus answer, in tokens."""
@@ -282,6 +354,14 @@ class GeneratorConfig(Section):
     seed: int = 0
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     """Share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
+    api: ApiConfig | None = None
+    """The endpoint; needed where `engine` is openai, and only there."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.engine == "openai") != (self.api is not None):
+            raise ValueError("engine openai needs the section generator.api, and no other engine has it")
+        return self
 
 
 class ProbesConfig(Section):
@@ -345,6 +425,8 @@ class HeadsConfig(Section):
     paper_loss: Literal["query", "pointwise"] = "query"
     """query: the candidates of a query compete. pointwise: each is judged alone, as published."""
     paper_learning_rate: float = Field(default=1e-2, gt=0)
+    prior_scale: float = Field(default=1, gt=0)
+    """Factor on the prior variances of lowrank heads; 1 leaves them as they were estimated."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -390,10 +472,11 @@ class DraftsConfig(PoolConfig):
         "reranked",
     )
     """Prompts whose greedy answers are drafts: without records; with random ones; with the retriever's best 1, 2 or k;
-    with the k that the reranker chooses; lead_k: with the first words only of the retriever's k and of the query."""
+    with the k that the reranker chooses; lead_2, lead_k: with the first words only of the retriever's best 2 or k, and
+    of the query."""
     lead_words: int = Field(default=30, gt=0)
-    """Words of a lead_k prompt's texts: a small generator writes better titles of a text's beginning alone."""
-    sampled_prompts: tuple[Literal["rag_k", "lead_k", "reranked"], ...] = ("rag_k",)
+    """Words of a lead prompt's texts: a small generator writes better titles of a text's beginning alone."""
+    sampled_prompts: tuple[Literal["rag_k", "lead_2", "lead_k", "reranked"], ...] = ("rag_k",)
     """Prompts whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of its
     samples is a baseline."""
     num_samples: int = Field(default=8, gt=0)
@@ -425,7 +508,24 @@ class StorageConfig(Section):
     """Where everything that lasts is kept."""
 
     root: str
-    """Absolute folder or URI. Stages of all runs under one root are shared by content."""
+    """Absolute folder or s3://bucket/folder. Stages of all runs under one root are shared by content."""
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/@?#]+$")
+    """URL of the S3 store that every s3:// location is in, such as http://minio:9000; where not given, what
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL says, or else AWS."""
+    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
+    """Of the S3 store; where not given, what AWS_REGION or AWS_DEFAULT_REGION says, or else the bucket's."""
+
+
+class BudgetConfig(Section):
+    """What a run may cost before it stops; never changes a result. See `hydra-ray plan` for what it will cost."""
+
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of prompts and answers that the generator may be asked for, beyond what was answered before."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """What these tokens and the generators' hours may cost, in the currency of the prices."""
+    hour_price: float = Field(default=0, ge=0)
+    """Price of an hour of one GPU that a copy of the generator holds; of one CPU where it holds no GPU. What an
+    endpoint costs is told by `generator.api`."""
 
 
 class PlacementConfig(Section):
@@ -498,6 +598,7 @@ class RunConfig(Section):
     adapter: ScorerConfig
     answers: AnswersConfig = AnswersConfig()
     report: ReportConfig = ReportConfig()
+    budget: BudgetConfig = BudgetConfig()
     placement: PlacementConfig = PlacementConfig()
 
     @model_validator(mode="after")
@@ -524,26 +625,44 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, an override has no such form, or a setting is wrong.
     """
+    settings = read_settings(path)
+    for override in overrides:
+        settings = apply_override(settings, override)
+    return check_config(settings, source=str(path))
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in the YAML file at `path`, not checked yet.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no mapping.
+    """
     try:
         loaded: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must be a mapping of sections, got {type(loaded).__name__}")
-    settings = cast(dict[str, Any], loaded)
-    for override in overrides:
-        settings = apply_override(settings, override)
-    return check_config(settings, source=str(path))
+    return cast(dict[str, Any], loaded)
 
 
 def check_config(settings: Mapping[str, Any], source: str) -> RunConfig:
-    """`settings` as a checked configuration.
+    """`settings` as the checked configuration of a run.
+
+    Raises:
+        ConfigError: naming every wrong setting and `source`.
+    """
+    return check_settings(RunConfig, settings, source)
+
+
+def check_settings(section: type[_Section], settings: Mapping[str, Any], source: str) -> _Section:
+    """`settings` as a checked section.
 
     Raises:
         ConfigError: naming every wrong setting and `source`.
     """
     try:
-        return RunConfig.model_validate(settings)
+        return section.model_validate(settings)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, each['loc'])) or '(whole)'}: {each['msg']}" for each in error.errors()]
         raise ConfigError(f"{source} is not a valid configuration:\n" + "\n".join(lines)) from error
@@ -562,14 +681,19 @@ def apply_override(settings: Mapping[str, Any], override: str) -> dict[str, Any]
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of the override {override!r} is not YAML: {error}") from error
-    return _with_value(settings, key.split("."), value, override)
+    return apply_setting(settings, key, value)
 
 
-def _with_value(settings: Mapping[str, Any], path: list[str], value: Any, override: str) -> dict[str, Any]:
-    head, *rest = path
+def apply_setting(settings: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of `settings` in which the dotted `key` has `value`.
+
+    Raises:
+        ConfigError: the key goes through something that has no keys.
+    """
+    head, _, rest = key.partition(".")
     if not rest:
         return {**settings, head: value}
     inner: Any = settings.get(head) or {}
     if not isinstance(inner, Mapping):
-        raise ConfigError(f"the override {override!r} goes through {head!r}, which is {inner!r} and has no keys")
-    return {**settings, head: _with_value(cast(Mapping[str, Any], inner), rest, value, override)}
+        raise ConfigError(f"the setting {key!r} goes through {head!r}, which is {inner!r} and has no keys")
+    return {**settings, head: apply_setting(cast(Mapping[str, Any], inner), rest, value)}

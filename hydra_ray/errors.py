@@ -21,8 +21,20 @@ class StorageError(HydraError, OSError):
     """A table or file of a run is missing, unreadable or has an unexpected schema."""
 
 
+class DamagedError(StorageError):
+    """A table or file of a run is there, but cut off or changed: it must be made again."""
+
+
 class GenerationError(HydraError, RuntimeError):
     """The generator failed as a whole, or too many of its requests did."""
+
+
+class EndpointError(GenerationError):
+    """The endpoint of the generator is dead or refuses everything: another engine would fare no better."""
+
+
+class BudgetError(HydraError, RuntimeError):
+    """What a run may cost is used up."""
 
 
 class ModelError(HydraError, LookupError):

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import hydra_ray.adapt.examples
 import hydra_ray.rerank.examples
-from hydra_ray.config import PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.config import ApiConfig, HeadsConfig, PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS, input_fingerprint
 from hydra_ray.models import model_identity
 from hydra_ray.roots import bucket_key_name, forgotten_pseudonyms
 from hydra_ray.stages import Stage, fingerprint
-from hydra_ray.storage import join, require_absolute
+from hydra_ray.storage import require_absolute
 from hydra_ray.teacher import Teacher, read_teacher, run_folder_of
 
 Interaction = Literal["pair", "bilinear"]
@@ -126,7 +126,7 @@ def plan_run(config: RunConfig) -> Plan:
     gate = make.stage("gate", 1, {}, [users, drafts, adapter.heads])
     judged = [users, drafts, reranker.heads, adapter.heads, gate, *make.taught("gate")]
     answers = make.stage("answers", 3, {"answers": config.answers}, judged)
-    report = make.stage("report", 4, {"config": config}, [answers])
+    report = make.stage("report", 5, {"config": config.model_dump(mode="json", exclude={"budget"})}, [answers])
     return Plan(
         config=config,
         task=task,
@@ -200,7 +200,7 @@ class _Maker:
         featured = [base] if self.teacher is None else [base, examples]
         features = self.stage(f"{name}.features", 2, {}, featured)
         population = self.taught(f"{name}.heads")
-        heads = self.stage(f"{name}.heads", 4, {"heads": section.heads}, [features, *population])
+        heads = self.stage(f"{name}.heads", 4, {"heads": _heads_settings(section.heads)}, [features, *population])
         return ScorerPlan(
             config=section,
             interaction=interaction,
@@ -227,12 +227,20 @@ _PLAIN_NAMES = {
 }
 _OWN_STAGES = ("users", "report")
 """Of a run that another one taught, the stages whose settings need not be that run's."""
+_ANSWERING = {"model", "model_version", "has_structured_outputs", "has_log_probabilities"}
+"""The settings of an endpoint that its answers depend on."""
 
 
 def _generator_settings(config: RunConfig, task: Task) -> dict[str, Any]:
     """What the generator's answers depend on besides the prompts."""
-    settings = {**config.generator.model_dump(mode="json"), "model": model_identity(config.generator.model)}
+    answering = config.generator.model_dump(mode="json", exclude={"max_failed_fraction", "api"})
+    settings = {**answering, "model": model_identity(config.generator.model), **_endpoint(config.generator.api)}
     return {"generator": settings, "task": task}
+
+
+def _endpoint(api: ApiConfig | None) -> dict[str, Any]:
+    """What an endpoint's answers depend on besides the requests; where it is and how fast it is asked is none of it."""
+    return {} if api is None else {"api": api.model_dump(mode="json", include=_ANSWERING)}
 
 
 def _retrieve_settings(config: RunConfig) -> dict[str, Any]:
@@ -247,6 +255,11 @@ def _encoder_settings(scorer: ScorerConfig) -> dict[str, Any]:
     return {"encoder": model_identity(scorer.base.encoder), "max_text_tokens": scorer.base.max_text_tokens}
 
 
+def _heads_settings(heads: HeadsConfig) -> dict[str, Any]:
+    """The settings; a prior as it was estimated is none of them."""
+    return heads.model_dump(mode="json", exclude={"prior_scale"} if heads.prior_scale == 1 else set())
+
+
 def _user_settings(config: RunConfig) -> dict[str, Any]:
     """The settings with what tells the buckets' key, and whom they leave out where that is asked for."""
     settings = config.users.model_dump(mode="json", exclude={"leaves_out_forgotten"})
@@ -257,13 +270,16 @@ def _user_settings(config: RunConfig) -> dict[str, Any]:
 
 def _completions(config: RunConfig) -> CompletionStore:
     generator = config.generator
-    settings = {
-        "engine": generator.engine,
+    # An endpoint is asked the very messages, whatever tokenizer fitted them.
+    loaded = {
         "model": model_identity(generator.model),
         "dtype": generator.dtype,
         "max_model_tokens": generator.max_model_tokens,
+    }
+    settings = {
+        "engine": generator.engine,
+        **(loaded if generator.api is None else _endpoint(generator.api)),
         "num_buckets": config.users.num_buckets,
         "bucket_key": bucket_key_name(config),
     }
-    folder = fingerprint("completions", 1, settings, [])
-    return CompletionStore(folder=join(config.storage.root.rstrip("/"), "completions", folder))
+    return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))

@@ -10,19 +10,24 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
-from hydra_ray.errors import GenerationError, HydraError
-from hydra_ray.generate.completions import CompletionStore
+from hydra_ray import storage
+from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
+from hydra_ray.errors import EndpointError, GenerationError, HydraError
+from hydra_ray.generate.completions import CompletionStore, asker_of
+from hydra_ray.generate.costs import answer_counters
+from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
 from hydra_ray.placement import core_bundle, generator_bundle, step_bundle
 from hydra_ray.progress import Progress
 from hydra_ray.records import Asked, Completion, Request, from_table, to_table
 from hydra_ray.stages import Stage
-from hydra_ray.storage import add_counters, read_counters
+from hydra_ray.stopping import own_handlers, require_not_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -57,24 +62,33 @@ def start_ray() -> None:
     import ray.data
 
     if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            # Ray runs its workers at nice 15, which lets any other process starve them.
-            os.environ.setdefault("RAY_worker_niceness", "0")
-            # Its C++ side warns of settings that Ray Data itself chooses.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=1 << 30,
-            )
+        # On Ctrl-C Tune would end its trials and go on with what it has.
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+        with own_handlers():
+            _init_ray()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _init_ray() -> None:
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        return
+    # Ray runs its workers at nice 15, which lets any other process starve them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Its C++ side warns of settings that Ray Data itself chooses.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=1 << 30,
+    )
 
 
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
@@ -125,8 +139,17 @@ def run_generation(
     """Make the missing parts of `table`: requests, generator actors, labels; returns the counters of all parts.
 
     What the store knows is not asked again, and where it knows everything no generator is loaded.
+
+    Raises:
+        GenerationError: the generator died again and again at a part, or too many answers failed.
     """
-    job = _GenerationJob(work=work, store=store, name=f"{stage.name}-{stage.fingerprint}")
+
+    def check(counters: Counters, is_over: bool) -> None:
+        errors = storage.join(stage.folder, ERRORS)
+        require_answers(stage.name, errors, counters, generator.max_failed_fraction, is_over)
+
+    job = _GenerationJob(work=work, store=store, asker=asker_of(stage.name, stage.fingerprint), api=generator.api)
+    engine = {"task": task, "generator": generator, "placement": placement}
     _commit_known(stage, table, job, placement)
     num_missing = len(stage.missing_buckets(table))
     step = step_bundle(placement).options()
@@ -137,7 +160,7 @@ def run_generation(
             buckets.map(_MakeRequests(job), **step)
             .map_batches(
                 GeneratorActor,
-                fn_constructor_kwargs={"task": task, "generator": generator, "placement": placement},
+                fn_constructor_kwargs={**engine, "store": store, "asker": job.asker},
                 batch_size=1,
                 **generator_bundle(placement).options(),
                 compute=_actors(min(placement.generator_actors, num_missing)),
@@ -146,6 +169,7 @@ def run_generation(
             )
             .map(_CommitGenerated(job), **step)
         ),
+        check,
     )
 
 
@@ -153,40 +177,62 @@ def _commit_known(stage: Stage, table: str, job: "_GenerationJob", placement: Pl
     """Make the missing parts whose requests have all been answered before."""
     asked_before = [bucket for bucket in stage.missing_buckets(table) if job.store.has_any(bucket)]
     if asked_before:
-        known = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options()).sum("is_known")
+        with _told(stage):
+            known = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options()).sum("is_known")
         logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
 
 
-def _run(stage: Stage, table: str, steps: Callable[[Any], Any]) -> dict[str, float]:
-    """Run a dataset of the missing buckets through `steps`, of which the last commits; the counters of all parts."""
+def _accept(counters: Counters, is_over: bool) -> None:
+    """Whatever the counters are."""
+
+
+def _run(
+    stage: Stage, table: str, steps: Callable[[Any], Any], check: Callable[[Counters, bool], None] = _accept
+) -> dict[str, float]:
+    """Run a dataset of the missing buckets through `steps`, of which the last commits; the counters of all parts.
+
+    Args:
+        check: raises where the counters of what is committed, at the end or before, keep the stage from going on.
+    """
     missing = _announce_missing(stage, table)
     if missing:
-        _follow(stage, steps(_buckets(missing)), len(missing))
-    return add_counters(read_counters(location) for location in stage.parts(table))
+        _follow(stage, steps(_buckets(missing)), len(missing), check)
+    counters = storage.add_counters(storage.read_counters(location) for location in stage.parts(table))
+    check(counters, True)
+    return counters
 
 
 class GeneratorActor:
-    """A generator in a Ray Data actor: one part's requests in, their completions out."""
+    """A generator in a Ray Data actor: one part's requests in, their completions out and, as they come, kept."""
 
-    def __init__(self, task: Task, generator: GeneratorConfig, placement: PlacementConfig):
+    def __init__(
+        self, task: Task, generator: GeneratorConfig, placement: PlacementConfig, store: CompletionStore, asker: str
+    ):
         from hydra_ray.generate.engine import open_engine
 
         self._engine = open_engine(generator, placement, task)
+        self._store, self._asker = store, asker
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer the requests of the one part in `batch`."""
-        requests = list(_from_bytes(batch["requests"][0], Request))
+        bucket, requests = int(batch["bucket"][0]), list(_from_bytes(batch["requests"][0], Request))
+        # What this or another actor had answered when it died is there already.
+        known = self._store.read(bucket, requests)
+        new = [request for request in requests if request.request_id not in known]
         start = time.monotonic()
         try:
-            completions = self._engine.generate(requests)
+            completions = self._engine.generate(new, partial(self._store.write, bucket, self._asker))
+        except EndpointError:
+            raise
         except GenerationError:
             # An engine that failed is not asked again: the actor ends, and Ray starts another one for this part.
             logger.exception("the generator died")
             os._exit(1)
+        self._store.merge(bucket, self._asker)
         return {
             "bucket": batch["bucket"],
             "asked": batch["asked"],
-            "completions": [_to_bytes(completions, Completion)],
+            "completions": [_to_bytes([*known.values(), *completions], Completion)],
             "seconds": [time.monotonic() - start],
         }
 
@@ -197,21 +243,19 @@ class _GenerationJob:
 
     work: GenerationWork
     store: CompletionStore
-    name: str
-    """Of the stage's own files in the store."""
+    asker: str
+    """What the stage's own files in the store are named after."""
+    api: ApiConfig | None
+    """Whose prices count."""
 
     def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
-        """Keep the new completions, and make the part of these and of those that were known."""
-        by_id = self.store.read(bucket, {each.request.request_id for each in asked})
-        self.store.write(bucket, self.name, new)
-        by_id |= {completion.request_id: completion for completion in new}
+        """Make the part of the new completions, failed ones included, and of those that were known."""
+        requests = [each.request for each in asked]
+        by_id = self.store.read(bucket, requests) | {each.request_id: each for each in new}
+        own = self.store.read(bucket, requests, self.asker)
+        own |= {each.request_id: each for each in new if each.failure in TRANSIENT}
         counters = {
-            "requests": len(by_id),
-            "asked_now": len(new),
-            "prompt_tokens": sum(completion.prompt_tokens for completion in by_id.values()),
-            "generated_tokens": sum(
-                generation.num_tokens for completion in by_id.values() for generation in completion.generations
-            ),
+            **answer_counters(by_id.values(), own.values(), self.api),
             "generator_seconds": seconds,
         }
         completions = {each.key: by_id[each.request.request_id] for each in asked}
@@ -302,16 +346,28 @@ def _announce_missing(stage: Stage, table: str) -> list[int]:
     return missing
 
 
-def _follow(stage: Stage, committed: Any, num_parts: int) -> None:
+def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Counters, bool], None]) -> None:
     """Run the dataset `committed`, one row a part, and tell each part when it is there."""
-    import ray.exceptions
-
     progress = Progress(stage.name, num_parts)
-    try:
+    total: Counters = {}
+    with _told(stage):
         # Without prefetching: a part that is committed is told at once, not when the next one is.
         for block in committed.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
             for row in block.to_pylist():
-                progress.advance({key: value for key, value in row.items() if key != "bucket"})
+                counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
+                progress.advance(counters)
+                total = storage.add_counters([total, counters])
+                check(total, False)
+                require_not_stopped()
+
+
+@contextmanager
+def _told(stage: Stage) -> Iterator[None]:
+    """Raise what a worker raised, or what its death means, in this process's words."""
+    import ray.exceptions
+
+    try:
+        yield
     except ray.exceptions.RayActorError as error:
         raise GenerationError(
             f"stage {stage.name}: the worker died {_MAX_GENERATOR_RESTARTS + 1} times at the same part; its last words "

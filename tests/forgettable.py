@@ -3,6 +3,7 @@
 from builders import user
 
 from hydra_ray import storage
+from hydra_ray.generate.completions import asker_of
 from hydra_ray.plan import Plan
 from hydra_ray.records import AnsweredQuery, AnsweredUser, Completion, SystemAnswer, User, to_table
 from hydra_ray.stages import Stage
@@ -33,8 +34,8 @@ def fill(plan: Plan, *people: User) -> None:
     counters = {"users": len(people), "train_users": sum(not each.is_new for each in people)}
     storage.write_part(plan.users.part("users", 0), to_table(people, User), counters)
     storage.write_part(plan.answers.part("answers", 0), to_table(map(answered, people), AnsweredUser))
-    store = storage.join(plan.completions.folder, "bucket-00000", f"probes-{plan.probes.fingerprint}.parquet")
-    storage.write_part(store, to_table([completion_of(each.user_id) for each in people], Completion))
+    asker = asker_of(plan.probes.name, plan.probes.fingerprint)
+    plan.completions.write(0, asker, [completion_of(each.user_id) for each in people])
     for stage in plan.stages():
         stage.complete(0, counters if stage == plan.users else {})
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
+from hydra_ray.generate.completions import STORES
 from hydra_ray.roots import FORGOTTEN, KEY
 from hydra_ray.stages import MANIFEST
 
@@ -20,6 +21,8 @@ class Kind(StrEnum):
 
     TABLE = "table"
     """Parquet, whose column `user_id` tells whose a row is."""
+    ANSWERS = "answers"
+    """What the generator answered: Parquet, whose column `user` tells a user's pseudonym."""
     REJECTED = "rejected"
     """The table of samples that could not be used."""
     PREDICTIONS = "predictions"
@@ -69,13 +72,15 @@ _TEACHING = re.compile(rf"stages/((reranker|adapter)/(base|heads)|adapter/labell
 _PATTERNS: dict[Kind, str] = {
     Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|{_STAGE.pattern}/(train-base(-\d+)?|tune)/.+",
     Kind.REJECTED: rf"stages/users/{_FINGERPRINT}/rejected/{_BUCKET}\.parquet",
-    Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet|completions/{_FINGERPRINT}/{_BUCKET}/[^/]+\.parquet",
+    Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet",
+    Kind.ANSWERS: rf"{STORES}/{_FINGERPRINT}/{_BUCKET}/[^/]+\.parquet",
     Kind.PREDICTIONS: rf"(stages/answers/{_FINGERPRINT}|runs/[^/]+)/predictions\.json",
     Kind.REPORT: rf"(stages/report/{_FINGERPRINT}|runs/[^/]+)/metrics\.json",
     Kind.PAGE: rf"(stages/report/{_FINGERPRINT}|runs/[^/]+)/report\.html",
     Kind.LEARNED: rf"{_STAGE.pattern}/(base(-\d+)?|population-\d+)/[^/]+|"
     rf"stages/adapter/labeller/{_FINGERPRINT}/labeller\.safetensors",
     Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|stages|summary)\.json|"
+    r"sweeps/.+|"
     rf"{KEY}|{FORGOTTEN}/[0-9a-f]{{32}}\.json",
 }
 _KINDS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}

@@ -5,7 +5,7 @@ receipt says what will be removed; what is made of tables goes before the tables
 finds the rest when it is repeated; last the receipt says that nothing was left. No run may be under way meanwhile.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,6 +50,8 @@ class _Found:
     traces: Traces
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Rows of the users tables, by user_id and by the path of the stage's folder."""
+    pseudonyms: Mapping[str, str]
+    """User ids, by what the generator's answers call them."""
 
     @property
     def paths(self) -> Set[str]:
@@ -113,8 +115,13 @@ def _open_receipts(root: str, user_ids: Collection[str], found: _Found) -> list[
 def _find(root: str, user_ids: Set[str]) -> _Found:
     """Everything that users left below a root."""
     found = artefacts(root)
+    key = root_key(root)
+    pseudonyms = {pseudonym(each, key): each for each in user_ids}
     tables = [each for each in found if each.kind in (Kind.TABLE, Kind.REJECTED)]
     counts = {each: count_rows(each, user_ids) for each in tables}
+    for each in found:
+        if each.kind == Kind.ANSWERS:
+            counts[each] = Counter({pseudonyms[user]: n for user, n in count_rows(each, pseudonyms).items()})
     queried = [
         (table.stage_folder, row)
         for table in tables
@@ -135,7 +142,7 @@ def _find(root: str, user_ids: Set[str]) -> _Found:
     for folder, row in queried:
         if folder.startswith(_USERS):
             rows[row[USER_ID]][folder] = row
-    return _Found(artefacts=found, removed=removed, traces=traces, rows=rows)
+    return _Found(artefacts=found, removed=removed, traces=traces, rows=rows, pseudonyms=pseudonyms)
 
 
 def _remove(found: _Found, user_ids: Set[str]) -> None:
@@ -152,3 +159,5 @@ def _remove(found: _Found, user_ids: Set[str]) -> None:
     for each in holding:
         if each.kind in (Kind.TABLE, Kind.REJECTED):
             drop_rows(each, user_ids)
+        elif each.kind == Kind.ANSWERS:
+            drop_rows(each, found.pseudonyms)

@@ -14,32 +14,38 @@ from hydra_ray.lamp.reading import rejected_user_id
 from hydra_ray.records import Rejected, from_table
 
 USER_ID = "user_id"
+_OWNER = {Kind.TABLE: USER_ID, Kind.ANSWERS: "user"}
+"""The column that tells whose a row is."""
 
 
-def count_rows(table: Artefact, user_ids: Collection[str]) -> Counter[str]:
+def count_rows(table: Artefact, users: Collection[str]) -> Counter[str]:
     """How many rows of a table each of some users has.
+
+    Args:
+        users: as the table has them: pseudonyms in what the generator answered, else ids.
 
     Raises:
         StorageError: it does not tell whose its rows are.
     """
-    columns = None if table.kind == Kind.REJECTED else [USER_ID]
+    columns = None if table.kind == Kind.REJECTED else [_OWNER[table.kind]]
     counts: Counter[str] = Counter()
     for rows in storage.read_row_groups(table.location, _schema(table), columns):
-        counts.update(_owners(table, rows).filter(_is_theirs(table, rows, user_ids)).to_pylist())
+        counts.update(_owners(table, rows).filter(_is_theirs(table, rows, users)).to_pylist())
     return counts
 
 
-def read_rows(table: Artefact, user_ids: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of some users."""
+def read_rows(table: Artefact, users: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of some users, who are given as in `count_rows`."""
     for rows in storage.read_row_groups(table.location, _schema(table)):
-        yield from rows.filter(_is_theirs(table, rows, user_ids)).to_pylist()
+        yield from rows.filter(_is_theirs(table, rows, users)).to_pylist()
 
 
-def drop_rows(table: Artefact, user_ids: Collection[str]) -> None:
-    """Write a table again without the rows of some users; its counters stay, and so do its row groups."""
+def drop_rows(table: Artefact, users: Collection[str]) -> None:
+    """Write a table again without the rows of some users, given as in `count_rows`; its counters stay, and so do its
+    row groups."""
     schema = _schema(table)
     groups = storage.read_row_groups(table.location, schema)
-    kept = (rows.filter(pc.invert(_is_theirs(table, rows, user_ids))) for rows in groups)  # pyright: ignore[reportAttributeAccessIssue]
+    kept = (rows.filter(pc.invert(_is_theirs(table, rows, users))) for rows in groups)  # pyright: ignore[reportAttributeAccessIssue]
     counters = storage.read_counters(table.location)
     storage.write_row_groups(table.location, schema, _or_empty(kept, schema), counters)
 
@@ -58,19 +64,20 @@ def _or_empty(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Tabl
 def _schema(table: Artefact) -> pa.Schema:
     with storage.open_part(table.location) as file:
         schema = file.schema_arrow
-    if table.kind == Kind.TABLE and USER_ID not in schema.names:
+    owner = _OWNER.get(table.kind)
+    if owner is not None and owner not in schema.names:
         raise StorageError(
-            f"the table {table.location} has the columns {schema.names}, of which none is {USER_ID!r}: nobody can tell "
+            f"the table {table.location} has the columns {schema.names}, of which none is {owner!r}: nobody can tell "
             "whose its rows are. Nothing was changed. Whoever added it must say so in hydra_ray.forget."
         )
     return schema
 
 
 def _owners(table: Artefact, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
-    if table.kind == Kind.TABLE:
-        return rows[USER_ID]
+    if table.kind in _OWNER:
+        return rows[_OWNER[table.kind]]
     return pa.array([rejected_user_id(row) for row in from_table(rows, Rejected)], pa.string())
 
 
-def _is_theirs(table: Artefact, rows: pa.Table, user_ids: Collection[str]) -> pa.Array | pa.ChunkedArray:
-    return pc.is_in(_owners(table, rows), pa.array(sorted(user_ids), pa.string()))  # pyright: ignore[reportAttributeAccessIssue]
+def _is_theirs(table: Artefact, rows: pa.Table, users: Collection[str]) -> pa.Array | pa.ChunkedArray:
+    return pc.is_in(_owners(table, rows), pa.array(sorted(users), pa.string()))  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,57 +1,186 @@
 """What the generator has answered before: kept by request, and never asked again.
 
-Stages, runs of other settings and folds of a cross-fitted run often ask the same: the store gives them the same answer.
-A bucket is a folder with one file for each stage that asked something new, so that stages never write to one file.
+A request is named by a hash of its user, its exact messages, the sampling parameters, the seed and the number of
+samples (`generate/asking.py`), and a store by the model and what else decides its answers (`plan.py`). So stages, runs
+of other settings, trials of a sweep and folds of a cross-fitted run that ask the same get the same answer. Two users are never
+given one answer, also where they ask the same: whoever is forgotten takes along exactly what was asked for that user.
+
+A bucket is a folder with files for each stage that asked something new, so that stages never write to one file. A
+stage writes answers while they come and merges its files when its part is asked. A listing that lags behind leads to a
+question that is asked again, never to a wrong or a missing answer. Rows hold the user's pseudonym and no user id.
 """
 
-from collections.abc import Collection, Iterable
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hydra_ray import storage
-from hydra_ray.records import Asked, Completion, Request, arrow_schema, from_table, to_table
+from hydra_ray.errors import StorageError
+from hydra_ray.generate.failures import TRANSIENT
+from hydra_ray.records import Asked, Completion, Generation, Request, arrow_schema, from_table, to_table
+from hydra_ray.roots import pseudonym, root_key
 
+STORES = "completions"
+"""Name of the folder of all stores in a root."""
 _SUFFIX = ".parquet"
+_MAX_LISTINGS = 5
+"""How often a bucket is listed anew because files were merged or removed while they were read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A completion as it is kept. Key: request_id."""
+
+    request_id: str
+    user: str
+    """The user's pseudonym by the root's key."""
+    prompt_tokens: int
+    generations: tuple[Generation, ...]
+    error: str | None
+    failure: str | None
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionStore:
     """The completions of one generator for the users of one bucketing."""
 
-    folder: str
+    root: str
+    """storage.root of the runs that share it."""
+    name: str
+    """A fingerprint of everything that decides its answers besides the requests."""
 
-    def read(self, bucket: int, request_ids: Collection[str]) -> dict[str, Completion]:
-        """Those completions of a bucket that are there, by request_id."""
-        wanted = pa.array(list(request_ids), pa.string())
-        found: dict[str, Completion] = {}
-        for location in self._files(bucket):
-            table = storage.read_part(location, arrow_schema(Completion))
-            rows = table.filter(pc.field("request_id").isin(wanted))
-            found |= {row.request_id: row for row in from_table(rows, Completion)}
-        return found
+    @property
+    def folder(self) -> str:
+        """Location of everything that is kept."""
+        return storage.join(self.root, STORES, self.name)
+
+    def bucket_folder(self, bucket: int) -> str:
+        """Location of what is kept of a bucket."""
+        return storage.join(self.folder, f"bucket-{bucket:05d}")
+
+    def read(self, bucket: int, requests: Iterable[Request], asker: str = "") -> dict[str, Completion]:
+        """The completions of those requests of a bucket that were answered, by request_id.
+
+        Args:
+            asker: read only what this one wrote; everything where it is empty.
+        """
+        users = {each.request_id: each.user_id for each in requests}
+        found = {each.request_id: each for each in self._rows(bucket, asker, users)}
+        return {request_id: _completion(each, users[request_id]) for request_id, each in found.items()}
 
     def unanswered(self, bucket: int, asked: Iterable[Asked]) -> list[Request]:
         """The distinct requests of a bucket that were never answered, in the order in which they are asked."""
         requests = {each.request.request_id: each.request for each in asked}
-        known = self.read(bucket, requests)
+        known = self.read(bucket, requests.values())
         return [request for request_id, request in requests.items() if request_id not in known]
 
     def has_any(self, bucket: int) -> bool:
         """Whether anything was ever asked for a bucket."""
         return bool(self._files(bucket))
 
-    def write(self, bucket: int, name: str, completions: Iterable[Completion]) -> None:
-        """Keep the completions of a bucket that one stage asked for, under a name that only it writes."""
-        table = to_table(completions, Completion)
-        if table.num_rows:
-            storage.write_part(storage.join(self._bucket(bucket), f"{name}{_SUFFIX}"), table)
+    def write(self, bucket: int, asker: str, completions: Iterable[Completion]) -> None:
+        """Keep completions of a bucket, in a new file; but not failures that asking again may put right.
 
-    def _files(self, bucket: int) -> list[str]:
-        """Locations of a bucket's files; what is still being written has another name."""
-        folder = self._bucket(bucket)
-        return [storage.join(folder, name) for name in storage.list_files(folder) if name.endswith(_SUFFIX)]
+        Args:
+            asker: the stage that asked, as `asker_of` names it.
+        """
+        answered = [each for each in completions if each.failure not in TRANSIENT]
+        if answered:
+            key = root_key(self.root)
+            self._write(bucket, asker, [_kept(each, pseudonym(each.user_id, key)) for each in answered])
 
-    def _bucket(self, bucket: int) -> str:
-        return storage.join(self.folder, f"bucket-{bucket:05d}")
+    def merge(self, bucket: int, asker: str) -> None:
+        """Make one file of all that an asker wrote of a bucket; it must not be writing meanwhile."""
+        files = self._files(bucket, asker)
+        if len(files) > 1:
+            rows = {row.request_id: row for location in files for row in _read(location)}
+            merged = self._write(bucket, asker, list(rows.values()))
+            for location in set(files) - {merged}:
+                storage.remove_file(location)
+
+    def drop(self, bucket: int, request_ids: Collection[str]) -> int:
+        """Forget that some requests of a bucket were answered; returns of how many of them it was known."""
+        dropped: set[str] = set()
+        for location in self._files(bucket):
+            rows = list(_read(location))
+            here = {row.request_id for row in rows} & set(request_ids)
+            if here:
+                table = to_table([row for row in rows if row.request_id not in here], Kept)
+                storage.write_part(location, table)
+            dropped |= here
+        return len(dropped)
+
+    def _rows(self, bucket: int, asker: str, request_ids: Collection[str]) -> list[Kept]:
+        """Rows of some requests; a file that is gone was merged into another one, which the next listing shows."""
+        for _ in range(_MAX_LISTINGS):
+            try:
+                return [row for location in self._files(bucket, asker) for row in _read(location, request_ids)]
+            except _FileGoneError:
+                continue
+        raise StorageError(
+            f"the files in {self.bucket_folder(bucket)} change all the time; run again when no other does"
+        )
+
+    def _write(self, bucket: int, asker: str, rows: Sequence[Kept]) -> str:
+        """Put rows into a file that their requests name; returns its location."""
+        content = "".join(sorted(row.request_id for row in rows))
+        name = f"{asker}-{hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}{_SUFFIX}"
+        location = storage.join(self.bucket_folder(bucket), name)
+        storage.write_part(location, to_table(rows, Kept))
+        return location
+
+    def _files(self, bucket: int, asker: str = "") -> list[str]:
+        """Locations of a bucket's files; what is still being written has another ending."""
+        folder = self.bucket_folder(bucket)
+        names = storage.list_files(folder)
+        return [storage.join(folder, name) for name in names if name.startswith(asker) and name.endswith(_SUFFIX)]
+
+
+class _FileGoneError(Exception):
+    """A file was there when its folder was listed, and is not there any more."""
+
+
+def asker_of(stage: str, fingerprint: str) -> str:
+    """What a stage is called in the names of the files that it writes."""
+    return f"{stage}-{fingerprint}"
+
+
+def _read(location: str, request_ids: Collection[str] | None = None) -> Iterator[Kept]:
+    """The rows of a file, or those of some requests."""
+    try:
+        table = storage.read_part(location, arrow_schema(Kept))
+    except StorageError:
+        if storage.exists(location):
+            raise
+        raise _FileGoneError from None
+    if request_ids is not None:
+        table = table.filter(pc.field("request_id").isin(pa.array(list(request_ids), pa.string())))
+    return from_table(table, Kept)
+
+
+def _kept(completion: Completion, user: str) -> Kept:
+    return Kept(
+        request_id=completion.request_id,
+        user=user,
+        prompt_tokens=completion.prompt_tokens,
+        generations=completion.generations,
+        error=completion.error,
+        failure=completion.failure,
+        attempts=completion.attempts,
+    )
+
+
+def _completion(kept: Kept, user_id: str) -> Completion:
+    return Completion(
+        request_id=kept.request_id,
+        user_id=user_id,
+        prompt_tokens=kept.prompt_tokens,
+        generations=kept.generations,
+        error=kept.error,
+        failure=kept.failure,
+        attempts=kept.attempts,
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.records import Completion, Generation, Request
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ _CHAT_TEMPLATE = (
 class FakeEngine:
     """Copies the output of the last example, or else answers by a hash of the prompt, the seed and the sample."""
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
         """One completion a request, the same for the same request."""
-        return [_complete(request) for request in requests]
+        completions = [_complete(request) for request in requests]
+        keep(completions)
+        return completions
 
     def close(self) -> None:
         """Nothing to give back."""

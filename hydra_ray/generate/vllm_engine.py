@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.errors import ConfigError, GenerationError, ModelError
+from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.prompts import render_prompt
 from hydra_ray.models import load_tokenizer, resolve_model
 from hydra_ray.records import Completion, Generation, Request, Token
@@ -50,7 +52,7 @@ class VllmEngine:
         self.llm = _load(config, placement)
         """The loaded model, for measuring it without this class."""
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
         """One completion a request, in the order in which they were run.
 
         Raises:
@@ -72,7 +74,11 @@ class VllmEngine:
                 f"vLLM failed on a batch of {len(prompts)} requests of model {self._config.model}: {error!r}. The part "
                 "is not committed and is generated again by the next run."
             ) from error
-        return rejected + [_completion(prompt.request, output) for prompt, output in zip(prompts, outputs, strict=True)]
+        completions = rejected + [
+            _completion(prompt.request, output) for prompt, output in zip(prompts, outputs, strict=True)
+        ]
+        keep(completions)
+        return completions
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -99,7 +105,7 @@ class VllmEngine:
         prompts: list[_Prompt] = []
         rejected: list[Completion] = []
         for request, text, ids in zip(requests, texts, token_ids, strict=True):
-            error = self._reason_against(request, len(ids))
+            error, failure = self._reason_against(request, len(ids))
             if error is None:
                 prompts.append(_Prompt(request=request, token_ids=ids, text=text))
             else:
@@ -110,19 +116,23 @@ class VllmEngine:
                         prompt_tokens=len(ids),
                         generations=(),
                         error=error,
+                        failure=failure,
                     )
                 )
         return prompts, rejected
 
-    def _reason_against(self, request: Request, prompt_tokens: int) -> str | None:
+    def _reason_against(self, request: Request, prompt_tokens: int) -> tuple[str | None, str | None]:
+        """Why a request cannot be run, and the kind of failure that this is."""
         if prompt_tokens + request.max_tokens > self._config.max_model_tokens:
-            return (
+            error = (
                 f"prompt too long: {prompt_tokens} tokens and an answer of {request.max_tokens} exceed "
                 f"generator.max_model_tokens={self._config.max_model_tokens}"
             )
+            return error, FailureKind.TOO_LONG
         if request.temperature == 0 and request.num_samples != 1:
-            return f"greedy answers are all alike: got num_samples={request.num_samples}, expected 1"
-        return None
+            error = f"greedy answers are all alike: got num_samples={request.num_samples}, expected 1"
+            return error, FailureKind.REFUSED
+        return None, None
 
     def _sampling_params(self, prompt: _Prompt) -> "SamplingParams":
         from vllm import SamplingParams

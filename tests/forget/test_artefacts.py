@@ -21,7 +21,7 @@ KINDS = {
     f"stages/answers/{STAGE}/predictions.json": Kind.PREDICTIONS,
     f"stages/report/{STAGE}/metrics.json": Kind.REPORT,
     f"stages/report/{STAGE}/report.html": Kind.PAGE,
-    f"completions/{STAGE}/bucket-00000/probes-{STAGE}.parquet": Kind.TABLE,
+    f"completions/{STAGE}/bucket-00000/probes-{STAGE}-{STAGE}.parquet": Kind.ANSWERS,
     "runs/a.run+more/config.json": Kind.RECORD,
     "runs/a.run/stages.json": Kind.RECORD,
     "runs/a.run+more/summary.json": Kind.RECORD,

@@ -3,19 +3,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bytes_below import mentions
 
+from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig
+from hydra_ray.errors import StorageError
 from hydra_ray.generate.asking import make_request
 from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.generate.failures import TRANSIENT, FailureKind
 from hydra_ray.generate.fake_engine import FakeEngine
-from hydra_ray.records import Asked, Message, Request
+from hydra_ray.records import Asked, Completion, Message, Request
 
 CONFIG = GeneratorConfig(engine="fake", model="fake")
+USER = "ann@example.org"
 
 
-def request(question: str) -> Request:
+def request(question: str, user_id: str = USER) -> Request:
     return make_request(
-        user_id="u", messages=(Message(role="user", content=question),), max_tokens=8, config=CONFIG, num_samples=2
+        user_id=user_id, messages=(Message(role="user", content=question),), max_tokens=8, config=CONFIG, num_samples=2
     )
 
 
@@ -23,57 +28,162 @@ def asked(*questions: str) -> list[Asked]:
     return [Asked(key=f"{place} {each}", request=request(each)) for place, each in enumerate(questions)]
 
 
-COMPLETIONS = {each: FakeEngine().generate([request(each)])[0] for each in ("a b", "c d", "e f")}
-NAMES = {each: request(each).request_id for each in COMPLETIONS}
+def answer(question: str) -> Completion:
+    return FakeEngine().generate([request(question)])[0]
+
+
+def questions_known(store: CompletionStore, *questions: str, bucket: int = 0, asker: str = "") -> set[str]:
+    """Those of some questions that the store has the right answers to."""
+    requests = {request(each).request_id: each for each in questions}
+    found = store.read(bucket, map(request, questions), asker)
+    assert found == {request_id: answer(requests[request_id]) for request_id in found}
+    return {requests[request_id] for request_id in found}
+
+
+def files(store: CompletionStore) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(store.folder).rglob("*.parquet")}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> CompletionStore:
-    store = CompletionStore(folder=str(tmp_path / "store"))
-    store.write(0, "probes-1", [COMPLETIONS["a b"], COMPLETIONS["c d"]])
+    store = CompletionStore(root=str(tmp_path), name="0" * 16)
+    store.write(0, "probes-1", [answer("a b"), answer("c d")])
     return store
 
 
-def test_what_was_answered_is_found_by_its_name_in_its_bucket_alone(store: CompletionStore):
-    assert store.read(0, NAMES.values()) == {NAMES[each]: COMPLETIONS[each] for each in ("a b", "c d")}
-    assert store.read(0, [NAMES["c d"]]) == {NAMES["c d"]: COMPLETIONS["c d"]}
-    assert store.read(0, []) == store.read(1, NAMES.values()) == {}
+def test_what_was_answered_is_found_by_its_request_in_its_bucket_alone(store: CompletionStore):
+    assert questions_known(store, "a b", "c d", "e f") == {"a b", "c d"}
+    assert questions_known(store, "c d") == {"c d"}
+    assert questions_known(store) == questions_known(store, "a b", "c d", bucket=1) == set()
     assert (store.has_any(0), store.has_any(1)) == (True, False)
 
 
 def test_another_run_finds_it_too_and_asks_only_what_is_new(store: CompletionStore):
-    later = CompletionStore(folder=store.folder)
+    later = CompletionStore(root=store.root, name=store.name)
     assert later.unanswered(0, asked("a b", "e f", "c d", "e f", "g h")) == [request("e f"), request("g h")]
-    later.write(0, "drafts-2", [COMPLETIONS["e f"]])
+    later.write(0, "drafts-2", [answer("e f")])
     assert store.unanswered(0, asked("a b", "e f", "c d")) == []
     assert store.unanswered(1, asked("a b")) == [request("a b")]
 
 
-def test_stages_write_to_files_of_their_own(store: CompletionStore):
-    before = {path: path.read_bytes() for path in Path(store.folder).rglob("*.parquet")}
-    store.write(0, "drafts-2", [COMPLETIONS["e f"]])
-    assert len(list(Path(store.folder).rglob("*.parquet"))) == 2
-    assert all(path.read_bytes() == content for path, content in before.items())
-    assert set(store.read(0, NAMES.values())) == set(NAMES.values())
+def test_no_file_holds_a_user_id_and_the_answer_comes_back_with_it(store: CompletionStore):
+    assert mentions(store.root, USER) == {}
+    assert store.read(0, [request("a b")])[request("a b").request_id].user_id == USER
+
+
+def test_two_users_who_ask_the_same_are_answered_each_for_themselves(store: CompletionStore):
+    assert store.read(0, [request("a b", user_id="bob")]) == {}
+
+
+def test_each_writing_has_a_file_of_its_own(store: CompletionStore):
+    before = files(store)
+    store.write(0, "drafts-2", [answer("e f")])
+    store.write(0, "probes-1", [answer("g h")])
+    assert len(files(store)) == 3
+    assert files(store).items() > before.items()
+    assert questions_known(store, "a b", "c d", "e f", "g h") == {"a b", "c d", "e f", "g h"}
+
+
+def test_writing_the_same_again_changes_nothing(store: CompletionStore):
+    before = files(store)
+    store.write(0, "probes-1", [answer("c d"), answer("a b")])
+    assert set(files(store)) == set(before)
+
+
+def test_what_one_asker_wrote_can_be_told_from_the_rest(store: CompletionStore):
+    store.write(0, "drafts-2", [answer("e f")])
+    assert questions_known(store, "a b", "c d", "e f", asker="drafts-2") == {"e f"}
+    assert questions_known(store, "a b", "c d", "e f", asker="probes-1") == {"a b", "c d"}
+
+
+def test_merging_leaves_one_file_of_the_asker_with_all_answers_and_others_files_alone(store: CompletionStore):
+    store.write(0, "drafts-2", [answer("e f")])
+    others = {path for path in files(store) if path.name.startswith("drafts-2")}
+    store.write(0, "probes-1", [answer("g h")])
+    store.write(0, "probes-1", [answer("a b"), answer("i j")])
+    store.merge(0, "probes-1")
+    assert len(files(store)) == 2
+    assert others < set(files(store))
+    assert questions_known(store, "a b", "c d", "e f", "g h", "i j") == {"a b", "c d", "e f", "g h", "i j"}
+    before = files(store)
+    store.merge(0, "probes-1")
+    assert files(store) == before
+
+
+def test_a_merging_that_was_killed_loses_nothing(store: CompletionStore, monkeypatch: pytest.MonkeyPatch):
+    store.write(0, "probes-1", [answer("e f")])
+
+    def killed(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.merge(0, "probes-1")
+    assert questions_known(store, "a b", "c d", "e f") == {"a b", "c d", "e f"}
+    store.merge(0, "probes-1")
+    assert len(files(store)) == 1
+
+
+def test_files_that_are_merged_while_they_are_read_are_found_where_they_went(
+    store: CompletionStore, monkeypatch: pytest.MonkeyPatch
+):
+    store.write(0, "probes-1", [answer("e f")])
+    original, listings = storage.list_files, []
+
+    def list_and_merge(location: str) -> list[str]:
+        names = original(location)
+        listings.append(names)
+        if len(listings) == 1:
+            store.merge(0, "probes-1")
+        return names
+
+    monkeypatch.setattr(storage, "list_files", list_and_merge)
+    assert questions_known(store, "a b", "c d", "e f") == {"a b", "c d", "e f"}
+    assert len(listings) > 2
+
+
+def test_a_file_that_cannot_be_read_is_an_error_and_not_a_question_asked_again(store: CompletionStore):
+    next(iter(files(store))).write_bytes(b"PAR1 but no table")
+    with pytest.raises(StorageError, match=r"bucket-00000/probes-1"):
+        store.read(0, [request("a b")])
 
 
 def test_a_stage_that_asked_nothing_writes_nothing(store: CompletionStore):
     store.write(3, "drafts-2", [])
     assert not store.has_any(3)
-    assert not os.path.exists(os.path.join(store.folder, "bucket-00003"))
+    assert not os.path.exists(store.bucket_folder(3))
 
 
 def test_what_is_still_being_written_is_not_there_yet(store: CompletionStore):
-    for bucket in ("bucket-00000", "bucket-00007"):
-        path = Path(store.folder, bucket, "drafts-2.parquet.0123.tmp")
+    for bucket in (0, 7):
+        path = Path(store.bucket_folder(bucket), "drafts-2.parquet.0123.tmp")
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half a table")
-    assert set(store.read(0, NAMES.values())) == {NAMES["a b"], NAMES["c d"]}
+    assert questions_known(store, "a b", "c d") == {"a b", "c d"}
     assert not store.has_any(7)
 
 
-def test_a_failure_is_an_answer_too(store: CompletionStore):
-    failed = replace(COMPLETIONS["e f"], generations=(), error="prompt too long")
-    store.write(0, "drafts-2", [failed])
+def failed(kind: FailureKind) -> Completion:
+    return replace(answer("e f"), generations=(), error="no answer", failure=kind, attempts=3)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.TOO_LONG, FailureKind.REFUSED])
+def test_a_failure_that_would_come_again_is_an_answer_too(store: CompletionStore, kind: FailureKind):
+    store.write(0, "drafts-2", [failed(kind)])
     assert store.unanswered(0, asked("e f")) == []
-    assert store.read(0, [NAMES["e f"]]) == {NAMES["e f"]: failed}
+    assert store.read(0, [request("e f")]) == {request("e f").request_id: failed(kind)}
+
+
+@pytest.mark.parametrize("kind", sorted(TRANSIENT))
+def test_a_failure_that_asking_again_may_put_right_is_not_kept(store: CompletionStore, kind: FailureKind):
+    store.write(0, "drafts-2", [failed(kind)])
+    assert store.unanswered(0, asked("e f")) == [request("e f")]
+
+
+def test_dropped_requests_are_asked_again_and_no_other(store: CompletionStore):
+    store.write(0, "drafts-2", [answer("e f")])
+    gone = [request(each).request_id for each in ("c d", "e f", "never asked")]
+    assert store.drop(0, gone) == 2
+    assert store.unanswered(0, asked("a b", "c d", "e f")) == [request("c d"), request("e f")]
+    assert store.drop(0, gone) == 0

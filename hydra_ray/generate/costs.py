@@ -1,0 +1,45 @@
+"""What the answers to a stage's requests took, as counters of its parts."""
+
+from collections.abc import Collection
+
+from hydra_ray.config import ApiConfig
+from hydra_ray.records import Completion, Generation
+
+
+def answer_counters(
+    used: Collection[Completion], asked: Collection[Completion], api: ApiConfig | None
+) -> dict[str, float]:
+    """Counters of what a part used, and of what was asked and paid for it.
+
+    Args:
+        used: one completion for each distinct request, whoever asked it.
+        asked: those of them that were asked for this very part.
+        api: whose prices count; None where nothing is paid.
+
+    Returns:
+        requests, prompt_tokens, generated_tokens and cut (generations that reached their largest length): of all that
+        is used; asked_now, asked_tokens, attempts (calls of the generator), and cost where there are prices: of what
+        was asked.
+    """
+    counters = {
+        "requests": len(used),
+        "prompt_tokens": sum(each.prompt_tokens for each in used),
+        "generated_tokens": _generated_tokens(used),
+        "cut": sum(generation.finish_reason == "length" for generation in _generations(used)),
+        "asked_now": len(asked),
+        "asked_tokens": sum(each.prompt_tokens for each in asked) + _generated_tokens(asked),
+        "attempts": sum(each.attempts for each in asked),
+    }
+    if api is None:
+        return counters
+    prompt_tokens = sum(each.prompt_tokens for each in asked)
+    paid = prompt_tokens * api.prompt_price + _generated_tokens(asked) * api.generated_price
+    return {**counters, "cost": paid / 1_000_000}
+
+
+def _generated_tokens(completions: Collection[Completion]) -> int:
+    return sum(generation.num_tokens for generation in _generations(completions))
+
+
+def _generations(completions: Collection[Completion]) -> list[Generation]:
+    return [generation for completion in completions for generation in completion.generations]
