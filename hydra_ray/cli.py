@@ -3,12 +3,15 @@
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra_ray.config import STAGE_NAMES
 from hydra_ray.errors import HydraError
+from hydra_ray.stopping import Stopped, stops_gracefully
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,13 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
     try:
-        return arguments.command(arguments)
+        with stops_gracefully():
+            return arguments.command(arguments)
     except HydraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes after the last committed part", file=sys.stderr)
-        return 130
+    except Stopped as stop:
+        print(f"stopped; what was committed is kept. Resume with:\n  {_command(argv)}", file=sys.stderr)
+        return stop.exit_status
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,6 +84,24 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def retry(arguments: argparse.Namespace) -> int:
+    """`hydra-ray retry`: ask again what the generator failed at, and make anew what was made of it."""
+    from hydra_ray.plan import plan_run
+    from hydra_ray.retry import checked_kinds, clear_failures, failed_stages, retry_lines, runs_to_repeat
+    from hydra_ray.teacher import read_config
+
+    kinds = checked_kinds(arguments.kind)
+    plan = plan_run(read_config(_absolute_root(arguments.run)))
+    cleared = clear_failures(plan, kinds)
+    print("\n".join(retry_lines(cleared, failed_stages(plan))))
+    from hydra_ray.pipeline import personalize
+
+    for run_folder in runs_to_repeat(plan, cleared):
+        print(f"run the configuration of {run_folder} again: some of its answers came from failed ones")
+    print(personalize(plan.config).run_folder)
+    return 0
+
+
 def forget(arguments: argparse.Namespace) -> int:
     """`hydra-ray forget`: remove users from everything below a root; exit status 1 where one of them is unknown."""
     from hydra_ray.forget.removal import forget_users, root_of
@@ -89,6 +111,24 @@ def forget(arguments: argparse.Namespace) -> int:
     outcomes = forget_users(root, given_users(arguments.users, arguments.users_file))
     print("\n".join(outcome_lines(root, outcomes)))
     return int(any(outcome.receipt is None for outcome in outcomes))
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """`hydra-ray sweep`: many runs that share their stages; exit status 1 where a trial failed."""
+    from hydra_ray.config import apply_setting
+    from hydra_ray.sweep.config import load_sweep
+    from hydra_ray.sweep.running import forecast, require_root, run_sweep, summary_lines
+
+    loaded = load_sweep(arguments.config, arguments.overrides)
+    base = apply_setting(loaded.base, "storage.root", _absolute_root(require_root(loaded)))
+    loaded = replace(loaded, base=base)
+    known = forecast(loaded)
+    print("\n".join(known.lines), flush=True)
+    if arguments.dry:
+        return 0
+    results = run_sweep(loaded, known)
+    print("\n".join(summary_lines(loaded, results)))
+    return int(bool(results.failures))
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -145,11 +185,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")
     command.set_defaults(command=report)
 
+    command = commands.add_parser("retry", help="ask again what the generator failed at, and make anew what follows")
+    command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
+    command.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        help="failures to ask again, as the errors tables name them; repeat it for more; by default those that need "
+        "not happen again: engine, timeout and unavailable",
+    )
+    command.set_defaults(command=retry)
+
     command = commands.add_parser("forget", help="remove users from everything that all runs under a root share")
     command.add_argument("users", metavar="USER", nargs="*", help="ids as in the users table; LaMP's: <split>:<id>")
     command.add_argument("--users-file", metavar="FILE", help="more ids, one a line: none is seen on a command line")
     command.add_argument("--run", required=True, help="the folder of any run under the root: <storage.root>/runs/<run>")
     command.set_defaults(command=forget)
+
+    command = commands.add_parser("sweep", help="vary settings of a run; trials share every stage that they can")
+    command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, see jobs/configs/sweep.yaml")
+    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings of all trials")
+    command.add_argument("--dry", action="store_true", help="only say which stages there are to compute")
+    command.set_defaults(command=sweep)
 
     command = commands.add_parser("doctor", help="what this machine has, and what is missing")
     command.add_argument("models", metavar="MODEL", nargs="*", help="models to look for besides the demo's")
@@ -160,6 +217,13 @@ def _parser() -> argparse.ArgumentParser:
 def is_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`, in a temporary copy of somebody's working directory."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _command(argv: Sequence[str] | None) -> str:
+    """What to type to do the same again."""
+    if is_submitted_job():
+        return shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", "python", *sys.argv])
+    return shlex.join(["hydra-ray", *(sys.argv[1:] if argv is None else argv)])
 
 
 def _absolute_root(root: str) -> str:

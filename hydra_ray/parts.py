@@ -12,15 +12,19 @@ from hydra_ray.adapt.examples import Drafted, adapter_examples
 from hydra_ray.adapt.gate import Gate, user_outcomes
 from hydra_ray.adapt.labeller import fit_labeller, read_labeller, sampled_records
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
-from hydra_ray.config import RetrieveConfig
+from hydra_ray.config import RetrieveConfig, Task
 from hydra_ray.generate.engine import open_tokenizer
+from hydra_ray.generate.failures import ERRORS, count_kinds, failures_of
+from hydra_ray.generate.parsing import parse_answer, text_error
 from hydra_ray.plan import Plan, ScorerPlan
 from hydra_ray.records import (
     AnsweredUser,
     Asked,
     Completion,
     DraftedUser,
+    Failure,
     GateOutcome,
+    Generation,
     ProbedUser,
     ProfiledUser,
     RowT,
@@ -55,6 +59,7 @@ class ProfilesPart:
         """The profiles."""
         rows = list(written_profiles(_users(self._plan, bucket), completions))
         counters = {**counters, "answers": len(completions), "failed": sum(row.error is not None for row in rows)}
+        counters |= _write_failures(self._plan.profiles, bucket, completions, text_error)
         return _write(self._plan.profiles, "profiles", bucket, rows, ProfiledUser, counters)
 
 
@@ -74,14 +79,17 @@ class ProbesPart:
         """The labelled probes."""
         rows = list(label_probes(self._retrieved(bucket), completions, self._plan.task))
         answers = [probe.answer for row in rows for query in row.queries for probe in query.probes]
-        return _write(self._plan.probes, "probes", bucket, rows, ProbedUser, {**counters, **_parsing(answers)})
+        failed = _write_failures(self._plan.probes, bucket, completions, _error_in(self._plan.task))
+        return _write(
+            self._plan.probes, "probes", bucket, rows, ProbedUser, {**counters, **_parsing(answers), **failed}
+        )
 
     def _retrieved(self, bucket: int) -> list[tuple[User, ProbedUser]]:
         """Users with what was retrieved for them: ranked once, as encoders of two machines may not agree."""
         users = _users(self._plan, bucket)
         stage, config = self._plan.probes, self._plan.config
         if not exists(stage.part("retrieved", bucket)):
-            encode = _encode_ahead(users, config.retrieve)
+            encode = open_retriever(users, config.retrieve)
             found = [retrieve_records(user, self._plan.task, config, encode) for user in users]
             _write(stage, "retrieved", bucket, found, ProbedUser, {})
         rows = _rows(stage, "retrieved", bucket, ProbedUser)
@@ -98,15 +106,19 @@ class DraftsPart:
         """Greedy answers and samples for every prompt."""
         config = self._plan.config
         tokenizer = open_tokenizer(config.generator)
-        return list(draft_requests(self._ranked(bucket), self._plan.task, tokenizer, config))
+        return list(draft_requests(self.ranked(bucket), self._plan.task, tokenizer, config))
 
     def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
         """The labelled drafts."""
-        rows = list(label_drafts(self._ranked(bucket), completions, self._plan.task, self._plan.config))
+        rows = list(label_drafts(self.ranked(bucket), completions, self._plan.task, self._plan.config))
         answers = [draft.answer for row in rows for query in row.queries for draft in query.drafts]
-        return _write(self._plan.drafts, "drafts", bucket, rows, DraftedUser, {**counters, **_parsing(answers)})
+        failed = _write_failures(self._plan.drafts, bucket, completions, _error_in(self._plan.task))
+        return _write(
+            self._plan.drafts, "drafts", bucket, rows, DraftedUser, {**counters, **_parsing(answers), **failed}
+        )
 
-    def _ranked(self, bucket: int) -> list[Ranked]:
+    def ranked(self, bucket: int) -> list[Ranked]:
+        """What the bucket's drafts are made of."""
         plan, users = self._plan, _users(self._plan, bucket)
         return _joined(
             Ranked,
@@ -199,18 +211,23 @@ class AnswersPart:
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
         plan = self._plan
-        users = [user for user in _users(plan, bucket) if user.is_evaluated()]
-        rows = _joined(
-            Scored,
-            users,
-            probed=_rows(plan.probes, "probes", bucket, ProbedUser),
-            drafted=_rows(plan.drafts, "drafts", bucket, DraftedUser),
-            reranker=_own_scores(plan.reranker, bucket, users),
-            adapter=_own_scores(plan.adapter, bucket, users),
-            outcome=_own_outcomes(plan, bucket, users),
-        )
+        rows = scored_users(plan, bucket)
         answered = [answer_user(row, plan.task, self._gates[row.user.fold or 0]) for row in rows]
         return _write(plan.answers, "answers", bucket, answered, AnsweredUser, {})
+
+
+def scored_users(plan: Plan, bucket: int) -> list[Scored]:
+    """Everything that the answers to a bucket's evaluated users are made from."""
+    users = [user for user in _users(plan, bucket) if user.is_evaluated()]
+    return _joined(
+        Scored,
+        users,
+        probed=_rows(plan.probes, "probes", bucket, ProbedUser),
+        drafted=_rows(plan.drafts, "drafts", bucket, DraftedUser),
+        reranker=_own_scores(plan.reranker, bucket, users),
+        adapter=_own_scores(plan.adapter, bucket, users),
+        outcome=_own_outcomes(plan, bucket, users),
+    )
 
 
 def read_outcomes(gate: Stage) -> Iterator[GateOutcome]:
@@ -250,7 +267,7 @@ def _own_outcomes(plan: Plan, bucket: int, users: Sequence[User]) -> dict[str, G
     return {user.user_id: found[user.user_id, user.fold or 0] for user in users}
 
 
-def _encode_ahead(users: Sequence[User], retrieve: RetrieveConfig) -> Encode | None:
+def open_retriever(users: Sequence[User], retrieve: RetrieveConfig) -> Encode | None:
     """The retriever's encoder, with the texts of all `users` encoded; None where it has none."""
     if not retrieve.needs_encoder or retrieve.encoder is None:
         return None
@@ -266,6 +283,26 @@ def _parsing(answers: Sequence[Any]) -> Counters:
         "failed": sum(answer.error is not None for answer in answers),
         "inexact": sum(answer.error is None and not answer.is_exact for answer in answers),
     }
+
+
+def _error_in(task: Task) -> Callable[[Generation], str | None]:
+    """What tells why a generation is no answer to a query of the task."""
+    return lambda generation: parse_answer(task, generation).error
+
+
+def _write_failures(
+    stage: Stage,
+    bucket: int,
+    completions: Mapping[str, Completion],
+    error_of: Callable[[Generation], str | None],
+) -> Counters:
+    """The part of the stage's errors table, also where it is empty; returns how many there are of each kind.
+
+    It is written before the stage's own table, whose part says that the bucket is done.
+    """
+    rows = list(failures_of(completions.values(), error_of))
+    _write(stage, ERRORS, bucket, rows, Failure, {})
+    return count_kinds(rows)
 
 
 def _write(stage: Stage, table: str, bucket: int, rows: Sequence[Any], row_type: type, counters: Counters) -> Counters:

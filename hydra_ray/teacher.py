@@ -65,6 +65,13 @@ def record_stages(run_folder: str, stages: Iterable[Stage]) -> None:
     storage.write_json(storage.join(run_folder, _STAGES), recorded)
 
 
+def recorded_fingerprints(run_folder: str) -> frozenset[str]:
+    """Of the stages that the run in `run_folder` consists of; of a run that is not finished none are known."""
+    location = storage.join(run_folder, _STAGES)
+    recorded = storage.read_json(location) if storage.exists(location) else {}
+    return frozenset(each["fingerprint"] for each in recorded.values())
+
+
 def read_teacher(config: RunConfig) -> Teacher | None:
     """The finished run that taught what the run `config` uses; None where that run's own training users teach.
 

@@ -1,0 +1,153 @@
+"""Asking again what the generator failed at: nothing else is asked, and whatever was made of it is made anew.
+
+A retry changes no setting, so stages keep their fingerprints. Those that read, directly or not, a table in which some
+answers failed are removed in all runs under the root, and made again by the next call of these runs; last go the parts
+with the failed answers. A retry that was killed is repeated or, from then on, continued by running the configuration.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from hydra_ray import storage
+from hydra_ray.errors import ConfigError
+from hydra_ray.generate.failures import ERRORS, TRANSIENT, FailureKind
+from hydra_ray.plan import Plan
+from hydra_ray.records import Failure, arrow_schema, from_table
+from hydra_ray.stages import MANIFEST, Stage
+from hydra_ray.teacher import recorded_fingerprints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedStage:
+    """A stage of whose answers some failed."""
+
+    stage: Stage
+    failures: Mapping[int, Sequence[Failure]]
+    """By bucket; only of buckets that have any."""
+
+    def kinds(self) -> Counter[str]:
+        """How many failures there are of each kind."""
+        return Counter(failure.kind for failures in self.failures.values() for failure in failures)
+
+
+def failed_stages(plan: Plan, kinds: Collection[str] | None = None) -> list[FailedStage]:
+    """The stages of a run that asked the generator and whose committed parts hold failures.
+
+    Args:
+        kinds: which failures count; all where not given.
+    """
+    found = [
+        FailedStage(stage=stage, failures=dict(_failures(stage, kinds)))
+        for stage in (plan.profiles, plan.probes, plan.drafts)
+    ]
+    return [each for each in found if each.failures]
+
+
+def clear_failures(plan: Plan, kinds: Collection[str]) -> list[FailedStage]:
+    """Remove what failed, with everything that was made of it; running the configuration makes it anew.
+
+    No run may be under way below the root.
+
+    Args:
+        kinds: which failures are to be asked again.
+
+    Returns:
+        What was removed.
+    """
+    found = failed_stages(plan, kinds)
+    changed = {each.stage.fingerprint for each in found}
+    for folder in _dependents(plan, changed).values():
+        storage.remove_file(storage.join(folder, MANIFEST))
+        storage.remove_folder(folder)
+    for each in found:
+        _clear(plan, each)
+    return found
+
+
+def runs_to_repeat(plan: Plan, failed: Iterable[FailedStage]) -> list[str]:
+    """Folders of the other finished runs under the root that hold what was made of failed answers."""
+    changed = {each.stage.fingerprint for each in failed}
+    runs = storage.join(plan.config.storage.root, "runs")
+    names = {path.split("/", 1)[0] for path in storage.list_tree(runs)}
+    folders = [storage.join(runs, name) for name in sorted(names)]
+    return [each for each in folders if each != plan.run_folder and changed & recorded_fingerprints(each)]
+
+
+def retry_lines(cleared: Sequence[FailedStage], left: Sequence[FailedStage]) -> Iterator[str]:
+    """What is asked again, and what is not.
+
+    Args:
+        left: the failures that were not asked for.
+    """
+    for each in cleared:
+        yield f"{each.stage.name}: {_listed(each.kinds())} asked again, in {len(each.failures)} parts"
+    for each in left:
+        others = " ".join(f"--kind {kind}" for kind in sorted(each.kinds()))
+        yield f"{each.stage.name}: {_listed(each.kinds())} not asked again; to do so: {others}"
+    if not cleared and not left:
+        yield "no answer failed"
+
+
+def checked_kinds(kinds: Collection[str]) -> Collection[str]:
+    """The kinds of failures to ask again: the given ones, or else those that need not happen again.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if unknown := sorted(set(kinds) - set(FailureKind)):
+        raise ConfigError(
+            f"there are no failures of the kind {unknown}; expected {[str(each) for each in FailureKind]}"
+        )
+    return kinds or TRANSIENT
+
+
+def _failures(stage: Stage, kinds: Collection[str] | None) -> Iterator[tuple[int, list[Failure]]]:
+    for bucket in stage.buckets:
+        location = stage.part(ERRORS, bucket)
+        if storage.exists(location):
+            rows = from_table(storage.read_part(location, arrow_schema(Failure)), Failure)
+            failures = [row for row in rows if kinds is None or row.kind in kinds]
+            if failures:
+                yield bucket, failures
+
+
+def _clear(plan: Plan, failed: FailedStage) -> None:
+    """Remove the parts with failures and the completions that would answer them alike; the manifest goes first."""
+    stage = failed.stage
+    storage.remove_file(stage.manifest_location)
+    for bucket, failures in failed.failures.items():
+        if kept := {failure.request_id for failure in failures if failure.kind not in TRANSIENT}:
+            plan.completions.drop(bucket, kept)
+        storage.remove_file(stage.part(stage.name, bucket))
+        storage.remove_file(stage.part(ERRORS, bucket))
+
+
+def _dependents(plan: Plan, changed: Set[str]) -> dict[str, str]:
+    """Folders, by fingerprint, of the stages under the root that read a changed one, directly or not.
+
+    A stage of this run may be incomplete; of other runs those are known that have a manifest.
+    """
+    stages = storage.join(plan.config.storage.root, "stages")
+    manifests = [
+        storage.read_json(storage.join(stages, path))
+        for path in storage.list_tree(stages)
+        if path.endswith(f"/{MANIFEST}")
+    ]
+    known = [(each["stage"], each["fingerprint"], each["inputs"]) for each in manifests]
+    known += [(stage.name, stage.fingerprint, stage.inputs) for stage in plan.stages()]
+    found: dict[str, str] = {}
+    while True:
+        reached = changed | found.keys()
+        new = {
+            fingerprint: storage.join(stages, *name.split("."), fingerprint)
+            for name, fingerprint, inputs in known
+            if fingerprint not in reached and reached & set(inputs)
+        }
+        if not new:
+            return found
+        found |= new
+
+
+def _listed(kinds: Counter[str]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())

@@ -1,0 +1,11 @@
+"""Asks again what the generator failed at in a run, as one Ray job.
+
+ray job submit --working-dir . -- python jobs/retry.py /shared/hydra/runs/demo
+"""
+
+import sys
+
+from hydra_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["retry", *sys.argv[1:]]))
