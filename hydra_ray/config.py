@@ -464,7 +464,7 @@ class DraftsConfig(PoolConfig):
 
     num_records: int = Field(default=4, gt=0)
     """k: records in a prompt."""
-    prompts: tuple[Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "lead_2", "lead_k", "reranked"], ...] = (
+    prompts: tuple[Literal["zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "lead_k", "reranked"], ...] = (
         "zero_shot",
         "rag_1",
         "rag_2",
@@ -472,11 +472,10 @@ class DraftsConfig(PoolConfig):
         "reranked",
     )
     """Prompts whose greedy answers are drafts: without records; with random ones; with the retriever's best 1, 2 or k;
-    with the k that the reranker chooses; lead_2, lead_k: with the first words only of the retriever's best 2 or k, and
-    of the query."""
+    with the k that the reranker chooses; lead_k: with the first words only of the retriever's k and of the query."""
     lead_words: int = Field(default=30, gt=0)
-    """Words of a lead prompt's texts: a small generator writes better titles of a text's beginning alone."""
-    sampled_prompts: tuple[Literal["rag_k", "lead_2", "lead_k", "reranked"], ...] = ("rag_k",)
+    """Words of a lead_k prompt's texts: a small generator writes better titles of a text's beginning alone."""
+    sampled_prompts: tuple[Literal["rag_k", "lead_k", "reranked"], ...] = ("rag_k",)
     """Prompts whose samples are drafts. The retriever's is sampled for evaluated queries in any case: the vote of its
     samples is a baseline."""
     num_samples: int = Field(default=8, gt=0)

@@ -17,6 +17,7 @@ from hydra_ray.models import model_identity
 from hydra_ray.roots import bucket_key_name, forgotten_pseudonyms
 from hydra_ray.stages import Stage, fingerprint
 from hydra_ray.storage import require_absolute
+from hydra_ray.stores import reach
 from hydra_ray.teacher import Teacher, read_teacher, run_folder_of
 
 Interaction = Literal["pair", "bilinear"]
@@ -103,11 +104,13 @@ def plan_run(config: RunConfig) -> Plan:
     """The plan of a run; of one that another run taught, it has only the buckets that hold users once these are read.
 
     Raises:
-        ConfigError: storage.root is relative, the task is unknown, or the run differs from the one that taught it.
+        ConfigError: storage.root is relative, the environment names another store, the task is unknown, or the run
+            differs from the one that taught it.
         InputError: an input file is missing, or the run that taught is.
         ModelError: a model cannot be found.
     """
     require_absolute(config.storage.root, "storage.root")
+    reach(config.storage)
     task = task_of(config.lamp)
     teacher = read_teacher(config)
     make = _Maker(config=config, teacher=teacher)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,13 @@ from hydra_ray import storage
 from hydra_ray.errors import StorageError
 
 MANIFEST = "manifest.json"
+LEASE = "lease.json"
+"""Name of the file in a stage's folder that tells who is making it."""
+_FORMAT = 1
+"""Of manifests."""
+_MANIFEST_KEYS = {"stage", "fingerprint", "num_buckets", "inputs", "settings", "seconds", "counters", "finished_at"}
+_TABLE_SUFFIX = ".parquet"
+_THREADS = 8
 
 
 def fingerprint(name: str, version: int, settings: Mapping[str, Any], inputs: Sequence[str]) -> str:
@@ -67,6 +75,11 @@ class Stage:
         return storage.join(self.root, "stages", *self.name.split("."), self.fingerprint)
 
     @property
+    def lease_location(self) -> str:
+        """Location of the file that tells who is making the stage."""
+        return storage.join(self.folder, LEASE)
+
+    @property
     def manifest_location(self) -> str:
         """Location of the manifest."""
         return storage.join(self.folder, MANIFEST)
@@ -77,7 +90,7 @@ class Stage:
 
     def part(self, table: str, bucket: int) -> str:
         """Location of one part of one of the stage's tables."""
-        return storage.join(self.folder, table, f"bucket-{bucket:05d}.parquet")
+        return storage.join(self.folder, table, f"bucket-{bucket:05d}{_TABLE_SUFFIX}")
 
     def parts(self, table: str) -> list[str]:
         """Locations of all parts of a table, present or not, in bucket order."""
@@ -85,13 +98,28 @@ class Stage:
 
     def missing_buckets(self, table: str) -> list[int]:
         """Buckets whose part of `table` has not been committed."""
-        present = set(storage.list_files(storage.join(self.folder, table)))
-        return [b for b in self.buckets if self.part(table, b).rsplit("/", 1)[1] not in present]
+        return [
+            bucket
+            for bucket, is_there in zip(self.buckets, storage.present(self.parts(table)), strict=True)
+            if not is_there
+        ]
 
     def committed_buckets(self, table: str) -> list[int]:
         """Buckets whose part of `table` has been committed."""
         missing = set(self.missing_buckets(table))
         return [bucket for bucket in self.buckets if bucket not in missing]
+
+    def set_aside_damaged(self) -> list[str]:
+        """Give tables in the folder that are cut off or no tables another name, so that they are made again.
+
+        Returns:
+            Their locations.
+        """
+        names = [name for name in storage.list_tree(self.folder) if name.endswith(_TABLE_SUFFIX)]
+        locations = [storage.join(self.folder, name) for name in names]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = pool.map(storage.set_aside_if_damaged, locations)
+            return [location for location, is_damaged in zip(locations, found, strict=True) if is_damaged]
 
     def plain_settings(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
@@ -102,6 +130,7 @@ class Stage:
         storage.write_json(
             self.manifest_location,
             {
+                "format": _FORMAT,
                 "stage": self.name,
                 "fingerprint": self.fingerprint,
                 "num_buckets": self.num_buckets,
@@ -117,11 +146,27 @@ class Stage:
         """The manifest.
 
         Raises:
-            StorageError: the stage is not complete.
+            StorageError: the stage is not complete, or the manifest is of another version or damaged.
         """
         if not self.is_complete():
             raise StorageError(f"stage {self.name} is not complete: no {self.manifest_location}")
-        return storage.read_json(self.manifest_location)
+        return read_manifest(self.manifest_location)
+
+
+def read_manifest(location: str) -> dict[str, Any]:
+    """The manifest of a stage.
+
+    Raises:
+        StorageError: there is none, or it is of another version or damaged.
+    """
+    found = storage.read_json(location)
+    if not isinstance(found, dict) or found.get("format", _FORMAT) != _FORMAT or not found.keys() >= _MANIFEST_KEYS:
+        keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+        raise StorageError(
+            f"{location} is no manifest of format {_FORMAT} with {sorted(_MANIFEST_KEYS)}, it has {keys}: another "
+            "version of hydra_ray wrote it. Use that version, another storage.root, or remove the stage's folder."
+        )
+    return found
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,32 +1,29 @@
-"""Files and Parquet tables, local or at a URI (s3://...), written atomically.
+"""Files and Parquet tables, local or at s3://bucket/key, written atomically.
 
-A local file is written under a temporary name, flushed to disk and renamed. An object store shows an object only once
-its upload has ended, which is the same promise. Locations are plain strings: absolute paths or URIs.
+Locations are plain strings: absolute paths or URIs. What an object store lists may lag behind what it has, so listings
+find files that nobody else names, and never tell that one is missing.
 """
 
 import json
 import os
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from hydra_ray.errors import ConfigError, StorageError
+from hydra_ray.errors import ConfigError, DamagedError, StorageError
+from hydra_ray.stores import is_uri, store_of
 
 COUNTERS_KEY = b"hydra_ray.counters"
 """Key in a Parquet file's schema metadata under which a part keeps its counters, as JSON."""
-
-
-def is_uri(location: str) -> bool:
-    """Whether `location` names an object store and not a local path."""
-    return len(urlsplit(location).scheme) > 1
+DAMAGED_SUFFIX = ".damaged"
+"""What the name of a file ends with that was set aside."""
+_MISSING = "If it is a stage's, remove the stage's manifest.json, run again, and only what is missing is made anew."
+_ANEW = "Remove it, and the manifest.json of its stage if it is a stage's; run again, and only this is made anew."
 
 
 def require_absolute(location: str, setting: str) -> str:
@@ -50,80 +47,73 @@ def join(location: str, *names: str) -> str:
 
 def exists(location: str) -> bool:
     """Whether a file is at `location`."""
-    filesystem, path = _open(location)
-    return filesystem.get_file_info(path).type == pafs.FileType.File
+    store, path = store_of(location)
+    return store.state(path) is not None
+
+
+def present(locations: Sequence[str]) -> list[bool]:
+    """Whether a file is at each of the locations, which are all in one store.
+
+    Each is asked for by itself: what an object store lists may lag behind what it has.
+    """
+    if not locations:
+        return []
+    store, _ = store_of(locations[0])
+    return store.present([store_of(location)[1] for location in locations])
 
 
 def list_files(location: str) -> list[str]:
     """Names of the files directly in the folder `location`, sorted; empty if there is no such folder."""
-    filesystem, path = _open(location)
-    selector = pafs.FileSelector(path, allow_not_found=True)
-    return sorted(info.base_name for info in filesystem.get_file_info(selector) if info.is_file)
+    store, path = store_of(location)
+    return sorted(store.list_files(path, is_recursive=False))
 
 
 def list_tree(location: str) -> list[str]:
     """Paths of all files below the folder `location`, relative to it, sorted; empty if there is no such folder."""
-    filesystem, path = _open(location)
-    selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
-    start = len(path.rstrip("/")) + 1
-    return sorted(info.path[start:] for info in filesystem.get_file_info(selector) if info.is_file)
+    store, path = store_of(location)
+    return sorted(store.list_files(path, is_recursive=True))
 
 
 def remove_file(location: str) -> None:
     """Remove the file at `location`, if it is there."""
-    filesystem, path = _open(location)
-    if filesystem.get_file_info(path).is_file:
-        filesystem.delete_file(path)
+    store, path = store_of(location)
+    store.remove_file(path)
 
 
 def write_bytes(location: str, content: bytes) -> None:
     """Put `content` at `location`, all or nothing."""
-    with open_output(location) as file:
-        file.write(content)
+    store, path = store_of(location)
+    store.put(path, content)
 
 
-def write_new(location: str, content: bytes) -> None:
+def write_new(location: str, content: bytes) -> bool:
     """Put `content` at `location`, all or nothing, unless a file is there: of several writers the first one wins.
 
-    An object store has no such promise, so there the last one does.
+    Returns:
+        Whether this one did.
     """
-    filesystem, path = _open(location)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        write_bytes(location, content)
-        return
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    write_bytes(temporary, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        os.unlink(temporary)
+    store, path = store_of(location)
+    return store.put_new(path, content)
 
 
-@contextmanager
-def open_output(location: str) -> Iterator[IO[bytes]]:
-    """A new file to fill from its start; it is at `location` only after the block has ended without an error."""
-    filesystem, path = _open(location)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        # An object store shows whatever was sent before an error, so nothing is sent until all of it is there.
-        with tempfile.TemporaryFile() as file:
-            yield file
-            file.seek(0)
-            with filesystem.open_output_stream(path) as stream:
-                shutil.copyfileobj(file, stream)
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+def write_over(location: str, expected: bytes, content: bytes) -> bool:
+    """Put `content` in the place of a file whose content is `expected`: of several writers the first one wins.
+
+    Returns:
+        Whether this one did; False also where there is no such file.
+    """
+    store, path = store_of(location)
+    return store.put_over(path, expected, content)
+
+
+def open_output(location: str) -> AbstractContextManager[IO[bytes]]:
+    """A new file to fill from its start; it is at `location` only after the block has ended without an error.
+
+    Raises:
+        StorageError: it cannot be written, such as for want of room; then nothing is left of it.
+    """
+    store, path = store_of(location)
+    return store.output(path)
 
 
 def open_input(location: str) -> IO[bytes]:
@@ -132,11 +122,9 @@ def open_input(location: str) -> IO[bytes]:
     Raises:
         StorageError: there is none.
     """
-    filesystem, path = _open(location)
-    try:
-        return filesystem.open_input_file(path)
-    except FileNotFoundError as error:
-        raise StorageError(f"no file at {location}") from error
+    store, path = store_of(location)
+    with _reading(location):
+        return store.arrow.open_input_file(path)
 
 
 def file_state(location: str) -> tuple[int, int]:
@@ -145,11 +133,11 @@ def file_state(location: str) -> tuple[int, int]:
     Raises:
         StorageError: there is no such file.
     """
-    filesystem, path = _open(location)
-    info = filesystem.get_file_info(path)
-    if not info.is_file:
+    store, path = store_of(location)
+    found = store.state(path)
+    if found is None:
         raise StorageError(f"no file at {location}")
-    return info.size, info.mtime_ns or 0
+    return found
 
 
 def read_bytes(location: str) -> bytes:
@@ -158,12 +146,9 @@ def read_bytes(location: str) -> bytes:
     Raises:
         StorageError: there is none.
     """
-    filesystem, path = _open(location)
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            return stream.read()
-    except FileNotFoundError as error:
-        raise StorageError(f"no file at {location}") from error
+    store, path = store_of(location)
+    with _reading(location), store.arrow.open_input_stream(path) as stream:
+        return stream.read()
 
 
 def write_json(location: str, value: Any) -> None:
@@ -172,8 +157,16 @@ def write_json(location: str, value: Any) -> None:
 
 
 def read_json(location: str) -> Any:
-    """The JSON value at `location`."""
-    return json.loads(read_bytes(location))
+    """The JSON value at `location`.
+
+    Raises:
+        StorageError: there is none.
+        DamagedError: it is no JSON.
+    """
+    try:
+        return json.loads(read_bytes(location))
+    except ValueError as error:
+        raise DamagedError(f"{location} is damaged, it is no JSON: {error}. {_ANEW}") from error
 
 
 def write_part(location: str, table: pa.Table, counters: Mapping[str, float] | None = None) -> None:
@@ -200,7 +193,13 @@ def write_row_groups(
     with (
         open_output(location) as file,
         # pyarrow's own types know of all columns or none only.
-        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating) as writer,  # pyright: ignore[reportArgumentType]
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=repeating,  # pyright: ignore[reportArgumentType]
+            write_page_checksum=True,
+        ) as writer,
     ):
         for table in tables:
             writer.write_table(table)
@@ -218,6 +217,21 @@ def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
     """
     with open_part(location, schema) as file, _reading(location):
         return file.read()
+
+
+def set_aside_if_damaged(location: str) -> bool:
+    """Give the table at `location` another name if it is no table, so that it can be made again.
+
+    Returns:
+        Whether it was set aside.
+    """
+    try:
+        open_part(location).close()
+    except DamagedError:
+        store, path = store_of(location)
+        store.move(path, f"{path}{DAMAGED_SUFFIX}")
+        return True
+    return False
 
 
 def read_row_groups(
@@ -252,9 +266,10 @@ def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
     Raises:
         StorageError: there is no table, it cannot be read, or its schema is another.
     """
-    filesystem, path = _open(location)
+    store, path = store_of(location)
     with _reading(location):
-        file = pq.ParquetFile(path, filesystem=filesystem)
+        # Of a remote table the pages that are wanted are asked for together.
+        file = pq.ParquetFile(path, filesystem=store.arrow, pre_buffer=store.is_remote, page_checksum_verification=True)
     found = file.schema_arrow
     if schema is not None and not found.equals(schema, check_metadata=False):
         file.close()
@@ -278,8 +293,14 @@ def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str,
 def _reading(location: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(f"cannot read the table {location}: {error}") from error
+    except FileNotFoundError as error:
+        raise StorageError(f"no file at {location}. {_MISSING}") from error
+    except StorageError:
+        raise
+    except pa.ArrowInvalid as error:
+        raise DamagedError(f"the table {location} is damaged: {error}. {_ANEW}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {location}: {error}. If it is damaged: {_ANEW}") from error
 
 
 def read_counters(location: str) -> dict[str, float]:
@@ -297,25 +318,20 @@ def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-def copy_folder(source: str, destination: str) -> None:
-    """Copy all files below the folder `source`; not all or nothing, so write what marks it as complete afterwards."""
-    source_filesystem, source_path = _open(source)
-    filesystem, path = _open(destination)
-    filesystem.create_dir(path, recursive=True)
-    pafs.copy_files(source_path, path, source_filesystem=source_filesystem, destination_filesystem=filesystem)
+def copy_files(source: str, destination: str, names: Iterable[str]) -> None:
+    """Copy files from one folder to another; not all or nothing, so write what marks them as complete afterwards."""
+    for name in names:
+        with open_input(join(source, name)) as file, open_output(join(destination, name)) as copy:
+            shutil.copyfileobj(file, copy, length=16 << 20)
 
 
 def remove_folder(location: str) -> None:
     """Remove the folder `location` and everything below it, if it is there."""
-    filesystem, path = _open(location)
-    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
-        filesystem.delete_dir(path)
+    store, path = store_of(location)
+    store.remove_folder(path)
 
 
-def _open(location: str) -> tuple[pafs.FileSystem, str]:
-    if not is_uri(location):
-        return pafs.LocalFileSystem(), location
-    try:
-        return pafs.FileSystem.from_uri(location)
-    except (ValueError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"{location!r} is no location that tables can be kept at: {error}") from error
+def arrow_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of `location` and the path in it, for libraries that write by themselves."""
+    store, path = store_of(location)
+    return store.arrow, path

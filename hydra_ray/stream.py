@@ -5,6 +5,7 @@ in flight, and what is committed is never made again. Requests and completions t
 record types.
 """
 
+import json
 import logging
 import os
 import time
@@ -28,6 +29,7 @@ from hydra_ray.progress import Progress
 from hydra_ray.records import Asked, Completion, Request, from_table, to_table
 from hydra_ray.stages import Stage
 from hydra_ray.stopping import own_handlers, require_not_stopped
+from hydra_ray.stores import worker_environment
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,8 @@ def _init_ray() -> None:
     import ray
 
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        runtime = {"env_vars": _storage_environment()}
+        ray.init(runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
         return
     # Ray runs its workers at nice 15, which lets any other process starve them.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -89,6 +92,13 @@ def _init_ray() -> None:
         logging_level=logging.ERROR,
         object_store_memory=1 << 30,
     )
+
+
+def _storage_environment() -> dict[str, str]:
+    """Where the object store is, for the cluster's workers; what a submitted job says itself must not be said again."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    told = job.get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in worker_environment().items() if name not in told}
 
 
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:

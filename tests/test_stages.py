@@ -3,6 +3,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
@@ -92,6 +93,43 @@ def test_a_stage_is_complete_only_by_its_manifest(stage):
     manifest = stage.manifest()
     assert (manifest["seconds"], manifest["counters"]) == (1.5, {"users": 4})
     assert manifest["settings"] == {"probes": ProbesConfig().model_dump(), "seed": 1}
+
+
+def test_no_listing_decides_what_is_there(stage, monkeypatch):
+    storage.write_bytes(stage.part("users", 1), b"")
+    for name in ("list_files", "list_tree"):
+        monkeypatch.setattr(storage, name, lambda _: [])
+    assert stage.missing_buckets("users") == [0, 2, 3]
+    assert stage.committed_buckets("users") == [1]
+    stage.complete(0, {})
+    assert stage.is_complete()
+
+
+def test_damaged_parts_of_a_stage_are_set_aside_and_missing_again(stage):
+    for bucket in range(3):
+        storage.write_part(stage.part("users", bucket), pa.table({"a": [bucket]}))
+    whole = storage.read_bytes(stage.part("users", 1))
+    storage.write_bytes(stage.part("users", 1), whole[:-9])
+    storage.write_bytes(stage.part("users", 2), b"")
+    assert stage.set_aside_damaged() == [stage.part("users", 1), stage.part("users", 2)]
+    assert stage.missing_buckets("users") == [1, 2, 3]
+    assert stage.set_aside_damaged() == []
+    assert storage.read_part(stage.part("users", 0)).to_pylist() == [{"a": 0}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: {**manifest, "format": 2},
+        lambda manifest: {key: value for key, value in manifest.items() if key != "counters"},
+        lambda manifest: [manifest],
+    ],
+)
+def test_a_manifest_of_another_version_is_an_error_that_names_it_and_says_what_to_do(stage, change):
+    stage.complete(0, {})
+    storage.write_json(stage.manifest_location, change(stage.manifest()))
+    with pytest.raises(StorageError, match=rf"{stage.manifest_location}.*another version.*remove the stage's folder"):
+        stage.manifest()
 
 
 def test_the_folder_names_stage_and_fingerprint(stage, tmp_path):

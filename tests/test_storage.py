@@ -1,16 +1,39 @@
+"""Files and tables; what holds of both kinds of stores is tested on both, the object store over real HTTP."""
+
+import errno
 import json
 import os
+import threading
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
+from fault_s3 import Fault, FaultyS3
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hydra_ray import storage
-from hydra_ray.errors import ConfigError, StorageError
+from hydra_ray import s3_store, storage, stores
+from hydra_ray.config import StorageConfig
+from hydra_ray.errors import ConfigError, DamagedError, StorageError
+
+Place = Callable[[str], str]
+
+
+def new_part(location: str) -> str:
+    """The location, with a table of several pages that cannot be compressed."""
+    storage.write_part(location, pa.table({"a": range(20_000), "b": [uuid.uuid4().hex for _ in range(20_000)]}))
+    return location
+
+
+@pytest.fixture(scope="module", params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Locations by name, in a new folder each time."""
+    root = str(tmp_path_factory.mktemp("root")) if request.param == "local" else request.getfixturevalue("s3_root")
+    return lambda name: f"{root}/{uuid.uuid4().hex}/{name}"
+
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
@@ -21,8 +44,8 @@ json_values = st.recursive(
 
 @examples(max_examples=20)
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_bytes_are_read_as_they_were_last_written(tmp_path_factory, first, second):
-    location = str(tmp_path_factory.mktemp("storage") / "a" / "b")
+def test_bytes_are_read_as_they_were_last_written(place: Place, first, second):
+    location = place("a/b")
     for content in (first, second):
         storage.write_bytes(location, content)
         assert storage.read_bytes(location) == content
@@ -33,10 +56,10 @@ def test_bytes_are_read_as_they_were_last_written(tmp_path_factory, first, secon
 
 @examples(max_examples=20)
 @given(json_values)
-def test_json_comes_back_equal(tmp_path_factory, value):
-    location = str(tmp_path_factory.mktemp("storage") / "value.json")
+def test_json_comes_back_equal(place: Place, value):
+    location = place("value.json")
     storage.write_json(location, value)
-    assert storage.read_json(location) == value == json.loads(Path(location).read_text(encoding="utf-8"))
+    assert storage.read_json(location) == value == json.loads(storage.read_bytes(location).decode("utf-8"))
 
 
 @examples(max_examples=20)
@@ -44,8 +67,8 @@ def test_json_comes_back_equal(tmp_path_factory, value):
     st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.none() | st.text()), max_size=10),
     st.dictionaries(st.text(), st.floats(allow_nan=False), max_size=3),
 )
-def test_a_part_comes_back_with_its_counters(tmp_path_factory, rows, counters):
-    location = str(tmp_path_factory.mktemp("storage") / "part.parquet")
+def test_a_part_comes_back_with_its_counters(place: Place, rows, counters):
+    location = place("part.parquet")
     schema = pa.schema([pa.field("number", pa.int64(), nullable=False), pa.field("text", pa.string())])
     table = pa.Table.from_pylist([{"number": number, "text": text} for number, text in rows], schema=schema)
     storage.write_part(location, table, counters)
@@ -53,8 +76,8 @@ def test_a_part_comes_back_with_its_counters(tmp_path_factory, rows, counters):
     assert storage.read_counters(location) == counters
 
 
-def test_row_groups_come_back_one_by_one_with_counters_that_grew_while_they_were_made(tmp_path):
-    location = str(tmp_path / "part.parquet")
+def test_row_groups_come_back_one_by_one_with_counters_that_grew_while_they_were_made(place: Place):
+    location = place("part.parquet")
     tables = [pa.table({"a": values, "b": values}) for values in ([1, 2], [3], pa.array([], pa.int64()))]
     counters = {"rows": 0}
 
@@ -91,18 +114,19 @@ def test_only_what_repeats_is_written_with_a_dictionary(tmp_path):
     assert storage.read_part(location, schema).to_pylist() == [row]
 
 
-def test_row_groups_that_cannot_all_be_made_leave_no_part(tmp_path):
+def test_row_groups_that_cannot_all_be_made_leave_no_part(place: Place):
     def failing():
         yield pa.table({"a": [1]})
         raise RuntimeError("stopped")
 
+    folder = place("folder")
     with pytest.raises(RuntimeError, match="stopped"):
-        storage.write_row_groups(str(tmp_path / "part.parquet"), pa.schema([("a", pa.int64())]), failing(), {})
-    assert list(tmp_path.iterdir()) == []
+        storage.write_row_groups(f"{folder}/part.parquet", pa.schema([("a", pa.int64())]), failing(), {})
+    assert storage.list_tree(folder) == []
 
 
-def test_a_part_with_another_schema_is_refused(tmp_path):
-    location = str(tmp_path / "part.parquet")
+def test_a_part_with_another_schema_is_refused(place: Place):
+    location = place("part.parquet")
     storage.write_part(location, pa.table({"a": [1]}))
     with pytest.raises(StorageError, match="schema"):
         storage.read_part(location, pa.schema([("a", pa.string())]))
@@ -110,47 +134,64 @@ def test_a_part_with_another_schema_is_refused(tmp_path):
         next(storage.read_row_groups(location, pa.schema([("a", pa.string())])))
 
 
-def test_what_is_missing_or_damaged_is_a_storage_error_that_names_it(tmp_path):
-    broken = tmp_path / "broken.parquet"
-    broken.write_bytes(b"PAR1 and no more")
-    readers = (storage.read_part, storage.read_counters, storage.read_bytes, storage.open_input, storage.file_state)
-    for read in readers[:2]:
-        with pytest.raises(StorageError, match=r"broken\.parquet"):
-            read(str(broken))
-    for read in readers:
-        with pytest.raises(StorageError, match="absent"):
-            read(str(tmp_path / "absent"))
+@pytest.fixture
+def part(place: Place) -> str:
+    """Location of a table."""
+    return new_part(place("part.parquet"))
 
 
-def _fail_halfway(location: str) -> None:
+@pytest.mark.parametrize("read", [storage.read_part, storage.read_counters, storage.read_bytes, storage.open_input])
+def test_what_is_missing_is_a_storage_error_that_names_it(place: Place, read: Callable[[str], object]):
+    with pytest.raises(StorageError, match=r"no file at .*absent.*run again"):
+        read(place("absent"))
+    with pytest.raises(StorageError, match=r"no file at .*absent"):
+        storage.file_state(place("absent"))
+
+
+@pytest.mark.parametrize("keep", [lambda whole: b"", lambda whole: b"PAR1 and", lambda whole: whole[: len(whole) // 2]])
+@pytest.mark.parametrize("read", [storage.read_part, storage.read_counters])
+def test_a_table_that_is_cut_off_is_an_error_that_names_it_and_says_what_to_do(part: str, keep, read):
+    storage.write_bytes(part, keep(storage.read_bytes(part)))
+    with pytest.raises(DamagedError, match=r"part\.parquet is damaged.*Remove it, and the manifest.*run again"):
+        read(part)
+
+
+def test_a_single_wrong_byte_in_a_table_is_never_read_as_if_it_were_right(part: str):
+    whole = bytearray(storage.read_bytes(part))
+    whole[len(whole) // 2] ^= 1
+    storage.write_bytes(part, bytes(whole))
+    with pytest.raises(StorageError, match=r"part\.parquet.*Remove it.*run again"):
+        storage.read_part(part)
+
+
+def test_what_is_no_json_is_an_error_that_names_it(place: Place):
+    location = place("manifest.json")
+    storage.write_bytes(location, b'{"stage": "pro')
+    with pytest.raises(DamagedError, match=r"manifest\.json is damaged"):
+        storage.read_json(location)
+
+
+def test_only_a_damaged_table_is_set_aside_and_nothing_of_it_is_lost(part: str):
+    assert not storage.set_aside_if_damaged(part)
+    storage.write_bytes(part, b"half")
+    assert storage.set_aside_if_damaged(part)
+    assert not storage.exists(part)
+    assert storage.read_bytes(f"{part}{storage.DAMAGED_SUFFIX}") == b"half"
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_no_other_file(place: Place):
+    folder = place("folder")
+    location = f"{folder}/file"
+    storage.write_bytes(location, b"old")
     with pytest.raises(RuntimeError, match="stopped"), storage.open_output(location) as file:  # noqa: PT012
         file.write(b"half of the new")
         raise RuntimeError("stopped")
-
-
-def test_an_object_store_is_sent_a_file_only_when_it_is_whole(tmp_path, monkeypatch):
-    # Any file system of pyarrow but the local one stands for a store that cannot rename.
-    store = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
-    monkeypatch.setattr(storage, "_open", lambda location: (store, location.removeprefix("s3://")))
-    _fail_halfway("s3://object")
-    assert list(tmp_path.iterdir()) == []
-    storage.write_bytes("s3://object", b"whole")
-    assert (tmp_path / "object").read_bytes() == storage.read_bytes("s3://object") == b"whole"
-
-
-def test_a_write_that_fails_leaves_the_old_content_and_no_other_file(tmp_path, monkeypatch):
-    location = str(tmp_path / "file")
-    storage.write_bytes(location, b"old")
-    _fail_halfway(location)
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no room")))
-    with pytest.raises(OSError, match="no room"):
-        storage.write_bytes(location, b"new")
     assert storage.read_bytes(location) == b"old"
-    assert storage.list_files(str(tmp_path)) == ["file"]
+    assert storage.list_tree(folder) == ["file"]
 
 
-def test_files_appear_under_their_name_only_when_whole(tmp_path):
-    location = str(tmp_path / "file")
+def test_files_appear_under_their_name_only_when_whole(place: Place):
+    location = place("file")
     with storage.open_output(location) as file:
         file.write(b"half")
         file.flush()
@@ -158,13 +199,88 @@ def test_files_appear_under_their_name_only_when_whole(tmp_path):
     assert storage.exists(location)
 
 
-def test_folders_are_listed_sorted_and_without_folders(tmp_path):
-    (tmp_path / "folder").mkdir()
-    for name in ("b", "a"):
-        storage.write_bytes(str(tmp_path / name), b"")
-    assert storage.list_files(str(tmp_path)) == ["a", "b"]
-    assert storage.list_files(str(tmp_path / "absent")) == []
-    assert not storage.exists(str(tmp_path / "folder"))
+def test_a_full_disk_leaves_no_file_and_is_told_with_what_to_do(tmp_path: Path):
+    full = Path("/dev/full")  # every write to it fails as on a full disk
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.open", lambda *_, **__: os.fdopen(os.open(full, os.O_WRONLY), "wb"))
+        with pytest.raises(StorageError, match=rf"no room is left to write {tmp_path}/part.*free space"):
+            storage.write_part(str(tmp_path / "part"), pa.table({"a": range(10_000)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_a_file_is_renamed_keeps_the_old_one(tmp_path: Path, monkeypatch):
+    location = str(tmp_path / "file")
+    storage.write_bytes(location, b"old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(StorageError, match="no room is left"):
+        storage.write_bytes(location, b"new")
+    assert storage.read_bytes(location) == b"old"
+    assert storage.list_files(str(tmp_path)) == ["file"]
+
+
+def test_files_and_folders_are_listed_sorted(place: Place):
+    folder = place("folder")
+    for name in ("b", "a", "inner/c", "inner/deep/d"):
+        storage.write_bytes(f"{folder}/{name}", b"")
+    assert storage.list_files(folder) == ["a", "b"]
+    assert storage.list_tree(folder) == ["a", "b", "inner/c", "inner/deep/d"]
+    assert storage.list_files(f"{folder}/absent") == storage.list_tree(f"{folder}/absent") == []
+    assert storage.present([f"{folder}/{name}" for name in ("a", "inner", "absent", "inner/c")]) == [True, 0, 0, True]
+    assert not storage.exists(f"{folder}/inner")
+
+
+def test_only_what_is_named_is_removed(place: Place):
+    folder = place("folder")
+    for name in ("a", "inner/c", "inner/deep/d", "inner-not"):
+        storage.write_bytes(f"{folder}/{name}", b"")
+    for _ in range(2):
+        storage.remove_file(f"{folder}/a")
+        storage.remove_folder(f"{folder}/inner")
+    assert storage.list_tree(folder) == ["inner-not"]
+
+
+def test_copied_files_are_the_same(place: Place, tmp_path: Path):
+    content = {"a": b"", "b": os.urandom(1000)}
+    for name, each in content.items():
+        (tmp_path / name).write_bytes(each)
+    folder = place("folder")
+    storage.copy_files(str(tmp_path), folder, content)
+    storage.copy_files(folder, str(tmp_path / "back"), content)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == content
+
+
+def test_of_many_writers_of_a_new_file_one_wins(place: Place):
+    location, won = place("key"), []
+    writers = [
+        threading.Thread(target=lambda n=n: won.append(n) if storage.write_new(location, bytes([n])) else None)
+        for n in range(8)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(won) == 1
+    assert storage.read_bytes(location) == bytes(won)
+
+
+def test_of_many_writers_over_one_file_one_wins(place: Place):
+    location, won = place("turn"), []
+    storage.write_bytes(location, b"old")
+    writers = [
+        threading.Thread(target=lambda n=n: won.append(n) if storage.write_over(location, b"old", bytes([n])) else None)
+        for n in range(8)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(won) == 1
+    assert storage.read_bytes(location) == bytes(won)
+    assert not storage.write_over(location, b"old", b"late")
+    assert not storage.write_over(place("absent"), b"old", b"new")
+    assert storage.list_files(location.rpartition("/")[0]) == ["turn"]
 
 
 def test_only_relative_locations_are_refused():
@@ -174,9 +290,84 @@ def test_only_relative_locations_are_refused():
         storage.require_absolute("runs/x", "storage.root")
 
 
-def test_an_unknown_scheme_is_a_config_error():
-    with pytest.raises(ConfigError, match="nosuch://x"):
-        storage.exists("nosuch://x/y")
+@pytest.mark.parametrize("location", ["nosuch://x/y", "s3:///y"])
+def test_a_location_of_no_known_kind_is_a_config_error(location: str):
+    with pytest.raises(ConfigError, match=f"'{location}'.*expected an absolute path or s3://"):
+        storage.exists(location)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://AKIAKEY:hunter2@bucket/x",
+        "s3://AKIAKEY:hun/ter2@bucket/x",
+        "s3://bucket/x?access_key=AKIAKEY&secret_key=hunter2",
+        "s3://bucket/x?endpoint_override=http://AKIAKEY:hunter2@host",
+        "gs://AKIAKEY:hunter2@bucket",
+    ],
+)
+def test_a_location_with_credentials_is_refused_without_repeating_them(location: str):
+    with pytest.raises(ConfigError, match="carries credentials") as caught:
+        storage.exists(location)
+    assert not any(secret in str(caught.value) for secret in ("hunter2", "ter2", "AKIAKEY", "akiakey"))
+
+
+def test_refusals_and_broken_answers_of_a_store_are_asked_again(s3: FaultyS3, s3_root: str):
+    part = new_part(f"{s3_root}/{uuid.uuid4().hex}/part.parquet")
+    whole, table = storage.read_bytes(part), storage.read_part(part)
+    for fault in (Fault.SLOW_DOWN, Fault.CUT_OFF):
+        for place_of_fault in range(3):
+            s3.faults.extend([Fault.NONE] * place_of_fault + [fault])
+            assert storage.read_bytes(part) == whole
+            s3.faults.clear()
+            s3.faults.extend([Fault.NONE] * place_of_fault + [fault])
+            assert storage.read_part(part).equals(table)
+            s3.faults.clear()
+    s3.faults.extend([Fault.SLOW_DOWN] * 2)
+    storage.write_bytes(part, b"new")
+    s3.faults.extend([Fault.SLOW_DOWN] * 2)
+    assert storage.exists(part)
+    s3.faults.extend([Fault.SLOW_DOWN] * 2)
+    assert storage.list_files(part.rpartition("/")[0]) == ["part.parquet"]
+    s3.faults.extend([Fault.SLOW_DOWN])
+    assert storage.write_over(part, b"new", b"newer")
+    assert not s3.faults
+    assert storage.read_bytes(part) == b"newer"
+
+
+def test_a_store_that_cannot_be_used_is_told_by_location_and_endpoint_in_the_end(
+    s3: FaultyS3, s3_root: str, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(StorageError, match=rf"s3://nobucket/x at {s3.endpoint}.*Check the bucket"):
+        storage.write_bytes("s3://nobucket/x", b"")
+    monkeypatch.setattr(s3_store, "_ATTEMPTS", 2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    for use in (storage.exists, storage.read_bytes, lambda location: storage.write_bytes(location, b"")):
+        with pytest.raises(StorageError, match=r"s3://hydra-ray/x|hydra-ray"):
+            use("s3://hydra-ray/x")
+
+
+def test_a_full_store_is_an_error_that_names_the_file(s3: FaultyS3, s3_root: str):
+    s3.faults.extend([Fault.NO_ROOM] * 40)
+    with pytest.raises(StorageError, match="s3://hydra-ray/x at "):
+        storage.write_bytes("s3://hydra-ray/x", b"")
+    s3.faults.clear()
+    assert not storage.exists("s3://hydra-ray/x")
+
+
+def test_the_configured_store_reaches_this_process_and_its_workers(monkeypatch: pytest.MonkeyPatch):
+    for name in (*s3_store.ENDPOINTS, *s3_store.REGIONS):
+        monkeypatch.setenv(name, "")  # so that it is restored, whatever is set meanwhile
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    config = StorageConfig(root="s3://bucket/x", endpoint="http://minio:9000", region="eu-west-1")
+    stores.reach(StorageConfig(root="/x"))
+    assert stores.worker_environment() == {}
+    stores.reach(config)
+    stores.reach(config)
+    assert stores.worker_environment() == {"AWS_ENDPOINT_URL_S3": "http://minio:9000", "AWS_REGION": "eu-west-1"}
+    with pytest.raises(ConfigError, match=r"storage\.region is 'us-east-1', but AWS_REGION"):
+        stores.reach(config.model_copy(update={"region": "us-east-1"}))
 
 
 @examples(max_examples=20)

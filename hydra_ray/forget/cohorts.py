@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray import storage
 from hydra_ray.forget.artefacts import Artefact, Kind
+from hydra_ray.stages import read_manifest
 
 _USERS = "stages/users/"
 _LABELLER = "stages/adapter/labeller/"
@@ -35,7 +35,7 @@ class Learned:
 
 def read_manifests(found: Sequence[Artefact]) -> Manifests:
     """All manifests among the artefacts."""
-    return {each.folder: storage.read_json(each.location) for each in found if each.is_manifest}
+    return {each.folder: read_manifest(each.location) for each in found if each.is_manifest}
 
 
 def learned_from(

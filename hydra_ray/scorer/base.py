@@ -114,8 +114,9 @@ def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str
         projection = {name: t for name, t in base.state_dict().items() if not name.startswith("encoder.")}
         save_file({name: tensor.contiguous() for name, tensor in projection.items()}, os.path.join(folder, _PROJECTION))
         fingerprint = _weights_fingerprint(folder)
-        storage.copy_folder(folder, location)
-    whole = {**asdict(base.shape), "fingerprint": fingerprint, **description}
+        files = sorted(os.listdir(folder))
+        storage.copy_files(folder, location, files)
+    whole = {**asdict(base.shape), "fingerprint": fingerprint, "files": files, **description}
     storage.write_json(storage.join(location, DESCRIPTION), whole)
     return fingerprint
 
@@ -137,7 +138,7 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = location
         if storage.is_uri(location):
-            storage.copy_folder(location, temporary)
+            storage.copy_files(location, temporary, description["files"])
             folder = temporary
         base = Base(*load_encoder(folder), shape, seed=0)
         base.load_state_dict(load_file(os.path.join(folder, _PROJECTION)), strict=False)

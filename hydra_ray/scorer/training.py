@@ -17,6 +17,7 @@ from hydra_ray.errors import TrainingError
 from hydra_ray.placement import train_bundle
 from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction, base_name_of
 from hydra_ray.stages import Stage
+from hydra_ray.stopping import call_aside
 
 _LOG = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ def _run_workers(task: TrainingTask, folder: str) -> None:
     bundle = train_bundle(placement)
     # DeepSpeed's shards fit only the same number of workers and ZeRO stage, so those are part of the run's name.
     name = f"zero{placement.zero_stage}-workers{placement.train_workers}"
+    filesystem, path = storage.arrow_filesystem(folder)
     trainer = TorchTrainer(
         _train,
         train_loop_config={"task": task},
@@ -132,13 +134,15 @@ def _run_workers(task: TrainingTask, folder: str) -> None:
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=folder,
+            storage_path=path,
+            storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(max_failures=1),
         ),
     )
     try:
-        trainer.fit()
+        # Train would put its own handler in the place of this program's, and leave it there.
+        call_aside(trainer.fit)
     except TrainingFailedError as error:
         raise TrainingError(f"training the base failed: {error}. The workers' checkpoints are in {folder}.") from error
 

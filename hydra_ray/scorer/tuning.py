@@ -35,6 +35,7 @@ def run_trials(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
+    filesystem, path = storage.arrow_filesystem(storage.join(folder, "tune"))
     labels = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
     results = tune.Tuner(
         tune.with_resources(
@@ -48,7 +49,8 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name="heads",
-            storage_path=storage.join(folder, "tune"),
+            storage_path=path,
+            storage_filesystem=filesystem,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=1),
         ),

@@ -1,0 +1,137 @@
+"""Files of this machine, or of a file system that is mounted on it.
+
+A file is written under a temporary name, flushed to disk and renamed, so nobody sees half of one, and a full disk
+leaves nothing behind.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+import pyarrow.fs as pafs
+
+from hydra_ray.errors import StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class LocalStore:
+    """Files by absolute path; see `hydra_ray.storage`, whose functions say what each method promises."""
+
+    arrow: pafs.FileSystem = pafs.LocalFileSystem()
+    is_remote = False
+
+    def state(self, path: str) -> tuple[int, int] | None:
+        """Size in bytes and time of the last change in nanoseconds; None where there is no file."""
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return None if os.path.isdir(path) else (found.st_size, found.st_mtime_ns)
+
+    def present(self, paths: Iterable[str]) -> list[bool]:
+        """Whether a file is at each path."""
+        return [os.path.isfile(path) for path in paths]
+
+    def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
+        """Paths of the files in a folder, relative to it, in no order."""
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=is_recursive)
+        start = len(path.rstrip("/")) + 1
+        return [info.path[start:] for info in self.arrow.get_file_info(selector) if info.is_file]
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder and everything below it, if it is there."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    def move(self, path: str, destination: str) -> None:
+        """Give a file another name in its folder."""
+        os.replace(path, destination)
+
+    @contextmanager
+    def output(self, path: str) -> Iterator[IO[bytes]]:
+        """A new file to fill, which is at `path` only after the block has ended without an error."""
+        with self._temporary(path) as (file, temporary):
+            yield file
+            _flush(file)
+            os.replace(temporary, path)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Put a whole file at `path`."""
+        with self.output(path) as file:
+            file.write(content)
+
+    def put_new(self, path: str, content: bytes) -> bool:
+        """Put a file at `path` unless one is there; whether it was put."""
+        with self._temporary(path) as (file, temporary):
+            file.write(content)
+            _flush(file)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+        return True
+
+    def put_over(self, path: str, expected: bytes, content: bytes) -> bool:
+        """Put a file in the place of one whose content is `expected`; whether it was put.
+
+        The lock is held for the time of the exchange alone, and the kernel gives it back when its owner dies.
+        """
+        while os.path.exists(path):
+            with suppress(FileNotFoundError), open(path, "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not _is_at(file, path):
+                    continue  # another writer put its file there while this one waited for the lock
+                if file.read() != expected:
+                    return False
+                self.put(path, content)
+                return True
+        return False
+
+    @contextmanager
+    def _temporary(self, path: str) -> Iterator[tuple[IO[bytes], str]]:
+        """A file beside `path`, open for writing, and its name; it is gone after the block unless it was renamed."""
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(temporary, "wb") as file:
+                yield file, temporary
+        except StorageError:
+            raise
+        except OSError as error:
+            raise _unwritten(path, error) from error
+        finally:
+            self.remove_file(temporary)
+
+
+def _unwritten(path: str, error: OSError) -> StorageError:
+    """What is said where a file could not be written; nothing is left of it then."""
+    if error.errno in _FULL:
+        folder = os.path.dirname(path)
+        return StorageError(
+            f"no room is left to write {path}: {error.strerror}. Nothing is left of it, what was committed is kept: "
+            f"free space below {folder} (`df {folder}`) and run again."
+        )
+    return StorageError(f"cannot write {path}: {error}. What was committed is kept: run again when it can be written.")
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _is_at(file: IO[bytes], path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

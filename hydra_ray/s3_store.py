@@ -1,0 +1,201 @@
+"""Objects of a store that speaks S3, by `bucket/key`.
+
+Tables are read through pyarrow, which reads only the ranges that it needs. Whatever else is done goes through s3fs: it
+asks for one object without listing a folder, uploads all or nothing, and puts an object on a condition. Both repeat
+what a store refuses for the moment (503) and what breaks off, a limited number of times, waiting longer each time.
+
+Credentials come from the standard chain alone (environment, ~/.aws, the machine's role): nothing here takes or tells
+them.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import IO, Any
+
+import pyarrow.fs as pafs
+
+from hydra_ray.errors import StorageError
+
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Environment variables that tell the store's URL, the first that is set."""
+REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+"""Environment variables that tell the region, the first that is set."""
+_ATTEMPTS = 8
+"""How often a request is sent at most; with the pauses between them that is about half a minute."""
+_CHUNK_BYTES = 16 << 20
+_THREADS = 16
+
+
+class S3Store:
+    """Objects by `bucket/key`; see `hydra_ray.storage`, whose functions say what each method promises."""
+
+    is_remote = True
+
+    def __init__(self, endpoint: str | None, region: str):
+        """Connect, to AWS where there is no endpoint."""
+        import s3fs
+
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
+        self.arrow: pafs.FileSystem = pafs.S3FileSystem(
+            region=region, endpoint_override=endpoint, retry_strategy=retries
+        )
+        # Stores other than AWS seldom have a host name for each bucket.
+        style = {"s3": {"addressing_style": "path"}} if endpoint else {}
+        # s3fs itself repeats what it cannot read to the end, so that botocore need not be as patient.
+        self._objects = s3fs.S3FileSystem(
+            endpoint_url=endpoint,
+            client_kwargs={"region_name": region},
+            config_kwargs={"retries": {"mode": "standard", "max_attempts": _ATTEMPTS // 2}, **style},
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    def state(self, path: str) -> tuple[int, int] | None:
+        """Size in bytes and time of the last change in nanoseconds; None where there is no object."""
+        bucket, _, key = path.partition("/")
+        with _asking(path):
+            try:
+                head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key)
+            except FileNotFoundError:
+                return None
+        return head["ContentLength"], int(head["LastModified"].timestamp()) * 10**9
+
+    def present(self, paths: Iterable[str]) -> list[bool]:
+        """Whether an object is at each path: each is asked for by itself, because a listing may lag behind."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return [found is not None for found in pool.map(self.state, paths)]
+
+    def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
+        """Keys below a folder, relative to it, in no order."""
+        folder = path.rstrip("/") + "/"
+        with _asking(path):
+            found: Any = self._objects.find(folder, maxdepth=None if is_recursive else 1)
+        return [each.removeprefix(folder) for each in found if each.startswith(folder)]
+
+    def remove_file(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        bucket, _, key = path.partition("/")
+        with _asking(path):
+            self._objects.call_s3("delete_object", Bucket=bucket, Key=key)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove every object below a folder."""
+        with _asking(path):
+            try:
+                self._objects.rm(path.rstrip("/") + "/", recursive=True)
+            except FileNotFoundError:
+                return
+
+    def move(self, path: str, destination: str) -> None:
+        """Give an object another key; for a moment it has both."""
+        with _asking(path):
+            self._objects.mv(path, destination)
+
+    @contextmanager
+    def output(self, path: str) -> Iterator[IO[bytes]]:
+        """A new file to fill, which is sent to `path` only after the block has ended without an error."""
+        with tempfile.NamedTemporaryFile() as file:
+            try:
+                yield file  # pyright: ignore[reportReturnType]
+                file.flush()
+            except StorageError:
+                raise
+            except OSError as error:
+                free = shutil.disk_usage(tempfile.gettempdir()).free
+                raise StorageError(
+                    f"cannot collect s3://{path} in {tempfile.gettempdir()} ({free >> 20} MB free) before it is sent: "
+                    f"{error}. Free space there or set TMPDIR, and run again: what was committed is kept."
+                ) from error
+            with _asking(path):
+                self._objects.put_file(file.name, path, chunksize=_CHUNK_BYTES)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Put a whole object at `path`."""
+        with _asking(path):
+            self._objects.pipe_file(path, content)
+
+    def put_new(self, path: str, content: bytes) -> bool:
+        """Put an object at `path` unless one is there; whether it was put."""
+        with _asking(path):
+            return self._put_if(path, content, IfNoneMatch="*")
+
+    def put_over(self, path: str, expected: bytes, content: bytes) -> bool:
+        """Put an object in the place of one whose content is `expected`; whether it was put."""
+        bucket, _, key = path.partition("/")
+        with _asking(path):
+            try:
+                head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key)
+                if self._objects.cat_file(path) != expected:
+                    return False
+            except FileNotFoundError:
+                return False
+            return self._put_if(path, content, IfMatch=head["ETag"])
+
+    def _put_if(self, path: str, content: bytes, **condition: str) -> bool:
+        bucket, _, key = path.partition("/")
+        try:
+            self._objects.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+        except OSError as error:
+            if not _is_refused(error):
+                raise
+            # A request whose answer was lost is sent again, and then finds what it put itself.
+            return self._objects.exists(path) and self._objects.cat_file(path) == content
+        return True
+
+
+def s3_store(path: str) -> S3Store:
+    """The store that holds `path`: the endpoint and the region that the environment names."""
+    endpoint = _first_set(ENDPOINTS)
+    region = _first_set(REGIONS)
+    if region is None:
+        region = "us-east-1" if endpoint else _region_of(path.partition("/")[0])
+    return _connected(endpoint, region)
+
+
+@cache
+def _connected(endpoint: str | None, region: str) -> S3Store:
+    return S3Store(endpoint, region)
+
+
+@cache
+def _region_of(bucket: str) -> str:
+    with _asking(bucket):
+        return pafs.resolve_s3_region(bucket)
+
+
+def _first_set(names: Iterable[str]) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
+def _is_refused(error: OSError) -> bool:
+    """Whether a condition of a request did not hold: s3fs has no error of its own for this."""
+    code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+    return code in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")
+
+
+@contextmanager
+def _asking(path: str) -> Iterator[None]:
+    """Turns whatever goes wrong with a store into an error that says where, and what to do."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, BotoCoreError) as error:
+        raise unreachable(path, error) from error
+
+
+def unreachable(path: str, error: Exception) -> StorageError:
+    """What is said where a store did not do what it was asked."""
+    endpoint = _first_set(ENDPOINTS) or "AWS"
+    return StorageError(
+        f"s3://{path} at {endpoint}: {error}. Check the bucket, storage.endpoint and storage.region, and that the "
+        "credentials found by the standard chain (environment, ~/.aws, the machine's role) may list, read, write and "
+        "delete there; then run again: what was committed is kept."
+    )

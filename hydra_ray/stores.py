@@ -1,0 +1,63 @@
+"""Which store a location is in: this machine's files, or an object store.
+
+Where the object store is comes from the environment, so that every process of a cluster finds it by a location alone.
+"""
+
+import os
+import re
+
+from hydra_ray.config import StorageConfig
+from hydra_ray.errors import ConfigError
+from hydra_ray.local_store import LocalStore
+from hydra_ray.s3_store import ENDPOINTS, REGIONS, S3Store, s3_store
+
+_URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<bucket>[^/]*)")
+_LOCAL = LocalStore()
+
+
+def reach(config: StorageConfig) -> None:
+    """Tell this process, and those that it starts, where the object store is.
+
+    Raises:
+        ConfigError: the environment names another one.
+    """
+    for setting, value, names in (("endpoint", config.endpoint, ENDPOINTS), ("region", config.region, REGIONS)):
+        if value is None:
+            continue
+        told = os.environ.setdefault(names[0], value)
+        if told != value:
+            raise ConfigError(
+                f"storage.{setting} is {value!r}, but {names[0]} in the environment is {told!r}: give one of them only"
+            )
+
+
+def worker_environment() -> dict[str, str]:
+    """What a process on another machine must be told to reach the same object store; credentials are never among it."""
+    return {name: os.environ[name] for name in (*ENDPOINTS, *REGIONS) if os.environ.get(name)}
+
+
+def is_uri(location: str) -> bool:
+    """Whether `location` names an object store and not a local path."""
+    return _URI.match(location) is not None
+
+
+def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
+    """The store that `location` is in, and its path there.
+
+    Raises:
+        ConfigError: there is no such store, or the location carries credentials.
+    """
+    match = _URI.match(location)
+    if match is None:
+        return _LOCAL, location
+    # A secret may hold a slash, so that what is left of it looks like a bucket with a port.
+    if re.search("[@:]", match["bucket"]) or re.search("[?#]", location):
+        raise ConfigError(
+            f"a location {match['scheme']}://... carries credentials or options, which would stand in configurations "
+            "and logs. Expected s3://bucket/folder, the store itself in storage.endpoint and storage.region, and "
+            "credentials where the standard chain finds them (environment, ~/.aws, the machine's role)."
+        )
+    if match["scheme"] != "s3" or not match["bucket"]:
+        raise ConfigError(f"{location!r} is no location to keep files at: expected an absolute path or s3://bucket/...")
+    path = location[len("s3://") :]
+    return s3_store(path), path
