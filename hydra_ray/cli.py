@@ -33,15 +33,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """`hydra-ray run`: the whole path, or up to a stage."""
-    from hydra_ray.config import load_config
+    from hydra_ray.api import configured
 
-    config = load_config(arguments.config, arguments.overrides)
-    root = _absolute_root(config.storage.root)
-    config = config.model_copy(update={"storage": config.storage.model_copy(update={"root": root})})
+    config = configured(arguments.config, arguments.overrides)
     from hydra_ray.pipeline import personalize
 
     plan = personalize(config, until=arguments.until)
     print(plan.run_folder)
+    return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """`hydra-ray plan`: what a configuration will take; of a finished run, what it was expected to take and took."""
+    from hydra_ray.api import configured
+    from hydra_ray.forecast.forecast import make_forecast
+    from hydra_ray.forecast.usage import compare_with_use, is_finished
+    from hydra_ray.forecast.words import comparison_lines, forecast_lines
+    from hydra_ray.forecast.worker import measure_on_worker
+    from hydra_ray.teacher import read_config
+
+    is_file = arguments.config.endswith((".yaml", ".yml"))
+    config = configured(arguments.config if is_file else read_config(_absolute_root(arguments.config)), arguments.overrides)
+    measure = None if arguments.no_calibration else measure_on_worker
+    if is_finished(config) and not is_file:
+        print("\n".join(comparison_lines(compare_with_use(config, measure, arguments.max_users))))
+    else:
+        print("\n".join(forecast_lines(make_forecast(config, measure, arguments.max_users))))
     return 0
 
 
@@ -132,10 +149,16 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """`hydra-ray doctor`: what this machine has and lacks; exit status 1 where something needed is missing."""
-    from hydra_ray.doctor import examine
+    """`hydra-ray doctor`: what this machine, or a cluster for a run, has and lacks; exit status 1 at a problem."""
+    if arguments.cluster is None:
+        from hydra_ray.doctor import examine
 
-    findings = examine(arguments.models)
+        findings = examine(arguments.models)
+    else:
+        from hydra_ray.cluster.live import plan_placement
+        from hydra_ray.config import load_config
+
+        findings = plan_placement(load_config(arguments.cluster, arguments.models), arguments.nodes)
     print("\n".join(str(finding) for finding in findings))
     return int(any(finding.is_problem for finding in findings))
 
@@ -160,6 +183,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
     command.add_argument("--until", choices=STAGE_NAMES, default="report", help="the last stage to run")
     command.set_defaults(command=run)
+
+    command = commands.add_parser("plan", help="what a run will take before it is paid for, or took")
+    command.add_argument("config", metavar="CONFIG|RUN", help="YAML file, or a run's folder: <storage.root>/runs/<run>")
+    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
+    command.add_argument(
+        "--no-calibration",
+        action="store_true",
+        help="do not ask the generator anything: what finished runs under the same root took tells its speed",
+    )
+    command.add_argument(
+        "--max-users", type=int, default=500, metavar="N", help="users to look at, from whom the rest is estimated"
+    )
+    command.set_defaults(command=plan)
 
     command = commands.add_parser("fit-users", help="add users to a finished run, which stays as it is")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
@@ -208,30 +244,36 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dry", action="store_true", help="only say which stages there are to compute")
     command.set_defaults(command=sweep)
 
-    command = commands.add_parser("doctor", help="what this machine has, and what is missing")
-    command.add_argument("models", metavar="MODEL", nargs="*", help="models to look for besides the demo's")
+    command = commands.add_parser("doctor", help="what this machine or a cluster has, and what is missing")
+    command.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="*",
+        help="models to look for besides the demo's; with --cluster: settings to change, section.key=value",
+    )
+    command.add_argument("--cluster", metavar="CONFIG", help="where the work of this run's stages fits on a cluster")
+    command.add_argument(
+        "--nodes",
+        metavar="FILE",
+        help="with --cluster: what nodes there may be, as ray_cluster.yaml; left out: those that are running now",
+    )
     command.set_defaults(command=doctor)
     return parser
 
 
-def is_submitted_job() -> bool:
-    """Whether this process was started by `ray job submit`, in a temporary copy of somebody's working directory."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
 def _command(argv: Sequence[str] | None) -> str:
     """What to type to do the same again."""
+    from hydra_ray.roots import is_submitted_job
+
     if is_submitted_job():
         return shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", "python", *sys.argv])
     return shlex.join(["hydra-ray", *(sys.argv[1:] if argv is None else argv)])
 
 
 def _absolute_root(root: str) -> str:
-    from hydra_ray.storage import is_uri, require_absolute
+    from hydra_ray.roots import absolute_root
 
-    if is_submitted_job():
-        return require_absolute(root, "storage.root")
-    return root if is_uri(root) else str(Path(root).expanduser().resolve())
+    return absolute_root(root)
 
 
 if __name__ == "__main__":

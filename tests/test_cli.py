@@ -61,3 +61,10 @@ def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["run", DEMO, "--untill", "users"])
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_doctor_tells_whether_a_run_fits_on_nodes_that_are_not_there(capsys: pytest.CaptureFixture[str]):
+    nodes = str(Path(DEMO).parents[2] / "ray_cluster.yaml")
+    assert main(["doctor", "--cluster", DEMO, "--nodes", nodes]) == 0
+    assert main(["doctor", "--cluster", DEMO, "--nodes", nodes, "placement.generator_gpus=8"]) == 1
+    assert "needs 8 GPU on one node; the largest has 4" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-from hydra_ray.doctor import Finding, examine
+from hydra_ray.doctor import examine
+from hydra_ray.findings import Finding
 
 
 def test_what_is_missing_is_a_problem_with_a_remedy():
@@ -6,7 +7,7 @@ def test_what_is_missing_is_a_problem_with_a_remedy():
     missing = findings["package:no_such_package"]
     assert missing.is_problem
     assert "no_such_package" in missing.remedy
-    assert str(missing).startswith("MISSING")
+    assert str(missing).startswith("PROBLEM")
 
 
 def test_what_is_installed_as_pinned_is_fine():

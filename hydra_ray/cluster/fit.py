@@ -1,0 +1,173 @@
+"""The dry placement plan: whether the work of each stage of a run has room on the nodes that a cluster can have.
+
+A pure function of the configuration and the node types. Stages run one after the other, so what counts is what one
+stage has at the same time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from hydra_ray.cluster.nodes import NodeType
+from hydra_ray.config import RunConfig
+from hydra_ray.findings import Finding
+from hydra_ray.placement import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
+
+_SPOT = ("ray.io/market-type", "spot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Workers that a stage has at the same time."""
+
+    work: str
+    """What they do."""
+    bundle: Bundle
+    """What each reserves."""
+    wanted: int = 1
+    """How many there are to be; of steps, as many as there is room for."""
+    needed: int = 1
+    """With fewer than this the stage never starts."""
+
+
+def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
+    """What each stage that is not the driver's own work needs, in the stages' order."""
+    placement = config.placement
+    step = Need(work="steps", bundle=step_bundle(placement))
+    copies = min(placement.generator_actors, config.users.num_buckets)
+    generation = [step, Need(work="generator", bundle=generator_bundle(placement), wanted=copies)]
+    core = core_bundle(placement)
+    training = Need(
+        work="training",
+        bundle=train_bundle(placement),
+        wanted=placement.train_workers,
+        needed=placement.train_workers,
+    )
+    trials = Need(work="trials", bundle=core, wanted=placement.max_concurrent_trials)
+
+    def scorer(name: str, examples: Need) -> dict[str, list[Need]]:
+        return {
+            f"{name}.examples": [examples],
+            f"{name}.base": [training],
+            f"{name}.features": [Need(work="encoder", bundle=core)],
+            f"{name}.heads": [trials],
+        }
+
+    return {
+        "profiles": generation,
+        "probes": generation,
+        **scorer("reranker", step),
+        "drafts": generation,
+        "adapter.labeller": [Need(work="encoder", bundle=core)],
+        **scorer("adapter", Need(work="encoder", bundle=core)),
+        "gate": [step],
+        "answers": [step],
+    }
+
+
+def placement_findings(config: RunConfig, nodes: Sequence[NodeType]) -> list[Finding]:
+    """Where the work of each stage fits, and why some of it does not."""
+    found = [Finding(name=f"nodes: {node.name}", value=str(node)) for node in nodes]
+    found += _driver(nodes)
+    for stage, needs in stage_needs(config).items():
+        found += [_fit(stage, need, nodes) for need in needs]
+        found += _deadlock(stage, needs, nodes)
+    return found
+
+
+def room(bundle: Bundle, node: NodeType) -> float:
+    """How many of `bundle` fit on one node; without end where it reserves nothing."""
+    if not node.matches(bundle.labels):
+        return 0
+    return min((_times(node.amount(name), amount) for name, amount in bundle.amounts().items()), default=inf)
+
+
+def capacity(bundle: Bundle, nodes: Sequence[NodeType]) -> float:
+    """How many of `bundle` fit on all nodes together."""
+    return sum(room(bundle, node) * node.count for node in nodes if node.count)
+
+
+def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
+    """How few of `copies` on one node leave no room there for a step; without end where a step always fits."""
+    if not room(step, node):
+        return 0
+    taken = copies.amounts()
+    fewest = min(
+        (
+            _times(node.amount(name) - amount, taken[name]) + 1
+            for name, amount in step.amounts().items()
+            if name in taken
+        ),
+        default=inf,
+    )
+    return fewest if fewest <= room(copies, node) else inf
+
+
+def _times(amount: float, each: float) -> int:
+    """How often `each` goes into `amount`, Ray's fractions of a core included."""
+    return int(amount / each + 1e-9)
+
+
+def _driver(nodes: Sequence[NodeType]) -> Iterator[Finding]:
+    for head in nodes:
+        if head.is_head and (head.labels.get(_SPOT[0]) == _SPOT[1]):
+            yield Finding(
+                name="driver",
+                value=f"{head.name} may be taken away at any time",
+                is_problem=True,
+                remedy="let the head be no spot node: a job ends with its driver",
+            )
+        elif head.is_head:
+            is_apart = not head.amount("CPU")
+            value = "on the head, beside no other work" if is_apart else "on the head, which does other work too"
+            yield Finding(name="driver", value=value, remedy="" if is_apart else "safer: CPU: 0 on the head")
+
+
+def _fit(stage: str, need: Need, nodes: Sequence[NodeType]) -> Finding:
+    name = f"{stage}: {need.work}"
+    places = {node.name: room(need.bundle, node) for node in nodes if node.count and room(need.bundle, node)}
+    asked = f"{need.wanted} x {_amounts(need.bundle)}"
+    fitting = capacity(need.bundle, nodes)
+    if fitting < need.needed:
+        return Finding(name=name, value=asked, is_problem=True, remedy=_reason(need, nodes, fitting))
+    where = ", ".join(f"{each} ({count:g} a node)" for each, count in places.items())
+    waiting = f"room for {fitting:g}, the others wait" if fitting < need.wanted else ""
+    return Finding(name=name, value=f"{asked} on {where}", remedy=waiting)
+
+
+def _reason(need: Need, nodes: Sequence[NodeType], fitting: float) -> str:
+    """Why too few fit."""
+    if fitting:
+        return f"{need.needed} must run at once, and there is room for {fitting:g}: more nodes, or fewer workers"
+    allowed = [node for node in nodes if node.count and node.matches(need.bundle.labels)]
+    if not allowed:
+        return f"no node has the labels {dict(need.bundle.labels)}"
+    lacking = [
+        f"{amount:g} {name} on one node; the largest has {largest:g}"
+        for name, amount in need.bundle.amounts().items()
+        if amount > (largest := max(node.amount(name) for node in allowed))
+    ]
+    return f"{need.work} needs " + (" and ".join(lacking) or f"{_amounts(need.bundle)} on one node; none has all of it")
+
+
+def _deadlock(stage: str, needs: Sequence[Need], nodes: Sequence[NodeType]) -> Iterator[Finding]:
+    """A stage whose generator may take every place where its steps could run never ends: each waits for the other."""
+    if [need.work for need in needs] != ["steps", "generator"]:
+        return
+    step, copies = needs
+    running = min(copies.wanted, capacity(copies.bundle, nodes))
+    if not running or not capacity(step.bundle, nodes):
+        return
+    blocked = sum(blocking_copies(step.bundle, copies.bundle, node) * node.count for node in nodes if node.count)
+    if blocked <= running:
+        yield Finding(
+            name=f"{stage}: together",
+            value=f"{running:g} copies of the generator may leave no room for a step ({_amounts(step.bundle)})",
+            is_problem=True,
+            remedy="fewer placement.generator_actors, or more CPUs",
+        )
+
+
+def _amounts(bundle: Bundle) -> str:
+    amounts = ", ".join(f"{name} {amount:g}" for name, amount in bundle.amounts().items()) or "nothing"
+    return amounts + (f" where {dict(bundle.labels)}" if bundle.labels else "")

@@ -1,0 +1,135 @@
+"""Looks at a running cluster: one task on each node, one worker of each kind of work."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from hydra_ray import storage
+from hydra_ray.cluster.facts import NodeFacts, clock_seconds, facts_findings, gather_facts
+from hydra_ray.cluster.fit import placement_findings
+from hydra_ray.cluster.nodes import NodeType, read_node_types
+from hydra_ray.config import RunConfig
+from hydra_ray.findings import Finding
+from hydra_ray.placement import generator_bundle, step_bundle, train_bundle
+
+_NODE_ID = "ray.io/node-id"
+_SECONDS_A_NODE = 180
+"""How long a node may take to tell what it has; loading torch is most of it."""
+
+
+def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
+    """Whether a run fits on the nodes of the file at `nodes_path`; without one, on those that are running now.
+
+    Raises:
+        ConfigError: the file does not say what nodes there are.
+    """
+    if nodes_path is not None:
+        return placement_findings(config, read_node_types(nodes_path))
+    from hydra_ray.stream import start_ray
+
+    start_ray()
+    return placement_findings(config, live_node_types())
+
+
+def live_node_types() -> list[NodeType]:
+    """The nodes that are there now, the head first; alike ones together. Ray must be running."""
+    alike: dict[str, list[NodeType]] = {}
+    for node in _alive():
+        labels = {key: value for key, value in node["Labels"].items() if key != _NODE_ID}
+        amounts = node["Resources"]
+        counted = {each: amounts[each] for each in amounts if ":" not in each and "memory" not in each}
+        is_head = "node:__internal_head__" in amounts
+        found = NodeType(name="", resources=counted, labels=labels, is_head=is_head)
+        alike.setdefault(found.model_dump_json(), []).append(
+            found.model_copy(update={"name": node["NodeManagerAddress"]})
+        )
+    merged = [
+        each[0].model_copy(update={"count": len(each), "name": f"{each[0].name} and alike"})
+        if len(each) > 1
+        else each[0]
+        for each in alike.values()
+    ]
+    return sorted(merged, key=lambda node: not node.is_head)
+
+
+def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
+    """Whether a run can start: each kind of work finds a place, and every node has what it needs. Ray must be running.
+
+    Args:
+        wait_seconds: how long nodes that an autoscaler starts may take.
+    """
+    found = list(_placed(config, wait_seconds))
+    marker = storage.join(config.storage.root, "cluster-check", uuid.uuid4().hex)
+    storage.write_bytes(marker, b"written by the driver")
+    try:
+        facts, silent = _ask(config, marker)
+        unseen = [each.node for each in facts if not each.storage_error and not storage.exists(f"{marker}.{each.node}")]
+    finally:
+        storage.remove_folder(storage.join(config.storage.root, "cluster-check"))
+    found += silent
+    if unseen:
+        remedy = "storage.root must be one place for all: a shared folder or s3://"
+        nodes = ", ".join(unseen)
+        found.append(Finding(name="storage", value=f"{nodes} write elsewhere", is_problem=True, remedy=remedy))
+    return [*found, *(facts_findings(facts) if facts else ())]
+
+
+def _placed(config: RunConfig, wait_seconds: float) -> Iterator[Finding]:
+    """A worker of each kind of work, started for real: an autoscaler starts nodes for what waits."""
+    import ray
+
+    kinds = {
+        "generator": generator_bundle(config.placement),
+        "training": train_bundle(config.placement),
+        "steps": step_bundle(config.placement),
+    }
+    started = {kind: ray.remote(**bundle.options())(_address).remote() for kind, bundle in kinds.items()}
+    ready, waiting = ray.wait(list(started.values()), num_returns=len(started), timeout=wait_seconds)
+    for kind, task in started.items():
+        if task in ready:
+            yield Finding(name=f"a place for: {kind}", value=f"found on {ray.get(task)}")
+        else:
+            remedy = f"it reserves {kinds[kind].options()}; see hydra-ray doctor --cluster"
+            value = f"none after {wait_seconds:.0f} s"
+            yield Finding(name=f"a place for: {kind}", value=value, is_problem=True, remedy=remedy)
+    for task in waiting:
+        ray.cancel(task)
+
+
+def _ask(config: RunConfig, marker: str) -> tuple[list[NodeFacts], list[Finding]]:
+    """What each node tells, and which nodes tell nothing."""
+    import ray
+    import ray.exceptions
+
+    models = sorted({config.generator.model, config.reranker.base.encoder, config.adapter.base.encoder})
+    asked = {}
+    for node in _alive():
+        address, num_gpus = node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0))
+        there = {"num_cpus": 0, "label_selector": {_NODE_ID: node["NodeID"]}}
+        task = ray.remote(num_gpus=num_gpus, **there)(gather_facts).remote(address, models, marker, num_gpus)
+        asked[address] = task, ray.remote(**there)(time.time)
+    facts: list[NodeFacts] = []
+    silent: list[Finding] = []
+    for address, (task, clock) in asked.items():
+        try:
+            found = ray.get(task, timeout=_SECONDS_A_NODE)
+            before, there, after = time.time(), ray.get(clock.remote(), timeout=_SECONDS_A_NODE), time.time()
+            facts.append(replace(found, clock_seconds=clock_seconds(before, there, after)))
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            remedy = f"its GPUs are in use, or it is broken: {type(error).__name__}"
+            silent.append(Finding(name=f"node {address}", value="does not answer", is_problem=True, remedy=remedy))
+    return facts, silent
+
+
+def _address() -> str:
+    import ray.util
+
+    return ray.util.get_node_ip_address()
+
+
+def _alive() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]

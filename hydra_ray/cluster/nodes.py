@@ -1,0 +1,116 @@
+"""What nodes a cluster has or may have: of the file it is started from, or of one that only lists them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, NonNegativeFloat, ValidationError
+
+from hydra_ray.config import LabelKey, Section
+from hydra_ray.errors import ConfigError
+
+GPU_LIMIT = "nvidia.com/gpu"
+"""Kubernetes' name for GPUs in a container's limits."""
+
+
+class NodeType(Section):
+    """Nodes that are all alike."""
+
+    name: str
+    resources: dict[str, NonNegativeFloat]
+    """What each of them has for Ray's work, by Ray's names: CPU, GPU, custom ones."""
+    labels: dict[LabelKey, str] = Field(default_factory=dict)
+    count: int = Field(default=1, ge=0)
+    """How many there can be."""
+    is_head: bool = False
+    """Whether it is the node on which a submitted job's driver runs, unless it is told otherwise."""
+
+    def amount(self, resource: str) -> float:
+        """How much of a resource each has."""
+        return self.resources.get(resource, 0)
+
+    def matches(self, selectors: Mapping[str, str]) -> bool:
+        """Whether Ray's label `selectors` allow these nodes."""
+        return all(_is_allowed(self.labels.get(key), selector) for key, selector in selectors.items())
+
+    def __str__(self) -> str:
+        amounts = ", ".join(f"{name} {amount:g}" for name, amount in self.resources.items()) or "nothing for work"
+        labels = "".join(f" {key}={value}" for key, value in self.labels.items())
+        return f"{self.count} x {amounts}{labels}"
+
+
+def _is_allowed(value: str | None, selector: str) -> bool:
+    """As Ray's scheduler has it: a node that lacks the label is allowed by what the label must not be."""
+    allowed = selector.removeprefix("!")
+    if allowed.startswith("in("):
+        is_among = value in [each.strip() for each in allowed[3:-1].split(",")]
+    else:
+        is_among = value == allowed
+    return is_among != selector.startswith("!")
+
+
+def read_node_types(path: str) -> list[NodeType]:
+    """The node types in the YAML file at `path`, the head first.
+
+    It is what `ray up` takes, a manifest with a RayCluster or a RayJob, or a list `nodes` of `NodeType`s.
+
+    Raises:
+        ConfigError: the file cannot be read, is none of these, or does not tell what its nodes have.
+    """
+    try:
+        documents = [each for each in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")) if each is not None]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the nodes in {path}: {error}") from error
+    try:
+        found = [node for document in documents for node in _of_document(document)]
+    except (KeyError, TypeError, AttributeError, ValueError, ValidationError) as error:
+        raise ConfigError(f"{path} does not say what its nodes have: {error!r}") from error
+    if not found:
+        raise ConfigError(
+            f"{path} names no nodes: expected available_node_types (ray up), a RayCluster or RayJob, or a list `nodes` "
+            "of {name, resources, labels, count, is_head}"
+        )
+    return sorted(found, key=lambda node: not node.is_head)
+
+
+def _of_document(document: Mapping[str, Any]) -> Iterator[NodeType]:
+    if "available_node_types" in document:
+        yield from _of_ray_up(document)
+    elif document.get("kind") in ("RayCluster", "RayJob"):
+        spec = document["spec"]
+        yield from _of_kuberay(spec["rayClusterSpec"] if document["kind"] == "RayJob" else spec)
+    else:
+        yield from (NodeType.model_validate(each) for each in document.get("nodes", ()))
+
+
+def _of_ray_up(document: Mapping[str, Any]) -> Iterator[NodeType]:
+    """Ray's own default for `max_workers` of a node type is that of the cluster."""
+    for name, node in document["available_node_types"].items():
+        if "CPU" not in node["resources"]:
+            raise ValueError(f"{name} leaves its CPUs to be found out; state them under resources")
+        is_head = name == document["head_node_type"]
+        count = 1 if is_head else min(node.get("max_workers", document["max_workers"]), document["max_workers"])
+        labels = node.get("labels", {})
+        yield NodeType(name=name, resources=node["resources"], labels=labels, count=count, is_head=is_head)
+
+
+def _of_kuberay(spec: Mapping[str, Any]) -> Iterator[NodeType]:
+    yield _of_group("head", spec["headGroupSpec"], 1, is_head=True)
+    for group in spec["workerGroupSpecs"]:
+        yield _of_group(group["groupName"], group, group["maxReplicas"], is_head=False)
+
+
+def _of_group(name: str, group: Mapping[str, Any], count: int, *, is_head: bool) -> NodeType:
+    """What a group states for Ray goes before what its container is given."""
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    resources = {"CPU": _quantity(limits["cpu"]), "GPU": _quantity(limits.get(GPU_LIMIT, 0))}
+    stated = {each: _quantity(amount) for each, amount in group.get("resources", {}).items()}
+    resources = {each: amount for each, amount in {**resources, **stated}.items() if amount or each == "CPU"}
+    return NodeType(name=name, resources=resources, labels=group.get("labels", {}), count=count, is_head=is_head)
+
+
+def _quantity(text: str | float) -> float:
+    """A number of CPUs or GPUs as Kubernetes writes it: `500m` is a half."""
+    text = str(text)
+    return float(text.removesuffix("m")) / 1000 if text.endswith("m") else float(text)
