@@ -7,6 +7,7 @@ Ray is started only by the first one that is not.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextvars import ContextVar
 from statistics import fmean
 
 from hydra_ray import storage
@@ -14,8 +15,10 @@ from hydra_ray.adapt.gate import Gate, fit_gate
 from hydra_ray.addition import addition_summary
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.evaluate.report import FeatureWeight, StageCost
+from hydra_ray.explained import explain_examples
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
+from hydra_ray.lease import claim, lease, run_lease
 from hydra_ray.parts import (
     AdapterExamplesPart,
     AnswersPart,
@@ -33,18 +36,30 @@ from hydra_ray.scorer.population import feature_weights, read_population
 from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.store import population_folder
 from hydra_ray.stages import Stage
+from hydra_ray.stopping import require_not_stopped
 from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, run_task, start_ray
 from hydra_ray.teacher import record_stages
 
 logger = logging.getLogger(__name__)
 
 
-def personalize(config: RunConfig, until: str = "report") -> Plan:
+def _tell_nobody(_: Stage) -> None:
+    pass
+
+
+_on_computed: ContextVar[Callable[[Stage], None]] = ContextVar("on_computed", default=_tell_nobody)
+
+
+def personalize(config: RunConfig, until: str = "report", on_computed: Callable[[Stage], None] = _tell_nobody) -> Plan:
     """Run every stage up to `until` that is not complete yet; a finished run does no work.
+
+    Args:
+        on_computed: told of each stage that this call, and no other, has computed.
 
     Raises:
         HydraError: what went wrong, and what to do about it.
     """
+    _on_computed.set(on_computed)
     plan = plan_run(config)
     reused = {stage.name for stage in plan.stages() if stage.is_complete()}
     if plan.teacher is not None:
@@ -153,6 +168,7 @@ def report(plan: Plan, reused: Collection[str]) -> None:
         metrics = build_report(
             plan.task, _answered_users(plan), _costs(plan, reused), plan.config, _feature_weights(plan)
         )
+        metrics["examples"] = explain_examples(plan, metrics["examples"])
         storage.write_json(storage.join(plan.report.folder, "metrics.json"), metrics)
         storage.write_bytes(storage.join(plan.report.folder, "report.html"), render_page(metrics).encode())
         return {}
@@ -225,15 +241,23 @@ def _generate(plan: Plan, stage: Stage, table: str, work: GenerationWork) -> Non
 
 def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
     """Do the stage's work and write its manifest, unless that was done before."""
+    require_not_stopped()
     if stage.is_complete():
         logger.info("%s: complete, kept (%s)", stage.name, stage.fingerprint)
         return
-    logger.info("%s: starts", stage.name)
-    start = time.monotonic()
-    counters = work()
-    seconds = time.monotonic() - start
-    stage.complete(seconds, counters)
-    logger.info("%s: complete in %.1f s", stage.name, seconds)
+    with claim(stage):
+        if stage.is_complete():
+            logger.info("%s: made by another run meanwhile, kept (%s)", stage.name, stage.fingerprint)
+            return
+        for location in stage.set_aside_damaged():
+            logger.warning("%s: %s is damaged; it was set aside and is made again", stage.name, location)
+        logger.info("%s: starts", stage.name)
+        start = time.monotonic()
+        counters = work()
+        seconds = time.monotonic() - start
+        stage.complete(seconds, counters)
+        _on_computed.get()(stage)
+        logger.info("%s: complete in %.1f s", stage.name, seconds)
 
 
 def _gates(plan: Plan) -> list[Gate | None]:

@@ -17,7 +17,7 @@ from hydra_ray.evaluate.intervals import interval, quantile_groups, resampled_me
 from hydra_ray.evaluate.judged import Judged
 from hydra_ray.evaluate.metrics import Floats
 from hydra_ray.evaluate.systems import HYDRA, RAG
-from hydra_ray.evaluate.words import figure_with_bounds
+from hydra_ray.evaluate.words import figure_with_bounds, span
 
 Curve = Mapping[str, Any]
 
@@ -101,7 +101,7 @@ def _history_point(
         return asdict(interval(value, value_R, bootstrap.confidence, len(lengths)))
 
     point: dict[str, Any] = {
-        "label": f"{shortest} to {longest}" if shortest < longest else f"{shortest}",
+        "label": span(shortest, longest),
         "num_users": len(lengths),
         "quality": {name: figure(float(means[place]), resampled[:, place]) for place, name in enumerate(names)},
     }

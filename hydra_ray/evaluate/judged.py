@@ -10,7 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,7 +185,8 @@ def _judge_query(task: Task, user: User, query: Query, answered: AnsweredQuery, 
         judged.differs.append(answers[first].value != answers[second].value)
     judged.resampled_worse.append(_resampled_worse(task, answered.resampled, target))
     _note_choice(answered, judged)
-    _keep_example(task, user, query, answers, {system: known[answers[system].value][0] for system in answers}, judged)
+    main = {system: known[answers[system].value][0] for system in answers}
+    _keep_example(task, user, query, answered, answers, main, judged)
 
 
 def _resampled_worse(task: Task, values: Sequence[str], target: str) -> float:
@@ -221,6 +222,7 @@ def _keep_example(
     task: Task,
     user: User,
     query: Query,
+    answered: AnsweredQuery,
     answers: Mapping[str, SystemAnswer],
     main: Mapping[str, float],
     judged: Judged,
@@ -237,15 +239,28 @@ def _keep_example(
             "query_id": query.query_id,
             "outcome": outcome,
             "rival": rival,
-            "input": _clipped(query.input),
-            "target": _clipped(query.target),
+            "input": clipped(query.input),
+            "target": clipped(query.target),
             "answers": {
-                system: {"value": _clipped(answers[system].value), "error": _clipped(answers[system].error)}
+                system: {"value": clipped(answers[system].value), "error": clipped(answers[system].error)}
                 for system in judged.systems
             },
+            "choice": answered.choice,
+            "reason": answered.reason,
+            "records": [],
+            "drafts": [],
         }
     )
 
 
-def _clipped(text: str | None) -> str | None:
+@overload
+def clipped(text: str) -> str: ...
+
+
+@overload
+def clipped(text: str | None) -> str | None: ...
+
+
+def clipped(text: str | None) -> str | None:
+    """A text as far as an example shows it."""
     return text if text is None or len(text) <= _EXAMPLE_CHARACTERS else text[:_EXAMPLE_CHARACTERS] + " …"

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
-from string import Template
+from typing import Any
 
 import yaml
 
 from hydra_ray.evaluate import plots
 from hydra_ray.evaluate.card import card
+from hydra_ray.evaluate.example_page import examples_html
+from hydra_ray.evaluate.settings import seeds
+from hydra_ray.evaluate.shell import PageSection, figure, folded, render_shell, tile
 from hydra_ray.evaluate.systems import HYDRA
 from hydra_ray.evaluate.tables import (
     bounds,
@@ -16,40 +18,57 @@ from hydra_ray.evaluate.tables import (
     difference_tables,
     feature_table,
     gate_table,
-    mark,
+    heads_table,
     quality_table,
-    stage_tables,
+    stage_table,
     table,
 )
-from hydra_ray.evaluate.words import Figure, Report, compared, counted, headline, percent, plain_figure, signed_figure
+from hydra_ray.evaluate.words import (
+    MINUS,
+    Figure,
+    Report,
+    compared,
+    counted,
+    duration,
+    headline,
+    percent,
+    plain_figure,
+    signed_figure,
+)
 
 
 def render_page(report: Report) -> str:
     """The page for the content of a metrics.json (see `hydra_ray.evaluate.report`)."""
-    template = Template(files("hydra_ray.evaluate").joinpath("page.html").read_text(encoding="utf-8"))
     task = report["task"]
-    examples = report["examples"]
-    return template.substitute(
-        title=escape(f"{report['run']}: HYDRA on {task['name']}"),
-        subtitle=escape(
+    return render_shell(
+        title=f"{report['run']}: HYDRA on {task['name']}",
+        subtitle=(
             f"Run {report['run']} · task {task['name']} ({task['kind']}) · "
             f"{counted(report['num_users'], 'new user')}, "
             f"{counted(report['num_queries'], 'judged query', 'judged queries')}"
         ),
-        headline=escape(headline(report)),
-        lead=escape(_lead(report)),
-        tiles=_tiles(report),
-        card=_card(report),
-        quality_plots=_quality_plots(report),
-        quality_tables=quality_table(report) + difference_tables(report),
-        comparison_plots=_comparison_plots(report),
-        comparison_tables=comparison_table(report) + gate_table(report),
-        cost_plots=_cost_plots(report),
-        cost_tables=stage_tables(report) + feature_table(report),
-        examples="".join(_example(report, example) for example in examples),
-        examples_note=escape(_examples_note(report)),
-        making=_making(report),
+        headline=headline(report),
+        lead=_lead(report),
+        opening=f'<div class="tiles">{_tiles(report)}</div><div class="plots">{_first_plots(report)}</div>',
+        sections=_sections(report),
     )
+
+
+def _sections(report: Report) -> list[PageSection]:
+    comparisons = figure("HYDRA against each system", _by_users(report), plots.comparison_plot(report))
+    tables = folded("All figures of all systems", quality_table(report) + difference_tables(report))
+    return [
+        PageSection(name="shown", title="What this shows", html=f'<div class="card">{_card(report)}</div>'),
+        PageSection(
+            name="systems",
+            title="Against each system",
+            html=f'<div class="plots">{_difference_figure(report)}{comparisons}</div>{tables}'
+            + folded("Users won and lost, and what the gate chose", comparison_table(report) + gate_table(report)),
+        ),
+        PageSection(name="examples", title="Examples", html=examples_html(report)),
+        PageSection(name="cost", title="Time and cost", html=_cost(report)),
+        PageSection(name="making", title="How to make it again", html=_making(report)),
+    ]
 
 
 def _lead(report: Report) -> str:
@@ -68,108 +87,92 @@ def _card(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     metric, systems = report["metrics"][0], report["systems"]
-    tiles = [_tile("HYDRA", systems[HYDRA]["metrics"][metric["name"]], metric["title"])]
+    own: Figure = systems[HYDRA]["metrics"][metric["name"]]
+    tiles = [tile("HYDRA", plain_figure(own["value"]), f"{metric['title']} {bounds(own, is_signed=False)}")]
     name = report["best_prompt_baseline"]
     if name is not None:
-        overall = report["comparisons"][name]["overall"]
-        tiles += [
-            _tile(systems[name]["title"], systems[name]["metrics"][metric["name"]], metric["title"]),
-            _tile("Difference", report["differences"][HYDRA][name][metric["name"]], metric["title"], is_signed=True),
-            f"<div><span>Users</span><strong>{overall['win']} : {overall['loss']}</strong>"
-            f"<small>better : worse than {escape(systems[name]['title'])}, {overall['tie']} the same</small></div>",
+        rival, title = systems[name]["metrics"][metric["name"]], systems[name]["title"]
+        lift = report["differences"][HYDRA][name][metric["name"]]
+        users = report["comparisons"][name]["overall"]
+        tiles = [
+            tile(f"HYDRA {MINUS} {title}", signed_figure(lift["value"]), _lift_note(report, name)),
+            *tiles,
+            tile(title, plain_figure(rival["value"]), f"{metric['title']} {bounds(rival, is_signed=False)}"),
+            tile("Users", f"{users['win']} : {users['loss']}", f"better : worse off, {users['tie']:,} the same"),
         ]
-    return "".join(tiles)
+    totals = report["totals"]
+    read, written = totals.get("prompt_tokens", 0), totals.get("generated_tokens", 0)
+    note = f"{read:,.0f} tokens read, {written:,.0f} written, {counted(int(totals.get('failed', 0)), 'failure')}"
+    cost = f"; cost {totals['cost']:,.2f}" if "cost" in totals else ""
+    return "".join([*tiles, tile("Time of all stages", duration(totals["seconds"]), note + cost)])
 
 
-def _tile(title: str, figure: Figure, unit: str, is_signed: bool = False) -> str:
-    shown = signed_figure if is_signed else plain_figure
-    return (
-        f"<div><span>{escape(title)}</span><strong>{shown(figure['value'])}</strong>"
-        f"<small>{escape(unit)} {bounds(figure, is_signed)}</small></div>"
-    )
+def _lift_note(report: Report, rival: str) -> str:
+    """The interval of the lift, and the lift in relation to the rival's quality."""
+    metric, systems = report["metrics"][0], report["systems"]
+    lift = report["differences"][HYDRA][rival][metric["name"]]
+    interval = f"; {percent(report)} {bounds(lift, is_signed=True)}" if lift["low"] is not None else ""
+    own, other = (systems[each]["quality"]["value"] for each in (HYDRA, rival))
+    relative = f"; relative {(own - other) / other:+.0%}".replace("-", MINUS) if other else ""
+    return f"{metric['title']}{interval}{relative}"
 
 
-def _quality_plots(report: Report) -> str:
-    interval = f"{percent(report)} bootstrap intervals over users."
+def _first_plots(report: Report) -> str:
+    intervals = f"{percent(report)} bootstrap intervals over users."
     oracle = (
         " The oracle picks the best of the generator's own proposals; HYDRA may choose any label and so pass it."
         if report["task"]["labels"]
         else " The oracle picks the best of the personal heads' drafts: HYDRA chooses among them and cannot pass it."
     )
-    return _figure("Quality ladder", interval + oracle, plots.quality_plot(report)) + _figure(
-        "HYDRA minus each system",
-        "Paired on the same resamples: an interval that misses 0 is a difference.",
-        plots.difference_plot(report),
-    )
-
-
-def _comparison_plots(report: Report) -> str:
-    note = f"Users, by {report['metrics'][0]['title']}."
+    ladder = figure("Quality ladder", intervals + oracle, plots.quality_plot(report))
     by_history = ""
     rival = report["best_prompt_baseline"]
     if rival is not None:
-        title = f"Against {report['systems'][rival]['title']}, by length of history"
-        by_history += _figure(title, note, plots.history_plot(report, rival))
+        title = f"Who gains and who is harmed, against {report['systems'][rival]['title']}"
+        by_history += figure(title, _by_users(report), plots.history_plot(report, rival))
     curve = report["history_curve"]
     if len(curve["points"]) > 1:
         about = f"Users in groups of about the same size; {percent(report)} intervals."
         plot = plots.curve_plot("history-curve", curve, "records in the history", report["quality_title"])
-        by_history += _figure("Quality by length of history", about, plot)
-    against = _figure("HYDRA against each system", note, plots.comparison_plot(report))
-    return f"{against}<div>{by_history}</div>"
+        by_history += figure("Quality by length of history", about, plot)
+    return f"{ladder}<div>{by_history}</div>"
 
 
-def _cost_plots(report: Report) -> str:
-    if not report["stages"]:
-        return ""
-    figures = _figure("Time", "Wall time of each stage.", plots.seconds_plot(report))
+def _by_users(report: Report) -> str:
+    return f"Users, by {report['metrics'][0]['title']}."
+
+
+def _difference_figure(report: Report) -> str:
+    note = "Paired on the same resamples: an interval that misses 0 is a difference."
+    return figure("HYDRA minus each system", note, plots.difference_plot(report))
+
+
+def _cost(report: Report) -> str:
+    figures = ""
+    if report["stages"]:
+        figures = figure("Time", "Wall time of each stage.", plots.seconds_plot(report))
     if any(stage["counters"].get("generated_tokens") for stage in report["stages"]):
-        figures += _figure("Tokens", "What the generator read and wrote.", plots.tokens_plot(report))
-    return figures
-
-
-def _figure(title: str, note: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>{svg}</figure>"
-
-
-def _example(report: Report, example: Report) -> str:
-    answers = "".join(
-        f"<dt>{escape(report['systems'][name]['title'])}</dt><dd{mark(name)}>{_answer(answer)}</dd>"
-        for name, answer in example["answers"].items()
-    )
-    rival = escape(report["systems"][example["rival"]]["title"])
-    words = {"better": f"HYDRA better than {rival}", "worse": f"HYDRA worse than {rival}", "same": f"HYDRA as {rival}"}
-    return (
-        f"<article><h3>{words[example['outcome']]}</h3>"
-        f"<span class='note'>query {escape(example['query_id'])} of user {escape(example['user_id'])}</span>"
-        f"<blockquote>{escape(example['input'])}</blockquote>"
-        f"<dl><dt>Target</dt><dd><strong>{escape(example['target'])}</strong></dd>{answers}</dl></article>"
-    )
-
-
-def _answer(answer: Mapping[str, str | None]) -> str:
-    if answer["value"] is None:
-        return f"<span class='missing'>none: {escape(answer['error'] or 'unknown reason')}</span>"
-    return escape(answer["value"])
-
-
-def _examples_note(report: Report) -> str:
-    if not report["examples"]:
-        return "None were kept."
-    rival = report["systems"][report["examples"][0]["rival"]]["title"]
-    return f"The first few queries, in table order, on which HYDRA is better than {rival}, as good, and worse."
+        figures += figure("Tokens", "What the generator read and wrote.", plots.tokens_plot(report))
+    chosen = folded("Heads that were chosen, and what weighs in them", heads_table(report) + feature_table(report))
+    return f'<div class="plots">{figures}</div>{stage_table(report)}{chosen}'
 
 
 def _making(report: Report) -> str:
-    configuration = yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True, width=100)
-    bootstrap = report["bootstrap"]
-    command = f"hydra-ray run {report['run']}.yaml"
-    versions = [("", escape(name), escape(version)) for name, version in report["versions"].items()]
+    config, bootstrap, run = report["config"], report["bootstrap"], report["run"]
+    configuration = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
+    folder = f"{config['storage']['root'].rstrip('/')}/runs/{run}"
+    commands = [f"hydra-ray run {run}.yaml", f"hydra-ray status {folder}", f"hydra-ray report {folder}"]
     return (
-        f"<p class='note'>Intervals: percentile bootstrap, {bootstrap['num_resamples']:,} resamples of users, seed "
-        f"{bootstrap['seed']}, {percent(report)}. To reproduce: save the configuration below as "
-        f"<code>{escape(report['run'])}.yaml</code> and run <code>{escape(command)}</code>; stages that are already "
-        "under its <code>storage.root</code> are reused.</p>"
-        f"<details><summary>Configuration</summary><pre>{escape(configuration)}</pre></details>"
-        f"<details><summary>Versions</summary>{table('Versions', ['package', 'version'], versions)}</details>"
+        f"<p class='note'>Save the configuration below as <code>{escape(run)}.yaml</code>; stages that are already "
+        f"under its <code>storage.root</code> are reused. Intervals are of the percentile bootstrap: "
+        f"{bootstrap['num_resamples']:,} resamples of users, {percent(report)}.</p>"
+        f'<pre tabindex="0">{escape(chr(10).join(commands))}</pre>'
+        + folded("Configuration", f'<pre tabindex="0">{escape(configuration)}</pre>')
+        + folded("Versions", _named_values("Versions", "package", report["versions"]))
+        + folded("Seeds", _named_values("Seeds", "setting", seeds(config)))
     )
+
+
+def _named_values(caption: str, title: str, values: Mapping[str, Any]) -> str:
+    rows = [("", escape(name), escape(str(value))) for name, value in values.items()]
+    return table(caption, [title, "value"], rows)

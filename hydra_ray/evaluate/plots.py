@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, VARIANTS
+from hydra_ray.evaluate.words import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 # matplotlib wants real colours: each variable has a stand-in that is replaced in the finished SVG.
 _VARIABLES = ("ink", "muted", "line", "paper", "accent", "prompt", "count", "head", "worse")
-_COLOURS = {name: f"#0000{position + 1:02x}" for position, name in enumerate(_VARIABLES)}
+COLOURS = {name: f"#0000{position + 1:02x}" for position, name in enumerate(_VARIABLES)}
 _ROLES = {
     **dict.fromkeys(PROMPT_SYSTEMS, "prompt"),
     **dict.fromkeys(COUNTING_SYSTEMS, "count"),
@@ -27,20 +28,20 @@ _ROLES = {
 _HOLLOW = ("hydra_shuffled", ORACLE)
 _CURVE_STYLES = {RAG: ("prompt", "-"), "hydra_shared": ("head", "--"), "hydra_personal": ("head", "-")}
 _CURVE_ROWS = 7
-_WIDTH_INCHES = 5.4
+_WIDTH_INCHES = 4.8
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hydra_ray",
     "font.family": "sans-serif",
     "font.size": 10,
     "text.parse_math": False,
-    "text.color": _COLOURS["ink"],
-    "axes.edgecolor": _COLOURS["line"],
-    "axes.labelcolor": _COLOURS["muted"],
-    "xtick.color": _COLOURS["line"],
-    "xtick.labelcolor": _COLOURS["muted"],
-    "ytick.labelcolor": _COLOURS["ink"],
-    "grid.color": _COLOURS["line"],
+    "text.color": COLOURS["ink"],
+    "axes.edgecolor": COLOURS["line"],
+    "axes.labelcolor": COLOURS["muted"],
+    "xtick.color": COLOURS["line"],
+    "xtick.labelcolor": COLOURS["muted"],
+    "ytick.labelcolor": COLOURS["ink"],
+    "grid.color": COLOURS["line"],
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -68,7 +69,7 @@ def quality_plot(report: Mapping[str, Any]) -> str:
     description = "; ".join(
         f"{system['title']} {figure['value']:.3f}" for system, figure in zip(systems.values(), figures, strict=True)
     )
-    return _svg("quality", f"{main['title']} of each system with its interval", description, len(systems), draw)
+    return svg("quality", f"{main['title']} of each system with its interval", description, len(systems), draw)
 
 
 def difference_plot(report: Mapping[str, Any]) -> str:
@@ -79,32 +80,27 @@ def difference_plot(report: Mapping[str, Any]) -> str:
     titles = [report["systems"][name]["title"] for name in names]
 
     def draw(axes: "Axes") -> None:
-        axes.axvline(0, color=_COLOURS["ink"], linewidth=1)
+        axes.axvline(0, color=COLOURS["ink"], linewidth=1)
         _intervals(axes, names, figures)
-        axes.set_xlabel(f"difference in {main['title']}")
-        axes.text(0, 1, "← HYDRA worse", transform=axes.transAxes, va="bottom", color=_COLOURS["muted"])
-        axes.text(1, 1, "HYDRA better →", transform=axes.transAxes, va="bottom", ha="right", color=_COLOURS["muted"])
-        _rows(axes, [f"minus {title}" for title in titles])
+        axes.set_xlabel(f"difference in {main['title']}\n← HYDRA worse, better →")
+        _rows(axes, titles)
         if not main["is_higher_better"]:
             axes.invert_xaxis()
 
     described = (f"minus {title} {figure['value']:+.3f}" for title, figure in zip(titles, figures, strict=True))
-    return _svg("differences", "HYDRA minus each other system", "; ".join(described), len(names) + 1, draw)
+    return svg("differences", "HYDRA minus each other system", "; ".join(described), len(names) + 1, draw)
 
 
 def comparison_plot(report: Mapping[str, Any]) -> str:
     """For how many users HYDRA is better than, as good as, and worse than each other system."""
-    rows = {
-        f"against {report['systems'][name]['title']}": groups["overall"]
-        for name, groups in report["comparisons"].items()
-    }
+    rows = {report["systems"][name]["title"]: groups["overall"] for name, groups in report["comparisons"].items()}
     return _outcomes("comparisons", "Users for whom HYDRA wins, ties and loses", rows)
 
 
 def history_plot(report: Mapping[str, Any], rival: str) -> str:
     """The same against one system, by the length of the users' histories."""
     rows = {
-        f"{group['min_records']} to {group['max_records']} records": report["comparisons"][rival][name]
+        f"{span(group['min_records'], group['max_records'])} records": report["comparisons"][rival][name]
         for name, group in report["history_groups"].items()
     }
     return _outcomes("history", "Users for whom HYDRA wins, ties and loses, by length of history", rows)
@@ -126,9 +122,9 @@ def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) 
             figures = [point["quality"][system] for point in points]
             for at, figure in zip(x, figures, strict=True):
                 if figure["low"] is not None:
-                    axes.plot([at, at], [figure["low"], figure["high"]], color=_COLOURS[colour], linewidth=1.6)
+                    axes.plot([at, at], [figure["low"], figure["high"]], color=COLOURS[colour], linewidth=1.6)
             values = [figure["value"] for figure in figures]
-            axes.plot(x, values, "o", linestyle=style, color=_COLOURS[colour], markersize=5, label=titles[system])
+            axes.plot(x, values, "o", linestyle=style, color=COLOURS[colour], markersize=5, label=titles[system])
         axes.set_xticks(range(len(points)), [f"{point['label']}\n{point['num_users']} users" for point in points])
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
@@ -140,7 +136,7 @@ def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) 
         f"{point['label']}: " + ", ".join(f"{titles[each]} {point['quality'][each]['value']:.3f}" for each in titles)
         for point in points
     )
-    return _svg(name, f"{y_title} by {x_title}", described, _CURVE_ROWS, draw)
+    return svg(name, f"{y_title} by {x_title}", described, _CURVE_ROWS, draw)
 
 
 def seconds_plot(report: Mapping[str, Any]) -> str:
@@ -154,8 +150,8 @@ def seconds_plot(report: Mapping[str, Any]) -> str:
                 rows,
                 [stages[row]["seconds"] for row in rows],
                 height=0.62,
-                color=_COLOURS["paper" if is_reused else "accent"],
-                edgecolor=_COLOURS["accent"],
+                color=COLOURS["paper" if is_reused else "accent"],
+                edgecolor=COLOURS["accent"],
                 label=label,
             )
         axes.set_xlabel("seconds")
@@ -163,7 +159,7 @@ def seconds_plot(report: Mapping[str, Any]) -> str:
         _legend(axes, 2)
 
     described = "; ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in stages)
-    return _svg("seconds", "Wall time of each stage", described, len(stages) + 1, draw)
+    return svg("seconds", "Wall time of each stage", described, len(stages) + 1, draw)
 
 
 def tokens_plot(report: Mapping[str, Any]) -> str:
@@ -175,8 +171,8 @@ def tokens_plot(report: Mapping[str, Any]) -> str:
     written = [stage["counters"]["generated_tokens"] for stage in stages]
 
     def draw(axes: "Axes") -> None:
-        axes.barh(range(len(stages)), read, height=0.62, color=_COLOURS["prompt"], label="prompt")
-        axes.barh(range(len(stages)), written, left=read, height=0.62, color=_COLOURS["accent"], label="generated")
+        axes.barh(range(len(stages)), read, height=0.62, color=COLOURS["prompt"], label="prompt")
+        axes.barh(range(len(stages)), written, left=read, height=0.62, color=COLOURS["accent"], label="generated")
         axes.set_xlabel("tokens")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _rows(axes, [stage["name"] for stage in stages])
@@ -186,7 +182,7 @@ def tokens_plot(report: Mapping[str, Any]) -> str:
         f"{stage['name']} {prompt:.0f} prompt and {generated:.0f} generated tokens"
         for stage, prompt, generated in zip(stages, read, written, strict=True)
     )
-    return _svg("tokens", "Tokens of each stage", described, len(stages) + 1, draw)
+    return svg("tokens", "Tokens of each stage", described, len(stages) + 1, draw)
 
 
 def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> str:
@@ -194,11 +190,14 @@ def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> s
         start = [0.0] * len(rows)
         for outcome, colour in (("win", "accent"), ("tie", "line"), ("loss", "worse")):
             widths = [100 * counts[outcome] / sum(counts.values()) for counts in rows.values()]
-            axes.barh(range(len(rows)), widths, left=start, height=0.62, color=_COLOURS[colour], label=outcome)
-            inside = _COLOURS["ink" if outcome == "tie" else "paper"]
+            outlined = {"edgecolor": COLOURS["muted"], "linewidth": 0.8} if outcome == "tie" else {}
+            axes.barh(
+                range(len(rows)), widths, left=start, height=0.62, color=COLOURS[colour], label=outcome, **outlined
+            )
+            inside = COLOURS["ink" if outcome == "tie" else "paper"]
             for row, counts in enumerate(rows.values()):
                 # A narrower bar has no room for its number, which the table has.
-                if widths[row] >= 7:
+                if widths[row] >= 1 + 4 * len(str(counts[outcome])):
                     middle = start[row] + widths[row] / 2
                     axes.text(middle, row, str(counts[outcome]), ha="center", va="center", color=inside)
             start = [left + width for left, width in zip(start, widths, strict=True)]
@@ -211,15 +210,15 @@ def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> s
     described = "; ".join(
         f"{row}: {counts['win']} wins, {counts['tie']} ties, {counts['loss']} losses" for row, counts in rows.items()
     )
-    return _svg(name, title, described, len(rows) + 1, draw)
+    return svg(name, title, described, len(rows) + 1, draw)
 
 
 def _intervals(axes: "Axes", names: Sequence[str], figures: Sequence[Mapping[str, Any]]) -> None:
     for row, (name, figure) in enumerate(zip(names, figures, strict=True)):
-        colour = _COLOURS[_ROLES[name]]
+        colour = COLOURS[_ROLES[name]]
         if figure["low"] is not None:
             axes.plot([figure["low"], figure["high"]], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
-        filling = _COLOURS["paper"] if name in _HOLLOW else colour
+        filling = COLOURS["paper"] if name in _HOLLOW else colour
         axes.plot([figure["value"]], [row], "o", markersize=7, color=colour, markerfacecolor=filling, markeredgewidth=2)
 
 
@@ -229,18 +228,33 @@ def _rows(axes: "Axes", titles: Sequence[str]) -> None:
 
 
 def _legend(axes: "Axes", num_columns: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=num_columns, frameon=False, borderaxespad=0)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=num_columns, frameon=False, borderaxespad=0)
 
 
-def _svg(name: str, title: str, description: str, num_rows: int, draw: Callable[["Axes"], None]) -> str:
+def svg(
+    name: str,
+    title: str,
+    description: str,
+    num_rows: int,
+    draw: Callable[["Axes"], None],
+    width_inches: float = _WIDTH_INCHES,
+) -> str:
+    """A plot as an SVG element that fits its column.
+
+    Args:
+        name: unique on the page.
+        description: the figures that are drawn, in words.
+        num_rows: how high it is, in lines of text.
+        draw: draws it, in colours of COLOURS.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(_WIDTH_INCHES, 0.75 + 0.3 * num_rows), layout="constrained")
+        figure = Figure(figsize=(width_inches, 0.75 + 0.28 * num_rows), layout="constrained")
         draw(figure.add_subplot())
         drawn = _drawn(figure)
-    for variable, colour in _COLOURS.items():
+    for variable, colour in COLOURS.items():
         drawn = drawn.replace(colour, f"var(--{variable})")
     # Identifiers are the page's, not the plot's: without the prefix one plot would use another's shapes.
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)

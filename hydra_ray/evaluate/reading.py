@@ -5,7 +5,7 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.errors import InputError
 
-_EXPECTED = ("systems", "significance", "harm", "features", "users")
+_EXPECTED = ("systems", "significance", "harm", "features", "users", "totals")
 
 
 def read_report(run_folder: str) -> dict[str, Any]:

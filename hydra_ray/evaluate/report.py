@@ -30,7 +30,11 @@ The keys of metrics.json:
     features                  scorer, name and weight of each plain feature; empty where no scorer has any
     heads                     by scorer: how many users each head configuration was chosen for
     stages                    name, seconds, is_reused, counters, failed_fraction and inexact_fraction (of the answers)
-    examples                  a few queries with all answers, by outcome: better, same, worse than RAG
+    totals                    over all stages: seconds, seconds_now of those that this run computed, and the counters of
+                              what the generator did, as far as any stage has them
+    examples                  a few queries with all answers, by outcome: better, same, worse than RAG; the gate's
+                              choice and its reason, and how the answers came about: records and drafts (see
+                              `hydra_ray.adapt.explanation`), which only the tables of the run tell
 
 Bounds `low` and `high` are null where there is one user only.
 """
@@ -55,6 +59,7 @@ from hydra_ray.evaluate.metrics import METRICS
 from hydra_ray.evaluate.systems import HYDRA, system_titles
 from hydra_ray.records import AnsweredUser, User
 
+_GENERATOR_COUNTERS = ("requests", "asked_now", "answers", "failed", "prompt_tokens", "generated_tokens", "cost")
 _PACKAGES = (
     "hydra_ray",
     "ray",
@@ -136,6 +141,7 @@ def build_report(
         "features": [asdict(each) for each in features],
         "heads": {"reranker": _sorted(judged.reranker_heads), "adapter": _sorted(judged.adapter_heads)},
         "stages": [_stage(cost) for cost in costs],
+        "totals": _totals(costs),
         # better, same, worse: the alphabet has it right
         "examples": sorted(judged.examples, key=lambda example: example["outcome"]),
         "config": config.model_dump(mode="json"),
@@ -193,6 +199,18 @@ def _stage(cost: StageCost) -> dict[str, Any]:
         "failed_fraction": cost.counters.get("failed", 0) / num_answers if num_answers else None,
         "inexact_fraction": cost.counters.get("inexact", 0) / num_answers if num_answers else None,
     }
+
+
+def _totals(costs: Sequence[StageCost]) -> dict[str, float]:
+    totals = {
+        "seconds": sum(cost.seconds for cost in costs),
+        "seconds_now": sum(cost.seconds for cost in costs if not cost.is_reused),
+    }
+    for name in _GENERATOR_COUNTERS:
+        counts = [cost.counters[name] for cost in costs if name in cost.counters]
+        if counts:
+            totals[name] = sum(counts)
+    return totals
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:

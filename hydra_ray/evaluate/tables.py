@@ -11,8 +11,12 @@ from hydra_ray.evaluate.words import (
     pair_verdict,
     plain_figure,
     signed_figure,
+    span,
 )
 
+_COST = "cost"
+_ERRORS = "errors."
+"""Prefix of the counters of failures by kind."""
 _VERDICTS = {"better": "better", "worse": "worse", "open": "not shown"}
 
 
@@ -47,7 +51,7 @@ def comparison_table(report: Report) -> str:
     """Users won, tied and lost by HYDRA, over all and by length of history."""
     groups: Mapping[str, Report] = report["history_groups"]
     titles = [
-        f"{escape(name)} history<br><small>{group['min_records']} to {group['max_records']} records, "
+        f"{escape(name)} history<br><small>{span(group['min_records'], group['max_records'])} records, "
         f"{counted(group['num_users'], 'user')}</small>"
         for name, group in groups.items()
     ]
@@ -82,29 +86,39 @@ def gate_table(report: Report) -> str:
     return table(f"{escape(report['quality_title'])} where the gate chose", titles, rows)
 
 
-def stage_tables(report: Report) -> str:
-    """What each stage took, and which heads were chosen for how many users."""
-    names = ("requests", "failed", "prompt_tokens", "generated_tokens")
+def stage_table(report: Report) -> str:
+    """What each stage took, what the generator did in it, and what failed."""
+    totals = report["totals"]
+    names = ("requests", "asked_now", "prompt_tokens", "generated_tokens")
+    is_priced = _COST in totals
+    titles = ["stage", "seconds", *(name.replace("_", " ") for name in names), *([_COST] if is_priced else [])]
+    titles += ["failed", "failed share", "inexact share"]
+
+    def row(title: str, counters: Mapping[str, float], seconds: float, shares: Sequence[str]) -> Sequence[str]:
+        cost = [f"{counters[_COST]:,.4f}" if _COST in counters else ""] if is_priced else []
+        counts = (_count(counters.get(name)) for name in names)
+        return ("", title, f"{seconds:,.1f}", *counts, *cost, _failures(counters), *shares)
+
     rows = [
-        (
-            "",
+        row(
             escape(stage["name"]) + (" <small>(reused)</small>" if stage["is_reused"] else ""),
-            f"{stage['seconds']:,.1f}",
-            *(_count(stage["counters"].get(name)) for name in names),
-            _share(stage["failed_fraction"]),
-            _share(stage["inexact_fraction"]),
+            stage["counters"],
+            stage["seconds"],
+            (_share(stage["failed_fraction"]), _share(stage["inexact_fraction"])),
         )
         for stage in report["stages"]
     ]
-    titles = ["stage", "seconds", *(name.replace("_", " ") for name in names), "failed share", "inexact share"]
+    return table("Stages", titles, [*rows, row("all stages", totals, totals["seconds"], ("", ""))])
+
+
+def heads_table(report: Report) -> str:
+    """Which heads were chosen for how many users."""
     heads = [
         ("", escape(scorer), escape(name), f"{num_users:,}")
         for scorer, counts in report["heads"].items()
         for name, num_users in counts.items()
     ]
-    return table("Stages", titles, rows) + table(
-        "Heads that held-out history chose", ["scorer", "head", "users"], heads
-    )
+    return table("Heads that held-out history chose", ["scorer", "head", "users"], heads)
 
 
 def feature_table(report: Report) -> str:
@@ -178,6 +192,18 @@ def _p_value(value: float | None) -> str:
     if value is None:
         return ""
     return "&lt; 0.001" if value < 0.001 else plain_figure(value)
+
+
+def _failures(counters: Mapping[str, float]) -> str:
+    """How many answers failed, and of which kinds where that is known."""
+    if "failed" not in counters:
+        return ""
+    kinds = [
+        f"{count:,.0f} {escape(name.removeprefix(_ERRORS).replace('_', ' '))}"
+        for name, count in counters.items()
+        if name.startswith(_ERRORS) and count
+    ]
+    return _count(counters["failed"]) + (f" <small>({', '.join(kinds)})</small>" if kinds else "")
 
 
 def _share(fraction: float | None) -> str:

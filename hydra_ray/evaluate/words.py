@@ -124,6 +124,22 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def span(low: int, high: int) -> str:
+    """A range of counts."""
+    return f"{low:,} to {high:,}" if low < high else f"{low:,}"
+
+
+def duration(seconds: float) -> str:
+    """A time, in the two largest of its units."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min"
+
+
 def percent(report: Report) -> str:
     """The level of the intervals."""
     return f"{100 * report['bootstrap']['confidence']:g}%"

@@ -1,0 +1,130 @@
+"""How the answer to one query came about: which records the retriever and the heads chose, what each draft scored."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hydra_ray.adapt.answers import CHOOSERS, Scored
+from hydra_ray.adapt.prompting import GREEDY
+from hydra_ray.config import Task
+from hydra_ray.lamp.quality import quality
+from hydra_ray.records import DraftedQuery, ProbedQuery, ScoredGroup
+from hydra_ray.rerank.examples import select_records
+from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+
+RETRIEVER = "retriever"
+OWN, SHARED = "personal", "shared"
+"""The heads whose choices are told."""
+_SYSTEMS = {OWN: "hydra_personal", SHARED: "hydra_shared"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownRecord:
+    """A retrieved record. Key: record_id."""
+
+    record_id: str
+    input: str
+    output: str
+    places: Mapping[str, int]
+    """From 1: its rank by the retriever, and by the own and the shared head of the reranker where they scored it."""
+    prompts: tuple[str, ...]
+    """Names of the prompts that it stood in (see `hydra_ray.adapt.prompting`)."""
+    probe: str | None
+    """The generator's answer with this record as the only example; None where it failed."""
+    probe_quality: float | None
+    """None where the answer failed or the target is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownDraft:
+    """A distinct answer that the generator proposed or the adapter scored. Key: value."""
+
+    value: str
+    proposals: Mapping[str, int]
+    """How often each prompt gave it; samples are counted apart, under the prompt's name and " sampled"."""
+    scores: Mapping[str, float]
+    """By the own and the shared head of the adapter; nothing where it was no candidate."""
+    quality: float | None
+    """None where the target is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How the answer to a query came about. Key: (user_id, query_id)."""
+
+    records: tuple[ShownRecord, ...]
+    """In the retriever's order."""
+    drafts: tuple[ShownDraft, ...]
+    """Best by the own head first; those that it did not score last."""
+
+
+def explain_query(row: Scored, query_id: str, task: Task) -> Explanation:
+    """The explanation of one of a user's own queries."""
+    ranked = next(each for each in restore_queries(row.user, row.probed) if each.query.query_id == query_id)
+    probed = next(each for each in row.probed.queries if each.query_id == query_id)
+    drafted = next(each for each in row.drafted.queries if each.query_id == query_id)
+    chosen = next((group for group in row.reranker.groups if group.query_id == query_id), None)
+    candidates = {group.variant: group for group in row.adapter.groups if group.query_id == query_id}
+    target = ranked.query.target
+
+    def judge(value: str | None) -> float | None:
+        return None if value is None or target is None else quality(task, value, target)
+
+    return Explanation(
+        records=tuple(_records(ranked, probed, drafted, chosen, judge)),
+        drafts=tuple(_drafts(drafted, candidates, judge)),
+    )
+
+
+def _records(
+    ranked: RankedQuery,
+    probed: ProbedQuery,
+    drafted: DraftedQuery,
+    scores: ScoredGroup | None,
+    judge: Callable[[str | None], float | None],
+) -> list[ShownRecord]:
+    retrieved = [each.record_id for each in ranked.retrieved]
+    orders = {RETRIEVER: retrieved}
+    if scores is not None:
+        for head in (OWN, SHARED):
+            by_id = {each.candidate_id: float(getattr(each, head)) for each in scores.candidates}
+            orders[head] = list(select_records(by_id, len(by_id)))
+    answers = {probe.record_id: probe.answer.value for probe in probed.probes}
+    return [
+        ShownRecord(
+            record_id=record.record_id,
+            input=record.input,
+            output=record.output,
+            places={name: order.index(record.record_id) + 1 for name, order in orders.items()},
+            prompts=tuple(each.prompt for each in drafted.prompts if record.record_id in each.record_ids),
+            probe=answers.get(record.record_id),
+            probe_quality=judge(answers.get(record.record_id)),
+        )
+        for record in ranked.records(retrieved)
+    ]
+
+
+def _drafts(
+    drafted: DraftedQuery, candidates: Mapping[str, ScoredGroup], judge: Callable[[str | None], float | None]
+) -> list[ShownDraft]:
+    proposals: dict[str, Counter[str]] = {}
+    for draft in drafted.drafts:
+        if draft.answer.value is not None:
+            prompt = draft.prompt if draft.temperature == GREEDY else f"{draft.prompt} sampled"
+            proposals.setdefault(draft.answer.value, Counter())[prompt] += 1
+    scores: dict[str, dict[str, float]] = {}
+    for name, system in _SYSTEMS.items():
+        variant, head = CHOOSERS[system]
+        for each in candidates[variant].candidates if variant in candidates else ():
+            scores.setdefault(each.candidate_id, {})[name] = float(getattr(each, head))
+    values = dict.fromkeys([*scores, *proposals])
+    drafts = [
+        ShownDraft(
+            value=value,
+            proposals=dict(proposals.get(value, {})),
+            scores=scores.get(value, {}),
+            quality=judge(value),
+        )
+        for value in values
+    ]
+    return sorted(drafts, key=lambda draft: -draft.scores.get(OWN, float("-inf")))

@@ -1,0 +1,22 @@
+"""A run's configuration as dotted settings, as overrides name them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+
+def dotted_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting by its dotted name, in order; lists are values, and so are sections that are empty."""
+    return dict(_dotted(config, ""))
+
+
+def seeds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are seeds."""
+    return {name: value for name, value in dotted_settings(config).items() if name.endswith("seed")}
+
+
+def _dotted(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from _dotted(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

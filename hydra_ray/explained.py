@@ -1,0 +1,53 @@
+"""The examples of a report with how their answers came about, read from the tables of the run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from hydra_ray.adapt.explanation import Explanation, explain_query
+from hydra_ray.evaluate.judged import clipped
+from hydra_ray.parts import scored_users
+from hydra_ray.plan import Plan
+from hydra_ray.roots import bucket_key_of
+from hydra_ray.stages import bucket_of
+
+
+def explain_examples(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A report's examples (see `hydra_ray.evaluate.report`), each with its `records` and `drafts`."""
+    found = explanations(plan, {(each["user_id"], each["query_id"]) for each in examples})
+    return [{**each, **_shown(found[each["user_id"], each["query_id"]])} for each in examples]
+
+
+def explanations(plan: Plan, queries: set[tuple[str, str]]) -> dict[tuple[str, str], Explanation]:
+    """How the answers to some queries came about.
+
+    Args:
+        queries: user_id and query_id of each, all of users who are evaluated.
+    """
+    key, num_buckets = bucket_key_of(plan.config), plan.users.num_buckets
+    user_ids = {user_id for user_id, _ in queries}
+    rows = {
+        row.user.user_id: row
+        for bucket in sorted({bucket_of(user_id, num_buckets, key) for user_id in user_ids})
+        for row in scored_users(plan, bucket)
+        if row.user.user_id in user_ids
+    }
+    return {(user_id, query_id): explain_query(rows[user_id], query_id, plan.task) for user_id, query_id in queries}
+
+
+def _shown(explanation: Explanation) -> dict[str, Any]:
+    """The explanation as plain JSON, its texts as far as an example shows them."""
+    return {
+        "records": [
+            asdict(
+                replace(
+                    each,
+                    input=clipped(each.input),
+                    output=clipped(each.output),
+                    probe=clipped(each.probe),
+                )
+            )
+            for each in explanation.records
+        ],
+        "drafts": [asdict(replace(each, value=clipped(each.value))) for each in explanation.drafts],
+    }
