@@ -9,6 +9,7 @@ import sys
 from hydra_ray.config import load_config
 from hydra_ray.errors import HydraError
 from hydra_ray.storage import require_absolute
+from hydra_ray.stores import reach
 
 
 def main() -> int:
@@ -23,6 +24,7 @@ def main() -> int:
     try:
         config = load_config(arguments.config, arguments.overrides)
         require_absolute(config.storage.root, "storage.root")
+        reach(config.storage)
         from hydra_ray.cluster.live import examine_cluster
         from hydra_ray.stream import start_ray
 

@@ -1,7 +1,6 @@
 """`hydra-ray run | fit-users | status | report | doctor`: what people type; `jobs/` offers it to `ray job submit`."""
 
 import argparse
-import logging
 import os
 import shlex
 import sys
@@ -11,15 +10,14 @@ from pathlib import Path
 
 from hydra_ray.config import STAGE_NAMES
 from hydra_ray.errors import HydraError
+from hydra_ray.logs import FORMAT_VARIABLE, FORMATS, configure_logs
 from hydra_ray.stopping import Stopped, stops_gracefully
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. A user's mistake is one message, never a traceback."""
     arguments = _parse(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    configure_logs(arguments.log_format)
     try:
         with stops_gracefully():
             return arguments.command(arguments)
@@ -53,7 +51,9 @@ def plan(arguments: argparse.Namespace) -> int:
     from hydra_ray.teacher import read_config
 
     is_file = arguments.config.endswith((".yaml", ".yml"))
-    config = configured(arguments.config if is_file else read_config(_absolute_root(arguments.config)), arguments.overrides)
+    config = configured(
+        arguments.config if is_file else read_config(_absolute_root(arguments.config)), arguments.overrides
+    )
     measure = None if arguments.no_calibration else measure_on_worker
     if is_finished(config) and not is_file:
         print("\n".join(comparison_lines(compare_with_use(config, measure, arguments.max_users))))
@@ -176,6 +176,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hydra-ray", description=__doc__)
+    parser.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default=os.environ.get(FORMAT_VARIABLE, "text"),
+        help=f"text, or one JSON object a line with run, stage and part; also {FORMAT_VARIABLE} in the environment",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help="run a configuration; what is complete is kept")

@@ -1,0 +1,80 @@
+"""What Prometheus sees of a run, at the endpoint that every Ray node has: counts by run and stage, and never a text.
+
+Ray puts `ray_` before the names. Parts that were there already are not counted: these are counts of work, and a rate of
+them is the speed of now.
+"""
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hydra_ray.logs import work_names
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Counter, Gauge, Histogram
+
+logger = logging.getLogger(__name__)
+COUNTED = {
+    "rows": "Rows committed",
+    "requests": "Requests that committed parts are made of, known answers included",
+    "asked_now": "Requests that the generator was asked now",
+    "prompt_tokens": "Tokens of all prompts",
+    "generated_tokens": "Tokens that the generator wrote",
+    "answers": "Answers that were to be understood",
+    "failed": "Answers that failed or could not be understood",
+}
+"""Counters of parts that are exported, and what they count."""
+_TAGS = ("run", "stage")
+_PART_SECONDS = [0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600]
+
+
+class Telemetry:
+    """Tells the committed parts of one stage, to metrics and to the log's finest level. Ray must be running."""
+
+    def __init__(self, stage_name: str, num_parts: int):
+        self._tags = {"run": work_names().get("run", ""), "stage": stage_name}
+        self._last = time.monotonic()
+        _gauge("hydra_parts_to_do", "Parts of the stage that were missing when it started").set(num_parts, self._tags)
+
+    def advance(self, bucket: int, counters: Mapping[str, float]) -> None:
+        """One more part is committed."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        _counter("hydra_parts", "Parts committed").inc(1, self._tags)
+        _histogram("hydra_part_seconds", "Seconds from one committed part to the next").observe(seconds, self._tags)
+        for name, description in COUNTED.items():
+            if amount := counters.get(name):
+                _counter(f"hydra_{name}", description).inc(amount, self._tags)
+        logger.debug("part %d is committed", bucket, extra={"part": bucket, "seconds": round(seconds, 3), **counters})
+
+
+def stage_ended(stage_name: str, seconds: float) -> None:
+    """Tell how long a whole stage took, where Ray is running: some stages do without."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        tags = {"run": work_names().get("run", ""), "stage": stage_name}
+        _gauge("hydra_stage_seconds", "Seconds that the stage took when it was completed").set(seconds, tags)
+
+
+@functools.cache
+def _counter(name: str, description: str) -> "Counter":
+    from ray.util.metrics import Counter
+
+    return Counter(name, description, tag_keys=_TAGS)
+
+
+@functools.cache
+def _gauge(name: str, description: str) -> "Gauge":
+    from ray.util.metrics import Gauge
+
+    return Gauge(name, description, tag_keys=_TAGS)
+
+
+@functools.cache
+def _histogram(name: str, description: str) -> "Histogram":
+    from ray.util.metrics import Histogram
+
+    return Histogram(name, description, boundaries=_PART_SECONDS, tag_keys=_TAGS)

@@ -1,0 +1,78 @@
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydra_ray.logs import JsonLines, at_work, work_names
+
+DEMO = str(Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml")
+
+
+@pytest.fixture
+def lines(request: pytest.FixtureRequest) -> io.StringIO:
+    """What a logger of this test's name writes as JSON lines."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger(request.node.name)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    return stream
+
+
+def test_a_line_is_an_object_that_tells_run_stage_and_part(lines: io.StringIO, request: pytest.FixtureRequest):
+    logger = logging.getLogger(request.node.name)
+    with at_work(run="demo"), at_work(stage="probes"):
+        logger.info("part %d is committed", 3, extra={"part": 3, "rows": 10})
+    found = json.loads(lines.getvalue())
+    assert found["message"] == "part 3 is committed"
+    assert {"run": "demo", "stage": "probes", "part": 3, "rows": 10, "level": "INFO"}.items() <= found.items()
+    assert found["time"].endswith("Z")
+
+
+def test_what_is_at_work_ends_with_its_block():
+    with at_work(run="a"):
+        with at_work(stage="s"):
+            assert work_names() == {"run": "a", "stage": "s"}
+        assert work_names() == {"run": "a"}
+    assert work_names() == {}
+
+
+def test_of_an_error_a_line_tells_kind_and_place_and_not_what_it_says(
+    lines: io.StringIO, request: pytest.FixtureRequest
+):
+    try:
+        raise ValueError("what a user wrote")
+    except ValueError:
+        logging.getLogger(request.node.name).exception("the stage failed")
+    found = json.loads(lines.getvalue())
+    assert found["error"] == "ValueError"
+    assert "test_logs.py" in found["at"][0]
+    assert "what a user wrote" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_the_command_line_and_the_environment_choose_the_format(how: str, tmp_path: Path):
+    option = ["--log-format", "json"] if how == "option" else []
+    environment = {"HYDRA_LOG_FORMAT": "json"} if how == "environment" else {}
+    command = [
+        sys.executable,
+        "-m",
+        "hydra_ray.cli",
+        *option,
+        "run",
+        DEMO,
+        f"storage.root={tmp_path}",
+        "--until",
+        "users",
+    ]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    assert found[0]["message"] == "users: starts"
+    assert {"run": "demo", "stage": "users"}.items() <= found[0].items()
