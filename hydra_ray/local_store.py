@@ -38,6 +38,14 @@ class LocalStore:
         """Whether a file is at each path."""
         return [os.path.isfile(path) for path in paths]
 
+    def content(self, path: str) -> bytes | None:
+        """What a file holds; None where there is none."""
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
         """Paths of the files in a folder, relative to it, in no order."""
         selector = pafs.FileSelector(path, allow_not_found=True, recursive=is_recursive)

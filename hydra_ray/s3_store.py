@@ -70,6 +70,11 @@ class S3Store:
         with ThreadPoolExecutor(_THREADS) as pool:
             return [found is not None for found in pool.map(self.state, paths)]
 
+    def content(self, path: str) -> bytes | None:
+        """What an object holds; None where there is none."""
+        with _asking(path):
+            return self._content(path)
+
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
         """Keys below a folder, relative to it, in no order."""
         folder = path.rstrip("/") + "/"
@@ -130,11 +135,9 @@ class S3Store:
         with _asking(path):
             try:
                 head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key)
-                if self._objects.cat_file(path) != expected:
-                    return False
             except FileNotFoundError:
                 return False
-            return self._put_if(path, content, IfMatch=head["ETag"])
+            return self._content(path) == expected and self._put_if(path, content, IfMatch=head["ETag"])
 
     def _put_if(self, path: str, content: bytes, **condition: str) -> bool:
         bucket, _, key = path.partition("/")
@@ -144,8 +147,15 @@ class S3Store:
             if not _is_refused(error):
                 raise
             # A request whose answer was lost is sent again, and then finds what it put itself.
-            return self._objects.exists(path) and self._objects.cat_file(path) == content
+            return self._content(path) == content
         return True
+
+    def _content(self, path: str) -> bytes | None:
+        try:
+            # In one piece: what is fetched in several is not asked for again where it breaks off.
+            return self._objects.cat_file(path, max_concurrency=1)  # pyright: ignore[reportReturnType]
+        except FileNotFoundError:
+            return None
 
 
 def s3_store(path: str) -> S3Store:
@@ -181,13 +191,14 @@ def _is_refused(error: OSError) -> bool:
 @contextmanager
 def _asking(path: str) -> Iterator[None]:
     """Turns whatever goes wrong with a store into an error that says where, and what to do."""
+    from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
 
     try:
         yield
     except StorageError:
         raise
-    except (OSError, BotoCoreError) as error:
+    except (OSError, BotoCoreError, ClientError) as error:
         raise unreachable(path, error) from error
 
 

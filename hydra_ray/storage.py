@@ -146,9 +146,17 @@ def read_bytes(location: str) -> bytes:
     Raises:
         StorageError: there is none.
     """
+    found = read_if_there(location)
+    if found is None:
+        raise StorageError(f"no file at {location}. {_MISSING}")
+    return found
+
+
+def read_if_there(location: str) -> bytes | None:
+    """The content of the file at `location`; None where there is none."""
     store, path = store_of(location)
-    with _reading(location), store.arrow.open_input_stream(path) as stream:
-        return stream.read()
+    with _reading(location):
+        return store.content(path)
 
 
 def write_json(location: str, value: Any) -> None:

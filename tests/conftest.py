@@ -14,6 +14,8 @@ settings.load_profile("hydra_ray")
 if TYPE_CHECKING:
     from fault_s3 import FaultyS3
 
+    from hydra_ray.plan import Plan
+
 
 @pytest.fixture(scope="session")
 def s3() -> "Iterator[FaultyS3]":
@@ -35,3 +37,17 @@ def s3_root(s3: "FaultyS3") -> Iterator[str]:
         for name, value in s3.environment.items():
             patch.setenv(name, value)
         yield f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> "Plan":
+    """A finished run on planted users, with a fake generator and untrained bases; whoever uses it changes nothing."""
+    import in_process
+    from builders import run_config
+
+    from hydra_ray.pipeline import personalize
+
+    untrained = {"base": {**run_config().adapter.base.model_dump(), "num_epochs": 0, "width": 8}}
+    with pytest.MonkeyPatch.context() as patch:
+        in_process.install(patch)
+        return personalize(run_config(str(tmp_path_factory.mktemp("small")), reranker=untrained, adapter=untrained))

@@ -13,7 +13,8 @@ from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.generate.completions import STORES
 from hydra_ray.roots import FORGOTTEN, KEY
-from hydra_ray.stages import MANIFEST
+from hydra_ray.stages import LEASE, MANIFEST
+from hydra_ray.storage import DAMAGED_SUFFIX
 
 
 class Kind(StrEnum):
@@ -34,7 +35,10 @@ class Kind(StrEnum):
     LEARNED = "learned"
     """What a cohort taught: a base, a population, a labeller. It holds no user's rows, and no user can be taken out."""
     UNFINISHED = "unfinished"
-    """What work that was killed left behind: temporary files, checkpoints, what an incomplete stage had learned."""
+    """What work that was killed left behind: temporary files, checkpoints, what an incomplete stage had learned; and
+    tables that were damaged and made again."""
+    LEASE = "lease"
+    """Who is making a stage, running a run or forgetting users: a process, no user."""
     RECORD = "record"
     """Settings, manifests, summaries, receipts: they name no user."""
 
@@ -70,7 +74,8 @@ _BUCKET = r"bucket-\d{5}"
 _STAGE = re.compile(rf"stages/[a-z]+(/[a-z]+)?/{_FINGERPRINT}")
 _TEACHING = re.compile(rf"stages/((reranker|adapter)/(base|heads)|adapter/labeller)/{_FINGERPRINT}/")
 _PATTERNS: dict[Kind, str] = {
-    Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|{_STAGE.pattern}/(train-base(-\d+)?|tune)/.+",
+    Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|.+{re.escape(DAMAGED_SUFFIX)}|"
+    rf"{_STAGE.pattern}/(train-base(-\d+)?|tune)/.+",
     Kind.REJECTED: rf"stages/users/{_FINGERPRINT}/rejected/{_BUCKET}\.parquet",
     Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet",
     Kind.ANSWERS: rf"{STORES}/{_FINGERPRINT}/{_BUCKET}/[^/]+\.parquet",
@@ -79,6 +84,7 @@ _PATTERNS: dict[Kind, str] = {
     Kind.PAGE: rf"(stages/report/{_FINGERPRINT}|runs/[^/]+)/report\.html",
     Kind.LEARNED: rf"{_STAGE.pattern}/(base(-\d+)?|population-\d+)/[^/]+|"
     rf"stages/adapter/labeller/{_FINGERPRINT}/labeller\.safetensors",
+    Kind.LEASE: rf"(.+/)?{re.escape(LEASE)}",
     Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|stages|summary)\.json|"
     r"sweeps/.+|"
     rf"{KEY}|{FORGOTTEN}/[0-9a-f]{{32}}\.json",
@@ -116,4 +122,5 @@ def _kinds(paths: list[str], complete: set[str]) -> Iterator[tuple[str, Kind]]:
         teaching = _TEACHING.match(path)
         kind = next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(path)), None)
         if kind is not None:
-            yield path, Kind.UNFINISHED if teaching and teaching[0] not in complete else kind
+            is_unfinished = kind != Kind.LEASE and teaching and teaching[0] not in complete
+            yield path, Kind.UNFINISHED if is_unfinished else kind

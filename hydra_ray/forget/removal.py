@@ -2,7 +2,10 @@
 
 All runs under a root share stages and the generator's answers, so users are forgotten from all of them at once. First a
 receipt says what will be removed; what is made of tables goes before the tables themselves, so a call that was killed
-finds the rest when it is repeated; last the receipt says that nothing was left. No run may be under way meanwhile.
+finds the rest when it is repeated; last the receipt says that nothing was left. No run may be under way meanwhile: one
+that is there already keeps users from being forgotten, one that comes waits.
+
+What is removed is what the store lists, so the store's listings must be complete, as those of S3 are.
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +27,9 @@ from hydra_ray.forget.artefacts import Artefact, Kind, artefacts
 from hydra_ray.forget.cohorts import learned_from, read_manifests
 from hydra_ray.forget.receipts import Receipt, Removed, close_receipt, open_receipt, read_receipt
 from hydra_ray.forget.tables import USER_ID, count_rows, drop_rows, read_rows
+from hydra_ray.lease import lease, live_owners, root_lease
 from hydra_ray.roots import pseudonym, root_key
+from hydra_ray.stages import LEASE
 
 _USERS, _ANSWERS = "stages/users/", "stages/answers/"
 
@@ -78,9 +83,25 @@ def forget_users(root: str, user_ids: Collection[str]) -> list[Outcome]:
         user_ids: as the users table has them; of LaMP's files `<split>:<id>`.
 
     Raises:
-        StorageError: a file is of a kind that users cannot be removed from (then nothing was changed), or a run wrote
-            below the root meanwhile.
+        StorageError: a run is under way, or a file is of a kind that users cannot be removed from; then nothing was
+            changed. Or something wrote below the root meanwhile.
     """
+    with lease(root_lease(root), "forgetting"):
+        _require_no_run(root)
+        return _forget(root, user_ids)
+
+
+def _require_no_run(root: str) -> None:
+    paths = [path for path in storage.list_tree(root) if path.endswith(LEASE) and path != LEASE]
+    live = live_owners(storage.join(root, path) for path in paths)
+    if live:
+        location, owner = next(iter(live.items()))
+        raise StorageError(
+            f"{owner} is at work below {root} ({location}). Nothing was changed: forget when no run is under way."
+        )
+
+
+def _forget(root: str, user_ids: Collection[str]) -> list[Outcome]:
     wanted = frozenset(user_ids)
     found = _find(root, wanted)
     outcomes = _open_receipts(root, user_ids, found)
