@@ -101,6 +101,23 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def compare(arguments: argparse.Namespace) -> int:
+    """`hydra-ray compare`: what changed from one finished run to another, on the queries that both answered."""
+    from hydra_ray.compare import compare_folders
+    from hydra_ray.evaluate.comparison_words import comparison_text
+
+    comparison = compare_folders(_absolute_root(arguments.first), _absolute_root(arguments.second))
+    print(comparison_text(comparison))
+    if arguments.html is not None:
+        from hydra_ray.evaluate.comparison_page import render_comparison
+        from hydra_ray.storage import write_bytes
+
+        page = _absolute_root(arguments.html)
+        write_bytes(page, render_comparison(comparison).encode())
+        print(page)
+    return 0
+
+
 def retry(arguments: argparse.Namespace) -> int:
     """`hydra-ray retry`: ask again what the generator failed at, and make anew what was made of it."""
     from hydra_ray.plan import plan_run
@@ -226,6 +243,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="what runs show, in words and with intervals")
     command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")
     command.set_defaults(command=report)
+
+    command = commands.add_parser("compare", help="what changed from one run to another, tested user by user")
+    command.add_argument("first", metavar="RUN_A", help="the folder of a finished run: <storage.root>/runs/<run>")
+    command.add_argument("second", metavar="RUN_B", help="that of another run of the same task")
+    command.add_argument("--html", metavar="FILE", help="write the comparison as a page, too")
+    command.set_defaults(command=compare)
 
     command = commands.add_parser("retry", help="ask again what the generator failed at, and make anew what follows")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")

@@ -72,6 +72,30 @@ def recorded_fingerprints(run_folder: str) -> frozenset[str]:
     return frozenset(each["fingerprint"] for each in recorded.values())
 
 
+def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
+    """The stages, by name, that the finished run in `run_folder` consists of.
+
+    Args:
+        config: tells the root and the number of buckets.
+
+    Raises:
+        InputError: the run is not finished.
+    """
+    location = storage.join(run_folder, _STAGES)
+    if not storage.exists(location):
+        raise InputError(f"the run at {run_folder} is not finished: run its configuration to the end first")
+    return {
+        name: Stage(
+            name=name,
+            fingerprint=recorded["fingerprint"],
+            root=config.storage.root.rstrip("/"),
+            num_buckets=config.users.num_buckets,
+            settings=recorded["settings"],
+        )
+        for name, recorded in storage.read_json(location).items()
+    }
+
+
 def read_teacher(config: RunConfig) -> Teacher | None:
     """The finished run that taught what the run `config` uses; None where that run's own training users teach.
 
@@ -88,20 +112,7 @@ def read_teacher(config: RunConfig) -> Teacher | None:
     buckets = [(each.users.num_buckets, each.users.bucket_key) for each in (taught, config)]
     if buckets[0] != buckets[1]:
         raise ConfigError(f"users.num_buckets and users.bucket_key must be those of the run {taught.run}")
-    location = storage.join(folder, _STAGES)
-    if not storage.exists(location):
-        raise InputError(f"the run at {folder} is not finished: run its configuration to the end first")
-    stages = {
-        name: Stage(
-            name=name,
-            fingerprint=recorded["fingerprint"],
-            root=config.storage.root.rstrip("/"),
-            num_buckets=config.users.num_buckets,
-            settings=recorded["settings"],
-        )
-        for name, recorded in storage.read_json(location).items()
-    }
-    return Teacher(config=taught, stages=stages)
+    return Teacher(config=taught, stages=recorded_stages(folder, config))
 
 
 def _plain(stage: Stage) -> dict[str, Any]:

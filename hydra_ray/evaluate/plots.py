@@ -91,6 +91,30 @@ def difference_plot(report: Mapping[str, Any]) -> str:
     return svg("differences", "HYDRA minus each other system", "; ".join(described), len(names) + 1, draw)
 
 
+def change_plot(comparison: Mapping[str, Any]) -> str:
+    """By how much each system's main metric changed from one run to another, better always to the right."""
+    main, systems = comparison["metrics"][0], comparison["systems"]
+    figures = [found["metrics"][main["name"]]["difference"] for found in systems.values()]
+    titles = [found["titles"][1] for found in systems.values()]
+
+    def draw(axes: "Axes") -> None:
+        axes.axvline(0, color=COLOURS["ink"], linewidth=1)
+        _intervals(axes, list(systems), figures)
+        axes.set_xlabel(f"difference in {main['title']}\n← worse, better →")
+        _rows(axes, titles)
+        if not main["is_higher_better"]:
+            axes.invert_xaxis()
+
+    described = (f"{title} {figure['value']:+.3f}" for title, figure in zip(titles, figures, strict=True))
+    return svg("changes", "Change of each system", "; ".join(described), len(systems) + 1, draw)
+
+
+def gain_plot(comparison: Mapping[str, Any]) -> str:
+    """For how many users each system is better, as good, and worse in the second run."""
+    rows = {found["titles"][1]: found["users"] for found in comparison["systems"].values()}
+    return _outcomes("gains", "Users for whom the second run wins, ties and loses", rows)
+
+
 def comparison_plot(report: Mapping[str, Any]) -> str:
     """For how many users HYDRA is better than, as good as, and worse than each other system."""
     rows = {report["systems"][name]["title"]: groups["overall"] for name, groups in report["comparisons"].items()}

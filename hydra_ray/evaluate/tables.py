@@ -17,7 +17,8 @@ from hydra_ray.evaluate.words import (
 _COST = "cost"
 _ERRORS = "errors."
 """Prefix of the counters of failures by kind."""
-_VERDICTS = {"better": "better", "worse": "worse", "open": "not shown"}
+VERDICTS = {"better": "better", "worse": "worse", "open": "not shown"}
+"""What each verdict is called in a table."""
 
 
 def quality_table(report: Report) -> str:
@@ -172,9 +173,9 @@ def _difference_table(report: Report, caption: str, pairs: Sequence[tuple[str, s
                 second,
                 f"{title}minus {escape(systems[second]['title'])}",
                 *(with_bounds(figures[metric["name"]], is_signed=True) for metric in report["metrics"]),
-                _VERDICTS[pair_verdict(report, first, second)],
-                _p_value(test and test["p_value"]),
-                _p_value(test and test["adjusted_p_value"]),
+                VERDICTS[pair_verdict(report, first, second)],
+                p_cell(test and test["p_value"]),
+                p_cell(test and test["adjusted_p_value"]),
             )
         )
     return table(caption, ["", *_metric_titles(report), f"by {main['title']}", "p", "Holm"], rows)
@@ -188,7 +189,8 @@ def _metric_titles(report: Report) -> list[str]:
     return [metric["title"] + (" ↑" if metric["is_higher_better"] else " ↓") for metric in report["metrics"]]
 
 
-def _p_value(value: float | None) -> str:
+def p_cell(value: float | None) -> str:
+    """A p-value without its letter; nothing where nothing was tested."""
     if value is None:
         return ""
     return "&lt; 0.001" if value < 0.001 else plain_figure(value)

@@ -1,0 +1,35 @@
+"""Two finished runs compared: their reports, their stages and their answers, read from the runs' folders."""
+
+from dataclasses import replace
+from typing import Any
+
+from hydra_ray.answered import answered_users
+from hydra_ray.evaluate.comparison import JudgedRun, compare_answers, judge_run, require_same_task
+from hydra_ray.evaluate.reading import read_report
+from hydra_ray.evaluate.words import Report
+from hydra_ray.lamp.tasks import task_of
+from hydra_ray.teacher import read_config, recorded_stages
+
+
+def compare_folders(first: str, second: str) -> dict[str, Any]:
+    """The comparison (see `hydra_ray.evaluate.comparison`) of the runs in two folders, which may have other roots.
+
+    Raises:
+        InputError: one of them is not finished or has no report, or they have another task or no query in common.
+    """
+    folders = first, second
+    reports = [read_report(folder) for folder in folders]
+    require_same_task(*reports)
+    runs = [_judged(*each) for each in zip(folders, reports, strict=True)]
+    return compare_answers(task_of(read_config(second).lamp), *runs)
+
+
+def _judged(folder: str, report: Report) -> JudgedRun:
+    config = read_config(folder)
+    stages = recorded_stages(folder, config)
+    users, answers = stages["users"], stages["answers"]
+    if config.taught_by is not None:
+        # Added users are in some of the buckets only.
+        answers = replace(answers, only_buckets=tuple(answers.committed_buckets("answers")))
+    fingerprints = {name: stage.fingerprint for name, stage in stages.items()}
+    return judge_run(task_of(config.lamp), report, fingerprints, answered_users(users, answers))
