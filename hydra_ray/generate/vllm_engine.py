@@ -203,8 +203,11 @@ def _cpu_settings(config: GeneratorConfig) -> dict[str, Any]:
 
 
 def _gpu_settings(placement: PlacementConfig) -> dict[str, Any]:
+    num_ranks = max(1, int(placement.generator_gpus))
     return {
-        "tensor_parallel_size": max(1, int(placement.generator_gpus)),
+        "tensor_parallel_size": num_ranks,
+        # All ranks are on this node, where Ray reserved their GPUs; vLLM would ask Ray for them once more.
+        "distributed_executor_backend": "mp" if num_ranks > 1 else None,
         "gpu_memory_utilization": placement.gpu_memory_fraction,
     }
 
