@@ -145,7 +145,7 @@ class Task(Section):
         match = re.search(self.option_pattern, query_input, flags=re.DOTALL)
         if match is None:
             raise InputError(
-                f"got the query {query_input!r} of {self.name}, which has no options; expected them as in "
+                f"got a query of {self.name} with {len(query_input)} characters and no options; expected them as in "
                 f"lamp.task.option_pattern, {self.option_pattern!r}"
             )
         return match[1 + self.labels.index(label)].strip()
@@ -519,7 +519,8 @@ class BudgetConfig(Section):
     """What a run may cost before it stops; never changes a result. See `hydra-ray plan` for what it will cost."""
 
     max_tokens: int | None = Field(default=None, gt=0)
-    """Tokens of prompts and answers that the generator may be asked for, beyond what was answered before."""
+    """Tokens of prompts and answers that may be asked for the run's stages, whichever run asks; what was answered
+    before they were made is not counted."""
     max_cost: float | None = Field(default=None, gt=0)
     """What these tokens and the generators' hours may cost, in the currency of the prices."""
     hour_price: float = Field(default=0, ge=0)
