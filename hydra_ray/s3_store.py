@@ -76,11 +76,14 @@ class S3Store:
             return self._content(path)
 
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
-        """Keys below a folder, relative to it, in no order."""
+        """Keys below a folder, relative to it, in no order.
+
+        Libraries mark folders by empty objects whose keys end with a slash: those are left out.
+        """
         folder = path.rstrip("/") + "/"
         with _asking(path):
             found: Any = self._objects.find(folder, maxdepth=None if is_recursive else 1)
-        return [each.removeprefix(folder) for each in found if each.startswith(folder)]
+        return [each.removeprefix(folder) for each in found if each.startswith(folder) and not each.endswith("/")]
 
     def remove_file(self, path: str) -> None:
         """Remove an object, if it is there."""

@@ -231,6 +231,18 @@ def test_files_and_folders_are_listed_sorted(place: Place):
     assert not storage.exists(f"{folder}/inner")
 
 
+def test_folders_that_a_library_makes_are_no_files(place: Place):
+    folder = place("folder")
+    filesystem, path = storage.arrow_filesystem(folder)
+    filesystem.create_dir(f"{path}/empty/inner", recursive=True)
+    with filesystem.open_output_stream(f"{path}/file") as stream:
+        stream.write(b"content")
+    assert storage.list_tree(folder) == storage.list_files(folder) == ["file"]
+    assert not storage.exists(f"{folder}/empty")
+    storage.remove_folder(folder)
+    assert filesystem.get_file_info(path).type.name == "NotFound"
+
+
 def test_only_what_is_named_is_removed(place: Place):
     folder = place("folder")
     for name in ("a", "inner/c", "inner/deep/d", "inner-not"):

@@ -30,6 +30,10 @@ KINDS = {
     "runs/a.run/report.html": Kind.PAGE,
     f"forgotten/{STAGE}{STAGE}.json": Kind.RECORD,
     "key": Kind.RECORD,
+    "lease.json": Kind.LEASE,
+    "leases/a.run+more/lease.json": Kind.LEASE,
+    f"stages/adapter/heads/{STAGE}/lease.json": Kind.LEASE,
+    f"stages/probes/{STAGE}/probes/bucket-00000.parquet.damaged": Kind.UNFINISHED,
     f"stages/drafts/{STAGE}/drafts/bucket-00000.parquet.{STAGE}{STAGE}.tmp": Kind.UNFINISHED,
     f"stages/reranker/base/{STAGE}/train-base-0/zero1-workers1/checkpoint/progress.safetensors": Kind.UNFINISHED,
     f"stages/reranker/heads/{STAGE}/tune/heads/tuner.pkl": Kind.UNFINISHED,
@@ -69,5 +73,5 @@ def test_a_file_of_no_known_kind_stops_everything(tmp_path: Path, path: str):
 def test_what_an_incomplete_stage_had_learned_is_unfinished(tmp_path: Path):
     found = kinds_below(tmp_path, *KINDS)
     for path, kind in found.items():
-        is_teaching = any(f"/{name}/{STAGE}" in path for name in ("base", "heads", "labeller"))
+        is_teaching = kind != Kind.LEASE and any(f"/{name}/{STAGE}" in path for name in ("base", "heads", "labeller"))
         assert kind == (Kind.UNFINISHED if is_teaching else KINDS[path])

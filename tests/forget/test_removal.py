@@ -12,6 +12,7 @@ from hydra_ray.errors import InputError, StorageError
 from hydra_ray.forget import removal
 from hydra_ray.forget.receipts import Receipt
 from hydra_ray.forget.removal import forget_users, root_of
+from hydra_ray.lease import claim
 from hydra_ray.plan import Plan
 from hydra_ray.records import Completion, User, from_dict, to_table
 from hydra_ray.roots import pseudonym, receipt_location, root_key
@@ -147,6 +148,26 @@ def test_a_run_that_writes_meanwhile_is_noticed(planned: Plan, monkeypatch: pyte
     with pytest.raises(StorageError, match=r"a run wrote below .*users/bucket-00001"):
         forget_users(root_folder(planned), ["ann-x"])
     assert receipt_of(planned, "ann-x").finished_at is None
+
+
+def test_nobody_is_forgotten_while_a_run_is_under_way(planned: Plan):
+    fill(planned, ANN, BOB)
+    before = mentions(root_folder(planned), "ann-x")
+    with (
+        claim(planned.drafts),
+        pytest.raises(StorageError, match=r"at work below .*stages/drafts/.*Nothing was changed"),
+    ):
+        forget_users(root_folder(planned), ["ann-x"])
+    assert mentions(root_folder(planned), "ann-x") == before != {}
+    assert forget_users(root_folder(planned), ["ann-x"])[0].is_removed_now
+
+
+def test_a_run_that_is_dead_keeps_nobody_from_being_forgotten(planned: Plan):
+    fill(planned, ANN, BOB)
+    with claim(planned.drafts):
+        left_behind = storage.read_json(planned.drafts.lease_location) | {"started": "1"}
+    storage.write_json(planned.drafts.lease_location, left_behind)
+    assert forget_users(root_folder(planned), ["ann-x"])[0].is_removed_now
 
 
 def test_a_file_of_no_known_kind_leaves_everything_as_it_was(planned: Plan):
