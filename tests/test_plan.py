@@ -42,6 +42,7 @@ AFTER_PROBES = {*(f"reranker.{step}" for step in SCORER), *AFTER_RERANKER}
         ({"report": {"seed": 1}}, {"report"}),
         ({"answers": {"is_gated": False}}, {"answers", "report"}),
         ({"adapter": {"heads": {"ranks": [2]}}}, {"adapter.heads", *AFTER_ADAPTER}),
+        ({"adapter": {"heads": {"prior_scale": 2}}}, {"adapter.heads", *AFTER_ADAPTER}),
         ({"drafts": {"temperatures": [0.5]}}, AFTER_RERANKER),
         ({"drafts": {"prompts": ["zero_shot", "rag_k"]}}, AFTER_RERANKER),
         ({"reranker": {"heads": {"ranks": [2]}}}, {"reranker.heads", *AFTER_RERANKER}),
@@ -75,6 +76,10 @@ def test_the_key_of_a_root_names_its_buckets_and_is_in_no_manifest(tmp_path: Pat
     assert plan.users.fingerprint != fingerprints(run_config(str(tmp_path)))["users"]
     plan.users.complete(0, {})
     assert key not in Path(plan.users.manifest_location).read_text()
+
+
+def test_a_prior_as_it_was_estimated_is_no_setting_of_heads():
+    assert "prior_scale" not in plan_run(run_config()).adapter.heads.plain_settings()["heads"]
 
 
 def test_stages_are_in_the_order_they_run():

@@ -136,6 +136,8 @@ def make_population(job: HeadJob) -> None:
         seed=config.seed,
         base_fingerprint=part.base_fingerprint,
     )
+    variances = {rank: config.prior_scale * values for rank, values in population.variances.items()}
+    population = replace(population, variances=variances)
     scaled = table.scaled(population.scales_D)
     if "paper" in config.kinds:
         from hydra_ray.scorer.paper import start_network

@@ -1,0 +1,61 @@
+"""What a sweep's results say: which trial is best, which are worth their tokens, and which settings matter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from hydra_ray.sweep.distributions import distributions
+from hydra_ray.sweep.space import Settings, Values, encoded
+
+AIMS = {"quality": "max", "generated_tokens": "min"}
+"""What is aimed at, by name of a trial's figure."""
+_DIRECTIONS = {"max": "maximize", "min": "minimize"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What is aimed at, of one trial."""
+
+    settings: Settings
+    quality: float
+    generated_tokens: int
+
+
+def pareto_front(results: Sequence[Figures], space: Mapping[str, Values]) -> list[int]:
+    """Positions of the results that no other beats in both aims, or in one without losing in the other."""
+    return sorted({trial.number for trial in _study(results, space).best_trials}) if results else []
+
+
+def best_result(results: Sequence[Figures]) -> int:
+    """Position of the result with the best quality; of equals the one with fewer tokens, then the first."""
+    return min(range(len(results)), key=lambda place: (-results[place].quality, results[place].generated_tokens, place))
+
+
+def importances(results: Sequence[Figures], space: Mapping[str, Values], seed: int) -> dict[str, float]:
+    """How much of the variation of quality each setting explains by itself, the most important first.
+
+    Functional ANOVA of a random forest (Hutter et al., 2014); shares of what all settings explain by themselves, which
+    add up to 1, or zeros where quality does not vary.
+    """
+    if len({result.quality for result in results}) < 2:
+        return dict.fromkeys(space, 0.0)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    return optuna.importance.get_param_importances(
+        _study(results, space), evaluator=evaluator, target=lambda trial: trial.values[0]
+    )
+
+
+def _study(results: Sequence[Figures], space: Mapping[str, Values]) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=[_DIRECTIONS[aim] for aim in AIMS.values()])
+    known = distributions(space)
+    for result in results:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={key: encoded(value) for key, value in result.settings.items()},
+                distributions=known,
+                values=[result.quality, result.generated_tokens],
+            )
+        )
+    return study

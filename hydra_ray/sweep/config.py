@@ -1,0 +1,142 @@
+"""The configuration of a sweep: one YAML file, which names a run's configuration and what to vary in it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from hydra_ray.config import (
+    Name,
+    RunConfig,
+    Section,
+    apply_override,
+    apply_setting,
+    check_config,
+    check_settings,
+    read_settings,
+)
+from hydra_ray.errors import ConfigError
+
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)+$")]
+"""A dotted setting of a run."""
+_USELESS_SECTIONS = ("storage", "placement", "report")
+"""What a sweep cannot vary: no answer depends on it."""
+
+
+class Range(Section):
+    """All numbers from `low` to `high`, both included; whole ones where both are whole."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    """Whether ratios count instead of differences: for learning rates and variances."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 where log is set, got {self.low}")
+        return self
+
+
+class SweepConfig(Section):
+    """A sweep over settings of one run."""
+
+    sweep: Name
+    """Name of the sweep; the folder of its results below storage.root/sweeps, and how its trials' runs begin."""
+    base: str
+    """The run's configuration, a path from this file's folder."""
+    overrides: dict[Key, Any] = Field(default_factory=dict)
+    """Settings that all trials have instead of the base's, by dotted name."""
+    space: dict[Key, Annotated[tuple[Any, ...], Field(min_length=1)] | Range] = Field(min_length=1)
+    """What is varied, by dotted name: a list of values, or a range."""
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """grid: every combination of the lists. random: distinct combinations, drawn evenly. optuna: a tree-structured
+    Parzen estimator with two aims, more quality and fewer generated tokens; it asks for trials in batches of
+    `max_concurrent`, so that a sweep that was killed asks for the same ones again."""
+    num_trials: int | None = Field(default=None, gt=0)
+    """Trials of random and optuna; a grid has as many as combinations."""
+    max_concurrent: int | None = Field(default=None, gt=0)
+    """Trials at the same time. Null: as many as the cluster has CPUs and GPUs for when the sweep starts. More than that
+    can leave trials waiting for each other for ever, unless the cluster grows."""
+    judged_on: Literal["history", "queries"] = "history"
+    """history: held-out records of the new users' own histories, so that no target of an evaluated query chooses a
+    setting, and trials end before anything is evaluated. queries: the evaluated queries, as reports show; what was
+    chosen on them cannot be judged on them again."""
+    seed: int = 0
+    mlflow_uri: str | None = None
+    """Where an MLflow server also keeps the trials; needs the package mlflow."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.search == "grid") != (self.num_trials is None):
+            raise ValueError("num_trials is needed for the searches random and optuna, and only there")
+        ranges = sorted(key for key, values in self.space.items() if isinstance(values, Range))
+        if self.search == "grid" and ranges:
+            raise ValueError(f"a grid needs lists: give the values of {', '.join(ranges)}, or search: random or optuna")
+        useless = sorted(key for key in self.space if key.split(".")[0] in _USELESS_SECTIONS)
+        if useless:
+            raise ValueError(f"{', '.join(useless)} cannot be varied: it changes no quality")
+        both = sorted({*self.space} & {*self.overrides})
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be in space and in overrides")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A sweep with the settings that its trials start from."""
+
+    config: SweepConfig
+    base: Mapping[str, Any]
+    """The base's settings with all overrides, not checked yet: a trial's are."""
+
+    def run_config(self, settings: Mapping[str, Any]) -> RunConfig:
+        """The base with `settings`, by dotted name.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
+        merged = dict(self.base)
+        for key, value in settings.items():
+            merged = apply_setting(merged, key, value)
+        return check_config(merged, source=f"the sweep {self.config.sweep} with {describe(settings)}")
+
+    def is_possible(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the base with `settings` is a configuration."""
+        try:
+            self.run_config(settings)
+        except ConfigError:
+            return False
+        return True
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """Settings in a few words."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
+    """The sweep in the YAML file at `path`.
+
+    Args:
+        overrides: settings of all trials, each `section.key=value`, the value in YAML; they win over the file's.
+
+    Raises:
+        ConfigError: a file cannot be read, or a setting is wrong.
+    """
+    config = check_settings(SweepConfig, read_settings(path), source=str(path))
+    base = {**read_settings(Path(path).parent / config.base), "run": config.sweep}
+    for key, value in config.overrides.items():
+        base = apply_setting(base, key, value)
+    for override in overrides:
+        base = apply_override(base, override)
+    return Sweep(config=config, base=base)

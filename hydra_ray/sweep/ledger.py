@@ -1,0 +1,28 @@
+"""Which stages a sweep has computed, over all of its attempts: one small file for each time that a stage was made.
+
+Counted where work is done and not by what is there afterwards, so that a stage that two trials made would show.
+"""
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+
+from hydra_ray import storage
+from hydra_ray.stages import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The records of one sweep."""
+
+    folder: str
+
+    def record(self, stage: Stage, run: str) -> None:
+        """Tell that the run has just computed `stage`."""
+        name = f"{stage.name}-{stage.fingerprint}-{uuid.uuid4().hex[:8]}.json"
+        storage.write_json(storage.join(self.folder, name), {"stage": stage.name, "run": run})
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """How often each stage was computed, by name and fingerprint."""
+        names = [name.removesuffix(".json").rsplit("-", 2) for name in storage.list_files(self.folder)]
+        return Counter((stage, fingerprint) for stage, fingerprint, _ in names)

@@ -1,0 +1,131 @@
+"""Which stages a sweep's trials need, and which of them are the same: what there is to compute, known beforehand."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra_ray.config import STAGE_NAMES, RunConfig
+from hydra_ray.plan import Plan, plan_run
+from hydra_ray.stages import Stage, fingerprint
+from hydra_ray.sweep.config import Sweep
+from hydra_ray.sweep.space import Settings, num_values, probe_points
+
+_NUM_STARTS = 8
+"""Points around which settings are varied to see which stages depend on them."""
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One point of the space, as a run. Key: run."""
+
+    run: str
+    settings: Settings
+    config: RunConfig
+    stages: tuple[Stage, ...]
+    """Up to the one that it ends with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageUse:
+    """How often trials want the results of one stage. Key: name."""
+
+    name: str
+    wanted: int
+    """One a trial."""
+    distinct: int
+    """Different results among them."""
+    complete: int
+    """Of the different ones, how many are there already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How many stage results trials that are not known yet can need."""
+
+    per_trial: int
+    """Stages of a trial."""
+    lowest: int
+    """Where all trials are alike."""
+    highest: int
+    """Where they differ as much as they can."""
+
+
+def last_stage(sweep: Sweep) -> str:
+    """The stage that trials end with."""
+    return "gate" if sweep.config.judged_on == "history" else "report"
+
+
+def make_trial(sweep: Sweep, settings: Settings) -> Trial:
+    """The run of a point; its name says what is answered, whatever the sweep's file says of other points.
+
+    Raises:
+        HydraError: the settings do not go together, or an input or a model is missing.
+    """
+    config = sweep.run_config(settings)
+    answered = {"report": config.report, "settings": dict(settings)}
+    digest = fingerprint("trial", _VERSION, answered, [plan_run(config).answers.fingerprint])
+    config = config.model_copy(update={"run": f"{sweep.config.sweep}-{digest[:8]}"})
+    return Trial(
+        run=config.run, settings=settings, config=config, stages=stages_until(plan_run(config), last_stage(sweep))
+    )
+
+
+def stages_until(plan: Plan, until: str) -> tuple[Stage, ...]:
+    """A plan's stages up to `until`, one of STAGE_NAMES."""
+    names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
+    return tuple(stage for stage in plan.stages() if stage.name.split(".")[0] in names)
+
+
+def stage_uses(trials: Iterable[Sequence[Stage]]) -> list[StageUse]:
+    """How often each stage is wanted and how often it must be computed, in the order of a run.
+
+    Args:
+        trials: each one's stages.
+    """
+    wanted: dict[str, list[Stage]] = {}
+    for stages in trials:
+        for stage in stages:
+            wanted.setdefault(stage.name, []).append(stage)
+    return [
+        StageUse(
+            name=name,
+            wanted=len(stages),
+            distinct=len(distinct := {stage.fingerprint: stage for stage in stages}),
+            complete=sum(stage.is_complete() for stage in distinct.values()),
+        )
+        for name, stages in wanted.items()
+    ]
+
+
+def stage_bounds(sweep: Sweep, num_trials: int) -> Bounds:
+    """How many results trials can need that a search has still to choose.
+
+    A stage has at most as many results as the settings that it depends on have combinations.
+    """
+    affecting = _affecting_settings(sweep)
+    sizes = {key: num_values(values) for key, values in sweep.config.space.items()}
+    counts = [min(num_trials, math.prod(sizes[key] for key in keys)) for keys in affecting.values()]
+    return Bounds(per_trial=len(counts), lowest=len(counts), highest=round(sum(counts)))
+
+
+def _affecting_settings(sweep: Sweep) -> Mapping[str, set[str]]:
+    """Of each stage, the settings of the space that its result depends on."""
+    until, found = last_stage(sweep), dict[str, set[str]]()
+    for key, points in probe_points(sweep.config.space, _NUM_STARTS, sweep.config.seed):
+        plans = [plan_run(sweep.run_config(point)) for point in points if sweep.is_possible(point)]
+        by_point = [{stage.name: stage.fingerprint for stage in stages_until(plan, until)} for plan in plans]
+        for name in (name for fingerprints in by_point for name in fingerprints):
+            keys = found.setdefault(name, set())
+            if len({fingerprints.get(name) for fingerprints in by_point}) > 1:
+                keys.add(key)
+    return found
+
+
+def use_lines(uses: Sequence[StageUse]) -> list[str]:
+    """The uses as a table of text."""
+    rows: list[tuple[Any, ...]] = [("stage", "wanted", "distinct", "complete", "to compute")]
+    rows += [(use.name, use.wanted, use.distinct, use.complete, use.distinct - use.complete) for use in uses]
+    sums = [sum(row[place] for row in rows[1:]) for place in range(1, 5)]
+    return [f"  {name:<22}" + "".join(f"{each:>12}" for each in rest) for name, *rest in [*rows, ("all", *sums)]]

@@ -1,0 +1,142 @@
+"""A sweep from its file to its page."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra_ray import storage
+from hydra_ray.errors import ConfigError
+from hydra_ray.sweep.config import Sweep
+from hydra_ray.sweep.ledger import Ledger
+from hydra_ray.sweep.results import Results, config_yaml, gather, result_lines, results_table
+from hydra_ray.sweep.reuse import Trial, make_trial, stage_bounds, stage_uses, use_lines
+from hydra_ray.sweep.space import num_values, trial_settings
+from hydra_ray.sweep.trial import require_judged
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What is known of a sweep before anything is computed."""
+
+    trials: tuple[Trial, ...] | None
+    """None where the search chooses them as it goes."""
+    lines: tuple[str, ...]
+    """The same in words."""
+
+
+def sweep_folder(sweep: Sweep) -> str:
+    """Where a sweep's results are."""
+    return storage.join(sweep.base["storage"]["root"], "sweeps", sweep.config.sweep)
+
+
+def forecast(sweep: Sweep) -> Forecast:
+    """How many trials there are, how many stage results they need, and how many of these need not be computed.
+
+    Raises:
+        HydraError: a setting is wrong, or an input or a model is missing.
+    """
+    config = sweep.config
+    what = ", ".join(f"{key} ({num_values(values):g})" for key, values in config.space.items())
+    if config.search == "optuna":
+        num_trials = config.num_trials or 1
+        bounds = stage_bounds(sweep, num_trials)
+        lines = [
+            f"sweep {config.sweep}: {num_trials} trials that optuna chooses, over {what}",
+            f"each needs {bounds.per_trial} stage results; all together need from {bounds.lowest} to {bounds.highest} "
+            "distinct ones, each of which is computed once at most",
+        ]
+        return Forecast(trials=None, lines=tuple(lines))
+    settings = trial_settings(sweep)
+    trials = tuple(make_trial(sweep, point) for point in settings)
+    for trial in trials:
+        require_judged(sweep, trial)
+    uses = stage_uses([trial.stages for trial in trials])
+    wanted, distinct, complete = (
+        sum(getattr(use, name) for use in uses) for name in ("wanted", "distinct", "complete")
+    )
+    lines = [
+        f"sweep {config.sweep}: {len(trials)} trials ({config.search}) over {what}",
+        *_left_out(sweep, len(trials)),
+        f"they need {wanted} stage results, {distinct} of them distinct: {complete} are complete, "
+        f"{distinct - complete} are to be computed, each once; {wanted - distinct} are shared between trials",
+        *use_lines(uses),
+    ]
+    return Forecast(trials=trials, lines=tuple(lines))
+
+
+def run_sweep(sweep: Sweep, known: Forecast) -> Results:
+    """Run all trials of a sweep and write what they show; a sweep that was stopped goes on where it was.
+
+    Raises:
+        HydraError: no trial ended well.
+    """
+    from hydra_ray.sweep.page import render_sweep_page
+    from hydra_ray.sweep.tuning import run_trials
+
+    folder = sweep_folder(sweep)
+    config = sweep.config.model_dump(mode="json")
+    storage.write_json(
+        storage.join(folder, "sweep.json"), {"config": config, "base": json.loads(json.dumps(sweep.base))}
+    )
+    points = None if known.trials is None else [trial.settings for trial in known.trials]
+    results = gather(sweep, run_trials(sweep, points, folder, ledger_of(sweep)))
+    best = make_trial(sweep, results.best.settings).config
+    storage.write_part(storage.join(folder, "results.parquet"), results_table(results))
+    storage.write_bytes(storage.join(folder, "best.yaml"), config_yaml(best).encode())
+    trials = [make_trial(sweep, result.settings).stages for result in results.results]
+    page = render_sweep_page(sweep, results, config_yaml(best), stage_uses(trials), ledger_of(sweep).counts())
+    storage.write_bytes(storage.join(folder, "sweep.html"), page.encode())
+    return results
+
+
+def ledger_of(sweep: Sweep) -> Ledger:
+    """What the sweep has computed."""
+    return Ledger(folder=storage.join(sweep_folder(sweep), "computed"))
+
+
+def summary_lines(sweep: Sweep, results: Results) -> list[str]:
+    """What a finished sweep shows, in words."""
+    folder = sweep_folder(sweep)
+    shares = ", ".join(f"{key} {share:.0%}" for key, share in results.importances.items())
+    return [
+        *result_lines(results),
+        f"importance: {shares}",
+        *(f"failed: {failure.error}" for failure in results.failures),
+        exactly_once(ledger_of(sweep)),
+        f"best: {storage.join(folder, 'best.yaml')}; page: {storage.join(folder, 'sweep.html')}",
+    ]
+
+
+def exactly_once(ledger: Ledger) -> str:
+    """How many stages the sweep has computed in all its attempts, and which of them more than once."""
+    counts = ledger.counts()
+    repeated = [f"{name} {fingerprint} {count} times" for (name, fingerprint), count in counts.items() if count > 1]
+    told = f"{len(counts)} stages were computed by this sweep, "
+    return told + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
+
+
+def _left_out(sweep: Sweep, num_trials: int) -> Sequence[str]:
+    """What is said where the space has fewer possible points than one would think."""
+    config = sweep.config
+    if config.num_trials is not None:
+        asked, words = config.num_trials, "the space has no more distinct ones"
+    else:
+        asked, words = 1, "the others are no configuration"
+        for values in config.space.values():
+            asked *= int(num_values(values))
+    return [] if num_trials == asked else [f"{num_trials} of {asked} trials: {words}"]
+
+
+def require_root(sweep: Sweep) -> str:
+    """The storage root that the base names.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    root = sweep.base.get("storage", {}).get("root")
+    if not isinstance(root, str):
+        raise ConfigError("the sweep's base has no storage.root; add storage.root=FOLDER")
+    return root
