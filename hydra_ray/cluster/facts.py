@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hydra_ray
 from hydra_ray import storage
-from hydra_ray.errors import HydraError
+from hydra_ray.errors import HydraError, ModelError
 from hydra_ray.findings import Finding
 from hydra_ray.models import model_identity
 
@@ -182,10 +182,27 @@ def _models(models: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     missing: dict[str, str] = {}
     for name in models:
         try:
-            found[name] = model_identity(name)
+            found[name] = _present(name)
         except HydraError as error:
             missing[name] = str(error)
     return found, missing
+
+
+def _present(name: str) -> str:
+    """What a model is here.
+
+    Raises:
+        ModelError: it is not here, and cannot be fetched.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    identity = model_identity(name)
+    is_on_hub = identity == name
+    if is_on_hub and constants.HF_HUB_OFFLINE and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        raise ModelError(
+            f"{name} is not in this node's Hugging Face cache, and HF_HUB_OFFLINE keeps it from being fetched"
+        )
+    return identity
 
 
 def _num_gpus() -> int:

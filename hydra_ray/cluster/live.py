@@ -103,24 +103,32 @@ def _ask(config: RunConfig, marker: str) -> tuple[list[NodeFacts], list[Finding]
     import ray
     import ray.exceptions
 
-    models = sorted({config.generator.model, config.reranker.base.encoder, config.adapter.base.encoder})
-    asked = {}
+    models = {config.reranker.base.encoder, config.adapter.base.encoder}
+    if config.generator.engine == "vllm":
+        models.add(config.generator.model)
+    asked: dict[str, tuple[Any, Any]] = {}
     for node in _alive():
         address, num_gpus = node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0))
-        there = {"num_cpus": 0, "label_selector": {_NODE_ID: node["NodeID"]}}
-        task = ray.remote(num_gpus=num_gpus, **there)(gather_facts).remote(address, models, marker, num_gpus)
-        asked[address] = task, ray.remote(**there)(time.time)
+        on_it = {"num_cpus": 0, "label_selector": {_NODE_ID: node["NodeID"]}}
+        task = ray.remote(num_gpus=num_gpus, **on_it)(gather_facts).remote(address, sorted(models), marker, num_gpus)
+        asked[address] = task, ray.remote(**on_it)(_clock)
     facts: list[NodeFacts] = []
     silent: list[Finding] = []
     for address, (task, clock) in asked.items():
         try:
-            found = ray.get(task, timeout=_SECONDS_A_NODE)
-            before, there, after = time.time(), ray.get(clock.remote(), timeout=_SECONDS_A_NODE), time.time()
+            found: Any = ray.get(task, timeout=_SECONDS_A_NODE)
+            before = time.time()
+            there: Any = ray.get(clock.remote(), timeout=_SECONDS_A_NODE)
+            after = time.time()
             facts.append(replace(found, clock_seconds=clock_seconds(before, there, after)))
         except (ray.exceptions.RayError, TimeoutError) as error:
             remedy = f"its GPUs are in use, or it is broken: {type(error).__name__}"
             silent.append(Finding(name=f"node {address}", value="does not answer", is_problem=True, remedy=remedy))
     return facts, silent
+
+
+def _clock() -> float:
+    return time.time()
 
 
 def _address() -> str:

@@ -36,7 +36,7 @@ def run_trials(
     from ray import tune
 
     filesystem, path = storage.arrow_filesystem(storage.join(folder, "tune"))
-    labels = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
+    labels: dict[str, Any] = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
     results = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(_trial, work=work), tune.PlacementGroupFactory([bundle.amounts()], **labels)

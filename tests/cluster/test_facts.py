@@ -76,6 +76,16 @@ def test_a_node_reads_what_the_driver_wrote_and_writes_beside_it(tmp_path: Path)
     assert min(facts.free_disk_gigabytes, facts.shared_memory_gigabytes, facts.open_files) > 0
 
 
+def test_a_model_of_the_hub_that_is_not_here_and_cannot_be_fetched_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    facts = gather_facts("n1", ["nobody/no-such-model"], str(tmp_path / "marker"), 0)
+    assert "HF_HUB_OFFLINE" in facts.missing_models["nobody/no-such-model"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert gather_facts("n1", ["nobody/no-such-model"], str(tmp_path / "marker"), 0).missing_models == {}
+
+
 def test_a_node_that_sees_another_storage_says_so(tmp_path: Path):
     facts = gather_facts("n1", [], str(tmp_path / "of-another-machine"), 0)
     assert "storage.root must be the same place on every node" in facts.storage_error
