@@ -12,7 +12,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 BUCKET = "hydra-ray"
-KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester", "AWS_EC2_METADATA_DISABLED": "true"}
+KEY, SECRET = "key-of-these-tests", "secret-of-these-tests"
 
 
 class Fault(Enum):
@@ -45,11 +45,12 @@ class FaultyS3:
     @property
     def environment(self) -> dict[str, str]:
         """What a process must be told to use it."""
-        return {**KEYS, "AWS_ENDPOINT_URL_S3": self.endpoint, "AWS_REGION": "us-east-1"}
+        keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
+        return {**keys, "AWS_ENDPOINT_URL_S3": self.endpoint, "AWS_REGION": "us-east-1"}
 
     def start(self) -> None:
         self._thread.start()
-        keys = {"aws_access_key_id": "tester", "aws_secret_access_key": "tester"}
+        keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
         client: Any = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
         client.create_bucket(Bucket=BUCKET)
         client.close()
