@@ -209,7 +209,7 @@ def unreachable(path: str, error: Exception) -> StorageError:
     """What is said where a store did not do what it was asked."""
     endpoint = _first_set(ENDPOINTS) or "AWS"
     return StorageError(
-        f"s3://{path} at {endpoint}: {error}. Check the bucket, storage.endpoint and storage.region, and that the "
-        "credentials found by the standard chain (environment, ~/.aws, the machine's role) may list, read, write and "
-        "delete there; then run again: what was committed is kept."
+        f"s3://{path} at {endpoint}: {error}. Check the bucket, the store (storage.endpoint or AWS_ENDPOINT_URL_S3, "
+        "storage.region or AWS_REGION), and that the credentials found by the standard chain (environment, ~/.aws, the "
+        "machine's role) may list, read, write and delete there; then run again: what was committed is kept."
     )
