@@ -165,7 +165,9 @@ def stage_seconds(side: Side, part_size: int) -> float:
         stage = Stage(name="benchmark", fingerprint="0", root=root, num_buckets=num_buckets)
         work = Given(side.requests, stage)
         store = CompletionStore(root=root, name="benchmark")
-        counters = run_generation(stage, "commits", work, store, side.task, side.generator, side.placement)
+        counters = run_generation(
+            stage, "commits", work, store, side.task, side.generator, side.placement, lambda _: None
+        )
         assert counters["requests"] == len(side.requests)
         rows = [row for location in stage.parts("commits") for row in read_part(location).to_pylist()]
     return max(row["end"] for row in rows) - min(row["end"] - row["seconds"] for row in rows)

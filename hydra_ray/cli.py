@@ -77,6 +77,17 @@ def fit_users(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """`hydra-ray export`: a finished run as a folder that serves single requests without Ray."""
+    from hydra_ray.plan import plan_run
+    from hydra_ray.serving.export import export_run
+    from hydra_ray.teacher import read_config
+
+    plan = plan_run(read_config(_absolute_root(arguments.run)))
+    print(export_run(plan, _absolute_root(arguments.folder)).folder)
+    return 0
+
+
 def status(arguments: argparse.Namespace) -> int:
     """`hydra-ray status`: how far a run is, stage by stage."""
     from hydra_ray.status import status_lines
@@ -191,7 +202,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     parser = argparse.ArgumentParser(prog="hydra-ray", description=__doc__)
     parser.add_argument(
         "--log-format",
@@ -235,6 +246,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--name", help="tells this addition from others; by default the first file's name")
     command.set_defaults(command=fit_users)
+
+    command = commands.add_parser("export", help="hand a finished run over to whoever serves it, without Ray")
+    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
+    command.add_argument("folder", metavar="FOLDER", help="a new folder or URI, outside the root")
+    command.set_defaults(command=export)
 
     command = commands.add_parser("status", help="how far a run is")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")

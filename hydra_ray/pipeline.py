@@ -13,12 +13,15 @@ from statistics import fmean
 from hydra_ray import storage
 from hydra_ray.adapt.gate import Gate, fit_gate
 from hydra_ray.addition import addition_summary
+from hydra_ray.answered import answered_users
+from hydra_ray.budget import committed_counters, require_within, spending_of
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.evaluate.report import FeatureWeight, StageCost
 from hydra_ray.explained import explain_examples
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
 from hydra_ray.lease import claim, lease, run_lease
+from hydra_ray.logs import at_work
 from hydra_ray.parts import (
     AdapterExamplesPart,
     AnswersPart,
@@ -31,7 +34,6 @@ from hydra_ray.parts import (
     read_outcomes,
 )
 from hydra_ray.plan import Plan, ScorerPlan, plan_run
-from hydra_ray.records import AnsweredUser, User, arrow_schema, from_table
 from hydra_ray.scorer.population import feature_weights, read_population
 from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.store import population_folder
@@ -39,6 +41,7 @@ from hydra_ray.stages import Stage
 from hydra_ray.stopping import require_not_stopped
 from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, run_task, start_ray
 from hydra_ray.teacher import record_stages
+from hydra_ray.telemetry import stage_ended
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,13 @@ def personalize(config: RunConfig, until: str = "report", on_computed: Callable[
     """
     _on_computed.set(on_computed)
     plan = plan_run(config)
+    # Two runs of one name would mix their reports.
+    with lease(run_lease(config.storage.root, config.run), f"run {config.run}"), at_work(run=config.run):
+        return _run_stages(plan, until)
+
+
+def _run_stages(plan: Plan, until: str) -> Plan:
+    config = plan.config
     reused = {stage.name for stage in plan.stages() if stage.is_complete()}
     if plan.teacher is not None:
         users(plan)
@@ -162,11 +172,15 @@ def report(plan: Plan, reused: Collection[str]) -> None:
         from hydra_ray.evaluate.report import build_report
 
         if plan.teacher is not None and not any(
-            query.target for user, _ in _answered_users(plan) for query in user.queries
+            query.target for user, _ in answered_users(plan.users, plan.answers) for query in user.queries
         ):
             return {}
         metrics = build_report(
-            plan.task, _answered_users(plan), _costs(plan, reused), plan.config, _feature_weights(plan)
+            plan.task,
+            answered_users(plan.users, plan.answers),
+            _costs(plan, reused),
+            plan.config,
+            _feature_weights(plan),
         )
         metrics["examples"] = explain_examples(plan, metrics["examples"])
         storage.write_json(storage.join(plan.report.folder, "metrics.json"), metrics)
@@ -233,10 +247,18 @@ def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
 
 def _generate(plan: Plan, stage: Stage, table: str, work: GenerationWork) -> None:
     config = plan.config
-    _complete(
-        stage,
-        lambda: run_generation(stage, table, work, plan.completions, plan.task, config.generator, config.placement),
-    )
+
+    def ask() -> Counters:
+        before = committed_counters((each, each.name) for each in (plan.profiles, plan.probes, plan.drafts))
+
+        def go_on(counters: Counters) -> None:
+            require_within(config, spending_of([*before, counters], config), lambda: bool(stage.missing_buckets(table)))
+
+        return run_generation(
+            stage, table, work, plan.completions, plan.task, config.generator, config.placement, go_on
+        )
+
+    _complete(stage, ask)
 
 
 def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
@@ -245,7 +267,7 @@ def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
     if stage.is_complete():
         logger.info("%s: complete, kept (%s)", stage.name, stage.fingerprint)
         return
-    with claim(stage):
+    with claim(stage), at_work(stage=stage.name):
         if stage.is_complete():
             logger.info("%s: made by another run meanwhile, kept (%s)", stage.name, stage.fingerprint)
             return
@@ -257,6 +279,7 @@ def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
         seconds = time.monotonic() - start
         stage.complete(seconds, counters)
         _on_computed.get()(stage)
+        stage_ended(stage.name, seconds)
         logger.info("%s: complete in %.1f s", stage.name, seconds)
 
 
@@ -269,24 +292,13 @@ def _gates(plan: Plan) -> list[Gate | None]:
     return [fit_gate([outcome for outcome in outcomes if outcome.fold == fold]) for fold in range(num_folds)]
 
 
-def _answered_users(plan: Plan) -> Iterator[tuple[User, AnsweredUser]]:
-    """New users with their answers, a bucket at a time."""
-    for bucket in plan.answers.buckets:
-        part = storage.read_part(plan.answers.part("answers", bucket), arrow_schema(AnsweredUser))
-        answered = {row.user_id: row for row in from_table(part, AnsweredUser)}
-        part = storage.read_part(plan.users.part("users", bucket), arrow_schema(User))
-        for user in from_table(part, User):
-            if user.is_evaluated():
-                yield user, answered[user.user_id]
-
-
 def _hydra_answers(plan: Plan) -> Iterator[tuple[str, str]]:
     """(id, answer) of the personalized system; failed queries are left out, never empty.
 
     An official LaMP id is unique; in your own data a query's id is so only within its user.
     """
     is_own = bool(plan.config.lamp.users_files)
-    for user, answered in _answered_users(plan):
+    for user, answered in answered_users(plan.users, plan.answers):
         for query in answered.queries:
             for answer in query.answers:
                 if answer.system == "hydra" and answer.value is not None:

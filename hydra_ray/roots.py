@@ -5,8 +5,10 @@ receipt is named by the user's pseudonym, and while it is there no run under the
 """
 
 import hashlib
+import os
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
@@ -16,6 +18,22 @@ KEY = "key"
 FORGOTTEN = "forgotten"
 """Name of the folder of receipts in a root."""
 _RECEIPT_SUFFIX = ".json"
+
+
+def is_submitted_job() -> bool:
+    """Whether this process was started by `ray job submit`, in a temporary copy of somebody's working directory."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def absolute_root(root: str) -> str:
+    """A folder or URI that a person named, the same for every process.
+
+    Raises:
+        ConfigError: it is relative to the working directory of a submitted job, which is gone after it.
+    """
+    if is_submitted_job():
+        return storage.require_absolute(root, "storage.root")
+    return root if storage.is_uri(root) else str(Path(root).expanduser().resolve())
 
 
 def root_key(root: str) -> str:

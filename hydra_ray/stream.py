@@ -30,6 +30,7 @@ from hydra_ray.records import Asked, Completion, Request, from_table, to_table
 from hydra_ray.stages import Stage
 from hydra_ray.stopping import own_handlers, require_not_stopped
 from hydra_ray.stores import worker_environment
+from hydra_ray.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -145,10 +146,15 @@ def run_generation(
     task: Task,
     generator: GeneratorConfig,
     placement: PlacementConfig,
+    go_on: Callable[[Counters], None],
 ) -> dict[str, float]:
     """Make the missing parts of `table`: requests, generator actors, labels; returns the counters of all parts.
 
     What the store knows is not asked again, and where it knows everything no generator is loaded.
+
+    Args:
+        go_on: raises where no more may be asked, by the counters of the parts that were committed here; called before
+            anything is asked and after each part.
 
     Raises:
         GenerationError: the generator died again and again at a part, or too many answers failed.
@@ -157,11 +163,15 @@ def run_generation(
     def check(counters: Counters, is_over: bool) -> None:
         errors = storage.join(stage.folder, ERRORS)
         require_answers(stage.name, errors, counters, generator.max_failed_fraction, is_over)
+        if not is_over:
+            go_on(counters)
 
     job = _GenerationJob(work=work, store=store, asker=asker_of(stage.name, stage.fingerprint), api=generator.api)
     engine = {"task": task, "generator": generator, "placement": placement}
     _commit_known(stage, table, job, placement)
     num_missing = len(stage.missing_buckets(table))
+    if num_missing:
+        go_on({})
     step = step_bundle(placement).options()
     return _run(
         stage,
@@ -358,7 +368,7 @@ def _announce_missing(stage: Stage, table: str) -> list[int]:
 
 def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Counters, bool], None]) -> None:
     """Run the dataset `committed`, one row a part, and tell each part when it is there."""
-    progress = Progress(stage.name, num_parts)
+    progress, telemetry = Progress(stage.name, num_parts), Telemetry(stage.name, num_parts)
     total: Counters = {}
     with _told(stage):
         # Without prefetching: a part that is committed is told at once, not when the next one is.
@@ -366,6 +376,7 @@ def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Count
             for row in block.to_pylist():
                 counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
                 progress.advance(counters)
+                telemetry.advance(row["bucket"], counters)
                 total = storage.add_counters([total, counters])
                 check(total, False)
                 require_not_stopped()

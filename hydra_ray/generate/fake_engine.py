@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.prompts import count_prompt_tokens
 from hydra_ray.records import Completion, Generation, Request
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _complete(request: Request) -> Completion:
     return Completion(
         request_id=request.request_id,
         user_id=request.user_id,
-        prompt_tokens=sum(len(message.content.split()) for message in request.messages),
+        prompt_tokens=count_prompt_tokens(request.messages, fake_tokenizer()),
         generations=tuple(
             Generation(text=answer, num_tokens=len(answer.split()), finish_reason="stop") for answer in answers
         ),

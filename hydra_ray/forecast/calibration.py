@@ -1,0 +1,85 @@
+"""A short measured calibration: some requests of each asking stage on the loaded generator.
+
+Whole users are asked, so that prompts share as much as in the run. What is answered here is not kept: what a batch
+yields may depend on the batch, and a run's answers must not depend on whether it was calibrated.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
+from hydra_ray.errors import GenerationError
+from hydra_ray.forecast.past import Observation
+from hydra_ray.generate.engine import Engine, open_engine
+from hydra_ray.records import Request
+
+NUM_REQUESTS = 48
+"""Requests of each stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was measured."""
+
+    observations: tuple[Observation, ...]
+    written: Mapping[str, float]
+    """Mean tokens of a generation, by stage."""
+    load_seconds: float
+    """Until the generator was ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationJob:
+    """What a worker is told."""
+
+    generator: GeneratorConfig
+    placement: PlacementConfig
+    task: Task
+    requests: Mapping[str, Sequence[Request]]
+    """By stage."""
+
+
+def measure(job: CalibrationJob) -> Calibration:
+    """Load the generator, ask one stage's requests after the other, and give its memory back.
+
+    Raises:
+        ModelError: the generator cannot be loaded.
+        GenerationError: it failed, or answered nothing.
+    """
+    start = time.monotonic()
+    engine = open_engine(job.generator, job.placement, job.task)
+    load_seconds = time.monotonic() - start
+    try:
+        measured = {name: _observe(engine, requests) for name, requests in job.requests.items() if requests}
+    finally:
+        engine.close()
+    if not any(lengths for _, lengths in measured.values()):
+        raise GenerationError("the generator answered none of the calibration's requests: see its log")
+    return Calibration(
+        observations=tuple(observation for observation, _ in measured.values()),
+        written={name: sum(lengths) / len(lengths) for name, (_, lengths) in measured.items() if lengths},
+        load_seconds=load_seconds,
+    )
+
+
+def chosen_requests(by_user: Sequence[Sequence[Request]], num_requests: int) -> list[Request]:
+    """The requests of the first users, until there are enough."""
+    found: list[Request] = []
+    for own in by_user:
+        found.extend(own[: num_requests - len(found)])
+    return found
+
+
+def _observe(engine: Engine, requests: Sequence[Request]) -> tuple[Observation, list[int]]:
+    """What the requests took, and the length of each generation."""
+    start = time.monotonic()
+    completions = engine.generate(requests)
+    seconds = time.monotonic() - start
+    lengths = [generation.num_tokens for completion in completions for generation in completion.generations]
+    observation = Observation(
+        prompt_tokens=sum(completion.prompt_tokens for completion in completions),
+        generated_tokens=sum(lengths),
+        seconds=seconds,
+    )
+    return observation, lengths

@@ -1,0 +1,173 @@
+"""What the requests of a sample of users come to: requests, tokens, what was answered before, what prompts share.
+
+Letters in shape suffixes: U users of the sample.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydra_ray.config import Task
+from hydra_ray.forecast.asked import ASKING, requests_of
+from hydra_ray.forecast.past import Written
+from hydra_ray.forecast.sample import Estimate, UserSample
+from hydra_ray.generate.prompts import render_prompt
+from hydra_ray.generate.vllm_engine import CPU_BLOCK_TOKENS
+from hydra_ray.plan import Plan
+from hydra_ray.records import Completion, Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GPU_BLOCK_TOKENS = 16
+"""Tokens in a block of the key-value cache on GPUs: a prompt reuses whole blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """Requests and their tokens."""
+
+    requests: Estimate
+    prompt_tokens: Estimate
+    generated_tokens: Estimate
+
+    @property
+    def tokens(self) -> Estimate:
+        """Both kinds together."""
+        return self.prompt_tokens + self.generated_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageVolume:
+    """What one stage asks of the generator. Key: name."""
+
+    name: str
+    all: Volume
+    """Whether it was answered before or not."""
+    new: Volume
+    """What was never answered: neither in a run under the same root nor in an earlier stage of this one."""
+    reused_share: float
+    """Share of the new prompts' tokens that are in the prefix cache when they are needed."""
+    is_exact: bool
+    """Whether the prompts are the very ones: every user was looked at, and nothing in them was guessed."""
+
+
+def count_stages(
+    plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase", written: Written, *, is_blind: bool
+) -> list[StageVolume]:
+    """What each asking stage asks, for all users.
+
+    Args:
+        written: how much the generator writes, for what was never answered.
+        is_blind: whether what the run has computed and the store knows is not to be looked at.
+    """
+    tallies = {name: _Tally(name, tokenizer, written, _block_tokens(plan)) for name in ASKING}
+    for bucket, users in sample.users.items():
+        asked = requests_of(plan, bucket, users, tokenizer, written.of_profile(), is_blind=is_blind)
+        known = {} if is_blind else plan.completions.read(bucket, [each for own in asked.values() for each in own])
+        before: set[str] = set(known)
+        for name, requests in asked.items():
+            tallies[name].add(users_of(requests, [user.user_id for user in users]), known, before)
+            before |= {request.request_id for request in requests}
+    is_known = not is_blind and plan.reranker.heads.is_complete() and plan.profiles.is_complete()
+    is_whole = sample.size == sample.num_users
+    return [
+        tally.volume(sample, is_exact=is_whole and (name != "drafts" or is_known)) for name, tally in tallies.items()
+    ]
+
+
+def label_tokens(sample: UserSample, task: Task, tokenizer: "PreTrainedTokenizerBase") -> float:
+    """Mean length of a label and the mark that ends it, each label as often as in the sample's histories."""
+    lengths = {label: 1 + len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in task.labels}
+    outputs = (record.output for users in sample.users.values() for user in users for record in user.history)
+    known = [lengths[output] for output in outputs if output in lengths] or list(lengths.values())
+    return float(np.mean(known))
+
+
+def users_of(requests: Sequence[Request], user_ids: Sequence[str]) -> list[list[Request]]:
+    """Each user's requests, in the order of `user_ids`."""
+    by_user: dict[str, list[Request]] = {user_id: [] for user_id in user_ids}
+    for request in requests:
+        by_user[request.user_id].append(request)
+    return list(by_user.values())
+
+
+def shared_prefix_tokens(prompts: Sequence[Sequence[int]], block: int) -> int:
+    """Tokens of a batch of prompts that the prefix cache holds when they come, in the engine's order: sorted.
+
+    The longest prefix that a sorted prompt shares with any before it, it shares with the one just before it. The last
+    token of a prompt is always computed.
+    """
+    return sum(_common(first, second) // block * block for first, second in pairwise(sorted(map(list, prompts))))
+
+
+class _Tally:
+    """Adds up one stage's requests, user by user."""
+
+    def __init__(self, name: str, tokenizer: "PreTrainedTokenizerBase", written: Written, block: int):
+        self._name, self._tokenizer, self._written, self._block = name, tokenizer, written, block
+        self._rows: list[tuple[float, ...]] = []
+        self._reused_tokens = self._prompt_tokens = 0
+
+    def add(self, by_user: Sequence[Sequence[Request]], known: Mapping[str, Completion], before: set[str]) -> None:
+        """Count one bucket's requests.
+
+        Args:
+            known: what the store has.
+            before: ids of what is answered when the stage starts.
+        """
+        requests = [request for own in by_user for request in own]
+        texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
+        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        prompts = {request.request_id: own for request, own in zip(requests, ids, strict=True)}
+        new = [prompts[request.request_id] for request in requests if request.request_id not in before]
+        self._reused_tokens += shared_prefix_tokens(new, self._block)
+        self._prompt_tokens += sum(map(len, new))
+        for own in by_user:
+            lengths = [(len(prompts[each.request_id]), self._length(each, known)) for each in own]
+            is_new = [each.request_id not in before for each in own]
+            self._rows.append(
+                (*_sums(lengths), *_sums([each for each, new in zip(lengths, is_new, strict=True) if new]))
+            )
+
+    def volume(self, sample: UserSample, *, is_exact: bool) -> StageVolume:
+        """The sums for all users."""
+        rows_UX: NDArray[np.float64] = np.array(self._rows, np.float64).reshape(-1, 6)
+        totals = [sample.total(rows_UX[:, place]) for place in range(6)]
+        return StageVolume(
+            name=self._name,
+            all=Volume(requests=totals[0], prompt_tokens=totals[1], generated_tokens=totals[2]),
+            new=Volume(requests=totals[3], prompt_tokens=totals[4], generated_tokens=totals[5]),
+            reused_share=self._reused_tokens / max(self._prompt_tokens, 1),
+            is_exact=is_exact,
+        )
+
+    def _length(self, request: Request, known: Mapping[str, Completion]) -> float:
+        """Generated tokens: those that were written, or as many as are expected."""
+        if request.request_id in known:
+            return sum(each.num_tokens for each in known[request.request_id].generations)
+        return self._written.of(self._name, request.max_tokens) * request.num_samples
+
+
+def _sums(lengths: Sequence[tuple[int, float]]) -> Iterator[float]:
+    yield len(lengths)
+    yield sum(prompt for prompt, _ in lengths)
+    yield sum(generated for _, generated in lengths)
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the prefix that two prompts share, the second's last token left out."""
+    length = 0
+    for one, other in zip(first, second[:-1], strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
+
+
+def _block_tokens(plan: Plan) -> int:
+    return CPU_BLOCK_TOKENS if plan.config.placement.generator_gpus == 0 else GPU_BLOCK_TOKENS

@@ -1,0 +1,178 @@
+"""What a run will take before it is paid for: requests, tokens, time, money, room, and what is there already."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydra_ray.budget import units_of_copy
+from hydra_ray.config import RunConfig
+from hydra_ray.forecast.asked import ASKING, requests_of
+from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, chosen_requests
+from hydra_ray.forecast.counting import StageVolume, count_stages, label_tokens, users_of
+from hydra_ray.forecast.disk import expected_bytes
+from hydra_ray.forecast.durations import other_seconds
+from hydra_ray.forecast.past import Speed, Written, fit_speed, past_observations, past_runs, past_written
+from hydra_ray.forecast.prices import limited_seconds, price_of
+from hydra_ray.forecast.sample import Estimate, UserSample, sample_users
+from hydra_ray.generate.engine import open_tokenizer
+from hydra_ray.lamp.users import ingest
+from hydra_ray.plan import Plan, plan_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_USERS = 500
+"""Users that are looked at, unless told otherwise: enough for a few per cent."""
+NOT_KNOWN = "not known"
+Measure = Callable[[CalibrationJob], Calibration]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageForecast:
+    """What one stage takes. Key: name."""
+
+    name: str
+    is_complete: bool
+    volume: StageVolume | None
+    """Of stages that ask the generator."""
+    asking_seconds: float | None
+    """Wall time in which generators answer what is new; None where nothing tells their speed."""
+    other_seconds: float
+    """Wall time of everything else."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of making it, if it is not there; None where it is not known."""
+        if self.is_complete:
+            return 0.0
+        return None if self.asking_seconds is None else self.asking_seconds + self.other_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a run takes."""
+
+    run: str
+    counters: Mapping[str, float]
+    """Of the users stage: users, train_users, new_users, records, queries, rejected."""
+    num_sampled: int
+    """Users that were looked at."""
+    stages: tuple[StageForecast, ...]
+    speed_source: str
+    """What tells the generator's speed."""
+    unit: str
+    """What generators hold while they work: GPU or CPU."""
+    unit_hours: float | None
+    """Hours of such units for what is still to be asked; None where the speed is not known."""
+    cost: Estimate | None
+    """Of what is still to be asked; None where no price is set, or it depends on a speed that is not known."""
+    num_bytes: float
+    """Below the root, of all stages."""
+
+    @property
+    def volumes(self) -> list[StageVolume]:
+        """Of the stages that ask the generator."""
+        return [stage.volume for stage in self.stages if stage.volume is not None]
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of all stages; None where it is not known."""
+        known = [stage.seconds for stage in self.stages if stage.seconds is not None]
+        return sum(known) if len(known) == len(self.stages) else None
+
+
+def make_forecast(
+    config: RunConfig, measure: Measure | None, max_users: int = MAX_USERS, *, is_blind: bool = False
+) -> Forecast:
+    """What the run `config` takes.
+
+    The users stage is made if it is not there: it is quick, and the run keeps it. Nothing else is written.
+
+    Args:
+        measure: calibrates; without it, past runs under the same root tell what they can.
+        max_users: users to look at.
+        is_blind: whether to forecast as if nothing of this run were there, to compare with what it took.
+
+    Raises:
+        HydraError: as `plan_run` and `ingest`, or the calibration failed.
+    """
+    plan = _with_users(config)
+    sample, tokenizer = sample_users(plan.users, max_users), open_tokenizer(config.generator)
+    runs = past_runs(config, is_blind=is_blind)
+    written = _expected_lengths(plan, sample, tokenizer) | past_written(runs, config)
+    observations, source = past_observations(runs, ASKING), f"{len(runs)} finished runs" if runs else NOT_KNOWN
+    if measure is not None:
+        calibration = measure(_calibration_job(plan, sample, tokenizer, Written(tokens=written)))
+        written, observations = {**written, **calibration.written}, list(calibration.observations)
+        source = f"a calibration of {sum(each.seconds for each in observations):.0f} s"
+    volumes = count_stages(plan, sample, tokenizer, Written(tokens=written), is_blind=is_blind)
+    by_name, speed = {volume.name: volume for volume in volumes}, fit_speed(observations)
+    others = other_seconds(plan, sample.num_users, runs)
+    asking = {name: _asking_seconds(volume, speed, config) for name, volume in by_name.items()}
+    is_complete = {stage.name: not is_blind and stage.is_complete() for stage in plan.stages()}
+    hours = _unit_hours((asking[name] for name in ASKING if not is_complete[name]), config)
+    return Forecast(
+        run=config.run,
+        counters=sample.counters,
+        num_sampled=sample.size,
+        stages=tuple(
+            StageForecast(
+                name=stage.name,
+                is_complete=is_complete[stage.name],
+                volume=by_name.get(stage.name),
+                asking_seconds=asking.get(stage.name, 0.0),
+                other_seconds=others[stage.name],
+            )
+            for stage in plan.stages()
+        ),
+        speed_source=source,
+        unit="GPU" if config.placement.generator_gpus else "CPU",
+        unit_hours=hours,
+        cost=price_of([by_name[name].new for name in ASKING if not is_complete[name]], hours, config),
+        num_bytes=expected_bytes(plan, volumes),
+    )
+
+
+def _with_users(config: RunConfig) -> Plan:
+    """The plan, its users stage complete."""
+    plan = plan_run(config)
+    if not plan.users.is_complete():
+        plan.users.complete(0.0, ingest(config, plan.users, plan.known_users))
+        plan = plan_run(config)  # which buckets hold users may be known only now
+    return plan
+
+
+def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
+    """Tokens of a generation that writes nothing but a label."""
+    if not (plan.task.is_closed and plan.config.generator.is_constrained):
+        return {}
+    return dict.fromkeys(("probes", "drafts"), label_tokens(sample, plan.task, tokenizer))
+
+
+def _calibration_job(
+    plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase", written: Written
+) -> CalibrationJob:
+    """The first requests of each asking stage; as the whole sample may be large, of its first bucket's first users."""
+    bucket, users = next(iter(sample.users.items()))
+    asked = requests_of(plan, bucket, users[:NUM_REQUESTS], tokenizer, written.of_profile(), is_blind=True)
+    ids = [user.user_id for user in users[:NUM_REQUESTS]]
+    chosen = {name: chosen_requests(users_of(requests, ids), NUM_REQUESTS) for name, requests in asked.items()}
+    return CalibrationJob(
+        generator=plan.config.generator, placement=plan.config.placement, task=plan.task, requests=chosen
+    )
+
+
+def _asking_seconds(volume: StageVolume, speed: Speed | None, config: RunConfig) -> float | None:
+    """Wall time in which generators answer what is new."""
+    if speed is None:
+        return None
+    tokens = volume.new.prompt_tokens.value, volume.new.generated_tokens.value
+    seconds = speed.seconds(*tokens) / config.placement.generator_actors
+    return max(seconds, limited_seconds(volume.new, config.generator))
+
+
+def _unit_hours(seconds: Iterable[float | None], config: RunConfig) -> float | None:
+    known = list(seconds)
+    total = sum(each for each in known if each is not None)
+    copies = config.placement.generator_actors
+    return None if None in known else total * copies * units_of_copy(config.placement) / 3600

@@ -1,0 +1,135 @@
+"""What finished runs under the same root tell: how much the generator writes, how fast it is, how long stages take.
+
+Of a run its metrics.json is read, which keeps what each stage took.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from hydra_ray import storage
+from hydra_ray.config import RunConfig
+from hydra_ray.generate.prompts import PROFILE_TOKENS
+
+WRITTEN_SHARE = 0.75
+"""Of the length limit, what a small model writes of a free text, where nothing is known: .6 to .9 of five real sets."""
+_GENERATED_COST = 20.0
+"""A generated token costs about as much as so many prompt tokens, where observations cannot tell them apart."""
+_PRIOR_WEIGHT = 0.05
+
+Stages = Mapping[str, Mapping[str, Any]]
+"""By name, what metrics.json says of each stage of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Tokens that the generator writes."""
+
+    tokens: Mapping[str, float]
+    """Of one generation, by asking stage; a stage that is not there is expected to use a share of its limit."""
+
+    def of(self, stage: str, max_tokens: int) -> float:
+        """Of one generation of a stage.
+
+        Args:
+            max_tokens: its limit.
+        """
+        return min(self.tokens.get(stage, WRITTEN_SHARE * max_tokens), max_tokens)
+
+    def of_profile(self) -> float:
+        """Of a profile."""
+        return self.of("profiles", PROFILE_TOKENS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one generator took for some requests."""
+
+    prompt_tokens: float
+    generated_tokens: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Time of one generator, in seconds a token; a prompt's tokens count whether a prefix was cached or not."""
+
+    prompt_seconds: float
+    generated_seconds: float
+
+    def seconds(self, prompt_tokens: float, generated_tokens: float) -> float:
+        """Time for so many tokens."""
+        return prompt_tokens * self.prompt_seconds + generated_tokens * self.generated_seconds
+
+
+def fit_speed(observations: Sequence[Observation]) -> Speed | None:
+    """The speed that explains the observations best, each by its relative error; None without any.
+
+    Neither coefficient is negative, and where the observations say little of one, it follows from the other.
+    """
+    seen = [each for each in observations if each.seconds > 0 and each.prompt_tokens + each.generated_tokens > 0]
+    if not seen:
+        return None
+    rows = [(each.prompt_tokens / each.seconds, each.generated_tokens / each.seconds) for each in seen]
+    tokens_a_second = _PRIOR_WEIGHT * float(np.mean([sum(row) for row in rows]))
+    prior = (tokens_a_second * _GENERATED_COST, -tokens_a_second)
+    prompt, generated = nnls(np.array([*rows, prior]), np.array([*[1.0] * len(rows), 0.0]))[0]
+    return Speed(prompt_seconds=float(prompt), generated_seconds=float(generated))
+
+
+def past_runs(config: RunConfig, *, is_blind: bool) -> list[tuple[Mapping[str, Any], Stages]]:
+    """Configuration and stages of the finished runs under the root that asked the same generator.
+
+    Args:
+        is_blind: whether the run itself is left out.
+    """
+    runs = storage.join(config.storage.root, "runs")
+    found: list[tuple[Mapping[str, Any], Stages]] = []
+    for path in storage.list_tree(runs):
+        if path.endswith("/metrics.json") and not (is_blind and path == f"{config.run}/metrics.json"):
+            metrics = storage.read_json(storage.join(runs, path))
+            if _generator(metrics["config"]) == _generator(config.model_dump(mode="json")):
+                found.append((metrics["config"], {stage["name"]: stage for stage in metrics["stages"]}))
+    return found
+
+
+def past_observations(runs: Iterable[tuple[Mapping[str, Any], Stages]], names: Sequence[str]) -> list[Observation]:
+    """What the asking stages `names` of past runs took, for the share of their requests that they asked themselves."""
+    return [
+        Observation(
+            prompt_tokens=counters["prompt_tokens"] * share,
+            generated_tokens=counters["generated_tokens"] * share,
+            seconds=counters["generator_seconds"],
+        )
+        for _, stages in runs
+        for counters in (stages[name]["counters"] for name in names if name in stages)
+        if (share := counters.get("asked_now", 0) / max(counters.get("requests", 0), 1)) > 0
+    ]
+
+
+def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunConfig) -> dict[str, float]:
+    """Mean tokens of a generation in each asking stage of past runs of the same task; no entry where there is none.
+
+    Drafts are as long as probes: of these each answer is one generation, of drafts several prompts may share it.
+    """
+    task = config.model_dump(mode="json")["lamp"]["task"]
+    counters = {
+        name: [stages[name]["counters"] for past, stages in runs if past["lamp"]["task"] == task and name in stages]
+        for name in ("profiles", "probes")
+    }
+    found = {
+        name: median(each["generated_tokens"] / each["answers"] for each in own if each.get("answers"))
+        for name, own in counters.items()
+        if any(each.get("answers") for each in own)
+    }
+    return found | ({"drafts": found["probes"]} if "probes" in found else {})
+
+
+def _generator(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides how fast the generator is and how much it writes."""
+    generator = {name: config["generator"].get(name) for name in ("engine", "model", "dtype", "prompt_form")}
+    return (*generator.values(), config["placement"]["generator_gpus"])

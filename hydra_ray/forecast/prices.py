@@ -1,0 +1,37 @@
+"""What generating costs, and how fast an endpoint lets itself be asked."""
+
+from collections.abc import Sequence
+
+from hydra_ray.config import GeneratorConfig, RunConfig
+from hydra_ray.forecast.counting import Volume
+from hydra_ray.forecast.sample import Estimate
+
+MILLION = 1e6
+
+
+def price_of(volumes: Sequence[Volume], unit_hours: float | None, config: RunConfig) -> Estimate | None:
+    """Price of asking `volumes`: by tokens at an endpoint, and by the hour of what generators hold.
+
+    Returns:
+        None where no price is set, or one is by the hour and the hours are not known.
+    """
+    api, hour_price = config.generator.api, config.budget.hour_price
+    prompt_price, generated_price = (api.prompt_price, api.generated_price) if api else (0.0, 0.0)
+    if not (prompt_price or generated_price or hour_price) or (hour_price and unit_hours is None):
+        return None
+    hours = hour_price * (unit_hours or 0.0)
+    total = Estimate(value=hours, low=hours, high=hours)
+    for volume in volumes:
+        total += volume.prompt_tokens.scaled(prompt_price / MILLION)
+        total += volume.generated_tokens.scaled(generated_price / MILLION)
+    return total
+
+
+def limited_seconds(volume: Volume, generator: GeneratorConfig) -> float:
+    """The least time that an endpoint's limits leave for `volume`; 0 where there are none."""
+    api = generator.api
+    if api is None:
+        return 0.0
+    by_requests = volume.requests.value / api.requests_per_minute if api.requests_per_minute else 0.0
+    by_tokens = volume.tokens.value / api.tokens_per_minute if api.tokens_per_minute else 0.0
+    return 60 * max(by_requests, by_tokens)

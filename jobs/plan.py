@@ -1,0 +1,11 @@
+"""What a run will take, calibrated on the cluster that is to run it, as one Ray job.
+
+ray job submit --working-dir . -- python jobs/plan.py jobs/configs/demo.yaml storage.root=/shared/hydra
+"""
+
+import sys
+
+from hydra_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["plan", *sys.argv[1:]]))
