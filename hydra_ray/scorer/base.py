@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hydra_ray import storage
-from hydra_ray.errors import ConfigError
+from hydra_ray.errors import ConfigError, DamagedError
 from hydra_ray.scorer.encoder import distinct, load_encoder, pool, require_length
 from hydra_ray.scorer.shape import DESCRIPTION, BaseShape
 
@@ -125,7 +125,7 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
     """The base at `location`, ready to score, and its description.
 
     Raises:
-        StorageError: there is none.
+        StorageError: there is none, or its weights are others than were written.
         ModelError: it is incomplete.
     """
     description = storage.read_json(storage.join(location, DESCRIPTION))
@@ -140,6 +140,11 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
         if storage.is_uri(location):
             storage.copy_files(location, temporary, description["files"])
             folder = temporary
+        if _weights_fingerprint(folder) != description["fingerprint"]:
+            raise DamagedError(
+                f"the base {location} is damaged: its weights are others than were written. Remove the folder, and the "
+                "manifest.json beside it, and run again: it is trained anew."
+            )
         base = Base(*load_encoder(folder), shape, seed=0)
         base.load_state_dict(load_file(os.path.join(folder, _PROJECTION)), strict=False)
     base.requires_grad_(False)

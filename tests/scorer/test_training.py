@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hydra_ray.config import BaseConfig, PlacementConfig
+from hydra_ray.errors import DamagedError
 from hydra_ray.records import Candidate, Group, UserExamples, arrow_schema, from_table, to_table
 from hydra_ray.scorer.features import FeatureWriter, is_holdout, read_features
 from hydra_ray.scorer.lessons import LessonStream
@@ -185,6 +186,21 @@ def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path
         alone = found.learned_features(queries[1:2], candidates[1:2])
     torch.testing.assert_close(features[1:2], alone, rtol=0, atol=0.05)  # bfloat16, other padding
     assert (found.plain_features(torch.zeros(1, 2)) == -2).all()
+
+
+@pytest.mark.ray
+def test_a_base_whose_weights_have_changed_is_never_used(encoder, tmp_path):
+    from hydra_ray.scorer.base import load_base, new_base, write_base
+    from hydra_ray.scorer.shape import BaseShape
+
+    shape = BaseShape(interaction="pair", plain_names=(), width=8, max_text_tokens=32)
+    write_base(new_base(encoder, shape, seed=1), str(tmp_path), {})
+    weights = tmp_path / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(DamagedError, match=rf"{tmp_path} is damaged.*Remove the folder, and the manifest"):
+        load_base(str(tmp_path))
 
 
 @pytest.mark.ray
