@@ -38,7 +38,7 @@ while True:
     else:
         break
 """
-_SETUP = """ulimit -n 65536
+_SETUP = """ulimit -n "$(ulimit -Hn)"
 mount -t tmpfs -o size=1g tmpfs /dev/shm && mkdir -p /tmp/ray && mount --bind "$0" /tmp/ray && exec "$@"
 """
 
@@ -154,7 +154,9 @@ def lan(folder: Path, **environment: str) -> Iterator[Lan]:
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    made = Lan(folder=folder, environment={**auth, "RAY_enable_worker_prestart": "0", **environment})
+    # Ray runs its workers at nice 15, which lets any other process of a busy machine starve them.
+    started = {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
+    made = Lan(folder=folder, environment={**auth, **started, **environment})
     _ip("netns", "add", made.name)
     try:
         _ip("-n", made.name, "link", "add", "switch", "type", "bridge")

@@ -17,7 +17,7 @@ from hydra_ray.models import model_identity
 
 ENOUGH_DISK_GIGABYTES = 20
 ENOUGH_SHARED_MEMORY_GIGABYTES = 1
-ENOUGH_OPEN_FILES = 65_536
+ENOUGH_OPEN_FILES = 16_384
 MOST_CLOCK_SECONDS = 2
 _GIGABYTE = 1 << 30
 _PACKAGES = ("ray", "torch", "vllm", "transformers", "deepspeed", "pyarrow", "numpy")

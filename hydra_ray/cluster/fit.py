@@ -13,7 +13,7 @@ from hydra_ray.config import RunConfig
 from hydra_ray.findings import Finding
 from hydra_ray.placement import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
 
-_SPOT = ("ray.io/market-type", "spot")
+_SPOT = {"ray.io/market-type": "spot"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def _times(amount: float, each: float) -> int:
 
 def _driver(nodes: Sequence[NodeType]) -> Iterator[Finding]:
     for head in nodes:
-        if head.is_head and (head.labels.get(_SPOT[0]) == _SPOT[1]):
+        if head.is_head and head.matches(_SPOT):
             yield Finding(
                 name="driver",
                 value=f"{head.name} may be taken away at any time",
