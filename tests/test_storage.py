@@ -16,7 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from hydra_ray import s3_store, storage, stores
-from hydra_ray.config import StorageConfig
+from hydra_ray.config import RunConfig, StorageConfig, check_settings
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
 
 Place = Callable[[str], str]
@@ -322,6 +322,31 @@ def test_a_location_with_credentials_is_refused_without_repeating_them(location:
     with pytest.raises(ConfigError, match="carries credentials") as caught:
         storage.exists(location)
     assert not any(secret in str(caught.value) for secret in ("hunter2", "ter2", "AKIAKEY", "akiakey"))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://AKIAKEY:hunter2@host:9000", "http://host?secret_key=hunter2", "host:9000"]
+)
+def test_an_endpoint_with_credentials_or_without_a_scheme_is_refused_without_repeating_it(endpoint: str):
+    with pytest.raises(ConfigError, match=r"storage\.endpoint") as caught:
+        check_settings(RunConfig, {"run": "x", "storage": {"root": "s3://bucket/x", "endpoint": endpoint}}, "x.yaml")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_submitted_job_that_tells_where_the_store_is_is_not_told_again(monkeypatch: pytest.MonkeyPatch):
+    from hydra_ray.stream import _storage_environment
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio:9000")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    told = {
+        name: value for name, value in _storage_environment().items() if name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
+    }
+    assert told == {"AWS_ENDPOINT_URL_S3": "http://minio:9000", "AWS_REGION": "eu-west-1"}
+    assert "hunter2" not in _storage_environment().values()
+    job = {"runtime_env": {"env_vars": {"AWS_REGION": "eu-west-1"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    assert "AWS_REGION" not in _storage_environment()
 
 
 def test_refusals_and_broken_answers_of_a_store_are_asked_again(s3: FaultyS3, s3_root: str):
