@@ -195,6 +195,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand before or after options, which argparse alone does not allow."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.log_format not in FORMATS:  # from the environment, which argparse does not check
+        parser.error(f"{FORMAT_VARIABLE} is {arguments.log_format!r}; expected one of {', '.join(FORMATS)}")
     if rest and (not hasattr(arguments, "overrides") or any(each.startswith("-") for each in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

@@ -68,3 +68,10 @@ def test_doctor_tells_whether_a_run_fits_on_nodes_that_are_not_there(capsys: pyt
     assert main(["doctor", "--cluster", DEMO, "--nodes", nodes]) == 0
     assert main(["doctor", "--cluster", DEMO, "--nodes", nodes, "placement.generator_gpus=8"]) == 1
     assert "needs 8 GPU on one node; the largest has 4" in capsys.readouterr().out
+
+
+def test_a_log_format_that_is_unknown_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("HYDRA_LOG_FORMAT", "xml")
+    with pytest.raises(SystemExit):
+        main(["doctor"])
+    assert "HYDRA_LOG_FORMAT is 'xml'; expected one of text, json" in capsys.readouterr().err
