@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import in_process
 import pytest
@@ -25,6 +27,7 @@ from hydra_ray.lease import lease, run_lease
 from hydra_ray.pipeline import personalize
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.records import User, arrow_schema, from_table
+from hydra_ray.stages import LEASE
 
 # Third parties: what imports Ray uses what others have deprecated.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -229,3 +232,18 @@ def test_what_a_killed_run_of_the_same_name_held_is_taken_over(config: RunConfig
     personalize(config, until="users")
     assert f"run test: takes over from process {dead['pid']} on {dead['host']}, which is gone" in caplog.text
     assert not storage.exists(location)
+
+
+def test_two_runs_that_start_at_once_make_each_stage_once(config: RunConfig, asked: list[str]):
+    together = Barrier(2)
+
+    def run(name: str) -> Plan:
+        together.wait()
+        return personalize(config.model_copy(update={"run": name}), until="probes")
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, ("first", "second"))
+    assert first.probes.folder == second.probes.folder
+    assert first.probes.is_complete()
+    assert len(asked) == len({*asked}) > 0
+    assert not [path for path in storage.list_tree(config.storage.root) if path.endswith(LEASE)]
