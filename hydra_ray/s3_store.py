@@ -107,20 +107,20 @@ class S3Store:
     @contextmanager
     def output(self, path: str) -> Iterator[IO[bytes]]:
         """A new file to fill, which is sent to `path` only after the block has ended without an error."""
-        with tempfile.NamedTemporaryFile() as file:
-            try:
+        try:
+            with tempfile.NamedTemporaryFile() as file:
                 yield file  # pyright: ignore[reportReturnType]
                 file.flush()
-            except StorageError:
-                raise
-            except OSError as error:
-                free = shutil.disk_usage(tempfile.gettempdir()).free
-                raise StorageError(
-                    f"cannot collect s3://{path} in {tempfile.gettempdir()} ({free >> 20} MB free) before it is sent: "
-                    f"{error}. Free space there or set TMPDIR, and run again: what was committed is kept."
-                ) from error
-            with _asking(path):
-                self._objects.put_file(file.name, path, chunksize=_CHUNK_BYTES)
+                with _asking(path):
+                    self._objects.put_file(file.name, path, chunksize=_CHUNK_BYTES)
+        except StorageError:
+            raise
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise StorageError(
+                f"cannot collect s3://{path} in {folder} ({shutil.disk_usage(folder).free >> 20} MB free) before it is "
+                f"sent: {error}. Free space there or set TMPDIR, and run again: what was committed is kept."
+            ) from error
 
     def put(self, path: str, content: bytes) -> None:
         """Put a whole object at `path`."""

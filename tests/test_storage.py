@@ -210,6 +210,17 @@ def test_a_full_disk_leaves_no_file_and_is_told_with_what_to_do(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_sends_nothing_to_a_store_and_is_told_with_what_to_do(s3: FaultyS3, s3_root: str):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    location = f"{s3_root}/{uuid.uuid4().hex}/part"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.NamedTemporaryFile", lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
+        with pytest.raises(StorageError, match=rf"cannot collect {location} in .*set TMPDIR"):
+            storage.write_part(location, pa.table({"a": range(10_000)}))
+    assert not storage.exists(location)
+
+
 def test_a_disk_that_fills_up_while_a_file_is_renamed_keeps_the_old_one(tmp_path: Path, monkeypatch):
     location = str(tmp_path / "file")
     storage.write_bytes(location, b"old")
