@@ -15,7 +15,7 @@ from hydra_ray.stages import bucket_of
 def explain_examples(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A report's examples (see `hydra_ray.evaluate.report`), each with its `records` and `drafts`."""
     found = explanations(plan, {(each["user_id"], each["query_id"]) for each in examples})
-    return [{**each, **_shown(found[each["user_id"], each["query_id"]])} for each in examples]
+    return [with_explanation(each, found[each["user_id"], each["query_id"]]) for each in examples]
 
 
 def explanations(plan: Plan, queries: set[tuple[str, str]]) -> dict[tuple[str, str], Explanation]:
@@ -35,9 +35,10 @@ def explanations(plan: Plan, queries: set[tuple[str, str]]) -> dict[tuple[str, s
     return {(user_id, query_id): explain_query(rows[user_id], query_id, plan.task) for user_id, query_id in queries}
 
 
-def _shown(explanation: Explanation) -> dict[str, Any]:
-    """The explanation as plain JSON, its texts as far as an example shows them."""
+def with_explanation(example: Mapping[str, Any], explanation: Explanation) -> dict[str, Any]:
+    """An example of a report with the explanation as plain JSON, its texts as far as an example shows them."""
     return {
+        **example,
         "records": [
             asdict(
                 replace(

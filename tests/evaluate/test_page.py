@@ -126,3 +126,31 @@ def test_a_page_survives_one_user_no_stage_and_no_example(
     page = Page(render_page(report | {"examples": []}))
     assert "No difference can be shown" in page.text
     assert "one user alone gives no interval" in page.text
+
+
+def luminance(colour: str) -> float:
+    """By WCAG 2.2, of a colour as #rrggbb."""
+    channels = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted(map(luminance, (first, second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_stand_out_from_what_they_are_drawn_on(html: str, scheme: str) -> None:
+    themes = [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{[^}]*\}", html)]
+    assert len(themes) == 2
+    colours = themes[["light", "dark"].index(scheme)]
+    assert (luminance(colours["paper"]) > 0.5) == (scheme == "light")
+    for ground in ("paper", "sheet"):
+        for text in ("ink", "muted", "accent"):
+            assert contrast(colours[text], colours[ground]) >= 4.5
+        for drawn in ("prompt", "count", "head", "worse"):
+            assert contrast(colours[drawn], colours[ground]) >= 3
+    # Numbers inside bars.
+    assert contrast(colours["paper"], colours["worse"]) >= 4.5
+    assert contrast(colours["ink"], colours["line"]) >= 4.5
