@@ -1,1 +1,29 @@
-"""HYDRA (Zhuang et al., NeurIPS 2024, arXiv 2406.02888) as one distributed batch job on Ray."""
+"""HYDRA (Zhuang et al., NeurIPS 2024, arXiv 2406.02888) as one distributed batch job on Ray.
+
+    from hydra_ray import load_run, load_scorer, run
+
+Importing this package loads nothing: each name is fetched from its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydra_ray.api import Run, load_run, run
+    from hydra_ray.serving.scorer import ServedScorer, load_scorer
+
+__all__ = ["Run", "ServedScorer", "load_run", "load_scorer", "run"]
+
+_MODULES = {
+    "Run": "hydra_ray.api",
+    "ServedScorer": "hydra_ray.serving.scorer",
+    "load_run": "hydra_ray.api",
+    "load_scorer": "hydra_ray.serving.scorer",
+    "run": "hydra_ray.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

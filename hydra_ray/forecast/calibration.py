@@ -25,8 +25,6 @@ class Calibration:
     observations: tuple[Observation, ...]
     written: Mapping[str, float]
     """Mean tokens of a generation, by stage."""
-    load_seconds: float
-    """Until the generator was ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +45,7 @@ def measure(job: CalibrationJob) -> Calibration:
         ModelError: the generator cannot be loaded.
         GenerationError: it failed, or answered nothing.
     """
-    start = time.monotonic()
     engine = open_engine(job.generator, job.placement, job.task)
-    load_seconds = time.monotonic() - start
     try:
         measured = {name: _observe(engine, requests) for name, requests in job.requests.items() if requests}
     finally:
@@ -59,7 +55,6 @@ def measure(job: CalibrationJob) -> Calibration:
     return Calibration(
         observations=tuple(observation for observation, _ in measured.values()),
         written={name: sum(lengths) / len(lengths) for name, (_, lengths) in measured.items() if lengths},
-        load_seconds=load_seconds,
     )
 
 

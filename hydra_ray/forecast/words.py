@@ -123,6 +123,6 @@ def _duration(seconds: float | None) -> str:
 def _size(num_bytes: float) -> str:
     for unit in _UNITS[:-1]:
         if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}"
+            return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
-    return f"{num_bytes:.1f} {_UNITS[-1]}"
+    return f"{num_bytes:.3g} {_UNITS[-1]}"

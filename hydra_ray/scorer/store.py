@@ -192,7 +192,7 @@ class HeadStore:
     def _read_bucket(self, bucket: int, user_ids: Sequence[str]) -> Iterator[pa.Table]:
         """The row groups of a bucket that can hold the users."""
         location = self.stage.part(heads_table(self.fold), bucket)
-        tables = _read(location, self.lineage, lambda file: _row_groups_of(file, user_ids, location))
+        tables = _read(location, self.lineage, lambda file: row_groups_of(file, user_ids, location))
         return (table.replace_schema_metadata(None) for table in tables)
 
 
@@ -204,7 +204,7 @@ def _read(location: str, lineage: Lineage, choose: Callable[[pq.ParquetFile], Se
     return _in_order(storage.read_row_groups(location, HEADS_SCHEMA, choose=checked), location)
 
 
-def _row_groups_of(file: pq.ParquetFile, user_ids: Sequence[str], location: str) -> Sequence[int]:
+def row_groups_of(file: pq.ParquetFile, user_ids: Sequence[str], location: str) -> Sequence[int]:
     """The row groups whose statistics allow any of the users."""
     found = [(place, file.metadata.row_group(place).column(0).statistics) for place in range(file.num_row_groups)]
     bounds = [(place, each.min, each.max) for place, each in found if each.has_min_max]

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from builders import run_config
 
 from hydra_ray import storage
+from hydra_ray.cli import main
+from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
 from hydra_ray.forecast.asked import ASKING
 from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, measure
@@ -32,7 +35,7 @@ def measured(job: CalibrationJob) -> Calibration:
     observations = tuple(
         Observation(prompt_tokens=1000, generated_tokens=100, seconds=1) for each in job.requests.values() if each
     )
-    return Calibration(observations=observations, written=dict.fromkeys(job.requests, 10.0), load_seconds=1)
+    return Calibration(observations=observations, written=dict.fromkeys(job.requests, 10.0))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,8 @@ def before(small_run: Plan, tmp_path_factory: pytest.TempPathFactory) -> Forecas
     return make_forecast(elsewhere(small_run, tmp_path_factory.mktemp("before")), None)
 
 
-def elsewhere(plan: Plan, root: Path):
+def elsewhere(plan: Plan, root: Path) -> RunConfig:
+    """The same run under another root."""
     sections = {name: plan.config.model_dump()[name] for name in ("reranker", "adapter")}
     return run_config(str(root), **sections)
 
@@ -138,3 +142,16 @@ def test_the_forecast_of_a_finished_run_is_made_as_if_it_were_not_there_and_put_
 def test_a_run_that_is_not_finished_cannot_be_compared(small_run: Plan, tmp_path: Path):
     with pytest.raises(InputError, match="is not finished"):
         compare_with_use(elsewhere(small_run, tmp_path), None)
+
+
+def test_the_command_tells_what_a_configuration_will_take_and_what_a_finished_run_took(
+    small_run: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(elsewhere(small_run, tmp_path).model_dump(mode="json")))
+    assert main(["plan", str(path), "--no-calibration", "budget.hour_price=2"]) == 0
+    told = capsys.readouterr().out
+    assert "run test: 10 users, 4 of them evaluated; 80 records, 10 queries" in told
+    assert "there already: users\n" in told
+    assert main(["plan", small_run.run_folder, "--no-calibration"]) == 0
+    assert "expected without looking at what it has computed, and used" in capsys.readouterr().out

@@ -1,0 +1,114 @@
+"""Hands a finished run over to whoever serves it: one folder that needs neither the run's root nor Ray."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from hydra_ray import storage
+from hydra_ray.adapt.labeller import read_labeller
+from hydra_ray.errors import InputError
+from hydra_ray.lamp.users import USERS
+from hydra_ray.models import resolve_model
+from hydra_ray.plan import Plan, ScorerPlan
+from hydra_ray.records import User, arrow_schema, from_table, to_table
+from hydra_ray.roots import bucket_key_of
+from hydra_ray.scorer.features import row_group_slices
+from hydra_ray.scorer.population import read_population
+from hydra_ray.scorer.shape import DESCRIPTION as BASE
+from hydra_ray.scorer.shape import base_name_of
+from hydra_ray.scorer.store import heads_table, population_folder, read_lineage
+from hydra_ray.serving.card import base_card, model_card
+from hydra_ray.serving.folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
+from hydra_ray.stages import Stage
+
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+def export_run(plan: Plan, folder: str) -> Exported:
+    """Put what scoring needs of a finished run into a folder or below a URI that holds nothing yet.
+
+    Users who were forgotten under the root are not in it, but whoever is forgotten later stays: exports are outside
+    the root.
+
+    Raises:
+        InputError: the run is not finished, or something is at the folder.
+    """
+    if not plan.is_complete():
+        raise InputError(f"the run {plan.config.run} is not finished: run its configuration to the end first")
+    if storage.list_tree(folder):
+        raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")
+    exported = _exported(plan, folder)
+    for name, scorer in zip(SCORERS, (plan.reranker, plan.adapter), strict=True):
+        _export_scorer(scorer, exported, name)
+    if plan.task.has_labelled_records:
+        read_labeller(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
+    _export_users(plan.users, exported.stage("users"))
+    _copy_model(plan.config.adapter.base.encoder, exported.path(ENCODER))
+    if plan.config.retrieve.needs_encoder and plan.config.retrieve.encoder is not None:
+        _copy_model(plan.config.retrieve.encoder, exported.path(RETRIEVER))
+    metrics = storage.read_json(storage.join(plan.run_folder, "metrics.json"))
+    for name in SCORERS:
+        storage.write_bytes(storage.join(exported.path(name), CARD), base_card(metrics, name).encode())
+    storage.write_bytes(exported.path(CARD), model_card(metrics, plan.users.manifest()["counters"]).encode())
+    storage.write_json(exported.path(DESCRIPTION), exported.describe())
+    return exported
+
+
+def _exported(plan: Plan, folder: str) -> Exported:
+    stages = {
+        "users": plan.users,
+        "adapter.labeller": plan.labeller,
+        **{f"{name}.heads": getattr(plan, name).heads for name in SCORERS},
+    }
+    return Exported(
+        folder=folder,
+        config=plan.config,
+        bucket_key=bucket_key_of(plan.config),
+        fingerprints={name: stage.fingerprint for name, stage in stages.items()},
+    )
+
+
+def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
+    base = storage.join(scorer.base.folder, base_name_of(scorer.base_folds[FOLD]))
+    files = storage.read_json(storage.join(base, BASE))["files"]
+    storage.copy_files(base, exported.path(name), [*files, BASE])
+    heads, population = exported.stage(f"{name}.heads"), population_folder(scorer.population.folder, FOLD)
+    lineage = read_lineage(population)
+    read_population(population).write(population_folder(heads.folder, FOLD), lineage.population)
+    for bucket in scorer.heads.buckets:
+        source, destination = (stage.part(heads_table(FOLD), bucket) for stage in (scorer.heads, heads))
+        storage.write_bytes(destination, storage.read_bytes(source))
+
+
+def _export_users(users: Stage, destination: Stage) -> None:
+    """The histories alone, in row groups, so that one user is found without reading a bucket."""
+    schema = arrow_schema(User)
+    for bucket in users.buckets:
+        part = storage.read_part(users.part(USERS, bucket), schema)
+        storage.write_row_groups(destination.part(USERS, bucket), schema, _histories(part), {})
+
+
+def _histories(part: pa.Table) -> Iterator[pa.Table]:
+    for rows in row_group_slices(part.num_rows):
+        own = part.slice(rows.start, rows.stop - rows.start)
+        yield to_table((replace(user, queries=()) for user in from_table(own, User)), User)
+
+
+def _copy_model(spec: str, destination: str) -> None:
+    """A model's weights and tokenizer, from wherever its name leads to."""
+    from transformers import AutoModel, AutoTokenizer
+
+    location = Path(resolve_model(spec))
+    with tempfile.TemporaryDirectory() as temporary:
+        if location.is_dir():
+            for pattern in _MODEL_FILES:
+                for path in location.glob(pattern):
+                    shutil.copy(path, temporary)
+        else:
+            AutoModel.from_pretrained(str(location)).save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(str(location)).save_pretrained(temporary)
+        storage.copy_files(temporary, destination, sorted(path.name for path in Path(temporary).iterdir()))

@@ -1,0 +1,116 @@
+"""One scorer of an export: base, population and heads, for one group of candidates at a time.
+
+Letters in shape suffixes: N candidates, D features, R code width.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hydra_ray.config import ScorerConfig
+from hydra_ray.records import Group
+from hydra_ray.scorer.base import Base, load_base
+from hydra_ray.scorer.configurations import Configuration, configurations
+from hydra_ray.scorer.heads import Floats, GroupTable
+from hydra_ray.scorer.population import Population, read_population
+from hydra_ray.scorer.projected import EVALUATED, ProjectedPart
+from hydra_ray.scorer.selection import Heads, head_scores, heads_of
+from hydra_ray.scorer.store import HeadStore, population_folder, read_lineage
+from hydra_ray.serving.folder import FOLD, Exported
+
+SHARED = "shared"
+MAX_KEPT_HEADS = 10_000
+"""Users whose heads stay in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnHead:
+    """A user's head, ready to score; the shared one for a user who has none."""
+
+    name: str
+    heads: Heads
+
+
+class GroupScorer:
+    """Scores groups of candidates by their users' heads."""
+
+    def __init__(self, exported: Exported, name: str) -> None:
+        """Load everything but the heads.
+
+        Args:
+            name: reranker or adapter.
+
+        Raises:
+            StorageError: something of it is missing or damaged.
+            HeadMismatchError: base, population and heads do not belong together.
+        """
+        config: ScorerConfig = getattr(exported.config, name)
+        heads = exported.stage(f"{name}.heads")
+        folder = population_folder(heads.folder, FOLD)
+        self._base: Base = load_base(exported.path(name))[0]
+        self._population: Population = read_population(folder)
+        self._kinds: list[Configuration] = configurations(config.heads)
+        self._store = HeadStore(stage=heads, fold=FOLD, bucket_key=exported.bucket_key, lineage=read_lineage(folder))
+        self._kept: OrderedDict[str, OwnHead] = OrderedDict()
+
+    def head_of(self, user_id: str) -> OwnHead:
+        """The user's head."""
+        if user_id not in self._kept:
+            self._kept[user_id] = self._read_head(user_id)
+            if len(self._kept) > MAX_KEPT_HEADS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(user_id)
+        return self._kept[user_id]
+
+    def scores(self, group: Group, head: OwnHead) -> tuple[Floats, Floats]:
+        """Scores (N) of the group's candidates by the head, and by the shared one, as a query's."""
+        features_ND = self._features(group)
+        num_candidates = len(features_ND)
+        folds_N = np.full(num_candidates, -1)
+        offsets_N = self._population.shared_scores(features_ND, np.zeros(num_candidates, bool), folds_N)
+        inputs_NR = features_ND @ self._population.basis_DR
+        part = _part_of(_as_stored(offsets_N), _as_stored(inputs_NR), features_ND)
+        return head_scores(part, head.heads, self._kinds, self._population), part.offsets_N
+
+    def _read_head(self, user_id: str) -> OwnHead:
+        table = self._store.read_heads_of([user_id])
+        if not table.num_rows:
+            return OwnHead(name=SHARED, heads=Heads(chosen_U=np.array([-1]), codes=[]))
+        return OwnHead(name=table["configuration"][0].as_py(), heads=heads_of(table, self._kinds))
+
+    def _features(self, group: Group) -> Floats:
+        """What the base makes of the candidates, the plain features last."""
+        plain = torch.tensor([candidate.plain for candidate in group.candidates])
+        with torch.inference_mode():
+            learned = self._base.learned_features(
+                [group.query] * len(group.candidates), [candidate.text for candidate in group.candidates]
+            )
+            return torch.cat([learned, self._base.plain_features(plain)], dim=1).cpu().numpy()
+
+
+def _as_stored(values: Floats) -> Floats:
+    """As the tables of a run keep them, so that a score is the very one that the run computed."""
+    return values.astype(np.float32).astype(np.float64)
+
+
+def _part_of(offsets_N: Floats, inputs_NR: Floats, features_ND: Floats) -> ProjectedPart:
+    """One user with one group whose target nobody knows."""
+    num_candidates = len(offsets_N)
+    unknown_N = np.full(num_candidates, np.nan)
+    return ProjectedPart(
+        user_ids=[""],
+        is_new_U=np.array([True]),
+        fold_G=np.array([EVALUATED]),
+        offsets_N=offsets_N,
+        routed_N=offsets_N,
+        table=GroupTable(
+            features_ND=inputs_NR,
+            targets_N=np.zeros(num_candidates),
+            qualities_N=unknown_N,
+            group_starts=np.array([0, num_candidates]),
+            user_starts=np.array([0, 1]),
+        ),
+        features_ND=features_ND,
+    )

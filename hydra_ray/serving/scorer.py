@@ -1,0 +1,261 @@
+"""Scores one request of one user by an exported run, in this process: no Ray, no root, no generator.
+
+What a candidate is compared with is made exactly as in the run (`adapt/examples.py`): the user's history, the records
+that are retrieved for the query, the reranker's weights of them, the drafts. So the scores are the run's own, but for
+the rounding of the encoder, which depends a little on which texts it sees together.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hydra_ray import storage
+from hydra_ray.adapt.choosing import choose
+from hydra_ray.adapt.examples import Drafted, adapter_examples
+from hydra_ray.adapt.labeller import read_labeller
+from hydra_ray.config import RunConfig, Task
+from hydra_ray.errors import InputError
+from hydra_ray.generate.parsing import failed_answer, parse_answer
+from hydra_ray.lamp.tasks import task_of
+from hydra_ray.lamp.users import USERS
+from hydra_ray.records import (
+    Answer,
+    CandidateScore,
+    Draft,
+    DraftedQuery,
+    DraftedUser,
+    Generation,
+    Group,
+    Probe,
+    ProbedQuery,
+    ProbedUser,
+    Query,
+    Record,
+    Retrieved,
+    ScoredGroup,
+    ScoredUser,
+    User,
+    arrow_schema,
+    from_table,
+)
+from hydra_ray.rerank.examples import reranker_examples, select_records
+from hydra_ray.retrieve.dense import Encode, Floats
+from hydra_ray.retrieve.methods import Search, score_records
+from hydra_ray.retrieve.ranking import rank
+from hydra_ray.scorer.encoder import open_encoder
+from hydra_ray.scorer.store import row_groups_of
+from hydra_ray.serving.folder import ENCODER, RETRIEVER, Exported, read_export
+from hydra_ray.serving.group_scores import GroupScorer, OwnHead
+from hydra_ray.stages import bucket_of
+
+MAX_KEPT_TEXTS = 100_000
+"""Texts whose vectors stay in memory."""
+MAX_KEPT_USERS = 10_000
+"""Users whose histories stay in memory."""
+_GIVEN = "given"
+"""Name of the prompt that stands for drafts of which nothing is known but their text."""
+_QUERY_ID = "query"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What the user's head says of the candidates for a query."""
+
+    head: str
+    """Name of the adapter's head configuration; "shared" for a user who has no head of their own."""
+    by_answer: dict[str, float]
+    """Score of each candidate answer, higher is better: every label of a closed task; of a text task each distinct
+    draft, and its beginnings where the run offered these (`drafts.has_cuts`)."""
+    choice: str | None
+    """The answer that is expected to be best; None where there is no candidate."""
+
+
+def load_scorer(folder: str | Path) -> "ServedScorer":
+    """The scorer in a local folder that `hydra-ray export` has made.
+
+    Raises:
+        InputError: it is no such folder.
+        ModelError: an encoder cannot be loaded.
+        StorageError: something in it is missing or damaged.
+    """
+    if storage.is_uri(str(folder)):
+        raise InputError(f"{folder} is a URI; encoders are loaded from local folders: copy the export first")
+    return ServedScorer(read_export(str(Path(folder).expanduser().resolve())))
+
+
+class ServedScorer:
+    """Chooses records and scores drafts for one request at a time; not for several threads at once."""
+
+    def __init__(self, exported: Exported) -> None:
+        """Load everything but users and heads, which are read when they are first asked for."""
+        self.config: RunConfig = exported.config
+        """Of the run that was exported."""
+        self.task: Task = task_of(exported.config.lamp)
+        self._exported = exported
+        self._reranker, self._adapter = GroupScorer(exported, "reranker"), GroupScorer(exported, "adapter")
+        base, retrieve = self.config.adapter.base, self.config.retrieve
+        self._encode = _Vectors(open_encoder(exported.path(ENCODER), base.max_text_tokens))
+        self._search = (
+            _Vectors(open_encoder(exported.path(RETRIEVER), retrieve.max_text_tokens))
+            if retrieve.needs_encoder
+            else None
+        )
+        has_labels = self.task.has_labelled_records
+        self._labeller = read_labeller(exported.stage("adapter.labeller").folder) if has_labels else None
+        self._users: OrderedDict[str, tuple[Record, ...]] = OrderedDict()
+
+    def score(
+        self,
+        user: str,
+        query: str,
+        drafts: Sequence[str | Draft],
+        *,
+        history: Sequence[Record] | None = None,
+        probes: Sequence[Probe] = (),
+    ) -> Scores:
+        """Score drafts of an answer by the user's head.
+
+        Args:
+            user: id as in the run; whom the export does not know gets the shared head.
+            query: bare, without the task's instruction.
+            drafts: what the generator wrote. A text counts as a sample of a prompt of its own; a `Draft` also says
+                which prompt gave it, and so has all features that it had in the run.
+            history: the user's records; by default those that were exported.
+            probes: the generator's answers with one retrieved record each, where there are any.
+        """
+        asked, probed, reranked = self._ranked(user, query, history, probes)
+        drafted = _drafted(asked, [self._draft(place, draft) for place, draft in enumerate(drafts)])
+        row = Drafted(user=asked, probed=probed, scored=reranked, drafted=drafted)
+        settings = self.config.drafts
+        config = self.config.model_copy(
+            update={"drafts": settings.model_copy(update={"sampled_prompts": (*settings.sampled_prompts, _GIVEN)})}
+        )
+        (examples,) = adapter_examples([row], self.task, config, self._encode, self._labeller)
+        head = self._adapter.head_of(user)
+        if not examples.groups:
+            return Scores(head=head.name, by_answer={}, choice=None)
+        scored = _scored_group(examples.groups[0], self._adapter, head)
+        by_answer = {each.candidate_id: each.personal for each in scored.candidates}
+        return Scores(head=head.name, by_answer=by_answer, choice=choose(scored, "personal", self.task))
+
+    def choose_records(self, user: str, query: str, *, history: Sequence[Record] | None = None) -> list[Record]:
+        """The k records, best first, that the user's head of the reranker puts into the prompt."""
+        asked, _, reranked = self._ranked(user, query, history, ())
+        if not reranked.groups:
+            return []
+        scores = {each.candidate_id: each.personal for each in reranked.groups[0].candidates}
+        by_id = {record.record_id: record for record in asked.history}
+        return [by_id[record_id] for record_id in select_records(scores, self.config.drafts.num_records)]
+
+    def history_of(self, user: str) -> tuple[Record, ...]:
+        """The exported records of a user; none where the export does not know the user."""
+        if user not in self._users:
+            self._users[user] = self._read_history(user)
+            if len(self._users) > MAX_KEPT_USERS:
+                self._users.popitem(last=False)
+        self._users.move_to_end(user)
+        return self._users[user]
+
+    def _ranked(
+        self, user_id: str, query: str, history: Sequence[Record] | None, probes: Sequence[Probe]
+    ) -> tuple[User, ProbedUser, ScoredUser]:
+        """The user who asks, with what is retrieved and how the reranker scores it."""
+        asked = User(
+            user_id=user_id,
+            is_new=False,  # only a user who is evaluated has the variants of the controls
+            history=self.history_of(user_id) if history is None else tuple(history),
+            queries=(Query(query_id=_QUERY_ID, input=query, target=None),),
+        )
+        retrieved = self._retrieved(asked)
+        by_record = {probe.record_id: probe for probe in probes}
+        query_row = ProbedQuery(
+            query_id=_QUERY_ID,
+            is_pseudo=False,
+            retrieved=retrieved,
+            probes=tuple(by_record.get(each.record_id) or self._no_probe(each.record_id) for each in retrieved),
+        )
+        probed = ProbedUser(user_id=user_id, is_new=False, queries=(query_row,))
+        head = self._reranker.head_of(user_id)
+        groups = reranker_examples(asked, probed, self.task, self.config).groups
+        scored = tuple(_scored_group(group, self._reranker, head) for group in groups)
+        return asked, probed, ScoredUser(user_id=user_id, is_new=False, head=head.name, groups=scored)
+
+    def _retrieved(self, user: User) -> tuple[Retrieved, ...]:
+        eligible = range(len(user.history))
+        if not eligible:
+            return ()
+        search = Search(query=user.queries[0], is_pseudo=False, eligible=eligible)
+        (scores,) = score_records(user, [search], self.config.retrieve, self._search)
+        best = rank(scores, eligible, self.config.probes.num_records)
+        return tuple(Retrieved(record_id=user.history[p].record_id, score=float(scores[p])) for p in best)
+
+    def _no_probe(self, record_id: str) -> Probe:
+        """Stands for a probe that was not asked: it says nothing for or against any label."""
+        labels = self.task.labels
+        nothing = replace(
+            failed_answer("not asked"), label_probabilities=(1 / len(labels),) * len(labels) if labels else ()
+        )
+        return Probe(record_id=record_id, answer=nothing, quality=None)
+
+    def _draft(self, place: int, draft: str | Draft) -> Draft:
+        if isinstance(draft, Draft):
+            return draft
+        return Draft(prompt=_GIVEN, temperature=1.0, sample=place, answer=self._parsed(draft), quality=None)
+
+    def _parsed(self, text: str) -> Answer:
+        return parse_answer(self.task, Generation(text=text, num_tokens=len(text.split()), finish_reason="stop"))
+
+    def _read_history(self, user_id: str) -> tuple[Record, ...]:
+        users, schema = self._exported.stage("users"), arrow_schema(User)
+        bucket = bucket_of(user_id, users.num_buckets, self._exported.bucket_key)
+        location = users.part(USERS, bucket)
+        if not storage.exists(location):
+            return ()
+        for table in storage.read_row_groups(
+            location, schema, choose=lambda file: row_groups_of(file, [user_id], location)
+        ):
+            user_ids = table["user_id"].to_pylist()
+            if user_id in user_ids:
+                return next(from_table(table.slice(user_ids.index(user_id), 1), User)).history
+        return ()
+
+
+class _Vectors:
+    """An encoder that keeps the vectors of the texts it has seen."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self._kept: OrderedDict[str, Floats] = OrderedDict()
+
+    def __call__(self, texts: Sequence[str]) -> Floats:
+        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        if new:
+            self._kept.update(zip(new, self._encode(new), strict=True))
+        found = np.stack([self._kept[text] for text in texts])
+        for text in texts:
+            self._kept.move_to_end(text)
+        while len(self._kept) > MAX_KEPT_TEXTS:
+            self._kept.popitem(last=False)
+        return found
+
+
+def _drafted(user: User, drafts: Sequence[Draft]) -> DraftedUser:
+    query = DraftedQuery(query_id=_QUERY_ID, is_pseudo=False, prompts=(), drafts=tuple(drafts))
+    return DraftedUser(user_id=user.user_id, is_new=False, queries=(query,))
+
+
+def _scored_group(group: Group, scorer: GroupScorer, head: OwnHead) -> ScoredGroup:
+    own_N, shared_N = scorer.scores(group, head)
+    return ScoredGroup(
+        group_id=group.group_id,
+        query_id=group.query_id,
+        variant=group.variant,
+        is_pseudo=group.is_pseudo,
+        candidates=tuple(
+            CandidateScore(candidate_id=each.candidate_id, personal=own, shared=shared, shuffled=own, routed=shared)
+            for each, own, shared in zip(group.candidates, own_N.tolist(), shared_N.tolist(), strict=True)
+        ),
+    )

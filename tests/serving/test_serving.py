@@ -1,0 +1,221 @@
+"""An exported run scores as the run itself did, knows nothing that serving needs not know, and needs no Ray."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import in_process
+import pytest
+from builders import run_config
+from transformers import AutoModel, AutoTokenizer
+
+from hydra_ray.adapt.answers import Scored
+from hydra_ray.cli import main
+from hydra_ray.errors import InputError
+from hydra_ray.parts import scored_users
+from hydra_ray.pipeline import personalize
+from hydra_ray.plan import Plan, plan_run
+from hydra_ray.records import Record, User, from_table
+from hydra_ray.serving.export import export_run
+from hydra_ray.serving.scorer import ServedScorer, load_scorer
+from hydra_ray.storage import read_json, read_part
+
+pytestmark = [
+    pytest.mark.ray,
+    # Third parties: what imports Ray and torch uses what others have deprecated.
+    pytest.mark.filterwarnings("default"),
+]
+WORDS = ("old", "slow", "summer", "night", "city", "river", "quiet", "letter")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exactly() -> Iterator[None]:
+    """Encoders compute in float32: in bfloat16 a vector depends visibly on the texts beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydra_ray.scorer.encoder.has_fast_bfloat16", lambda _: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(exactly: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
+    """Finished runs of a closed task and of a text task."""
+    folder = tmp_path_factory.mktemp("runs")
+    untrained = {"base": {**run_config().adapter.base.model_dump(), "num_epochs": 0, "width": 8}}
+    scorers = {"reranker": untrained, "adapter": untrained}
+    (folder / "users.jsonl").write_text("\n".join(json.dumps(titles_of(n)) for n in range(12)))
+    lamp = {"task": "LaMP_4", "planted": None, "users_files": [str(folder / "users.jsonl")]}
+    with pytest.MonkeyPatch.context() as patch:
+        in_process.install(patch)
+        return {
+            "closed": personalize(run_config(str(folder / "closed"), **scorers)),
+            "text": personalize(run_config(str(folder / "text"), lamp=lamp, **scorers)),
+        }
+
+
+def titles_of(number: int) -> dict[str, object]:
+    random = Random(number)
+
+    def pair() -> tuple[str, str]:
+        words = random.sample(WORDS, 4)
+        return f"Once there was a {words[0]} {words[1]} and a {words[2]} {words[3]}.", f"The {words[0]} {words[1]}"
+
+    history = [dict(zip(("input", "output"), pair(), strict=True)) for _ in range(6)]
+    query = dict(zip(("input", "target"), pair(), strict=True))
+    return {"user_id": f"user-{number}", "is_new": number < 5, "history": history, "queries": [query]}
+
+
+@pytest.fixture(scope="module")
+def exports(runs: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("exports")
+    for name, plan in runs.items():
+        export_run(plan, str(folder / name))
+    return {name: folder / name for name in runs}
+
+
+@pytest.fixture(scope="module")
+def scorers(exports: dict[str, Path]) -> dict[str, ServedScorer]:
+    return {name: load_scorer(path) for name, path in exports.items()}
+
+
+def evaluated(plan: Plan) -> list[Scored]:
+    return [row for bucket in plan.users.buckets for row in scored_users(plan, bucket)]
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+def test_the_same_drafts_score_as_in_the_run(name: str, runs: dict[str, Plan], scorers: dict[str, ServedScorer]):
+    rows = evaluated(runs[name])
+    assert len(rows) >= 4
+    for row in rows:
+        (query,) = row.user.queries
+        drafted = next(each for each in row.drafted.queries if each.query_id == query.query_id)
+        probed = next(each for each in row.probed.queries if each.query_id == query.query_id)
+        stored = next(each for each in row.adapter.groups if (each.variant, each.is_pseudo) == ("personal", False))
+        found = scorers[name].score(row.user.user_id, query.input, drafted.drafts, probes=probed.probes)
+        expected = {each.candidate_id: each.personal for each in stored.candidates}
+        assert found.by_answer == pytest.approx(expected, abs=1e-6)
+        assert found.head == row.adapter.head
+        assert found.choice == max(expected, key=lambda answer: expected[answer])
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+def test_the_same_records_are_chosen_as_in_the_run(name: str, runs: dict[str, Plan], scorers: dict[str, ServedScorer]):
+    for row in evaluated(runs[name]):
+        (query,) = row.user.queries
+        drafted = next(each for each in row.drafted.queries if each.query_id == query.query_id)
+        (own,) = [each.record_ids for each in drafted.prompts if each.prompt == "personal"]
+        chosen = scorers[name].choose_records(row.user.user_id, query.input)
+        assert tuple(record.record_id for record in chosen) == own
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+def test_an_unknown_user_gets_the_shared_head_with_the_history_that_is_given(
+    name: str, runs: dict[str, Plan], scorers: dict[str, ServedScorer]
+):
+    row = evaluated(runs[name])[0]
+    (query,) = row.user.queries
+    drafted = next(each for each in row.drafted.queries if each.query_id == query.query_id)
+    probed = next(each for each in row.probed.queries if each.query_id == query.query_id)
+    scorer = scorers[name]
+    found = scorer.score("nobody", query.input, drafted.drafts, history=row.user.history, probes=probed.probes)
+    assert found.head == "shared"
+    assert found.choice in found.by_answer
+    # The same history under the shared heads of both scorers differs from the user's own only by these heads.
+    own = scorer.score(row.user.user_id, query.input, drafted.drafts, probes=probed.probes)
+    assert found.by_answer.keys() == own.by_answer.keys()
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+@pytest.mark.parametrize("history", [(), (Record(record_id="1", input="a night of comedy", output="comedy"),)])
+def test_whoever_has_hardly_any_history_is_scored_all_the_same(
+    name: str, history: tuple[Record, ...], scorers: dict[str, ServedScorer]
+):
+    scorer = scorers[name]
+    found = scorer.score("nobody", "a story of comedy", ["comedy", "comedy", "music"], history=history)
+    assert {"comedy", "music"} <= found.by_answer.keys()
+    assert all(abs(score) < 1e3 for score in found.by_answer.values())
+    assert len(scorer.choose_records("nobody", "a story of comedy", history=history)) == len(history)
+
+
+def test_of_a_closed_task_every_label_is_scored_whatever_was_drafted(scorers: dict[str, ServedScorer]):
+    scorer = scorers["closed"]
+    found = scorer.score("nobody", "a story of comedy", ["no label at all"])
+    assert tuple(found.by_answer) == scorer.task.labels
+
+
+def test_a_text_that_is_no_answer_is_no_candidate(scorers: dict[str, ServedScorer]):
+    found = scorers["text"].score("nobody", "once there was", ["", "  "])
+    assert (found.by_answer, found.choice) == ({}, None)
+
+
+def test_what_is_exported_holds_histories_and_no_query_and_no_target(exports: dict[str, Path], runs: dict[str, Plan]):
+    for name, folder in exports.items():
+        parts = [read_part(str(path)) for path in (folder / "stages" / "users").rglob("*.parquet")]
+        users = {user.user_id: user for part in parts for user in from_table(part, User)}
+        whole = [user for each in runs[name].users.parts("users") for user in from_table(read_part(each), User)]
+        assert users == {user.user_id: replace(user, queries=()) for user in whole}
+        description = (folder / "export.json").read_text()
+        assert runs[name].config.storage.root not in description
+
+
+def test_bases_load_as_hugging_face_models(exports: dict[str, Path]):
+    for name in ("reranker", "adapter", "encoder"):
+        folder = exports["closed"] / name
+        model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        assert model(**tokenizer("a text", return_tensors="pt")).last_hidden_state.shape[2] == model.config.hidden_size
+
+
+def test_the_card_says_what_was_measured_and_what_forgetting_does_not_reach(
+    exports: dict[str, Path], runs: dict[str, Plan]
+):
+    text = (exports["closed"] / "README.md").read_text()
+    metrics = read_json(f"{runs['closed'].run_folder}/metrics.json")
+    main = metrics["metrics"][0]["name"]
+    for system in metrics["systems"].values():
+        assert f"| {system['title']} | {system['metrics'][main]['value']:.3f} |" in text
+    assert "10 users with 80 records; 6 of them taught, 4 were evaluated" in text
+    assert "`hydra-ray forget` does not reach it" in text
+    assert text.startswith("---\nlibrary_name: transformers\n")
+    assert "# HYDRA adapter: base" in (exports["closed"] / "adapter" / "README.md").read_text()
+
+
+def test_an_export_is_never_mixed_with_another_nor_made_of_half_a_run(
+    exports: dict[str, Path], runs: dict[str, Plan], tmp_path: Path
+):
+    with pytest.raises(InputError, match="is not empty"):
+        export_run(runs["closed"], str(exports["text"]))
+    with pytest.raises(InputError, match="is not finished"):
+        export_run(plan_run(run_config(str(tmp_path))), str(tmp_path / "export"))
+
+
+def test_what_is_no_export_is_refused(exports: dict[str, Path], tmp_path: Path):
+    with pytest.raises(InputError, match=r"there is no export\.json"):
+        load_scorer(tmp_path)
+    description = json.loads((exports["closed"] / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps({**description, "format": 0}))
+    with pytest.raises(InputError, match="of format 0, expected 1"):
+        load_scorer(tmp_path)
+    with pytest.raises(InputError, match="copy the export first"):
+        load_scorer("s3://bucket/export")
+
+
+def test_scoring_imports_no_ray(exports: dict[str, Path]):
+    program = (
+        "import sys; from hydra_ray import load_scorer; "
+        f"print(load_scorer({str(exports['closed'])!r}).score('nobody', 'a query', ['comedy']).head); "
+        "print([name for name in ('ray', 'vllm', 'deepspeed') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["shared", "[]"]
+
+
+def test_the_command_makes_the_same_export(runs: dict[str, Plan], exports: dict[str, Path], tmp_path: Path):
+    assert main(["export", runs["closed"].run_folder, str(tmp_path / "export")]) == 0
+    made, before = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.suffix in (".json", ".md")}
+        for folder in (tmp_path / "export", exports["closed"])
+    )
+    assert made == before
