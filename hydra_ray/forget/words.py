@@ -19,7 +19,7 @@ def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:
     found = list(user_ids)
     if users_file is not None:
         try:
-            found += filter(None, Path(users_file).read_text(encoding="utf-8").splitlines())
+            found += filter(None, Path(users_file).read_text(encoding="utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read user ids from {users_file}: {error}") from error
     if not found:

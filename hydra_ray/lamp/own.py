@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 from hydra_ray import storage
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.reading import (
+from hydra_ray.lamp.fields import (
     MalformedError,
-    Sample,
     checked_output,
     checked_question,
     id_of,
@@ -30,7 +29,10 @@ from hydra_ray.lamp.reading import (
     mapping_of,
     require_distinct,
     text_of,
+    truth_of,
 )
+from hydra_ray.lamp.json_files import open_utf8
+from hydra_ray.lamp.reading import Sample
 from hydra_ray.records import Query, Record, Rejected, User
 
 ROWS_PER_BATCH = 64
@@ -41,28 +43,27 @@ def read_own(task: Task, location: str) -> Iterator[Sample | Rejected]:
     """The users of one file, in its order.
 
     Raises:
-        InputError: there is no such file, or it is neither JSONL nor Parquet.
+        InputError: there is no such file, it is neither JSONL nor Parquet, or it holds no row.
     """
     if not storage.exists(location):
         raise InputError(f"no file {location}; check lamp.users_files")
+    is_empty = True
     for position, row in _rows(location):
+        is_empty = False
         try:
             user = _read_user(task, _decoded(row))
         except MalformedError as error:
-            yield Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=str(error))
+            yield Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
         else:
             yield Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
+    if is_empty:
+        raise InputError(f"{location} holds no row; expected one a user. Leave it out of lamp.users_files.")
 
 
 def _rows(location: str) -> Iterator[tuple[int, object]]:
-    """Positions and rows: lines of JSONL that are not blank, or rows of Parquet."""
+    """Positions and rows: lines of JSONL that are not blank, or rows of Parquet, or why one cannot be read."""
     if location.endswith(".jsonl"):
-        with storage.open_input(location) as file:
-            yield from (
-                (position, line)
-                for position, line in enumerate(io.BufferedReader(cast(io.RawIOBase, file)))
-                if line.strip()
-            )
+        yield from _lines(location)
     elif location.endswith(".parquet"):
         with storage.open_input(location) as file:
             yield from enumerate(_parquet_rows(location, file))
@@ -70,29 +71,60 @@ def _rows(location: str) -> Iterator[tuple[int, object]]:
         raise InputError(f"{location} ends in neither .jsonl nor .parquet; lamp.users_files takes these two")
 
 
+def _lines(location: str) -> Iterator[tuple[int, bytes]]:
+    with open_utf8(location) as file:
+        is_first = True
+        for position, line in enumerate(io.BufferedReader(cast(io.RawIOBase, file))):
+            start = line.lstrip()[:60]
+            if is_first and start.startswith(b"<"):
+                raise InputError(
+                    f"{location} is a web page or XML, it starts with {start.decode('utf-8', 'replace')!r}; expected "
+                    "one JSON object a line. Download it again: it may be an error page in its place."
+                )
+            if start:
+                is_first = False
+                yield position, line
+
+
 def _parquet_rows(location: str, file: IO[bytes]) -> Iterator[object]:
     try:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_PER_BATCH):
-            yield from batch.to_pylist()
-    except pa.ArrowException as error:
+            yield from _python_rows(batch)
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{location} cannot be read as Parquet ({error}); write it again") from error
 
 
+def _python_rows(batch: pa.RecordBatch) -> list[object]:
+    """The rows of a batch; in the place of one that has no meaning in Python, why."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # text that is no UTF-8, a date after the year 9999
+        if batch.num_rows == 1:
+            return [MalformedError(f"the row cannot be read: {error}")]
+        return [row for place in range(batch.num_rows) for row in _python_rows(batch.slice(place, 1))]
+
+
 def _decoded(row: object) -> object:
+    if isinstance(row, MalformedError):
+        raise row
     if not isinstance(row, bytes):
         return row
     try:
-        return json.loads(row)
-    except ValueError as error:
+        return json.loads(row.decode(), parse_constant=_refuse)
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"the line is not UTF-8: {error}") from error
+    except (ValueError, RecursionError) as error:
         raise MalformedError(f"the line is not JSON: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no value")
 
 
 def _read_user(task: Task, row: object) -> User:
     fields = mapping_of(row, "the row")
     user_id = id_of(fields.get("user_id"), "user_id")
-    is_new = True if fields.get("is_new") is None else fields["is_new"]
-    if not isinstance(is_new, bool):
-        raise MalformedError(f"is_new is {is_new!r}, not true or false")
+    is_new = fields.get("is_new") is None or truth_of(fields["is_new"], "is_new")
     history = tuple(
         _read_record(task, position, record)
         for position, record in enumerate(list_of(fields.get("history"), "history"))
@@ -101,8 +133,7 @@ def _read_user(task: Task, row: object) -> User:
         _read_query(task, position, query, is_new)
         for position, query in enumerate(list_of(fields.get("queries"), "queries"))
     )
-    require_distinct((record.record_id for record in history), "record")
-    require_distinct((query.query_id for query in queries), "query")
+    require_distinct(history, queries)
     return User(user_id=user_id, is_new=is_new, history=history, queries=queries)
 
 
@@ -138,6 +169,6 @@ def _id_or_position(fields: Mapping[str, Any], position: int, what: str) -> str:
 
 def _id_or_empty(row: object) -> str:
     try:
-        return text_of(mapping_of(_decoded(row), "the row").get("user_id"), "user_id")
+        return id_of(mapping_of(_decoded(row), "the row").get("user_id"), "user_id")
     except MalformedError:
         return ""

@@ -4,20 +4,23 @@ A sample is an entry of `<split>_questions.json`; its target is in `<split>_outp
 used becomes a Rejected with its reason; what is not a LaMP file at all is an InputError.
 """
 
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
-from typing import IO, Any, cast
-
-import ijson  # pyright: ignore[reportMissingTypeStubs]
 
 from hydra_ray import storage
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.quality import canonical_label
+from hydra_ray.lamp.fields import (
+    MalformedError,
+    checked_question,
+    id_of,
+    list_of,
+    make_record,
+    mapping_of,
+    require_distinct,
+    text_of,
+)
+from hydra_ray.lamp.json_files import json_items
 from hydra_ray.records import Query, Record, Rejected, User
 
 
@@ -31,10 +34,6 @@ class Sample:
     user: User
     awaits_target: bool
     """Whether the targets of the user's queries are in another file and must be joined."""
-
-
-class MalformedError(Exception):
-    """A sample cannot be used; the text is the reason. Never leaves hydra_ray.lamp."""
 
 
 _QUESTIONS = "_questions.json"
@@ -72,11 +71,11 @@ def read_samples(task: Task, root: str, split: str, is_new: bool) -> Iterator[Sa
     if not awaits_target and not is_new:
         raise InputError(f"no file {outputs_location(root, split)}: training users need targets; check lamp.root")
     source = location.rsplit("/", 1)[1]
-    for position, sample in enumerate(_stream(location, "item", "a JSON array of samples")):
+    for position, sample in enumerate(_items(location, "item", "a JSON array of samples")):
         try:
             user = _read_user(task, split, is_new, sample)
         except MalformedError as error:
-            yield Rejected(source=source, position=position, sample_id=_id_or_empty(sample), reason=str(error))
+            yield Rejected(source=source, position=position, sample_id=_id_or_empty(sample), reason=error.reason)
         else:
             yield Sample(
                 source=source,
@@ -96,153 +95,12 @@ def read_targets(root: str, split: str) -> Iterator[tuple[str, str]]:
     location = outputs_location(root, split)
     if not storage.exists(location):
         return
-    for gold in _stream(location, "golds.item", 'a JSON object with a list "golds"'):
+    for gold in _items(location, "golds.item", 'a JSON object with a list "golds"'):
         try:
             entry = mapping_of(gold, "gold")
-            yield user_id_of(split, text_of(entry.get("id"), "id")), text_of(entry.get("output"), "output")
+            yield user_id_of(split, id_of(entry.get("id"), "id")), text_of(entry.get("output"), "output")
         except MalformedError:
             continue  # the sample that it belongs to is rejected for want of a target
-
-
-def make_record(task: Task, record_id: str, text: str, output: str, when: object) -> Record:
-    """A history record, its output in the task's own terms.
-
-    Raises:
-        MalformedError: the output is empty or (where outputs are answers) not one of the task's labels, or the date is
-            none.
-    """
-    what = f"the output of record {record_id!r}"
-    return Record(
-        record_id=record_id,
-        input=text,
-        output=checked_output(task, output, what) if task.is_history_labelled else _stripped(output, what),
-        date=seconds_of(when, f"the date of record {record_id!r}"),
-    )
-
-
-def checked_output(task: Task, text: str, what: str) -> str:
-    """An answer (a labelled record's output or a query's target) in the task's own terms.
-
-    Raises:
-        MalformedError: it is empty or not one of the task's labels.
-    """
-    stripped = _stripped(text, what)
-    if not task.is_closed:
-        return stripped
-    label = canonical_label(task, text)
-    if label is None:
-        raise MalformedError(f"{what} is {text!r}, not a label of {task.name}")
-    return label
-
-
-def checked_question(task: Task, text: str, what: str) -> str:
-    """A query's bare input.
-
-    Raises:
-        MalformedError: it is empty or lacks the options that the task's labels stand for.
-    """
-    question = _stripped(text, what)
-    if task.option_pattern and not re.search(task.option_pattern, question, flags=re.DOTALL):
-        raise MalformedError(f"{what} lacks the options of {task.name}: {question!r}")
-    return question
-
-
-def require_distinct(ids: Iterable[str], what: str) -> None:
-    """Check that no id comes twice.
-
-    Raises:
-        MalformedError: one does.
-    """
-    seen: set[str] = set()
-    for each in ids:
-        if each in seen:
-            raise MalformedError(f"{what} {each!r} comes twice")
-        seen.add(each)
-
-
-def mapping_of(value: object, what: str) -> Mapping[str, Any]:
-    """`value`, if it has named fields.
-
-    Raises:
-        MalformedError: it has none.
-    """
-    if not isinstance(value, Mapping):
-        raise MalformedError(f"{what} is {type(value).__name__}, not an object")
-    return cast(Mapping[str, Any], value)
-
-
-def list_of(value: object, what: str) -> list[Any]:
-    """`value`, if it is a list.
-
-    Raises:
-        MalformedError: it is not.
-    """
-    if not isinstance(value, list):
-        raise MalformedError(f"{what} is {'missing' if value is None else type(value).__name__}, not a list")
-    return cast(list[Any], value)
-
-
-def text_of(value: object, what: str) -> str:
-    """`value` as text; numbers are written without needless decimals.
-
-    Raises:
-        MalformedError: it is neither text nor a number, or holds half a character.
-    """
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise MalformedError(f"{what} is not valid Unicode") from error
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise MalformedError(f"{what} is {'missing' if value is None else type(value).__name__}, not text")
-    is_whole = math.isfinite(value) and abs(value) < 2**63 and value == int(value)
-    return str(int(value)) if is_whole else str(value)
-
-
-def id_of(value: object, what: str) -> str:
-    """`value` as an id.
-
-    Raises:
-        MalformedError: it is missing or empty.
-    """
-    text = text_of(value, what)
-    if not text:
-        raise MalformedError(f"{what} is empty")
-    return text
-
-
-def seconds_of(value: object, what: str) -> int | None:
-    """Seconds since 1970 (UTC) from a number, a numeric text or an ISO date; None where there is no date.
-
-    Raises:
-        MalformedError: it is something else.
-    """
-    if value is None or value == "":
-        return None
-    if isinstance(value, date):
-        moment = value if isinstance(value, datetime) else datetime.combine(value, time())
-        return _timestamp(moment)
-    try:
-        number = Decimal(str(value))
-        if abs(number) < 2**63:
-            return int(number)
-    except ArithmeticError:
-        pass  # not a (sensible) number: perhaps an ISO date
-    try:
-        return _timestamp(datetime.fromisoformat(str(value)))
-    except (ValueError, OverflowError) as error:
-        raise MalformedError(f"{what} is {value!r}, neither seconds since 1970 nor an ISO date") from error
-
-
-def _stripped(text: str, what: str) -> str:
-    if not text.strip():
-        raise MalformedError(f"{what} is empty")
-    return text.strip()
-
-
-def _timestamp(moment: datetime) -> int:
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def _read_user(task: Task, split: str, is_new: bool, sample: object) -> User:
@@ -252,13 +110,9 @@ def _read_user(task: Task, split: str, is_new: bool, sample: object) -> User:
     if question is None:
         raise MalformedError(f"input lacks the instruction of {task.name} or has nothing after it")
     history = tuple(_read_record(task, record) for record in list_of(fields.get("profile"), "profile"))
-    require_distinct((record.record_id for record in history), "record")
-    return User(
-        user_id=user_id_of(split, sample_id),
-        is_new=is_new,
-        history=history,
-        queries=(Query(query_id=sample_id, input=checked_question(task, question, "input"), target=None),),
-    )
+    queries = (Query(query_id=sample_id, input=checked_question(task, question, "input"), target=None),)
+    require_distinct(history, queries)
+    return User(user_id=user_id_of(split, sample_id), is_new=is_new, history=history, queries=queries)
 
 
 def _read_record(task: Task, record: object) -> Record:
@@ -273,30 +127,12 @@ def _read_record(task: Task, record: object) -> Record:
 
 def _id_or_empty(sample: object) -> str:
     try:
-        return text_of(mapping_of(sample, "sample").get("id"), "id")
+        return id_of(mapping_of(sample, "sample").get("id"), "id")
     except MalformedError:
         return ""
 
 
-def _stream(location: str, prefix: str, expected: str) -> Iterator[Any]:
+def _items(location: str, prefix: str, expected: str) -> Iterator[object]:
     if not storage.exists(location):
         raise InputError(f"no file {location}; check lamp.root, lamp.train_split and lamp.new_split")
-    with storage.open_input(location) as file:
-        is_empty = True
-        try:
-            for value in ijson.items(file, prefix):
-                is_empty = False
-                yield value
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{location} is not valid JSON ({' '.join(str(error).split())}); expected {expected}. It starts with "
-                f"{_start_of(location)!r}. Download it again: it may be cut off, or an error page in its place."
-            ) from error
-        if is_empty:
-            raise InputError(f"{location} holds nothing to read; expected {expected}")
-
-
-def _start_of(location: str) -> str:
-    file: IO[bytes]
-    with storage.open_input(location) as file:
-        return file.read(60).decode("utf-8", "replace")
+    return json_items(location, prefix, expected)

@@ -23,13 +23,12 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.config import LampConfig, RunConfig, Task
 from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.lamp.fields import MalformedError, checked_output
 from hydra_ray.lamp.leaks import LEAK, is_leaking
 from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
 from hydra_ray.lamp.reading import (
-    MalformedError,
     Sample,
-    checked_output,
     outputs_location,
     questions_location,
     read_samples,
@@ -215,10 +214,16 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
 
 def _spill_lamp(task: Task, root: str, splits: Mapping[str, bool], max_users: int | None, spill: _Spill) -> None:
     for split, is_new in splits.items():
+        num_samples = num_targets = 0
         for sample in islice(read_samples(task, root, split, is_new), max_users):
             spill.add(sample)
+            num_samples += 1
         for user_id, target in read_targets(root, split):
             spill.add_target(user_id, target)
+            num_targets += 1
+        if max_users is None and num_targets > num_samples:
+            surplus = num_targets - num_samples
+            log.warning("%d targets of split %s belong to no sample and are left out", surplus, split)
 
 
 def _spill_own(task: Task, locations: Sequence[str], max_users: int | None, spill: _Spill) -> None:
@@ -278,7 +283,7 @@ def _join(config: RunConfig, task: Task, bucket: int, spill: _Spill) -> Iterator
                 user = _with_target(task, user, targets.get(user.user_id, set()))
             yield sample, _in_fold(config, user)
         except MalformedError as error:
-            yield sample, _rejected(sample, str(error))
+            yield sample, _rejected(sample, error.reason)
 
 
 def _rejected(sample: Sample, reason: str) -> Rejected:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig, Task
+from hydra_ray.lamp.fields import pseudo_query_id
 from hydra_ray.records import ProbedUser, Query, Record, Retrieved, User
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.retrieve.methods import Search, score_records
@@ -64,7 +65,7 @@ def rank_queries(
 def restore_queries(user: User, probed: ProbedUser) -> Iterator[RankedQuery]:
     """What `rank_queries` yielded when `probed` was made, without ranking again."""
     queries = {query.query_id: query for query in user.queries}
-    positions = {_pseudo_query_id(record): position for position, record in enumerate(user.history)}
+    positions = {pseudo_query_id(record.record_id): position for position, record in enumerate(user.history)}
     for each in probed.queries:
         eligible = range(len(user.history))
         if each.is_pseudo:
@@ -118,8 +119,4 @@ def rank(scores: np.ndarray, positions: Sequence[int], num: int) -> list[int]:
 
 
 def _pseudo_query(record: Record) -> Query:
-    return Query(query_id=_pseudo_query_id(record), input=record.input, target=record.output)
-
-
-def _pseudo_query_id(record: Record) -> str:
-    return f"record:{record.record_id}"
+    return Query(query_id=pseudo_query_id(record.record_id), input=record.input, target=record.output)

@@ -100,7 +100,7 @@ def test_users_whom_the_teacher_has_are_named_and_nothing_is_written(known: Stag
 
 
 def test_nobody_to_add_is_said(known: Stage, added: Stage, files_of: Any):
-    with pytest.raises(InputError, match="holds no new users"):
+    with pytest.raises(InputError, match="holds no row"):
         ingest(files_of("june", "", taught_by="test"), added, known)
 
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_used_is_in_the_rejected_table_and_in_the_log(
     expected = {
         ("train_questions.json", 1, "a"): "same id as sample 0",
         ("train_questions.json", 2, "b"): "instruction",
-        ("train_questions.json", 3, "c"): "'horror'",
+        ("train_questions.json", 3, "c"): "is not a label",
         ("train_questions.json", 4, "d"): "2 different targets",
         ("train_questions.json", 5, ""): "not an object",
         ("dev_questions.json", 1, "x"): "no target",

@@ -1,0 +1,229 @@
+"""The fields of a sample, whoever wrote it: checked and in our own terms, or malformed with the reason.
+
+Nothing in here trusts its input: any value that a JSON or Parquet reader can yield is either accepted or refused.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any, cast
+
+from hydra_ray.config import Task
+from hydra_ray.lamp.quality import canonical_label
+from hydra_ray.records import Query, Record
+
+MAX_REASON_CHARACTERS = 300
+"""Longer reasons are cut in their middle: they may quote a whole text."""
+
+_MAX_SECONDS = 10**11
+"""A number of this size or more (the year 5138) counts milliseconds, or even smaller units, and not seconds."""
+_LINE_BREAKING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What cannot be typed, or would end a line of a file of ids."""
+_MONTH = re.compile(r"\d{4}-\d{2}")
+
+
+class MalformedError(Exception):
+    """A sample cannot be used; the text is the reason. Never leaves hydra_ray.lamp."""
+
+    @property
+    def reason(self) -> str:
+        """The reason, short enough for a log."""
+        text = str(self)
+        if len(text) <= MAX_REASON_CHARACTERS:
+            return text
+        end = MAX_REASON_CHARACTERS // 3
+        return f"{text[: MAX_REASON_CHARACTERS - end - 5]} ... {text[-end:]}"
+
+
+def pseudo_query_id(record_id: str) -> str:
+    """The id of the query that a record becomes, beside the user's own queries."""
+    return f"record:{record_id}"
+
+
+def make_record(task: Task, record_id: str, text: str, output: str, when: object) -> Record:
+    """A history record, its output in the task's own terms.
+
+    Raises:
+        MalformedError: the output is empty or (where outputs are answers) not one of the task's labels, or the date is
+            none.
+    """
+    what = f"the output of record {record_id!r}"
+    return Record(
+        record_id=record_id,
+        input=text,
+        output=checked_output(task, output, what) if task.is_history_labelled else _stripped(output, what),
+        date=seconds_of(when, f"the date of record {record_id!r}"),
+    )
+
+
+def checked_output(task: Task, text: str, what: str) -> str:
+    """An answer (a labelled record's output or a query's target) in the task's own terms.
+
+    Raises:
+        MalformedError: it is empty or not one of the task's labels.
+    """
+    stripped = _stripped(text, what)
+    if not task.is_closed:
+        return stripped
+    label = canonical_label(task, text)
+    if label is None:
+        raise MalformedError(f"{what} is not a label of {task.name}")
+    return label
+
+
+def checked_question(task: Task, text: str, what: str) -> str:
+    """A query's bare input.
+
+    Raises:
+        MalformedError: it is empty or lacks the options that the task's labels stand for.
+    """
+    question = _stripped(text, what)
+    if task.option_pattern and not re.search(task.option_pattern, question, flags=re.DOTALL):
+        raise MalformedError(f"{what} lacks the options of {task.name}")
+    return question
+
+
+def require_distinct(history: Iterable[Record], queries: Iterable[Query]) -> None:
+    """Check that a user's records and queries can be told apart by their ids.
+
+    Raises:
+        MalformedError: they cannot.
+    """
+    records: set[str] = set()
+    for record in history:
+        if record.record_id in records:
+            raise MalformedError(f"record {record.record_id!r} comes twice")
+        records.add(record.record_id)
+    taken = {pseudo_query_id(record_id) for record_id in records}
+    seen: set[str] = set()
+    for query in queries:
+        if query.query_id in seen:
+            raise MalformedError(f"query {query.query_id!r} comes twice")
+        if query.query_id in taken:
+            raise MalformedError(f"query {query.query_id!r} is named as the query that a record becomes; rename it")
+        seen.add(query.query_id)
+
+
+def mapping_of(value: object, what: str) -> Mapping[str, Any]:
+    """`value`, if it has named fields.
+
+    Raises:
+        MalformedError: it has none.
+    """
+    if not isinstance(value, Mapping):
+        raise MalformedError(f"{what} is {type(value).__name__}, not an object")
+    return cast(Mapping[str, Any], value)
+
+
+def list_of(value: object, what: str) -> list[Any]:
+    """`value`, if it is a list.
+
+    Raises:
+        MalformedError: it is not.
+    """
+    if not isinstance(value, list):
+        raise MalformedError(f"{what} is {'missing' if value is None else type(value).__name__}, not a list")
+    return cast(list[Any], value)
+
+
+def truth_of(value: object, what: str) -> bool:
+    """`value`, if it is true or false.
+
+    Raises:
+        MalformedError: it is neither.
+    """
+    if not isinstance(value, bool):
+        got = repr(value) if isinstance(value, str) else type(value).__name__
+        raise MalformedError(f"{what} is {got}, not true or false")
+    return value
+
+
+def text_of(value: object, what: str) -> str:
+    """`value` as text; numbers are written without needless decimals.
+
+    Raises:
+        MalformedError: it is neither text nor a finite number, or holds half a character.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise MalformedError(f"{what} is not valid Unicode") from error
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise MalformedError(f"{what} is {'missing' if value is None else type(value).__name__}, not text")
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        raise MalformedError(f"{what} is {value}, not text")
+    return str(int(value)) if abs(value) < 2**63 and value == int(value) else str(value)
+
+
+def id_of(value: object, what: str) -> str:
+    """`value` as an id.
+
+    Raises:
+        MalformedError: it is missing or blank, or holds a control character or a line break, so that it could be given
+            neither on a command line nor in a file of ids.
+    """
+    text = text_of(value, what)
+    if not text.strip():
+        raise MalformedError(f"{what} is empty")
+    found = _LINE_BREAKING.search(text)
+    if found:
+        raise MalformedError(f"{what} holds the control character U+{ord(found[0]):04X}")
+    return text
+
+
+def seconds_of(value: object, what: str) -> int | None:
+    """Seconds since 1970 (UTC); None where there is no date.
+
+    Args:
+        value: a number or a numeric text (seconds, or milliseconds and smaller units where it is too large for them),
+            or an ISO date, also one of a month.
+
+    Raises:
+        MalformedError: it is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, date):
+        return _timestamp(value if isinstance(value, datetime) else datetime.combine(value, time()), what)
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise MalformedError(f"{what} is {type(value).__name__}, neither a number nor a text")
+    text = str(value).strip()
+    if not text:
+        return None
+    number = _number(text)
+    if number is not None:
+        while abs(number) >= _MAX_SECONDS:
+            number /= 1000
+        return int(number)
+    try:
+        moment = datetime.fromisoformat(f"{text}-01" if _MONTH.fullmatch(text) else text)
+    except ValueError as error:
+        raise MalformedError(f"{what} is neither seconds since 1970 nor an ISO date") from error
+    return _timestamp(moment, what)
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        return None
+    return number if number.is_finite() and -(2**63) < number < 2**63 else None
+
+
+def _timestamp(moment: datetime, what: str) -> int:
+    try:
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError) as error:  # not a time, or one before year 1
+        raise MalformedError(f"{what} is no moment") from error
+
+
+def _stripped(text: str, what: str) -> str:
+    if not text.strip():
+        raise MalformedError(f"{what} is empty")
+    return text.strip()

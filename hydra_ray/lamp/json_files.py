@@ -1,0 +1,89 @@
+"""JSON files that may be larger than memory, and anything at all: each value by itself, or one clear error."""
+
+import codecs
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import IO, Any
+
+import ijson  # pyright: ignore[reportMissingTypeStubs]
+
+from hydra_ray import storage
+from hydra_ray.errors import InputError
+
+MAX_DEPTH = 100
+"""Deepest nesting of a file; ijson takes memory by its square."""
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', flags=re.DOTALL)
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - _STEPS.keys())
+
+
+def json_items(location: str, prefix: str, expected: str) -> Iterator[Any]:
+    """The values below `prefix` (in ijson's words), one in memory at a time; numbers are integers or floats.
+
+    Raises:
+        InputError: the file is not JSON, is nested too deeply, or has no such value.
+    """
+    with open_utf8(location) as file:
+        is_empty = True
+        try:
+            # Without use_float, an integer of more than 4300 digits ends the process in ijson's C code.
+            for value in ijson.items(_Shallow(file, location), prefix, use_float=True):
+                is_empty = False
+                yield value
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{location} is not valid JSON ({' '.join(str(error).split())}); expected {expected}. It starts with "
+                f"{_start_of(location)!r}. Download it again: it may be cut off, or an error page in its place."
+            ) from error
+        if is_empty:
+            raise InputError(f"{location} holds nothing to read; expected {expected}")
+
+
+@contextmanager
+def open_utf8(location: str) -> Iterator[IO[bytes]]:
+    """The file at `location`, after the mark with which some editors begin UTF-8.
+
+    Raises:
+        InputError: it is UTF-16 or UTF-32.
+    """
+    with storage.open_input(location) as file:
+        start = file.read(4)
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in start:
+            raise InputError(f"{location} is UTF-16 or UTF-32; expected UTF-8. Write it again as UTF-8.")
+        file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
+        yield file
+
+
+class _Shallow:
+    """A file of JSON that ends with an error where it is nested too deeply."""
+
+    def __init__(self, file: IO[bytes], location: str) -> None:
+        self._file = file
+        self._location = location
+        self._depth = 0
+        self._open = b""
+        """What the last chunk ended inside of: a string, perhaps after a backslash."""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes.
+
+        Raises:
+            InputError: they are nested too deeply.
+        """
+        chunk = self._file.read(size)
+        outside, quote, inside = _STRINGS.sub(b"", self._open + chunk).partition(b'"')
+        num_backslashes = len(inside) - len(inside.rstrip(b"\\"))
+        self._open = quote + b"\\" * (num_backslashes % 2)
+        steps = map(_STEPS.__getitem__, outside.translate(None, delete=_NO_BRACKETS))
+        depths = list(accumulate(steps, initial=self._depth))
+        if max(depths) > MAX_DEPTH:
+            raise InputError(f"{self._location} is nested more than {MAX_DEPTH} levels deep; no users' file is.")
+        self._depth = depths[-1]
+        return chunk
+
+
+def _start_of(location: str) -> str:
+    with storage.open_input(location) as file:
+        return file.read(60).decode("utf-8", "replace")
