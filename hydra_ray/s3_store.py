@@ -8,6 +8,7 @@ Credentials come from the standard chain alone (environment, ~/.aws, the machine
 them.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -40,6 +41,8 @@ class S3Store:
         """Connect, to AWS where there is no endpoint."""
         import s3fs
 
+        # It tells in every process where it found credentials.
+        logging.getLogger("aiobotocore").setLevel(logging.WARNING)
         retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
         self.arrow: pafs.FileSystem = pafs.S3FileSystem(
             region=region, endpoint_override=endpoint, retry_strategy=retries
