@@ -38,9 +38,10 @@ def comparison_lead(comparison: Comparison) -> str:
     change = found["metrics"][main["name"]]
     direction = "" if main["is_higher_better"] else " (lower is better)"
     users = found["users"]
+    title = main["title"][:1].upper() + main["title"][1:]
     level = f"{100 * comparison['bootstrap']['confidence']:g}% interval over users"
     return (
-        f"{main['title']}{direction} {plain_figure(change['values'][0])} in {comparison['runs'][0]}, "
+        f"{title}{direction} {plain_figure(change['values'][0])} in {comparison['runs'][0]}, "
         f"{plain_figure(change['values'][1])} in {comparison['runs'][1]}: {signed_with_bounds(change['difference'])} "
         f"({level}; {found['test']}: {p_value(found['p_value'])}). {counted(users['win'], 'user')} better off, "
         f"{users['loss']:,} worse, {users['tie']:,} the same."
@@ -88,7 +89,11 @@ def total_rows(comparison: Comparison) -> Iterator[tuple[str, str, str, str]]:
         known = [value for value in values if value is not None]
         change = known[1] - known[0] if len(known) == len(values) else None
         sign = "" if change is None else "+" if change >= 0 else MINUS
-        yield name.replace("_", " "), *shown, "" if change is None else sign + cost_text(name, abs(change))
+        yield (
+            "time" if name == "seconds" else name.replace("_", " "),
+            *shown,
+            "" if change is None else sign + cost_text(name, abs(change)),
+        )
 
 
 def cost_text(name: str, value: float | None) -> str:
