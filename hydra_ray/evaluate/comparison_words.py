@@ -85,15 +85,13 @@ def comparison_text(comparison: Comparison) -> str:
 def total_rows(comparison: Comparison) -> Iterator[tuple[str, str, str, str]]:
     """What all stages took: its name, the two runs' figures, and the difference."""
     for name, values in comparison["totals"].items():
-        shown = [cost_text(name, value) for value in values]
-        known = [value for value in values if value is not None]
-        change = known[1] - known[0] if len(known) == len(values) else None
-        sign = "" if change is None else "+" if change >= 0 else MINUS
-        yield (
-            "time" if name == "seconds" else name.replace("_", " "),
-            *shown,
-            "" if change is None else sign + cost_text(name, abs(change)),
-        )
+        before, after = (cost_text(name, value) for value in values)
+        title = "time" if name == "seconds" else name.replace("_", " ")
+        yield title, before, after, "" if None in values else _change_text(name, values[1] - values[0])
+
+
+def _change_text(name: str, change: float) -> str:
+    return ("+" if change >= 0 else MINUS) + cost_text(name, abs(change))
 
 
 def cost_text(name: str, value: float | None) -> str:

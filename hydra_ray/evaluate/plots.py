@@ -214,11 +214,18 @@ def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> s
         start = [0.0] * len(rows)
         for outcome, colour in (("win", "accent"), ("tie", "line"), ("loss", "worse")):
             widths = [100 * counts[outcome] / sum(counts.values()) for counts in rows.values()]
-            outlined = {"edgecolor": COLOURS["muted"], "linewidth": 0.8} if outcome == "tie" else {}
+            is_tie = outcome == "tie"
             axes.barh(
-                range(len(rows)), widths, left=start, height=0.62, color=COLOURS[colour], label=outcome, **outlined
+                range(len(rows)),
+                widths,
+                left=start,
+                height=0.62,
+                color=COLOURS[colour],
+                edgecolor=COLOURS["muted"],
+                linewidth=0.8 if is_tie else 0,
+                label=outcome,
             )
-            inside = COLOURS["ink" if outcome == "tie" else "paper"]
+            inside = COLOURS["ink" if is_tie else "paper"]
             for row, counts in enumerate(rows.values()):
                 # A narrower bar has no room for its number, which the table has.
                 if widths[row] >= 1 + 4 * len(str(counts[outcome])):
