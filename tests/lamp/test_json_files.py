@@ -12,7 +12,7 @@ from hydra_ray.lamp.json_files import MAX_DEPTH, _Shallow, json_items, open_utf8
 
 texts = st.one_of(st.text(max_size=6), st.sampled_from(["[", "]}", '"', "\\", '\\"[', "\\\\"]))
 values = st.recursive(
-    st.one_of(texts, st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1)),
+    st.one_of(texts, st.none(), st.booleans(), st.integers(1 - 2**63, 2**63 - 1)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=20,
 )

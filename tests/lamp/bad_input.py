@@ -1,0 +1,324 @@
+"""Everything wrong that can be handed in as users, and what becomes of each: the tests and docs/bad-input.md."""
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LAMP, JSONL, PARQUET = "LaMP", ".jsonl", ".parquet"
+ACCEPTED, REJECTED, ERROR = "accepted", "rejected", "error"
+
+Files = dict[str, bytes]
+"""Contents by file name: the questions and outputs of a split in LaMP's format, or one file of own users."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One thing that can be wrong. Key: (wrong, formats)."""
+
+    wrong: str
+    formats: tuple[str, ...]
+    make: Callable[[str], Files]
+    """The files in a format, which hold the user in question and one good user."""
+    outcome: str
+    """ACCEPTED: the user is taken in. REJECTED: the user is in the rejected table. ERROR: the file is refused."""
+    detail: str = ""
+    """What the user becomes, or a part of the reason or of the message."""
+    field: str = ""
+    """Where an accepted value is found: record_id, input, output, date, query or target; empty: not looked at."""
+    value: Any = None
+    """What is found there."""
+
+
+def user_row(user_id: Any = "bad", **changes: Any) -> dict[str, Any]:
+    """A good user of the task `tags`, in the form of own files, with some of its fields replaced."""
+    row = {
+        "user_id": user_id,
+        "history": [{"id": "r", "input": "a text", "output": "comedy", "date": 1_600_000_000}],
+        "queries": [{"id": "q", "input": "a query", "target": "romance"}],
+    }
+    return {**row, **changes}
+
+
+def sample(row: dict[str, Any]) -> dict[str, Any]:
+    """The same user in LaMP's format."""
+    profile = row["history"]
+    if isinstance(profile, list):
+        profile = [
+            {{"input": "text", "output": "tag"}.get(name, name): value for name, value in each.items()}
+            if isinstance(each, dict)
+            else each
+            for each in profile
+        ]
+    question = row["queries"][0]["input"]
+    asked = f"Which tag? text:{question}" if isinstance(question, str) else question
+    return {"id": row["user_id"], "input": asked, "profile": profile}
+
+
+def lamp_files(rows: Iterable[dict[str, Any]]) -> Files:
+    """Own rows as LaMP's files."""
+    rows = list(rows)
+    golds = [{"id": row["user_id"], "output": row["queries"][0]["target"]} for row in rows]
+    return {
+        "dev_questions.json": json.dumps([sample(row) for row in rows]).encode("utf-8"),
+        "dev_outputs.json": json.dumps({"task": "tags", "golds": golds}).encode("utf-8"),
+    }
+
+
+def jsonl(rows: Iterable[Any]) -> bytes:
+    """Rows as JSON lines."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def parquet(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Rows as a Parquet file."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    return file.getvalue()
+
+
+def files_of(format_: str, rows: Iterable[dict[str, Any]]) -> Files:
+    """Rows in a format."""
+    if format_ == LAMP:
+        return lamp_files(rows)
+    return {"users.jsonl": jsonl(rows)} if format_ == JSONL else {"users.parquet": parquet(rows)}
+
+
+GOOD = user_row("good")
+
+
+def _user(**changes: Any) -> Callable[[str], Files]:
+    return lambda format_: files_of(format_, [user_row(**changes), GOOD])
+
+
+def _record(**changes: Any) -> Callable[[str], Files]:
+    return _user(history=[{**user_row()["history"][0], **changes}])
+
+
+def _query(**changes: Any) -> Callable[[str], Files]:
+    return _user(queries=[{**user_row()["queries"][0], **changes}])
+
+
+def _bytes(change: Callable[[bytes], bytes]) -> Callable[[str], Files]:
+    """The good files, their main file's bytes changed."""
+
+    def make(format_: str) -> Files:
+        files = files_of(format_, [user_row(), GOOD])
+        name = next(iter(files))
+        return {**files, name: change(files[name])}
+
+    return make
+
+
+def _lines(*lines: bytes) -> Callable[[str], Files]:
+    return lambda _: {"users.jsonl": b"\n".join([*lines, jsonl([GOOD])])}
+
+
+def _outputs(golds: Any) -> Callable[[str], Files]:
+    def make(format_: str) -> Files:
+        return {**files_of(format_, [user_row(), GOOD]), "dev_outputs.json": json.dumps({"golds": golds}).encode()}
+
+    return make
+
+
+def _unreadable_text(_: str) -> Files:
+    ids = pa.array([b"b\xe9d", b"good"], pa.binary()).cast(pa.string(), safe=False)
+    rows = pa.Table.from_pylist([user_row(), GOOD])
+    file = io.BytesIO()
+    pq.write_table(rows.set_column(rows.schema.get_field_index("user_id"), "user_id", ids), file)
+    return {"users.parquet": file.getvalue()}
+
+
+def _replaced(old: bytes, new: bytes) -> Callable[[str], Files]:
+    return _bytes(lambda content: content.replace(old, new, 1))
+
+
+ALL, TEXT, OWN = (LAMP, JSONL, PARQUET), (LAMP, JSONL), (JSONL, PARQUET)
+HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
+MEGABYTE = "word " * 200_000
+STRANGE = "bell \x07, right to left \u202eabc\u202c, zero width \u200b, emoji \U0001f642"
+GOLD_OF_GOOD = {"id": "good", "output": "comedy"}
+
+CASES = (
+    # Files.
+    Case(wrong="a byte order mark of UTF-8", formats=TEXT, make=_bytes(lambda b: b"\xef\xbb\xbf" + b),
+         outcome=ACCEPTED, detail="the mark is skipped"),
+    Case(wrong="Windows line ends", formats=TEXT, make=_bytes(lambda b: b.replace(b"\n", b"\r\n")), outcome=ACCEPTED),
+    Case(wrong="UTF-16 or UTF-32", formats=TEXT, make=_bytes(lambda b: b.decode().encode("utf-16")),
+         outcome=ERROR, detail="Write it again as UTF-8"),
+    Case(wrong="Latin-1, or any bytes that are no UTF-8", formats=(LAMP,), make=_replaced(b"a text", b"caf\xe9"),
+         outcome=ERROR, detail="invalid bytes in UTF8 string"),
+    Case(wrong="Latin-1, or any bytes that are no UTF-8", formats=(JSONL,), make=_replaced(b"a text", b"caf\xe9"),
+         outcome=REJECTED, detail="the line is not UTF-8"),
+    Case(wrong="Latin-1, or any bytes that are no UTF-8", formats=(PARQUET,), make=_unreadable_text,
+         outcome=REJECTED, detail="the row cannot be read"),
+    Case(wrong="a web page in the file's place", formats=(LAMP,), make=_bytes(lambda _: HTML),
+         outcome=ERROR, detail="an error page in its place"),
+    Case(wrong="a web page in the file's place", formats=(JSONL,), make=_bytes(lambda _: HTML),
+         outcome=ERROR, detail="is a web page or XML"),
+    Case(wrong="a web page in the file's place", formats=(PARQUET,), make=_bytes(lambda _: HTML),
+         outcome=ERROR, detail="cannot be read as Parquet"),
+    Case(wrong="a file that was cut off", formats=(LAMP,), make=_bytes(lambda b: b[:-20]),
+         outcome=ERROR, detail="it may be cut off"),
+    Case(wrong="a file that was cut off", formats=(PARQUET,), make=_bytes(lambda b: b[:-20]),
+         outcome=ERROR, detail="cannot be read as Parquet"),
+    Case(wrong="a line that was cut off", formats=(JSONL,), make=_lines(jsonl([user_row()])[:-20]),
+         outcome=REJECTED, detail="the line is not JSON"),
+    Case(wrong="an empty file", formats=(LAMP,), make=_bytes(lambda _: b""), outcome=ERROR, detail="is not valid JSON"),
+    Case(wrong="an empty file", formats=(JSONL,), make=_bytes(lambda _: b""), outcome=ERROR, detail="holds no row"),
+    Case(wrong="a file without a row", formats=(PARQUET,), make=_bytes(lambda _: parquet([GOOD][:0])),
+         outcome=ERROR, detail="holds no row"),
+    Case(wrong="JSON of another shape", formats=(LAMP,), make=_bytes(lambda _: b'{"error": "no such file"}'),
+         outcome=ERROR, detail="expected a JSON array of samples"),
+    Case(wrong="a list where an object is expected", formats=(JSONL,), make=_lines(b"[1]"),
+         outcome=REJECTED, detail="not an object"),
+    Case(wrong="JSON that is nested a hundred thousand deep", formats=(LAMP,),
+         make=_replaced(b'"a text"', b"[" * 100_000 + b"]" * 100_000), outcome=ERROR, detail="nested more than 100"),
+    Case(wrong="JSON that is nested a hundred thousand deep", formats=(JSONL,),
+         make=_replaced(b'"a text"', b"[" * 100_000 + b"]" * 100_000), outcome=REJECTED, detail="recursion"),
+    Case(wrong="NaN or Infinity, which JSON has not", formats=(LAMP,), make=_record(input=float("nan")),
+         outcome=ERROR, detail="is not valid JSON"),
+    Case(wrong="NaN or Infinity, which JSON has not", formats=(JSONL,), make=_record(input=float("nan")),
+         outcome=REJECTED, detail="NaN is no value"),
+    Case(wrong="NaN in the place of a text", formats=(PARQUET,),
+         make=lambda f: files_of(f, [user_row(history=[{"input": float("nan"), "output": "comedy"}])]),
+         outcome=REJECTED, detail="is nan, not text"),
+    Case(wrong="a whole number of 30 digits as an id", formats=(LAMP,), make=_user(user_id=10**29),
+         outcome=ERROR, detail="integer overflow"),
+    Case(wrong="a whole number of 30 digits as an id", formats=(JSONL,), make=_user(user_id=10**29),
+         outcome=ACCEPTED, detail="its digits"),
+    Case(wrong="a number of 5000 digits", formats=(LAMP,), make=_replaced(b'"a text"', b"1" * 5000),
+         outcome=ERROR, detail="integer overflow"),
+    Case(wrong="a number of 5000 digits", formats=(JSONL,), make=_replaced(b'"a text"', b"1" * 5000),
+         outcome=REJECTED, detail="the line is not JSON"),
+    # Ids.
+    Case(wrong="the same user twice", formats=ALL, make=lambda f: files_of(f, [GOOD, user_row("bad"), user_row("bad")]),
+         outcome=REJECTED, detail="the same id as sample 1"),
+    Case(wrong="the same record id twice", formats=ALL, make=_user(history=[user_row()["history"][0]] * 2),
+         outcome=REJECTED, detail="record 'r' comes twice"),
+    Case(wrong="the same query id twice", formats=OWN, make=_user(queries=[user_row()["queries"][0]] * 2),
+         outcome=REJECTED, detail="query 'q' comes twice"),
+    Case(wrong="a query named as a record's own query (`record:` and its id)", formats=OWN, make=_query(id="record:r"),
+         outcome=REJECTED, detail="rename it"),
+    Case(wrong="no user id, or null", formats=ALL,
+         make=_user(user_id=None), outcome=REJECTED, detail="is missing"),
+    Case(wrong="an empty or blank user id", formats=ALL, make=_user(user_id=" "), outcome=REJECTED, detail="is empty"),
+    Case(wrong="a user id with NUL, a line break or another control character", formats=ALL,
+         make=_user(user_id="b\x00d"), outcome=REJECTED, detail="holds the control character U+0000"),
+    Case(wrong="true or false as a user id", formats=TEXT, make=_user(user_id=True), outcome=REJECTED,
+         detail="is bool, not text"),
+    Case(wrong="a list or an object as a user id", formats=TEXT, make=_user(user_id=["b"]), outcome=REJECTED,
+         detail="is list, not text"),
+    Case(wrong="a number as a user id", formats=TEXT, make=_user(user_id=7.0), outcome=ACCEPTED, detail="`7`"),
+    Case(wrong="the user id `../../etc/passwd`", formats=ALL, make=_user(user_id="../../etc/passwd"),
+         outcome=ACCEPTED, detail="no id ever becomes a path"),
+    Case(wrong="a user id of 10 kB", formats=ALL, make=_user(user_id="b" * 10_000), outcome=ACCEPTED),
+    Case(wrong="a user id with spaces around it", formats=ALL, make=_user(user_id=" bad "), outcome=ACCEPTED,
+         detail="as it is: another user than without them"),
+    # Targets.
+    Case(wrong="a user who is not in the outputs", formats=(LAMP,), make=_outputs([GOLD_OF_GOOD]), outcome=REJECTED,
+         detail="no target in the outputs file"),
+    Case(wrong="an output that nobody asked for", formats=(LAMP,),
+         make=_outputs([{"id": "bad", "output": "comedy"}, GOLD_OF_GOOD, {"id": "nobody", "output": "comedy"}]),
+         outcome=ACCEPTED, detail="that output is left out, and the log says so"),
+    Case(wrong="two different outputs of one user", formats=(LAMP,),
+         make=_outputs([{"id": "bad", "output": "comedy"}, {"id": "bad", "output": "romance"}, GOLD_OF_GOOD]),
+         outcome=REJECTED, detail="2 different targets"),
+    Case(wrong="a training user's query without a target", formats=OWN,
+         make=_user(is_new=False, queries=[{"id": "q", "input": "a query", "target": None}]), outcome=REJECTED,
+         detail="has no target"),
+    Case(wrong="`is_new` that is neither true nor false", formats=(JSONL,), make=_user(is_new="no"), outcome=REJECTED,
+         detail="is_new is 'no', not true or false"),
+    # Histories and texts.
+    Case(wrong="an empty history", formats=TEXT, make=_user(history=[]), outcome=ACCEPTED,
+         detail="the shared heads answer"),
+    Case(wrong="no history, or null", formats=TEXT, make=_user(history=None), outcome=REJECTED, detail="is missing"),
+    Case(wrong="null among the records", formats=TEXT, make=_user(history=[None]), outcome=REJECTED,
+         detail="not an object"),
+    Case(wrong="null in a record's text", formats=ALL, make=_record(input=None), outcome=REJECTED, detail="is missing"),
+    Case(wrong="a list in a record's text", formats=TEXT, make=_record(input=["a"]), outcome=REJECTED,
+         detail="is list, not text"),
+    Case(wrong="an empty input of a record", formats=ALL, make=_record(input=" "), outcome=ACCEPTED,
+         detail="a record with an output only", field="input", value=""),
+    Case(wrong="an empty output of a record", formats=ALL, make=_record(output=" "), outcome=REJECTED,
+         detail="the output of record 'r' is empty"),
+    Case(wrong="an empty query", formats=ALL, make=_query(input=" "), outcome=REJECTED, detail=""),
+    Case(wrong="a text of 1 MB", formats=ALL, make=_record(input=MEGABYTE), outcome=ACCEPTED,
+         detail="whole in the tables; prompts show its first `generator.max_text_tokens`", field="input",
+         value=MEGABYTE.strip()),
+    Case(wrong="a label of 1 MB", formats=ALL, make=_record(output=MEGABYTE), outcome=REJECTED,
+         detail="is not a label of tags"),
+    Case(wrong="control characters, bidirectional and invisible ones in a text", formats=ALL,
+         make=_record(input=STRANGE), outcome=ACCEPTED, detail="as they are; escaped in logs", field="input",
+         value=STRANGE),
+    Case(wrong="NUL in a text", formats=ALL, make=_record(input="a\x00b"), outcome=ACCEPTED, field="input",
+         value="a\x00b"),
+    Case(wrong="half a character (a lone surrogate) in a text", formats=(LAMP,), make=_record(input="a \ud800 b"),
+         outcome=ACCEPTED, detail="a high half becomes `?`", field="input", value="a ? b"),
+    Case(wrong="half a character (a lone low surrogate) in a text", formats=(LAMP,), make=_record(input="\udc00"),
+         outcome=ERROR, detail="is not valid JSON"),
+    Case(wrong="half a character (a lone surrogate) in a text", formats=(JSONL,), make=_record(input="a \ud800 b"),
+         outcome=REJECTED, detail="is not valid Unicode"),
+    # Labels and ratings.
+    Case(wrong="a label in another case or with spaces around it", formats=ALL, make=_record(output=" Dark COMEDY "),
+         outcome=ACCEPTED, detail="`dark comedy`, as the task writes it", field="output", value="dark comedy"),
+    Case(wrong="a label with a dot after it", formats=ALL, make=_record(output="comedy."), outcome=REJECTED,
+         detail="is not a label of tags"),
+    Case(wrong="a label with two spaces inside", formats=ALL, make=_record(output="dark  comedy"), outcome=REJECTED,
+         detail="is not a label of tags"),
+    Case(wrong="a label that the task has not", formats=ALL, make=_query(target="horror"), outcome=REJECTED,
+         detail="is not a label of tags"),
+    # Dates.
+    Case(wrong="a date in seconds since 1970, as a number", formats=ALL, make=_record(date=1_600_000_000),
+         outcome=ACCEPTED, field="date", value=1_600_000_000),
+    Case(wrong="a date in seconds since 1970, as a text", formats=TEXT, make=_record(date="1600000000"),
+         outcome=ACCEPTED, detail="seconds", field="date", value=1_600_000_000),
+    Case(wrong="a date in milliseconds, microseconds or nanoseconds", formats=ALL, make=_record(date=1_600_000_000_123),
+         outcome=ACCEPTED, detail="seconds; told by its size", field="date", value=1_600_000_000),
+    Case(wrong="an ISO date", formats=TEXT, make=_record(date="2020-09-13"), outcome=ACCEPTED,
+         detail="midnight in UTC", field="date", value=1_599_955_200),
+    Case(wrong="an ISO date with a time zone", formats=TEXT, make=_record(date="2020-09-13T14:26:40+02:00"),
+         outcome=ACCEPTED, detail="the moment", field="date", value=1_600_000_000),
+    Case(wrong="a month such as `2021-07`", formats=TEXT, make=_record(date="2021-07"), outcome=ACCEPTED,
+         detail="its first day", field="date", value=1_625_097_600),
+    Case(wrong="no date, null or an empty text", formats=TEXT, make=_record(date=" "), outcome=ACCEPTED,
+         detail="a record without a date", field="date", value=None),
+    Case(wrong="any other date, such as `yesterday` or `07/04/2021`", formats=TEXT, make=_record(date="yesterday"),
+         outcome=REJECTED, detail="neither seconds since 1970 nor an ISO date"),
+    Case(wrong="an object as a date", formats=TEXT, make=_record(date={"year": 2021}), outcome=REJECTED,
+         detail="neither a number nor a text"),
+)  # fmt: skip
+"""One row for everything that can be wrong, for tasks of labels."""
+
+RATINGS: tuple[tuple[Any, str | None], ...] = (
+    ("4.0", "4"), (4, "4"), (4.0, "4"), (" 5 ", "5"), ("4 stars", None), ("4,0", None), ("0", None), ("five", None),
+    ("nan", None), ("", None),
+)  # fmt: skip
+"""Ways to write a rating of 1 to 5, and what each becomes; None where the user is rejected."""
+
+
+def page() -> str:
+    """docs/bad-input.md."""
+    lines = [
+        "# What becomes of bad input",
+        "",
+        "Each row is a test (`tests/lamp/bad_input.py`, from which this page is made). *accepted*: the user is taken",
+        "in. *rejected*: the user is in the table `rejected` beside the users, with file, position, id and reason, and",
+        "in the log; more than `users.max_rejected_fraction` of them stop the run. *error*: the file is refused as a",
+        "whole, by name, before anything is written. What stands behind a colon is what a value becomes, or a part of",
+        "the reason or message.",
+        "",
+        "| what is wrong | in | what becomes of it |",
+        "|---|---|---|",
+    ]
+    for case in CASES:
+        detail = f": {case.detail}" if case.detail else ""
+        lines.append(f"| {case.wrong} | {', '.join(case.formats)} | {case.outcome}{detail} |")
+    for written, rating in RATINGS:
+        becomes = f"{ACCEPTED}: `{rating}`" if rating is not None else f"{REJECTED}: not a label, or empty"
+        lines.append(f"| the rating `{json.dumps(written)}`, of 1 to 5 | {', '.join(TEXT)} | {becomes} |")
+    return "\n".join([*lines, ""])
