@@ -1,10 +1,11 @@
 """How the answer to one query came about: which records the retriever and the heads chose, what each draft scored."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hydra_ray.adapt.answers import CHOOSERS, Scored
+from hydra_ray.adapt.pool import cuts, usual_words
 from hydra_ray.adapt.prompting import GREEDY
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import quality
@@ -13,6 +14,7 @@ from hydra_ray.rerank.examples import select_records
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 RETRIEVER = "retriever"
+PROBE, SAMPLED, CUT = "probe", " sampled", " cut short"
 OWN, SHARED = "personal", "shared"
 """The heads whose choices are told."""
 _SYSTEMS = {OWN: "hydra_personal", SHARED: "hydra_shared"}
@@ -41,7 +43,8 @@ class ShownDraft:
 
     value: str
     proposals: Mapping[str, int]
-    """How often each prompt gave it; samples are counted apart, under the prompt's name and " sampled"."""
+    """How often each prompt gave it: by the prompt's name, with SAMPLED for its samples, or PROBE for the one-record
+    prompts; and with CUT where this is only the beginning of what was given."""
     scores: Mapping[str, float]
     """By the own and the shared head of the adapter; nothing where it was no candidate."""
     quality: float | None
@@ -72,7 +75,7 @@ def explain_query(row: Scored, query_id: str, task: Task) -> Explanation:
 
     return Explanation(
         records=tuple(_records(ranked, probed, drafted, chosen, judge)),
-        drafts=tuple(_drafts(drafted, candidates, judge)),
+        drafts=tuple(_drafts(task, ranked, probed, drafted, candidates, judge)),
     )
 
 
@@ -105,19 +108,25 @@ def _records(
 
 
 def _drafts(
-    drafted: DraftedQuery, candidates: Mapping[str, ScoredGroup], judge: Callable[[str | None], float | None]
+    task: Task,
+    ranked: RankedQuery,
+    probed: ProbedQuery,
+    drafted: DraftedQuery,
+    candidates: Mapping[str, ScoredGroup],
+    judge: Callable[[str | None], float | None],
 ) -> list[ShownDraft]:
-    proposals: dict[str, Counter[str]] = {}
-    for draft in drafted.drafts:
-        if draft.answer.value is not None:
-            prompt = draft.prompt if draft.temperature == GREEDY else f"{draft.prompt} sampled"
-            proposals.setdefault(draft.answer.value, Counter())[prompt] += 1
     scores: dict[str, dict[str, float]] = {}
     for name, system in _SYSTEMS.items():
         variant, head = CHOOSERS[system]
         for each in candidates[variant].candidates if variant in candidates else ():
             scores.setdefault(each.candidate_id, {})[name] = float(getattr(each, head))
-    values = dict.fromkeys([*scores, *proposals])
+    proposals: dict[str, Counter[str]] = {}
+    usual = usual_words(ranked.eligible)
+    for name, value in _written(probed, drafted):
+        proposals.setdefault(value, Counter())[name] += 1
+        for cut in () if task.is_closed else cuts(value, usual):
+            if cut in scores:
+                proposals.setdefault(cut, Counter())[name + CUT] += 1
     drafts = [
         ShownDraft(
             value=value,
@@ -125,6 +134,16 @@ def _drafts(
             scores=scores.get(value, {}),
             quality=judge(value),
         )
-        for value in values
+        for value in dict.fromkeys([*scores, *proposals])
     ]
     return sorted(drafts, key=lambda draft: -draft.scores.get(OWN, float("-inf")))
+
+
+def _written(probed: ProbedQuery, drafted: DraftedQuery) -> Iterator[tuple[str, str]]:
+    """Every understood answer of the generator, with the name that it is counted under."""
+    for draft in drafted.drafts:
+        if draft.answer.value is not None:
+            yield draft.prompt if draft.temperature == GREEDY else draft.prompt + SAMPLED, draft.answer.value
+    for probe in probed.probes:
+        if probe.answer.value is not None:
+            yield PROBE, probe.answer.value

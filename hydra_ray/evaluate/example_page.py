@@ -15,8 +15,15 @@ _SHOWN_CHARACTERS = 160
 _RETRIEVERS = {"bm25": "BM25", "dense": "dense", "recency": "newest", "random": "random", "hybrid": "hybrid"}
 _CHOOSERS = {"rag_k": "retriever", "personal": "personal", "shared": "shared"}
 """By the name of a prompt with k records: who chose them."""
-_VARIANTS = {"personal": "own head's records", "shared": "shared head's records", "shuffled": "another head's records"}
-_SAMPLED = " sampled"
+_NAMES = {
+    "personal": "own head's records",
+    "shared": "shared head's records",
+    "shuffled": "another head's records",
+    "probe": "one record alone",
+    "lead_2": "beginnings of 2 records",
+    "lead_k": "beginnings of k records",
+}
+_SAMPLED, _CUT = " sampled", " cut short"
 
 
 def examples_html(report: Report) -> str:
@@ -133,9 +140,11 @@ def _proposals(report: Report, proposals: Mapping[str, int]) -> str:
     systems = report["systems"]
     named: list[str] = []
     for name, count in proposals.items():
-        prompt = name.removesuffix(_SAMPLED)
-        title = systems[prompt]["title"] if prompt in systems else _VARIANTS.get(prompt, prompt)
-        named.append(f"{escape(title)} ({count} sampled)" if name.endswith(_SAMPLED) else escape(title))
+        whole = name.removesuffix(_CUT)
+        prompt = whole.removesuffix(_SAMPLED)
+        title = systems[prompt]["title"] if prompt in systems else _NAMES.get(prompt, prompt)
+        sampled = f" ({count} sampled)" if whole != prompt else ""
+        named.append(escape(title + sampled + name[len(whole) :]))
     return _wrapped(", ".join(named))
 
 

@@ -71,6 +71,8 @@ def test_what_the_generator_made_of_a_record_alone_is_judged_by_the_target():
 def test_proposals_count_every_understood_draft_once():
     found = explained().drafts
     expected: dict[str, Counter[str]] = {}
+    for probe in PROBED.probes:
+        expected.setdefault(str(probe.answer.value), Counter())["probe"] += 1
     for draft in DRAFTED.drafts:
         name = draft.prompt + (" sampled" if draft.temperature else "")
         expected.setdefault(str(draft.answer.value), Counter())[name] += 1
@@ -87,6 +89,25 @@ def test_drafts_stand_best_first_by_the_own_head_with_both_scores_and_their_qual
         if draft.value in task.labels:
             assert draft.scores == {"personal": draft.value == "comedy", "shared": draft.value == "romance"}
         assert draft.quality == quality(task, draft.value, "comedy")
+
+
+def test_a_candidate_that_is_the_beginning_of_a_draft_names_the_draft():
+    task = TASKS["LaMP_4"]
+
+    def headlines(request: Request) -> list[str]:
+        return ["A storm hits: the city waits for light and bread"] if not request.temperature else ["Another storm"]
+
+    rows = rows_of(user(8), headlines, task=task)
+    (examples,) = examples_of(rows, task=task)
+    first = "A storm hits"
+    scored = adapter_scores(rows.user, examples, dict.fromkeys(PREFERRED, first))
+    row = Scored(
+        user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored, outcome=OUTCOME
+    )
+    best = explain_query(row, "q", task).drafts[0]
+    assert best.value == first
+    assert set(best.proposals) >= {"zero_shot cut short", "rag_k cut short", "probe cut short"}
+    assert all(name.endswith(" cut short") for name in best.proposals)
 
 
 def test_without_a_target_nothing_is_judged():
