@@ -35,10 +35,14 @@ def export_run(plan: Plan, folder: str) -> Exported:
     the root.
 
     Raises:
-        InputError: the run is not finished, or something is at the folder.
+        InputError: the run is not finished, something is at the folder, or it is below the root.
     """
     if not plan.is_complete():
         raise InputError(f"the run {plan.config.run} is not finished: run its configuration to the end first")
+    if f"{folder}/".startswith(f"{plan.users.root}/"):
+        raise InputError(
+            f"{folder} is below the storage root, where every file must be one that users can be forgotten from"
+        )
     if storage.list_tree(folder):
         raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")
     exported = _exported(plan, folder)

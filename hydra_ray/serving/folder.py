@@ -15,7 +15,8 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, check_config
 from hydra_ray.errors import InputError
-from hydra_ray.stages import Stage
+from hydra_ray.lamp.tasks import task_of
+from hydra_ray.stages import Stage, bucket_of
 
 CARD = "README.md"
 DESCRIPTION = "export.json"
@@ -52,9 +53,17 @@ class Exported:
         """Location of something directly in the folder."""
         return storage.join(self.folder, name)
 
+    def part_of(self, stage: Stage, table: str, user_id: str) -> str | None:
+        """Location of the part that a user would be in; None where nobody of that bucket was exported."""
+        location = stage.part(table, bucket_of(user_id, stage.num_buckets, self.bucket_key))
+        return location if storage.exists(location) else None
+
     def describe(self) -> dict[str, Any]:
-        """For export.json; where the run was kept and how it was placed is none of the receiver's business."""
+        """For export.json; where the run and its input were, and how it was placed, concerns nobody else."""
         settings = self.config.model_dump(mode="json", exclude={"storage", "placement", "budget"})
+        settings["lamp"] = {"task": task_of(self.config.lamp).model_dump(mode="json"), "users_files": ["stages/users"]}
+        settings["adapter"]["base"]["encoder"] = ENCODER
+        settings["retrieve"]["encoder"] = RETRIEVER if self.config.retrieve.needs_encoder else None
         return {
             "format": FORMAT,
             "config": settings,

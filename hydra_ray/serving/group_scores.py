@@ -17,7 +17,7 @@ from hydra_ray.scorer.heads import Floats, GroupTable
 from hydra_ray.scorer.population import Population, read_population
 from hydra_ray.scorer.projected import EVALUATED, ProjectedPart
 from hydra_ray.scorer.selection import Heads, head_scores, heads_of
-from hydra_ray.scorer.store import HeadStore, population_folder, read_lineage
+from hydra_ray.scorer.store import HeadStore, heads_table, population_folder, read_lineage
 from hydra_ray.serving.folder import FOLD, Exported
 
 SHARED = "shared"
@@ -49,6 +49,7 @@ class GroupScorer:
         config: ScorerConfig = getattr(exported.config, name)
         heads = exported.stage(f"{name}.heads")
         folder = population_folder(heads.folder, FOLD)
+        self._exported = exported
         self._base: Base = load_base(exported.path(name))[0]
         self._population: Population = read_population(folder)
         self._kinds: list[Configuration] = configurations(config.heads)
@@ -75,9 +76,12 @@ class GroupScorer:
         return head_scores(part, head.heads, self._kinds, self._population), part.offsets_N
 
     def _read_head(self, user_id: str) -> OwnHead:
+        shared = OwnHead(name=SHARED, heads=Heads(chosen_U=np.array([-1]), codes=[]))
+        if self._exported.part_of(self._store.stage, heads_table(FOLD), user_id) is None:
+            return shared
         table = self._store.read_heads_of([user_id])
         if not table.num_rows:
-            return OwnHead(name=SHARED, heads=Heads(chosen_U=np.array([-1]), codes=[]))
+            return shared
         return OwnHead(name=table["configuration"][0].as_py(), heads=heads_of(table, self._kinds))
 
     def _features(self, group: Group) -> Floats:

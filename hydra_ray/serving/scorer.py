@@ -49,7 +49,6 @@ from hydra_ray.scorer.encoder import open_encoder
 from hydra_ray.scorer.store import row_groups_of
 from hydra_ray.serving.folder import ENCODER, RETRIEVER, Exported, read_export
 from hydra_ray.serving.group_scores import GroupScorer, OwnHead
-from hydra_ray.stages import bucket_of
 
 MAX_KEPT_TEXTS = 100_000
 """Texts whose vectors stay in memory."""
@@ -209,13 +208,11 @@ class ServedScorer:
         return parse_answer(self.task, Generation(text=text, num_tokens=len(text.split()), finish_reason="stop"))
 
     def _read_history(self, user_id: str) -> tuple[Record, ...]:
-        users, schema = self._exported.stage("users"), arrow_schema(User)
-        bucket = bucket_of(user_id, users.num_buckets, self._exported.bucket_key)
-        location = users.part(USERS, bucket)
-        if not storage.exists(location):
+        location = self._exported.part_of(self._exported.stage("users"), USERS, user_id)
+        if location is None:
             return ()
         for table in storage.read_row_groups(
-            location, schema, choose=lambda file: row_groups_of(file, [user_id], location)
+            location, arrow_schema(User), choose=lambda file: row_groups_of(file, [user_id], location)
         ):
             user_ids = table["user_id"].to_pylist()
             if user_id in user_ids:

@@ -1,6 +1,7 @@
 """An exported run scores as the run itself did, knows nothing that serving needs not know, and needs no Ray."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,7 +159,7 @@ def test_what_is_exported_holds_histories_and_no_query_and_no_target(exports: di
         whole = [user for each in runs[name].users.parts("users") for user in from_table(read_part(each), User)]
         assert users == {user.user_id: replace(user, queries=()) for user in whole}
         description = (folder / "export.json").read_text()
-        assert runs[name].config.storage.root not in description
+        assert str(Path(runs[name].config.storage.root).parent) not in description
 
 
 def test_bases_load_as_hugging_face_models(exports: dict[str, Path]):
@@ -187,6 +188,8 @@ def test_an_export_is_never_mixed_with_another_nor_made_of_half_a_run(
 ):
     with pytest.raises(InputError, match="is not empty"):
         export_run(runs["closed"], str(exports["text"]))
+    with pytest.raises(InputError, match="below the storage root"):
+        export_run(runs["closed"], f"{runs['closed'].config.storage.root}/export")
     with pytest.raises(InputError, match="is not finished"):
         export_run(plan_run(run_config(str(tmp_path))), str(tmp_path / "export"))
 
@@ -219,3 +222,10 @@ def test_the_command_makes_the_same_export(runs: dict[str, Plan], exports: dict[
         for folder in (tmp_path / "export", exports["closed"])
     )
     assert made == before
+
+
+def test_users_of_buckets_that_were_not_exported_are_unknown(exports: dict[str, Path], tmp_path: Path):
+    shutil.copytree(exports["closed"], tmp_path / "export")
+    for path in (tmp_path / "export" / "stages").rglob("bucket-*.parquet"):
+        path.unlink()
+    assert load_scorer(tmp_path / "export").score("nobody", "a story", ["comedy"]).head == "shared"
