@@ -113,6 +113,25 @@ def claim(stage: Stage, pace: Pace = PACE) -> Iterator[None]:
             pass
 
 
+@contextmanager
+def alone(root: str, what: str) -> Iterator[None]:
+    """Hold a whole root, below which no run is under way meanwhile.
+
+    Raises:
+        StorageError: a run is.
+    """
+    with lease(root_lease(root), what):
+        paths = [path for path in storage.list_tree(root) if path.endswith(LEASE) and path != LEASE]
+        live = live_owners(storage.join(root, path) for path in paths)
+        if live:
+            location, owner = next(iter(live.items()))
+            raise StorageError(
+                f"{owner} is at work below {root} ({location}). Nothing was changed: come back to {what} when no run "
+                "is under way."
+            )
+        yield
+
+
 def root_lease(root: str) -> str:
     """Location of the lease of a whole root, which is held while users are forgotten."""
     return storage.join(root, LEASE)

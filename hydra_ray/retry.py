@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, FailureKind
+from hydra_ray.lease import alone
 from hydra_ray.plan import Plan
 from hydra_ray.records import Failure, arrow_schema, from_table
-from hydra_ray.stages import MANIFEST, Stage
+from hydra_ray.stages import MANIFEST, Stage, read_manifest
 from hydra_ray.teacher import recorded_fingerprints
 
 
@@ -47,22 +48,24 @@ def failed_stages(plan: Plan, kinds: Collection[str] | None = None) -> list[Fail
 def clear_failures(plan: Plan, kinds: Collection[str]) -> list[FailedStage]:
     """Remove what failed, with everything that was made of it; running the configuration makes it anew.
 
-    No run may be under way below the root.
-
     Args:
         kinds: which failures are to be asked again.
 
     Returns:
         What was removed.
+
+    Raises:
+        StorageError: a run is under way below the root; then nothing was changed.
     """
-    found = failed_stages(plan, kinds)
-    changed = {each.stage.fingerprint for each in found}
-    for folder in _dependents(plan, changed).values():
-        storage.remove_file(storage.join(folder, MANIFEST))
-        storage.remove_folder(folder)
-    for each in found:
-        _clear(plan, each)
-    return found
+    with alone(plan.config.storage.root, "the failed answers"):
+        found = failed_stages(plan, kinds)
+        changed = {each.stage.fingerprint for each in found}
+        for folder in _dependents(plan, changed).values():
+            storage.remove_file(storage.join(folder, MANIFEST))
+            storage.remove_folder(folder)
+        for each in found:
+            _clear(plan, each)
+        return found
 
 
 def runs_to_repeat(plan: Plan, failed: Iterable[FailedStage]) -> list[str]:
@@ -130,9 +133,7 @@ def _dependents(plan: Plan, changed: Set[str]) -> dict[str, str]:
     """
     stages = storage.join(plan.config.storage.root, "stages")
     manifests = [
-        storage.read_json(storage.join(stages, path))
-        for path in storage.list_tree(stages)
-        if path.endswith(f"/{MANIFEST}")
+        read_manifest(storage.join(stages, path)) for path in storage.list_tree(stages) if path.endswith(f"/{MANIFEST}")
     ]
     known = [(each["stage"], each["fingerprint"], each["inputs"]) for each in manifests]
     known += [(stage.name, stage.fingerprint, stage.inputs) for stage in plan.stages()]

@@ -10,10 +10,11 @@ from builders import run_config
 
 from hydra_ray.cli import main
 from hydra_ray.config import RunConfig
-from hydra_ray.errors import GenerationError
+from hydra_ray.errors import GenerationError, StorageError
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import ERRORS, FailureKind
 from hydra_ray.generate.fake_engine import FakeEngine
+from hydra_ray.lease import lease, run_lease
 from hydra_ray.pipeline import personalize
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.records import Completion, Failure, Request, arrow_schema, from_table
@@ -201,3 +202,13 @@ def test_the_command_tells_what_it_asks_again_and_what_it_does_not(
     assert "no answer failed" in capsys.readouterr().out
     assert main(["retry", plan.run_folder, "--kind", "bad luck"]) == 2
     assert "expected ['cut'" in capsys.readouterr().err
+
+
+def test_while_a_run_is_under_way_nothing_is_cleared(config: RunConfig, generator: Generator):
+    generator.kind = FailureKind.TIMEOUT
+    plan = run(config)
+    before = parts(plan)
+    with lease(run_lease(config.storage.root, "other"), "another run"), pytest.raises(StorageError, match="is at work"):
+        clear_failures(plan, [FailureKind.TIMEOUT])
+    assert parts(plan) == before
+    assert plan.probes.is_complete()

@@ -27,9 +27,8 @@ from hydra_ray.forget.artefacts import Artefact, Kind, artefacts
 from hydra_ray.forget.cohorts import learned_from, read_manifests
 from hydra_ray.forget.receipts import Receipt, Removed, close_receipt, open_receipt, read_receipt
 from hydra_ray.forget.tables import USER_ID, count_rows, drop_rows, read_rows
-from hydra_ray.lease import lease, live_owners, root_lease
+from hydra_ray.lease import alone
 from hydra_ray.roots import pseudonym, root_key
-from hydra_ray.stages import LEASE
 
 _USERS, _ANSWERS = "stages/users/", "stages/answers/"
 
@@ -86,19 +85,8 @@ def forget_users(root: str, user_ids: Collection[str]) -> list[Outcome]:
         StorageError: a run is under way, or a file is of a kind that users cannot be removed from; then nothing was
             changed. Or something wrote below the root meanwhile.
     """
-    with lease(root_lease(root), "forgetting"):
-        _require_no_run(root)
+    with alone(root, "forgetting"):
         return _forget(root, user_ids)
-
-
-def _require_no_run(root: str) -> None:
-    paths = [path for path in storage.list_tree(root) if path.endswith(LEASE) and path != LEASE]
-    live = live_owners(storage.join(root, path) for path in paths)
-    if live:
-        location, owner = next(iter(live.items()))
-        raise StorageError(
-            f"{owner} is at work below {root} ({location}). Nothing was changed: forget when no run is under way."
-        )
 
 
 def _forget(root: str, user_ids: Collection[str]) -> list[Outcome]:
