@@ -1,0 +1,50 @@
+"""What the table of stages tells of failures and costs."""
+
+import re
+
+from synthetic import CLASSIFICATION, synthetic_answers, synthetic_config
+
+from hydra_ray.evaluate.report import StageCost, build_report
+from hydra_ray.evaluate.tables import stage_table
+from hydra_ray.evaluate.words import duration, span
+
+ASKED = {"requests": 100, "answers": 100, "prompt_tokens": 9000, "generated_tokens": 700}
+
+
+def cells_of(*counters: dict[str, float]) -> dict[str, list[str]]:
+    """The cells of each stage's row, without their tags, and of the titles."""
+    costs = [
+        StageCost(name=f"stage-{place}", seconds=10, counters=each, is_reused=place == 0)
+        for place, each in enumerate(counters)
+    ]
+    report = build_report(CLASSIFICATION, synthetic_answers(CLASSIFICATION, 4), costs, synthetic_config())
+    lines = re.findall(r"<tr.*?</tr>", stage_table(report))
+    found = ([re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<t[hd][^>]*>.*?</t[hd]>", line)] for line in lines)
+    return {cells[0]: cells[1:] for cells in found}
+
+
+def test_failures_are_counted_by_kind_where_the_kind_is_known():
+    found = cells_of({**ASKED, "failed": 5, "errors.content_filter": 3, "errors.timeout": 2, "errors.engine": 0})
+    assert found["stage-0 (reused)"][-3:] == ["5 (3 content filter, 2 timeout)", "5.0%", "0.0%"]
+    assert cells_of({**ASKED, "failed": 1})["stage-0 (reused)"][-3] == "1"
+    assert cells_of({"rows": 3.0})["stage-0 (reused)"][-3:] == ["", "", ""]
+
+
+def test_all_stages_are_added_up_and_costs_are_shown_where_prices_are_known():
+    priced = cells_of({**ASKED, "cost": 0.5}, {**ASKED, "cost": 0.25}, {"rows": 3.0})
+    place = priced["stage"].index("cost")
+    assert [priced[name][place] for name in ("stage-1", "stage-2", "all stages")] == ["0.2500", "", "0.7500"]
+    assert priced["all stages"][0] == "30.0"
+    assert priced["all stages"][priced["stage"].index("prompt tokens")] == "18,000"
+    assert "cost" not in cells_of(ASKED)["stage"]
+
+
+def test_times_and_ranges_are_written_as_people_say_them():
+    assert [duration(each) for each in (0.4, 59, 60, 3599.6, 7384)] == [
+        "0 s",
+        "59 s",
+        "1 min 0 s",
+        "1 h 0 min",
+        "2 h 3 min",
+    ]
+    assert (span(4, 4), span(7, 1200)) == ("4", "7 to 1,200")
