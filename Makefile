@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
+SECONDS ?= 60
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check types unit lint quality bench-heads install
+.PHONY: demo test check types unit lint fuzz quality bench-heads install
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -28,6 +29,10 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+
+# Each target for SECONDS (minutes for a first look, 600 before a release); what is found is kept in fuzz/corpus.
+fuzz: install
+	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
 # Needs HYDRA_LAMP_DIR; hours where nothing was generated yet, and resumable.
 quality: install

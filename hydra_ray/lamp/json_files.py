@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import IO, Any
@@ -42,7 +42,7 @@ def json_items(location: str, prefix: str, expected: str) -> Iterator[Any]:
 
 
 @contextmanager
-def open_utf8(location: str) -> Iterator[IO[bytes]]:
+def open_utf8(location: str) -> Generator[IO[bytes]]:
     """The file at `location`, after the mark with which some editors begin UTF-8.
 
     Raises:

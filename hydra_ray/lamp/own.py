@@ -6,7 +6,7 @@ where it is left out; records and queries without an id are numbered by their po
 
 # pyarrow comes without type stubs.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
 import io
 import json

@@ -1,0 +1,170 @@
+"""What is fuzzed: functions of any bytes, which may raise nothing but a HydraError.
+
+Each target reads its bytes as somebody's input, does with it what a run does, and checks what must hold of the result.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+from chat_templates import FAMILIES, tokenizer_of, turn_marks
+
+from hydra_ray.config import GeneratorConfig, Task, load_config
+from hydra_ray.errors import ConfigError, HydraError
+from hydra_ray.forget.words import given_users
+from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.parsing import parse_answer
+from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages
+from hydra_ray.lamp.own import read_own
+from hydra_ray.lamp.reading import Sample, read_samples, read_targets
+from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.records import Generation, Record, Rejected, User, from_table, to_table
+from hydra_ray.roots import pseudonym
+from hydra_ray.storage import is_uri, join, require_absolute
+
+Target = Callable[[bytes], None]
+
+CORPUS = Path(__file__).parent / "corpus"
+"""A folder a target; files named seed-* are committed, the others were found by fuzzing."""
+
+_TAGS = Task(
+    name="tags",
+    kind="classification",
+    instruction="Which tag?",
+    input_pattern=r"Which tag\? text:(?P<input>.+)",
+    labels=("comedy", "dark comedy", "romance"),
+    record_output="tag",
+)
+_TASKS = (_TAGS, *TASKS.values())
+_FAMILIES = tuple(FAMILIES)
+_WITHOUT_DATES = Task(name="t", kind="text", instruction="Which?", is_history_labelled=False)
+
+
+def lamp_questions(content: bytes) -> None:
+    """A questions file of LaMP; its first byte names the task."""
+    task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
+    _write("dev_questions.json", content)
+    _check_users(read_samples(task, str(_folder()), "dev", is_new=True))
+
+
+def lamp_outputs(content: bytes) -> None:
+    """An outputs file of LaMP."""
+    _write("train_outputs.json", content)
+    for user_id, target in read_targets(str(_folder()), "train"):
+        assert user_id.startswith("train:")
+        target.encode()
+
+
+def own_jsonl(content: bytes) -> None:
+    """A file of own users; its first byte names the task."""
+    task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
+    _check_users(read_own(task, _write("users.jsonl", content)))
+
+
+def own_parquet(content: bytes) -> None:
+    """A Parquet file of own users."""
+    _check_users(read_own(_TAGS, _write("users.parquet", content)))
+
+
+def prompts(content: bytes) -> None:
+    """Texts of a prompt, divided by NUL; the first bytes name the template, the form and the lengths."""
+    family, form, num_tokens, text_tokens = (*content[:4], 0, 0, 0, 0)[:4]
+    name = _FAMILIES[family % len(_FAMILIES)]
+    texts = content[4:].decode("utf-8", "replace").split("\0")
+    query, profile, *others = [*texts, "", ""]
+    records = [
+        Record(record_id="r", input=text, output=output)
+        for text, output in zip(others[::2], others[1::2], strict=False)
+    ]
+    settings = {"max_model_tokens": 150 + 8 * num_tokens, "max_text_tokens": 1 + text_tokens}
+    form_name = "sentence" if form % 3 == 2 else "chat"
+    config = GeneratorConfig.model_validate({"model": "m", "engine": "fake", "prompt_form": form_name, **settings})
+    task = _WITHOUT_DATES if form % 3 == 1 else TASKS["LaMP_4"]
+    tokenizer = tokenizer_of(name)
+    messages = fit_messages(task, records, query, tokenizer, config, profile=profile)
+    assert count_prompt_tokens(messages, tokenizer) + task.max_tokens <= config.max_model_tokens
+    _check_turns(name, messages)
+    if records:
+        _check_turns(name, profile_messages(task, records, tokenizer, config))
+    fit_messages(task, records, query, fake_tokenizer(), config, profile=profile)
+
+
+def answers(content: bytes) -> None:
+    """What a generator wrote; the first byte names the task."""
+    task, text = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:].decode("utf-8", "replace")
+    answer = parse_answer(task, Generation(text=text, num_tokens=1, finish_reason="stop"))
+    assert (answer.value is None) != (answer.error is None)
+    assert not task.is_closed or answer.value is None or answer.value in task.labels
+
+
+def configurations(content: bytes) -> None:
+    """A configuration, and overrides after the first NUL; nothing but a ConfigError may come of them."""
+    document, *overrides = content.split(b"\0")
+    path = _write("run.yaml", document)
+    try:
+        config = load_config(path, [each.decode("utf-8", "replace") for each in overrides])
+    except ConfigError:
+        return
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+def locations(content: bytes) -> None:
+    """A storage root as somebody writes it; nothing is opened."""
+    location = content.decode("utf-8", "replace")
+    try:
+        assert require_absolute(location, "storage.root") == location
+    except ConfigError:
+        assert not is_uri(location)
+        assert not location.startswith("/")
+        return
+    assert join(location, "a", "b").endswith("/a/b")
+    assert join(location, "a").startswith(location.rstrip("/"))
+
+
+def forgotten_ids(content: bytes) -> None:
+    """A file of ids to forget."""
+    found = given_users((), _write("ids.txt", content))
+    assert all(found)
+    assert all(len(pseudonym(user_id, "key")) == 32 for user_id in found)
+    assert len({pseudonym(user_id, "key") for user_id in found}) == len(set(found))
+
+
+TARGETS: dict[str, Target] = {
+    target.__name__: target
+    for target in (
+        lamp_questions, lamp_outputs, own_jsonl, own_parquet, prompts, answers, configurations, locations,
+        forgotten_ids,
+    )
+}  # fmt: skip
+
+
+def run_target(name: str, content: bytes) -> None:
+    """Give a target some bytes; what is not a HydraError is a finding."""
+    try:
+        TARGETS[name](content)
+    except HydraError:
+        return
+
+
+@cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="hydra_ray-fuzz-"))
+
+
+def _write(name: str, content: bytes) -> str:
+    path = _folder() / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def _check_users(samples: Iterable[Sample | Rejected]) -> None:
+    """Whatever was read can be kept in tables, and comes out of them as it went in."""
+    for each in samples:
+        row, row_type = (each, Rejected) if isinstance(each, Rejected) else (each.user, User)
+        assert list(from_table(to_table([row], row_type), row_type)) == [row]
+
+
+def _check_turns(name: str, messages: Iterable[object]) -> None:
+    turns = [(message.role, message.content) for message in messages]  # pyright: ignore[reportAttributeAccessIssue]
+    assert turn_marks(name, turns) == turn_marks(name, [(role, "x") for role, _ in turns])
