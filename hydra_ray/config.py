@@ -5,6 +5,7 @@ fingerprints; where it is computed is not. A dotted override such as `drafts.num
 command line, in `ray job submit` and in a sweep.
 """
 
+import math
 import re
 import string
 from collections.abc import Iterable, Mapping
@@ -306,11 +307,12 @@ class ApiConfig(Section):
     doubles from half a second on."""
     request_deadline_seconds: float = Field(default=600, gt=0)
     """From a request's first call to the end of its last one, pauses included; then the request fails."""
-    breaker_failures: int = Field(default=3, gt=0)
-    """The endpoint counts as dead after so many failed calls in a row, if also `breaker_seconds` have passed."""
+    breaker_failures: int = Field(default=4, gt=0)
+    """The endpoint is suspected rather than single requests when calls of so many different ones failed in a row. While
+    it is, no request is given up."""
     breaker_seconds: float = Field(default=180, gt=0)
-    """A dead endpoint stops the run within so many seconds: no call was answered in them. An answer that asks to slow
-    down (429) is a sign of life."""
+    """A suspected endpoint of which no call was answered for so many seconds is dead, and stops the run. An answer that
+    asks to slow down (429) is a sign of life."""
     prompt_price: float = Field(default=0, ge=0)
     """Price of a million prompt tokens, in any currency."""
     generated_price: float = Field(default=0, ge=0)
@@ -323,10 +325,12 @@ class ApiConfig(Section):
             raise ValueError("base_url must be an http:// or https:// URL")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("base_url must hold no credentials and no query: keys come from api_key_env's variable")
-        if self.breaker_failures * self.attempt_timeout_seconds > self.breaker_seconds:
+        if math.ceil(self.breaker_failures / self.max_concurrent_requests) * self.attempt_timeout_seconds > (
+            self.breaker_seconds
+        ):
             raise ValueError(
-                "breaker_seconds must be at least breaker_failures * attempt_timeout_seconds: an endpoint that never "
-                "answers could else not be told from a slow one in time"
+                "breaker_seconds must leave time for breaker_failures calls, max_concurrent_requests at a time, to run "
+                "into attempt_timeout_seconds: an endpoint that never answers could else not be told in time"
             )
         if self.attempt_timeout_seconds > self.request_deadline_seconds:
             raise ValueError("attempt_timeout_seconds must not exceed request_deadline_seconds")

@@ -1,0 +1,117 @@
+"""One call of an OpenAI-compatible chat endpoint: what is sent, and what comes back.
+
+Samples are asked for by `n`, all in one call where the endpoint allows it, because a prompt is paid once a call. Each
+sample has a seed of its own, its request's and its index: endpoints that draw the samples of a call from consecutive
+seeds, as vLLM does, answer the same however the samples are divided among calls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra_ray.config import ApiConfig
+from hydra_ray.records import Generation, Request, Token
+
+if TYPE_CHECKING:
+    from openai.types.chat.chat_completion import ChatCompletion, Choice
+
+_MAX_TOP_TOKENS = 20
+"""More are told by no hosted endpoint."""
+_IMPOSSIBLE = -9999.0
+"""Log-probability by which endpoints say that a token could not have been written."""
+_CHARACTERS_PER_TOKEN = 4
+"""Of English text, about; only for what a call is expected to take before it has."""
+_FRAME_TOKENS = 4
+"""What a message takes besides its text, about."""
+_SEED_BITS = 31
+"""Larger seeds are cut by some endpoints, and rounded by gateways that read numbers as floats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What came back of one call."""
+
+    prompt_tokens: int
+    generations: tuple[Generation, ...]
+
+
+def call_arguments(request: Request, api: ApiConfig, samples: range, *, is_constrained: bool) -> dict[str, Any]:
+    """The arguments of `chat.completions.create` for some samples of a request.
+
+    Args:
+        samples: their indices; consecutive.
+        is_constrained: whether to let the endpoint write nothing but the request's choices.
+    """
+    arguments: dict[str, Any] = {
+        "model": api.model,
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "temperature": request.temperature,
+        api.length_field: request.max_tokens,
+    }
+    if len(samples) > 1:
+        arguments["n"] = len(samples)
+    if request.temperature:
+        # Room above for the indices, so that no two samples of a request share a seed.
+        arguments["seed"] = (request.seed % 2 ** (_SEED_BITS - 1)) + samples.start
+    if api.has_log_probabilities:
+        arguments["logprobs"] = True
+        if request.num_top_tokens:
+            arguments["top_logprobs"] = min(request.num_top_tokens, _MAX_TOP_TOKENS)
+    if is_constrained and request.choices:
+        arguments["extra_body"] = {"structured_outputs": {"choice": list(request.choices)}}
+    return arguments
+
+
+def expected_tokens(request: Request, num_samples: int) -> int:
+    """About how many tokens a call takes at most, prompt and answers."""
+    characters = sum(len(message.content) for message in request.messages)
+    prompt = characters // _CHARACTERS_PER_TOKEN + _FRAME_TOKENS * len(request.messages)
+    return prompt + num_samples * request.max_tokens
+
+
+def read_answers(response: "ChatCompletion", num_samples: int, num_top_tokens: int) -> Answered:
+    """The answers in a response.
+
+    Raises:
+        ValueError: it is no response with so many answers.
+    """
+    try:
+        choices = sorted(response.choices, key=lambda choice: choice.index)
+        if len(choices) != num_samples:
+            raise ValueError(f"got {len(choices)} choices, expected {num_samples}")
+        usage = response.usage
+        lengths = _lengths(choices, usage.completion_tokens if usage else 0)
+        return Answered(
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            generations=tuple(
+                _generation(choice, length, num_top_tokens) for choice, length in zip(choices, lengths, strict=True)
+            ),
+        )
+    except (AttributeError, TypeError) as error:
+        # The client hands over whatever JSON came, or its text.
+        raise ValueError("got something else than a chat completion") from error
+
+
+def _generation(choice: "Choice", num_tokens: int, num_top_tokens: int) -> Generation:
+    told = choice.logprobs.content if choice.logprobs else None
+    text = choice.message.content
+    # A refusal comes as a text of its own, which is no answer.
+    is_refused = text is None and choice.message.refusal is not None
+    return Generation(
+        text=text or "",
+        num_tokens=num_tokens,
+        finish_reason="content_filter" if is_refused else choice.finish_reason or "",
+        log_probability=sum(token.logprob for token in told) if told else None,
+        first_tokens=tuple(
+            Token(text=token.token, log_probability=token.logprob)
+            for token in (told[0].top_logprobs if told and num_top_tokens else ())
+            if token.logprob > _IMPOSSIBLE
+        ),
+    )
+
+
+def _lengths(choices: Sequence["Choice"], completion_tokens: int) -> list[int]:
+    """Generated tokens of each answer: those that are told, and an even share of what else was counted."""
+    lengths = [len(choice.logprobs.content or ()) if choice.logprobs else 0 for choice in choices]
+    share, rest = divmod(max(completion_tokens - sum(lengths), 0), len(lengths))
+    return [length + share + (place < rest) for place, length in enumerate(lengths)]

@@ -1,0 +1,269 @@
+"""Any OpenAI-compatible endpoint as the generator: many calls at once, patient with the endpoint, but not for ever.
+
+A request that fails is a completion with an error. The endpoint stops the run where every request would fail: it
+refuses the key, the model or each of the first requests, or was not heard of for `breaker_seconds`. While the endpoint
+rather than a request is suspected, requests are not given up, so that a short outage costs no answer. Whatever is
+answered is kept within a second or so, also where the run is stopped then. Neither the key nor a text of a user is in
+any message.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import openai
+import openai.resources.chat  # which the client would load in the time of its first call
+
+from hydra_ray.config import ApiConfig, GeneratorConfig
+from hydra_ray.errors import ConfigError, EndpointError
+from hydra_ray.generate.call_faults import Fault, fault_of
+from hydra_ray.generate.calls import Answered, call_arguments, expected_tokens, read_answers
+from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.failures import FailureKind
+from hydra_ray.generate.limits import Turns
+from hydra_ray.generate.patience import Breaker, pause_seconds
+from hydra_ray.records import Completion, Generation, Request
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_KEEP_SECONDS = 1.0
+_KEEP_REQUESTS = 100
+"""Answers are kept when so many wait, or that long after the last ones."""
+_MANY_REFUSALS = 10
+"""So many refused requests before any is answered mean that the endpoint takes none of this form."""
+
+
+class OpenAiEngine:
+    """An endpoint, the turns in which it may be asked, and how it has behaved so far."""
+
+    def __init__(self, config: GeneratorConfig, api: ApiConfig, turns: Turns):
+        self._api, self._turns = api, turns
+        self._is_constrained = config.is_constrained and api.has_structured_outputs
+        self._key = _key(api)
+        self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
+        self._num_refused, self._has_answered = 0, False
+        for library in ("openai", "httpx", "httpx2", "httpcore"):
+            # Below this level they tell addresses and, when asked to debug, whole requests.
+            logging.getLogger(library).setLevel(logging.WARNING)
+
+    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
+        """One completion a request, in the order in which they were answered.
+
+        Raises:
+            EndpointError: the endpoint is dead, or refuses every request.
+        """
+        return asyncio.run(self._generate(requests, keep))
+
+    def close(self) -> None:
+        """Nothing to give back: each part has connections of its own."""
+
+    async def _generate(self, requests: Sequence[Request], keep: Keep) -> list[Completion]:
+        answers = _Answers(keep)
+        waiting = iter(requests)
+        try:
+            async with self._client() as client, asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch(answers))
+                num_workers = min(len(requests), self._api.max_concurrent_requests)
+                workers = [group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)]
+                await asyncio.gather(*workers)
+                watch.cancel()
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            # Where nothing but refusals came, the form of the calls may be the cause: then they are asked again.
+            if self._has_answered or len(answers.all) == len(requests):
+                await answers.flush()
+        return answers.all
+
+    async def _work(self, client: "AsyncOpenAI", waiting: Iterator[Request], answers: "_Answers") -> None:
+        """Complete one request after another."""
+        for request in waiting:
+            answers.add(await self._complete(client, request))
+            if self._has_answered and answers.num_waiting >= _KEEP_REQUESTS:
+                await answers.flush()
+
+    async def _watch(self, answers: "_Answers") -> None:
+        """Keep what has been answered, and end everything when the endpoint is dead."""
+        while True:
+            await asyncio.sleep(min(_KEEP_SECONDS, self._api.breaker_seconds / 10))
+            if self._breaker.is_dead(time.monotonic()):
+                raise EndpointError(
+                    f"the endpoint {self._api.base_url} is dead: no call was answered for "
+                    f"{self._api.breaker_seconds:g} s, and {self._api.breaker_failures} requests or more failed in a "
+                    "row. What was answered before is kept; run again when it answers."
+                )
+            if self._has_answered:
+                await answers.flush()
+
+    async def _complete(self, client: "AsyncOpenAI", request: Request) -> Completion:
+        """All samples of a request, in as many calls as they need, or its failure."""
+        size = self._api.max_samples_per_call or request.num_samples
+        attempts, prompt_tokens, generations = _Attempts(), 0, list[Generation]()
+        for start in range(0, request.num_samples, size):
+            samples = range(start, min(start + size, request.num_samples))
+            answered = await self._call(client, request, samples, attempts)
+            if isinstance(answered, Fault):
+                return self._failed(request, answered, attempts.number)
+            prompt_tokens += answered.prompt_tokens
+            generations += answered.generations
+        return Completion(
+            request_id=request.request_id,
+            user_id=request.user_id,
+            prompt_tokens=prompt_tokens,
+            generations=tuple(generations),
+            error=None,
+            attempts=attempts.number,
+        )
+
+    def _failed(self, request: Request, fault: Fault, num_attempts: int) -> Completion:
+        self._num_refused += fault.is_final
+        if self._num_refused >= _MANY_REFUSALS and not self._has_answered:
+            raise EndpointError(
+                f"the endpoint {self._api.base_url} refused each of the first {_MANY_REFUSALS} requests, the last one: "
+                f"{fault.message}. Check the settings in generator.api that say what it takes: has_log_probabilities, "
+                "has_structured_outputs, length_field, max_samples_per_call."
+            )
+        return Completion(
+            request_id=request.request_id,
+            user_id=request.user_id,
+            prompt_tokens=0,
+            generations=(),
+            error=f"{fault.message}, {num_attempts} attempts",
+            failure=fault.kind,
+            attempts=num_attempts,
+        )
+
+    async def _call(
+        self, client: "AsyncOpenAI", request: Request, samples: range, attempts: "_Attempts"
+    ) -> Answered | Fault:
+        """Call until there is an answer, or no more reason to hope for one."""
+        num_failed = 0
+        while True:
+            async with self._turn(request, len(samples)) as turn:
+                left = attempts.begin(self._api.request_deadline_seconds)
+                found = await self._attempt(client, request, samples, min(left, self._api.attempt_timeout_seconds))
+                turn.tokens = _taken(found, turn.tokens)
+            if isinstance(found, Answered) or found.is_final:
+                return found
+            num_failed += 1
+            if num_failed >= self._api.max_attempts and not self._breaker.is_suspected:
+                return found
+            pause = pause_seconds(num_failed, found.retry_after, self._api.max_backoff_seconds, random.random())
+            if pause >= attempts.left(self._api.request_deadline_seconds):
+                return found
+            await asyncio.sleep(pause)
+
+    async def _attempt(
+        self, client: "AsyncOpenAI", request: Request, samples: range, seconds: float
+    ) -> Answered | Fault:
+        arguments = call_arguments(request, self._api, samples, is_constrained=self._is_constrained)
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                response = await client.chat.completions.create(**arguments)
+            answered = read_answers(response, len(samples), request.num_top_tokens)
+        except (openai.OpenAIError, TimeoutError, ValueError) as error:
+            fault = fault_of(error, self._api)
+            if fault.is_answered:
+                self._breaker.sign_of_life(time.monotonic())
+            elif not fault.is_final:
+                self._breaker.failed(request.request_id, start)
+            return fault
+        self._breaker.sign_of_life(time.monotonic())
+        self._has_answered = True
+        return answered
+
+    @asynccontextmanager
+    async def _turn(self, request: Request, num_samples: int) -> AsyncIterator["_Turn"]:
+        """Wait for a turn; in the end tell what it took."""
+        turn = _Turn(expected_tokens(request, num_samples))
+        ticket = await self._turns.reserve(turn.tokens)
+        try:
+            yield turn
+        finally:
+            await self._turns.settle(ticket, turn.tokens)
+
+    def _client(self) -> "AsyncOpenAI":
+        api = self._api
+        return openai.AsyncOpenAI(
+            base_url=api.base_url, api_key=self._key, max_retries=0, timeout=api.attempt_timeout_seconds
+        )
+
+
+class _Turn:
+    """A call in its turn: how many tokens it has taken, or may take."""
+
+    def __init__(self, tokens: int):
+        self.tokens = tokens
+
+
+class _Attempts:
+    """The calls of one request, and how long ago the first one began."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._start: float | None = None
+
+    def begin(self, deadline_seconds: float) -> float:
+        """Count a call that begins; returns the seconds that are left to it, at least a moment."""
+        self.number += 1
+        self._start = time.monotonic() if self._start is None else self._start
+        return max(self.left(deadline_seconds), 0.001)
+
+    def left(self, deadline_seconds: float) -> float:
+        """Seconds that are left."""
+        return deadline_seconds - (time.monotonic() - (self._start or time.monotonic()))
+
+
+class _Answers:
+    """What came so far, and what of it is not kept yet."""
+
+    def __init__(self, keep: Keep):
+        self.all: list[Completion] = []
+        self._keep, self._num_kept = keep, 0
+
+    @property
+    def num_waiting(self) -> int:
+        """How many are not kept yet."""
+        return len(self.all) - self._num_kept
+
+    def add(self, completion: Completion) -> None:
+        """One more."""
+        self.all.append(completion)
+
+    async def flush(self) -> None:
+        """Keep what is not kept yet, while others go on asking."""
+        batch = self.all[self._num_kept :]
+        self._num_kept += len(batch)
+        if batch:
+            await asyncio.to_thread(self._keep, batch)
+
+
+def _taken(found: Answered | Fault, expected: int) -> int:
+    """Tokens that a call has taken: of one that was cut off nobody knows, of one that was refused none."""
+    if isinstance(found, Answered):
+        return found.prompt_tokens + sum(each.num_tokens for each in found.generations)
+    return expected if found.kind == FailureKind.TIMEOUT else 0
+
+
+def _key(api: ApiConfig) -> str:
+    """The endpoint's key; a word where it wants none, since the client must be given one.
+
+    Raises:
+        ConfigError: the variable that should hold it is not set.
+    """
+    if api.api_key_env is None:
+        return "none"
+    key = os.environ.get(api.api_key_env)
+    if not key:
+        raise ConfigError(
+            f"generator.api.api_key_env names the environment variable {api.api_key_env}, which is not set where the "
+            "generator runs: set it on every node before Ray is started there."
+        )
+    return key

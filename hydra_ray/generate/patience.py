@@ -1,0 +1,84 @@
+"""How long to wait for an endpoint: pauses between attempts, and when to take it for dead."""
+
+import email.utils
+from collections.abc import Mapping
+
+_FIRST_PAUSE_SECONDS = 0.5
+
+
+def pause_seconds(num_failed: int, retry_after: float | None, longest: float, draw: float) -> float:
+    """The pause before the next attempt: exponential back-off with full jitter, or what the endpoint asks for and a
+    little more, so that not all who were told the same come back at the same moment.
+
+    Args:
+        num_failed: attempts so far, at least 1.
+        retry_after: what the endpoint asked for, in seconds.
+        longest: bound of the back-off.
+        draw: uniform in [0, 1).
+    """
+    if retry_after is not None:
+        return retry_after + draw * _FIRST_PAUSE_SECONDS
+    # The exponent is bounded so that many attempts do not overflow a float.
+    return draw * min(longest, _FIRST_PAUSE_SECONDS * 2 ** min(num_failed - 1, 30))
+
+
+def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
+    """What an endpoint's answer asks for: `retry-after-ms`, or `Retry-After` in seconds or as an HTTP date.
+
+    Args:
+        headers: names in lower case.
+        now: seconds since 1970; counts where the answer has no date of its own.
+
+    Returns:
+        Seconds, not negative; None where nothing is asked for or it cannot be understood.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    until = _timestamp(headers.get("retry-after"))
+    if until is None:
+        return None
+    # By the endpoint's own clock, where it shows it: ours may differ.
+    return max(0.0, until - (_timestamp(headers.get("date")) or now))
+
+
+def _timestamp(date: str | None) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() if date else None
+    except ValueError:
+        return None
+
+
+class Breaker:
+    """Tells a dead endpoint from single requests that fail: by distinct requests that failed one after another, over a
+    time in which no call was answered. Seconds count from anywhere, and grow."""
+
+    def __init__(self, num_requests: int, seconds: float):
+        self._num_requests, self._seconds = num_requests, seconds
+        self._failed: set[str] = set()
+        self._since = 0.0
+        self._last_sign = float("-inf")
+
+    def sign_of_life(self, now: float) -> None:
+        """An answer came, if only one that asks to wait."""
+        self._failed.clear()
+        self._last_sign = now
+
+    def failed(self, request_id: str, start: float) -> None:
+        """A call that began at `start` was not answered."""
+        if not self._failed:
+            self._since = max(start, self._last_sign)
+        self._failed.add(request_id)
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether so many failed in a row that the endpoint rather than the requests must be the cause."""
+        return len(self._failed) >= self._num_requests
+
+    def is_dead(self, now: float) -> bool:
+        """Whether it has been suspected for long enough."""
+        return self.is_suspected and now - self._since >= self._seconds

@@ -1,0 +1,319 @@
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fault_server import ANSWER, CUT_OFF, HANG, HTML, MALFORMED, NO_COMPLETION, FaultServer, Reply, request_of
+
+from hydra_ray.config import ApiConfig, GeneratorConfig
+from hydra_ray.errors import ConfigError, EndpointError
+from hydra_ray.generate.failures import TRANSIENT, FailureKind
+from hydra_ray.generate.fake_engine import FakeEngine
+from hydra_ray.generate.limits import Limiter
+from hydra_ray.generate.openai_engine import OpenAiEngine
+from hydra_ray.records import Completion, Message, Request
+
+SECRET_TEXT = "my diary of last summer"
+"""In every prompt; the server's errors repeat it."""
+KEY = "sk-very-secret"
+
+
+def requests(number: int, **changes: Any) -> list[Request]:
+    return [
+        replace(
+            Request(
+                request_id=f"r{place}",
+                user_id="ann@example.org",
+                messages=(Message(role="user", content=f"{SECRET_TEXT}, page {place}"),),
+                num_samples=1,
+                temperature=0.0,
+                max_tokens=16,
+                choices=(),
+                num_top_tokens=0,
+                seed=1000 * place,
+            ),
+            **changes,
+        )
+        for place in range(number)
+    ]
+
+
+def engine_of(url: str, **settings: Any) -> OpenAiEngine:
+    """An engine of little patience."""
+    usual: dict[str, Any] = {
+        "model": "small-1",
+        "max_attempts": 3,
+        "max_backoff_seconds": 0.02,
+        "attempt_timeout_seconds": 20,
+        "request_deadline_seconds": 60,
+        "breaker_failures": 1000,
+        "breaker_seconds": 20_000,
+    }
+    api = ApiConfig(base_url=url, **usual | settings)
+    return OpenAiEngine(GeneratorConfig(engine="openai", model="tokenizer", api=api), api, Limiter(api))
+
+
+def answers(engine: OpenAiEngine, asked: Sequence[Request]) -> dict[str, Completion]:
+    found = engine.generate(asked)
+    assert len(found) == len(asked)
+    return {each.request_id: each for each in found}
+
+
+def texts(completion: Completion) -> list[str]:
+    return [each.text for each in completion.generations]
+
+
+def test_every_request_is_answered_once_many_at_a_time():
+    asked = requests(40)
+    with FaultServer(usual=Reply(seconds=0.05)) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=8), asked)
+    for request in asked:
+        (expected,) = FakeEngine().generate([request])
+        assert texts(found[request.request_id]) == texts(expected)
+        assert (found[request.request_id].error, found[request.request_id].attempts) == (None, 1)
+    assert len(server.calls) == 40
+    assert server.most_at_once == 8
+
+
+def test_samples_of_a_request_come_in_one_call_or_in_as_many_as_the_endpoint_needs():
+    asked = requests(2, num_samples=5, temperature=1.0)
+    for size, num_calls in ((None, 1), (2, 3), (1, 5)):
+        with FaultServer() as server:
+            found = answers(engine_of(server.url, max_samples_per_call=size), asked)
+        assert len(server.calls) == 2 * num_calls
+        sampled = {request_of(call).seed + place for call in server.calls for place in range(call.get("n", 1))}
+        assert len(sampled) == 10
+        for completion in found.values():
+            assert len(completion.generations) == 5
+            assert completion.attempts == num_calls
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reply(status=429),
+        Reply(status=500),
+        Reply(status=503, body="<html>overloaded</html>"),
+        Reply(status=408),
+        CUT_OFF,
+        MALFORMED,
+        NO_COMPLETION,
+        HTML,
+    ],
+    ids=lambda fault: f"{fault.status}{fault.body or ''}"[:20],
+)
+def test_what_may_pass_is_tried_again(fault: Reply):
+    with FaultServer(fault, fault) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(2))
+    assert [each.error for each in found.values()] == [None, None]
+    assert [each.attempts for each in found.values()] == [3, 1]
+
+
+@pytest.mark.parametrize("fault", [Reply(status=500), CUT_OFF, MALFORMED, HTML])
+def test_what_does_not_pass_fails_its_request_alone_and_is_not_kept(fault: Reply):
+    with FaultServer(fault, fault, fault) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
+    assert found["r0"].failure == FailureKind.UNAVAILABLE
+    assert found["r0"].failure in TRANSIENT
+    assert found["r0"].attempts == 3
+    assert [found[name].error for name in ("r1", "r2")] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply(status=400), FailureKind.REFUSED),
+        (Reply(status=422), FailureKind.REFUSED),
+        (Reply(status=413), FailureKind.REFUSED),
+        (Reply(status=400, code="context_length_exceeded"), FailureKind.TOO_LONG),
+        (Reply(status=400, code="content_filter"), FailureKind.CONTENT_FILTER),
+    ],
+)
+def test_one_bad_prompt_fails_alone_and_is_not_tried_again(reply: Reply, kind: FailureKind):
+    with FaultServer(ANSWER, reply) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
+    assert [each.failure for each in found.values()] == [None, kind, None]
+    assert len(server.calls) == 3
+
+
+def test_a_prompt_that_is_no_text_fails_alone():
+    broken = replace(requests(1)[0], request_id="bad", messages=(Message(role="user", content="a \ud800 b"),))
+    with FaultServer() as server:
+        found = answers(engine_of(server.url), [broken, *requests(2)])
+    assert found["bad"].failure == FailureKind.REFUSED
+    assert [found[name].error for name in ("r0", "r1")] == [None, None]
+
+
+def test_why_an_answer_ended_is_recorded():
+    replies = [Reply(finish_reason=reason) for reason in ("length", "content_filter", "stop")]
+    with FaultServer(*replies) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
+    assert [each.generations[0].finish_reason for each in found.values()] == ["length", "content_filter", "stop"]
+    assert [each.error for each in found.values()] == [None, None, None]
+
+
+@pytest.mark.parametrize("headers", [{"retry-after": "1"}, {"retry-after-ms": "1000"}])
+def test_a_pause_that_the_endpoint_asks_for_is_made(headers: dict[str, str]):
+    with FaultServer(Reply(status=429, headers=headers)) as server:
+        answers(engine_of(server.url), requests(1))
+    assert server.times[1] - server.times[0] >= 1
+
+
+def test_a_pause_beyond_the_requests_deadline_is_not_waited_for():
+    with FaultServer(Reply(status=429, headers={"retry-after": "3600"})) as server:
+        found = answers(engine_of(server.url), requests(1))
+    assert found["r0"].failure == FailureKind.UNAVAILABLE
+
+
+def test_a_call_that_hangs_is_given_up_and_tried_again_within_the_requests_deadline():
+    with FaultServer(HANG) as server:
+        found = answers(engine_of(server.url, attempt_timeout_seconds=0.2), requests(1))
+        assert (found["r0"].error, found["r0"].attempts) == (None, 2)
+        server.usual = HANG
+        found = answers(
+            engine_of(server.url, attempt_timeout_seconds=0.2, request_deadline_seconds=0.5, max_attempts=1000),
+            requests(3),
+        )
+    assert {each.failure for each in found.values()} == {FailureKind.TIMEOUT}
+    assert all(2 <= each.attempts < 1000 for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (Reply(status=401), "status 401.*HYDRA_TEST_KEY"),
+        (Reply(status=403), "status 403.*HYDRA_TEST_KEY"),
+        (Reply(status=404, code="model_not_found"), r"status 404 \(model_not_found\).*small-1"),
+        (Reply(status=429, code="insufficient_quota"), "quota"),
+    ],
+)
+def test_what_every_request_would_meet_ends_the_job_at_once(reply: Reply, says: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HYDRA_TEST_KEY", KEY)
+    with FaultServer(reply) as server, pytest.raises(EndpointError, match=says) as caught:
+        engine_of(server.url, api_key_env="HYDRA_TEST_KEY", max_concurrent_requests=1).generate(requests(50))
+    assert server.url in str(caught.value)
+    assert len(server.calls) == 1
+
+
+def test_an_endpoint_that_takes_no_request_of_this_form_ends_the_job_and_nothing_is_kept():
+    kept: list[Completion] = []
+    with FaultServer(usual=Reply(status=400, code="unsupported_parameter")) as server:
+        engine = engine_of(server.url, max_concurrent_requests=2)
+        with pytest.raises(EndpointError, match=r"refused each .*unsupported_parameter.*has_log_probabilities"):
+            engine.generate(requests(50), kept.extend)
+    assert len(server.calls) < 15
+    assert kept == []
+
+
+def test_a_dead_endpoint_ends_the_job_with_its_name_within_the_time_that_was_set():
+    with FaultServer() as server:
+        url = server.url
+    engine = engine_of(url, breaker_failures=3, breaker_seconds=1, attempt_timeout_seconds=0.5, max_attempts=1)
+    start = time.monotonic()
+    with pytest.raises(EndpointError, match=f"{url} is dead.* 1 s"):
+        engine.generate(requests(20))
+    assert 1 <= time.monotonic() - start < 10
+
+
+def test_an_endpoint_that_never_answers_ends_the_job_too():
+    with FaultServer(usual=HANG) as server:
+        engine = engine_of(server.url, breaker_failures=3, breaker_seconds=1, attempt_timeout_seconds=0.3)
+        with pytest.raises(EndpointError, match=f"{server.url} is dead"):
+            engine.generate(requests(20))
+
+
+def test_an_outage_that_is_shorter_than_that_costs_no_answer():
+    with FaultServer(*[Reply(status=503)] * 60) as server:
+        settings = {"breaker_failures": 3, "breaker_seconds": 60, "max_attempts": 2}
+        found = answers(engine_of(server.url, **settings, max_concurrent_requests=4), requests(8))
+    assert [each.error for each in found.values()] == [None] * 8
+    assert len(server.calls) == 68
+
+
+def test_being_asked_to_slow_down_is_no_sign_of_death():
+    with FaultServer(usual=Reply(status=429)) as server:
+        settings = {"breaker_failures": 1, "breaker_seconds": 0.2, "attempt_timeout_seconds": 0.1, "max_attempts": 8}
+        found = answers(engine_of(server.url, **settings, max_backoff_seconds=0.2), requests(2))
+    assert {each.failure for each in found.values()} == {FailureKind.UNAVAILABLE}
+
+
+def test_answers_are_kept_while_others_are_still_awaited():
+    kept: list[str] = []
+    is_kept = threading.Event()
+
+    def keep(completions: Sequence[Completion]) -> None:
+        kept.extend(each.request_id for each in completions)
+        is_kept.set()
+
+    hanging = [ANSWER, ANSWER, *[HANG] * 3]
+    with FaultServer(*hanging) as server:
+        engine = engine_of(server.url, max_concurrent_requests=1, attempt_timeout_seconds=4)
+        asking = threading.Thread(target=engine.generate, args=(requests(5), keep))
+        asking.start()
+        assert is_kept.wait(30)
+        assert sorted(kept) == ["r0", "r1"]
+        server.replies.clear()
+        asking.join()
+    assert sorted(kept) == [f"r{place}" for place in range(5)]
+
+
+def test_what_was_answered_before_the_endpoint_died_is_kept():
+    kept: list[Completion] = []
+    with FaultServer(*[ANSWER] * 7, usual=Reply(status=401)) as server, pytest.raises(EndpointError):
+        engine_of(server.url, max_concurrent_requests=1).generate(requests(20), kept.extend)
+    assert [each.request_id for each in kept] == [f"r{place}" for place in range(7)]
+
+
+def test_the_clusters_limit_holds_for_every_call_tries_again_included():
+    with FaultServer(*[Reply(status=500)] * 3) as server:
+        engine = engine_of(server.url, requests_per_minute=6, max_concurrent_requests=6)
+        asking = threading.Thread(target=lambda: engine.generate(requests(6)), daemon=True)
+        asking.start()
+        # Three calls are tried again, and must wait for the next minute.
+        asking.join(3)
+        assert asking.is_alive()
+        assert len(server.calls) == 6
+
+
+def test_neither_the_key_nor_a_text_nor_a_user_is_in_any_message(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("HYDRA_TEST_KEY", KEY)
+    faults = [
+        Reply(status=400, code=f"no {SECRET_TEXT}"),
+        Reply(status=500),
+        Reply(status=500),
+        Reply(status=500),
+        HTML,
+    ]
+    with caplog.at_level(logging.DEBUG), FaultServer(ANSWER, *faults) as server:
+        engine = engine_of(server.url, api_key_env="HYDRA_TEST_KEY", max_concurrent_requests=1)
+        said = [each.error for each in engine.generate(requests(5))]
+        server.replies.extend([Reply(status=401)])
+        with pytest.raises(EndpointError) as caught:
+            engine.generate(requests(1))
+    assert server.keys[0] == f"Bearer {KEY}"
+    told = caplog.text + repr(said) + repr(caught.value) + repr(caught.value.__cause__)
+    for secret in (KEY, SECRET_TEXT, "ann@example.org"):
+        assert secret not in told
+    assert "status 400" in told
+
+
+def test_a_key_that_is_not_there_is_missed_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("HYDRA_TEST_KEY", raising=False)
+    with pytest.raises(ConfigError, match="HYDRA_TEST_KEY, which is not set"):
+        engine_of("http://localhost/v1", api_key_env="HYDRA_TEST_KEY")
+
+
+def test_no_key_of_the_environment_is_sent_to_an_endpoint_that_wants_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FaultServer() as server:
+        answers(engine_of(server.url), requests(1))
+    assert KEY not in server.keys[0]
+
+
+def test_nothing_to_do_is_done():
+    assert engine_of("http://localhost/v1").generate([]) == []
