@@ -14,7 +14,10 @@ from hydra_ray.errors import InputError
 
 MAX_DEPTH = 100
 """Deepest nesting of a file; ijson takes memory by its square."""
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', flags=re.DOTALL)
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_STRINGS = re.compile(_STRING, flags=re.DOTALL)
+_CLOSED = re.compile(rb'(?:[^"]*+' + _STRING + rb')*+[^"]*+', flags=re.DOTALL)
+"""As many bytes as do not end inside of a string: looking for strings there would take the square of an open one."""
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - _STEPS.keys())
 
@@ -73,9 +76,12 @@ class _Shallow:
             InputError: they are nested too deeply.
         """
         chunk = self._file.read(size)
-        outside, quote, inside = _STRINGS.sub(b"", self._open + chunk).partition(b'"')
-        num_backslashes = len(inside) - len(inside.rstrip(b"\\"))
-        self._open = quote + b"\\" * (num_backslashes % 2)
+        seen = self._open + chunk
+        closed = _CLOSED.match(seen)
+        end = closed.end() if closed else 0
+        num_backslashes = len(seen) - len(seen.rstrip(b"\\"))
+        self._open = seen[end : end + 1] + b"\\" * (num_backslashes % 2) * (end < len(seen))
+        outside = _STRINGS.sub(b"", seen[:end])
         steps = map(_STEPS.__getitem__, outside.translate(None, delete=_NO_BRACKETS))
         depths = list(accumulate(steps, initial=self._depth))
         if max(depths) > MAX_DEPTH:
