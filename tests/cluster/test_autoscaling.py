@@ -24,6 +24,7 @@ PROVIDER = {
     "gcs_address": "10.77.0.1:6379",
 }
 STARTED_BY = {
+    "RAY_enable_autoscaler_v2": "1",  # as in ray_cluster.yaml
     "RAY_FAKE_CLUSTER": "1",
     "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
@@ -51,6 +52,8 @@ def simulated(folder: Path) -> str:
         node.pop("docker", None)
         node["node_config"] = {}
     kept = {name: config[name] for name in ("cluster_name", "max_workers", "upscaling_speed", "idle_timeout_minutes")}
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    kept |= {"auth": {}, "file_mounts": {}, "cluster_synced_files": [], **{f"{name}_commands": [] for name in commands}}
     path = folder / "cluster.yaml"
     path.write_text(
         json.dumps({**kept, "head_node_type": HEAD_TYPE, "available_node_types": types, "provider": PROVIDER})

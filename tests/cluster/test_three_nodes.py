@@ -47,7 +47,7 @@ def submitted(nodes: Lan, folder: Path, placement: dict[str, object]):
     """A small run with the fake generator, submitted as a job: its plan, and the process that follows it."""
     config: RunConfig = run_config(
         str(folder / "root"),
-        users={"num_buckets": 6},
+        users={"num_buckets": 3},
         reranker=UNTRAINED,
         adapter=UNTRAINED,
         placement={"generator_actors": 2, "generator_cpus": 0.5, "train_threads": 1, **placement},
