@@ -24,6 +24,7 @@ from hydra_ray.errors import EndpointError, GenerationError, HydraError
 from hydra_ray.generate.completions import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
+from hydra_ray.lease import lease
 from hydra_ray.placement import core_bundle, generator_bundle, step_bundle
 from hydra_ray.progress import Progress
 from hydra_ray.records import Asked, Completion, Request, from_table, to_table
@@ -235,8 +236,13 @@ class GeneratorActor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer the requests of the one part in `batch`."""
-        bucket, requests = int(batch["bucket"][0]), list(_from_bytes(batch["requests"][0], Request))
-        # What this or another actor had answered when it died is there already.
+        bucket, requests = int(batch["bucket"][0]), list(from_bytes(batch["requests"][0], Request))
+        # Runs that ask the same at the same time wait for each other here, and then find each other's answers.
+        with lease(self._store.lease(bucket), f"the answers of {self._asker}, part {bucket}"):
+            return {"bucket": batch["bucket"], "asked": batch["asked"], **self._answer(bucket, requests)}
+
+    def _answer(self, bucket: int, requests: Sequence[Request]) -> dict[str, Any]:
+        """The completions of a part's requests, of which those that are known are not asked, and the time it took."""
         known = self._store.read(bucket, requests)
         new = [request for request in requests if request.request_id not in known]
         start = time.monotonic()
@@ -250,9 +256,7 @@ class GeneratorActor:
             os._exit(1)
         self._store.merge(bucket, self._asker)
         return {
-            "bucket": batch["bucket"],
-            "asked": batch["asked"],
-            "completions": [_to_bytes([*known.values(), *completions], Completion)],
+            "completions": [to_bytes([*known.values(), *completions], Completion)],
             "seconds": [time.monotonic() - start],
         }
 
@@ -301,7 +305,7 @@ class _MakeRequests:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         asked = self._job.work.requests(row["bucket"])
         new = self._job.store.unanswered(row["bucket"], asked)
-        return {"bucket": row["bucket"], "asked": _to_bytes(asked, Asked), "requests": _to_bytes(new, Request)}
+        return {"bucket": row["bucket"], "asked": to_bytes(asked, Asked), "requests": to_bytes(new, Request)}
 
 
 class _CommitGenerated:
@@ -309,8 +313,8 @@ class _CommitGenerated:
         self._job = job
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        asked = list(_from_bytes(row["asked"], Asked))
-        new = list(_from_bytes(row["completions"], Completion))
+        asked = list(from_bytes(row["asked"], Asked))
+        new = list(from_bytes(row["completions"], Completion))
         return {"bucket": row["bucket"], **self._job.commit(row["bucket"], asked, new, row["seconds"])}
 
 
@@ -399,7 +403,8 @@ def _told(stage: Stage) -> Iterator[None]:
         raise cause if isinstance(cause, HydraError) else error from None
 
 
-def _to_bytes(rows: Sequence[Any], row_type: type) -> bytes:
+def to_bytes(rows: Sequence[Any], row_type: type) -> bytes:
+    """Typed rows as they travel."""
     table = to_table(rows, row_type)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -407,5 +412,6 @@ def _to_bytes(rows: Sequence[Any], row_type: type) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _from_bytes(content: bytes, row_type: type) -> Iterator[Any]:
+def from_bytes(content: bytes, row_type: type) -> Iterator[Any]:
+    """Typed rows that have travelled."""
     return from_table(pa.ipc.open_stream(content).read_all(), row_type)

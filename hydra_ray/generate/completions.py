@@ -23,6 +23,7 @@ from hydra_ray.errors import StorageError
 from hydra_ray.generate.failures import TRANSIENT
 from hydra_ray.records import Asked, Completion, Generation, Request, arrow_schema, from_table, to_table
 from hydra_ray.roots import pseudonym, root_key
+from hydra_ray.stages import LEASE
 
 STORES = "completions"
 """Name of the folder of all stores in a root."""
@@ -62,6 +63,10 @@ class CompletionStore:
     def bucket_folder(self, bucket: int) -> str:
         """Location of what is kept of a bucket."""
         return storage.join(self.folder, f"bucket-{bucket:05d}")
+
+    def lease(self, bucket: int) -> str:
+        """Location of the lease that whoever asks for a bucket holds."""
+        return storage.join(self.bucket_folder(bucket), LEASE)
 
     def read(self, bucket: int, requests: Iterable[Request], asker: str = "") -> dict[str, Completion]:
         """The completions of those requests of a bucket that were answered, by request_id.

@@ -1,0 +1,74 @@
+"""Whoever asks for a part, and however often: what is answered is not asked again."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_server import ANSWER, FaultServer, Reply
+
+from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
+from hydra_ray.errors import EndpointError
+from hydra_ray.generate.asking import make_request
+from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.records import Completion, Message, Request
+from hydra_ray.stream import GeneratorActor, from_bytes, to_bytes
+
+NUM_REQUESTS = 20
+
+
+def generator(url: str) -> GeneratorConfig:
+    api = ApiConfig(base_url=url, model="m", max_concurrent_requests=2)
+    return GeneratorConfig(engine="openai", model="tokenizer", api=api)
+
+
+def actor(url: str, root: Path, asker: str) -> GeneratorActor:
+    store = CompletionStore(root=str(root), name="0" * 16)
+    return GeneratorActor(TASKS["planted"], generator(url), PlacementConfig(), store, asker)
+
+
+def part(url: str) -> dict[str, Any]:
+    requests = [
+        make_request(
+            user_id="u",
+            messages=(Message(role="user", content=f"question {number} of many"),),
+            max_tokens=8,
+            config=generator(url),
+        )
+        for number in range(NUM_REQUESTS)
+    ]
+    return {"bucket": [3], "asked": [b""], "requests": [to_bytes(requests, Request)]}
+
+
+def completions(answered: dict[str, Any]) -> dict[str, Completion]:
+    return {each.request_id: each for each in from_bytes(answered["completions"][0], Completion)}
+
+
+def test_two_stages_that_ask_the_same_at_the_same_time_pay_once(tmp_path: Path):
+    found: list[dict[str, Completion]] = []
+    with FaultServer(usual=Reply(seconds=0.05)) as server:
+        actors = [actor(server.url, tmp_path, f"drafts-{number}") for number in range(2)]
+        threads = [
+            threading.Thread(target=lambda each=each: found.append(completions(each(part(server.url)))))
+            for each in actors
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found[0] == found[1]
+    assert len(found[0]) == NUM_REQUESTS
+    assert len(server.calls) == NUM_REQUESTS
+
+
+def test_what_was_answered_before_an_engine_died_is_not_asked_by_the_next(tmp_path: Path):
+    with FaultServer(*[ANSWER] * 7, Reply(status=401)) as server:
+        with pytest.raises(EndpointError):
+            actor(server.url, tmp_path, "drafts-0")(part(server.url))
+        num_answered, num_calls = server.num_answered, len(server.calls)
+        assert num_answered >= 7
+        found = completions(actor(server.url, tmp_path, "drafts-0")(part(server.url)))
+    assert len(found) == NUM_REQUESTS
+    assert len(server.calls) - num_calls <= NUM_REQUESTS - 7
+    assert len(list(tmp_path.rglob("*.parquet"))) == 1
