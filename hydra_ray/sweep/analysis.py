@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
+from optuna.study import StudyDirection
 
 from hydra_ray.sweep.distributions import distributions
 from hydra_ray.sweep.space import Settings, Values, encoded
 
 AIMS = {"quality": "max", "generated_tokens": "min"}
 """What is aimed at, by name of a trial's figure."""
-_DIRECTIONS = {"max": "maximize", "min": "minimize"}
+_DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +42,10 @@ def importances(results: Sequence[Figures], space: Mapping[str, Values], seed: i
     if len({result.quality for result in results}) < 2:
         return dict.fromkeys(space, 0.0)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    return optuna.importance.get_param_importances(
+    found = optuna.importance.get_param_importances(
         _study(results, space), evaluator=evaluator, target=lambda trial: trial.values[0]
     )
+    return {key: float(share) for key, share in found.items()}
 
 
 def _study(results: Sequence[Figures], space: Mapping[str, Values]) -> optuna.Study:

@@ -28,10 +28,11 @@ def render_sweep_page(
         computed: how often the sweep has computed each stage, by name and fingerprint.
     """
     config, best = sweep.config, results.best
-    figures = figure(
+    every_trial = figure(
         "Every trial",
         "A line is a trial: the better, the stronger; the best one stands out. Values of a list stand in its order.",
-        parallel_plot(results.results, config.space),
+        f'<div style="overflow-x: auto" tabindex="0"><div style="min-width: 44rem">'
+        f"{parallel_plot(results.results, config.space)}</div></div>",
     )
     importance = figure(
         "Importance",
@@ -43,6 +44,7 @@ def render_sweep_page(
         "The line joins the trials that no other beats in quality and in tokens at once.",
         front_plot(results.results),
     )
+    plots = f'<div class="plots"><div style="grid-column: 1 / -1">{every_trial}</div>{importance}{front}</div>'
     return render_shell(
         title=f"{config.sweep}: sweep",
         subtitle=f"Sweep {config.sweep} · {config.search} · {_counted(len(results.results))}",
@@ -50,9 +52,7 @@ def render_sweep_page(
         lead=_lead(results),
         opening=_tiles(results, uses, computed),
         sections=[
-            PageSection(
-                name="settings", title="Settings", html=f"{figures}<div class='plots'>{importance}{front}</div>"
-            ),
+            PageSection(name="settings", title="Settings", html=plots),
             PageSection(name="trials", title="Trials", html=_trials(results) + _failures(results)),
             PageSection(name="reuse", title="Stages", html=_stages(uses, computed)),
             PageSection(name="making", title="How this was made", html=_making(sweep, best_yaml)),

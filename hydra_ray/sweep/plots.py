@@ -1,7 +1,7 @@
 """A sweep's plots, as inline SVG in the page's own colours."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.evaluate.plots import COLOURS, svg
@@ -43,7 +43,8 @@ def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> str
         for place, (_, _, ticks) in enumerate(columns):
             axes.axvline(place, color=COLOURS["muted"], linewidth=1)
             for height, label in ticks:
-                axes.text(place + 0.03, height, label, va="center", color=COLOURS["ink"])
+                behind = {"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1.5}
+                axes.text(place + 0.04, height, label, va="center", color=COLOURS["ink"], bbox=behind)
         axes.set_xticks(places, [key.replace(".", ".\n") for key, *_ in columns])
         axes.set_xlim(-0.1, len(columns) - 0.6)
         axes.set_yticks([])
@@ -107,15 +108,20 @@ def _scaled(values: Values, chosen: Sequence[Any]) -> tuple[list[float], list[tu
         return [names.index(name_of({"": value})) / last for value in chosen], ticks
     if not values.log:
         return _scaled_numbers(chosen)
-    heights, ticks = _scaled_numbers([math.log(number) for number in chosen])
-    return heights, [(height, f"{math.exp(float(label)):.2g}") for height, label in ticks]
+    return _scaled_numbers([math.log(number) for number in chosen], lambda logarithm: _shown(math.exp(logarithm)))
 
 
-def _scaled_numbers(numbers: Sequence[float]) -> tuple[list[float], list[tuple[float, str]]]:
+def _shown(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def _scaled_numbers(
+    numbers: Sequence[float], shown: Callable[[float], str] = _shown
+) -> tuple[list[float], list[tuple[float, str]]]:
     """The same of numbers, from the lowest to the highest; in the middle where all are equal."""
     low, high = min(numbers), max(numbers)
     if low == high:
-        return [0.5] * len(numbers), [(0.5, f"{low:.4g}")]
+        return [0.5] * len(numbers), [(0.5, shown(low))]
     steps = [step / (_NUM_TICKS - 1) for step in range(_NUM_TICKS)]
-    ticks = [(step, f"{low + step * (high - low):.4g}") for step in steps]
+    ticks = [(step, shown(low + step * (high - low))) for step in steps]
     return [(number - low) / (high - low) for number in numbers], ticks

@@ -11,7 +11,9 @@ from hydra_ray.seeds import seed_of
 from hydra_ray.sweep.distributions import distributions
 from hydra_ray.sweep.space import Settings, Values, decoded
 
-_MAX_SUGGESTIONS = 1000
+_WORST = {"max": 0.0, "min": 1e15}
+"""What an impossible point is told to be worth, by what is aimed at: no quality, and more tokens than there are."""
+_MAX_SUGGESTIONS = 200
 """How many impossible points in a row mean that there is no possible one."""
 
 
@@ -47,21 +49,25 @@ def optuna_searcher(
 
 
 class _PossibleSearch(Searcher):
-    """Asks another searcher until what it suggests is possible; and tells it of trials that failed as such."""
+    """Asks another searcher until what it suggests is possible, and tells it what failed.
+
+    What is impossible is told as the worst there can be: who learned nothing of it would suggest it for ever.
+    """
 
     def __init__(self, inner: Searcher, is_possible: Callable[[Mapping[str, Any]], bool], prefix: str):
         super().__init__(metric=inner.metric, mode=inner.mode)
         self._inner, self._is_possible, self._prefix = inner, is_possible, prefix
+        self._worst = {aim: _WORST[mode] for aim, mode in zip(inner.metric, inner.mode, strict=True)}
         self._inner_ids: dict[str, str] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for attempt in range(_MAX_SUGGESTIONS):
             inner_id = f"{trial_id}-{attempt}"
             suggestion = self._inner.suggest(inner_id)
-            if suggestion is None or self._is_possible(suggestion[self._prefix]):
+            if not isinstance(suggestion, dict) or self._is_possible(suggestion[self._prefix]):
                 self._inner_ids[trial_id] = inner_id
                 return suggestion
-            self._inner.on_trial_complete(inner_id, error=True)
+            self._inner.on_trial_complete(inner_id, self._worst)
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

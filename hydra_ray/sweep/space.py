@@ -63,7 +63,9 @@ def drawn(values: Values, rng: np.random.Generator) -> Any:
         return values[int(rng.integers(len(values)))]
     if not values.log:
         return (
-            int(rng.integers(values.low, values.high + 1)) if values.is_whole else rng.uniform(values.low, values.high)
+            int(rng.integers(int(values.low), int(values.high) + 1))
+            if values.is_whole
+            else rng.uniform(values.low, values.high)
         )
     # Half a unit beyond the ends, so that the first and the last whole number are as likely as their share says.
     margin = 0.5 if values.is_whole else 0.0

@@ -102,7 +102,7 @@ def _tune_config(sweep: Sweep, points: Sequence[Settings] | None, max_concurrent
 
     config = sweep.config
     searcher = optuna_searcher(config.space, AIMS, config.seed, max_concurrent, sweep.is_possible, PREFIX)
-    return tune.TuneConfig(search_alg=searcher, num_samples=config.num_trials, **common)
+    return tune.TuneConfig(search_alg=searcher, num_samples=config.num_trials or 1, **common)
 
 
 def _trial(code: Mapping[str, Any], sweep: Sweep, ledger: Ledger) -> None:
@@ -112,7 +112,7 @@ def _trial(code: Mapping[str, Any], sweep: Sweep, ledger: Ledger) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    run = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_run)
+    run = ray.remote(num_cpus=0, max_retries=0)(_run).options(scheduling_strategy=here)
     tune.report(ray.get(run.remote(sweep, _decoded(sweep, code[PREFIX]), ledger)))
 
 
