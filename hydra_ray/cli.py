@@ -158,6 +158,17 @@ def forget(arguments: argparse.Namespace) -> int:
     return int(any(outcome.receipt is None for outcome in outcomes))
 
 
+def prune(arguments: argparse.Namespace) -> int:
+    """`hydra-ray prune`: remove answers of the generator that no run needs, or that are old; tells first."""
+    from hydra_ray.forget.removal import root_of
+    from hydra_ray.prune import prune, prune_lines, unneeded_answers
+
+    root = root_of(_absolute_root(arguments.run))
+    found = (prune if arguments.yes else unneeded_answers)(root, arguments.older_than)
+    print("\n".join(prune_lines(found, is_done=arguments.yes)))
+    return 0
+
+
 def sweep(arguments: argparse.Namespace) -> int:
     """`hydra-ray sweep`: many runs that share their stages; exit status 1 where a trial failed."""
     from hydra_ray.config import apply_setting
@@ -284,6 +295,12 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     command.add_argument("--users-file", metavar="FILE", help="more ids, one a line: none is seen on a command line")
     command.add_argument("--run", required=True, help="the folder of any run under the root: <storage.root>/runs/<run>")
     command.set_defaults(command=forget)
+
+    command = commands.add_parser("prune", help="remove answers of the generator that no run needs, or that are old")
+    command.add_argument("run", metavar="RUN", help="the folder of any run under the root: <storage.root>/runs/<run>")
+    command.add_argument("--older-than", metavar="DAYS", type=float, help="also what finished runs asked so long ago")
+    command.add_argument("--yes", action="store_true", help="do it; without, only what would be removed is told")
+    command.set_defaults(command=prune)
 
     command = commands.add_parser("sweep", help="vary settings of a run; trials share every stage that they can")
     command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, see jobs/configs/sweep.yaml")

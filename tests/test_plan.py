@@ -119,6 +119,52 @@ def test_runs_of_one_generator_share_what_it_has_answered(sections: dict[str, di
     assert completions_of(**sections) == completions_of()
 
 
+def endpoint(**settings: object) -> dict[str, dict[str, object]]:
+    """The section of a generator behind an endpoint."""
+    return {
+        "generator": {"engine": "openai", "api": {"base_url": "http://localhost/v1", "model": "small-1", **settings}}
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"base_url": "https://elsewhere.example/v1"},
+        {"api_key_env": "SOME_KEY"},
+        {"requests_per_minute": 3, "tokens_per_minute": 100, "max_concurrent_requests": 5},
+        {"max_attempts": 2, "request_deadline_seconds": 61, "breaker_seconds": 300},
+        {"prompt_price": 1.5, "generated_price": 6},
+        {"max_samples_per_call": 1, "length_field": "max_completion_tokens"},
+    ],
+)
+def test_where_an_endpoint_is_and_how_it_is_asked_changes_no_stage(settings: dict[str, object]):
+    before, after = (fingerprints(run_config(**endpoint(**each))) for each in ({}, settings))
+    assert {name for name in before if before[name] != after[name]} == {"report"}
+    assert completions_of(**endpoint(**settings)) == completions_of(**endpoint())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "small-2"},
+        {"model_version": "2025-06"},
+        {"has_structured_outputs": True},
+        {"has_log_probabilities": False},
+    ],
+)
+def test_what_an_endpoint_serves_and_can_do_names_its_answers(settings: dict[str, object]):
+    before, after = (fingerprints(run_config(**endpoint(**each))) for each in ({}, settings))
+    assert {name for name in before if before[name] == after[name]} == {"users", "adapter.labeller"}
+    assert completions_of(**endpoint(**settings)) != completions_of(**endpoint())
+
+
+def test_an_endpoint_gives_the_same_answers_whatever_fitted_the_prompts():
+    other = endpoint()
+    other["generator"] |= {"model": "org/another", "max_model_tokens": 256, "dtype": "float32"}
+    assert completions_of(**other) == completions_of(**endpoint())
+    assert completions_of(**endpoint()) != completions_of()
+
+
 @pytest.mark.parametrize(
     "sections",
     [

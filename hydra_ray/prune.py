@@ -1,0 +1,129 @@
+"""Removes answers of the generator that no run needs any more, or that are old.
+
+Answers serve runs that are still to be made; what a finished stage made of them stays without them. So nothing that is
+removed is missed but by those who ask it again, and pay for it.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hydra_ray import storage
+from hydra_ray.errors import HydraError, InputError
+from hydra_ray.generate.completions import STORES, asker_of
+from hydra_ray.lease import alone
+from hydra_ray.plan import plan_run
+from hydra_ray.teacher import read_config, recorded_fingerprints
+
+_DAY_SECONDS = 86_400
+_RUNS = "runs"
+_ASKING = ("profiles", "probes", "drafts")
+"""The stages that ask the generator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unneeded:
+    """A file of answers that can go. Key: location."""
+
+    location: str
+    reason: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Needs:
+    """What the runs below a root need of the answers."""
+
+    stores: frozenset[str]
+    """Names of the stores that runs ask which are not finished."""
+    askers: frozenset[str]
+    """What the stages of finished runs are called in the names of files."""
+
+
+def unneeded_answers(root: str, older_than_days: float | None = None, now: float | None = None) -> list[Unneeded]:
+    """The files of answers below a root that no run needs, and those that are old.
+
+    What a run that is not finished may still find is needed however old it is. What finished runs asked is needed by
+    runs of other settings; it is unneeded only when it is old.
+
+    Args:
+        older_than_days: files that were written longer ago are old; None where age does not count.
+        now: seconds since 1970; this moment where not given.
+
+    Raises:
+        InputError: a run is not finished, and what it would ask cannot be told.
+    """
+    needs = _needs(root)
+    oldest = None if older_than_days is None else (time.time() if now is None else now) - older_than_days * _DAY_SECONDS
+    folder = storage.join(root, STORES)
+    return list(_unneeded(folder, storage.list_tree(folder), needs, oldest))
+
+
+def prune(root: str, older_than_days: float | None = None) -> list[Unneeded]:
+    """Remove what `unneeded_answers` tells; returns it.
+
+    Raises:
+        InputError: as of `unneeded_answers`.
+        StorageError: a run is under way below the root; then nothing was removed.
+    """
+    with alone(root, "the answers that no run needs"):
+        found = unneeded_answers(root, older_than_days)
+        for each in found:
+            storage.remove_file(each.location)
+    return found
+
+
+def prune_lines(found: Sequence[Unneeded], is_done: bool) -> Iterator[str]:
+    """What was or would be removed, in words."""
+    reasons = dict.fromkeys(each.reason for each in found)
+    for reason in reasons:
+        sizes = [each.num_bytes for each in found if each.reason == reason]
+        yield f"{len(sizes)} files, {_megabytes(sizes)}: {reason}"
+    total = f"{len(found)} files of answers, {_megabytes(each.num_bytes for each in found)}"
+    yield f"removed: {total}" if is_done else f"would be removed: {total}; give --yes to do it"
+
+
+def _unneeded(folder: str, paths: Iterable[str], needs: _Needs, oldest: float | None) -> Iterator[Unneeded]:
+    for path in paths:
+        store, _, name = path.partition("/")
+        if store in needs.stores or not name.endswith(".parquet"):
+            continue
+        location = storage.join(folder, path)
+        num_bytes, changed_ns = storage.file_state(location)
+        is_asked = any(name.rpartition("/")[2].startswith(asker) for asker in needs.askers)
+        if not is_asked:
+            yield Unneeded(location=location, reason="asked by no run that is there", num_bytes=num_bytes)
+        elif oldest is not None and changed_ns / 1e9 < oldest:
+            yield Unneeded(location=location, reason="asked by finished runs, and old", num_bytes=num_bytes)
+
+
+def _needs(root: str) -> _Needs:
+    stores: set[str] = set()
+    askers: set[str] = set()
+    for run in _runs(root):
+        folder = storage.join(root, _RUNS, run)
+        fingerprints = recorded_fingerprints(folder)
+        askers |= {asker_of(stage, fingerprint) for stage in _ASKING for fingerprint in fingerprints}
+        if not fingerprints:
+            stores.add(_store_of(folder))
+    return _Needs(stores=frozenset(stores), askers=frozenset(askers))
+
+
+def _runs(root: str) -> list[str]:
+    """Names of the runs that were ever started below a root."""
+    paths = (path.split("/") for path in storage.list_tree(storage.join(root, _RUNS)))
+    return sorted({path[0] for path in paths if path[1:] == ["config.json"]})
+
+
+def _store_of(run_folder: str) -> str:
+    try:
+        return plan_run(read_config(run_folder)).completions.name
+    except HydraError as error:
+        raise InputError(
+            f"the run at {run_folder} is not finished, and what it would ask cannot be told, so nothing was removed. "
+            f"Finish it, or remove its folder: {error}"
+        ) from error
+
+
+def _megabytes(sizes: Iterable[int]) -> str:
+    return f"{sum(sizes) / 1e6:,.1f} MB"

@@ -1,0 +1,55 @@
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from test_config import CONFIGS
+
+from hydra_ray.config import ApiConfig, GeneratorConfig, load_config
+
+API = {"base_url": "https://api.example.org/v1", "model": "small-1"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"base_url": "api.example.org/v1"}, "http"),
+        ({"base_url": "ftp://api.example.org/v1"}, "http"),
+        ({"base_url": "https://ann:pass-word@api.example.org/v1"}, "no credentials"),
+        ({"base_url": "https://api.example.org/v1?key=pass-word"}, "no credentials"),
+        ({"api_key_env": "sk-pass-word"}, "api_key_env"),
+        ({"api_key": "pass-word"}, "api_key"),
+        ({"breaker_seconds": 59}, "breaker_seconds"),
+        ({"breaker_failures": 100, "max_concurrent_requests": 10}, "breaker_seconds"),
+        ({"attempt_timeout_seconds": 90, "request_deadline_seconds": 60}, "request_deadline_seconds"),
+        ({"requests_per_minute": 0}, "requests_per_minute"),
+    ],
+)
+def test_a_wrong_setting_of_an_endpoint_is_refused(settings: dict[str, Any], says: str):
+    with pytest.raises(ValidationError, match=says) as error:
+        ApiConfig.model_validate(API | settings)
+    assert "pass-word" not in "".join(each["msg"] for each in error.value.errors())
+
+
+def test_the_breaker_has_time_for_as_many_calls_as_it_counts():
+    for failures in range(1, 40):
+        rounds = math.ceil(failures / 8)
+        limits = {"breaker_failures": failures, "max_concurrent_requests": 8, "attempt_timeout_seconds": 10}
+        ApiConfig.model_validate(API | limits | {"breaker_seconds": 10 * rounds})
+        with pytest.raises(ValidationError):
+            ApiConfig.model_validate(API | limits | {"breaker_seconds": 10 * rounds - 1})
+
+
+def test_an_endpoint_is_given_to_the_engine_that_asks_one_and_to_no_other():
+    for settings in ({"engine": "openai"}, {"engine": "vllm", "api": API}):
+        with pytest.raises(ValidationError, match=r"generator\.api"):
+            GeneratorConfig.model_validate({"model": "m", **settings})
+
+
+def test_the_shipped_configuration_of_an_endpoint_is_the_demo_but_for_who_answers():
+    found = {path.stem: load_config(path) for path in CONFIGS if path.stem in ("api", "demo")}
+    changed = {"run", "generator", "placement"}
+    demo, api = (found[name].model_dump(exclude=changed) for name in ("demo", "api"))
+    assert api == demo
+    assert found["api"].generator.api is not None
+    assert found["api"].generator.api.api_key_env is None
