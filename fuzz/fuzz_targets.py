@@ -3,6 +3,8 @@
 Each target reads its bytes as somebody's input, does with it what a run does, and checks what must hold of the result.
 """
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -149,7 +151,9 @@ def run_target(name: str, content: bytes) -> None:
 
 @cache
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="hydra_ray-fuzz-"))
+    folder = Path(tempfile.mkdtemp(prefix="hydra_ray-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _write(name: str, content: bytes) -> str:
