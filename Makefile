@@ -6,7 +6,7 @@ SEED ?= 0
 SECONDS ?= 60
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check types unit lint fuzz quality bench-heads install
+.PHONY: demo test check types unit lint fuzz quality bench-heads chaos install
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -43,6 +43,10 @@ quality: install
 bench-heads: install
 	$(BIN)/python benchmarks/lifecycle.py
 	$(BIN)/python benchmarks/heads.py
+
+# About 20 minutes on two cores. Ends with status 1 where a run did not end as an undisturbed one.
+chaos: install
+	$(BIN)/python benchmarks/chaos.py
 
 install: $(VENV)/.installed
 

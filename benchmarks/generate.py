@@ -166,7 +166,7 @@ def stage_seconds(side: Side, part_size: int) -> float:
         work = Given(side.requests, stage)
         store = CompletionStore(root=root, name="benchmark")
         counters = run_generation(
-            stage, "commits", work, store, side.task, side.generator, side.placement, lambda _: None
+            stage, ["commits"], work, store, side.task, side.generator, side.placement, lambda _: None
         )
         assert counters["requests"] == len(side.requests)
         rows = [row for location in stage.parts("commits") for row in read_part(location).to_pylist()]

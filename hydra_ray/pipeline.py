@@ -18,6 +18,7 @@ from hydra_ray.budget import committed_counters, require_within, spending_of
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.evaluate.report import FeatureWeight, StageCost
 from hydra_ray.explained import explain_examples
+from hydra_ray.generate.failures import ERRORS
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
 from hydra_ray.lease import claim, lease, run_lease
@@ -101,12 +102,12 @@ def users(plan: Plan) -> None:
 
 def profiles(plan: Plan) -> None:
     """What the generator writes about each evaluated user; for the baselines that prompt with it."""
-    _generate(plan, plan.profiles, "profiles", ProfilesPart(plan))
+    _generate(plan, plan.profiles, ProfilesPart(plan), "profiles", ERRORS)
 
 
 def probes(plan: Plan) -> None:
     """Stage 2: one-record prompts, labelled by whether they helped."""
-    _generate(plan, plan.probes, "probes", ProbesPart(plan))
+    _generate(plan, plan.probes, ProbesPart(plan), "probes", ERRORS, "retrieved")
 
 
 def reranker(plan: Plan) -> None:
@@ -137,7 +138,7 @@ def scorer(plan: ScorerPlan, placement: PlacementConfig) -> None:
 
 def drafts(plan: Plan) -> None:
     """Stage 4: answers to the retriever's prompts, to those that the heads' choices of records make, and samples."""
-    _generate(plan, plan.drafts, "drafts", DraftsPart(plan))
+    _generate(plan, plan.drafts, DraftsPart(plan), "drafts", ERRORS)
 
 
 def gate(plan: Plan) -> None:
@@ -245,17 +246,19 @@ def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
     return fit_heads(plan.features, plan.heads, plan.population, heads, placement, base_names, is_graded=plan.is_graded)
 
 
-def _generate(plan: Plan, stage: Stage, table: str, work: GenerationWork) -> None:
+def _generate(plan: Plan, stage: Stage, work: GenerationWork, *tables: str) -> None:
     config = plan.config
 
     def ask() -> Counters:
         before = committed_counters((each, each.name) for each in (plan.profiles, plan.probes, plan.drafts))
 
         def go_on(counters: Counters) -> None:
-            require_within(config, spending_of([*before, counters], config), lambda: bool(stage.missing_buckets(table)))
+            require_within(
+                config, spending_of([*before, counters], config), lambda: bool(stage.missing_buckets(*tables))
+            )
 
         return run_generation(
-            stage, table, work, plan.completions, plan.task, config.generator, config.placement, go_on
+            stage, tables, work, plan.completions, plan.task, config.generator, config.placement, go_on
         )
 
     _complete(stage, ask)
@@ -265,6 +268,7 @@ def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
     """Do the stage's work and write its manifest, unless that was done before."""
     require_not_stopped()
     if stage.is_complete():
+        stage.manifest()  # one of another version is told before anything builds on its tables
         logger.info("%s: complete, kept (%s)", stage.name, stage.fingerprint)
         return
     with claim(stage), at_work(stage=stage.name):

@@ -96,13 +96,10 @@ class Stage:
         """Locations of all parts of a table, present or not, in bucket order."""
         return [self.part(table, bucket) for bucket in self.buckets]
 
-    def missing_buckets(self, table: str) -> list[int]:
-        """Buckets whose part of `table` has not been committed."""
-        return [
-            bucket
-            for bucket, is_there in zip(self.buckets, storage.present(self.parts(table)), strict=True)
-            if not is_there
-        ]
+    def missing_buckets(self, *tables: str) -> list[int]:
+        """Buckets whose part of any of the tables has not been committed."""
+        present = [storage.present(self.parts(table)) for table in tables]
+        return [bucket for bucket, *are_there in zip(self.buckets, *present, strict=True) if not all(are_there)]
 
     def committed_buckets(self, table: str) -> list[int]:
         """Buckets whose part of `table` has been committed."""

@@ -105,7 +105,7 @@ def _storage_environment() -> dict[str, str]:
 
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
     """Make the missing parts of `table` with `work`, spread over the cluster; returns the counters of all parts."""
-    return _run(stage, table, lambda buckets: buckets.map(_CommitPart(work), **step_bundle(placement).options()))
+    return _run(stage, [table], lambda buckets: buckets.map(_CommitPart(work), **step_bundle(placement).options()))
 
 
 def run_actor_parts(
@@ -118,7 +118,7 @@ def run_actor_parts(
     """As `run_parts`, with work that loads a model first: one actor constructs it and makes all parts."""
     return _run(
         stage,
-        table,
+        [table],
         lambda buckets: buckets.map_batches(
             _PartActor,
             fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
@@ -141,7 +141,7 @@ def run_task(work: Callable[[Any], Counters], argument: Any, placement: Placemen
 
 def run_generation(
     stage: Stage,
-    table: str,
+    tables: Sequence[str],
     work: GenerationWork,
     store: CompletionStore,
     task: Task,
@@ -149,11 +149,12 @@ def run_generation(
     placement: PlacementConfig,
     go_on: Callable[[Counters], None],
 ) -> dict[str, float]:
-    """Make the missing parts of `table`: requests, generator actors, labels; returns the counters of all parts.
+    """Make the missing parts: requests, generator actors, labels; returns the counters of all parts.
 
     What the store knows is not asked again, and where it knows everything no generator is loaded.
 
     Args:
+        tables: that the work writes, all of which a bucket must have; the parts of the first one carry the counters.
         go_on: raises where no more may be asked, by the counters of the parts that were committed here; called before
             anything is asked and after each part.
 
@@ -169,14 +170,14 @@ def run_generation(
 
     job = _GenerationJob(work=work, store=store, asker=asker_of(stage.name, stage.fingerprint), api=generator.api)
     engine = {"task": task, "generator": generator, "placement": placement}
-    _commit_known(stage, table, job, placement)
-    num_missing = len(stage.missing_buckets(table))
+    _commit_known(stage, tables, job, placement)
+    num_missing = len(stage.missing_buckets(*tables))
     if num_missing:
         go_on({})
     step = step_bundle(placement).options()
     return _run(
         stage,
-        table,
+        tables,
         lambda buckets: (
             buckets.map(_MakeRequests(job), **step)
             .map_batches(
@@ -194,9 +195,9 @@ def run_generation(
     )
 
 
-def _commit_known(stage: Stage, table: str, job: "_GenerationJob", placement: PlacementConfig) -> None:
+def _commit_known(stage: Stage, tables: Sequence[str], job: "_GenerationJob", placement: PlacementConfig) -> None:
     """Make the missing parts whose requests have all been answered before."""
-    asked_before = [bucket for bucket in stage.missing_buckets(table) if job.store.has_any(bucket)]
+    asked_before = [bucket for bucket in stage.missing_buckets(*tables) if job.store.has_any(bucket)]
     if asked_before:
         with _told(stage):
             known = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options()).sum("is_known")
@@ -208,17 +209,19 @@ def _accept(counters: Counters, is_over: bool) -> None:
 
 
 def _run(
-    stage: Stage, table: str, steps: Callable[[Any], Any], check: Callable[[Counters, bool], None] = _accept
+    stage: Stage, tables: Sequence[str], steps: Callable[[Any], Any], check: Callable[[Counters, bool], None] = _accept
 ) -> dict[str, float]:
     """Run a dataset of the missing buckets through `steps`, of which the last commits; the counters of all parts.
 
     Args:
         check: raises where the counters of what is committed, at the end or before, keep the stage from going on.
     """
-    missing = _announce_missing(stage, table)
+    missing = _announce_missing(stage, tables)
     if missing:
         _follow(stage, steps(_buckets(missing)), len(missing), check)
-    counters = storage.add_counters(storage.read_counters(location) for location in stage.parts(table))
+    # A part that is cut off is noticed here, and not when the manifest says that all are there.
+    first, *_ = [[storage.read_counters(location) for location in stage.parts(table)] for table in tables]
+    counters = storage.add_counters(first)
     check(counters, True)
     return counters
 
@@ -361,8 +364,8 @@ def _bounded_restarts() -> dict[str, Any]:
     return {"max_restarts": _MAX_GENERATOR_RESTARTS, "max_task_retries": _MAX_GENERATOR_RESTARTS}
 
 
-def _announce_missing(stage: Stage, table: str) -> list[int]:
-    missing = stage.missing_buckets(table)
+def _announce_missing(stage: Stage, tables: Sequence[str]) -> list[int]:
+    missing = stage.missing_buckets(*tables)
     num_parts = len(stage.buckets)
     num_present = num_parts - len(missing)
     if num_present:

@@ -74,6 +74,13 @@ def test_missing_buckets_are_those_without_a_committed_part(stage):
     assert stage.missing_buckets("rejected") == [0, 1, 2, 3]
 
 
+def test_a_bucket_is_missing_as_long_as_any_of_its_tables_lacks_it(stage):
+    for table, buckets in (("users", (0, 1, 2)), ("rejected", (0, 2, 3))):
+        for bucket in buckets:
+            storage.write_bytes(stage.part(table, bucket), b"")
+    assert stage.missing_buckets("users", "rejected") == [1, 3]
+
+
 def test_a_stage_of_some_buckets_misses_and_lists_no_others(stage):
     some = replace(stage, only_buckets=(1, 3))
     storage.write_bytes(some.part("users", 1), b"")

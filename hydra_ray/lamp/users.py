@@ -101,7 +101,7 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
             kinds of users is absent, or a user is one of the run that taught.
     """
     task = task_of(config.lamp)
-    missing = stage.missing_buckets(USERS)
+    missing = stage.missing_buckets(USERS, REJECTED)
     if missing:
         with tempfile.TemporaryDirectory(prefix="hydra_ray-users-") as folder:
             key, is_forgotten = bucket_key_of(config), forgetting(config.storage.root)
@@ -113,8 +113,13 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
                 _require_unknown(config, known, missing, spill)
             for bucket in missing:
                 _commit_bucket(config, task, stage, bucket, spill)
-    parts = [stage.part(USERS, bucket) for bucket in stage.committed_buckets(USERS)]
-    counters = dict.fromkeys(_COUNTERS, 0.0) | storage.add_counters(map(storage.read_counters, parts))
+    # Both tables' footers are read, so that a part that is cut off is noticed before the manifest is written.
+    counted = [
+        storage.read_counters(stage.part(table, bucket))
+        for bucket in stage.committed_buckets(USERS)
+        for table in (USERS, REJECTED)
+    ]
+    counters = dict.fromkeys(_COUNTERS, 0.0) | storage.add_counters(counted)
     log.info("users: %s", ", ".join(f"{name} {count:.0f}" for name, count in counters.items()))
     num_malformed = counters["rejected"] - (counters["leaking_users"] if config.lamp.drop_leaks else 0)
     _require_few_rejected(config, num_malformed, counters["rejected"] + counters["users"])

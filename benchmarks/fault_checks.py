@@ -1,0 +1,81 @@
+"""What must hold of a run that was disturbed and resumed: it equals the undisturbed one, and nothing was paid twice."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra_ray.plan import Plan
+from hydra_ray.stages import Stage
+from hydra_ray.storage import exists, read_part
+
+_TIMED = ("profiles", "probes", "drafts")
+"""Tables whose footers tell seconds, so that only their rows can be the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How the tables of a run differ from those of the undisturbed one."""
+
+    num_lost: int
+    """Rows that are not there."""
+    num_duplicate: int
+    """Rows that are there more often than they should be."""
+    changed: tuple[str, ...]
+    """Tables and files that are not the same."""
+
+
+def compare(plan: Plan, undisturbed: Plan) -> Difference:
+    """Compare all tables from users to answers, and the predictions."""
+    lost = duplicate = 0
+    changed: list[str] = []
+    for stage, table in _tables(plan):
+        expected = next(each for each in undisturbed.stages() if each.name == stage.name)
+        for bucket in stage.buckets:
+            ours, theirs = stage.part(table, bucket), expected.part(table, bucket)
+            if not exists(ours):
+                lost += read_part(theirs).num_rows
+                changed.append(ours)
+                continue
+            counts = [Counter(str(row) for row in read_part(each).to_pylist()) for each in (ours, theirs)]
+            lost += (counts[1] - counts[0]).total()
+            duplicate += (counts[0] - counts[1]).total()
+            is_same = counts[0] == counts[1] if table in _TIMED else _is_same_file(ours, theirs)
+            changed += [] if is_same else [ours]
+    files = [f"{each.answers.folder}/predictions.json" for each in (plan, undisturbed)]
+    changed += [] if Path(files[0]).exists() and _is_same_file(*files) else [files[0]]
+    return Difference(num_lost=lost, num_duplicate=duplicate, changed=tuple(changed))
+
+
+def paid_again(events: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[str], list[str]]:
+    """Requests that were paid more than once.
+
+    Args:
+        events: "paid" or "kept" with request ids, in the order in which it happened.
+
+    Returns:
+        Those that had been kept before they were paid again, which must not be; those that were in flight.
+    """
+    paid: set[str] = set()
+    kept: set[str] = set()
+    needless: list[str] = []
+    in_flight: list[str] = []
+    for event, ids in events:
+        if event == "kept":
+            kept.update(ids)
+            continue
+        needless += [each for each in ids if each in kept]
+        in_flight += [each for each in ids if each in paid and each not in kept]
+        paid.update(ids)
+    return needless, in_flight
+
+
+def _tables(plan: Plan) -> Iterator[tuple[Stage, str]]:
+    yield from ((plan.users, "users"), (plan.users, "rejected"), (plan.probes, "retrieved"))
+    for stage in (plan.profiles, plan.probes, plan.drafts):
+        yield from ((stage, stage.name), (stage, "errors"))
+    yield from ((plan.reranker.examples, "examples"), (plan.gate, "gate"), (plan.answers, "answers"))
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    return Path(first).read_bytes() == Path(second).read_bytes()

