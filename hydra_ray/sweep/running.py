@@ -1,5 +1,6 @@
 """A sweep from its file to its page."""
 
+import importlib.util
 import json
 import logging
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def forecast(sweep: Sweep) -> Forecast:
         HydraError: a setting is wrong, or an input or a model is missing.
     """
     config = sweep.config
+    _require_loggers(sweep)
     what = ", ".join(f"{key} ({num_values(values):g})" for key, values in config.space.items())
     if config.search == "optuna":
         num_trials = config.num_trials or 1
@@ -128,6 +130,14 @@ def _left_out(sweep: Sweep, num_trials: int) -> Sequence[str]:
         for values in config.space.values():
             asked *= int(num_values(values))
     return [] if num_trials == asked else [f"{num_trials} of {asked} trials: {words}"]
+
+
+def _require_loggers(sweep: Sweep) -> None:
+    if sweep.config.mlflow_uri is not None and importlib.util.find_spec("mlflow") is None:
+        raise ConfigError(
+            "mlflow_uri is set, but the package mlflow is not installed here. Install it with `pip install mlflow`, or "
+            "leave mlflow_uri out: results are kept without it too."
+        )
 
 
 def require_root(sweep: Sweep) -> str:
