@@ -125,7 +125,9 @@ class ServedScorer:
             history: the user's records; by default those that were exported.
             probes: the generator's answers with one retrieved record each, where there are any.
         """
-        asked, probed, reranked = self._ranked(user, query, history, probes)
+        asked, probed = self._asked(user, query, history, probes)
+        # The reranker weighs probes and nothing else, and reads its pairs of texts longer than all the rest takes.
+        reranked = self._reranked(asked, probed) if probes else _unranked(user)
         drafted = _drafted(asked, [self._draft(place, draft) for place, draft in enumerate(drafts)])
         row = Drafted(user=asked, probed=probed, scored=reranked, drafted=drafted)
         settings = self.config.drafts
@@ -142,7 +144,8 @@ class ServedScorer:
 
     def choose_records(self, user: str, query: str, *, history: Sequence[Record] | None = None) -> list[Record]:
         """The k records, best first, that the user's head of the reranker puts into the prompt."""
-        asked, _, reranked = self._ranked(user, query, history, ())
+        asked, probed = self._asked(user, query, history, ())
+        reranked = self._reranked(asked, probed)
         if not reranked.groups:
             return []
         scores = {each.candidate_id: each.personal for each in reranked.groups[0].candidates}
@@ -158,10 +161,10 @@ class ServedScorer:
         self._users.move_to_end(user)
         return self._users[user]
 
-    def _ranked(
+    def _asked(
         self, user_id: str, query: str, history: Sequence[Record] | None, probes: Sequence[Probe]
-    ) -> tuple[User, ProbedUser, ScoredUser]:
-        """The user who asks, with what is retrieved and how the reranker scores it."""
+    ) -> tuple[User, ProbedUser]:
+        """The user who asks, with what is retrieved."""
         asked = User(
             user_id=user_id,
             is_new=False,  # only a user who is evaluated has the variants of the controls
@@ -176,11 +179,14 @@ class ServedScorer:
             retrieved=retrieved,
             probes=tuple(by_record.get(each.record_id) or self._no_probe(each.record_id) for each in retrieved),
         )
-        probed = ProbedUser(user_id=user_id, is_new=False, queries=(query_row,))
-        head = self._reranker.head_of(user_id)
+        return asked, ProbedUser(user_id=user_id, is_new=False, queries=(query_row,))
+
+    def _reranked(self, asked: User, probed: ProbedUser) -> ScoredUser:
+        """How the reranker scores what is retrieved."""
+        head = self._reranker.head_of(asked.user_id)
         groups = reranker_examples(asked, probed, self.task, self.config).groups
         scored = tuple(_scored_group(group, self._reranker, head) for group in groups)
-        return asked, probed, ScoredUser(user_id=user_id, is_new=False, head=head.name, groups=scored)
+        return ScoredUser(user_id=asked.user_id, is_new=False, head=head.name, groups=scored)
 
     def _retrieved(self, user: User) -> tuple[Retrieved, ...]:
         eligible = range(len(user.history))
@@ -237,6 +243,10 @@ class _Vectors:
         while len(self._kept) > MAX_KEPT_TEXTS:
             self._kept.popitem(last=False)
         return found
+
+
+def _unranked(user_id: str) -> ScoredUser:
+    return ScoredUser(user_id=user_id, is_new=False, head="", groups=())
 
 
 def _drafted(user: User, drafts: Sequence[Draft]) -> DraftedUser:

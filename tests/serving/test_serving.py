@@ -17,10 +17,11 @@ from transformers import AutoModel, AutoTokenizer
 from hydra_ray.adapt.answers import Scored
 from hydra_ray.cli import main
 from hydra_ray.errors import InputError
+from hydra_ray.generate.parsing import failed_answer
 from hydra_ray.parts import scored_users
 from hydra_ray.pipeline import personalize
 from hydra_ray.plan import Plan, plan_run
-from hydra_ray.records import Record, User, from_table
+from hydra_ray.records import Probe, Record, User, from_table
 from hydra_ray.serving.export import export_run
 from hydra_ray.serving.scorer import ServedScorer, load_scorer
 from hydra_ray.storage import read_json, read_part
@@ -229,3 +230,17 @@ def test_users_of_buckets_that_were_not_exported_are_unknown(exports: dict[str, 
     for path in (tmp_path / "export" / "stages").rglob("bucket-*.parquet"):
         path.unlink()
     assert load_scorer(tmp_path / "export").score("nobody", "a story", ["comedy"]).head == "shared"
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+def test_without_probes_the_reranker_has_no_say(name: str, scorers: dict[str, ServedScorer], runs: dict[str, Plan]):
+    scorer, row = scorers[name], evaluated(runs[name])[0]
+    (query,) = row.user.queries
+    drafts = next(each for each in row.drafted.queries if each.query_id == query.query_id).drafts
+    retrieved = next(each for each in row.probed.queries if each.query_id == query.query_id).retrieved
+    unknown = failed_answer("not asked")
+    if scorer.task.labels:
+        unknown = replace(unknown, label_probabilities=(1 / len(scorer.task.labels),) * len(scorer.task.labels))
+    probes = [Probe(record_id=each.record_id, answer=unknown, quality=None) for each in retrieved]
+    weighed = scorer.score(row.user.user_id, query.input, drafts, probes=probes)
+    assert weighed.by_answer == pytest.approx(scorer.score(row.user.user_id, query.input, drafts).by_answer, abs=1e-6)
