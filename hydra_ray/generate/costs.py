@@ -21,7 +21,7 @@ def answer_counters(
         is used; asked_now, asked_tokens, attempts (calls of the generator), and cost where there are prices: of what
         was asked.
     """
-    counters = {
+    counters: dict[str, float] = {
         "requests": len(used),
         "prompt_tokens": sum(each.prompt_tokens for each in used),
         "generated_tokens": _generated_tokens(used),

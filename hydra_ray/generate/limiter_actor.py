@@ -52,17 +52,14 @@ class ClusterLimiter:
 
         limited = json.dumps([self._api.base_url, self._api.model, self._api.api_key_env])
         name = f"limiter-{hashlib.blake2b(limited.encode(), digest_size=8).hexdigest()}"
-        actor = (
-            ray.remote(Limiter)
-            .options(
-                name=name,
-                namespace=_NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                num_cpus=0,
-                max_concurrency=_MAX_CALLERS,
-            )
-            .remote(self._api)
-        )
+        remote: Any = ray.remote(Limiter)
+        actor = remote.options(
+            name=name,
+            namespace=_NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_concurrency=_MAX_CALLERS,
+        ).remote(self._api)
         actor.configure.remote(self._api)
         return actor

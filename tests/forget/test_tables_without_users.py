@@ -49,6 +49,22 @@ def test_no_statistics_of_the_footer_keep_an_id(tmp_path: Path):
     assert pq.read_metadata(location).row_group(0).column(0).statistics.min == "b"
 
 
+def test_answers_of_the_generator_are_known_by_pseudonym(tmp_path: Path):
+    location = str(tmp_path / "answers.parquet")
+    storage.write_part(location, pa.table({"request_id": ["1", "2", "3"], "user": ["p-ann", "p-bob", "p-ann"]}))
+    table = artefact(location, Kind.ANSWERS)
+    assert count_rows(table, {"p-ann", "ann", "p-cyd"}) == {"p-ann": 2}
+    drop_rows(table, {"p-ann"})
+    assert storage.read_part(location)["request_id"].to_pylist() == ["2"]
+
+
+def test_answers_that_were_kept_with_user_ids_are_refused(tmp_path: Path):
+    location = str(tmp_path / "answers.parquet")
+    storage.write_part(location, pa.table({"user_id": ["ann"]}))
+    with pytest.raises(StorageError, match=r"of which none is 'user'"):
+        count_rows(artefact(location, Kind.ANSWERS), {"p-ann"})
+
+
 def test_a_rejected_sample_belongs_to_the_user_it_was_to_become(tmp_path: Path):
     location = str(tmp_path / "part.parquet")
 
