@@ -1,6 +1,7 @@
 """Ray Tune fans out: a trial for each point of a grid, each reporting one line."""
 
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,12 +36,13 @@ def run_trials(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
+    trial = tune.with_parameters(_trial, work=work)
+    # Tune knows trainables by name, in all processes of a job: two fits at once would do each other's work.
+    trial.__name__ = f"heads_{uuid.uuid4().hex}"
     filesystem, path = storage.arrow_filesystem(storage.join(folder, "tune"))
     labels: dict[str, Any] = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
     results = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(_trial, work=work), tune.PlacementGroupFactory([bundle.amounts()], **labels)
-        ),
+        tune.with_resources(trial, tune.PlacementGroupFactory([bundle.amounts()], **labels)),
         param_space={name: tune.grid_search(list(values)) for name, values in grid.items()},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=max_concurrent_trials,
