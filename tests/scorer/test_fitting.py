@@ -83,6 +83,16 @@ def test_features_of_another_base_than_the_population_s_are_refused(tmp_path):
         make_projected(job, 0)
 
 
+def test_a_prior_may_be_wider_than_it_was_estimated(tmp_path):
+    features, _ = plant(tmp_path, num_training=30, num_new=4)
+    plain, wide = head_job(tmp_path / "plain", features), head_job(tmp_path / "wide", features, prior_scale=3)
+    for job in (plain, wide):
+        make_population(job)
+    estimated, scaled = (read_population(job.population_folder) for job in (plain, wide))
+    assert estimated.variances[4].sum() > 0
+    assert scaled.variances[4] == pytest.approx(3 * estimated.variances[4])
+
+
 def refuse(*_, **__):
     raise AssertionError("fitted again")
 
