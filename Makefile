@@ -46,7 +46,7 @@ bench-heads: install
 
 # About 20 minutes on two cores. Ends with status 1 where a run did not end as an undisturbed one.
 chaos: install
-	$(BIN)/python benchmarks/chaos.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/chaos.py
 
 install: $(VENV)/.installed
 

@@ -1,10 +1,12 @@
 """Do runs survive what happens to them? Faults strike at random moments, and the run must end as if nothing had.
 
-    python benchmarks/chaos.py [--schedules 200] [--first 0]
+    PYTHONPATH=tests python benchmarks/chaos.py [--schedules 160] [--api 40] [--vllm 0] [--first 0]
 
 Each schedule follows from its seed: faults by kind and moment. Its run is resumed until it is finished, and compared
 with an undisturbed one: tables and predictions byte by byte, tables whose footers tell seconds row by row. Each request
-must be paid once, except those that were in flight when something died, whose number is told.
+must be paid once, except those that were in flight when something died, whose number is told. The generator is the fake
+one, which is fast; for the schedules of --api it is behind an endpoint that fails in all the ways that endpoints do,
+and those of --vllm ask a model.
 Exit status 1 where anything is lost, doubled, changed, paid needlessly, or over its deadline.
 """
 
@@ -14,33 +16,40 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from fault_runs import Outcome, Reference, fault_cluster, make_reference, run_schedule
+from fault_runs import Outcome, fault_cluster, make_reference, run_schedule
 from fault_schedules import Trouble, schedule_of
+from fault_server import FaultServer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the schedules, print what became of them."""
     parser = argparse.ArgumentParser(description="Runs under faults")
-    parser.add_argument("--schedules", type=int, default=200, help="how many")
+    parser.add_argument("--schedules", type=int, default=160, help="how many with the fake generator")
+    parser.add_argument("--api", type=int, default=40, help="how many with an endpoint")
+    parser.add_argument("--vllm", type=int, default=0, help="how many more with vLLM, a minute or two each")
     parser.add_argument("--first", type=int, default=0, help="seed of the first one; the others follow")
     parser.add_argument("--deadline", type=float, default=180, help="seconds that an attempt may take")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
+    wanted = {"fake": arguments.schedules, "openai": arguments.api, "vllm": arguments.vllm}
+    outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="hydra_ray-chaos-", ignore_cleanup_errors=True) as folder:
-        outcomes = run_schedules(
-            Path(folder), range(arguments.first, arguments.first + arguments.schedules), arguments.deadline
-        )
+        for engine, number in wanted.items():
+            seeds = range(arguments.first, arguments.first + number)
+            if seeds:
+                outcomes += run_schedules(Path(folder, engine), engine, seeds, arguments.deadline)
     print(summary(outcomes))
     return int(not all(outcome.is_good for outcome in outcomes))
 
 
-def run_schedules(folder: Path, seeds: Sequence[int], deadline_seconds: float) -> list[Outcome]:
-    """Run the schedules of some seeds, telling of each."""
-    with fault_cluster() as cluster:
-        reference: Reference = make_reference(cluster, folder)
-        outcomes: list[Outcome] = []
+def run_schedules(folder: Path, engine: str, seeds: Sequence[int], deadline_seconds: float) -> list[Outcome]:
+    """Run the schedules of some seeds with one kind of generator, telling of each."""
+    outcomes: list[Outcome] = []
+    with fault_cluster() as cluster, FaultServer() if engine == "openai" else nullcontext() as endpoint:
+        reference = make_reference(folder, endpoint, engine)
         for seed in seeds:
             schedule = schedule_of(seed, reference.reached)
             outcomes.append(run_schedule(cluster, reference, schedule, folder / f"seed-{seed}", deadline_seconds))
@@ -70,7 +79,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         f"duplicate rows {sum(each.difference.num_duplicate for each in outcomes)}; "
         f"requests paid twice {sum(each.paid_in_flight for each in outcomes)} in flight, "
         f"{sum(each.paid_needlessly for each in outcomes)} others; "
-        f"longest {max(each.seconds for each in outcomes):.1f} s; "
+        f"longest {max((each.seconds for each in outcomes), default=0):.1f} s; "
         f"{sum(not each.is_good for each in outcomes)} not as undisturbed"
     )
 

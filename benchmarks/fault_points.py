@@ -1,6 +1,6 @@
 """Faults at chosen moments of a run: what may fail by accident fails here on purpose.
 
-`install` wraps three places that all work passes: the fake generator, the writing of tables, and that of manifests. A
+`install` wraps three places that all work passes: the generator, the writing of tables, and that of manifests. A
 run is disturbed if there is a folder `faults` beside its storage root, which must be named `root`. Processes of one
 machine share the folder:
 
@@ -22,12 +22,13 @@ from typing import Any
 
 import pyarrow as pa
 
+import hydra_ray.generate.engine
 import hydra_ray.local_store
 from hydra_ray import storage
+from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import GenerationError
-from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engine import Engine, Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.fake_engine import FakeEngine
 from hydra_ray.records import Completion, Request
 from hydra_ray.stages import MANIFEST
 
@@ -97,7 +98,7 @@ def payments(folder: Path) -> list[tuple[str, list[str]]]:
 
 def install() -> None:
     """Let faults strike in this process; for Ray as `worker_process_setup_hook`."""
-    FakeEngine.generate = _disturbed_generate(FakeEngine.generate)
+    hydra_ray.generate.engine.open_engine = _disturbed_open(hydra_ray.generate.engine.open_engine)
     storage.write_row_groups = _disturbed_write(storage.write_row_groups)
     storage.write_json = _disturbed_json(storage.write_json)
 
@@ -137,16 +138,26 @@ def _folder_beside(location: str) -> Path:
     return Path(before, "faults") if root else Path(os.devnull)
 
 
-def _disturbed_generate(generate: Callable[..., list[Completion]]) -> Callable[..., list[Completion]]:
-    def disturbed(engine: FakeEngine, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
+def _disturbed_open(open_engine: Callable[..., Engine]) -> Callable[..., Engine]:
+    def disturbed(config: GeneratorConfig, *arguments: Any) -> Engine:
+        # A model's answer may depend on what is answered with it, and after a fault that is something else.
+        size = 1 if config.engine == "vllm" else BATCH_REQUESTS
+        return _DisturbedEngine(open_engine(config, *arguments), size)
+
+    return disturbed
+
+
+class _DisturbedEngine:
+    def __init__(self, engine: Engine, batch_requests: int):
+        self._engine, self._batch_requests = engine, batch_requests
+
+    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
         store: Any = getattr(getattr(keep, "func", None), "__self__", None)
         folder = _folder_beside(f"{store.root}/") if store else Path(os.devnull)
-        if not folder.is_dir():
-            return generate(engine, requests, keep)
         completions: list[Completion] = []
-        for start in range(0, len(requests), BATCH_REQUESTS):
+        for start in range(0, len(requests), self._batch_requests):
             fault = strike(folder, Point.GENERATE)
-            made = generate(engine, requests[start : start + BATCH_REQUESTS])
+            made = self._engine.generate(requests[start : start + self._batch_requests])
             if fault == Fault.FAILED_ROWS:
                 made = [_failed(each) for each in made]
             _note(folder, "paid", made)
@@ -157,7 +168,8 @@ def _disturbed_generate(generate: Callable[..., list[Completion]]) -> Callable[.
             completions += made
         return completions
 
-    return disturbed
+    def close(self) -> None:
+        self._engine.close()
 
 
 def _failed(made: Completion) -> Completion:
@@ -166,7 +178,7 @@ def _failed(made: Completion) -> Completion:
 
 def _note(folder: Path, event: str, completions: Sequence[Completion]) -> None:
     ids = [each.request_id for each in completions if each.error is None]
-    if ids:
+    if ids and folder.is_dir():
         with (folder / "payments").open("a") as file:
             file.write(" ".join([event, *ids]) + "\n")
 

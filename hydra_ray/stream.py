@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
-from hydra_ray.errors import EndpointError, GenerationError, HydraError
+from hydra_ray.errors import EndpointError, GenerationError, HydraError, WorkerError
 from hydra_ray.generate.completions import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
@@ -404,6 +404,11 @@ def _told(stage: Stage) -> Iterator[None]:
     except ray.exceptions.RayTaskError as error:
         cause = getattr(error, "cause", None)
         raise cause if isinstance(cause, HydraError) else error from None
+    except ray.exceptions.RayError as error:
+        raise WorkerError(
+            f"stage {stage.name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "
+            "cluster is well."
+        ) from error
 
 
 def to_bytes(rows: Sequence[Any], row_type: type) -> bytes:

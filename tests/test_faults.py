@@ -30,7 +30,7 @@ def cluster() -> Iterator[FaultCluster]:
 @pytest.fixture(scope="module")
 def reference(cluster: FaultCluster, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A run that was not disturbed."""
-    return make_reference(cluster, tmp_path_factory.mktemp("undisturbed"))
+    return make_reference(tmp_path_factory.mktemp("undisturbed"))
 
 
 STRIKES = {
