@@ -1,0 +1,113 @@
+"""A whole run answered by an endpoint, in this process instead of Ray's: nothing is paid twice."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import in_process
+import pytest
+from builders import run_config
+from fault_server import ANSWER, CUT_OFF, FaultServer, Reply
+
+from hydra_ray.config import RunConfig
+from hydra_ray.errors import EndpointError
+from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.limits import Limiter
+from hydra_ray.pipeline import personalize
+from hydra_ray.plan import Plan, plan_run
+from hydra_ray.stages import Stage
+from hydra_ray.storage import read_part
+
+# Third parties: what imports Ray uses what others have deprecated.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        in_process.install(patch)
+        patch.setattr("hydra_ray.generate.limiter_actor.open_limiter", Limiter)
+        patch.setattr("hydra_ray.parts.open_tokenizer", lambda _: fake_tokenizer())
+        yield
+
+
+def config_of(root: Path, url: str, run: str = "test", **drafts: Any) -> RunConfig:
+    api = {
+        "base_url": url,
+        "model": "m",
+        "has_structured_outputs": True,
+        "max_backoff_seconds": 0.02,
+        "max_concurrent_requests": 4,
+        "prompt_price": 3.0,
+        "generated_price": 5.0,
+    }
+    scorer = {"base": {**run_config().adapter.base.model_dump(), "num_epochs": 0, "width": 0}}
+    sections: dict[str, Any] = {"generator": {"engine": "openai", "api": api}, "reranker": scorer, "drafts": drafts}
+    return run_config(str(root), **sections).model_copy(update={"run": run})
+
+
+def asked(server: FaultServer) -> Counter[str]:
+    """How often each call was made."""
+    return Counter(repr(sorted(each.items(), key=lambda pair: pair[0])) for each in server.calls)
+
+
+def tables(plan: Plan) -> list[Any]:
+    """Everything that the generator had a part in."""
+    return [read_part(location).to_pylist() for stage in asking(plan) for location in stage.parts(stage.name)]
+
+
+def costs(plan: Plan) -> dict[str, float]:
+    return {stage.name: stage.manifest()["counters"]["cost"] for stage in asking(plan)}
+
+
+def asking(plan: Plan) -> list[Stage]:
+    return [plan.profiles, plan.probes, plan.drafts]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Counter[str]]:
+    with FaultServer() as server:
+        plan = personalize(config_of(tmp_path_factory.mktemp("undisturbed"), server.url), until="drafts")
+        return plan, asked(server)
+
+
+def test_a_run_whose_endpoint_fails_now_and_then_comes_to_the_same_tables(
+    undisturbed: tuple[Plan, Counter[str]], tmp_path: Path
+):
+    faults = [ANSWER, Reply(status=500), CUT_OFF, Reply(status=429, headers={"retry-after-ms": "5"}), ANSWER, ANSWER]
+    with FaultServer(*faults * 40) as server:
+        plan = personalize(config_of(tmp_path / "disturbed", server.url), until="drafts")
+        calls = asked(server)
+    assert tables(plan) == tables(undisturbed[0])
+    assert set(calls) == set(undisturbed[1])
+    assert server.num_answered == undisturbed[1].total()
+
+
+def test_a_run_that_was_stopped_by_its_endpoint_pays_only_for_what_was_not_answered(
+    undisturbed: tuple[Plan, Counter[str]], tmp_path: Path
+):
+    num_calls = undisturbed[1].total()
+    with FaultServer(*[ANSWER] * (num_calls // 2), Reply(status=403)) as server:
+        config = config_of(tmp_path / "stopped", server.url)
+        with pytest.raises(EndpointError, match="status 403"):
+            personalize(config, until="drafts")
+        plan = personalize(config, until="drafts")
+        calls = asked(server)
+    assert tables(plan) == tables(undisturbed[0])
+    # Those under way when the endpoint refused are asked again, at most as many as are asked at once.
+    assert calls.total() - num_calls <= config.generator.api.max_concurrent_requests  # type: ignore[union-attr]
+    assert costs(plan) == pytest.approx(costs(undisturbed[0]))
+
+
+def test_another_run_under_the_same_root_pays_only_for_what_is_new(
+    undisturbed: tuple[Plan, Counter[str]],
+):
+    with FaultServer() as server:
+        root = Path(undisturbed[0].config.storage.root)
+        prompts = ["zero_shot", "rag_1", "rag_k"]
+        plan = personalize(config_of(root, server.url, run="more", prompts=prompts), until="drafts")
+        assert set(asked(server)).isdisjoint(undisturbed[1])
+    counters = plan.drafts.manifest()["counters"]
+    assert counters["asked_now"] == len(server.calls) < counters["requests"]
+    assert plan_run(plan.config).completions == undisturbed[0].completions
