@@ -109,7 +109,7 @@ def fault_cluster() -> Iterator[FaultCluster]:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cluster = Cluster(initialize_head=True, head_node_args=_HEAD)
+    cluster: Any = Cluster(initialize_head=True, head_node_args=_HEAD)
     try:
         connect(cluster.address)
         yield FaultCluster(cluster=cluster, node=cluster.add_node(**_NODE))
@@ -205,8 +205,8 @@ def prepare(undisturbed: Plan, folder: Path, victim: str) -> RunConfig:
 def copy_learned(undisturbed: Plan, config: RunConfig) -> None:
     """Put bases, features, heads, labeller and the adapter's examples below a root."""
     for name in _LEARNED:
-        stages = [Path(each.config.storage.root, "stages", name) for each in (undisturbed, plan_run(config))]
-        shutil.copytree(*stages, dirs_exist_ok=True)
+        learned, own = (Path(root, "stages", name) for root in (undisturbed.config.storage.root, config.storage.root))
+        shutil.copytree(learned, own, dirs_exist_ok=True)
 
 
 def run_schedule(

@@ -1,0 +1,48 @@
+"""A run on Ray that is asked to stop, as people and schedulers ask."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from builders import run_config
+
+from hydra_ray.plan import plan_run
+
+pytestmark = [
+    pytest.mark.ray,
+    # Third parties: Ray leaves sockets and processes to the interpreter's end and uses what others have deprecated.
+    pytest.mark.filterwarnings("default"),
+]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_what_is_committed_ends_its_workers_and_says_how_to_resume(
+    tmp_path: Path, number: signal.Signals, status: int
+):
+    plan = plan_run(run_config(str(tmp_path / "root"), users={"num_buckets": 8}))
+    settings = tmp_path / "config.yaml"
+    settings.write_text(yaml.safe_dump(plan.config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "hydra_ray.cli", "run", str(settings)]
+    workers: list[psutil.Process] = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "probes: " in line and "/8 parts" in line:
+                workers = psutil.Process(process.pid).children(recursive=True)
+                os.kill(process.pid, number)
+                break
+        said = process.stderr.read()
+    assert process.returncode == status
+    assert said.rstrip().endswith(f"Resume with:\n  {shlex.join(['hydra-ray', 'run', str(settings)])}")
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
+    assert plan.profiles.is_complete()
+    assert 0 < len(plan.probes.committed_buckets("probes")) <= 8
+    assert not plan.reranker.examples.is_complete()
