@@ -305,7 +305,7 @@ def _reading(location: str) -> Iterator[None]:
         raise StorageError(f"no file at {location}. {_MISSING}") from error
     except StorageError:
         raise
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DamagedError(f"the table {location} is damaged: {error}. {_ANEW}") from error
     except OSError as error:
         raise StorageError(f"cannot read {location}: {error}. If it is damaged: {_ANEW}") from error

@@ -90,7 +90,8 @@ def _parquet_rows(location: str, file: IO[bytes]) -> Iterator[object]:
     try:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_PER_BATCH):
             yield from _python_rows(batch)
-    except (pa.ArrowException, OSError) as error:
+    # ValueError: names or values that pyarrow reads and Python has not, such as a column's name that is no UTF-8.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{location} cannot be read as Parquet ({error}); write it again") from error
 
 
