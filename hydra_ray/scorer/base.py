@@ -79,15 +79,24 @@ class Base(nn.Module):
             pairs, place_of = distinct(list(zip(queries, candidates, strict=True)))
             pooled_TH = self._pool([query for query, _ in pairs], [candidate for _, candidate in pairs])
             return (pooled_TH @ self.query_projection.T)[place_of]
-        features = []
-        for texts, projection in ((queries, self.query_projection), (candidates, self.candidate_projection)):
-            found, place_of = distinct(list(texts))
-            features.append((self._pool(found) @ projection.T)[place_of])
-        return features[0] * features[1]
+        return self.query_side(queries) * self.candidate_side(candidates)
+
+    def query_side(self, queries: Sequence[str]) -> torch.Tensor:
+        """What each query gives to bilinear features (N, W)."""
+        return self._projected(queries, self.query_projection)
+
+    def candidate_side(self, candidates: Sequence[str]) -> torch.Tensor:
+        """What each candidate gives to bilinear features (N, W)."""
+        assert self.candidate_projection is not None, "a base that encodes pairs has no sides"
+        return self._projected(candidates, self.candidate_projection)
 
     def plain_features(self, plain: torch.Tensor) -> torch.Tensor:
         """The plain features, standardized over the training users."""
         return (plain.to(self.plain_means) - self.plain_means) / self.plain_scales
+
+    def _projected(self, texts: Sequence[str], projection: torch.Tensor) -> torch.Tensor:
+        found, place_of = distinct(list(texts))
+        return (self._pool(found) @ projection.T)[place_of]
 
     def _pool(self, texts: Sequence[str], second: Sequence[str] | None = None) -> torch.Tensor:
         return pool(self.encoder, self.tokenizer, texts, second, self.shape.max_text_tokens)

@@ -23,6 +23,8 @@ from hydra_ray.serving.folder import FOLD, Exported
 SHARED = "shared"
 MAX_KEPT_HEADS = 10_000
 """Users whose heads stay in memory."""
+MAX_KEPT_SIDES = 100
+"""Sets of labels, of which what the base makes stays in memory; a task with options has others for each query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class GroupScorer:
         self._kinds: list[Configuration] = configurations(config.heads)
         self._store = HeadStore(stage=heads, fold=FOLD, bucket_key=exported.bucket_key, lineage=read_lineage(folder))
         self._kept: OrderedDict[str, OwnHead] = OrderedDict()
+        self._sides: OrderedDict[tuple[str, ...], torch.Tensor] = OrderedDict()
 
     def head_of(self, user_id: str) -> OwnHead:
         """The user's head."""
@@ -88,10 +91,18 @@ class GroupScorer:
         """What the base makes of the candidates, the plain features last."""
         plain = torch.tensor([candidate.plain for candidate in group.candidates])
         with torch.inference_mode():
-            learned = self._base.learned_features(
-                [group.query] * len(group.candidates), [candidate.text for candidate in group.candidates]
-            )
-            return torch.cat([learned, self._base.plain_features(plain)], dim=1).cpu().numpy()
+            return torch.cat([self._learned(group), self._base.plain_features(plain)], dim=1).cpu().numpy()
+
+    def _learned(self, group: Group) -> torch.Tensor:
+        """The base's features (N, W); labels return in every group, so what they give is kept."""
+        texts = tuple(candidate.text for candidate in group.candidates)
+        if self._base.candidate_projection is None or not self._base.shape.width:
+            return self._base.learned_features([group.query] * len(texts), texts)
+        if texts not in self._sides:
+            self._sides[texts] = self._base.candidate_side(texts)
+            if len(self._sides) > MAX_KEPT_SIDES:
+                self._sides.popitem(last=False)
+        return self._base.query_side([group.query]) * self._sides[texts]
 
 
 def _as_stored(values: Floats) -> Floats:
