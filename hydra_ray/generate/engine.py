@@ -27,7 +27,7 @@ class Engine(Protocol):
         cannot be completed yields a completion with an error.
 
         Args:
-            keep: called with each completion once, several at a time, as soon as they are worth keeping.
+            keep: called with every completion, several at a time, as soon as they are worth keeping.
 
         Raises:
             EndpointError: nothing can be asked of the generator, whoever asks it.

@@ -227,6 +227,7 @@ class _Answers:
     def __init__(self, keep: Keep):
         self.all: list[Completion] = []
         self._keep, self._num_kept = keep, 0
+        self._keeping = asyncio.Lock()
 
     @property
     def num_waiting(self) -> int:
@@ -239,10 +240,12 @@ class _Answers:
 
     async def flush(self) -> None:
         """Keep what is not kept yet, while others go on asking."""
-        batch = self.all[self._num_kept :]
-        self._num_kept += len(batch)
-        if batch:
-            await asyncio.to_thread(self._keep, batch)
+        async with self._keeping:
+            batch = self.all[self._num_kept :]
+            if batch:
+                await asyncio.to_thread(self._keep, batch)
+            # Not before: a thread that had not begun when everything was cancelled keeps nothing.
+            self._num_kept += len(batch)
 
 
 def _taken(found: Answered | Fault, expected: int) -> int:

@@ -1,3 +1,4 @@
+import asyncio
 import logging
 import threading
 import time
@@ -265,6 +266,25 @@ def test_what_was_answered_before_the_endpoint_died_is_kept():
     with FaultServer(*[ANSWER] * 7, usual=Reply(status=401)) as server, pytest.raises(EndpointError):
         engine_of(server.url, max_concurrent_requests=1).generate(requests(20), kept.extend)
     assert [each.request_id for each in kept] == [f"r{place}" for place in range(7)]
+
+
+def test_answers_whose_keeping_was_cancelled_before_it_began_are_kept_in_the_end(monkeypatch: pytest.MonkeyPatch):
+    kept: list[Completion] = []
+    original, cancelled = asyncio.to_thread, []
+
+    async def to_thread(*arguments: Any) -> Any:
+        if not cancelled:
+            # As where no thread is free until everything is cancelled.
+            cancelled.append(True)
+            await asyncio.sleep(3600)
+        return await original(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    replies = [*[ANSWER] * 5, Reply(status=401, seconds=2)]
+    with FaultServer(*replies) as server, pytest.raises(EndpointError):
+        engine_of(server.url, max_concurrent_requests=1).generate(requests(20), kept.extend)
+    assert cancelled
+    assert [each.request_id for each in kept] == [f"r{place}" for place in range(5)]
 
 
 def test_the_clusters_limit_holds_for_every_call_tries_again_included():
