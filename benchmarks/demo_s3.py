@@ -8,6 +8,7 @@ there is put again, or the second run does not end with all stages complete and 
 """
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -62,6 +63,7 @@ def store(endpoint: str | None, bucket: str) -> Iterator[None]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells every request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     os.environ |= {
