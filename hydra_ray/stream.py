@@ -199,8 +199,10 @@ def _commit_known(stage: Stage, tables: Sequence[str], job: "_GenerationJob", pl
     """Make the missing parts whose requests have all been answered before."""
     asked_before = [bucket for bucket in stage.missing_buckets(*tables) if job.store.has_any(bucket)]
     if asked_before:
+        steps = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options())
         with _told(stage):
-            known = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options()).sum("is_known")
+            # Ray Data's own sum would start actors for it.
+            known = sum(row["is_known"] for row in _rows(steps))
         logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
 
 
@@ -378,15 +380,20 @@ def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Count
     progress, telemetry = Progress(stage.name, num_parts), Telemetry(stage.name, num_parts)
     total: Counters = {}
     with _told(stage):
-        # Without prefetching: a part that is committed is told at once, not when the next one is.
-        for block in committed.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            for row in block.to_pylist():
-                counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
-                progress.advance(counters)
-                telemetry.advance(row["bucket"], counters)
-                total = storage.add_counters([total, counters])
-                check(total, False)
-                require_not_stopped()
+        for row in _rows(committed):
+            counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
+            progress.advance(counters)
+            telemetry.advance(row["bucket"], counters)
+            total = storage.add_counters([total, counters])
+            check(total, False)
+            require_not_stopped()
+
+
+def _rows(steps: Any) -> Iterator[dict[str, Any]]:
+    """What the last of a dataset's steps returns, a row a part, each as soon as it is there."""
+    # Without prefetching, a part that is committed is told at once, not when the next one is.
+    for block in steps.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        yield from block.to_pylist()
 
 
 @contextmanager

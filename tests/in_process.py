@@ -28,9 +28,6 @@ class Dataset:
         batches = ({name: _column(value) for name, value in row.items()} for row in self._rows)
         return Dataset({name: values[0] for name, values in actor(batch).items()} for batch in batches)
 
-    def sum(self, name: str) -> float:
-        return sum(row[name] for row in self._rows)
-
     def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
         return (pa.Table.from_pylist([row]) for row in self._rows)
 
