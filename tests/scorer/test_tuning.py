@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from hydra_ray.errors import TrainingError
@@ -23,6 +25,25 @@ def test_each_point_of_the_grid_is_worked_on_also_where_a_trial_fails_once(tmp_p
     run_trials(work, GRID, join(folder, "stage"))
     assert all(exists(join(folder, name)) for name in ("0-0", "0-1", "1-0", "1-1", "failed"))
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.filterwarnings("default")
+def test_fits_at_the_same_time_have_trainables_of_different_names(tmp_path, monkeypatch):
+    from ray import tune
+
+    names = []
+
+    class Tuner:
+        def __init__(self, trainable, **_):
+            names.append(trainable.__name__)
+
+        def fit(self):
+            return SimpleNamespace(errors=[])
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    for _ in range(2):
+        run_trials(lambda _: {}, GRID, str(tmp_path))
+    assert len(set(names)) == 2
 
 
 @pytest.mark.ray
