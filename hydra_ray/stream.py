@@ -72,6 +72,8 @@ def start_ray() -> None:
             _init_ray()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # Else the error of a step would reach this process without its class and its words.
+    context.raise_original_map_exception = True
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
