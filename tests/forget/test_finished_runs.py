@@ -122,7 +122,7 @@ def receipt_of(root: str, user_id: str) -> Receipt:
 
 def test_every_kind_of_artefact_held_the_user_where_it_can(root: str, before: dict[str, bytes], status: int):
     held = {each.kind for each in receipt_of(root, FORGOTTEN).removed}
-    assert held == {Kind.TABLE, Kind.REJECTED, Kind.PREDICTIONS, Kind.REPORT}
+    assert held == {Kind.TABLE, Kind.ANSWERS, Kind.REJECTED, Kind.PREDICTIONS, Kind.REPORT}
     assert {each.kind for each in artefacts(root)} == {*held, Kind.PAGE, Kind.LEARNED, Kind.RECORD}
 
 
@@ -136,11 +136,13 @@ def test_what_others_have_is_unchanged_value_for_value(root: str, before: dict[s
     assert set(before) <= set(after)
     assert {name.split("/")[0] for name in set(after) - set(before)} == {"forgotten"}
     num_tables = 0
+    key = root_key(root)
+    owners = {"completions": ("user", [pseudonym(each, key) for each in GONE])}
     for name, content in before.items():
         if name.endswith(".parquet"):
             old, new = pq.read_table(pa.BufferReader(content)), pq.read_table(after[name])
-            owner = "sample_id" if "/rejected/" in name else "user_id"
-            assert new.equals(old.filter(~pc.field(owner).isin(list(GONE))), check_metadata=True)
+            owner, gone = owners.get(name.split("/")[0], ("sample_id" if "/rejected/" in name else "user_id", [*GONE]))
+            assert new.equals(old.filter(~pc.field(owner).isin(gone)), check_metadata=True)
             num_tables += 1
         elif name.endswith("predictions.json"):
             old, new = json.loads(content), json.loads(after[name].read_text())
