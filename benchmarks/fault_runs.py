@@ -295,7 +295,9 @@ class _Attempts:
             strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes]
             num_drivers = 2 if self.schedule.trouble == Trouble.TWO_RUNS else 1
             ends = _drive_outside(self.cluster, self.config, self.folder, strikes, num_drivers, deadline_seconds)
-            self.problems += [f"a driver ended with status {end}" for end in ends if end not in _ENDS]
+            if set(ends) - _ENDS:
+                said = [path.read_text()[-2000:] for path in self.folder.glob("driver-*.log")]
+                self.problems.append(f"drivers ended with {ends} and said {said}")
             if self.schedule.trouble == Trouble.TWO_RUNS and ends != [0, 0]:
                 self.problems.append(f"of two runs at once one failed: status {ends}")
             return
@@ -381,10 +383,9 @@ def _drive_outside(
 
 def _drive(address: str, config: str, strikes: list[tuple[Point, int, Fault]]) -> None:
     """A driver: the command, as it is typed."""
-    # Nobody reads what drivers print.
-    null = os.open(os.devnull, os.O_WRONLY)
+    said = os.open(Path(config).parent / f"driver-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
-        os.dup2(null, stream)
+        os.dup2(said, stream)
     for point, count, fault in strikes:
         order(Path(config).parent / "faults", point, count, fault, os.getpid())
     fault_points.install()

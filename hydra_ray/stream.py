@@ -412,7 +412,10 @@ def _told(stage: Stage) -> Iterator[None]:
         ) from error
     except ray.exceptions.RayTaskError as error:
         cause = getattr(error, "cause", None)
-        raise cause if isinstance(cause, HydraError) else error from None
+        if not isinstance(cause, HydraError):
+            raise
+        # Ray Data appends how its own retries are configured.
+        raise type(cause)(str(cause).partition("\nFailed to ")[0]) from None
     except ray.exceptions.RayError as error:
         raise WorkerError(
             f"stage {stage.name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "
