@@ -27,6 +27,8 @@ _FOLDABLE = re.compile(r"[^\t\n\r -~]")
 """All characters that a normalizer may change."""
 _INVISIBLE = {"Cc", "Cf", "Me", "Mn"}
 """Unicode categories that some tokenizers drop before they look for their tokens."""
+_KEPT = "\t\n\r"
+"""Control characters that all tokenizers keep as white space; of the others some are white space only to Python."""
 
 
 @lru_cache(maxsize=4)
@@ -79,8 +81,8 @@ class _Folded(dict[int, str]):
 
     def __missing__(self, code_point: int) -> str:
         character = chr(code_point)
-        parts = character if character.isspace() else unicodedata.normalize("NFKD", character)
-        self[code_point] = "".join(part for part in parts if part.isspace() or not _is_invisible(part))
+        parts = unicodedata.normalize("NFKD", character)
+        self[code_point] = "".join(part for part in parts if part in _KEPT or not _is_invisible(part))
         return self[code_point]
 
 
