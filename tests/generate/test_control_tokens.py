@@ -36,8 +36,8 @@ def disguises(marker: str) -> list[str]:
     start, end = marker[:middle], marker[middle:]
     return [
         marker, start, end, start + marker + end, marker[0] + marker + marker[1:], marker + end, wide(marker),
-        marker.upper(), marker.lower(), f"{start}\u200b{end}", f"{start}\x1c{end}", f"{marker[0]}\u0301{marker[1:]}\u0338",
-        f"{start}\x00{end}", f"{wide(start)}\u2060{end}", f"{marker[:-1]}\ufe0f{marker[-1]}",
+        marker.upper(), marker.lower(), f"{start}\u200b{end}", f"{marker[0]}\u0301{marker[1:]}\u0338",
+        f"{start}\x1c{end}", f"{start}\x00{end}", f"{wide(start)}\u2060{end}", f"{marker[:-1]}\ufe0f{marker[-1]}",
     ]  # fmt: skip
 
 
