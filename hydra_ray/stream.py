@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -35,8 +36,8 @@ from hydra_ray.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-_MAX_GENERATOR_RESTARTS = 3
-"""How often a generator that died is started again before the run fails."""
+_MAX_RESTARTS = 3
+"""How often an actor that died is started again before the run fails."""
 
 Counters = Mapping[str, float]
 
@@ -118,18 +119,20 @@ def run_actor_parts(
     placement: PlacementConfig,
 ) -> dict[str, float]:
     """As `run_parts`, with work that loads a model first: one actor constructs it and makes all parts."""
-    return _run(
-        stage,
-        [table],
-        lambda buckets: buckets.map_batches(
-            _PartActor,
-            fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
-            batch_size=1,
-            **core_bundle(placement).options(),
-            compute=_actors(1),
-            runtime_env=_threads(placement.train_threads),
-        ),
-    )
+    with _own_actors() as new_actor:
+        return _run(
+            stage,
+            [table],
+            lambda buckets: buckets.map_batches(
+                _PartActor,
+                fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
+                batch_size=1,
+                **core_bundle(placement).options(),
+                compute=_actors(1),
+                runtime_env=_threads(placement.train_threads),
+                ray_remote_args_fn=new_actor,
+            ),
+        )
 
 
 def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
@@ -177,24 +180,25 @@ def run_generation(
     if num_missing:
         go_on({})
     step = step_bundle(placement).options()
-    return _run(
-        stage,
-        tables,
-        lambda buckets: (
-            buckets.map(_MakeRequests(job), **step)
-            .map_batches(
-                GeneratorActor,
-                fn_constructor_kwargs={**engine, "store": store, "asker": job.asker},
-                batch_size=1,
-                **generator_bundle(placement).options(),
-                compute=_actors(min(placement.generator_actors, num_missing)),
-                runtime_env=_threads(placement.generator_threads),
-                ray_remote_args_fn=_bounded_restarts,
-            )
-            .map(_CommitGenerated(job), **step)
-        ),
-        check,
-    )
+    with _own_actors() as new_actor:
+        return _run(
+            stage,
+            tables,
+            lambda buckets: (
+                buckets.map(_MakeRequests(job), **step)
+                .map_batches(
+                    GeneratorActor,
+                    fn_constructor_kwargs={**engine, "store": store, "asker": job.asker},
+                    batch_size=1,
+                    **generator_bundle(placement).options(),
+                    compute=_actors(min(placement.generator_actors, num_missing)),
+                    runtime_env=_threads(placement.generator_threads),
+                    ray_remote_args_fn=new_actor,
+                )
+                .map(_CommitGenerated(job), **step)
+            ),
+            check,
+        )
 
 
 def _commit_known(stage: Stage, tables: Sequence[str], job: "_GenerationJob", placement: PlacementConfig) -> None:
@@ -363,9 +367,27 @@ def _threads(num_threads: int) -> dict[str, Any]:
     return {"env_vars": {"OMP_NUM_THREADS": str(num_threads)}}
 
 
-def _bounded_restarts() -> dict[str, Any]:
-    """Ray Data restarts actors for ever by default, also those that die each time."""
-    return {"max_restarts": _MAX_GENERATOR_RESTARTS, "max_task_retries": _MAX_GENERATOR_RESTARTS}
+@contextmanager
+def _own_actors() -> Iterator[Callable[[], dict[str, Any]]]:
+    """What each new actor of a dataset is started with; whatever becomes of the dataset, they end with the block.
+
+    Ray Data itself restarts actors for ever, also those that die each time. It ends them by letting go of them, and one
+    that was started again in the meantime stays, with the CPUs that the next stage waits for.
+    """
+    import ray
+
+    names: list[str] = []
+
+    def new_actor() -> dict[str, Any]:
+        names.append(f"hydra_ray-{uuid.uuid4().hex}")
+        return {"name": names[-1], "max_restarts": _MAX_RESTARTS, "max_task_retries": _MAX_RESTARTS}
+
+    try:
+        yield new_actor
+    finally:
+        for name in names:
+            with suppress(ValueError):  # it has ended
+                ray.kill(ray.get_actor(name))
 
 
 def _announce_missing(stage: Stage, tables: Sequence[str]) -> list[int]:
@@ -407,7 +429,7 @@ def _told(stage: Stage) -> Iterator[None]:
         yield
     except ray.exceptions.RayActorError as error:
         raise GenerationError(
-            f"stage {stage.name}: the worker died {_MAX_GENERATOR_RESTARTS + 1} times at the same part; its last words "
+            f"stage {stage.name}: the worker died {_MAX_RESTARTS + 1} times at the same part; its last words "
             f"are in Ray's logs. Committed parts are kept: {error}"
         ) from error
     except ray.exceptions.RayTaskError as error:
