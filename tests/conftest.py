@@ -1,5 +1,6 @@
 """Settings of all tests, and an object store for those that need one."""
 
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -37,6 +38,15 @@ def s3_root(s3: "FaultyS3") -> Iterator[str]:
         for name, value in s3.environment.items():
             patch.setenv(name, value)
         yield f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _each_module_starts_ray_itself() -> Iterator[None]:
+    yield
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

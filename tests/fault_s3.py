@@ -4,12 +4,12 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
+from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
 from typing import Any
 from xml.sax.saxutils import escape
 
 import boto3
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import make_server
 
 BUCKET = "hydra-ray"
 KEY, SECRET = "key-of-these-tests", "secret-of-these-tests"
@@ -28,19 +28,15 @@ class Fault(Enum):
 
 
 class FaultyS3:
-    """A server with one bucket. What is put into `faults` happens to the requests that follow, one each, in order."""
+    """A server with one bucket, in a process of its own."""
 
     def __init__(self) -> None:
-        self.faults: deque[Fault] = deque()
-        self.requests: list[str] = []
-        """Method and path of every request."""
-        self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        # What moto is made of must not be in a process that tests vLLM: flask's globals raise when they are looked at.
+        self._manager = _Manager(ctx=get_context("spawn"))
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self._server.endpoint()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -48,21 +44,74 @@ class FaultyS3:
         keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
         return {**keys, "AWS_ENDPOINT_URL_S3": self.endpoint, "AWS_REGION": "us-east-1"}
 
+    @property
+    def requests(self) -> list[str]:
+        """Method and path of every request since `forget_requests`."""
+        return self._server.seen()
+
+    @property
+    def num_faults(self) -> int:
+        """How many faults have not happened yet."""
+        return self._server.num_faults()
+
     def start(self) -> None:
-        self._thread.start()
+        self._manager.start()
+        self._server = self._manager.server()
         keys = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
         client: Any = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
         client.create_bucket(Bucket=BUCKET)
         client.close()
 
     def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._manager.shutdown()
+
+    def disturb(self, *faults: Fault) -> None:
+        """Let these happen to the requests that follow, one each, in order."""
+        self._server.disturb(faults)
+
+    def calm(self) -> None:
+        """Let no more faults happen."""
+        self._server.calm()
+
+    def forget_requests(self) -> None:
+        self._server.forget()
+
+
+class _Server:
+    """What is in the other process."""
+
+    def __init__(self) -> None:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+        from werkzeug.serving import make_server
+
+        silent = type("Silent", (MotoRequestHandler,), {"log": lambda *_: None})
+        self._faults: deque[Fault] = deque()
+        self._requests: list[str] = []
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=silent)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def seen(self) -> list[str]:
+        return list(self._requests)
+
+    def num_faults(self) -> int:
+        return len(self._faults)
+
+    def disturb(self, faults: Iterable[Fault]) -> None:
+        self._faults.extend(faults)
+
+    def calm(self) -> None:
+        self._faults.clear()
+
+    def forget(self) -> None:
+        self._requests.clear()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        self.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
-        fault = self.faults.popleft() if self.faults else Fault.NONE
+        self._requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+        fault = self._faults.popleft() if self._faults else Fault.NONE
         if fault == Fault.SLOW_DOWN:
             return _refusal(environ, start_response, "503 Slow Down", "SlowDown", "Please reduce your request rate.")
         if fault == Fault.NO_ROOM:
@@ -73,9 +122,11 @@ class FaultyS3:
         return [body[: len(body) // 2]]
 
 
-class _Silent(MotoRequestHandler):
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002
-        pass
+class _Manager(BaseManager):
+    server: Any
+
+
+_Manager.register("server", _Server)
 
 
 def _refusal(environ: dict[str, Any], start_response: Any, status: str, code: str, message: str) -> list[bytes]:

@@ -139,7 +139,7 @@ def test_every_file_of_finished_runs_is_of_a_kind_that_users_can_be_forgotten_fr
     root = str(tmp_path / "copy")
     shutil.copytree(finished.config.storage.root, root)
     known = {each.kind for each in artefacts(root)}
-    assert known == set(Kind) - {Kind.UNFINISHED}
+    assert known == set(Kind) - {Kind.UNFINISHED, Kind.LEASE}
     new = [row.user_id for row in scored_users(finished.adapter.heads, 0) if row.is_new]
     gone, stays = new[0].removeprefix("dev:"), new[1].removeprefix("dev:")
     assert len(mentions(root, gone)) > 10

@@ -365,21 +365,21 @@ def test_refusals_and_broken_answers_of_a_store_are_asked_again(s3: FaultyS3, s3
     whole, table = storage.read_bytes(part), storage.read_part(part)
     for fault in (Fault.SLOW_DOWN, Fault.CUT_OFF):
         for place_of_fault in range(2):
-            s3.faults.extend([Fault.NONE] * place_of_fault + [fault])
+            s3.disturb(*[Fault.NONE] * place_of_fault, fault)
             assert storage.read_bytes(part) == whole
-            s3.faults.clear()
-            s3.faults.extend([Fault.NONE] * place_of_fault + [fault])
+            s3.calm()
+            s3.disturb(*[Fault.NONE] * place_of_fault, fault)
             assert storage.read_part(part).equals(table)
-            s3.faults.clear()
-    s3.faults.append(Fault.SLOW_DOWN)
+            s3.calm()
+    s3.disturb(Fault.SLOW_DOWN)
     storage.write_bytes(part, b"new")
-    s3.faults.append(Fault.SLOW_DOWN)
+    s3.disturb(Fault.SLOW_DOWN)
     assert storage.exists(part)
-    s3.faults.append(Fault.SLOW_DOWN)
+    s3.disturb(Fault.SLOW_DOWN)
     assert storage.list_files(part.rpartition("/")[0]) == ["part.parquet"]
-    s3.faults.append(Fault.SLOW_DOWN)
+    s3.disturb(Fault.SLOW_DOWN)
     assert storage.write_over(part, b"new", b"newer")
-    assert not s3.faults
+    assert not s3.num_faults
     assert storage.read_bytes(part) == b"newer"
 
 
@@ -396,10 +396,10 @@ def test_a_store_that_cannot_be_used_is_told_by_location_and_endpoint_in_the_end
 
 
 def test_a_full_store_is_an_error_that_names_the_file(s3: FaultyS3, s3_root: str):
-    s3.faults.extend([Fault.NO_ROOM] * 40)
+    s3.disturb(*[Fault.NO_ROOM] * 40)
     with pytest.raises(StorageError, match="s3://hydra-ray/x at "):
         storage.write_bytes("s3://hydra-ray/x", b"")
-    s3.faults.clear()
+    s3.calm()
     assert not storage.exists("s3://hydra-ray/x")
 
 

@@ -81,7 +81,7 @@ def stored(small_run: Plan, s3: FaultyS3, s3_root: str, without_ray: None) -> Pl
     """The small run on a store that fails now and then; it was killed when half of the drafts were there."""
     config = at(s3_root, small_run.config)
     chance = random.Random(0)
-    s3.faults.extend(chance.choice(FAULTS) if chance.random() < 0.01 else Fault.NONE for _ in range(1500))
+    s3.disturb(*(chance.choice(FAULTS) if chance.random() < 0.01 else Fault.NONE for _ in range(1500)))
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, "/drafts/bucket-00001.parquet", KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -89,7 +89,7 @@ def stored(small_run: Plan, s3: FaultyS3, s3_root: str, without_ray: None) -> Pl
     plan = plan_run(config)
     assert plan.drafts.missing_buckets("drafts") == [1]
     personalize(config)
-    s3.faults.clear()
+    s3.calm()
     return plan
 
 
@@ -103,7 +103,7 @@ def test_a_killed_run_on_a_store_that_fails_now_and_then_resumes_to_the_answers_
 
 @pytest.mark.ray
 def test_a_finished_run_on_a_store_asks_nothing_and_writes_no_part_again(stored: Plan, s3: FaultyS3, asked: list[str]):
-    s3.requests.clear()
+    s3.forget_requests()
     personalize(stored.config)
     assert asked == []
     assert [each for each in s3.requests if not each.startswith(("GET", "HEAD")) and "/stages/" in each] == []
@@ -156,7 +156,7 @@ def test_a_run_on_ray_and_a_store_resumes_after_it_was_killed(s3: FaultyS3, s3_r
     assert not plan.probes.is_complete()
     committed = {bucket: plan.probes.part("probes", bucket) for bucket in plan.probes.committed_buckets("probes")}
     assert committed
-    s3.requests.clear()
+    s3.forget_requests()
     subprocess.run(command, check=True, timeout=900)
     assert plan.is_complete()
     assert len(json.loads(predictions(plan))["golds"]) == 4
