@@ -360,9 +360,8 @@ def _drive_outside(
     Raises:
         HangError: one took too long; it is killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    # What is imported before the fork is not imported by every driver.
-    context.set_forkserver_preload(["ray.data", "fault_runs"])
+    # Not forked: processes forked from one that has loaded Ray give objects the same random ids, which Ray dies of.
+    context = multiprocessing.get_context("spawn")
     path = folder / "config.json"
     path.write_text(json.dumps(config.model_dump(mode="json")))  # JSON is YAML
     drivers = [
