@@ -9,8 +9,8 @@ from hydra_ray.plan import Plan
 from hydra_ray.stages import Stage
 from hydra_ray.storage import exists, read_part
 
-_TIMED = ("profiles", "probes", "drafts")
-"""Tables whose footers tell seconds, so that only their rows can be the same."""
+_BY_ROW = ("profiles", "probes", "drafts", "errors")
+"""Tables that also tell how they came about, by seconds in the footer or by `attempts`: their rows must be the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +37,20 @@ def compare(plan: Plan, undisturbed: Plan) -> Difference:
                 lost += read_part(theirs).num_rows
                 changed.append(ours)
                 continue
-            counts = [Counter(str(row) for row in read_part(each).to_pylist()) for each in (ours, theirs)]
+            counts = [_rows(each) for each in (ours, theirs)]
             lost += (counts[1] - counts[0]).total()
             duplicate += (counts[0] - counts[1]).total()
-            is_same = counts[0] == counts[1] if table in _TIMED else _is_same_file(ours, theirs)
+            is_same = counts[0] == counts[1] if table in _BY_ROW else _is_same_file(ours, theirs)
             changed += [] if is_same else [ours]
     files = [f"{each.answers.folder}/predictions.json" for each in (plan, undisturbed)]
     changed += [] if Path(files[0]).exists() and _is_same_file(*files) else [files[0]]
     return Difference(num_lost=lost, num_duplicate=duplicate, changed=tuple(changed))
+
+
+def _rows(location: str) -> Counter[str]:
+    table = read_part(location)
+    # How often a call was repeated is the endpoint's doing.
+    return Counter(str(row) for row in table.select([n for n in table.column_names if n != "attempts"]).to_pylist())
 
 
 def paid_again(events: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[str], list[str]]:

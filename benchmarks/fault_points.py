@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 import hydra_ray.generate.engine
@@ -79,6 +80,13 @@ def order(folder: Path, point: Point, count: int, fault: Fault, pid: int = 0) ->
     (orders / f"{point}-{count}").write_text(json.dumps({"fault": fault, "pid": pid}))
 
 
+def call_off(folder: Path, *faults: Fault) -> None:
+    """Let these no longer strike."""
+    for path in folder.glob("orders/*"):
+        if Fault(json.loads(path.read_text())["fault"]) in faults:
+            path.unlink()
+
+
 def struck(folder: Path) -> list[Fault]:
     """The faults that struck."""
     return [Fault(json.loads(path.read_text())["fault"]) for path in sorted((folder / "struck").glob("*"))]
@@ -111,14 +119,17 @@ def strike(folder: Path, point: Point) -> Fault | None:
     if not ordered.exists():
         return None
     found = json.loads(ordered.read_text())
+    pid = found["pid"] or os.getpid()
+    if not psutil.pid_exists(pid):
+        return None  # another fault was first
     ordered.rename(folder / "struck" / ordered.name)
     fault = Fault(found["fault"])
     if fault == Fault.ENGINE_DEATH:
         raise GenerationError("the generator died on purpose")
     if fault in (Fault.KILL_WORKER, Fault.KILL_ACTOR, Fault.KILL_NODE, Fault.KILL_DRIVER):
-        os.kill(found["pid"] or os.getpid(), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     elif fault == Fault.STOP_DRIVER:
-        os.kill(found["pid"] or os.getpid(), signal.SIGTERM)
+        os.kill(pid, signal.SIGTERM)
     return fault
 
 

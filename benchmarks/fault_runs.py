@@ -22,7 +22,7 @@ from typing import Any
 
 import fault_points
 from fault_checks import Difference, compare, paid_again
-from fault_points import BATCH_REQUESTS, Fault, Point, order, payments, reached, struck
+from fault_points import BATCH_REQUESTS, Fault, Point, call_off, order, payments, reached, struck
 from fault_replies import api_settings, replies_of
 from fault_schedules import STAGES, Schedule, Trouble
 from fault_server import FaultServer
@@ -295,6 +295,8 @@ class _Attempts:
             strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes]
             num_drivers = 2 if self.schedule.trouble == Trouble.TWO_RUNS else 1
             ends = _drive_outside(self.cluster, self.config, self.folder, strikes, num_drivers, deadline_seconds)
+            # What has not struck a driver of its own would strike none that comes after it.
+            call_off(self.folder / "faults", Fault.KILL_DRIVER, Fault.STOP_DRIVER)
             if set(ends) - _ENDS:
                 said = [path.read_text()[-2000:] for path in self.folder.glob("driver-*.log")]
                 self.problems.append(f"drivers ended with {ends} and said {said}")
