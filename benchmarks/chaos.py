@@ -6,7 +6,8 @@ Each schedule follows from its seed: faults by kind and moment. Its run is resum
 with an undisturbed one: tables and predictions byte by byte, tables whose footers tell seconds row by row, failures
 without how often a call was repeated. Each request must be paid once, except those that were in flight when something
 died, whose number is told. The generator is the fake one, which is fast; for the schedules of --api it is behind an
-endpoint that fails in all the ways that endpoints do, and those of --vllm ask a model.
+endpoint that fails in all the ways that endpoints do, and those of --vllm ask a model, whose probabilities are left out
+of the comparison: in another batch they differ in the last bits.
 Exit status 1 where anything is lost, doubled, changed, paid needlessly, or over its deadline.
 """
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra_ray.plan import Plan
 from hydra_ray.stages import Stage
@@ -26,8 +27,13 @@ class Difference:
 
 
 def compare(plan: Plan, undisturbed: Plan) -> Difference:
-    """Compare all tables from users to answers, and the predictions."""
+    """Compare all tables from users to answers, and the predictions.
+
+    What a model answers in another batch differs in the last bits of its probabilities, so that with vLLM what was
+    answered, chosen and predicted is compared, without floating-point numbers.
+    """
     lost = duplicate = 0
+    is_model = plan.config.generator.engine == "vllm"
     changed: list[str] = []
     for stage, table in _tables(plan):
         expected = next(each for each in undisturbed.stages() if each.name == stage.name)
@@ -37,20 +43,29 @@ def compare(plan: Plan, undisturbed: Plan) -> Difference:
                 lost += read_part(theirs).num_rows
                 changed.append(ours)
                 continue
-            counts = [_rows(each) for each in (ours, theirs)]
+            counts = [_rows(each, is_model) for each in (ours, theirs)]
             lost += (counts[1] - counts[0]).total()
             duplicate += (counts[0] - counts[1]).total()
-            is_same = counts[0] == counts[1] if table in _BY_ROW else _is_same_file(ours, theirs)
+            is_same = counts[0] == counts[1] if is_model or table in _BY_ROW else _is_same_file(ours, theirs)
             changed += [] if is_same else [ours]
     files = [f"{each.answers.folder}/predictions.json" for each in (plan, undisturbed)]
     changed += [] if Path(files[0]).exists() and _is_same_file(*files) else [files[0]]
     return Difference(num_lost=lost, num_duplicate=duplicate, changed=tuple(changed))
 
 
-def _rows(location: str) -> Counter[str]:
+def _rows(location: str, without_floats: bool) -> Counter[str]:
     table = read_part(location)
     # How often a call was repeated is the endpoint's doing.
-    return Counter(str(row) for row in table.select([n for n in table.column_names if n != "attempts"]).to_pylist())
+    rows = table.select([name for name in table.column_names if name != "attempts"]).to_pylist()
+    return Counter(str(_without_floats(row) if without_floats else row) for row in rows)
+
+
+def _without_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_floats(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_floats(each) for each in value]
+    return None if isinstance(value, float) else value
 
 
 def paid_again(events: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[str], list[str]]:
