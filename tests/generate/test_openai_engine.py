@@ -13,7 +13,7 @@ from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
 from hydra_ray.generate.fake_engine import FakeEngine
-from hydra_ray.generate.limits import Limiter
+from hydra_ray.generate.limits import Limiter, Turns
 from hydra_ray.generate.openai_engine import OpenAiEngine
 from hydra_ray.records import Completion, Message, Request
 
@@ -42,7 +42,7 @@ def requests(number: int, **changes: Any) -> list[Request]:
     ]
 
 
-def engine_of(url: str, **settings: Any) -> OpenAiEngine:
+def engine_of(url: str, turns: Turns | None = None, **settings: Any) -> OpenAiEngine:
     """An engine of little patience."""
     usual: dict[str, Any] = {
         "model": "small-1",
@@ -54,7 +54,7 @@ def engine_of(url: str, **settings: Any) -> OpenAiEngine:
         "breaker_seconds": 20_000,
     }
     api = ApiConfig(base_url=url, **usual | settings)
-    return OpenAiEngine(GeneratorConfig(engine="openai", model="tokenizer", api=api), api, Limiter(api))
+    return OpenAiEngine(GeneratorConfig(engine="openai", model="tokenizer", api=api), api, turns or Limiter(api))
 
 
 def answers(engine: OpenAiEngine, asked: Sequence[Request]) -> dict[str, Completion]:
@@ -287,15 +287,34 @@ def test_answers_whose_keeping_was_cancelled_before_it_began_are_kept_in_the_end
     assert [each.request_id for each in kept] == [f"r{place}" for place in range(5)]
 
 
-def test_the_clusters_limit_holds_for_every_call_tries_again_included():
+class SixAtOnce:
+    """Turns of which the first six are given at once, and each later one after a while."""
+
+    def __init__(self, server: FaultServer):
+        self.asked_before: list[int] = []
+        """How many calls the server had got at the end of each wait."""
+        self.settled = 0
+        self._server, self._num = server, 0
+
+    async def reserve(self, tokens: int) -> int:
+        self._num += 1
+        if self._num > 6:
+            await asyncio.sleep(0.5)
+            self.asked_before.append(len(self._server.calls))
+        return self._num
+
+    async def settle(self, ticket: int, tokens: int) -> None:
+        self.settled += 1
+
+
+def test_every_call_waits_for_its_turn_tries_again_included():
     with FaultServer(*[Reply(status=500)] * 3) as server:
-        engine = engine_of(server.url, requests_per_minute=6, max_concurrent_requests=6)
-        asking = threading.Thread(target=lambda: engine.generate(requests(6)), daemon=True)
-        asking.start()
-        # Three calls are tried again, and must wait for the next minute.
-        asking.join(3)
-        assert asking.is_alive()
-        assert len(server.calls) == 6
+        turns = SixAtOnce(server)
+        found = engine_of(server.url, turns, max_concurrent_requests=6).generate(requests(6))
+        assert [each.error for each in found] == [None] * 6
+        assert min(turns.asked_before) == 6
+        assert len(turns.asked_before) == 3
+        assert turns.settled == len(server.calls) == 9
 
 
 def test_neither_the_key_nor_a_text_nor_a_user_is_in_any_message(
