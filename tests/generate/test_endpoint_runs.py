@@ -37,6 +37,8 @@ def config_of(root: Path, url: str, run: str = "test", **drafts: Any) -> RunConf
         "base_url": url,
         "model": "m",
         "has_structured_outputs": True,
+        # Whose turn a fault hits is chance: none may give up.
+        "max_attempts": 100,
         "max_backoff_seconds": 0.02,
         "max_concurrent_requests": 4,
         "prompt_price": 3.0,
