@@ -42,6 +42,10 @@ def stops_gracefully() -> Iterator[None]:
     previous = {each: signal.signal(each, _stop) for each in _SIGNALS}
     try:
         yield
+    except KeyboardInterrupt:
+        # Where a signal comes while Ray waits, Ray says KeyboardInterrupt, whatever the handler raised.
+        require_not_stopped()
+        raise
     finally:
         _received.clear()
         for each, handler in previous.items():

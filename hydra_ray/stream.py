@@ -66,9 +66,9 @@ def start_ray() -> None:
     """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start one in this process."""
     import ray.data
 
+    # On Ctrl-C Tune would end its trials and go on with what it has.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if not ray.is_initialized():
-        # On Ctrl-C Tune would end its trials and go on with what it has.
-        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
         with own_handlers():
             _init_ray()
     context = ray.data.DataContext.get_current()

@@ -61,6 +61,18 @@ def test_where_signals_are_not_ours_a_librarys_handler_stays(monkeypatch: pytest
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize("number", STATUS)
+def test_a_stop_stays_one_where_a_library_says_that_the_keyboard_interrupted_it(number: signal.Signals):
+    def library() -> None:
+        with suppress(Stopped):
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as caught, stops_gracefully():
+        library()
+    assert caught.value.signal_number == number
+
+
 def test_what_is_called_aside_returns_raises_and_runs_in_another_thread():
     assert call_aside(threading.current_thread) is not threading.main_thread()
     with pytest.raises(ZeroDivisionError):

@@ -1,10 +1,15 @@
+import os
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from hydra_ray.errors import TrainingError
 from hydra_ray.scorer.tuning import run_trials
+from hydra_ray.stopping import Stopped, stops_gracefully
 from hydra_ray.storage import exists, join, write_bytes
+from hydra_ray.stream import start_ray
 
 GRID = {"fold": [0, 1], "buckets": [[0, 2], [1]]}
 
@@ -53,4 +58,20 @@ def test_what_a_trial_fails_of_is_told(tmp_path):
         raise ValueError(f"no heads in fold {settings['fold']}")
 
     with pytest.raises(TrainingError, match=r"1 of 1 trials failed[^$]*no heads in fold 7"):
+        run_trials(work, {"fold": [7]}, str(tmp_path), max_concurrent_trials=1)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_two_cpus")
+@pytest.mark.filterwarnings("default")  # Third parties: Ray uses what others have deprecated.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_wait_for_trials(tmp_path, number):
+    driver = os.getpid()
+    start_ray()
+
+    def work(_):
+        os.kill(driver, number)
+        time.sleep(600)
+
+    with pytest.raises(Stopped), stops_gracefully():
         run_trials(work, {"fold": [7]}, str(tmp_path), max_concurrent_trials=1)

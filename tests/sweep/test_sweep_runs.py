@@ -1,6 +1,7 @@
-"""A sweep with the fake generator, killed and started again."""
+"""A sweep with the fake generator, stopped, killed and started again."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,48 +36,65 @@ def run(path: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
 
 
-def kill_after_first_trial(path: Path) -> None:
+def end_after(trial: str, path: Path, number: signal.Signals) -> tuple[int, str]:
+    """Send a signal once a trial has ended; returns the exit status, and what is said after that."""
     command = [sys.executable, "-m", "hydra_ray.cli", "sweep", str(path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "trial 1 of 4" in line:
-                os.kill(process.pid, signal.SIGKILL)
+            if trial in line:
+                os.kill(process.pid, number)
                 break
-    assert process.returncode == -signal.SIGKILL
+        said = process.stderr.read()
+    return process.returncode, said
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def ended_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("sweep")
     base = run_config(str(folder / "root"), reranker=UNTRAINED, adapter=UNTRAINED)
     (folder / "base.yaml").write_text(yaml.safe_dump(base.model_dump(mode="json")))
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump({"sweep": "small", "base": "base.yaml", "space": SPACE}))
-    kill_after_first_trial(path)
+    stopped = end_after("trial 1 of 4", path, signal.SIGTERM)
+    status, _ = end_after("trial 2 of 4", path, signal.SIGKILL)
+    assert status == -signal.SIGKILL
     sweep = load_sweep(path)
     computed_before = ledger_of(sweep).counts()
-    return {"path": path, "sweep": sweep, "computed_before": computed_before, "printed": run(path)}
+    return {
+        "path": path,
+        "sweep": sweep,
+        "stopped": stopped,
+        "computed_before": computed_before,
+        "printed": run(path),
+    }
 
 
 def rows_of(sweep: Sweep) -> list[dict[str, Any]]:
     return pq.read_table(f"{sweep_folder(sweep)}/results.parquet").to_pylist()
 
 
-def test_every_stage_is_computed_exactly_once_over_the_kill(killed_and_resumed: dict[str, Any]):
-    sweep: Sweep = killed_and_resumed["sweep"]
+def test_a_stopped_sweep_says_how_to_resume(ended_and_resumed: dict[str, Any]):
+    status, said = ended_and_resumed["stopped"]
+    assert status == 143
+    command = shlex.join(["hydra-ray", "sweep", str(ended_and_resumed["path"])])
+    assert said.rstrip().endswith(f"Resume with:\n  {command}")
+
+
+def test_every_stage_is_computed_exactly_once_over_the_stop_and_the_kill(ended_and_resumed: dict[str, Any]):
+    sweep: Sweep = ended_and_resumed["sweep"]
     trials = forecast(sweep).trials
     assert trials is not None
     wanted = {(stage.name, stage.fingerprint) for trial in trials for stage in trial.stages}
     counts = ledger_of(sweep).counts()
     assert set(counts) == wanted
     assert set(counts.values()) == {1}
-    assert 0 < len(killed_and_resumed["computed_before"]) < len(wanted)
-    assert f"{len(wanted)} stages were computed by this sweep, each exactly once" in killed_and_resumed["printed"]
+    assert 0 < len(ended_and_resumed["computed_before"]) < len(wanted)
+    assert f"{len(wanted)} stages were computed by this sweep, each exactly once" in ended_and_resumed["printed"]
 
 
-def test_results_have_a_row_a_trial_and_the_best_configuration_is_complete(killed_and_resumed: dict[str, Any]):
-    sweep: Sweep = killed_and_resumed["sweep"]
+def test_results_have_a_row_a_trial_and_the_best_configuration_is_complete(ended_and_resumed: dict[str, Any]):
+    sweep: Sweep = ended_and_resumed["sweep"]
     rows = rows_of(sweep)
     points = {(row["adapter.heads.ranks"], row["adapter.heads.prior_scale"]) for row in rows}
     assert points == {("[2]", 0.3), ("[2]", 3.0), ("[4]", 0.3), ("[4]", 3.0)}
@@ -86,23 +104,23 @@ def test_results_have_a_row_a_trial_and_the_best_configuration_is_complete(kille
     assert all(stage.is_complete() for stage in stages_until(plan_run(best), "gate"))
 
 
-def test_a_sweep_that_is_finished_computes_nothing_and_tells_the_same(killed_and_resumed: dict[str, Any]):
-    sweep: Sweep = killed_and_resumed["sweep"]
+def test_a_sweep_that_is_finished_computes_nothing_and_tells_the_same(ended_and_resumed: dict[str, Any]):
+    sweep: Sweep = ended_and_resumed["sweep"]
     rows, counts = rows_of(sweep), ledger_of(sweep).counts()
-    assert run(killed_and_resumed["path"]).splitlines()[-6:] == killed_and_resumed["printed"].splitlines()[-6:]
+    assert run(ended_and_resumed["path"]).splitlines()[-6:] == ended_and_resumed["printed"].splitlines()[-6:]
     assert rows_of(sweep) == rows
     assert ledger_of(sweep).counts() == counts
 
 
-def test_what_tensorboard_reads_is_kept_and_nothing_of_tune_itself(killed_and_resumed: dict[str, Any]):
-    folder = Path(sweep_folder(killed_and_resumed["sweep"]), "tensorboard")
+def test_what_tensorboard_reads_is_kept_and_nothing_of_tune_itself(ended_and_resumed: dict[str, Any]):
+    folder = Path(sweep_folder(ended_and_resumed["sweep"]), "tensorboard")
     events = [path for path in folder.rglob("*") if path.is_file()]
     assert len({path.parent for path in events}) == 4
     assert all("tfevents" in path.name for path in events)
 
 
-def test_a_sweeps_files_name_no_user(killed_and_resumed: dict[str, Any]):
-    sweep: Sweep = killed_and_resumed["sweep"]
+def test_a_sweeps_files_name_no_user(ended_and_resumed: dict[str, Any]):
+    sweep: Sweep = ended_and_resumed["sweep"]
     root = sweep.base["storage"]["root"]
     found = [each for each in artefacts(root) if each.path.startswith("sweeps/")]
     assert found
