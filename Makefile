@@ -44,7 +44,7 @@ bench-heads: install
 	$(BIN)/python benchmarks/lifecycle.py
 	$(BIN)/python benchmarks/heads.py
 
-# About 20 minutes on two cores. Ends with status 1 where a run did not end as an undisturbed one.
+# About 40 minutes on two cores. Ends with status 1 where a run did not end as an undisturbed one.
 chaos: install
 	PYTHONPATH=tests $(BIN)/python benchmarks/chaos.py
 
