@@ -317,6 +317,26 @@ def test_every_call_waits_for_its_turn_tries_again_included():
         assert turns.settled == len(server.calls) == 9
 
 
+class Impatient(Limiter):
+    """A limiter whose callers give up."""
+
+    async def reserve(self, tokens: int) -> int:
+        try:
+            return await asyncio.wait_for(super().reserve(tokens), 3)
+        except TimeoutError:
+            raise EndpointError("no turn in 3 s") from None
+
+
+def test_the_clusters_limit_holds_for_every_call_tries_again_included():
+    with FaultServer(*[Reply(status=500)] * 3) as server:
+        settings = {"requests_per_minute": 6, "max_concurrent_requests": 6}
+        turns = Impatient(ApiConfig(base_url=server.url, model="small-1", **settings))
+        # Three calls are tried again, and must wait for the next minute.
+        with pytest.raises(EndpointError, match="no turn in 3 s"):
+            engine_of(server.url, turns, **settings).generate(requests(6))
+        assert len(server.calls) == 6
+
+
 def test_neither_the_key_nor_a_text_nor_a_user_is_in_any_message(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

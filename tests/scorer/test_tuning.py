@@ -67,7 +67,7 @@ def test_what_a_trial_fails_of_is_told(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_wait_for_trials(tmp_path, number):
     driver = os.getpid()
-    start_ray()
+    start_ray()  # as every run does: it keeps Tune from taking Ctrl-C for itself
 
     def work(_):
         os.kill(driver, number)
