@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import yaml
 from builders import run_config
 from bytes_below import mentions
+from ended_commands import end_when
 
 from hydra_ray.addition import added_config
 from hydra_ray.config import STAGE_NAMES, RunConfig
@@ -183,14 +182,8 @@ def test_a_run_killed_in_the_middle_of_probes_resumes_to_the_same_answers(tmp_pa
     plan = plan_run(config(str(tmp_path / "killed")))
     settings = tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump(plan.config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "hydra_ray.cli", "run", str(settings)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "probes: " in line and "/8 parts" in line:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+    ended = end_when(["probes: ", "/8 parts"], ["run", str(settings)], signal.SIGKILL)
+    assert ended.status == -signal.SIGKILL
     assert not plan.probes.is_complete()
     committed = {
         Path(location): os.stat(location).st_mtime_ns

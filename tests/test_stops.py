@@ -1,16 +1,14 @@
 """A run on Ray that is asked to stop, as people and schedulers ask."""
 
-import os
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 from builders import run_config
+from ended_commands import end_when
 
 from hydra_ray.plan import plan_run
 
@@ -28,20 +26,11 @@ def test_a_stopped_run_keeps_what_is_committed_ends_its_workers_and_says_how_to_
     plan = plan_run(run_config(str(tmp_path / "root"), users={"num_buckets": 8}))
     settings = tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump(plan.config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "hydra_ray.cli", "run", str(settings)]
-    workers: list[psutil.Process] = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "probes: " in line and "/8 parts" in line:
-                workers = psutil.Process(process.pid).children(recursive=True)
-                os.kill(process.pid, number)
-                break
-        said = process.stderr.read()
-    assert process.returncode == status
-    assert said.rstrip().endswith(f"Resume with:\n  {shlex.join(['hydra-ray', 'run', str(settings)])}")
-    assert workers
-    _, alive = psutil.wait_procs(workers, timeout=60)
+    ended = end_when(["probes: ", "/8 parts"], ["run", str(settings)], number)
+    assert ended.status == status
+    assert ended.said.rstrip().endswith(f"Resume with:\n  {shlex.join(['hydra-ray', 'run', str(settings)])}")
+    assert ended.workers
+    _, alive = psutil.wait_procs(ended.workers, timeout=60)
     assert alive == []
     assert plan.profiles.is_complete()
     assert 0 < len(plan.probes.committed_buckets("probes")) <= 8

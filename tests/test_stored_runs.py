@@ -1,7 +1,6 @@
 """Whole runs on an object store and on broken disks; most of them in this process instead of Ray's."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import in_process
 import pytest
 import yaml
 from builders import run_config
+from ended_commands import end_when
 from fault_s3 import KEY, SECRET, Fault, FaultyS3
 
 from hydra_ray import storage
@@ -145,19 +145,13 @@ def test_a_run_on_ray_and_a_store_resumes_after_it_was_killed(s3: FaultyS3, s3_r
     plan = plan_run(config)
     settings = tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "hydra_ray.cli", "run", str(settings)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "probes: " in line and "/8 parts" in line:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+    ended = end_when(["probes: ", "/8 parts"], ["run", str(settings)], signal.SIGKILL)
+    assert ended.status == -signal.SIGKILL
     assert not plan.probes.is_complete()
     committed = {bucket: plan.probes.part("probes", bucket) for bucket in plan.probes.committed_buckets("probes")}
     assert committed
     s3.forget_requests()
-    subprocess.run(command, check=True, timeout=900)
+    subprocess.run([sys.executable, "-m", "hydra_ray.cli", "run", str(settings)], check=True, timeout=900)
     assert plan.is_complete()
     assert len(json.loads(predictions(plan))["golds"]) == 4
     written_again = [each for each in s3.requests if each in {f"PUT /{path[5:]}" for path in committed.values()}]

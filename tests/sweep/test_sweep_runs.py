@@ -1,6 +1,5 @@
 """A sweep with the fake generator, stopped, killed and started again."""
 
-import os
 import shlex
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from builders import run_config
+from ended_commands import Ended, end_when
 
 from hydra_ray.config import load_config
 from hydra_ray.forget.artefacts import Kind, artefacts
@@ -36,19 +36,6 @@ def run(path: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
 
 
-def end_after(trial: str, path: Path, number: signal.Signals) -> tuple[int, str]:
-    """Send a signal once a trial has ended; returns the exit status, and what is said after that."""
-    command = [sys.executable, "-m", "hydra_ray.cli", "sweep", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if trial in line:
-                os.kill(process.pid, number)
-                break
-        said = process.stderr.read()
-    return process.returncode, said
-
-
 @pytest.fixture(scope="module")
 def ended_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("sweep")
@@ -56,9 +43,9 @@ def ended_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     (folder / "base.yaml").write_text(yaml.safe_dump(base.model_dump(mode="json")))
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump({"sweep": "small", "base": "base.yaml", "space": SPACE}))
-    stopped = end_after("trial 1 of 4", path, signal.SIGTERM)
-    status, _ = end_after("trial 2 of 4", path, signal.SIGKILL)
-    assert status == -signal.SIGKILL
+    stopped = end_when(["trial 1 of 4"], ["sweep", str(path)], signal.SIGTERM)
+    killed = end_when(["trial 2 of 4"], ["sweep", str(path)], signal.SIGKILL)
+    assert killed.status == -signal.SIGKILL
     sweep = load_sweep(path)
     computed_before = ledger_of(sweep).counts()
     return {
@@ -75,10 +62,10 @@ def rows_of(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def test_a_stopped_sweep_says_how_to_resume(ended_and_resumed: dict[str, Any]):
-    status, said = ended_and_resumed["stopped"]
-    assert status == 143
+    stopped: Ended = ended_and_resumed["stopped"]
+    assert stopped.status == 143
     command = shlex.join(["hydra-ray", "sweep", str(ended_and_resumed["path"])])
-    assert said.rstrip().endswith(f"Resume with:\n  {command}")
+    assert stopped.said.rstrip().endswith(f"Resume with:\n  {command}")
 
 
 def test_every_stage_is_computed_exactly_once_over_the_stop_and_the_kill(ended_and_resumed: dict[str, Any]):
