@@ -10,7 +10,7 @@ from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
 from hydra_ray.adapt.examples import Drafted, adapter_examples
 from hydra_ray.adapt.gate import Gate, user_outcomes
-from hydra_ray.adapt.labeller import fit_labeller, read_labeller, sampled_records
+from hydra_ray.adapt.labeller import fit_labeller, needs_labeller, read_labeller, sampled_users
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.config import RetrieveConfig, Task
 from hydra_ray.generate.engine import open_tokenizer
@@ -152,7 +152,7 @@ class AdapterExamplesPart:
         self._plan = plan
         base = plan.config.adapter.base
         self._encode = open_encoder(base.encoder, base.max_text_tokens)
-        self._labeller = read_labeller(plan.labeller.folder) if plan.task.has_labelled_records else None
+        self._labeller = read_labeller(plan.labeller.folder) if needs_labeller(plan.task, plan.config) else None
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
@@ -169,17 +169,16 @@ class AdapterExamplesPart:
 
 
 def make_labeller(plan: Plan) -> Counters:
-    """Fit the classifier that labels texts to a sample of all users' records, and store it."""
+    """Fit what labels texts to the records of a sample of all users, and store it."""
     from hydra_ray.scorer.encoder import open_encoder
 
-    if not plan.task.has_labelled_records:
+    if not needs_labeller(plan.task, plan.config):
         return {}
     base = plan.config.adapter.base
-    records = sampled_records(user for bucket in plan.users.buckets for user in _users(plan, bucket))
-    vectors = open_encoder(base.encoder, base.max_text_tokens)([record.input for _, record in records])
-    outputs, user_ids = [record.output for _, record in records], [user_id for user_id, _ in records]
-    fit_labeller(plan.task, vectors, outputs, user_ids).write(plan.labeller.folder)
-    return {"records": len(records)}
+    encode = open_encoder(base.encoder, base.max_text_tokens)
+    users = sampled_users(user for bucket in plan.users.buckets for user in _users(plan, bucket))
+    fit_labeller(plan.task, users, encode).write(plan.labeller.folder)
+    return {"records": sum(len(user.history) for user in users)}
 
 
 class GatePart:

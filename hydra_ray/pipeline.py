@@ -243,7 +243,16 @@ def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
     start_ray()
     base_names = [base_name_of(fold) for fold in plan.base_folds]
     heads = plan.config.heads
-    return fit_heads(plan.features, plan.heads, plan.population, heads, placement, base_names, is_graded=plan.is_graded)
+    return fit_heads(
+        plan.features,
+        plan.heads,
+        plan.population,
+        heads,
+        placement,
+        base_names,
+        is_graded=plan.is_graded,
+        num_trusted=plan.num_trusted,
+    )
 
 
 def _generate(plan: Plan, stage: Stage, work: GenerationWork, *tables: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import hydra_ray.adapt.examples
 import hydra_ray.rerank.examples
+from hydra_ray.adapt.labeller import needs_labeller
 from hydra_ray.config import ApiConfig, HeadsConfig, PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.lamp.tasks import task_of
@@ -31,6 +32,8 @@ class ScorerPlan:
     interaction: Interaction
     """How the base sees a candidate: together with the query, or each by itself (closed label sets)."""
     plain_names: tuple[str, ...]
+    num_trusted: int
+    """How many of the last plain features are fitted scores themselves."""
     is_graded: bool
     """Whether candidates that are not the best of their group have a part in what is learned. In closed tasks the
     adapter learns how likely each label is the right one, and the expected quality is taken when it chooses."""
@@ -124,7 +127,8 @@ def plan_run(config: RunConfig) -> Plan:
     reranker = make.scorer("reranker", task, [users, probes])
     asked = config.drafts.model_dump(mode="json", exclude=set(PoolConfig.model_fields))
     drafts = make.stage("drafts", 3, {"drafts": asked, **generator}, [users, profiles, probes, reranker.heads])
-    labeller = make.frozen("adapter.labeller", 1, {**_encoder_settings(config.adapter), "task": task}, [users])
+    steps = {"steps": ["text", "records"]} if needs_labeller(task, config) else {}
+    labeller = make.frozen("adapter.labeller", 1, {**_encoder_settings(config.adapter), **steps, "task": task}, [users])
     adapter = make.scorer("adapter", task, [users, probes, reranker.heads, drafts, labeller])
     gate = make.stage("gate", 1, {}, [users, drafts, adapter.heads])
     judged = [users, drafts, reranker.heads, adapter.heads, gate, *make.taught("gate")]
@@ -203,11 +207,15 @@ class _Maker:
         featured = [base] if self.teacher is None else [base, examples]
         features = self.stage(f"{name}.features", 2, {}, featured)
         population = self.taught(f"{name}.heads")
-        heads = self.stage(f"{name}.heads", 4, {"heads": _heads_settings(section.heads)}, [features, *population])
+        num_trusted = int(is_adapter and needs_labeller(task, config))
+        fitted = {"trusted": num_trusted} if num_trusted else {}
+        settings = {"heads": _heads_settings(section.heads), **fitted}
+        heads = self.stage(f"{name}.heads", 4, settings, [features, *population])
         return ScorerPlan(
             config=section,
             interaction=interaction,
             plain_names=names,
+            num_trusted=num_trusted,
             is_graded=not (is_adapter and task.is_closed),
             base_folds=self._base_folds(section),
             examples=examples,

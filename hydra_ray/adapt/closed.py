@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hydra_ray.adapt.context import Context, Floats, Vectors, shares
+from hydra_ray.adapt.context import Context, shares
 from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.lamp.words import coverage, mentions, overlap
 from hydra_ray.records import Answer, Record
+from hydra_ray.retrieve.dense import Floats, Vectors
 
 _FLOOR = 0.01
 """Added to probabilities before their logarithm is taken, so that what was not told is not impossible."""
@@ -31,6 +32,7 @@ _NAMES = (
     "probe_share",  # how many of the one-record prompts it answers
 )
 _TEXT_NAME = "log_p_text"  # what the text says about its label, whoever wrote it
+_OWN_NAME = "log_p_own"  # the same, given the user's records: itself a fitted score, and the last feature
 _RATING_NAMES = (  # distance from a mean rating, in label ranges
     "history_distance",
     "retrieved_distance",
@@ -50,9 +52,9 @@ def plain_names(task: Task, config: DraftsConfig) -> tuple[str, ...]:
     """Names of the plain features of a label, in order."""
     ratings = _RATING_NAMES if task.kind == "rating" else ()
     options = _OPTION_NAMES if task.option_pattern else ()
-    text = (_TEXT_NAME,) if task.has_labelled_records else ()
+    text, own = ((_TEXT_NAME,), (_OWN_NAME,)) if task.has_labelled_records else ((), ())
     biases = tuple(f"label={label}" for label in task.labels)
-    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases
+    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + own
 
 
 def closed_features(context: Context, task: Task, config: DraftsConfig, vectors: Vectors) -> Floats:
@@ -83,8 +85,8 @@ def closed_features(context: Context, task: Task, config: DraftsConfig, vectors:
     if task.kind == "rating":
         sources = (history, retrieved, near, votes, prompts["rag_k"], probes)
         columns |= {name: _distances(task, each) for name, each in zip(_RATING_NAMES, sources, strict=True)}
-    if context.text_labels is not None:
-        columns[_TEXT_NAME] = context.text_labels
+    if context.text_labels is not None and context.own_labels is not None:
+        columns |= {_TEXT_NAME: context.text_labels, _OWN_NAME: context.own_labels}
     if task.option_pattern:
         columns |= _option_columns(context, texts, vectors)
     columns |= {f"label={label}": _indicator(task, label) for label in task.labels}

@@ -8,21 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import softmax
 
+from hydra_ray.adapt.labeller import LabelledUser
 from hydra_ray.adapt.prompting import GREEDY, RERANKED
 from hydra_ray.config import DraftsConfig
 from hydra_ray.records import Answer, DraftedQuery, ProbedQuery, Record, ScoredGroup
-from hydra_ray.retrieve.dense import indexed_text
+from hydra_ray.retrieve.dense import Floats, Vectors, nearness
 from hydra_ray.retrieve.ranking import RankedQuery
-
-Floats = NDArray[np.floating]
-Vectors = Mapping[str, Floats]
-"""The encoder's vector (H) of each text, of length 1."""
-
-NEAR_TEMPERATURE = 0.1
-"""Of the weights that records get by the cosine of their input with the query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +40,9 @@ class Context:
     samples: tuple[str, ...]
     """The understood samples, prompt after prompt in the order they were drawn."""
     text_labels: Floats | None
-    """The labeller's log probability of each label for the query; None where histories have no labels."""
+    """Log probability of each label by what the query says, whoever asks it; None where histories have no labels."""
+    own_labels: Floats | None
+    """The same by what the query says and what the user's records show."""
 
     def votes(self) -> Counter[str]:
         """How many samples gave each answer."""
@@ -62,24 +57,24 @@ def make_context(
     variant: str,
     config: DraftsConfig,
     vectors: Vectors,
-    text_labels: Floats | None,
+    labels: LabelledUser | None,
 ) -> Context:
     """What the candidates of a drafted query are compared with.
 
     Args:
         scores: of the reranker; None where no record could be retrieved.
         variant: one of VARIANTS.
+        labels: None where histories have no labels.
     """
     retrieved = tuple(ranked.records(each.record_id for each in ranked.retrieved))
     by_record = (
         {each.candidate_id: float(getattr(each, _scores_of(variant))) for each in scores.candidates} if scores else {}
     )
     answers = {probe.record_id: probe.answer for probe in probed.probes}
-    cosines = [float(vectors[ranked.query.input] @ vectors[indexed_text(record)]) for record in ranked.eligible]
     return Context(
         query=ranked.query.input,
         history=ranked.eligible,
-        near_N=_weights(np.array(cosines) / NEAR_TEMPERATURE),
+        near_N=nearness(ranked.query.input, ranked.eligible, vectors),
         retrieved=retrieved,
         retrieved_weights=shares(np.array([max(each.score, 0.0) + 1e-6 for each in ranked.retrieved])),
         reranker_weights=_weights(np.array([by_record.get(record.record_id, 0.0) for record in retrieved])),
@@ -88,7 +83,8 @@ def make_context(
         samples=tuple(
             answer for name in config.sampled_prompts for answer in sampled_answers(drafted, _named(name, variant))
         ),
-        text_labels=text_labels,
+        text_labels=labels.by_text(ranked.query.input) if labels else None,
+        own_labels=labels.by_user(ranked.query.input, ranked.eligible) if labels else None,
     )
 
 

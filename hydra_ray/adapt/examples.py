@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.preprocessing import scale
 
 from hydra_ray.adapt import closed, texts
-from hydra_ray.adapt.context import Context, Floats, Vectors, make_context
+from hydra_ray.adapt.context import Context, make_context
 from hydra_ray.adapt.labeller import Labeller
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import DraftsConfig, RunConfig, Task
@@ -22,7 +22,7 @@ from hydra_ray.records import (
     User,
     UserExamples,
 )
-from hydra_ray.retrieve.dense import Encode, indexed_text
+from hydra_ray.retrieve.dense import Encode, Floats, Vectors, indexed_text
 from hydra_ray.retrieve.ranking import restore_queries
 
 
@@ -70,16 +70,17 @@ def _groups(
 ) -> Iterator[Group]:
     """The candidates of every drafted query in each of its variants: a pseudo-query has only the user's own."""
     ranked_queries = {ranked.query.query_id: ranked for ranked in restore_queries(row.user, row.probed)}
+    inputs = [ranked.query.input for ranked in ranked_queries.values()]
+    labels = labeller.labelled(task, row.user, inputs, vectors) if labeller else None
     probed = {query.query_id: query for query in row.probed.queries}
     scores = {group.query_id: group for group in row.scored.groups}
     for drafted in row.drafted.queries:
         query_id, ranked = drafted.query_id, ranked_queries[drafted.query_id]
-        text_labels = labeller.log_probabilities(row.user.user_id, vectors[ranked.query.input]) if labeller else None
         target = ranked.query.target if ranked.may_learn_from(row.user) else None
         variants = VARIANTS if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
         for variant in variants:
             context = make_context(
-                ranked, probed[query_id], scores.get(query_id), drafted, variant, config.drafts, vectors, text_labels
+                ranked, probed[query_id], scores.get(query_id), drafted, variant, config.drafts, vectors, labels
             )
             candidates = tuple(_candidates(context, target, task, config, vectors))
             if candidates:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_ray.adapt.choosing import choose
-from hydra_ray.adapt.context import Floats, greedy_answers
+from hydra_ray.adapt.context import greedy_answers
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.records import DraftedQuery, DraftedUser, GateOutcome, ScoredGroup, ScoredUser, User
+from hydra_ray.retrieve.dense import Floats
 from hydra_ray.retrieve.ranking import queries_by_id
 
 GATED = ("zero_shot", "rag_k", "hydra_shared", "hydra_personal")

@@ -1,54 +1,82 @@
-"""What a text says about its label, whoever wrote it: a classifier on the encoder's vectors of all users' records.
+"""What all users' records teach about the labels of texts: what a text says, and what its writer's other records add.
 
-It learns from histories alone, so no target of a query is seen in any fold. A user's texts are labelled by a classifier
-that has not seen the user: pseudo-queries are records, and their targets must not be in there.
+It learns from histories alone, so no target of a query is seen in any fold. A user's texts are labelled by weights that
+have not seen the user: pseudo-queries are records, and their targets must not be in there.
 
-Letters in shape suffixes: N records, H the encoder's width, L labels, K folds of users.
+Letters in shape suffixes: N records, L labels.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from hydra_ray import storage
-from hydra_ray.adapt.context import Floats
-from hydra_ray.config import Task
+from hydra_ray.adapt.own_labels import Evidence, OwnLabels, fit_own_labels
+from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
+from hydra_ray.config import RunConfig, Task
 from hydra_ray.records import Record, User
-from hydra_ray.scorer.shared import NUM_USER_FOLDS, user_fold
+from hydra_ray.retrieve.dense import Encode, Floats, Vectors, nearness
+from hydra_ray.scorer.shared import user_fold
 from hydra_ray.seeds import seed_of
 
-Ints = NDArray[np.integer]
-
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
-"""Candidates for the inverse ridge of the classifier, chosen on the first fold of users."""
 MAX_RECORDS = 20_000
-_UNSEEN = -10.0
-"""Bias of a label that no record has."""
+"""Whole users are taken until they have as many."""
 _ARRAYS = "labeller.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledUser:
+    """What a labeller makes of one user's texts."""
+
+    task: Task
+    fold: int
+    logs: Mapping[str, Floats]
+    """Log probabilities (L) by what each text says, whoever wrote it."""
+    vectors: Vectors
+    own: OwnLabels
+
+    def by_text(self, text: str) -> Floats:
+        """Log probability (L) of each label by what the text says, whoever wrote it."""
+        return self.logs[text]
+
+    def by_user(self, text: str, records: Sequence[Record]) -> Floats:
+        """The same given records of the user."""
+        known = evidence(self.task, text, records, self.logs, self.vectors)
+        return self.own.log_probabilities(self.fold, known, self.task)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Labeller:
-    """One linear classifier for each fold of users, fitted on the records of the users of the other folds."""
+    """Both steps, each with weights for every fold of users."""
 
-    weights_KLH: Floats
-    biases_KL: Floats
+    text: TextClassifier
+    own: OwnLabels
 
-    def log_probabilities(self, user_id: str, vector_H: Floats) -> Floats:
-        """Log probability (L) of each label for a text of a user."""
-        fold = user_fold(user_id)
-        return log_softmax(self.weights_KLH[fold] @ vector_H + self.biases_KL[fold])
+    def labelled(self, task: Task, user: User, queries: Iterable[str], vectors: Vectors) -> LabelledUser:
+        """What it makes of a user's records and queries.
+
+        Args:
+            queries: inputs, which may be those of records.
+        """
+        fold = user_fold(user.user_id)
+        texts = [*(record.input for record in labelled_records(user.history)), *queries]
+        logs = self.text.by_text(fold, texts, vectors)
+        return LabelledUser(task=task, fold=fold, logs=logs, vectors=vectors, own=self.own)
 
     def write(self, folder: str) -> None:
         """Store it at `folder`."""
         from safetensors.numpy import save
 
-        arrays = {"weights": np.ascontiguousarray(self.weights_KLH), "biases": np.ascontiguousarray(self.biases_KL)}
-        storage.write_bytes(storage.join(folder, _ARRAYS), save(arrays))
+        arrays = {**asdict(self.text), **asdict(self.own)}
+        stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        storage.write_bytes(storage.join(folder, _ARRAYS), save(stored))
+
+
+def needs_labeller(task: Task, config: RunConfig) -> bool:
+    """Whether a run's adapter looks at what records teach about labels."""
+    return task.has_labelled_records and config.adapter.has_plain_features
 
 
 def read_labeller(folder: str) -> Labeller:
@@ -60,59 +88,61 @@ def read_labeller(folder: str) -> Labeller:
     from safetensors.numpy import load
 
     arrays = load(storage.read_bytes(storage.join(folder, _ARRAYS)))
-    return Labeller(weights_KLH=arrays["weights"], biases_KL=arrays["biases"])
+    own = {each.name: arrays.pop(each.name) for each in fields(OwnLabels)}
+    return Labeller(text=TextClassifier(**arrays), own=OwnLabels(**own))
 
 
-def sampled_records(users: Iterable[User]) -> list[tuple[str, Record]]:
-    """At most MAX_RECORDS records with their users' ids, chosen by a hash; one user is looked at at a time."""
-    found = ((user.user_id, record) for user in users for record in user.history)
-    return heapq.nsmallest(MAX_RECORDS, found, key=lambda each: seed_of(0, "labeller", each[0], each[1].record_id))
+def labelled_records(records: Iterable[Record]) -> list[Record]:
+    """Those that show which text has which label."""
+    return [record for record in records if record.input]
 
 
-def fit_labeller(task: Task, vectors_NH: Floats, outputs: Sequence[str], user_ids: Sequence[str]) -> Labeller:
-    """The classifiers that records teach.
+def evidence(
+    task: Task, text: str, records: Iterable[Record], logs: Mapping[str, Floats], vectors: Vectors
+) -> Evidence:
+    """What is known of a text of a user.
 
     Args:
-        vectors_NH: of the records' inputs, of length 1.
-        outputs: the records' labels.
-        user_ids: whose each record is.
+        records: those that the text may look at.
+        logs: log probabilities (L) by what each text says, whoever wrote it.
     """
-    places = {label: place for place, label in enumerate(task.labels)}
-    labels_N = np.array([places[output] for output in outputs], np.int64)
-    fold_N = np.array([user_fold(user_id) for user_id in user_ids], np.int64)
-    strength = min(STRENGTHS, key=lambda each: _left_out_loss(vectors_NH, labels_N, fold_N, each, len(places)))
-    fitted = [_fit(vectors_NH, labels_N, fold_N != fold, strength, len(places)) for fold in range(NUM_USER_FOLDS)]
-    return Labeller(
-        weights_KLH=np.stack([weights for weights, _ in fitted]), biases_KL=np.stack([biases for _, biases in fitted])
+    shown = labelled_records(records)
+    return Evidence(
+        text_logs_L=logs[text],
+        record_logs_NL=np.array([logs[record.input] for record in shown]).reshape(-1, len(task.labels)),
+        record_labels_N=np.array([task.labels.index(record.output) for record in shown], np.int64),
+        near_N=nearness(text, shown, vectors),
     )
 
 
-def _left_out_loss(vectors_NH: Floats, labels_N: Ints, fold_N: Ints, strength: float, num_labels: int) -> float:
-    """Mean loss on the first fold's records of the classifier that the other folds teach."""
-    is_left_out_N = fold_N == 0
-    if not is_left_out_N.any():
-        return 0.0
-    weights_LH, biases_L = _fit(vectors_NH, labels_N, ~is_left_out_N, strength, num_labels)
-    logs = log_softmax(vectors_NH[is_left_out_N] @ weights_LH.T + biases_L, axis=1)
-    return float(-logs[np.arange(len(logs)), labels_N[is_left_out_N]].mean())
+def sampled_users(users: Iterable[User]) -> list[User]:
+    """Users who have MAX_RECORDS records together, or a little more, chosen by a hash; no more are held at once."""
+    chosen: list[tuple[int, str, User]] = []  # a heap whose first is the next to go
+    num_records = 0
+    for user in users:
+        heapq.heappush(chosen, (-seed_of(0, "labeller", user.user_id), user.user_id, user))
+        num_records += len(user.history)
+        while num_records - len(chosen[0][2].history) >= MAX_RECORDS:
+            num_records -= len(heapq.heappop(chosen)[2].history)
+    return [user for *_, user in sorted(chosen, key=lambda each: each[:2])]
 
 
-def _fit(
-    vectors_NH: Floats, labels_N: Ints, is_kept_N: NDArray[np.bool_], strength: float, num_labels: int
-) -> tuple[Floats, Floats]:
-    """Weights (L, H) and biases (L); a label that no record has stays unlikely."""
-    from sklearn.linear_model import LogisticRegression
+def fit_labeller(task: Task, users: Sequence[User], encode: Encode) -> Labeller:
+    """The weights that users' records teach."""
+    asked = [(user.user_id, record) for user in users for record in labelled_records(user.history)]
+    texts = list(dict.fromkeys(record.input for _, record in asked))
+    known = texts or [""]
+    vectors = dict(zip(known, encode(known), strict=True))
+    labels_N = np.array([task.labels.index(record.output) for _, record in asked], np.int64)
+    fold_N = np.array([user_fold(user_id) for user_id, _ in asked], np.int64)
+    text = fit_text_classifier([record.input for _, record in asked], vectors, labels_N, fold_N, len(task.labels))
+    evidences = (each for user in users for each in _each_left_out(task, user, text, vectors))
+    return Labeller(text=text, own=fit_own_labels(task, evidences, labels_N, fold_N))
 
-    weights, biases = np.zeros((num_labels, vectors_NH.shape[1])), np.full(num_labels, _UNSEEN)
-    present = np.unique(labels_N[is_kept_N])
-    if len(present) < 2:
-        return np.zeros_like(weights), np.zeros(num_labels)
-    model = LogisticRegression(C=strength, max_iter=300).fit(vectors_NH[is_kept_N], labels_N[is_kept_N])
-    coefficients, intercepts = model.coef_, model.intercept_
-    if len(present) == 2:  # scikit-learn keeps one row for two classes
-        coefficients, intercepts = (
-            np.vstack([-coefficients, coefficients]) / 2,
-            np.hstack([-intercepts, intercepts]) / 2,
-        )
-    weights[present], biases[present] = coefficients, intercepts
-    return weights, biases
+
+def _each_left_out(task: Task, user: User, text: TextClassifier, vectors: Vectors) -> Iterator[Evidence]:
+    """What is known of each record of a user, given the others."""
+    records = labelled_records(user.history)
+    logs = text.by_text(user_fold(user.user_id), [record.input for record in records], vectors)
+    for place, record in enumerate(records):
+        yield evidence(task, record.input, [*records[:place], *records[place + 1 :]], logs, vectors)

@@ -22,7 +22,7 @@ _SECONDS: Mapping[str, tuple[float, float]] = {
     "reranker.features": (5, 0.25),
     "reranker.heads": (8, 0.02),
     "drafts": (25, 0.05),
-    "adapter.labeller": (5, 0.05),
+    "adapter.labeller": (20, 0.15),
     "adapter.examples": (6, 0.15),
     "adapter.base": (5, 0.0),
     "adapter.features": (5, 0.05),

@@ -36,6 +36,7 @@ def fit_heads(
     base_names: Sequence[str],
     *,
     is_graded: bool,
+    num_trusted: int = 0,
 ) -> dict[str, float]:
     """Fit the heads of every fold and write its tables of heads and scores in `stage`.
 
@@ -45,6 +46,7 @@ def fit_heads(
         population: the heads that keep what training users teach: `stage`, or those of the run that taught.
         base_names: of each fold, the base whose features its heads are fitted on.
         is_graded: whether candidates that are not the best of their group have a part in what is learned.
+        num_trusted: how many of the last features are fitted scores themselves.
 
     Returns:
         Counters: users, and how many of each cohort got which configuration.
@@ -59,6 +61,7 @@ def fit_heads(
             population=population,
             config=config,
             is_graded=is_graded,
+            num_trusted=num_trusted,
             base_name=name,
             fold=fold,
         )

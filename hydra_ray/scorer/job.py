@@ -32,7 +32,7 @@ from hydra_ray.scorer.selection import (
     scored_rows,
     stored_scores,
 )
-from hydra_ray.scorer.shared import user_fold
+from hydra_ray.scorer.shared import Widths, user_fold
 from hydra_ray.scorer.store import (
     Lineage,
     heads_table,
@@ -58,6 +58,8 @@ class HeadJob:
     config: HeadsConfig
     is_graded: bool
     """Whether candidates that are not the best of their group have a part in what is learned."""
+    num_trusted: int
+    """How many of the last features are fitted scores themselves."""
     base_name: str
     fold: int
     """Of a cross-fitted run; 0 where the run's splits say who is new."""
@@ -129,7 +131,7 @@ def make_population(job: HeadJob) -> None:
         table,
         is_pseudo_G=part.is_pseudo_G[teaches_G],
         user_fold_U=user_fold_U,
-        num_learned=part.num_learned,
+        widths=Widths(part.num_learned, job.num_trusted),
         is_judge_U=part.is_unseen_U,
         fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
         ranks=config.ranks if "lowrank" in config.kinds else (),

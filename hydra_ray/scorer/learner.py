@@ -17,7 +17,7 @@ from hydra_ray.scorer.base import Base
 from hydra_ray.scorer.heads import GroupTable, starts_of
 from hydra_ray.scorer.lessons import Lesson
 from hydra_ray.scorer.population import within_group_scales
-from hydra_ray.scorer.shared import NUM_USER_FOLDS, fit_shared_heads
+from hydra_ray.scorer.shared import NUM_USER_FOLDS, Widths, fit_shared_heads
 
 CODE_WIDTH = 8
 CODE_LEARNING_RATE = 0.02
@@ -127,7 +127,7 @@ def ridge_head(table: GroupTable, width: int, seed: int) -> np.ndarray:
     everybody = np.ones(table.num_users, bool)
     is_pseudo_G = np.ones(table.num_groups, bool)  # training takes all queries alike
     user_fold_U = np.arange(table.num_users) % NUM_USER_FOLDS
-    return fit_shared_heads(scaled, is_pseudo_G, user_fold_U, width, everybody, seed)[0].weights_D / scales
+    return fit_shared_heads(scaled, is_pseudo_G, user_fold_U, Widths(width), everybody, seed)[0].weights_D / scales
 
 
 def join_tables(tables: Sequence[GroupTable]) -> GroupTable:

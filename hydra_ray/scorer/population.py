@@ -18,7 +18,7 @@ from hydra_ray import storage
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
 from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.routed import RoutedHeads
-from hydra_ray.scorer.shared import SharedHead, fit_shared_heads, search
+from hydra_ray.scorer.shared import SharedHead, Widths, fit_shared_heads, search
 from hydra_ray.seeds import rng_of
 
 START_VARIANCES = (1e-4, 1e-3, 0.01, 0.1, 1.0)
@@ -202,7 +202,7 @@ def fit_population(
     *,
     is_pseudo_G: Bools,
     user_fold_U: Ints,
-    num_learned: int,
+    widths: Widths,
     is_judge_U: Bools,
     fold_G: Ints,
     ranks: Sequence[int],
@@ -223,7 +223,7 @@ def fit_population(
     has_groups_U = np.diff(table.user_starts) > 0
     is_judge_U, user_fold_U = is_judge_U[has_groups_U], user_fold_U[has_groups_U]
     scaled = table.without_empty_users().scaled(scales)
-    heads = fit_shared_heads(scaled, is_pseudo_G, user_fold_U, num_learned, is_judge_U, seed)
+    heads = fit_shared_heads(scaled, is_pseudo_G, user_fold_U, widths, is_judge_U, seed)
     query_head, pseudo_head = heads
     user_fold_N, is_pseudo_N = user_fold_U[scaled.user_of_candidate()], is_pseudo_G[scaled.group_of_candidate()]
     offsets_N = np.where(
@@ -234,11 +234,11 @@ def fit_population(
     basis = np.zeros((len(scales), 0))
     variances: dict[int, Floats] = {}
     if ranks:
-        start_D = start_variances(scaled, offsets_N, num_learned, seed)
+        start_D = start_variances(scaled, offsets_N, widths.learned, seed)
         directions, values = estimate_deviations(scaled, offsets_N, start_D)
         basis = directions[:, : max(ranks)]
-        widths = sorted({min(rank, len(scales)) for rank in ranks})
-        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, fold_G, widths)
+        distinct = sorted({min(rank, len(scales)) for rank in ranks})
+        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, fold_G, distinct)
         variances = {rank: factor * values[:rank] for rank, factor in factors.items()}
     query_head, pseudo_head = (
         SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads

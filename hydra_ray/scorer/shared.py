@@ -19,6 +19,8 @@ from hydra_ray.seeds import rng_of, seed_of
 
 RIDGE_VARIANCES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Candidates for the prior variance of the shared head's weights, of features that vary by 1 within a group."""
+TRUSTED_VARIANCES = (*RIDGE_VARIANCES, 10.0)
+"""Those of features which are fitted scores themselves: with hardly any ridge, what others add starts from them."""
 PSEUDO_WEIGHTS = (1.0, 0.3, 0.1, 0.0)
 """Candidates for what a pseudo-query counts for the head of queries, on which a query counts 1."""
 NUM_USER_FOLDS = 5
@@ -34,15 +36,25 @@ ChoiceT = TypeVar("ChoiceT", bound=Any)
 """A NamedTuple of the values that are searched for."""
 
 
+class Widths(NamedTuple):
+    """Kinds of features, in this order, the plain ones between them."""
+
+    learned: int
+    """How many come from the base; they have a ridge of their own."""
+    trusted: int = 0
+    """How many are fitted scores themselves, with a ridge of their own too."""
+
+
 class _Choice(NamedTuple):
     """What is searched for."""
 
     learned_variance: float
     plain_variance: float
+    trusted_variance: float
     pseudo_weight: float
 
 
-_START = _Choice(learned_variance=0.01, plain_variance=0.1, pseudo_weight=1.0)
+_START = _Choice(learned_variance=0.01, plain_variance=0.1, trusted_variance=10.0, pseudo_weight=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +81,17 @@ def user_fold(user_id: str) -> int:
 
 
 def fit_shared_heads(
-    table: GroupTable, is_pseudo_G: Bools, user_fold_U: Ints, num_learned: int, is_judge_U: Bools, seed: int
+    table: GroupTable,
+    is_pseudo_G: Bools,
+    user_fold_U: Ints,
+    widths: Widths,
+    is_judge_U: Bools,
+    seed: int,
 ) -> tuple[SharedHead, SharedHead]:
     """The shared heads of queries and of pseudo-queries; one for both where there is but one kind.
 
     Args:
         table: every group teaches; features vary by about 1 within a group.
-        num_learned: how many of the first features come from the base; they have a ridge of their own.
         is_judge_U: the users whose losses choose the ridge: those whom the base was not trained on.
 
     Raises:
@@ -86,7 +102,7 @@ def fit_shared_heads(
             "no training user has a group of candidates of different, known quality: there is nothing to fit the "
             "shared head on. Check the share of failed answers and the qualities of the stage before."
         )
-    problem = _Problem(table, is_pseudo_G, user_fold_U, num_learned, seed)
+    problem = _Problem(table, is_pseudo_G, user_fold_U, widths, seed)
     may_judge_G = is_judge_U[table.user_of_group()]
     of_pseudo = problem.choose(_judges(may_judge_G, is_pseudo_G), _START, [1.0])
     pseudo_head = problem.head(of_pseudo)
@@ -105,7 +121,7 @@ def _judges(may_judge_G: Bools, is_kind_G: Bools) -> Bools:
 class _Problem:
     """The ridge regressions of one table, whose groups are sorted by fold; each is started from the last one."""
 
-    def __init__(self, table: GroupTable, is_pseudo_G: Bools, user_fold_U: Ints, num_learned: int, seed: int):
+    def __init__(self, table: GroupTable, is_pseudo_G: Bools, user_fold_U: Ints, widths: Widths, seed: int):
         fold_G, user_G = user_fold_U[table.user_of_group()], table.user_of_group()
         order = np.argsort(fold_G, kind="stable")
         chosen = rng_of(seed, "search").permutation(table.num_users)[:MAX_SEARCH_USERS]
@@ -113,7 +129,7 @@ class _Problem:
         self._fold_G = fold_G[order]
         self._is_pseudo_G = is_pseudo_G[order]
         self._is_sampled_G = np.isin(user_G, chosen)[order]
-        self._num_learned, self._num_plain = num_learned, table.features_ND.shape[1] - num_learned
+        self._widths, self._num_plain = widths, table.features_ND.shape[1] - sum(widths)
         self._regression = CommonRegression(self._table, self._table.features_ND, np.zeros(len(table.features_ND)))
         self._order = order
         self._start = np.zeros(table.features_ND.shape[1])
@@ -125,7 +141,8 @@ class _Problem:
         values: Mapping[str, Sequence[float]] = {
             "pseudo_weight": pseudo_weights,
             "plain_variance": RIDGE_VARIANCES if self._num_plain else [1.0],
-            "learned_variance": RIDGE_VARIANCES if self._num_learned else [1.0],
+            "trusted_variance": TRUSTED_VARIANCES if self._widths.trusted else [1.0],
+            "learned_variance": RIDGE_VARIANCES if self._widths.learned else [1.0],
         }
         return search(lambda choice: self._loss(choice, judges_G), start, values)
 
@@ -147,9 +164,9 @@ class _Problem:
         return float(group_losses(self._table, scores_N)[judges_G].sum())
 
     def _prior_and_weights(self, choice: _Choice) -> tuple[Floats, Floats]:
-        variances = [choice.learned_variance, choice.plain_variance]
+        variances = [choice.learned_variance, choice.plain_variance, choice.trusted_variance]
         weights_G = np.where(self._is_pseudo_G, choice.pseudo_weight, 1.0)
-        return np.repeat(variances, [self._num_learned, self._num_plain]), weights_G
+        return np.repeat(variances, [self._widths.learned, self._num_plain, self._widths.trusted]), weights_G
 
 
 def search(cost: Callable[[ChoiceT], float], start: ChoiceT, values: Mapping[str, Sequence[float]]) -> ChoiceT:

@@ -15,7 +15,7 @@ import numpy as np
 from hydra_ray import storage
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.examples import Drafted, adapter_examples
-from hydra_ray.adapt.labeller import read_labeller
+from hydra_ray.adapt.labeller import needs_labeller, read_labeller
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.generate.parsing import failed_answer, parse_answer
@@ -102,7 +102,7 @@ class ServedScorer:
             if retrieve.needs_encoder
             else None
         )
-        has_labels = self.task.has_labelled_records
+        has_labels = needs_labeller(self.task, self.config)
         self._labeller = read_labeller(exported.stage("adapter.labeller").folder) if has_labels else None
         self._users: OrderedDict[str, tuple[Record, ...]] = OrderedDict()
 

@@ -8,6 +8,7 @@ from builders import LETTERS, encode, examples_of, labeller_of, rows_of, run_con
 
 from hydra_ray.adapt import closed, texts
 from hydra_ray.adapt.examples import Drafted, adapter_examples, plain_names
+from hydra_ray.adapt.labeller import fit_labeller
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
@@ -134,17 +135,21 @@ def test_a_pseudo_querys_own_record_does_not_count_in_its_features():
             assert plain(group, "history_share")[target] == pytest.approx(1 / 5)
 
 
-def test_the_labeller_tells_what_the_querys_text_says():
+def test_the_labeller_tells_what_the_querys_text_says_and_what_the_users_records_add():
     rows = rows_of(user(8), copying)
-    labeller = labeller_of(PLANTED)
-    assert labeller is not None
-    rng = np.random.default_rng(0)
-    labeller = replace(labeller, weights_KLH=rng.normal(size=labeller.weights_KLH.shape))
+    others = [replace(user(9), user_id=f"other {number}") for number in range(20)]
+    labeller = fit_labeller(PLANTED, others, encode)
     drafted = Drafted(user=rows.user, probed=rows.probed, scored=rows.scored, drafted=rows.drafted)
     (row,) = adapter_examples([drafted], PLANTED, CONFIG, encode, labeller)
     for group in row.groups:
-        logits = labeller.log_probabilities("u", encode([group.query])[0])
-        assert list(plain(group, "log_p_text").values()) == pytest.approx(logits.tolist())
+        own_id = group.query_id.removeprefix("record:") if group.is_pseudo else None
+        eligible = [record for record in rows.user.history if record.record_id != own_id]
+        texts = [group.query, *(record.input for record in rows.user.history)]
+        labels = labeller.labelled(PLANTED, rows.user, texts, dict(zip(texts, encode(texts), strict=True)))
+        assert list(plain(group, "log_p_text").values()) == pytest.approx(labels.by_text(group.query).tolist())
+        expected = labels.by_user(group.query, eligible)
+        assert list(plain(group, "log_p_own").values()) == pytest.approx(expected.tolist())
+        assert len(set(expected)) > 1
 
 
 def test_without_plain_features_there_are_none_and_nothing_else_differs():

@@ -8,10 +8,11 @@ import pytest
 from builders import answer, named_features
 
 from hydra_ray.adapt.closed import closed_features, plain_names
-from hydra_ray.adapt.context import Context, Vectors
+from hydra_ray.adapt.context import Context
 from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.records import Record
+from hydra_ray.retrieve.dense import Vectors
 
 LABELS = ("comedy", "dark comedy", "romance")
 TASK = Task(name="t", kind="classification", instruction="?", labels=LABELS)
@@ -39,6 +40,7 @@ CONTEXT = Context(
     greedy={"zero_shot": answer("romance"), "rag_k": told("dark comedy", 0.1, 0.3, 0.0)},
     samples=("romance", "comedy", "romance", "dark comedy"),
     text_labels=np.array([-1.0, -2.0, -3.0]),
+    own_labels=np.array([-3.0, -1.0, -2.0]),
 )
 VECTORS: Vectors = {
     CONTEXT.query: np.array([0.6, 0.8]),
@@ -69,6 +71,7 @@ EXPECTED = {
     "log_p_zero_shot": logs(0, 0, 1),
     "log_p_rag_k": logs(0.25, 0.75, 0),
     "log_p_text": [-1, -2, -3],
+    "log_p_own": [-3, -1, -2],
     "label=comedy": [1, 0, 0],
     "label=dark comedy": [0, 1, 0],
     "label=romance": [0, 0, 1],
@@ -108,7 +111,7 @@ def test_where_nothing_is_known_all_labels_are_alike_but_for_their_name_and_the_
         samples=(),
     )
     for name, values in features(nothing).items():
-        if not name.startswith("label=") and name not in {"is_mentioned", "query_cosine", "log_p_text"}:
+        if not name.startswith("label=") and name not in {"is_mentioned", "query_cosine", "log_p_text", "log_p_own"}:
             assert len(set(values)) == 1, name
     assert features(nothing)["log_p_rag_k"] == pytest.approx(logs(1 / 3, 1 / 3, 1 / 3))
 
@@ -128,6 +131,7 @@ RATED = replace(
     samples=("1", "2", "3"),
     retrieved=(record(0, "5"), record(2, "1")),
     text_labels=np.zeros(5),
+    own_labels=np.zeros(5),
 )
 RATED_VECTORS: Vectors = {**{label: np.array([1.0, 0.0]) for label in RATINGS.labels}, CONTEXT.query: np.zeros(2)}
 
@@ -171,6 +175,7 @@ PAPERS = replace(
     greedy={"rag_k": answer("[2]")},
     samples=("[1]",),
     text_labels=None,
+    own_labels=None,
 )
 PAPER_VECTORS: Vectors = {
     PAPERS.query: np.array([0.0, 1.0]),
@@ -190,7 +195,7 @@ def test_a_label_that_stands_for_an_option_is_compared_by_the_options_text():
     assert found["option_overlap"] == pytest.approx([1.0, 0.9])
     assert found["log_p_rag_k"] == pytest.approx(logs(0, 1))
     assert found["vote_share"] == [1, 0]
-    assert "log_p_text" not in found
+    assert not {"log_p_text", "log_p_own"} & set(found)
 
 
 def test_records_that_are_no_answers_say_nothing_of_labels():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from builders import Rows, encode, rows_of, run_config, user
 
-from hydra_ray.adapt.context import NEAR_TEMPERATURE, Context, make_context
+from hydra_ray.adapt.context import Context, make_context
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.records import VARIANTS, Request
+from hydra_ray.retrieve.dense import NEAR_TEMPERATURE
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 TASK = TASKS["LaMP_4"]

@@ -1,103 +1,126 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import user
-from sklearn.linear_model import LogisticRegression
+from builders import encode, run_config, user
 
 from hydra_ray.adapt import labeller
-from hydra_ray.adapt.labeller import STRENGTHS, Labeller, fit_labeller, read_labeller, sampled_records
-from hydra_ray.config import Task
+from hydra_ray.adapt.labeller import Labeller, fit_labeller, needs_labeller, read_labeller, sampled_users
+from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.records import Record, User
 from hydra_ray.scorer.shared import user_fold
 
-LABELS = ("a", "b", "c", "never")
-TASK = Task(name="t", kind="classification", instruction="?", labels=LABELS)
+TASK = TASKS["planted"]
+TEXT_LABEL, FAVOURITE = TASK.labels[0], TASK.labels[-1]
 RNG = np.random.default_rng(0)
-USER_IDS = [f"user {n // 6}" for n in range(240)]
-PLACES = RNG.integers(0, 3, 240)
-OUTPUTS = [LABELS[place] for place in PLACES]
-VECTORS = np.eye(8)[PLACES] + RNG.normal(0, 0.7, (240, 8))
-VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
-FITTED = fit_labeller(TASK, VECTORS, OUTPUTS, USER_IDS)
-folds = np.array([user_fold(each) for each in USER_IDS])
+WORDS = {label: 3 * chr(ord("a") + 2 * place) for place, label in enumerate(TASK.labels)}
 
 
-def told(fitted: Labeller, number: int) -> np.ndarray:
-    """Probabilities (L) of the labels of one record's text."""
-    return np.exp(fitted.log_probabilities(USER_IDS[number], VECTORS[number]))
+def person(number: int, num_records: int = 8, favourite: str | None = None) -> User:
+    """Whose records mostly have the label that their words tell, or always a favourite one."""
+    labels = [str(each) for each in RNG.choice(TASK.labels, num_records)]
+    return User(
+        user_id=f"user {number}",
+        is_new=False,
+        history=tuple(
+            Record(record_id=str(n), input=f"{WORDS[label]} {n} of {number}", output=favourite or label)
+            for n, label in enumerate(labels)
+        ),
+        queries=(),
+    )
 
 
-def test_labels_are_told_with_probabilities_that_sum_to_one():
-    probabilities = np.array([told(FITTED, n) for n in range(240)])
-    assert probabilities.sum(axis=1) == pytest.approx(np.ones(240))
-    assert np.mean(probabilities.argmax(axis=1) == PLACES) > 0.6
+PEOPLE = [person(number, favourite=FAVOURITE if number % 3 == 0 else None) for number in range(60)]
+FITTED = fit_labeller(TASK, PEOPLE, encode)
 
 
-def test_a_users_texts_are_labelled_as_by_scikit_learn_fitted_to_the_users_of_other_folds():
-    def expected(strength: float) -> np.ndarray:
-        rows = np.zeros((240, 3))
-        for fold in set(folds):
-            model = LogisticRegression(C=strength, max_iter=300).fit(VECTORS[folds != fold], PLACES[folds != fold])
-            rows[folds == fold] = model.predict_proba(VECTORS[folds == fold])
-        return rows
-
-    found = np.array([told(FITTED, n)[:3] for n in range(240)])
-    assert any(np.allclose(found, expected(strength), atol=1e-3) for strength in STRENGTHS)
+def told(fitted: Labeller, someone: User, text: str, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (L) of a text's labels by what it says, and given records."""
+    texts = [*(record.input for record in someone.history), text]
+    labelled = fitted.labelled(TASK, someone, [text], dict(zip(texts, encode(texts), strict=True)))
+    return np.exp(labelled.by_text(text)), np.exp(labelled.by_user(text, records))
 
 
-def test_the_records_of_a_users_own_fold_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(labeller, "STRENGTHS", (1.0,))
-    before = fit_labeller(TASK, VECTORS, OUTPUTS, USER_IDS)
-    for own in set(folds):
-        outputs = [LABELS[(place + (fold == own)) % 3] for place, fold in zip(PLACES, folds, strict=True)]
-        after = fit_labeller(TASK, VECTORS, outputs, USER_IDS)
-        for number in range(0, 240, 6):
-            is_same = np.allclose(told(before, number), told(after, number), atol=1e-9)
-            assert is_same == (folds[number] == own)
+def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does():
+    favourite, told_by_text = TASK.labels.index(FAVOURITE), TASK.labels.index(TEXT_LABEL)
+    faithful, eager = person(100), person(100, favourite=FAVOURITE)
+    query = f"{WORDS[TEXT_LABEL]} 100"
+    by_text, by_faithful = told(FITTED, faithful, query, faithful.history)
+    again, by_eager = told(FITTED, eager, query, eager.history)
+    assert by_text == pytest.approx(again)
+    assert by_text.argmax() == by_faithful.argmax() == told_by_text
+    assert by_eager.argmax() == favourite
+    for probabilities in (by_text, by_faithful, by_eager):
+        assert probabilities.sum() == pytest.approx(1)
 
 
-def test_a_label_that_no_record_has_stays_unlikely():
-    assert max(told(FITTED, n)[3] for n in range(240)) < 1e-3
+def test_only_the_given_records_are_looked_at():
+    eager = person(101, favourite=FAVOURITE)
+    favourite = TASK.labels.index(FAVOURITE)
+    some = [told(FITTED, eager, f"{WORDS[TEXT_LABEL]} 1", eager.history[:n])[1][favourite] for n in (0, 2, 8)]
+    assert some == sorted(some)
+    changed = replace(eager, history=(*eager.history[:2], *person(102, favourite=TEXT_LABEL).history[2:]))
+    assert told(FITTED, changed, f"{WORDS[TEXT_LABEL]} 1", changed.history[:2])[1][favourite] == pytest.approx(some[1])
 
 
-@pytest.mark.parametrize("outputs", [["b"] * 240, ["a", "c"] * 120])
-def test_of_one_or_two_labels_the_likelier_one_is_told_or_none(outputs: list[str]):
-    fitted = fit_labeller(TASK, VECTORS, outputs, USER_IDS)
-    for number in range(20):
-        probabilities = told(fitted, number)
-        if len(set(outputs)) == 1:
-            assert probabilities == pytest.approx(np.full(4, 0.25))
-        else:
-            assert probabilities[[0, 2]].sum() > 0.999
+def test_a_users_records_and_those_of_the_same_fold_do_not_teach_what_labels_the_users_texts(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("hydra_ray.adapt.text_classifier.STRENGTHS", (1.0,))
+    before = fit_labeller(TASK, PEOPLE, encode)
+    for own in range(5):
+        people = [
+            replace(each, history=tuple(replace(record, output=TEXT_LABEL) for record in each.history))
+            if user_fold(each.user_id) == own
+            else each
+            for each in PEOPLE
+        ]
+        after = fit_labeller(TASK, people, encode)
+        is_same = [np.allclose(before.text.weights_KLF[k], after.text.weights_KLF[k], atol=1e-9) for k in range(5)]
+        assert is_same == [fold == own for fold in range(5)]
 
 
-def test_two_labels_are_told_as_by_scikit_learn():
-    outputs = [LABELS[place % 2] for place in PLACES]
-    fitted = fit_labeller(TASK, VECTORS, outputs, USER_IDS)
-    fold = int(folds[0])
-    models = [
-        LogisticRegression(C=strength, max_iter=300).fit(VECTORS[folds != fold], (PLACES % 2)[folds != fold])
-        for strength in STRENGTHS
-    ]
-    ratio = told(fitted, 0)[1] / told(fitted, 0)[:2].sum()
-    assert any(ratio == pytest.approx(model.predict_proba(VECTORS[:1])[0, 1], abs=1e-3) for model in models)
+def test_records_without_a_text_show_no_label():
+    bare = replace(person(103), history=(*person(103).history, Record(record_id="x", input="", output=FAVOURITE)))
+    query = f"{WORDS[TEXT_LABEL]} 1"
+    assert told(FITTED, bare, query, bare.history)[1] == pytest.approx(told(FITTED, bare, query, bare.history[:-1])[1])
+    again = fit_labeller(TASK, [*PEOPLE, replace(bare, history=bare.history[-1:])], encode)
+    assert again.own.weights_KI == pytest.approx(FITTED.own.weights_KI)
+
+
+def test_without_records_all_labels_are_alike():
+    nothing = fit_labeller(TASK, [replace(user(0))], encode)
+    for probabilities in told(nothing, PEOPLE[0], "some text", PEOPLE[0].history):
+        assert probabilities == pytest.approx(np.full(len(TASK.labels), 1 / len(TASK.labels)))
 
 
 def test_a_labeller_is_the_same_when_it_is_read_again(tmp_path: Path):
     FITTED.write(str(tmp_path))
     again = read_labeller(str(tmp_path))
-    assert np.array_equal(again.weights_KLH, FITTED.weights_KLH)
-    assert np.array_equal(again.biases_KL, FITTED.biases_KL)
+    query = f"{WORDS[TEXT_LABEL]} 1"
+    for before, after in zip(
+        told(FITTED, PEOPLE[0], query, PEOPLE[0].history), told(again, PEOPLE[0], query, PEOPLE[0].history), strict=True
+    ):
+        assert np.array_equal(before, after)
 
 
-def test_few_records_are_all_taken_and_of_many_a_sample_that_no_order_decides(monkeypatch: pytest.MonkeyPatch):
+def test_few_users_are_all_taken_and_of_many_a_sample_that_no_order_decides(monkeypatch: pytest.MonkeyPatch):
     people = [replace(user(5), user_id=str(n)) for n in range(20)]
-    everything = {(someone.user_id, record) for someone in people for record in someone.history}
-    assert set(sampled_records(people)) == everything
-    monkeypatch.setattr(labeller, "MAX_RECORDS", 30)
-    sample = sampled_records(people)
-    assert len(set(sample)) == len(sample) == 30
-    assert set(sample) < everything
-    assert sample == sampled_records(people[::-1])
-    assert len({user_id for user_id, _ in sample}) > 10
+    assert {each.user_id for each in sampled_users(people)} == {each.user_id for each in people}
+    monkeypatch.setattr(labeller, "MAX_RECORDS", 28)
+    sample = sampled_users(people)
+    assert len(sample) == len({each.user_id for each in sample}) == 6  # whole users, the first with 28 or more
+    assert sample == sampled_users(people[::-1])
+
+
+@pytest.mark.parametrize(
+    ("task", "has_plain_features", "is_needed"),
+    [("LaMP_2N", True, True), ("LaMP_2N", False, False), ("LaMP_1", True, False), ("LaMP_4", True, False)],
+)
+def test_a_labeller_is_needed_where_records_have_labels_and_plain_features_are_looked_at(
+    task: str, has_plain_features: bool, is_needed: bool
+):
+    config = run_config(adapter={"has_plain_features": has_plain_features})
+    assert needs_labeller(TASKS[task], config) == is_needed

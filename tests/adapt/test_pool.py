@@ -23,6 +23,7 @@ CONTEXT = Context(
     greedy={"rag_k": answer("rag"), "zero_shot": answer("zero"), "rag_1": answer("not asked for")},
     samples=("sample", "zero", "sample"),
     text_labels=None,
+    own_labels=None,
 )
 
 

@@ -9,12 +9,13 @@ from builders import answer, named_features
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydra_ray.adapt.context import Context, Vectors
+from hydra_ray.adapt.context import Context
 from hydra_ray.adapt.pool import Pool, pool_of
 from hydra_ray.adapt.texts import plain_names, text_features
 from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
 from hydra_ray.records import Answer, Record
+from hydra_ray.retrieve.dense import Vectors
 
 DRAFTS = DraftsConfig(prompts=("zero_shot", "rag_k"), num_probes=2)
 ONE, TWO, LONG = "cats and dogs", "dogs bark", " ".join(["cats"] * 21)
@@ -39,6 +40,7 @@ CONTEXT = Context(
     greedy={"zero_shot": likely(ONE, -3.0, 4), "rag_k": likely(TWO, -1.0, 2), "rag_1": answer(LONG)},
     samples=(TWO, ONE, TWO, LONG),
     text_labels=None,
+    own_labels=None,
 )
 CUT = "cats and"
 POOL: Pool = {ONE: (ONE,), TWO: (TWO,), LONG: (LONG,), CUT: (ONE, LONG)}

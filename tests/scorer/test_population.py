@@ -16,7 +16,7 @@ from hydra_ray.scorer.population import (
     start_variances,
 )
 from hydra_ray.scorer.routed import RoutedHeads
-from hydra_ray.scorer.shared import NUM_USER_FOLDS
+from hydra_ray.scorer.shared import NUM_USER_FOLDS, Widths
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3, 0.0, 0.8])
 
@@ -38,7 +38,7 @@ def estimate(table, ranks=(4,), *, is_pseudo=True, num_learned=2):
         table,
         is_pseudo_G=np.broadcast_to(is_pseudo, table.num_groups),
         user_fold_U=folds(table.num_users),
-        num_learned=num_learned,
+        widths=Widths(num_learned),
         is_judge_U=np.ones(table.num_users, bool),
         fold_G=np.arange(table.num_groups) % 4,
         ranks=ranks,
@@ -172,7 +172,7 @@ def test_users_without_groups_change_nothing():
         replace(table, user_starts=starts_of(counts)),
         is_pseudo_G=np.ones(table.num_groups, bool),
         user_fold_U=np.repeat(folds(20), 2),
-        num_learned=2,
+        widths=Widths(2),
         is_judge_U=np.ones(40, bool),
         fold_G=np.arange(table.num_groups) % 4,
         ranks=(4,),

@@ -11,7 +11,14 @@ from hydra_ray.errors import TrainingError
 from hydra_ray.scorer import shared
 from hydra_ray.scorer.heads import GroupTable, starts_of
 from hydra_ray.scorer.newton import Regression
-from hydra_ray.scorer.shared import NUM_USER_FOLDS, PSEUDO_WEIGHTS, RIDGE_VARIANCES, fit_shared_heads, search
+from hydra_ray.scorer.shared import (
+    NUM_USER_FOLDS,
+    PSEUDO_WEIGHTS,
+    RIDGE_VARIANCES,
+    Widths,
+    fit_shared_heads,
+    search,
+)
 
 WEIGHTS = np.array([1.0, -0.5, 0.0, 0.3, 0.0, 0.8])
 
@@ -24,12 +31,12 @@ def folds(num_users):
     return np.arange(num_users) % NUM_USER_FOLDS
 
 
-def fit(table, is_pseudo=True, num_learned=2, is_judge=True):
+def fit(table, is_pseudo=True, num_learned=2, is_judge=True, num_trusted=0):
     return fit_shared_heads(
         table,
         np.broadcast_to(is_pseudo, table.num_groups),
         folds(table.num_users),
-        num_learned,
+        Widths(num_learned, num_trusted),
         np.broadcast_to(is_judge, table.num_users),
         seed=0,
     )
@@ -40,7 +47,7 @@ def ridge_optimum(table, variance, weights_G):
     pooled, offsets = table.pooled(), np.zeros(len(table.features_ND))
     width = table.features_ND.shape[1]
     return minimize(
-        objective, np.zeros(width), args=(pooled, 0, offsets, np.full(width, variance), weights_G), method="BFGS"
+        objective, np.zeros(width), args=(pooled, 0, offsets, np.zeros(width) + variance, weights_G), method="BFGS"
     ).x
 
 
@@ -56,6 +63,16 @@ def test_shared_head_of_pairs_is_logistic_regression_on_all_users_differences(mo
     differences = table.features_ND[::2] - table.features_ND[1::2]
     oracle = LogisticRegression(C=0.3, fit_intercept=False, tol=1e-10).fit(differences, table.targets_N[::2] > 0)
     np.testing.assert_allclose(fit(table)[0].weights_D, oracle.coef_[0], atol=1e-4)
+
+
+def test_trusted_features_have_a_ridge_of_their_own(monkeypatch):
+    only_ridge(monkeypatch, 0.1)
+    table = choosing_users(same_weights(12), num_groups=4)
+    monkeypatch.setattr(shared, "TRUSTED_VARIANCES", (3.0,))
+    monkeypatch.setattr(shared, "_START", shared._START._replace(trusted_variance=3.0))
+    variances = np.array([0.1] * 4 + [3.0] * 2)
+    expected = ridge_optimum(table, variances, np.ones(table.num_groups))
+    np.testing.assert_allclose(fit(table, num_trusted=2)[1].weights_D, expected, atol=1e-3)
 
 
 def test_left_out_rows_are_optima_without_the_fold(monkeypatch):

@@ -1,0 +1,130 @@
+"""What a text says about its label, whoever wrote it: one linear classifier on its words and on the encoder's vector.
+
+Words are told apart by a hash, so that nothing which is stored names one.
+
+Letters in shape suffixes: N texts, H the encoder's width, W hashed words, L labels, K folds of users.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, hstack
+from scipy.special import log_softmax
+
+from hydra_ray.retrieve.dense import Floats, Vectors
+from hydra_ray.scorer.shared import NUM_USER_FOLDS
+
+Ints = NDArray[np.integer]
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+"""Candidates for the inverse ridge of the classifier, chosen on the first fold of users."""
+NUM_WORDS = 2**14
+MIN_RECORDS = 2
+"""Words of fewer records are not looked at."""
+_UNSEEN = -10.0
+"""Bias of a label that no record has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextClassifier:
+    """One classifier for each fold of users, fitted on the records of the users of the other folds."""
+
+    rarities_W: Floats
+    """Inverse document frequency of each word; 0 where it is not looked at."""
+    weights_KLF: Floats
+    """Of a text's words and, after them, of its vector: F = W + H."""
+    biases_KL: Floats
+
+    def by_text(self, fold: int, texts: Iterable[str], vectors: Vectors) -> dict[str, Floats]:
+        """Log probabilities (L) of the labels for each text of users of a fold."""
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        logits_NL = _inputs(distinct, self.rarities_W, vectors) @ self.weights_KLF[fold].T + self.biases_KL[fold]
+        return dict(zip(distinct, log_softmax(logits_NL, axis=1), strict=True))
+
+
+def fit_text_classifier(
+    texts: Sequence[str], vectors: Vectors, labels_N: Ints, fold_N: Ints, num_labels: int
+) -> TextClassifier:
+    """The classifiers that labelled texts teach; without any, all labels are alike.
+
+    Args:
+        vectors: of these texts, or of any where there are none.
+        labels_N: index of each text's label.
+        fold_N: of each text's user.
+    """
+    if not texts:
+        num_inputs = NUM_WORDS + len(next(iter(vectors.values())))
+        return TextClassifier(
+            rarities_W=np.zeros(NUM_WORDS),
+            weights_KLF=np.zeros((NUM_USER_FOLDS, num_labels, num_inputs)),
+            biases_KL=np.zeros((NUM_USER_FOLDS, num_labels)),
+        )
+    rarities_W = _rarities(texts)
+    inputs = _inputs(texts, rarities_W, vectors)
+    strength = min(STRENGTHS, key=lambda each: _left_out_loss(inputs, labels_N, fold_N, each, num_labels))
+    fitted = [_fit(inputs, labels_N, fold_N != fold, strength, num_labels) for fold in range(NUM_USER_FOLDS)]
+    return TextClassifier(
+        rarities_W=rarities_W,
+        weights_KLF=np.stack([weights for weights, _ in fitted]),
+        biases_KL=np.stack([biases for _, biases in fitted]),
+    )
+
+
+def _word_counts(texts: Iterable[str]) -> Any:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(n_features=NUM_WORDS, alternate_sign=False, norm=None).transform(texts)
+
+
+def _rarities(texts: Sequence[str]) -> Floats:
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    counts = _word_counts(texts)
+    num_texts_W = counts.getnnz(axis=0)
+    return np.where(num_texts_W >= MIN_RECORDS, TfidfTransformer().fit(counts).idf_, 0.0)
+
+
+def _inputs(texts: Sequence[str], rarities_W: Floats, vectors: Vectors) -> csr_matrix:
+    """Each text's words, weighted by tf-idf, and its vector; both parts have length 1."""
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    weighting = TfidfTransformer(sublinear_tf=True)
+    weighting.idf_ = rarities_W
+    encoded_NH = csr_matrix(np.stack([vectors[text] for text in texts]))
+    return hstack([weighting.transform(_word_counts(texts)), encoded_NH], format="csr")
+
+
+def _left_out_loss(inputs: csr_matrix, labels_N: Ints, fold_N: Ints, strength: float, num_labels: int) -> float:
+    """Mean loss on the first fold's texts of the classifier that the other folds teach."""
+    is_left_out_N = fold_N == 0
+    if not is_left_out_N.any():
+        return 0.0
+    weights_LF, biases_L = _fit(inputs, labels_N, ~is_left_out_N, strength, num_labels)
+    logs = log_softmax(inputs[is_left_out_N] @ weights_LF.T + biases_L, axis=1)
+    return float(-logs[np.arange(len(logs)), labels_N[is_left_out_N]].mean())
+
+
+def _fit(
+    inputs: csr_matrix, labels_N: Ints, is_kept_N: NDArray[np.bool_], strength: float, num_labels: int
+) -> tuple[Floats, Floats]:
+    """Weights (L, F) and biases (L); a label that no text has stays unlikely."""
+    from sklearn.linear_model import LogisticRegression
+
+    weights, biases = np.zeros((num_labels, inputs.shape[1])), np.full(num_labels, _UNSEEN)
+    present = np.unique(labels_N[is_kept_N])
+    if len(present) < 2:
+        return np.zeros_like(weights), np.zeros(num_labels)
+    model = LogisticRegression(C=strength, max_iter=300).fit(inputs[is_kept_N], labels_N[is_kept_N])
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(present) == 2:  # scikit-learn keeps one row for two classes
+        coefficients, intercepts = (
+            np.vstack([-coefficients, coefficients]) / 2,
+            np.hstack([-intercepts, intercepts]) / 2,
+        )
+    weights[present], biases[present] = coefficients, intercepts
+    return weights, biases
