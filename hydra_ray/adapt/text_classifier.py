@@ -78,7 +78,8 @@ def fit_text_classifier(
 def _word_counts(texts: Iterable[str]) -> Any:
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    return HashingVectorizer(n_features=NUM_WORDS, alternate_sign=False, norm=None).transform(texts)
+    hashing = HashingVectorizer(n_features=NUM_WORDS, alternate_sign=False, norm=None)  # pyright: ignore[reportArgumentType]
+    return hashing.transform(texts)
 
 
 def _rarities(texts: Sequence[str]) -> Floats:
@@ -96,7 +97,7 @@ def _inputs(texts: Sequence[str], rarities_W: Floats, vectors: Vectors) -> csr_m
     weighting = TfidfTransformer(sublinear_tf=True)
     weighting.idf_ = rarities_W
     encoded_NH = csr_matrix(np.stack([vectors[text] for text in texts]))
-    return hstack([weighting.transform(_word_counts(texts)), encoded_NH], format="csr")
+    return csr_matrix(hstack([weighting.transform(_word_counts(texts)), encoded_NH]))
 
 
 def _left_out_loss(inputs: csr_matrix, labels_N: Ints, fold_N: Ints, strength: float, num_labels: int) -> float:
@@ -115,7 +116,8 @@ def _fit(
     """Weights (L, F) and biases (L); a label that no text has stays unlikely."""
     from sklearn.linear_model import LogisticRegression
 
-    weights, biases = np.zeros((num_labels, inputs.shape[1])), np.full(num_labels, _UNSEEN)
+    _, num_inputs = inputs.get_shape()
+    weights, biases = np.zeros((num_labels, num_inputs)), np.full(num_labels, _UNSEEN)
     present = np.unique(labels_N[is_kept_N])
     if len(present) < 2:
         return np.zeros_like(weights), np.zeros(num_labels)
