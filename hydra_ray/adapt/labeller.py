@@ -61,7 +61,7 @@ class Labeller:
             queries: inputs, which may be those of records.
         """
         fold = user_fold(user.user_id)
-        texts = [*(record.input for record in labelled_records(user.history)), *queries]
+        texts = [*(record.input for record in labelled_records(task, user.history)), *queries]
         logs = self.text.by_text(fold, texts, vectors)
         return LabelledUser(task=task, fold=fold, logs=logs, vectors=vectors, own=self.own)
 
@@ -92,9 +92,9 @@ def read_labeller(folder: str) -> Labeller:
     return Labeller(text=TextClassifier(**arrays), own=OwnLabels(**own))
 
 
-def labelled_records(records: Iterable[Record]) -> list[Record]:
-    """Those that show which text has which label."""
-    return [record for record in records if record.input]
+def labelled_records(task: Task, records: Iterable[Record]) -> list[Record]:
+    """Those that show which text has which label; what was given from outside need not be an answer."""
+    return [record for record in records if record.input and record.output in task.labels]
 
 
 def evidence(
@@ -106,7 +106,7 @@ def evidence(
         records: those that the text may look at.
         logs: log probabilities (L) by what each text says, whoever wrote it.
     """
-    shown = labelled_records(records)
+    shown = labelled_records(task, records)
     return Evidence(
         text_logs_L=logs[text],
         record_logs_NL=np.array([logs[record.input] for record in shown]).reshape(-1, len(task.labels)),
@@ -129,7 +129,7 @@ def sampled_users(users: Iterable[User]) -> list[User]:
 
 def fit_labeller(task: Task, users: Sequence[User], encode: Encode) -> Labeller:
     """The weights that users' records teach."""
-    asked = [(user.user_id, record) for user in users for record in labelled_records(user.history)]
+    asked = [(user.user_id, record) for user in users for record in labelled_records(task, user.history)]
     texts = list(dict.fromkeys(record.input for _, record in asked))
     known = texts or [""]
     vectors = dict(zip(known, encode(known), strict=True))
@@ -142,7 +142,7 @@ def fit_labeller(task: Task, users: Sequence[User], encode: Encode) -> Labeller:
 
 def _each_left_out(task: Task, user: User, text: TextClassifier, vectors: Vectors) -> Iterator[Evidence]:
     """What is known of each record of a user, given the others."""
-    records = labelled_records(user.history)
+    records = labelled_records(task, user.history)
     logs = text.by_text(user_fold(user.user_id), [record.input for record in records], vectors)
     for place, record in enumerate(records):
         yield evidence(task, record.input, [*records[:place], *records[place + 1 :]], logs, vectors)

@@ -24,7 +24,7 @@ from hydra_ray.scorer.shared import NUM_USER_FOLDS
 Ints = NDArray[np.integer]
 
 PRIOR_RECORDS = 2.0
-"""As many imagined records, labelled as everybody's are, stand beside the user's own."""
+"""As many imagined records, shared by all labels alike, stand beside the user's own."""
 PRIOR_VARIANCE = 0.5
 """Of the weights of inputs that vary by 1 within a query."""
 _FLOOR = 0.02

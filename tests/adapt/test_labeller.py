@@ -82,8 +82,10 @@ def test_a_users_records_and_those_of_the_same_fold_do_not_teach_what_labels_the
         assert is_same == [fold == own for fold in range(5)]
 
 
-def test_records_without_a_text_show_no_label():
-    bare = replace(person(103), history=(*person(103).history, Record(record_id="x", input="", output=FAVOURITE)))
+@pytest.mark.parametrize(("text", "output"), [("", FAVOURITE), ("some text", "no label")])
+def test_records_without_a_text_or_with_another_answer_show_no_label(text: str, output: str):
+    someone = person(103)
+    bare = replace(someone, history=(*someone.history, Record(record_id="x", input=text, output=output)))
     query = f"{WORDS[TEXT_LABEL]} 1"
     assert told(FITTED, bare, query, bare.history)[1] == pytest.approx(told(FITTED, bare, query, bare.history[:-1])[1])
     again = fit_labeller(TASK, [*PEOPLE, replace(bare, history=bare.history[-1:])], encode)
