@@ -451,6 +451,14 @@ class ScorerConfig(Section):
     """Whether a candidate has the named plain features beside the base's; the publication has none."""
 
 
+class AdapterConfig(ScorerConfig):
+    """Stage 5."""
+
+    has_own_labels: bool = True
+    """Whether, where records show labels, one plain feature is what they say of a label: a score of its own, fitted to
+    all users' records. Without it, what a user prefers is left to the heads."""
+
+
 class PoolConfig(Section):
     """What the adapter chooses among, of all that was generated: the generator is asked nothing for it."""
 
@@ -599,7 +607,7 @@ class RunConfig(Section):
     probes: ProbesConfig = ProbesConfig()
     reranker: ScorerConfig
     drafts: DraftsConfig = DraftsConfig()
-    adapter: ScorerConfig
+    adapter: AdapterConfig
     answers: AnswersConfig = AnswersConfig()
     report: ReportConfig = ReportConfig()
     budget: BudgetConfig = BudgetConfig()

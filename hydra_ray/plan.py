@@ -207,7 +207,7 @@ class _Maker:
         featured = [base] if self.teacher is None else [base, examples]
         features = self.stage(f"{name}.features", 2, {}, featured)
         population = self.taught(f"{name}.heads")
-        num_trusted = int(is_adapter and needs_labeller(task, config))
+        num_trusted = hydra_ray.adapt.examples.num_trusted(task, config) if is_adapter else 0
         fitted = {"trusted": num_trusted} if num_trusted else {}
         settings = {"heads": _heads_settings(section.heads), **fitted}
         heads = self.stage(f"{name}.heads", 4, settings, [features, *population])

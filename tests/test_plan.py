@@ -48,6 +48,7 @@ AFTER_PROBES = {*(f"reranker.{step}" for step in SCORER), *AFTER_RERANKER}
         ({"reranker": {"heads": {"ranks": [2]}}}, {"reranker.heads", *AFTER_RERANKER}),
         ({"reranker": {"has_plain_features": False}}, AFTER_PROBES),
         ({"adapter": {"has_plain_features": False}}, {"adapter.labeller", *AFTER_DRAFTS}),
+        ({"adapter": {"has_own_labels": False}}, AFTER_DRAFTS),
         ({"probes": {"seed": 1}}, {"probes", *AFTER_PROBES}),
         ({"generator": {"seed": 1}}, {"profiles", "probes", *AFTER_PROBES}),
         ({"users": {"bucket_key": "other"}}, set(BEFORE)),

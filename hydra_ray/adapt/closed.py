@@ -48,16 +48,22 @@ _OPTION_NAMES = (  # of what the label stands for with the history
 )
 
 
-def plain_names(task: Task, config: DraftsConfig) -> tuple[str, ...]:
-    """Names of the plain features of a label, in order."""
+def plain_names(task: Task, config: DraftsConfig, *, has_own_labels: bool = True) -> tuple[str, ...]:
+    """Names of the plain features of a label, in order.
+
+    Args:
+        has_own_labels: whether the labeller's second step is among them, where there is one.
+    """
     ratings = _RATING_NAMES if task.kind == "rating" else ()
     options = _OPTION_NAMES if task.option_pattern else ()
-    text, own = ((_TEXT_NAME,), (_OWN_NAME,)) if task.has_labelled_records else ((), ())
+    text, own = ((_TEXT_NAME,), (_OWN_NAME,)[: int(has_own_labels)]) if task.has_labelled_records else ((), ())
     biases = tuple(f"label={label}" for label in task.labels)
     return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + own
 
 
-def closed_features(context: Context, task: Task, config: DraftsConfig, vectors: Vectors) -> Floats:
+def closed_features(
+    context: Context, task: Task, config: DraftsConfig, vectors: Vectors, *, has_own_labels: bool = True
+) -> Floats:
     """Plain features of every label, one row each, in the order of `plain_names`."""
     texts = [task.option_text(context.query, label) for label in task.labels]
     history = _shares(task, Counter(record.output for record in context.history))
@@ -90,7 +96,7 @@ def closed_features(context: Context, task: Task, config: DraftsConfig, vectors:
     if task.option_pattern:
         columns |= _option_columns(context, texts, vectors)
     columns |= {f"label={label}": _indicator(task, label) for label in task.labels}
-    return np.stack([columns[name] for name in plain_names(task, config)], axis=1)
+    return np.stack([columns[name] for name in plain_names(task, config, has_own_labels=has_own_labels)], axis=1)
 
 
 def _shares(task: Task, counts: Mapping[str, float]) -> Floats:

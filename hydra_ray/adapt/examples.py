@@ -8,7 +8,7 @@ from sklearn.preprocessing import scale
 
 from hydra_ray.adapt import closed, texts
 from hydra_ray.adapt.context import Context, make_context
-from hydra_ray.adapt.labeller import Labeller
+from hydra_ray.adapt.labeller import Labeller, needs_labeller
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.lamp.quality import quality
@@ -40,7 +40,14 @@ def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     """Names of the plain features of a candidate of this task, in order."""
     if not config.adapter.has_plain_features:
         return ()
-    return closed.plain_names(task, config.drafts) if task.is_closed else texts.plain_names(config.drafts)
+    if not task.is_closed:
+        return texts.plain_names(config.drafts)
+    return closed.plain_names(task, config.drafts, has_own_labels=config.adapter.has_own_labels)
+
+
+def num_trusted(task: Task, config: RunConfig) -> int:
+    """How many of the last plain features are fitted scores themselves."""
+    return int(needs_labeller(task, config) and config.adapter.has_own_labels)
 
 
 def adapter_examples(
@@ -119,7 +126,8 @@ def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig,
     if not pool or not config.adapter.has_plain_features:
         return np.zeros((len(pool), 0))
     if task.is_closed:
-        labels = closed.closed_features(context, task, config.drafts, vectors)
+        has_own_labels = config.adapter.has_own_labels
+        labels = closed.closed_features(context, task, config.drafts, vectors, has_own_labels=has_own_labels)
         return labels[[task.labels.index(answer) for answer in pool]]
     # Standardized within the query: how good a draft is, is a matter of the others.
     return scale(texts.text_features(pool, context, config.drafts, vectors))

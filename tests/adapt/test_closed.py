@@ -92,6 +92,15 @@ def test_these_are_all_the_features_of_a_classification():
     assert set(plain_names(TASK, DRAFTS)) == set(EXPECTED)
 
 
+def test_on_demand_what_records_say_of_labels_is_left_to_the_heads():
+    names = plain_names(TASK, DRAFTS, has_own_labels=False)
+    assert names == plain_names(TASK, DRAFTS)[:-1]
+    everything = closed_features(CONTEXT, TASK, DRAFTS, VECTORS)
+    found = closed_features(CONTEXT, TASK, DRAFTS, VECTORS, has_own_labels=False)
+    assert plain_names(TASK, DRAFTS)[-1] == "log_p_own"
+    assert np.array_equal(found, everything[:, :-1])
+
+
 def test_a_label_is_mentioned_only_as_whole_words():
     context = replace(CONTEXT, query="comedydark romances")
     found = features(context, vectors={**VECTORS, context.query: np.array([1.0, 0.0])})
