@@ -267,8 +267,9 @@ def _encoder_settings(scorer: ScorerConfig) -> dict[str, Any]:
 
 
 def _heads_settings(heads: HeadsConfig) -> dict[str, Any]:
-    """The settings; a prior as it was estimated is none of them."""
-    return heads.model_dump(mode="json", exclude={"prior_scale"} if heads.prior_scale == 1 else set())
+    """The settings, and the version of the basis where there is one; a prior as it was estimated is none of them."""
+    settings = heads.model_dump(mode="json", exclude={"prior_scale"} if heads.prior_scale == 1 else set())
+    return {**settings, "basis": 2} if "lowrank" in heads.kinds else settings
 
 
 def _user_settings(config: RunConfig) -> dict[str, Any]:

@@ -23,10 +23,16 @@ from hydra_ray.seeds import rng_of
 
 START_VARIANCES = (1e-4, 1e-3, 0.01, 0.1, 1.0)
 """Candidates for the variance of the users' deviations before their directions are known."""
-VARIANCE_FACTORS = (0.0, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0)
+VARIANCE_FACTORS = (0.0, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
 """Candidates for the factor by which the estimated variances are corrected on users left out: the Laplace approximation
 makes them too small where users have few groups and differ much, and a basis learned from few users too large."""
-COVARIANCE_STEPS = 8
+MAX_COVARIANCE_STEPS = 100
+COVARIANCE_TOLERANCE = 0.01
+"""Relative change of every variance at which the covariance is found. A direction that few groups show grows slowly,
+from the little that it was given at the start."""
+PRIOR_USERS = 3.0
+"""As many imagined users deviate by the start variances. The fewer, the sooner a direction is found that users share;
+what few users only seem to share is left to `choose_factors`."""
 MAX_SEARCH_USERS = 100
 """Users on whom start variances are compared."""
 
@@ -146,16 +152,17 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -
     num_features = table.features_ND.shape[1]
     covariance = np.diag(start_D)
     deviations_UD = np.zeros((table.num_users, num_features))
-    for _ in range(COVARIANCE_STEPS):
-        values, directions = np.linalg.eigh(covariance)
+    values, directions = np.linalg.eigh(covariance)
+    for _ in range(MAX_COVARIANCE_STEPS):
         regression = Regression(table, table.features_ND @ directions, offsets_N)
         fit = regression.posterior(np.maximum(values, 0), deviations_UD @ directions)
         deviations_UD = fit.codes_UR @ directions.T
         moments = fit.codes_UR.T @ fit.codes_UR + fit.covariances().sum(axis=0)
         observed = directions @ moments @ directions.T
-        # As many imagined users who deviate by the start variances as there are features: an inverse Wishart prior.
-        covariance = (observed + num_features * np.diag(start_D)) / (table.num_users + num_features)
-    values, directions = np.linalg.eigh(covariance)
+        covariance = (observed + PRIOR_USERS * np.diag(start_D)) / (table.num_users + PRIOR_USERS)
+        before, (values, directions) = values, np.linalg.eigh(covariance)
+        if np.allclose(values, before, rtol=COVARIANCE_TOLERANCE, atol=1e-6):
+            break
     return directions[:, ::-1], np.maximum(values[::-1], 0)
 
 
