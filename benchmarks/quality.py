@@ -1,6 +1,7 @@
 """Is it worth it? Every LaMP set that is there, cross-fitted over all of its users: HYDRA, its controls, its rivals.
 
-    HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE] [--paper [SET ...]]
+    HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE]
+        [--paper [SET ...]] [--planted [SIZE ...]]
 
 Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the published
 method on the same users and the same generator, then samples with planted preferences. What the generator answered is
@@ -52,9 +53,15 @@ CURVES: Mapping[str, Sequence[int]] = {
 }
 """Settings that curves are drawn over, and their values. The number of folds says how many users teach a head, all but
 one fold's, while those who are evaluated stay the same."""
-PLANTED_SIZES = ((80, 10, 7), (40, 10, 7), (20, 10, 7), (40, 5, 3), (40, 15, 11))
+PLANTED_SIZES = {
+    "80-10": (80, 10, 7),
+    "40-10": (40, 10, 7),
+    "20-10": (20, 10, 7),
+    "40-5": (40, 5, 3),
+    "40-15": (40, 15, 11),
+}
 """Of the planted samples: training users, records and pseudo-queries a user. The first is planted.yaml's own, and the
-bars are judged by it."""
+bars are judged by the first that is run."""
 
 
 def main() -> int:
@@ -80,7 +87,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--paper", nargs="*", choices=SETS, default=list(SETS), metavar="SET", help="sets with the published method too"
     )
-    parser.add_argument("--no-planted", action="store_true", help="leave out the planted samples")
+    parser.add_argument(
+        "--planted",
+        nargs="*",
+        choices=PLANTED_SIZES,
+        default=list(PLANTED_SIZES),
+        metavar="SIZE",
+        help="planted samples",
+    )
     parser.add_argument("--curves", action="store_true", help="also run every set with other settings; takes hours")
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; all by default")
     arguments = parser.parse_args()
@@ -103,7 +117,7 @@ def measure(arguments: argparse.Namespace) -> bool:
     # All of HYDRA's own runs come first: what is stopped early has told the most.
     runs = [own for own, _ in configs.values()]
     runs += [paper for name, (_, paper) in configs.items() if name in arguments.paper]
-    planted = [] if arguments.no_planted else planted_configs(root)
+    planted = planted_configs(root, arguments.planted)
     if until != "report":
         for config in [*runs, *planted]:
             personalize(config, until)
@@ -153,21 +167,22 @@ def paper_config(name: str, root: str) -> RunConfig:
     return check_config({**published, **shared, "run": f"{own.run}-paper"}, source="benchmarks/quality.py")
 
 
-def planted_configs(root: str) -> list[RunConfig]:
+def planted_configs(root: str, names: Sequence[str]) -> list[RunConfig]:
     """planted.yaml with as many training users, records and pseudo-queries as PLANTED_SIZES says."""
+    sizes = [(name, *PLANTED_SIZES[name]) for name in names]
     return [
         load_config(
             CONFIGS / "planted.yaml",
             [
                 f"storage.root={Path(root).resolve()}",
-                f"run=planted-{num_train_users}-{num_records}",
+                f"run=planted-{name}",
                 f"lamp.planted.num_train_users={num_train_users}",
                 f"lamp.planted.num_records={num_records}",
                 f"probes.num_pseudo_queries={num_pseudo_queries}",
                 f"drafts.num_pseudo_queries={num_pseudo_queries}",
             ],
         )
-        for num_train_users, num_records, num_pseudo_queries in PLANTED_SIZES
+        for name, num_train_users, num_records, num_pseudo_queries in sizes
     ]
 
 

@@ -112,7 +112,7 @@ def _gate_table(sets: Sequence[SetRuns]) -> str:
 
 def _planted_section(planted: Sequence[Report]) -> Iterator[str]:
     if not planted:
-        yield "Not run (`--no-planted`)."
+        yield "Not run (`--planted`)."
         return
     ordered = sorted(planted, key=lambda each: (_size(each)[_NUM_RECORDS], _size(each)[_TRAIN_USERS]))
     shown = [each for each in ordered if _planted_verdict(each) == "better"]

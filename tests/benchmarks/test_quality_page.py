@@ -77,7 +77,7 @@ def test_planted_samples_stand_in_the_order_of_their_size(sets: list[SetRuns], m
 
 def test_what_was_not_run_is_said(sets: list[SetRuns]) -> None:
     page = quality_page(sets, judge_bars(sets, None), [], {})
-    assert "Not run (`--no-planted`)" in page
+    assert "Not run (`--planted`)" in page
     assert "Not run (`--curves`)" in page
 
 

@@ -35,14 +35,14 @@ def test_every_user_of_a_set_is_new_in_one_of_five_folds(tmp_path: Path) -> None
 
 
 def test_the_planted_sample_that_the_bars_are_judged_by_is_that_of_its_configuration() -> None:
-    judged, *others = quality.planted_configs("/runs")
+    judged, *others = quality.planted_configs("/runs", list(quality.PLANTED_SIZES))
     own = load_config(quality.CONFIGS / "planted.yaml", ["storage.root=/runs", f"run={judged.run}"])
     assert judged == own
     assert all(config.lamp != own.lamp for config in others)
 
 
 def test_no_two_runs_share_a_folder() -> None:
-    configs: list[RunConfig] = quality.planted_configs("/runs")
+    configs: list[RunConfig] = quality.planted_configs("/runs", list(quality.PLANTED_SIZES))
     for name in quality.SETS:
         own = quality.set_config(name, "/runs")
         configs += [own, quality.paper_config(name, "/runs")]
