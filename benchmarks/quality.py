@@ -60,8 +60,9 @@ PLANTED_SIZES = {
     "40-5": (40, 5, 3),
     "40-15": (40, 15, 11),
 }
-"""Of the planted samples: training users, records and pseudo-queries a user. The first is planted.yaml's own, and the
-bars are judged by the first that is run."""
+"""Of the planted samples: training users, records and pseudo-queries a user."""
+JUDGED_SIZE = "80-10"
+"""That of planted.yaml itself: no other sample judges the bars."""
 
 
 def main() -> int:
@@ -127,10 +128,10 @@ def measure(arguments: argparse.Namespace) -> bool:
         SetRuns(name=name, default=reports[own.run], paper=reports.get(paper.run))
         for name, (own, paper) in configs.items()
     ]
-    samples = [finish(config) for config in planted]
+    samples = dict(zip(arguments.planted, map(finish, planted), strict=True))
     curves = dict(curve_runs(arguments.sets, root)) if arguments.curves else {}
-    bars = judge_bars(sets, samples[0] if samples else None)
-    Path(arguments.page).write_text(quality_page(sets, bars, samples, curves), encoding="utf-8")
+    bars = judge_bars(sets, samples.get(JUDGED_SIZE))
+    Path(arguments.page).write_text(quality_page(sets, bars, list(samples.values()), curves), encoding="utf-8")
     print("\n".join([*bar_lines(bars), f"page: {arguments.page}"]))
     return all(bar.is_passed for bar in bars)
 

@@ -35,7 +35,8 @@ def test_every_user_of_a_set_is_new_in_one_of_five_folds(tmp_path: Path) -> None
 
 
 def test_the_planted_sample_that_the_bars_are_judged_by_is_that_of_its_configuration() -> None:
-    judged, *others = quality.planted_configs("/runs", list(quality.PLANTED_SIZES))
+    sizes = [quality.JUDGED_SIZE, *(name for name in quality.PLANTED_SIZES if name != quality.JUDGED_SIZE)]
+    judged, *others = quality.planted_configs("/runs", sizes)
     own = load_config(quality.CONFIGS / "planted.yaml", ["storage.root=/runs", f"run={judged.run}"])
     assert judged == own
     assert all(config.lamp != own.lamp for config in others)
