@@ -1,7 +1,7 @@
 """Is it worth it? Every LaMP set that is there, cross-fitted over all of its users: HYDRA, its controls, its rivals.
 
     HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE]
-        [--paper [SET ...]] [--planted [SIZE ...]]
+        [--paper [SET ...]] [--planted [SAMPLE ...]]
 
 Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the published
 method on the same users and the same generator, then samples with planted preferences. What the generator answered is
@@ -53,16 +53,27 @@ CURVES: Mapping[str, Sequence[int]] = {
 }
 """Settings that curves are drawn over, and their values. The number of folds says how many users teach a head, all but
 one fold's, while those who are evaluated stay the same."""
-PLANTED_SIZES = {
-    "80-10": (80, 10, 7),
-    "40-10": (40, 10, 7),
-    "20-10": (20, 10, 7),
-    "40-5": (40, 5, 3),
-    "40-15": (40, 15, 11),
+PLANTED: Mapping[str, Sequence[str]] = {
+    "80-10": (),
+    "40-10": ("lamp.planted.num_train_users=40",),
+    "20-10": ("lamp.planted.num_train_users=20",),
+    "40-5": (
+        "lamp.planted.num_train_users=40",
+        "lamp.planted.num_records=5",
+        "probes.num_pseudo_queries=3",
+        "drafts.num_pseudo_queries=3",
+    ),
+    "40-15": (
+        "lamp.planted.num_train_users=40",
+        "lamp.planted.num_records=15",
+        "probes.num_pseudo_queries=11",
+        "drafts.num_pseudo_queries=11",
+    ),
+    "unseen": ("lamp.planted.seed=1", "lamp.planted.num_new_users=240"),
 }
-"""Of the planted samples: training users, records and pseudo-queries a user."""
-JUDGED_SIZE = "80-10"
-"""That of planted.yaml itself: no other sample judges the bars."""
+"""The planted samples, each by what is different from planted.yaml. All but the last have the same new users."""
+JUDGED = "unseen"
+"""No other sample judges the bars: this one has users whom nobody looked at when the settings were chosen."""
 
 
 def main() -> int:
@@ -91,9 +102,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--planted",
         nargs="*",
-        choices=PLANTED_SIZES,
-        default=list(PLANTED_SIZES),
-        metavar="SIZE",
+        choices=PLANTED,
+        default=list(PLANTED),
+        metavar="SAMPLE",
         help="planted samples",
     )
     parser.add_argument("--curves", action="store_true", help="also run every set with other settings; takes hours")
@@ -130,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> bool:
     ]
     samples = dict(zip(arguments.planted, map(finish, planted), strict=True))
     curves = dict(curve_runs(arguments.sets, root)) if arguments.curves else {}
-    bars = judge_bars(sets, samples.get(JUDGED_SIZE))
+    bars = judge_bars(sets, samples.get(JUDGED))
     Path(arguments.page).write_text(quality_page(sets, bars, list(samples.values()), curves), encoding="utf-8")
     print("\n".join([*bar_lines(bars), f"page: {arguments.page}"]))
     return all(bar.is_passed for bar in bars)
@@ -169,22 +180,9 @@ def paper_config(name: str, root: str) -> RunConfig:
 
 
 def planted_configs(root: str, names: Sequence[str]) -> list[RunConfig]:
-    """planted.yaml with as many training users, records and pseudo-queries as PLANTED_SIZES says."""
-    sizes = [(name, *PLANTED_SIZES[name]) for name in names]
-    return [
-        load_config(
-            CONFIGS / "planted.yaml",
-            [
-                f"storage.root={Path(root).resolve()}",
-                f"run=planted-{name}",
-                f"lamp.planted.num_train_users={num_train_users}",
-                f"lamp.planted.num_records={num_records}",
-                f"probes.num_pseudo_queries={num_pseudo_queries}",
-                f"drafts.num_pseudo_queries={num_pseudo_queries}",
-            ],
-        )
-        for name, num_train_users, num_records, num_pseudo_queries in sizes
-    ]
+    """planted.yaml with what PLANTED says of each sample."""
+    folder = f"storage.root={Path(root).resolve()}"
+    return [load_config(CONFIGS / "planted.yaml", [folder, f"run=planted-{name}", *PLANTED[name]]) for name in names]
 
 
 def curve_runs(names: Sequence[str], root: str) -> Iterator[tuple[str, Mapping[str, Sequence[Report]]]]:

@@ -34,16 +34,19 @@ def test_every_user_of_a_set_is_new_in_one_of_five_folds(tmp_path: Path) -> None
         assert config.lamp.root == str(tmp_path / name)
 
 
-def test_the_planted_sample_that_the_bars_are_judged_by_is_that_of_its_configuration() -> None:
-    sizes = [quality.JUDGED_SIZE, *(name for name in quality.PLANTED_SIZES if name != quality.JUDGED_SIZE)]
-    judged, *others = quality.planted_configs("/runs", sizes)
+def test_the_sample_that_judges_has_the_settings_of_planted_yaml_and_users_of_its_own() -> None:
+    samples = dict(zip(quality.PLANTED, quality.planted_configs("/runs", list(quality.PLANTED)), strict=True))
+    judged = samples.pop(quality.JUDGED)
     own = load_config(quality.CONFIGS / "planted.yaml", ["storage.root=/runs", f"run={judged.run}"])
-    assert judged == own
-    assert all(config.lamp != own.lamp for config in others)
+    assert judged.model_copy(update={"lamp": own.lamp}) == own
+    assert judged.lamp.planted is not None
+    assert own.lamp.planted is not None
+    assert {each.lamp.planted.seed for each in samples.values() if each.lamp.planted} == {own.lamp.planted.seed}
+    assert judged.lamp.planted.seed != own.lamp.planted.seed
 
 
 def test_no_two_runs_share_a_folder() -> None:
-    configs: list[RunConfig] = quality.planted_configs("/runs", list(quality.PLANTED_SIZES))
+    configs: list[RunConfig] = quality.planted_configs("/runs", list(quality.PLANTED))
     for name in quality.SETS:
         own = quality.set_config(name, "/runs")
         configs += [own, quality.paper_config(name, "/runs")]
