@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import hydra_ray.adapt.examples
 import hydra_ray.rerank.examples
+from hydra_ray.adapt.closed import TRUSTED_NAMES
 from hydra_ray.adapt.labeller import needs_labeller
 from hydra_ray.config import ApiConfig, HeadsConfig, PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completions import CompletionStore
@@ -207,7 +208,7 @@ class _Maker:
         featured = [base] if self.teacher is None else [base, examples]
         features = self.stage(f"{name}.features", 2, {}, featured)
         population = self.taught(f"{name}.heads")
-        num_trusted = hydra_ray.adapt.examples.num_trusted(task, config) if is_adapter else 0
+        num_trusted = sum(each in TRUSTED_NAMES for each in names)
         fitted = {"trusted": num_trusted} if num_trusted else {}
         settings = {"heads": _heads_settings(section.heads), **fitted}
         heads = self.stage(f"{name}.heads", 4, settings, [features, *population])

@@ -32,7 +32,9 @@ _NAMES = (
     "probe_share",  # how many of the one-record prompts it answers
 )
 _TEXT_NAME = "log_p_text"  # what the text says about its label, whoever wrote it
-_OWN_NAME = "log_p_own"  # the same, given the user's records: itself a fitted score, and the last feature
+_OWN_NAME = "log_p_own"  # the same, given the user's records
+TRUSTED_NAMES = (_OWN_NAME,)
+"""The features that are fitted scores themselves; they stand last."""
 _RATING_NAMES = (  # distance from a mean rating, in label ranges
     "history_distance",
     "retrieved_distance",
@@ -56,9 +58,10 @@ def plain_names(task: Task, config: DraftsConfig, *, has_own_labels: bool = True
     """
     ratings = _RATING_NAMES if task.kind == "rating" else ()
     options = _OPTION_NAMES if task.option_pattern else ()
-    text, own = ((_TEXT_NAME,), (_OWN_NAME,)[: int(has_own_labels)]) if task.has_labelled_records else ((), ())
+    text = (_TEXT_NAME,) if task.has_labelled_records else ()
     biases = tuple(f"label={label}" for label in task.labels)
-    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + own
+    trusted = TRUSTED_NAMES if task.has_labelled_records and has_own_labels else ()
+    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + trusted
 
 
 def closed_features(
@@ -91,8 +94,8 @@ def closed_features(
     if task.kind == "rating":
         sources = (history, retrieved, near, votes, prompts["rag_k"], probes)
         columns |= {name: _distances(task, each) for name, each in zip(_RATING_NAMES, sources, strict=True)}
-    if context.text_labels is not None and context.own_labels is not None:
-        columns |= {_TEXT_NAME: context.text_labels, _OWN_NAME: context.own_labels}
+    if context.labelled is not None:
+        columns |= {_TEXT_NAME: context.labelled.by_text_L, _OWN_NAME: context.labelled.by_user_L}
     if task.option_pattern:
         columns |= _option_columns(context, texts, vectors)
     columns |= {f"label={label}": _indicator(task, label) for label in task.labels}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from hydra_ray.adapt.labeller import LabelledUser
+from hydra_ray.adapt.labeller import LabelledText
 from hydra_ray.adapt.prompting import GREEDY, RERANKED
 from hydra_ray.config import DraftsConfig
 from hydra_ray.records import Answer, DraftedQuery, ProbedQuery, Record, ScoredGroup
@@ -39,10 +39,8 @@ class Context:
     """The understood greedy answers by the prompt's name; "reranked" is this variant's."""
     samples: tuple[str, ...]
     """The understood samples, prompt after prompt in the order they were drawn."""
-    text_labels: Floats | None
-    """Log probability of each label by what the query says, whoever asks it; None where histories have no labels."""
-    own_labels: Floats | None
-    """The same by what the query says and what the user's records show."""
+    labelled: LabelledText | None
+    """The query's labels by what records teach; None where histories have no labels."""
 
     def votes(self) -> Counter[str]:
         """How many samples gave each answer."""
@@ -57,14 +55,14 @@ def make_context(
     variant: str,
     config: DraftsConfig,
     vectors: Vectors,
-    labels: LabelledUser | None,
+    labelled: LabelledText | None,
 ) -> Context:
     """What the candidates of a drafted query are compared with.
 
     Args:
         scores: of the reranker; None where no record could be retrieved.
         variant: one of VARIANTS.
-        labels: None where histories have no labels.
+        labelled: the query; None where histories have no labels.
     """
     retrieved = tuple(ranked.records(each.record_id for each in ranked.retrieved))
     by_record = (
@@ -83,8 +81,7 @@ def make_context(
         samples=tuple(
             answer for name in config.sampled_prompts for answer in sampled_answers(drafted, _named(name, variant))
         ),
-        text_labels=labels.by_text(ranked.query.input) if labels else None,
-        own_labels=labels.by_user(ranked.query.input, ranked.eligible) if labels else None,
+        labelled=labelled,
     )
 
 

@@ -8,7 +8,7 @@ from sklearn.preprocessing import scale
 
 from hydra_ray.adapt import closed, texts
 from hydra_ray.adapt.context import Context, make_context
-from hydra_ray.adapt.labeller import Labeller, needs_labeller
+from hydra_ray.adapt.labeller import Labeller
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.lamp.quality import quality
@@ -45,11 +45,6 @@ def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     return closed.plain_names(task, config.drafts, has_own_labels=config.adapter.has_own_labels)
 
 
-def num_trusted(task: Task, config: RunConfig) -> int:
-    """How many of the last plain features are fitted scores themselves."""
-    return int(needs_labeller(task, config) and config.adapter.has_own_labels)
-
-
 def adapter_examples(
     rows: Sequence[Drafted], task: Task, config: RunConfig, encode: Encode, labeller: Labeller | None
 ) -> Iterator[UserExamples]:
@@ -78,16 +73,17 @@ def _groups(
     """The candidates of every drafted query in each of its variants: a pseudo-query has only the user's own."""
     ranked_queries = {ranked.query.query_id: ranked for ranked in restore_queries(row.user, row.probed)}
     inputs = [ranked.query.input for ranked in ranked_queries.values()]
-    labels = labeller.labelled(task, row.user, inputs, vectors) if labeller else None
+    own = labeller.labelled(task, row.user, inputs, vectors) if labeller else None
     probed = {query.query_id: query for query in row.probed.queries}
     scores = {group.query_id: group for group in row.scored.groups}
     for drafted in row.drafted.queries:
         query_id, ranked = drafted.query_id, ranked_queries[drafted.query_id]
         target = ranked.query.target if ranked.may_learn_from(row.user) else None
+        labelled = own.labelled(ranked.query.input, ranked.eligible) if own else None
         variants = VARIANTS if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
         for variant in variants:
             context = make_context(
-                ranked, probed[query_id], scores.get(query_id), drafted, variant, config.drafts, vectors, labels
+                ranked, probed[query_id], scores.get(query_id), drafted, variant, config.drafts, vectors, labelled
             )
             candidates = tuple(_candidates(context, target, task, config, vectors))
             if candidates:

@@ -27,6 +27,16 @@ _ARRAYS = "labeller.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledText:
+    """Log probabilities of the labels of one text."""
+
+    by_text_L: Floats
+    """By what the text says, whoever wrote it."""
+    by_user_L: Floats
+    """The same given records of the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledUser:
     """What a labeller makes of one user's texts."""
 
@@ -37,14 +47,11 @@ class LabelledUser:
     vectors: Vectors
     own: OwnLabels
 
-    def by_text(self, text: str) -> Floats:
-        """Log probability (L) of each label by what the text says, whoever wrote it."""
-        return self.logs[text]
-
-    def by_user(self, text: str, records: Sequence[Record]) -> Floats:
-        """The same given records of the user."""
+    def labelled(self, text: str, records: Sequence[Record]) -> LabelledText:
+        """What it makes of a text that may look at these records."""
         known = evidence(self.task, text, records, self.logs, self.vectors)
-        return self.own.log_probabilities(self.fold, known, self.task)
+        by_user_L = self.own.log_probabilities(self.fold, known, self.task)
+        return LabelledText(by_text_L=known.text_logs_L, by_user_L=by_user_L)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

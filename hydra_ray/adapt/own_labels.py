@@ -11,17 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from hydra_ray.config import Task
 from hydra_ray.retrieve.dense import Floats
 from hydra_ray.scorer.common import CommonRegression
-from hydra_ray.scorer.heads import GroupTable, starts_of
+from hydra_ray.scorer.heads import GroupTable, Ints, starts_of
 from hydra_ray.scorer.population import within_group_scales
 from hydra_ray.scorer.shared import NUM_USER_FOLDS
-
-Ints = NDArray[np.integer]
 
 PRIOR_RECORDS = 2.0
 """As many imagined records, shared by all labels alike, stand beside the user's own."""

@@ -7,17 +7,14 @@ Letters in shape suffixes: N texts, H the encoder's width, W hashed words, L lab
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 from scipy.special import log_softmax
 
 from hydra_ray.retrieve.dense import Floats, Vectors
+from hydra_ray.scorer.heads import Bools, Ints
 from hydra_ray.scorer.shared import NUM_USER_FOLDS
-
-Ints = NDArray[np.integer]
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 """Candidates for the inverse ridge of the classifier, chosen on the first fold of users."""
@@ -43,7 +40,10 @@ class TextClassifier:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        logits_NL = _inputs(distinct, self.rarities_W, vectors) @ self.weights_KLF[fold].T + self.biases_KL[fold]
+        logits_NL = (
+            _inputs(distinct, _word_counts(distinct), self.rarities_W, vectors) @ self.weights_KLF[fold].T
+            + self.biases_KL[fold]
+        )
         return dict(zip(distinct, log_softmax(logits_NL, axis=1), strict=True))
 
 
@@ -64,8 +64,9 @@ def fit_text_classifier(
             weights_KLF=np.zeros((NUM_USER_FOLDS, num_labels, num_inputs)),
             biases_KL=np.zeros((NUM_USER_FOLDS, num_labels)),
         )
-    rarities_W = _rarities(texts)
-    inputs = _inputs(texts, rarities_W, vectors)
+    counts = _word_counts(texts)
+    rarities_W = _rarities(counts)
+    inputs = _inputs(texts, counts, rarities_W, vectors)
     strength = min(STRENGTHS, key=lambda each: _left_out_loss(inputs, labels_N, fold_N, each, num_labels))
     fitted = [_fit(inputs, labels_N, fold_N != fold, strength, num_labels) for fold in range(NUM_USER_FOLDS)]
     return TextClassifier(
@@ -75,29 +76,29 @@ def fit_text_classifier(
     )
 
 
-def _word_counts(texts: Iterable[str]) -> Any:
+def _word_counts(texts: Iterable[str]) -> csr_matrix:
+    """How often each text (N) has each hashed word (W)."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashing = HashingVectorizer(n_features=NUM_WORDS, alternate_sign=False, norm=None)  # pyright: ignore[reportArgumentType]
     return hashing.transform(texts)
 
 
-def _rarities(texts: Sequence[str]) -> Floats:
+def _rarities(counts: csr_matrix) -> Floats:
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    counts = _word_counts(texts)
     num_texts_W = counts.getnnz(axis=0)
     return np.where(num_texts_W >= MIN_RECORDS, TfidfTransformer().fit(counts).idf_, 0.0)
 
 
-def _inputs(texts: Sequence[str], rarities_W: Floats, vectors: Vectors) -> csr_matrix:
+def _inputs(texts: Sequence[str], counts: csr_matrix, rarities_W: Floats, vectors: Vectors) -> csr_matrix:
     """Each text's words, weighted by tf-idf, and its vector; both parts have length 1."""
     from sklearn.feature_extraction.text import TfidfTransformer
 
     weighting = TfidfTransformer(sublinear_tf=True)
     weighting.idf_ = rarities_W
     encoded_NH = csr_matrix(np.stack([vectors[text] for text in texts]))
-    return csr_matrix(hstack([weighting.transform(_word_counts(texts)), encoded_NH]))
+    return csr_matrix(hstack([weighting.transform(counts), encoded_NH]))
 
 
 def _left_out_loss(inputs: csr_matrix, labels_N: Ints, fold_N: Ints, strength: float, num_labels: int) -> float:
@@ -111,7 +112,7 @@ def _left_out_loss(inputs: csr_matrix, labels_N: Ints, fold_N: Ints, strength: f
 
 
 def _fit(
-    inputs: csr_matrix, labels_N: Ints, is_kept_N: NDArray[np.bool_], strength: float, num_labels: int
+    inputs: csr_matrix, labels_N: Ints, is_kept_N: Bools, strength: float, num_labels: int
 ) -> tuple[Floats, Floats]:
     """Weights (L, F) and biases (L); a label that no text has stays unlikely."""
     from sklearn.linear_model import LogisticRegression

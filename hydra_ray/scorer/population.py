@@ -159,6 +159,7 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -
         deviations_UD = fit.codes_UR @ directions.T
         moments = fit.codes_UR.T @ fit.codes_UR + fit.covariances().sum(axis=0)
         observed = directions @ moments @ directions.T
+        # The mean of an inverse Wishart posterior, whose prior the imagined users are.
         covariance = (observed + PRIOR_USERS * np.diag(start_D)) / (table.num_users + PRIOR_USERS)
         before, (values, directions) = values, np.linalg.eigh(covariance)
         if np.allclose(values, before, rtol=COVARIANCE_TOLERANCE, atol=1e-6):

@@ -145,10 +145,11 @@ def test_the_labeller_tells_what_the_querys_text_says_and_what_the_users_records
         own_id = group.query_id.removeprefix("record:") if group.is_pseudo else None
         eligible = [record for record in rows.user.history if record.record_id != own_id]
         texts = [group.query, *(record.input for record in rows.user.history)]
-        labels = labeller.labelled(PLANTED, rows.user, texts, dict(zip(texts, encode(texts), strict=True)))
-        assert list(plain(group, "log_p_text").values()) == pytest.approx(labels.by_text(group.query).tolist())
-        expected = labels.by_user(group.query, eligible)
-        assert list(plain(group, "log_p_own").values()) == pytest.approx(expected.tolist())
+        own = labeller.labelled(PLANTED, rows.user, texts, dict(zip(texts, encode(texts), strict=True)))
+        labelled = own.labelled(group.query, eligible)
+        assert list(plain(group, "log_p_text").values()) == pytest.approx(labelled.by_text_L.tolist())
+        expected = labelled.by_user_L.tolist()
+        assert list(plain(group, "log_p_own").values()) == pytest.approx(expected)
         assert len(set(expected)) > 1
 
 

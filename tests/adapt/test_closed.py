@@ -9,6 +9,7 @@ from builders import answer, named_features
 
 from hydra_ray.adapt.closed import closed_features, plain_names
 from hydra_ray.adapt.context import Context
+from hydra_ray.adapt.labeller import LabelledText
 from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.records import Record
@@ -39,8 +40,7 @@ CONTEXT = Context(
     probes=(told("comedy", 0.2, 0.2, 0.0), answer("romance")),
     greedy={"zero_shot": answer("romance"), "rag_k": told("dark comedy", 0.1, 0.3, 0.0)},
     samples=("romance", "comedy", "romance", "dark comedy"),
-    text_labels=np.array([-1.0, -2.0, -3.0]),
-    own_labels=np.array([-3.0, -1.0, -2.0]),
+    labelled=LabelledText(by_text_L=np.array([-1.0, -2.0, -3.0]), by_user_L=np.array([-3.0, -1.0, -2.0])),
 )
 VECTORS: Vectors = {
     CONTEXT.query: np.array([0.6, 0.8]),
@@ -139,8 +139,7 @@ RATED = replace(
     greedy={"rag_k": told("1", 0.3, 0.0, 0.0, 0.0, 0.1)},
     samples=("1", "2", "3"),
     retrieved=(record(0, "5"), record(2, "1")),
-    text_labels=np.zeros(5),
-    own_labels=np.zeros(5),
+    labelled=LabelledText(by_text_L=np.zeros(5), by_user_L=np.zeros(5)),
 )
 RATED_VECTORS: Vectors = {**{label: np.array([1.0, 0.0]) for label in RATINGS.labels}, CONTEXT.query: np.zeros(2)}
 
@@ -183,8 +182,7 @@ PAPERS = replace(
     probes=(),
     greedy={"rag_k": answer("[2]")},
     samples=("[1]",),
-    text_labels=None,
-    own_labels=None,
+    labelled=None,
 )
 PAPER_VECTORS: Vectors = {
     PAPERS.query: np.array([0.0, 1.0]),

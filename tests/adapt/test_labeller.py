@@ -40,7 +40,8 @@ def told(fitted: Labeller, someone: User, text: str, records: Sequence[Record]) 
     """Probabilities (L) of a text's labels by what it says, and given records."""
     texts = [*(record.input for record in someone.history), text]
     labelled = fitted.labelled(TASK, someone, [text], dict(zip(texts, encode(texts), strict=True)))
-    return np.exp(labelled.by_text(text)), np.exp(labelled.by_user(text, records))
+    found = labelled.labelled(text, records)
+    return np.exp(found.by_text_L), np.exp(found.by_user_L)
 
 
 def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does():

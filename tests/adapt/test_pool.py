@@ -22,8 +22,7 @@ CONTEXT = Context(
     probes=(answer("rag"), answer(None), answer("third probe")),
     greedy={"rag_k": answer("rag"), "zero_shot": answer("zero"), "rag_1": answer("not asked for")},
     samples=("sample", "zero", "sample"),
-    text_labels=None,
-    own_labels=None,
+    labelled=None,
 )
 
 

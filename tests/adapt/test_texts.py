@@ -39,8 +39,7 @@ CONTEXT = Context(
     probes=(answer(TWO), answer(None), answer(LONG)),
     greedy={"zero_shot": likely(ONE, -3.0, 4), "rag_k": likely(TWO, -1.0, 2), "rag_1": answer(LONG)},
     samples=(TWO, ONE, TWO, LONG),
-    text_labels=None,
-    own_labels=None,
+    labelled=None,
 )
 CUT = "cats and"
 POOL: Pool = {ONE: (ONE,), TWO: (TWO,), LONG: (LONG,), CUT: (ONE, LONG)}

@@ -92,6 +92,23 @@ def test_basis_finds_the_direction_in_which_users_differ():
     assert variances[0] > 5 * variances[1]
 
 
+def test_two_directions_that_few_groups_of_many_features_show_are_found():
+    """80 users of 7 groups, 48 features: each direction has to grow from what 80 users show of it."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(48, 2)))[0]
+    shared, deviations = rng.normal(size=48) * 0.3, rng.normal(size=(160, 2)) @ basis.T * 2.5
+    taught, new = (
+        choosing_users(shared + each, num_groups=7, seed=seed)
+        for seed, each in enumerate((deviations[:80], deviations[80:]))
+    )
+    offsets, new_offsets = taught.features_ND @ shared, new.features_ND @ shared
+    directions, variances = estimate_deviations(taught, offsets, start_variances(taught, offsets, 0, seed=0))
+    assert variances[1] > 5 * variances[2]
+    regression = Regression(new, new.features_ND @ directions[:, :2], new_offsets)
+    personal = group_losses(new, held_out_scores(regression, variances[:2], np.arange(new.num_groups) % 7)).mean()
+    assert personal < 0.7 * group_losses(new, new_offsets).mean()
+
+
 @pytest.mark.parametrize("num_users", [20, 200])
 def test_users_who_do_not_differ_stay_at_the_shared_head(num_users):
     nobody_differs = np.zeros((num_users, 6))
