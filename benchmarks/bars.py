@@ -1,7 +1,10 @@
 """The quality bars: what the finished runs of all sets must show, each passed or failed by the numbers alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hydra_ray.config import ReportConfig
 from hydra_ray.evaluate.intervals import Interval
@@ -80,7 +83,7 @@ def prompt_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
             f"On average {percentage(summary.average)}, where at least {MIN_GAIN:+.0%} is asked for; below by more "
             f"than the interval: {_listed(worse)}."
         ),
-        details=(summary_table(summary),),
+        details=(summary_table(summary), *_by_split(sets, bootstrap)),
     )
 
 
@@ -163,6 +166,37 @@ def harm_bar(sets: Sequence[SetRuns]) -> Bar:
 def _summary(sets: Sequence[SetRuns], pair: Callable[[SetRuns], Pair], bootstrap: ReportConfig) -> Summary:
     """A comparison on every set, under the sets' names: several sets may have the same task."""
     return summarize([replace(pair(each), task=each.name) for each in sets], bootstrap)
+
+
+def _by_split(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Iterator[str]:
+    """The gains over prompts for the users of each split that all sets have: where settings were searched on one, the
+    others show what is left of the gain."""
+    splits = {
+        each.name: np.array([_split_of(user_id) for user_id in each.default["users"]["user_id"]]) for each in sets
+    }
+    names = sorted(set.intersection(*({*own.tolist()} for own in splits.values())) - {""})
+    if not names:
+        return
+    yield "For the users of each split alone; a set's best prompt-based system is still that of all its users:"
+    lines = ["| users | average |" + "".join(f" {each.name} |" for each in sets), "|---" * (len(sets) + 2) + "|"]
+    for name in names:
+        pairs = [_of_users(compare_systems(each.default), splits[each.name] == name, each.name) for each in sets]
+        if not all(pair.second_U.any() for pair in pairs):
+            continue  # nothing is relative to 0
+        summary = summarize(pairs, bootstrap)
+        gains = [f"{percentage(gain.relative)}, {len(gain.pair.first_U):,} users" for gain in summary.gains]
+        lines.append("| " + " | ".join([name, percentage(summary.average), *gains]) + " |")
+    yield "\n".join(lines)
+
+
+def _split_of(user_id: str) -> str:
+    split, colon, _ = user_id.partition(":")
+    return split if colon else ""
+
+
+def _of_users(pair: Pair, is_kept_U: NDArray[np.bool_], name: str) -> Pair:
+    kept = {key: getattr(pair, key)[is_kept_U] for key in ("first_U", "second_U", "num_queries_U")}
+    return replace(pair, task=name, **kept)
 
 
 def _against_paper(each: SetRuns) -> Pair:

@@ -3,10 +3,10 @@
     HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE]
         [--paper [SET ...]] [--planted [SAMPLE ...]]
 
-Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the published
-method on the same users and the same generator, then samples with planted preferences. What the generator answered is
+Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then samples with
+planted preferences, then the published method on the same users and the same generator. What the generator answered is
 kept below the root, so a run that was stopped goes on where it was, and one with other heads asks nothing again.
-Writes QUALITY.md; exit status 1 where a bar is failed.
+Writes QUALITY.md, again after each run that adds to it; exit status 1 where a bar is failed.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bars import SetRuns, judge_bars
-from quality_page import bar_lines, quality_page
+from bars import Bar, SetRuns, judge_bars
+from quality_page import Curves, bar_lines, quality_page
 
 from hydra_ray.config import STAGE_NAMES, RunConfig, check_config, load_config
 from hydra_ray.errors import HydraError
@@ -54,6 +54,7 @@ CURVES: Mapping[str, Sequence[int]] = {
 """Settings that curves are drawn over, and their values. The number of folds says how many users teach a head, all but
 one fold's, while those who are evaluated stay the same."""
 PLANTED: Mapping[str, Sequence[str]] = {
+    "unseen": ("lamp.planted.seed=1", "lamp.planted.num_new_users=240"),
     "80-10": (),
     "40-10": ("lamp.planted.num_train_users=40",),
     "20-10": ("lamp.planted.num_train_users=20",),
@@ -69,9 +70,8 @@ PLANTED: Mapping[str, Sequence[str]] = {
         "probes.num_pseudo_queries=11",
         "drafts.num_pseudo_queries=11",
     ),
-    "unseen": ("lamp.planted.seed=1", "lamp.planted.num_new_users=240"),
 }
-"""The planted samples, each by what is different from planted.yaml. All but the last have the same new users."""
+"""The planted samples, each by what is different from planted.yaml. All but the first have the same new users."""
 JUDGED = "unseen"
 """No other sample judges the bars: this one has users whom nobody looked at when the settings were chosen."""
 
@@ -126,23 +126,31 @@ def measure(arguments: argparse.Namespace) -> bool:
     """Whether all bars are passed; true where the runs end before there is anything to judge."""
     root, until = arguments.root, arguments.until
     configs = {name: (set_config(name, root), paper_config(name, root)) for name in arguments.sets}
-    # All of HYDRA's own runs come first: what is stopped early has told the most.
-    runs = [own for own, _ in configs.values()]
-    runs += [paper for name, (_, paper) in configs.items() if name in arguments.paper]
-    planted = planted_configs(root, arguments.planted)
+    planted = dict(zip(arguments.planted, planted_configs(root, arguments.planted), strict=True))
+    owns = [own for own, _ in configs.values()]
+    papers = [paper for name, (_, paper) in configs.items() if name in arguments.paper]
     if until != "report":
-        for config in [*runs, *planted]:
+        for config in [*owns, *planted.values(), *papers]:
             personalize(config, until)
         return True
-    reports = {config.run: finish(config) for config in runs}
-    sets = [
-        SetRuns(name=name, default=reports[own.run], paper=reports.get(paper.run))
-        for name, (own, paper) in configs.items()
-    ]
-    samples = dict(zip(arguments.planted, map(finish, planted), strict=True))
-    curves = dict(curve_runs(arguments.sets, root)) if arguments.curves else {}
-    bars = judge_bars(sets, samples.get(JUDGED))
-    Path(arguments.page).write_text(quality_page(sets, bars, list(samples.values()), curves), encoding="utf-8")
+    reports = {config.run: finish(config) for config in owns}
+
+    def write_page(curves: Curves) -> list[Bar]:
+        """The page of what was run so far."""
+        sets = [
+            SetRuns(name=name, default=reports[own.run], paper=reports.get(paper.run))
+            for name, (own, paper) in configs.items()
+        ]
+        samples = {name: reports[config.run] for name, config in planted.items() if config.run in reports}
+        bars = judge_bars(sets, samples.get(JUDGED))
+        Path(arguments.page).write_text(quality_page(sets, bars, list(samples.values()), curves), encoding="utf-8")
+        return bars
+
+    # The published method takes longest and comes last: what is stopped early has told the most.
+    for config in [*planted.values(), *papers]:
+        write_page({})
+        reports[config.run] = finish(config)
+    bars = write_page(dict(curve_runs(arguments.sets, root)) if arguments.curves else {})
     print("\n".join([*bar_lines(bars), f"page: {arguments.page}"]))
     return all(bar.is_passed for bar in bars)
 

@@ -15,6 +15,10 @@ NOISE = [0.0, 1.0]
 """Qualities that differ from user to user: 0.5 on the average, and sure of nothing."""
 
 
+def with_user_ids(report: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    return {**report, "users": {**report["users"], "user_id": ids}}
+
+
 def changed(each: SetRuns, **qualities: list[float]) -> SetRuns:
     return replace(each, default=with_quality(each.default, **qualities))
 
@@ -43,6 +47,21 @@ def test_one_set_that_is_surely_worse_than_prompts_fails_the_bar_whatever_the_av
     # Behind by no more than the interval is no failure.
     sets[1] = changed(sets[1], hydra=NOISE, rag_k=[0.51])
     assert prompt_bar(sets, BOOTSTRAP).is_passed
+
+
+def test_the_gain_over_prompts_is_also_told_for_each_splits_users_alone(make_sets: MakeSets) -> None:
+    sets = make_sets(hydra=[0.6, 0.4])  # alternating users, of whom the first are those of dev
+    ids = [f"{split}:{number}" for number in range(20) for split in ("dev", "train")]
+    sets = [replace(each, default=with_user_ids(each.default, ids)) for each in sets]
+    (table,) = [each for each in prompt_bar(sets, BOOTSTRAP).details if each.startswith("| users | average |")]
+    cells = {line.split(" | ")[0]: line for line in table.splitlines()[2:]}
+    assert cells.keys() == {"| dev", "| train"}
+    assert cells["| dev"].count("+50.0% [+50.0%, +50.0%]") == 1 + len(sets)
+    assert cells["| train"].count("+0.0% [+0.0%, +0.0%]") == 1 + len(sets)
+    assert cells["| dev"].count("20 users") == len(sets)
+    # A split that one set lacks, and users of no split, are told with all others only.
+    sets[0] = replace(sets[0], default=with_user_ids(sets[0].default, [user_id.replace(":", "-") for user_id in ids]))
+    assert len(prompt_bar(sets, BOOTSTRAP).details) == 1
 
 
 def test_rivals_must_be_behind_on_the_average_with_an_interval_and_ahead_nowhere(make_sets: MakeSets) -> None:

@@ -1,9 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import quality
+from synthetic import CLASSIFICATION
 
 from hydra_ray.config import RunConfig, load_config
+from hydra_ray.errors import HydraError
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,25 @@ def test_no_two_runs_share_a_folder() -> None:
         for setting in quality.CURVES:
             configs += quality.curve_configs(name, "/runs", setting)
     assert len({config.run for config in configs}) == len(configs)
+
+
+def test_a_run_that_fails_leaves_the_page_of_those_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_report: Callable[..., dict[str, Any]]
+) -> None:
+    def finish(config: RunConfig) -> dict[str, Any]:
+        if config.run == "lamp2n-paper":
+            raise HydraError("no room is left")
+        if config.lamp.task == "planted":
+            return make_report(CLASSIFICATION, config.run, lamp=config.lamp.model_dump())
+        return make_report(CLASSIFICATION, config.run)
+
+    monkeypatch.setattr(quality, "finish", finish)
+    page = tmp_path / "QUALITY.md"
+    monkeypatch.setattr("sys.argv", ["quality.py", "LaMP_2N", "--planted", quality.JUDGED, "--page", str(page)])
+    assert quality.main() == 2
+    found = page.read_text(encoding="utf-8")
+    assert "The planted sample (40 new users)" in found
+    assert "The published method was not run on LaMP_2N" in found
 
 
 def test_without_a_folder_of_sets_the_message_says_what_to_set(
