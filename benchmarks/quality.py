@@ -1,7 +1,7 @@
 """Is it worth it? Every LaMP set that is there, cross-fitted over all of its users: HYDRA, its controls, its rivals.
 
     HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE]
-        [--paper [SET ...]] [--planted [SAMPLE ...]]
+        [--paper [SET ...]] [--planted [SAMPLE ...]] [--curves [SET ...]]
 
 Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then samples with
 planted preferences, then the published method on the same users and the same generator. What the generator answered is
@@ -107,10 +107,14 @@ def parse() -> argparse.Namespace:
         metavar="SAMPLE",
         help="planted samples",
     )
-    parser.add_argument("--curves", action="store_true", help="also run every set with other settings; takes hours")
+    parser.add_argument(
+        "--curves", nargs="*", choices=SETS, metavar="SET", help="sets to run with other settings too; takes hours"
+    )
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; all by default")
     arguments = parser.parse_args()
     arguments.sets = arguments.sets or list(SETS)
+    # None where the option is not there, and empty where it names no set.
+    arguments.curves = [] if arguments.curves is None else arguments.curves or arguments.sets
     unknown = set(arguments.sets) - set(SETS)
     if unknown:
         parser.error(f"got the sets {sorted(unknown)}; expected some of {', '.join(SETS)}")
@@ -150,7 +154,7 @@ def measure(arguments: argparse.Namespace) -> bool:
     for config in [*planted.values(), *papers]:
         write_page({})
         reports[config.run] = finish(config)
-    bars = write_page(dict(curve_runs(arguments.sets, root)) if arguments.curves else {})
+    bars = write_page(dict(curve_runs(arguments.curves, root)))
     print("\n".join([*bar_lines(bars), f"page: {arguments.page}"]))
     return all(bar.is_passed for bar in bars)
 
