@@ -120,12 +120,14 @@ def personal_bar(sets: Sequence[SetRuns], planted: Report | None, bootstrap: Rep
         rival: _summary(sets, lambda each, rival=rival: compare_systems(each.default, PERSONAL, rival), bootstrap)
         for rival in (SHARED, SHUFFLED)
     }
-    shared = summaries[SHARED].gains
+    shared, shuffled = (summaries[rival].gains for rival in (SHARED, SHUFFLED))
     worse = [gain for gain in shared if _is_below_zero(gain.difference)]
     too_small = [gain for gain in shared if _is_open(gain.difference)]
+    not_own = [gain for gain in shuffled if not _is_above_zero(gain.difference)]
     sentences = [
         f"Personal {MINUS} shared heads is on average {percentage(summaries[SHARED].average)}; personal heads are "
-        f"shown to be worse on: {_listed(worse)}; too small to tell them apart: {_listed(too_small)}."
+        f"shown to be worse on: {_listed(worse)}; too small to tell them apart: {_listed(too_small)}; not shown "
+        f"to be better than shuffled heads: {_listed(not_own)}."
     ]
     is_separated = planted is not None and all(
         _is_above_zero(_difference(planted, PERSONAL, rival)) for rival in (SHARED, SHUFFLED)
@@ -133,7 +135,7 @@ def personal_bar(sets: Sequence[SetRuns], planted: Report | None, bootstrap: Rep
     sentences.append(_planted_sentence(planted, is_separated))
     return Bar(
         title="Personal heads against shared and shuffled ones",
-        is_passed=not worse and (is_separated or not too_small),
+        is_passed=not worse and (is_separated or not (too_small or not_own)),
         verdict=" ".join(sentences),
         details=(_personal_table(sets, summaries),),
     )

@@ -147,14 +147,18 @@ def measure(arguments: argparse.Namespace) -> bool:
         ]
         samples = {name: reports[config.run] for name, config in planted.items() if config.run in reports}
         bars = judge_bars(sets, samples.get(JUDGED))
-        Path(arguments.page).write_text(quality_page(sets, bars, list(samples.values()), curves), encoding="utf-8")
+        Path(arguments.page).write_text(quality_page(sets, bars, samples, curves), encoding="utf-8")
         return bars
 
     # The published method takes longest and comes last: what is stopped early has told the most.
+    bars = write_page({})
     for config in [*planted.values(), *papers]:
-        write_page({})
         reports[config.run] = finish(config)
-    bars = write_page(dict(curve_runs(arguments.curves, root)))
+        bars = write_page({})
+    curves: dict[str, Mapping[str, Sequence[Report]]] = {}
+    for name, by_setting in curve_runs(arguments.curves, root):
+        curves[name] = by_setting
+        write_page(curves)
     print("\n".join([*bar_lines(bars), f"page: {arguments.page}"]))
     return all(bar.is_passed for bar in bars)
 

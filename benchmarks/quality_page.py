@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from bars import PERSONAL, SHARED, SHUFFLED, Bar, SetRuns
+from bars import PERSONAL, ROUTED, SHARED, SHUFFLED, Bar, SetRuns
 
 from hydra_ray.evaluate.curves import curve_over_runs, curve_table
 from hydra_ray.evaluate.systems import HYDRA, RAG, SYSTEMS
@@ -25,11 +25,11 @@ Curves = Mapping[str, Mapping[str, Sequence[Report]]]
 _TRAIN_USERS, _NUM_RECORDS = "num_train_users", "num_records"
 
 
-def quality_page(sets: Sequence[SetRuns], bars: Sequence[Bar], planted: Sequence[Report], curves: Curves) -> str:
+def quality_page(sets: Sequence[SetRuns], bars: Sequence[Bar], planted: Mapping[str, Report], curves: Curves) -> str:
     """The page, in Markdown.
 
     Args:
-        planted: runs on planted samples of several sizes; empty where they were not run.
+        planted: runs on planted samples by name; empty where they were not run.
         curves: empty where they were not run.
     """
     sections = ["# Quality", _about(sets), _verdicts(bars), "## All systems", _systems_table(sets)]
@@ -110,30 +110,32 @@ def _gate_table(sets: Sequence[SetRuns]) -> str:
     return table(heads, rows)
 
 
-def _planted_section(planted: Sequence[Report]) -> Iterator[str]:
+def _planted_section(planted: Mapping[str, Report]) -> Iterator[str]:
     if not planted:
         yield "Not run (`--planted`)."
         return
-    ordered = sorted(planted, key=lambda each: (_size(each)[_NUM_RECORDS], _size(each)[_TRAIN_USERS]))
-    shown = [each for each in ordered if _planted_verdict(each) == "better"]
+    ordered = sorted(planted, key=lambda name: (_size(planted[name])[_NUM_RECORDS], _size(planted[name])[_TRAIN_USERS]))
+    shown = [name for name in ordered if _planted_verdict(planted[name]) == "better"]
     yield (
-        f"Users whose preferences are known, in samples of several sizes. Personal heads are shown to be better than "
-        f"shared ones in {len(shown)} of {counted(len(planted), 'sample')}: {_sizes(shown)}."
+        "Users whose preferences are known, in samples of several sizes. Personal heads are shown to be better than "
+        f"shared ones in {len(shown)} of {counted(len(planted), 'sample')}: {', '.join(shown) or 'none'}."
     )
     pairs = ((PERSONAL, SHARED), (PERSONAL, SHUFFLED))
-    names = (RAG, SHARED, PERSONAL, SHUFFLED)
+    names = (RAG, SHARED, ROUTED, PERSONAL, SHUFFLED)
     rows = [
         [
-            str(_size(each)[_NUM_RECORDS]),
-            str(_size(each)[_TRAIN_USERS]),
-            str(each["num_users"]),
-            *(plain_figure(each["systems"][name]["quality"]["value"]) for name in names),
-            *(signed_with_bounds(each["differences"][first][second]["accuracy"]) for first, second in pairs),
+            name,
+            str(_size(planted[name])[_NUM_RECORDS]),
+            str(_size(planted[name])[_TRAIN_USERS]),
+            str(planted[name]["num_users"]),
+            *(plain_figure(planted[name]["systems"][each]["quality"]["value"]) for each in names),
+            *(signed_with_bounds(planted[name]["differences"][first][second]["accuracy"]) for first, second in pairs),
         ]
-        for each in ordered
+        for name in ordered
     ]
-    heads = ["RAG", "shared", "personal", "shuffled", f"personal {MINUS} shared", f"personal {MINUS} shuffled"]
-    yield table(["records a user", "training users", "new users", *heads], rows)
+    heads = ["RAG", "shared", "routed", "personal", "shuffled"]
+    heads += [f"personal {MINUS} shared", f"personal {MINUS} shuffled"]
+    yield table(["sample", "records a user", "training users", "new users", *heads], rows)
 
 
 def _planted_verdict(report: Report) -> str:
@@ -142,11 +144,6 @@ def _planted_verdict(report: Report) -> str:
 
 def _size(report: Report) -> Mapping[str, int]:
     return report["config"]["lamp"]["planted"]
-
-
-def _sizes(reports: Sequence[Report]) -> str:
-    listed = (f"{_size(each)[_NUM_RECORDS]} records and {_size(each)[_TRAIN_USERS]} training users" for each in reports)
-    return "; ".join(listed) or "none"
 
 
 def _history_section(sets: Sequence[SetRuns]) -> Iterator[str]:

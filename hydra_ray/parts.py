@@ -176,7 +176,7 @@ def make_labeller(plan: Plan) -> Counters:
         return {}
     base = plan.config.adapter.base
     encode = open_encoder(base.encoder, base.max_text_tokens)
-    users = sampled_users(user for bucket in plan.users.buckets for user in _users(plan, bucket))
+    users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in _users(plan, bucket)))
     fit_labeller(plan.task, users, encode).write(plan.labeller.folder)
     return {"records": sum(len(user.history) for user in users)}
 

@@ -210,7 +210,9 @@ class _Maker:
         population = self.taught(f"{name}.heads")
         num_trusted = sum(each in TRUSTED_NAMES for each in names)
         fitted = {"trusted": num_trusted} if num_trusted else {}
-        settings = {"heads": _heads_settings(section.heads), **fitted}
+        # What judges the heads differs only where the base was trained on some of the users.
+        judged = {"judges": "unseen users"} if section.base.num_epochs and "lowrank" in section.heads.kinds else {}
+        settings = {"heads": _heads_settings(section.heads), **fitted, **judged}
         heads = self.stage(f"{name}.heads", 4, settings, [features, *population])
         return ScorerPlan(
             config=section,

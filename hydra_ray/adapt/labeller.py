@@ -1,14 +1,15 @@
 """What all users' records teach about the labels of texts: what a text says, and what its writer's other records add.
 
 It learns from histories alone, so no target of a query is seen in any fold. A user's texts are labelled by weights that
-have not seen the user: pseudo-queries are records, and their targets must not be in there.
+were not fitted to the user's records: pseudo-queries are records, and their targets must not be in there. (The few
+weights of the second step see them from afar: its inputs come from text classifiers of other folds.)
 
 Letters in shape suffixes: N records, L labels.
 """
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from hydra_ray.config import RunConfig, Task
 from hydra_ray.records import Record, User
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors, nearness
 from hydra_ray.scorer.shared import user_fold
-from hydra_ray.seeds import seed_of
+from hydra_ray.seeds import rng_of, seed_of
 
 MAX_RECORDS = 20_000
-"""Whole users are taken until they have as many."""
+"""Users are taken until they have as many."""
+MAX_USER_RECORDS = 500
+"""Records of one user that teach, each beside all others: a longer history would cost its square."""
 _ARRAYS = "labeller.safetensors"
 
 
@@ -122,11 +125,14 @@ def evidence(
     )
 
 
-def sampled_users(users: Iterable[User]) -> list[User]:
-    """Users who have MAX_RECORDS records together, or a little more, chosen by a hash; no more are held at once."""
+def sampled_users(task: Task, users: Iterable[User]) -> list[User]:
+    """Users with the records that teach, MAX_RECORDS together or a little more, chosen by a hash; no more are held at
+    once."""
     chosen: list[tuple[int, str, User]] = []  # a heap whose first is the next to go
     num_records = 0
-    for user in users:
+    for user in (_taught_by(task, each) for each in users):
+        if not user.history:
+            continue
         heapq.heappush(chosen, (-seed_of(0, "labeller", user.user_id), user.user_id, user))
         num_records += len(user.history)
         while num_records - len(chosen[0][2].history) >= MAX_RECORDS:
@@ -134,8 +140,17 @@ def sampled_users(users: Iterable[User]) -> list[User]:
     return [user for *_, user in sorted(chosen, key=lambda each: each[:2])]
 
 
+def _taught_by(task: Task, user: User) -> User:
+    """The user with no other records than those that teach."""
+    shown = labelled_records(task, user.history)
+    if len(shown) > MAX_USER_RECORDS:
+        kept = rng_of(0, "labeller", user.user_id).choice(len(shown), MAX_USER_RECORDS, replace=False)
+        shown = [shown[place] for place in sorted(kept)]
+    return replace(user, history=tuple(shown))
+
+
 def fit_labeller(task: Task, users: Sequence[User], encode: Encode) -> Labeller:
-    """The weights that users' records teach."""
+    """The weights that users' records teach; `sampled_users` bounds what it takes."""
     asked = [(user.user_id, record) for user in users for record in labelled_records(task, user.history)]
     texts = list(dict.fromkeys(record.input for _, record in asked))
     known = texts or [""]

@@ -61,8 +61,9 @@ def fit_own_labels(task: Task, evidences: Iterable[Evidence], labels_N: Ints, fo
         labels_N: the records' labels.
         fold_N: of each record's user.
     """
-    inputs = [label_inputs(evidence, task) for evidence in evidences]
-    inputs_NLI = np.array(inputs).reshape(len(inputs), *label_inputs(_nothing(task), task).shape)
+    inputs_NLI = np.empty((len(labels_N), *label_inputs(_nothing(task), task).shape))
+    for place, evidence in enumerate(evidences):
+        inputs_NLI[place] = label_inputs(evidence, task)
     weights = [_fit(inputs_NLI[fold_N != fold], labels_N[fold_N != fold]) for fold in range(NUM_USER_FOLDS)]
     return OwnLabels(weights_KI=np.stack(weights))
 

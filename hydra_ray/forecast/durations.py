@@ -32,6 +32,8 @@ _SECONDS: Mapping[str, tuple[float, float]] = {
     "report": (1, 0.005),
 }
 """Fixed and per user; of asking stages without the generator's own time."""
+_MOST_USERS = {"adapter.labeller": 1000}
+"""Of a stage that reads a sample of users: more do not make it longer."""
 _EPOCH_SECONDS = (3.0, 0.1)
 """The same for an epoch of training one base."""
 
@@ -73,4 +75,4 @@ def _expected(name: str, settings: RunConfig | Mapping[str, Any], num_users: flo
     num_epochs = plain[scorer]["base"]["num_epochs"] if step == "base" else 0
     num_bases = plain["users"]["num_folds"] if num_epochs else 1
     trained = num_epochs * (_EPOCH_SECONDS[0] + _EPOCH_SECONDS[1] * num_users)
-    return num_bases * (fixed + trained) + per_user * num_users
+    return num_bases * (fixed + trained) + per_user * min(num_users, _MOST_USERS.get(name, num_users))

@@ -147,7 +147,9 @@ def make_population(job: HeadJob) -> None:
         population = replace(population, network_K=start_network(scaled, config))
     if part.histories_UH.shape[1]:
         offsets_N = shared_scores(part, population)[teaches_G[part.table.group_of_candidate()]]
-        routed = fit_routed_heads(scaled, offsets_N, part.histories_UH, user_fold_U, config.seed)
+        # Where the base has seen nobody, a fold of users judges.
+        is_judge_U = user_fold_U == 0 if part.is_unseen_U.all() else part.is_unseen_U
+        routed = fit_routed_heads(scaled, offsets_N, part.histories_UH, is_judge_U, config.seed)
         population = replace(population, routed=rescaled(routed, population.scales_D))
     population.write(job.population_folder, f"{job.population.fingerprint}-{job.fold}")
 

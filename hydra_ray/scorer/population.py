@@ -168,27 +168,37 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -
 
 
 def choose_factors(
-    table: GroupTable, offsets_N: Floats, start_D: Floats, user_half_U: Ints, fold_G: Ints, ranks: Sequence[int]
+    table: GroupTable,
+    offsets_N: Floats,
+    start_D: Floats,
+    user_half_U: Ints,
+    is_judge_U: Bools,
+    fold_G: Ints,
+    ranks: Sequence[int],
 ) -> dict[int, float]:
     """For each rank the factor of the prior variances with the lowest loss on held-out groups of users who did not
     teach the basis.
 
-    Each half of the users judges what the other half teaches: a basis fits the users it was learned from far too well.
-    0, which leaves everybody at the shared head, where nothing helps, or nobody is left to judge.
+    The judges in each half of the users judge what the other half teaches: a basis fits the users it was learned from
+    far too well. 0, which leaves everybody at the shared head, where nothing helps, or nobody is left to judge.
+
+    Args:
+        is_judge_U: the users whom the base was not trained on.
     """
     losses = {rank: dict.fromkeys(VARIANCE_FACTORS, 0.0) for rank in ranks}
-    half_G = user_half_U[table.user_of_group()]
-    for half in np.unique(half_G):
-        taught, judged = table.select(half_G != half).without_empty_users(), table.select(half_G == half)
+    half_G, may_judge_G = user_half_U[table.user_of_group()], is_judge_U[table.user_of_group()]
+    for half in np.unique(half_G[may_judge_G]):
+        teaches_G, judges_G = half_G != half, (half_G == half) & may_judge_G
+        taught, judged = table.select(teaches_G).without_empty_users(), table.select(judges_G)
         if not taught.num_groups:
             return dict.fromkeys(ranks, 0.0)
-        is_judged_N = (half_G == half)[table.group_of_candidate()]
-        directions, values = estimate_deviations(taught, offsets_N[~is_judged_N], start_D)
+        teaches_N, judges_N = (is_kept_G[table.group_of_candidate()] for is_kept_G in (teaches_G, judges_G))
+        directions, values = estimate_deviations(taught, offsets_N[teaches_N], start_D)
         for rank in ranks:
             inputs_NR = judged.features_ND @ directions[:, :rank]
-            regression = Regression(judged, inputs_NR, offsets_N[is_judged_N])
+            regression = Regression(judged, inputs_NR, offsets_N[judges_N])
             for factor in VARIANCE_FACTORS:
-                scores_N = held_out_scores(regression, factor * values[:rank], fold_G[half_G == half])
+                scores_N = held_out_scores(regression, factor * values[:rank], fold_G[judges_G])
                 losses[rank][factor] += float(group_losses(judged, scores_N).sum())
     return {rank: min(own, key=own.__getitem__) for rank, own in losses.items()}
 
@@ -246,7 +256,7 @@ def fit_population(
         directions, values = estimate_deviations(scaled, offsets_N, start_D)
         basis = directions[:, : max(ranks)]
         distinct = sorted({min(rank, len(scales)) for rank in ranks})
-        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, fold_G, distinct)
+        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, is_judge_U, fold_G, distinct)
         variances = {rank: factor * values[:rank] for rank, factor in factors.items()}
     query_head, pseudo_head = (
         SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads

@@ -46,19 +46,20 @@ class RoutedHeads:
 
 
 def fit_routed_heads(
-    table: GroupTable, offsets_N: Floats, histories_UH: Floats, user_fold_U: Ints, seed: int
+    table: GroupTable, offsets_N: Floats, histories_UH: Floats, is_judge_U: Bools, seed: int
 ) -> RoutedHeads:
     """The heads and the gate that explain all training users' groups best.
 
     Args:
         table: every group teaches; features vary by about 1 within a group.
         offsets_N: the shared head's scores, held out.
-        user_fold_U: the first fold of users judges the ridge, and whether the heads help; if not, they add nothing.
+        is_judge_U: the users whose losses choose the ridge, by heads that they did not teach, and decide whether the
+            heads help; if not, they add nothing.
     """
     means = histories_UH.mean(axis=0)
     components = _components(histories_UH - means)
     problem = _Problem(table, offsets_N, (histories_UH - means) @ components.T, seed)
-    judges_G = (user_fold_U == 0)[table.user_of_group()]
+    judges_G = is_judge_U[table.user_of_group()]
     everybody = np.ones(table.num_groups)
     losses = {np.inf: group_losses(table, offsets_N)[judges_G].mean()} if judges_G.any() else {}
     if judges_G.any() and not judges_G.all():

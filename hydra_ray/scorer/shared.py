@@ -114,7 +114,8 @@ def fit_shared_heads(
 
 def _judges(may_judge_G: Bools, is_kind_G: Bools) -> Bools:
     """The groups that choose: of the kind and of users who may judge, as far as there are any."""
-    wanted = (may_judge_G & is_kind_G, is_kind_G, np.ones(len(is_kind_G), bool))
+    is_kind_G = is_kind_G if is_kind_G.any() else np.ones(len(is_kind_G), bool)
+    wanted = (may_judge_G & is_kind_G, is_kind_G)
     return next(each for each in wanted if each.any())
 
 

@@ -103,6 +103,13 @@ def test_personal_heads_that_no_set_can_tell_from_shared_ones_need_the_planted_s
     assert not personal_bar(sets, mixed_up, BOOTSTRAP).is_passed
 
 
+def test_personal_heads_that_are_no_better_than_others_heads_are_not_personal(make_sets: MakeSets) -> None:
+    assert personal_bar(make_sets(hydra_personal=[0.5]), None, BOOTSTRAP).is_passed
+    bar = personal_bar(make_sets(hydra_personal=[0.5], hydra_shuffled=[0.6]), None, BOOTSTRAP)
+    assert not bar.is_passed
+    assert "better than shuffled heads: news (" in bar.verdict
+
+
 def test_personal_heads_that_are_surely_worse_somewhere_fail_their_bar(
     make_sets: MakeSets, reports: dict[str, dict[str, Any]]
 ) -> None:

@@ -29,7 +29,7 @@ def rows(page: str, heading: str) -> dict[str, list[str]]:
 
 def test_every_bar_has_its_word_and_its_numbers_on_the_page_as_in_print(sets: list[SetRuns]) -> None:
     bars = judge_bars(sets, None)
-    page = quality_page(sets, bars, [], {})
+    page = quality_page(sets, bars, {}, {})
     printed = list(bar_lines(bars))
     for number, (bar, line) in enumerate(zip(bars, printed, strict=True), start=1):
         assert f"## Bar {number}: {bar.title}\n\n**{bar.word}.** {bar.verdict}" in page
@@ -39,7 +39,7 @@ def test_every_bar_has_its_word_and_its_numbers_on_the_page_as_in_print(sets: li
 
 def test_every_system_of_every_set_stands_in_one_table_with_its_interval(sets: list[SetRuns]) -> None:
     sets = [*sets[:-1], replace(sets[-1], paper=None)]
-    table = rows(quality_page(sets, judge_bars(sets, None), [], {}), "All systems")
+    table = rows(quality_page(sets, judge_bars(sets, None), {}, {}), "All systems")
     for place, each in enumerate(sets):
         best = each.default["best_prompt_baseline"]
         for name, system in each.default["systems"].items():
@@ -54,7 +54,7 @@ def test_every_system_of_every_set_stands_in_one_table_with_its_interval(sets: l
 
 
 def test_the_gates_choices_are_shares_of_the_queries(sets: list[SetRuns]) -> None:
-    table = rows(quality_page(sets, judge_bars(sets, None), [], {}), "What the gate chose")
+    table = rows(quality_page(sets, judge_bars(sets, None), {}, {}), "What the gate chose")
     for each in sets:
         shares = [float(cell.rstrip("%")) for cell in table[each.name][:-2]]
         assert sum(shares) == pytest.approx(100, abs=0.2)
@@ -65,18 +65,18 @@ def test_planted_samples_stand_in_the_order_of_their_size(sets: list[SetRuns], m
         sample = {"num_records": num_records, "num_train_users": num_train_users}
         return make_report(CLASSIFICATION, "planted", lamp={"task": "planted", "planted": sample})
 
-    samples = [planted(10, 80), planted(10, 20), planted(5, 80)]
-    page = quality_page(sets, judge_bars(sets, samples[0]), samples, {})
+    samples = {"large": planted(10, 80), "few": planted(10, 20), "short": planted(5, 80)}
+    page = quality_page(sets, judge_bars(sets, samples["large"]), samples, {})
     section = page.split("## Planted preferences\n")[1].split("\n## ")[0]
-    sizes = re.findall(r"^\| (\d+) \| (\d+) \| 40 \|", section, flags=re.MULTILINE)
-    assert sizes == [("5", "80"), ("10", "20"), ("10", "80")]
-    difference = samples[0]["differences"]["hydra_personal"]["hydra_shared"]["accuracy"]
+    sizes = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| 40 \|", section, flags=re.MULTILINE)
+    assert sizes == [("short", "5", "80"), ("few", "10", "20"), ("large", "10", "80")]
+    difference = samples["large"]["differences"]["hydra_personal"]["hydra_shared"]["accuracy"]
     num_shown = 3 if difference["low"] > 0 else 0
     assert f"in {num_shown} of 3 samples" in section
 
 
 def test_what_was_not_run_is_said(sets: list[SetRuns]) -> None:
-    page = quality_page(sets, judge_bars(sets, None), [], {})
+    page = quality_page(sets, judge_bars(sets, None), {}, {})
     assert "Not run (`--planted`)" in page
     assert "Not run (`--curves`)" in page
 
@@ -88,6 +88,6 @@ def test_a_curve_over_a_setting_has_one_line_a_run(sets: list[SetRuns], make_rep
 
 
 def test_seconds_are_summed_over_the_steps_of_a_stage(sets: list[SetRuns]) -> None:
-    table = rows(quality_page(sets, judge_bars(sets, None), [], {}), "Seconds by stage")
+    table = rows(quality_page(sets, judge_bars(sets, None), {}, {}), "Seconds by stage")
     assert table["run"] == ["probes", "reranker", "together"]
     assert table["news"] == ["60", "12", "72"]

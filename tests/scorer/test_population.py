@@ -75,12 +75,37 @@ def test_estimated_variances_are_those_of_simulated_users_within_two_fifths():
     np.testing.assert_allclose(found.sum(), (deviations**2).sum(), rtol=0.25)
 
 
+def factors(table, ranks, *, is_judge=True):
+    num_users = table.num_users
+    return choose_factors(
+        table,
+        table.features_ND[:, :6] @ SHARED,
+        np.full(table.features_ND.shape[1], 0.3),
+        np.arange(num_users) % 2,
+        np.broadcast_to(is_judge, num_users),
+        np.arange(table.num_groups) % 4,
+        ranks,
+    )
+
+
 def test_factors_of_several_ranks_are_those_of_each_alone():
     table = planted(random_deviations(60, 1.0, seed=7))
-    arguments = (table, table.features_ND @ SHARED, np.full(6, 0.3), np.arange(60) % 2, np.arange(table.num_groups) % 4)
-    together = choose_factors(*arguments, [2, 4, 6])
-    assert together == {rank: choose_factors(*arguments, [rank])[rank] for rank in (2, 4, 6)}
+    together = factors(table, [2, 4, 6])
+    assert together == {rank: factors(table, [rank])[rank] for rank in (2, 4, 6)}
     assert all(together.values())
+
+
+def test_only_users_whom_the_base_has_not_seen_judge_the_basis():
+    """A feature tells most users' targets, for or against, but is noise for those that the base was not trained on."""
+    rng = np.random.default_rng(9)
+    table = planted(np.zeros((80, 6)))
+    is_unseen = np.arange(80) % 5 == 0
+    signs = np.where(is_unseen, 0, rng.choice([-1, 1], 80))[table.user_of_candidate()]
+    leaked = signs * 3 * table.targets_N + rng.normal(size=len(table.targets_N))
+    leaky = replace(table, features_ND=np.hstack([table.features_ND, leaked[:, None]]))
+    assert factors(leaky, [1])[1] > 0
+    assert factors(leaky, [1], is_judge=is_unseen)[1] == 0
+    assert factors(leaky, [1], is_judge=False)[1] == 0
 
 
 def test_basis_finds_the_direction_in_which_users_differ():

@@ -8,7 +8,6 @@ from scipy.optimize import check_grad
 from hydra_ray.scorer import routed
 from hydra_ray.scorer.heads import group_losses
 from hydra_ray.scorer.routed import fit_routed_heads, rescaled
-from hydra_ray.scorer.shared import NUM_USER_FOLDS
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3])
 KINDS = np.array([[1.5, 0.0, 0.0, 0.0], [0.0, 1.5, -1.0, 0.0], [-1.5, 0.0, 1.0, 0.0]])
@@ -26,8 +25,8 @@ def kinds_of_users(num_users, seed, *, is_visible=True):
     return table, table.features_ND @ (SHARED + KINDS.mean(axis=0)), histories
 
 
-def folds(num_users):
-    return np.arange(num_users) % NUM_USER_FOLDS
+def judges(num_users):
+    return np.arange(num_users) % 5 == 0
 
 
 def new_users_losses(heads, seed, *, is_visible=True):
@@ -39,7 +38,7 @@ def new_users_losses(heads, seed, *, is_visible=True):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_routed_heads(*kinds_of_users(150, 0), folds(150), seed=0)
+    return fit_routed_heads(*kinds_of_users(150, 0), judges(150), seed=0)
 
 
 def test_a_user_s_mixture_sums_to_one(fitted):
@@ -63,8 +62,19 @@ def test_kinds_that_histories_tell_are_found_in_new_users(fitted):
 @pytest.mark.parametrize("num_users", [30, 150])
 def test_histories_that_say_nothing_leave_the_shared_head(num_users):
     users = kinds_of_users(num_users, 0, is_visible=False)
-    shared, own = new_users_losses(fit_routed_heads(*users, folds(num_users), seed=0), seed=2, is_visible=False)
+    shared, own = new_users_losses(fit_routed_heads(*users, judges(num_users), seed=0), seed=2, is_visible=False)
     assert own < shared + 0.02
+
+
+def test_what_only_the_users_of_the_base_have_is_not_used_where_the_others_judge():
+    """One feature tells the target of users that the base was trained on, and nothing of all others."""
+    table, offsets, histories = kinds_of_users(150, 7, is_visible=False)
+    is_unseen = np.arange(150) % 4 == 0
+    noise = np.random.default_rng(8).normal(size=len(table.targets_N))
+    leaked = np.where(is_unseen[table.user_of_candidate()], noise, table.targets_N)
+    leaky = replace(table, features_ND=np.hstack([table.features_ND, leaked[:, None]]))
+    judged, trusting = (fit_routed_heads(leaky, offsets, histories, who, 0) for who in (is_unseen, judges(150)))
+    assert np.abs(judged.deviations_ED[:, -1]).max() < 0.2 * np.abs(trusting.deviations_ED[:, -1]).max()
 
 
 def test_nothing_is_fitted_per_user(fitted):
@@ -108,7 +118,7 @@ def test_heads_serve_features_in_their_own_units(fitted):
 @pytest.mark.parametrize("num_users", [1, 2])
 def test_one_or_two_users_are_scored_somehow(num_users):
     table, offsets, histories = kinds_of_users(num_users, 6)
-    for fold in (0, 3):
-        heads = fit_routed_heads(table, offsets, histories, np.full(num_users, fold), seed=0)
+    for is_judge in (True, False):
+        heads = fit_routed_heads(table, offsets, histories, np.full(num_users, is_judge), seed=0)
         scores = heads.scores(table.features_ND, offsets, histories, table.user_of_candidate())
         np.testing.assert_allclose(scores, offsets)

@@ -172,14 +172,15 @@ def test_ridge_shrinks_where_features_are_noise():
     assert np.abs(weights[:32]).mean() < 0.1 * np.abs(weights[32:]).max()
 
 
-def test_only_users_whom_the_base_has_not_seen_judge_the_ridge():
+@pytest.mark.parametrize("is_pseudo", [True, False])
+def test_only_users_whom_the_base_has_not_seen_judge_the_ridge(is_pseudo):
     # The first feature is what an overfitted base makes: perfect for users it was trained on, noise for the others.
     rng = np.random.default_rng(7)
     table = choosing_users(same_weights(40), num_groups=5)
     is_unseen = np.arange(40) % 4 == 0
     leaked = np.where(is_unseen[table.user_of_candidate()], rng.normal(size=len(table.targets_N)), table.targets_N)
     leaky = replace(table, features_ND=np.hstack([leaked[:, None], table.features_ND]))
-    judged, trusting = (fit(leaky, num_learned=1, is_judge=who)[0] for who in (is_unseen, True))
+    judged, trusting = (fit(leaky, is_pseudo, num_learned=1, is_judge=who)[0] for who in (is_unseen, True))
     assert abs(judged.weights_D[0]) < 0.2 * abs(trusting.weights_D[0])
 
 
