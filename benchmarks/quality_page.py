@@ -76,11 +76,14 @@ def _systems_table(sets: Sequence[SetRuns]) -> str:
     present = [name for name in SYSTEMS if any(name in each.default["systems"] for each in sets)]
     titles = {name: _title([each.default for each in sets], name) for name in present}
     rows = [[titles[name], *(_system_cell(each.default, name) for each in sets)] for name in present]
-    paper = ["Published method", *(_system_cell(each.paper, HYDRA) if each.paper else "not run" for each in sets)]
+    papers = [
+        [title, *(_system_cell(each.paper, name) if each.paper else "not run" for each in sets)]
+        for title, name in (("Published method", HYDRA), ("Published method, routed shared heads", ROUTED))
+    ]
     place = present.index(HYDRA)
     heads = [f"{each.name}<br>{each.default['quality_title']}" for each in sets]
     note = "Bold: HYDRA, and the best prompt-based system of each set.\n\n"
-    return note + table(["system", *heads], [*rows[:place], paper, *rows[place:]])
+    return note + table(["system", *heads], [*rows[:place], *papers, *rows[place:]])
 
 
 def _title(reports: Sequence[Report], name: str) -> str:

@@ -48,7 +48,7 @@ def make_sets(reports: dict[str, dict[str, Any]]) -> Callable[..., list[SetRuns]
             SetRuns(
                 name=name,
                 default=with_quality({**report, "best_prompt_baseline": "rag_k"}, **{**rivals, **qualities}),
-                paper=with_quality({**report, "run": f"{name}-paper"}, hydra=[0.4]),
+                paper=with_quality({**report, "run": f"{name}-paper"}, hydra=[0.4], hydra_routed=[0.4]),
             )
             for name, report in reports.items()
         ]

@@ -67,13 +67,9 @@ def test_the_gain_over_prompts_is_also_told_for_each_splits_users_alone(make_set
 def test_rivals_must_be_behind_on_the_average_with_an_interval_and_ahead_nowhere(make_sets: MakeSets) -> None:
     sets = make_sets(hydra=[0.5])
     assert rivals_bar(sets, BOOTSTRAP).is_passed
-    for rival in ("routed", "paper"):
-        ahead = [0.5001]
-        one = (
-            changed(sets[2], hydra_routed=ahead)
-            if rival == "routed"
-            else replace(sets[2], paper=with_quality(sets[2].paper or {}, hydra=ahead))
-        )
+    ahead = [0.5001]
+    in_paper = [with_quality(sets[2].paper or {}, **{name: ahead}) for name in ("hydra", "hydra_routed")]
+    for one in (changed(sets[2], hydra_routed=ahead), *(replace(sets[2], paper=paper) for paper in in_paper)):
         bar = rivals_bar([*sets[:2], one, sets[3]], BOOTSTRAP)
         assert not bar.is_passed
         assert "behind: films" in bar.verdict

@@ -51,6 +51,7 @@ def test_every_system_of_every_set_stands_in_one_table_with_its_interval(sets: l
     assert table["User's majority"][-1] == ""  # a text has none
     assert table["Published method"][-1] == "not run"
     assert table["Published method"][0] == table["HYDRA"][0].strip("*")
+    assert table["Published method, routed shared heads"][0] == table["HYDRA, routed shared heads"][0]
 
 
 def test_the_gates_choices_are_shares_of_the_queries(sets: list[SetRuns]) -> None:
