@@ -81,7 +81,7 @@ def _word_counts(texts: Iterable[str]) -> csr_matrix:
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashing = HashingVectorizer(n_features=NUM_WORDS, alternate_sign=False, norm=None)  # pyright: ignore[reportArgumentType]
-    return hashing.transform(texts)
+    return csr_matrix(hashing.transform(texts))
 
 
 def _rarities(counts: csr_matrix) -> Floats:
