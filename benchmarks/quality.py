@@ -3,9 +3,10 @@
     HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE]
         [--paper [SET ...]] [--planted [SAMPLE ...]] [--curves [SET ...]]
 
-Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then samples with
-planted preferences, then the published method on the same users and the same generator. What the generator answered is
-kept below the root, so a run that was stopped goes on where it was, and one with other heads asks nothing again.
+Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the sample with
+planted preferences that judges a bar, then the published method on the same users and the same generator, and last the
+other planted samples. What the generator answered is kept below the root, so a run that was stopped goes on where it
+was, and one with other heads asks nothing again.
 Writes QUALITY.md, again after each run that adds to it; exit status 1 where a bar is failed.
 """
 
@@ -133,8 +134,12 @@ def measure(arguments: argparse.Namespace) -> bool:
     planted = dict(zip(arguments.planted, planted_configs(root, arguments.planted), strict=True))
     owns = [own for own, _ in configs.values()]
     papers = [paper for name, (_, paper) in configs.items() if name in arguments.paper]
+    # What judges the bars comes before the samples that only illustrate: what is stopped early has told the most.
+    judged = [config for name, config in planted.items() if name == JUDGED]
+    others = [config for name, config in planted.items() if name != JUDGED]
+    later = [*judged, *papers, *others]
     if until != "report":
-        for config in [*owns, *planted.values(), *papers]:
+        for config in [*owns, *later]:
             personalize(config, until)
         return True
     reports = {config.run: finish(config) for config in owns}
@@ -150,9 +155,8 @@ def measure(arguments: argparse.Namespace) -> bool:
         Path(arguments.page).write_text(quality_page(sets, bars, samples, curves), encoding="utf-8")
         return bars
 
-    # The published method takes longest and comes last: what is stopped early has told the most.
     bars = write_page({})
-    for config in [*planted.values(), *papers]:
+    for config in later:
         reports[config.run] = finish(config)
         bars = write_page({})
     curves: dict[str, Mapping[str, Sequence[Report]]] = {}

@@ -78,6 +78,15 @@ def test_a_run_that_fails_leaves_the_page_of_those_before_it(
     assert "The published method was not run on LaMP_2N" in found
 
 
+def test_what_judges_the_bars_is_run_before_what_only_illustrates(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    monkeypatch.setattr(quality, "personalize", lambda config, until: runs.append(config.run))
+    monkeypatch.setattr("sys.argv", ["quality.py", "LaMP_2N", "--until", "users"])
+    assert quality.main() == 0
+    others = [f"planted-{name}" for name in quality.PLANTED if name != quality.JUDGED]
+    assert runs == ["lamp2n", f"planted-{quality.JUDGED}", "lamp2n-paper", *others]
+
+
 def test_without_a_folder_of_sets_the_message_says_what_to_set(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
