@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.utils.extmath import svd_flip
 
 from hydra_ray import storage
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
@@ -144,6 +145,9 @@ def within_group_scales(table: GroupTable) -> Floats:
 def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -> tuple[Floats, Floats]:
     """Directions in which users deviate from the shared head, as columns, and their variances, the largest first.
 
+    The largest weight of each direction is positive: eigenvectors have no sign of their own, and codes must agree
+    between runs that taught the same.
+
     Args:
         table: every group teaches; features vary by about 1 within a group.
         offsets_N: the shared head's scores, held out.
@@ -164,7 +168,8 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -
         before, (values, directions) = values, np.linalg.eigh(covariance)
         if np.allclose(values, before, rtol=COVARIANCE_TOLERANCE, atol=1e-6):
             break
-    return directions[:, ::-1], np.maximum(values[::-1], 0)
+    signed, _ = svd_flip(directions[:, ::-1], None)
+    return signed, np.maximum(values[::-1], 0)
 
 
 def choose_factors(

@@ -117,6 +117,13 @@ def test_basis_finds_the_direction_in_which_users_differ():
     assert variances[0] > 5 * variances[1]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_weight_of_each_direction_is_positive(seed):
+    table = planted(random_deviations(60, 1.0, seed=seed))
+    directions, _ = estimate_deviations(table, table.features_ND @ SHARED, np.full(6, 0.3))
+    assert all(column[abs(column).argmax()] > 0 for column in directions.T)
+
+
 def test_two_directions_that_few_groups_of_many_features_show_are_found():
     """80 users of 7 groups, 48 features: each direction has to grow from what 80 users show of it."""
     rng = np.random.default_rng(0)
