@@ -46,6 +46,16 @@ SETS = {
 }
 """The sets by their folder's name: the configuration, and what is different from it."""
 NUM_FOLDS = 5
+PLACEMENT = {
+    "generator_actors": 2,
+    "generator_cpus": 0.5,
+    "generator_threads": 1,
+    "generator_kv_cache_gigabytes": 2,
+    "max_concurrent_sequences": 64,
+    "encoder_actors": 2,
+    "encoder_threads": 1,
+}
+"""For two cores: two copies with a thread each do more than one with two threads (benchmarks/copies.py)."""
 CURVES: Mapping[str, Sequence[int]] = {
     "users.num_folds": (2, 3, 5),
     "drafts.num_records": (1, 2, 4),
@@ -183,6 +193,7 @@ def set_config(name: str, root: str, overrides: Sequence[str] = ()) -> RunConfig
         f"storage.root={Path(root).resolve()}",
         f"lamp.root={Path(os.environ['HYDRA_LAMP_DIR']).resolve() / name}",
         f"users.num_folds={NUM_FOLDS}",
+        *placement(),
     )
     return load_config(CONFIGS / f"{config}.yaml", [*common, *own, *overrides])
 
@@ -201,8 +212,13 @@ def paper_config(name: str, root: str) -> RunConfig:
 
 def planted_configs(root: str, names: Sequence[str]) -> list[RunConfig]:
     """planted.yaml with what PLANTED says of each sample."""
-    folder = f"storage.root={Path(root).resolve()}"
-    return [load_config(CONFIGS / "planted.yaml", [folder, f"run=planted-{name}", *PLANTED[name]]) for name in names]
+    common = (f"storage.root={Path(root).resolve()}", *placement())
+    return [load_config(CONFIGS / "planted.yaml", [*common, f"run=planted-{name}", *PLANTED[name]]) for name in names]
+
+
+def placement() -> list[str]:
+    """PLACEMENT as overrides."""
+    return [f"placement.{name}={value}" for name, value in PLACEMENT.items()]
 
 
 def curve_runs(names: Sequence[str], root: str) -> Iterator[tuple[str, Mapping[str, Sequence[Report]]]]:

@@ -557,6 +557,10 @@ class PlacementConfig(Section):
     """Share of a GPU's memory that a copy takes."""
     max_concurrent_sequences: int = Field(default=64, gt=0)
     """Sequences a copy decodes at the same time."""
+    encoder_actors: int = Field(default=1, gt=0)
+    """Copies of the encoder and of the trained bases, where they read texts for very many users."""
+    encoder_threads: int = Field(default=2, gt=0)
+    """OpenMP threads that a copy uses."""
     train_workers: int = Field(default=1, gt=0)
     """Workers that train a base."""
     train_gpus_per_worker: float = Field(default=0, ge=0)

@@ -124,7 +124,7 @@ def adapter(plan: Plan) -> None:
     _complete(plan.labeller, lambda: run_task(make_labeller, plan, placement))
     _complete(
         examples,
-        lambda: run_actor_parts(examples, "examples", AdapterExamplesPart, {"plan": plan}, placement),
+        lambda: run_actor_parts(examples, ["examples"], AdapterExamplesPart, {"plan": plan}, placement),
     )
     scorer(plan.adapter, placement)
 
@@ -203,38 +203,28 @@ def report(plan: Plan, reused: Collection[str]) -> None:
 
 
 def _train(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
-    from hydra_ray.scorer.training import train_base
+    from hydra_ray.scorer.training import train_bases
 
     start_ray()
-    return storage.add_counters(
-        train_base(
-            plan.examples,
-            plan.base,
-            plan.config.base,
-            plan.interaction,
-            plan.plain_names,
-            placement,
-            fold,
-            is_graded=plan.is_graded,
-        )
-        for fold in dict.fromkeys(plan.base_folds)
+    return train_bases(
+        plan.examples,
+        plan.base,
+        plan.config.base,
+        plan.interaction,
+        plan.plain_names,
+        placement,
+        list(dict.fromkeys(plan.base_folds)),
+        is_graded=plan.is_graded,
     )
 
 
 def _extract(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
     from hydra_ray.scorer.features import FeatureWriter, features_table
 
+    names = list(map(base_name_of, dict.fromkeys(plan.base_folds)))
     stages = {"examples": plan.examples, "base": plan.base, "stage": plan.features}
-    return storage.add_counters(
-        run_actor_parts(
-            plan.features,
-            features_table(name),
-            FeatureWriter,
-            {**stages, "base_name": name},
-            placement,
-        )
-        for name in map(base_name_of, dict.fromkeys(plan.base_folds))
-    )
+    tables = list(map(features_table, names))
+    return run_actor_parts(plan.features, tables, FeatureWriter, {**stages, "base_names": names}, placement)
 
 
 def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:

@@ -113,23 +113,23 @@ def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConf
 
 def run_actor_parts(
     stage: Stage,
-    table: str,
+    tables: Sequence[str],
     work: Callable[..., PartWork],
     arguments: Mapping[str, Any],
     placement: PlacementConfig,
 ) -> dict[str, float]:
-    """As `run_parts`, with work that loads a model first: one actor constructs it and makes all parts."""
+    """As `run_parts`, with work that loads models first: each actor constructs it and makes some parts."""
     with _own_actors() as new_actor:
         return _run(
             stage,
-            [table],
+            tables,
             lambda buckets: buckets.map_batches(
                 _PartActor,
                 fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
                 batch_size=1,
                 **core_bundle(placement).options(),
-                compute=_actors(1),
-                runtime_env=_threads(placement.train_threads),
+                compute=_actors(min(placement.encoder_actors, len(stage.missing_buckets(*tables)))),
+                runtime_env=_threads(placement.encoder_threads),
                 ray_remote_args_fn=new_actor,
             ),
         )
@@ -140,7 +140,7 @@ def run_task(work: Callable[[Any], Counters], argument: Any, placement: Placemen
     import ray
 
     start_ray()
-    remote = ray.remote(runtime_env=_threads(placement.train_threads), **core_bundle(placement).options())
+    remote = ray.remote(runtime_env=_threads(placement.encoder_threads), **core_bundle(placement).options())
     return ray.get(remote(work).remote(argument))
 
 

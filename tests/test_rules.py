@@ -80,7 +80,7 @@ def feature_parts(folder: Path, examples: list[UserExamples], *, is_graded: bool
     num_plain = len(examples[0].groups[0].candidates[0].plain)
     name = ",".join(map(str, range(num_plain)))
     write_part(stage.part("examples", 0), to_table(examples, UserExamples))
-    FeatureWriter(stage, stage, stage, name)(0)
+    FeatureWriter(stage, stage, stage, [name])(0)
     location = stage.part(features_table(name), 0)
     return [next(read_features(location, fold, is_graded=is_graded)) for fold in range(NUM_FOLDS)]
 

@@ -43,13 +43,14 @@ def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
         wanted=placement.train_workers,
         needed=placement.train_workers,
     )
+    encoders = Need(work="encoder", bundle=core, wanted=min(placement.encoder_actors, config.users.num_buckets))
     trials = Need(work="trials", bundle=core, wanted=placement.max_concurrent_trials)
 
     def scorer(name: str, examples: Need) -> dict[str, list[Need]]:
         return {
             f"{name}.examples": [examples],
             f"{name}.base": [training],
-            f"{name}.features": [Need(work="encoder", bundle=core)],
+            f"{name}.features": [encoders],
             f"{name}.heads": [trials],
         }
 
@@ -59,7 +60,7 @@ def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
         **scorer("reranker", step),
         "drafts": generation,
         "adapter.labeller": [Need(work="encoder", bundle=core)],
-        **scorer("adapter", Need(work="encoder", bundle=core)),
+        **scorer("adapter", encoders),
         "gate": [step],
         "answers": [step],
     }

@@ -75,7 +75,7 @@ _STAGE = re.compile(rf"stages/[a-z]+(/[a-z]+)?/{_FINGERPRINT}")
 _TEACHING = re.compile(rf"stages/((reranker|adapter)/(base|heads)|adapter/labeller)/{_FINGERPRINT}/")
 _PATTERNS: dict[Kind, str] = {
     Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|.+{re.escape(DAMAGED_SUFFIX)}|"
-    rf"{_STAGE.pattern}/(train-base(-\d+)?|tune)/.+",
+    rf"{_STAGE.pattern}/(train|tune)/.+",
     Kind.REJECTED: rf"stages/users/{_FINGERPRINT}/rejected/{_BUCKET}\.parquet",
     Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet",
     Kind.ANSWERS: rf"{STORES}/{_FINGERPRINT}/{_BUCKET}/[^/]+\.parquet",

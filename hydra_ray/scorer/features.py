@@ -7,7 +7,7 @@ without a Python object for each candidate.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from hydra_ray.scorer.heads import TARGET_SHARPNESS, Bools, Floats, GroupTable, 
 from hydra_ray.scorer.store import BASE_KEY
 from hydra_ray.seeds import seed_of
 from hydra_ray.stages import Stage
+
+if TYPE_CHECKING:
+    from hydra_ray.scorer.base import Base
 
 WIDTHS_KEY = b"hydra_ray.widths"
 """Key in the schema metadata: how many of a candidate's features come from the base, and how many are plain."""
@@ -75,56 +78,64 @@ class FeaturePart:
 
 
 class FeatureWriter:
-    """Computes parts of the features table; made once in each worker, since it loads the base."""
+    """Computes parts of the features tables; made once in each worker, since it loads the bases."""
 
-    def __init__(self, examples: Stage, base: Stage, stage: Stage, base_name: str) -> None:
-        """Load the base.
+    def __init__(self, examples: Stage, base: Stage, stage: Stage, base_names: Sequence[str]) -> None:
+        """Load the bases.
 
         Args:
             examples: has the table "examples".
-            base: has the base `base_name`.
-            stage: gets the table of features of that base.
+            base: has the bases `base_names`.
+            stage: gets a table of features of each.
         """
         from hydra_ray.scorer.base import load_base
 
-        self._examples, self._stage, self._base_name = examples, stage, base_name
-        self._base, self._description = load_base(storage.join(base.folder, base_name))
+        self._examples, self._stage = examples, stage
+        self._bases = {name: load_base(storage.join(base.folder, name)) for name in base_names}
 
     def __call__(self, bucket: int) -> dict[str, float]:
-        """Make and commit one part, some users at a time; returns its counters."""
+        """Make and commit the bucket's missing parts, some users at a time; returns the counters of each."""
         part = storage.read_part(self._examples.part("examples", bucket), arrow_schema(UserExamples))
         users = sorted(from_table(part, UserExamples), key=lambda user: user.user_id)
-        metadata = {
-            BASE_KEY: self._description["fingerprint"].encode(),
-            WIDTHS_KEY: f"{self._base.shape.width} {len(self._base.shape.plain_names)}".encode(),
-        }
-        schema = SCHEMA.with_metadata(metadata)
         counters: dict[str, float] = {
             "rows": len(users),
             "groups": sum(len(user.groups) for user in users),
             "candidates": sum(len(group.candidates) for user in users for group in user.groups),
         }
-        tables = (pa.Table.from_pylist(self._rows(users[own]), schema=schema) for own in row_group_slices(len(users)))
-        location = self._stage.part(features_table(self._base_name), bucket)
-        storage.write_row_groups(location, schema, tables, counters)
+        for name, (base, description) in self._bases.items():
+            location = self._stage.part(features_table(name), bucket)
+            if not storage.exists(location):
+                storage.write_row_groups(
+                    location, _schema(base, description), _tables_of(base, description, users), counters
+                )
         return counters
 
-    def _rows(self, users: Sequence[UserExamples]) -> list[dict[str, Any]]:
-        features = self._features([group for user in users for group in user.groups])
-        return list(_rows(users, features, self._description))
 
-    def _features(self, groups: Sequence[Group]) -> Floats:
-        """Features (N, D) of all candidates of `groups`, in order."""
-        import torch
+def _schema(base: "Base", description: Mapping[str, Any]) -> pa.Schema:
+    widths = f"{base.shape.width} {len(base.shape.plain_names)}"
+    return SCHEMA.with_metadata({BASE_KEY: description["fingerprint"].encode(), WIDTHS_KEY: widths.encode()})
 
-        queries = [group.query for group in groups for _ in group.candidates]
-        candidates = [candidate.text for group in groups for candidate in group.candidates]
-        plain = [candidate.plain for group in groups for candidate in group.candidates]
-        if not plain:
-            return np.zeros((0, self._base.num_features), np.float32)
-        with torch.inference_mode():
-            learned = self._base.learned_features(queries, candidates)
-            return torch.cat([learned, self._base.plain_features(torch.tensor(plain))], dim=1).cpu().numpy()
+
+def _tables_of(base: "Base", description: dict[str, Any], users: Sequence[UserExamples]) -> Iterator[pa.Table]:
+    """The row groups of the users' features."""
+    for own in map(users.__getitem__, row_group_slices(len(users))):
+        features = _features(base, [group for user in own for group in user.groups])
+        rows = list(_rows(own, features, description))
+        yield pa.Table.from_pylist(rows, schema=_schema(base, description))
+
+
+def _features(base: "Base", groups: Sequence[Group]) -> Floats:
+    """Features (N, D) of all candidates of `groups`, in order."""
+    import torch
+
+    queries = [group.query for group in groups for _ in group.candidates]
+    candidates = [candidate.text for group in groups for candidate in group.candidates]
+    plain = [candidate.plain for group in groups for candidate in group.candidates]
+    if not plain:
+        return np.zeros((0, base.num_features), np.float32)
+    with torch.inference_mode():
+        learned = base.learned_features(queries, candidates)
+        return torch.cat([learned, base.plain_features(torch.tensor(plain))], dim=1).cpu().numpy()
 
 
 def features_table(base_name: str) -> str:

@@ -38,58 +38,74 @@ class TrainingTask:
     is_graded: bool
     """Whether candidates that are not the best of their group have a part in what is learned."""
 
+    @property
+    def description(self) -> str:
+        """Location of the base's description, which is written last."""
+        return storage.join(self.destination, DESCRIPTION)
 
-def train_base(
+    def is_done(self) -> bool:
+        """Whether the base has been stored."""
+        return storage.exists(self.description)
+
+
+def train_bases(
     examples: Stage,
     stage: Stage,
     config: BaseConfig,
     interaction: Interaction,
     plain_names: Sequence[str],
     placement: PlacementConfig,
-    fold: int | None,
+    folds: Sequence[int | None],
     *,
     is_graded: bool,
 ) -> dict[str, float]:
-    """Train a base on the training users of `examples` and store it in a folder of `stage`.
+    """Train a base for each fold on the training users of `examples`, one after the other, and store them in `stage`.
 
     A call that was killed continues, when repeated, after the last epoch that ended. Ray must be running.
 
     Args:
-        fold: of a cross-fitted run, whose new users teach nothing; None where all training users teach.
+        folds: of a cross-fitted run, whose new users teach nothing; None where all training users teach.
         is_graded: whether candidates that are not the best of their group have a part in what is learned.
 
     Returns:
-        Counters: lessons (groups that teach), epochs, the chosen epoch (0: untrained), held-out losses.
+        Counters, of all bases together: lessons (groups that teach), epochs, the chosen epochs (0: untrained), held-out
+        losses.
 
     Raises:
         TrainingError: the workers failed.
     """
     start = time.monotonic()
-    base_name = base_name_of(fold)
-    task = TrainingTask(
-        locations=tuple(examples.parts("examples")),
-        destination=storage.join(stage.folder, base_name),
-        config=config,
-        shape=BaseShape(
-            interaction=interaction,
-            plain_names=tuple(plain_names),
-            width=config.width,
-            max_text_tokens=config.max_text_tokens,
-        ),
-        placement=placement,
-        fold=fold,
-        is_graded=is_graded,
+    shape = BaseShape(
+        interaction=interaction,
+        plain_names=tuple(plain_names),
+        width=config.width,
+        max_text_tokens=config.max_text_tokens,
     )
-    location = storage.join(task.destination, DESCRIPTION)
-    if not storage.exists(location):
-        if config.num_epochs:
-            _run_workers(task, storage.join(stage.folder, f"train-{base_name}"))
-        else:
+    tasks = {
+        (name := base_name_of(fold)): TrainingTask(
+            locations=tuple(examples.parts("examples")),
+            destination=storage.join(stage.folder, name),
+            config=config,
+            shape=shape,
+            placement=placement,
+            fold=fold,
+            is_graded=is_graded,
+        )
+        for fold in folds
+    }
+    checkpoints = storage.join(stage.folder, "train")
+    missing = [task for task in tasks.values() if not task.is_done()]
+    if missing and config.num_epochs:
+        _run_workers(missing, checkpoints)
+    else:
+        for task in missing:
             _run_untrained(task)
-    training = storage.read_json(location)["training"]
-    storage.remove_folder(storage.join(stage.folder, f"train-{base_name}"))
-    _log_epochs(f"{stage.name} {base_name}", training)
-    return _counters(training, time.monotonic() - start)
+    trainings = {name: storage.read_json(task.description)["training"] for name, task in tasks.items()}
+    storage.remove_folder(checkpoints)
+    for name, training in trainings.items():
+        _log_epochs(f"{stage.name} {name}", training)
+    counters = storage.add_counters(map(_counters, trainings.values()))
+    return {**counters, "seconds": round(time.monotonic() - start, 3)}
 
 
 def _run_untrained(task: TrainingTask) -> None:
@@ -105,26 +121,26 @@ def _write_untrained(task: TrainingTask) -> None:
     write_untrained(task)
 
 
-def _train(settings: dict[str, TrainingTask]) -> None:
+def _train(settings: dict[str, list[TrainingTask]]) -> None:
     from hydra_ray.scorer.worker import train  # what it imports must not be imported by the driver
 
-    train(settings["task"])
+    train(settings["tasks"])
 
 
-def _run_workers(task: TrainingTask, folder: str) -> None:
-    """Run the workers to the end; their checkpoints are kept in `folder`."""
+def _run_workers(tasks: Sequence[TrainingTask], folder: str) -> None:
+    """Run the workers, which do one task after the other, to the end; their checkpoints are kept in `folder`."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    placement = task.placement
+    placement = tasks[0].placement
     bundle = train_bundle(placement)
     # DeepSpeed's shards fit only the same number of workers and ZeRO stage, so those are part of the run's name.
     name = f"zero{placement.zero_stage}-workers{placement.train_workers}"
     filesystem, path = storage.arrow_filesystem(folder)
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"task": task},
+        train_loop_config={"tasks": list(tasks)},
         torch_config=TorchConfig(backend="nccl" if placement.train_gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=placement.train_workers,
@@ -137,14 +153,14 @@ def _run_workers(task: TrainingTask, folder: str) -> None:
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=1),
+            failure_config=FailureConfig(max_failures=len(tasks)),
         ),
     )
     try:
         # Train would put its own handler in the place of this program's, and leave it there.
         call_aside(trainer.fit)
     except TrainingFailedError as error:
-        raise TrainingError(f"training the base failed: {error}. The workers' checkpoints are in {folder}.") from error
+        raise TrainingError(f"training the bases failed: {error}. The workers' checkpoints are in {folder}.") from error
 
 
 def _log_epochs(name: str, training: dict[str, Any]) -> None:
@@ -157,13 +173,12 @@ def _log_epochs(name: str, training: dict[str, Any]) -> None:
         _LOG.info("%s: the encoder is used as it is: training it did not lower the held-out loss enough", name)
 
 
-def _counters(training: dict[str, Any], seconds: float) -> dict[str, float]:
+def _counters(training: dict[str, Any]) -> dict[str, float]:
     counters: dict[str, float] = {
         "lessons": training["num_lessons"],
         "held_out": training["num_held_out"],
         "epochs": training["epochs_done"],
         "best_epoch": training["best_epoch"],
-        "seconds": round(seconds, 3),
     }
     if training["holdout_losses"]:
         counters["holdout_loss_untrained"] = training["holdout_losses"][0]

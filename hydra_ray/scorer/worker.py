@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -26,6 +27,7 @@ from hydra_ray.models import resolve_model
 from hydra_ray.scorer.base import new_base, write_base
 from hydra_ray.scorer.learner import Learner, frozen_table, join_tables, ridge_head, user_losses
 from hydra_ray.scorer.lessons import LessonStream, Survey
+from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.training import TrainingTask
 from hydra_ray.seeds import seed_of
 
@@ -85,11 +87,17 @@ def write_untrained(task: TrainingTask) -> None:
     _write(task, learner, Progress(), stream.survey)
 
 
-def train(task: TrainingTask) -> None:
-    """What each Ray Train worker runs."""
-    context = ray.train.get_context()
-    rank, num_ranks = context.get_world_rank(), context.get_world_size()
-    _prepare_process(task.placement, num_ranks)
+def train(tasks: Sequence[TrainingTask]) -> None:
+    """What each Ray Train worker runs: one task after the other, but for those that an earlier attempt has done."""
+    num_ranks = ray.train.get_context().get_world_size()
+    _prepare_process(tasks[0].placement, num_ranks)
+    for task in tasks:
+        # Rank 0 writes the base while the others go on: they must not each look for themselves.
+        if not _gathered(task.is_done())[0]:
+            _train_base(task, ray.train.get_context().get_world_rank(), num_ranks)
+
+
+def _train_base(task: TrainingTask, rank: int, num_ranks: int) -> None:
     stream = LessonStream(
         task.locations, len(task.shape.plain_names), task.config, rank, num_ranks, task.fold, is_graded=task.is_graded
     )
@@ -99,21 +107,23 @@ def train(task: TrainingTask) -> None:
         if rank == 0:
             _write(task, learner, Progress(), survey)
         return
-    if ray.train.get_checkpoint() is None:
+    checkpoint = _own_checkpoint(task)
+    if checkpoint is None:
         _start_shared_head(learner, stream, task, num_ranks)
     num_steps = _num_steps(stream.survey, task, num_ranks)
     engine = _engine(learner, task, num_ranks, num_steps)
-    progress = _resume(engine)
-    if progress is None:
+    if checkpoint is None:
         progress = Progress(start_losses=_holdout_losses(learner, stream))
         progress.holdout_losses = [_mean(progress.start_losses)] if len(progress.start_losses) else []
+    else:
+        progress = _resume(engine, checkpoint)
     for epoch in range(progress.epochs_done, task.config.num_epochs):
         start = time.monotonic()
         progress.train_losses.append(_train_epoch(engine, stream, epoch, num_steps, task, num_ranks))
         progress.epochs_done = epoch + 1
         _judge(progress, learner, _holdout_losses(learner, stream))
         _LOG.info("epoch %d: %s, %.1f s", epoch + 1, progress.numbers(), time.monotonic() - start)
-        _checkpoint(engine, progress, rank)
+        _checkpoint(engine, progress, rank, task)
     if rank == 0:
         learner.load_state_dict(progress.best_weights, strict=False)
         if progress.best_epoch == 0:
@@ -239,24 +249,31 @@ def _judge(progress: Progress, learner: Learner, losses: np.ndarray) -> None:
         }
 
 
-def _checkpoint(engine: Any, progress: Progress, rank: int) -> None:
+def _checkpoint(engine: Any, progress: Progress, rank: int, task: TrainingTask) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.makedirs(os.path.join(folder, _TAG))
         engine.save_checkpoint(folder, tag=_TAG, exclude_frozen_parameters=True)
         if rank == 0:
             progress.save(folder)
         metrics = {"epoch": progress.epochs_done, "train_loss": progress.train_losses[-1]}
-        ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder))
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        if rank == 0:
+            checkpoint.set_metadata({_BASE: base_name_of(task.fold)})
+        ray.train.report(metrics, checkpoint)
 
 
-_TAG = "engine"
+_TAG, _BASE = "engine", "base"
 
 
-def _resume(engine: Any) -> Progress | None:
-    """Continue from the last checkpoint that Ray Train knows, if there is one."""
+def _own_checkpoint(task: TrainingTask) -> ray.train.Checkpoint | None:
+    """The last checkpoint that Ray Train knows, if it is of this base and not of one that was trained before it."""
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
+    is_own = checkpoint is not None and checkpoint.get_metadata().get(_BASE) == base_name_of(task.fold)
+    return checkpoint if is_own else None
+
+
+def _resume(engine: Any, checkpoint: ray.train.Checkpoint) -> Progress:
+    """Continue from the checkpoint."""
     with checkpoint.as_directory() as folder:
         engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
         return _load_progress(folder)

@@ -86,7 +86,7 @@ def num_fitting(resources: Mapping[str, float], placement: PlacementConfig) -> i
         for name, amount in bundle.amounts().items():
             held[name] = held.get(name, 0) + amount
     for name, amount in core_bundle(placement).amounts().items():
-        held[name] = max(held.get(name, 0), amount)
+        held[name] = max(held.get(name, 0), amount * placement.encoder_actors)
     for name, amount in step_bundle(placement).amounts().items():
         held[name] += amount
     return max(1, min(int(resources.get(name, 0) // amount) for name, amount in held.items()))

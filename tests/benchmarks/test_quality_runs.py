@@ -42,7 +42,7 @@ def test_the_sample_that_judges_has_the_settings_of_planted_yaml_and_users_of_it
     samples = dict(zip(quality.PLANTED, quality.planted_configs("/runs", list(quality.PLANTED)), strict=True))
     judged = samples.pop(quality.JUDGED)
     own = load_config(quality.CONFIGS / "planted.yaml", ["storage.root=/runs", f"run={judged.run}"])
-    assert judged.model_copy(update={"lamp": own.lamp}) == own
+    assert judged.model_copy(update={"lamp": own.lamp, "placement": own.placement}) == own
     assert judged.lamp.planted is not None
     assert own.lamp.planted is not None
     assert {each.lamp.planted.seed for each in samples.values() if each.lamp.planted} == {own.lamp.planted.seed}

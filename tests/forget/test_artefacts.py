@@ -35,7 +35,7 @@ KINDS = {
     f"stages/adapter/heads/{STAGE}/lease.json": Kind.LEASE,
     f"stages/probes/{STAGE}/probes/bucket-00000.parquet.damaged": Kind.UNFINISHED,
     f"stages/drafts/{STAGE}/drafts/bucket-00000.parquet.{STAGE}{STAGE}.tmp": Kind.UNFINISHED,
-    f"stages/reranker/base/{STAGE}/train-base-0/zero1-workers1/checkpoint/progress.safetensors": Kind.UNFINISHED,
+    f"stages/reranker/base/{STAGE}/train/zero1-workers1/checkpoint/progress.safetensors": Kind.UNFINISHED,
     f"stages/reranker/heads/{STAGE}/tune/heads/tuner.pkl": Kind.UNFINISHED,
 }
 MANIFESTS = {f"{path.split(STAGE)[0]}{STAGE}/manifest.json": Kind.RECORD for path in KINDS if path.startswith("stages")}

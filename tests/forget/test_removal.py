@@ -94,7 +94,7 @@ def test_what_killed_work_left_behind_is_removed(planned: Plan):
     storage.write_bytes(f"{planned.users.part('users', 1)}.{'0' * 32}.tmp", b"ann-x")
     storage.write_part(heads.part("trials/fold-0/shared", 0), to_table([completion_of("ann-x")], Completion))
     teach(heads, "population-0/population.json", "tune/heads/tuner.pkl")
-    teach(planned.adapter.base, "train-base-0/checkpoint.pt", "base/model.safetensors")
+    teach(planned.adapter.base, "train/checkpoint.pt", "base/model.safetensors")
     forget_users(root_folder(planned), ["ann-x"])
     assert mentions(root_folder(planned), "ann-x") == {}
     left = {name for name in files_below(root_folder(planned)) if "heads" in name or "adapter/base" in name}

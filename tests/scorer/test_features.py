@@ -129,7 +129,7 @@ def test_features_are_made_and_written_some_users_at_a_time(tmp_path, monkeypatc
         UserExamples(user_id=f"u{user}", is_new=False, groups=(group_of(user),) if user else ()) for user in range(7)
     ]
     write_part(stage.part("examples", 0), to_table(users[::-1], UserExamples))
-    counters = FeatureWriter(stage, stage, stage, "base")(0)
+    counters = FeatureWriter(stage, stage, stage, ["base"])(0)
     assert counters == {"rows": 7, "groups": 6, "candidates": 12}
     assert sizes == [2, 4, 6]
     parts = list(read_features(stage.part("features/base", 0), 0, is_graded=False))

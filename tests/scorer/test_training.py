@@ -10,7 +10,7 @@ from hydra_ray.errors import DamagedError
 from hydra_ray.records import Candidate, Group, UserExamples, arrow_schema, from_table, to_table
 from hydra_ray.scorer.features import FeatureWriter, is_holdout, read_features
 from hydra_ray.scorer.lessons import LessonStream
-from hydra_ray.scorer.training import TrainingTask, _run_workers, train_base
+from hydra_ray.scorer.training import TrainingTask, _run_workers, train_bases
 from hydra_ray.stages import Stage
 from hydra_ray.storage import read_json, read_part, write_part
 
@@ -295,10 +295,11 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
     def train(name, placement, **settings):
         stage = stage_at(tmp_path, name)
         settings = config.model_copy(update=settings)
-        counters = train_base(examples, stage, settings, "bilinear", PLAIN_NAMES, placement, fold=None, is_graded=False)
+        arguments = (settings, "bilinear", PLAIN_NAMES, placement)
+        counters = train_bases(examples, stage, *arguments, folds=[None], is_graded=False)
         description = read_json(f"{stage.folder}/base/base.json")
         assert counters["lessons"] + counters["held_out"] == 50
-        assert not (tmp_path / "stages" / "planted" / name / ("b" * 16) / "train-base").exists()
+        assert not (tmp_path / "stages" / "planted" / name / ("b" * 16) / "train").exists()
         return stage, description
 
     two = PlacementConfig(train_workers=2, zero_stage=2)
@@ -318,7 +319,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         fold=None,
         is_graded=False,
     )
-    _run_workers(task, f"{broken.folder}/train-base")
+    _run_workers([task], f"{broken.folder}/train")
     first = read_json(f"{broken.folder}/base/base.json")
     assert first["training"]["epochs_done"] == 1
     shutil.rmtree(f"{broken.folder}/base")
@@ -334,7 +335,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
     assert zero["training"]["best_epoch"] == 0
 
     for stage in (single, untrained):
-        writer = FeatureWriter(examples, stage, stage, "base")
+        writer = FeatureWriter(examples, stage, stage, ["base"])
         assert [writer(bucket)["rows"] for bucket in range(2)] == [9, 6]
         [part] = read_features(stage.part("features/base", 0), 7, is_graded=False)
         assert part.table.features_ND.shape == (9 * 5 * 4, 8 + 2)
@@ -354,3 +355,39 @@ def shape_of(description):
         width=description["width"],
         max_text_tokens=description["max_text_tokens"],
     )
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
+def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_path, ray_two_cpus):
+    examples = write_examples(tmp_path)
+    config, placement = base_config(encoder, learning_rate=5e-3), PlacementConfig()
+
+    def train(stage, folds):
+        return train_bases(examples, stage, config, "pair", PLAIN_NAMES, placement, folds, is_graded=False)
+
+    def base(stage, fold):
+        return read_json(f"{stage.folder}/base-{fold}/base.json")
+
+    together, alone = stage_at(tmp_path, "together"), stage_at(tmp_path, "alone")
+    # As after a kill: the first base is there, and the checkpoint of the second's first epoch.
+    train(together, [0])
+    task = TrainingTask(
+        locations=tuple(examples.parts("examples")),
+        destination=f"{together.folder}/base-1",
+        config=config.model_copy(update={"num_epochs": 1}),
+        shape=shape_of(base(together, 0)),
+        placement=placement,
+        fold=1,
+        is_graded=False,
+    )
+    _run_workers([task], f"{together.folder}/train")
+    first = base(together, 1)["training"]["train_losses"]
+    shutil.rmtree(f"{together.folder}/base-1")
+    counters = train(together, [0, 1, 2])
+    assert counters["epochs"] == 6
+    assert base(together, 1)["training"]["train_losses"][:1] == first
+    train(alone, [2])
+    assert base(together, 2)["training"] == base(alone, 2)["training"]
+    assert base(together, 2)["fingerprint"] == base(alone, 2)["fingerprint"]
+    assert not (tmp_path / "stages" / "planted" / "together" / ("b" * 16) / "train").exists()
