@@ -22,6 +22,7 @@ from hydra_ray import storage
 from hydra_ray.errors import ConfigError, DamagedError
 from hydra_ray.scorer.encoder import distinct, load_encoder, pool, require_length
 from hydra_ray.scorer.shape import DESCRIPTION, BaseShape
+from hydra_ray.scorer.trunk import LowerLayers, Trunk, layers_of, num_equal_layers
 
 _PROJECTION = "projection.safetensors"
 
@@ -42,6 +43,7 @@ class Base(nn.Module):
         self.tokenizer = tokenizer
         self.shape = shape
         self._trained_layers: list[nn.Module] = []  # a plain list: the encoder owns them already
+        self._lower: LowerLayers | None = None
         # Orthonormal rows keep lengths, and the mean of the bilinear features is close to the cosine of the two texts.
         generator = torch.Generator().manual_seed(seed)
         rows = torch.linalg.qr(torch.randn(hidden, shape.width, generator=generator)).Q.T * hidden**0.5
@@ -55,13 +57,24 @@ class Base(nn.Module):
         """Learned and plain features of a candidate."""
         return self.shape.width + len(self.shape.plain_names)
 
-    def freeze_below(self, num_layers: int) -> None:
-        """Leave only the upper `num_layers` of the encoder, and the projection, to be trained."""
+    def freeze_below(self, num_layers: int, trunk: Trunk | None = None) -> None:
+        """Leave only the upper `num_layers` of the encoder, and the projection, to be trained.
+
+        Args:
+            trunk: keeps what the layers below give.
+        """
         self.encoder.requires_grad_(False)
-        layers = max((m for m in self.encoder.modules() if isinstance(m, nn.ModuleList)), key=len)
-        self._trained_layers = list(layers[len(layers) - min(num_layers, len(layers)) :])
+        layers = layers_of(self.encoder)
+        num_frozen = max(len(layers) - num_layers, 0)
+        self._trained_layers = layers[num_frozen:]
         for layer in self._trained_layers:
             layer.requires_grad_(True)
+        if trunk is not None:
+            self.keep_below(num_frozen, trunk)
+
+    def keep_below(self, num_layers: int, trunk: Trunk) -> None:
+        """Let `trunk` keep what the encoder's first `num_layers` layers give; they must not be trained."""
+        self._lower = LowerLayers(self.encoder, num_layers, trunk) if num_layers else None
 
     def train(self, mode: bool = True) -> "Base":
         """Switch dropout on in the trained layers alone."""
@@ -99,7 +112,17 @@ class Base(nn.Module):
         return (self._pool(found) @ projection.T)[place_of]
 
     def _pool(self, texts: Sequence[str], second: Sequence[str] | None = None) -> torch.Tensor:
-        return pool(self.encoder, self.tokenizer, texts, second, self.shape.max_text_tokens)
+        return pool(self.encoder, self.tokenizer, texts, second, self.shape.max_text_tokens, self._lower)
+
+
+def share_trunk(bases: Sequence[Base]) -> Trunk:
+    """A trunk that keeps what the layers give that are the same in all of these bases, which must not be trained."""
+    trunk = Trunk()
+    if len(bases) > 1:
+        num_layers = num_equal_layers([base.encoder for base in bases])
+        for base in bases:
+            base.keep_below(num_layers, trunk)
+    return trunk
 
 
 def new_base(encoder_folder: str, shape: BaseShape, seed: int) -> Base:

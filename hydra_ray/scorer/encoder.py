@@ -13,6 +13,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, Pr
 
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.models import resolve_model
+from hydra_ray.scorer.trunk import LowerLayers, Text
 
 BATCH_TOKENS = 4096
 """Tokens, padding included, that the encoder sees at once."""
@@ -78,15 +79,28 @@ def require_length(encoder: PreTrainedModel, max_text_tokens: int, setting: str)
 
 
 def pool(
-    encoder: PreTrainedModel, tokenizer: Any, texts: Sequence[str], second: Sequence[str] | None, max_text_tokens: int
+    encoder: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    second: Sequence[str] | None,
+    max_text_tokens: int,
+    lower: LowerLayers | None = None,
 ) -> torch.Tensor:
-    """Mean (N, H) of the last hidden states of each text (or pair of texts), of length 1."""
+    """Mean (N, H) of the last hidden states of each text (or pair of texts), of length 1.
+
+    Args:
+        lower: the encoder's lower layers, where a trunk keeps what they give.
+    """
     if not texts:
         return torch.zeros(0, encoder.config.hidden_size, device=encoder.device)
+    whole = list(zip(texts, second or [None] * len(texts), strict=True))
+    are_known = [False] * len(whole) if lower is None else lower.known(whole)
     pieces, places = [], []
-    for rows, inputs in _batches(tokenizer, texts, second, max_text_tokens):
-        pieces.append(_pool_batch(encoder, inputs))
-        places.extend(rows)
+    for is_known in (True, False):
+        own = [place for place, each in enumerate(are_known) if each == is_known]
+        for rows, inputs in _batches(tokenizer, [whole[place] for place in own], max_text_tokens):
+            pieces.append(_pool_batch(encoder, inputs, [whole[own[row]] for row in rows], lower))
+            places.extend(own[row] for row in rows)
     order = torch.empty(len(places), dtype=torch.long)
     order[torch.tensor(places)] = torch.arange(len(places))
     return torch.cat(pieces)[order]
@@ -105,26 +119,29 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _pool_batch(encoder: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _pool_batch(
+    encoder: PreTrainedModel, inputs: Mapping[str, torch.Tensor], texts: Sequence[Text], lower: LowerLayers | None
+) -> torch.Tensor:
     device = encoder.device
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+
+    def encode() -> torch.Tensor:
+        return encoder(**inputs).last_hidden_state
+
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
-        states = encoder(**inputs).last_hidden_state
+        states = encode() if lower is None else lower.run(encode, texts, inputs["attention_mask"])
     mask = inputs["attention_mask"].unsqueeze(-1)
     return nn.functional.normalize((states.float() * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1)
 
 
 def _batches(
-    tokenizer: Any, texts: Sequence[str], second: Sequence[str] | None, max_text_tokens: int
+    tokenizer: Any, texts: Sequence[Text], max_text_tokens: int
 ) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
     """Batches of similar length with the places of their texts."""
     for start in range(0, len(texts), SLICE_TEXTS):
-        piece = slice(start, start + SLICE_TEXTS)
+        first, second = zip(*texts[start : start + SLICE_TEXTS], strict=True)
         encodings = tokenizer(
-            list(texts[piece]),
-            None if second is None else list(second[piece]),
-            truncation=True,
-            max_length=max_text_tokens,
+            list(first), None if second[0] is None else list(second), truncation=True, max_length=max_text_tokens
         )
         lengths = [len(ids) for ids in encodings["input_ids"]]
         for rows in _packed(lengths):

@@ -88,10 +88,11 @@ class FeatureWriter:
             base: has the bases `base_names`.
             stage: gets a table of features of each.
         """
-        from hydra_ray.scorer.base import load_base
+        from hydra_ray.scorer.base import load_base, share_trunk
 
         self._examples, self._stage = examples, stage
         self._bases = {name: load_base(storage.join(base.folder, name)) for name in base_names}
+        self._trunk = share_trunk([base for base, _ in self._bases.values()])
 
     def __call__(self, bucket: int) -> dict[str, float]:
         """Make and commit the bucket's missing parts, some users at a time; returns the counters of each."""
@@ -102,6 +103,7 @@ class FeatureWriter:
             "groups": sum(len(user.groups) for user in users),
             "candidates": sum(len(group.candidates) for user in users for group in user.groups),
         }
+        self._trunk.clear()
         for name, (base, description) in self._bases.items():
             location = self._stage.part(features_table(name), bucket)
             if not storage.exists(location):

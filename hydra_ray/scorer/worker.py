@@ -29,6 +29,7 @@ from hydra_ray.scorer.learner import Learner, frozen_table, join_tables, ridge_h
 from hydra_ray.scorer.lessons import LessonStream, Survey
 from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.training import TrainingTask
+from hydra_ray.scorer.trunk import Trunk
 from hydra_ray.seeds import seed_of
 
 _LOG = logging.getLogger(__name__)
@@ -91,18 +92,19 @@ def train(tasks: Sequence[TrainingTask]) -> None:
     """What each Ray Train worker runs: one task after the other, but for those that an earlier attempt has done."""
     num_ranks = ray.train.get_context().get_world_size()
     _prepare_process(tasks[0].placement, num_ranks)
+    trunk = Trunk()
     for task in tasks:
         # Rank 0 writes the base while the others go on: they must not each look for themselves.
         if not _gathered(task.is_done())[0]:
-            _train_base(task, ray.train.get_context().get_world_rank(), num_ranks)
+            _train_base(task, ray.train.get_context().get_world_rank(), num_ranks, trunk)
 
 
-def _train_base(task: TrainingTask, rank: int, num_ranks: int) -> None:
+def _train_base(task: TrainingTask, rank: int, num_ranks: int, trunk: Trunk) -> None:
     stream = LessonStream(
         task.locations, len(task.shape.plain_names), task.config, rank, num_ranks, task.fold, is_graded=task.is_graded
     )
     survey = _add_surveys(stream.survey)
-    learner = _new_learner(task, survey)
+    learner = _new_learner(task, survey, trunk)
     if not survey.num_lessons:
         if rank == 0:
             _write(task, learner, Progress(), survey)
@@ -146,10 +148,10 @@ def _prepare_process(placement: PlacementConfig, num_ranks: int) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _new_learner(task: TrainingTask, survey: Survey) -> Learner:
+def _new_learner(task: TrainingTask, survey: Survey, trunk: Trunk | None = None) -> Learner:
     torch.manual_seed(task.config.seed)
     base = new_base(resolve_model(task.config.encoder), task.shape, task.config.seed)
-    base.freeze_below(task.config.trainable_layers)
+    base.freeze_below(task.config.trainable_layers, trunk)
     if survey.num_plain:
         means = survey.plain_sums / survey.num_plain
         variances = np.maximum(survey.plain_squares / survey.num_plain - means**2, 0)
