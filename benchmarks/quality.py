@@ -55,7 +55,7 @@ PLACEMENT = {
     "encoder_actors": 2,
     "encoder_threads": 1,
 }
-"""For two cores: two copies with a thread each do more than one with two threads (benchmarks/copies.py)."""
+"""For two cores: a copy with one thread for each does more than one with two (benchmarks/generate.py --copies 2)."""
 CURVES: Mapping[str, Sequence[int]] = {
     "users.num_folds": (2, 3, 5),
     "drafts.num_records": (1, 2, 4),
