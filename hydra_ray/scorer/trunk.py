@@ -33,10 +33,10 @@ class Trunk:
     def keep(self, texts: Sequence[Text], states_NLH: torch.Tensor, mask_NL: torch.Tensor) -> None:
         """Keep the states of these texts as long as there is room."""
         for text, states, mask in zip(texts, states_NLH.detach(), mask_NL.bool(), strict=True):
-            own = states[mask].cpu()
-            if text not in self._states and own.nbytes <= self._free:
-                self._states[text] = own
-                self._free -= own.nbytes
+            num_bytes = int(mask.sum()) * states[0].nbytes
+            if text not in self._states and num_bytes <= self._free:
+                self._states[text] = states[mask].cpu()
+                self._free -= num_bytes
 
     def states(self, texts: Sequence[Text], mask_NL: torch.Tensor) -> torch.Tensor:
         """The states (N, L, H) of texts that were kept; 0 where the mask is."""
