@@ -108,7 +108,8 @@ def _storage_environment() -> dict[str, str]:
 
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
     """Make the missing parts of `table` with `work`, spread over the cluster; returns the counters of all parts."""
-    return _run(stage, [table], lambda buckets: buckets.map(_CommitPart(work), **step_bundle(placement).options()))
+    step = step_bundle(placement).options()
+    return _run(stage, [table], lambda buckets, _: buckets.map(_CommitPart(work), **step))
 
 
 def run_actor_parts(
@@ -123,12 +124,12 @@ def run_actor_parts(
         return _run(
             stage,
             tables,
-            lambda buckets: buckets.map_batches(
+            lambda buckets, num_missing: buckets.map_batches(
                 _PartActor,
                 fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
                 batch_size=1,
                 **core_bundle(placement).options(),
-                compute=_actors(min(placement.encoder_actors, len(stage.missing_buckets(*tables)))),
+                compute=_actors(min(placement.encoder_actors, num_missing)),
                 runtime_env=_threads(placement.encoder_threads),
                 ray_remote_args_fn=new_actor,
             ),
@@ -176,15 +177,14 @@ def run_generation(
     job = _GenerationJob(work=work, store=store, asker=asker_of(stage.name, stage.fingerprint), api=generator.api)
     engine = {"task": task, "generator": generator, "placement": placement}
     _commit_known(stage, tables, job, placement)
-    num_missing = len(stage.missing_buckets(*tables))
-    if num_missing:
+    if stage.missing_buckets(*tables):
         go_on({})
     step = step_bundle(placement).options()
     with _own_actors() as new_actor:
         return _run(
             stage,
             tables,
-            lambda buckets: (
+            lambda buckets, num_missing: (
                 buckets.map(_MakeRequests(job), **step)
                 .map_batches(
                     GeneratorActor,
@@ -217,16 +217,20 @@ def _accept(counters: Counters, is_over: bool) -> None:
 
 
 def _run(
-    stage: Stage, tables: Sequence[str], steps: Callable[[Any], Any], check: Callable[[Counters, bool], None] = _accept
+    stage: Stage,
+    tables: Sequence[str],
+    steps: Callable[[Any, int], Any],
+    check: Callable[[Counters, bool], None] = _accept,
 ) -> dict[str, float]:
     """Run a dataset of the missing buckets through `steps`, of which the last commits; the counters of all parts.
 
     Args:
+        steps: made of the dataset and the number of its buckets.
         check: raises where the counters of what is committed, at the end or before, keep the stage from going on.
     """
     missing = _announce_missing(stage, tables)
     if missing:
-        _follow(stage, steps(_buckets(missing)), len(missing), check)
+        _follow(stage, steps(_buckets(missing), len(missing)), len(missing), check)
     # A part that is cut off is noticed here, and not when the manifest says that all are there.
     first, *_ = [[storage.read_counters(location) for location in stage.parts(table)] for table in tables]
     counters = storage.add_counters(first)
