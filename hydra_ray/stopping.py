@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
+_deferring: list[None] = []
 
 
 class Stopped(KeyboardInterrupt):
@@ -50,6 +51,18 @@ def stops_gracefully() -> Iterator[None]:
         _received.clear()
         for each, handler in previous.items():
             signal.signal(each, handler)
+
+
+@contextmanager
+def defers_stop() -> Iterator[None]:
+    """Raise at the end of the block what a signal would have raised within; a second one still ends the program."""
+    _deferring.append(None)
+    try:
+        yield
+    finally:
+        _deferring.pop()
+    if not _deferring:
+        require_not_stopped()
 
 
 @contextmanager
@@ -95,4 +108,6 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     if _received:
         os._exit(128 + signal_number)
     _received.append(signal_number)
+    if _deferring:
+        return
     raise Stopped(signal_number)

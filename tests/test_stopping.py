@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from hydra_ray import cli
-from hydra_ray.stopping import Stopped, call_aside, own_handlers, require_not_stopped, stops_gracefully
+from hydra_ray.stopping import Stopped, call_aside, defers_stop, own_handlers, require_not_stopped, stops_gracefully
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -29,6 +29,23 @@ def test_a_stop_that_was_swallowed_is_raised_at_the_next_look():
         with pytest.raises(Stopped):
             require_not_stopped()
     require_not_stopped()
+
+
+def test_a_stop_waits_for_the_end_of_what_must_not_be_interrupted():
+    done: list[str] = []
+    with pytest.raises(Stopped) as raised, stops_gracefully(), defers_stop():
+        with defers_stop():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"]
+    assert raised.value.signal_number == signal.SIGTERM
+
+
+def test_an_error_is_not_hidden_by_a_stop_that_waits():
+    with pytest.raises(ZeroDivisionError), stops_gracefully(), defers_stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        1 / 0  # noqa: B018
 
 
 @pytest.mark.parametrize("number", STATUS)

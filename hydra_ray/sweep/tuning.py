@@ -125,11 +125,9 @@ def _run(sweep: Sweep, settings: Settings, ledger: Ledger) -> dict[str, Any]:
 
 
 def _callbacks(sweep: Sweep, num_trials: int) -> list[Any]:
-    from ray.tune.logger import TBXLoggerCallback
+    from hydra_ray.sweep.callbacks import Announcer, EventWriter
 
-    from hydra_ray.sweep.announcing import Announcer
-
-    found: list[Any] = [Announcer(num_trials), TBXLoggerCallback()]
+    found: list[Any] = [Announcer(num_trials), EventWriter()]
     if sweep.config.mlflow_uri is not None:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 

@@ -1,9 +1,12 @@
-"""A line for each trial that has ended."""
+"""What is told of each of Tune's trials: a line in the log when it has ended, and what TensorBoard reads."""
 
 import logging
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.logger import TBXLoggerCallback
+
+from hydra_ray.stopping import defers_stop
 
 logger = logging.getLogger(__name__)
 
@@ -31,3 +34,16 @@ class Announcer(Callback):
             num_computed = reported["num_computed"]
             told = f"{reported['run']}: quality {quality}, {tokens} generated tokens, {num_computed} stages computed"
         logger.info("trial %d of %d: %s", self._num_ended, self._num_trials, told)
+
+
+class EventWriter(TBXLoggerCallback):
+    """Tune's own logger for TensorBoard, which a stop finds between two trials.
+
+    A stop that interrupts how it closes a file would leave its thread writing to a closed one: Python takes a thread
+    for ended once a join of it was interrupted (bpo-45274).
+    """
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        """Write what is left of a trial's events and close its file."""
+        with defers_stop():
+            super().log_trial_end(trial, failed)
