@@ -33,19 +33,28 @@ def test_a_stop_that_was_swallowed_is_raised_at_the_next_look():
 
 def test_a_stop_waits_for_the_end_of_what_must_not_be_interrupted():
     done: list[str] = []
-    with pytest.raises(Stopped) as raised, stops_gracefully(), defers_stop():
+
+    def work() -> None:
         with defers_stop():
-            os.kill(os.getpid(), signal.SIGTERM)
-            done.append("inner")
-        done.append("outer")
+            with defers_stop():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("inner")
+            done.append("outer")
+
+    with pytest.raises(Stopped) as raised, stops_gracefully():
+        work()
     assert done == ["inner", "outer"]
     assert raised.value.signal_number == signal.SIGTERM
 
 
 def test_an_error_is_not_hidden_by_a_stop_that_waits():
-    with pytest.raises(ZeroDivisionError), stops_gracefully(), defers_stop():
-        os.kill(os.getpid(), signal.SIGTERM)
-        1 / 0  # noqa: B018
+    def fail() -> None:
+        with defers_stop():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), stops_gracefully():
+        fail()
 
 
 @pytest.mark.parametrize("number", STATUS)

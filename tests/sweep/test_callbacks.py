@@ -43,14 +43,14 @@ def test_a_stop_leaves_no_thread_that_still_writes_a_trials_events(tmp_path: Pat
 
     monkeypatch.setattr(event_file_writer.EventsWriter, "write_event", slow)
     monkeypatch.setattr(event_file_writer.EventFileWriter, "close", close)
-    trial = Trial(str(tmp_path))
+    trial: Any = Trial(str(tmp_path))
     callback = EventWriter()
     callback.log_trial_start(trial)
     for step in range(10):
         callback.log_trial_result(step, trial, {"training_iteration": step, "quality": 0.5})
     stopper = threading.Thread(target=stop)
+    stopper.start()
     with pytest.raises(Stopped), stops_gracefully():
-        stopper.start()
         callback.log_trial_end(trial)
     stopper.join()
     assert not [each for each in threading.enumerate() if isinstance(each, event_file_writer._EventLoggerThread)]
