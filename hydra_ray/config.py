@@ -5,12 +5,13 @@ fingerprints; where it is computed is not. A dotted override such as `drafts.num
 command line, in `ray job submit` and in a sweep.
 """
 
+import difflib
 import math
 import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -680,8 +681,27 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
     try:
         return section.model_validate(settings)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, each['loc'])) or '(whole)'}: {each['msg']}" for each in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, each['loc'])) or '(whole)'}: "
+            + (_unknown(section, each["loc"]) if each["type"] == "extra_forbidden" else each["msg"])
+            for each in error.errors()
+        ]
         raise ConfigError(f"{source} is not a valid configuration:\n" + "\n".join(lines)) from error
+
+
+def _unknown(section: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """What to do about a setting that the section at `place`, seen from `section`, does not have."""
+    *above, name = place
+    for part in above:
+        inner = section.model_fields[str(part)].annotation if str(part) in section.model_fields else None
+        found = [each for each in (inner, *get_args(inner)) if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not found:
+            return "there is no such setting"
+        section = found[0]
+    close = difflib.get_close_matches(str(name), section.model_fields, n=1)
+    if close:
+        return f"there is no such setting; did you mean {'.'.join(map(str, [*above, close[0]]))}?"
+    return f"there is no such setting, only {', '.join(section.model_fields)}"
 
 
 def apply_override(settings: Mapping[str, Any], override: str) -> dict[str, Any]:
