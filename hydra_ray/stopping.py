@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
@@ -80,8 +80,12 @@ def own_handlers() -> Iterator[None]:
                 signal.signal(each, handler)
 
 
-def call_aside(work: Callable[[], T]) -> T:
-    """What `work` returns, called in a thread of its own: there, libraries let signals alone."""
+def call_aside(work: Callable[[], T], watch: Callable[[], None], seconds: float = 5.0) -> T:
+    """What `work` returns, called in a thread of its own: there, libraries let signals alone.
+
+    Args:
+        watch: called here every so many `seconds` meanwhile.
+    """
     outcome: Future[T] = Future()
 
     def call() -> None:
@@ -91,6 +95,8 @@ def call_aside(work: Callable[[], T]) -> T:
             outcome.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
+    while not wait([outcome], timeout=seconds).done:
+        watch()
     return outcome.result()
 
 

@@ -100,9 +100,25 @@ def test_a_stop_stays_one_where_a_library_says_that_the_keyboard_interrupted_it(
 
 
 def test_what_is_called_aside_returns_raises_and_runs_in_another_thread():
-    assert call_aside(threading.current_thread) is not threading.main_thread()
+    def nothing() -> None:
+        pass
+
+    assert call_aside(threading.current_thread, nothing) is not threading.main_thread()
     with pytest.raises(ZeroDivisionError):
-        call_aside(lambda: 1 / 0)
+        call_aside(lambda: 1 / 0, nothing)
+
+
+def test_what_is_called_aside_is_watched_until_it_ends():
+    release = threading.Event()
+    watched: list[threading.Thread] = []
+
+    def watch() -> None:
+        watched.append(threading.current_thread())
+        if len(watched) == 3:
+            release.set()
+
+    assert call_aside(release.wait, watch, seconds=0.01)
+    assert set(watched) == {threading.main_thread()}
 
 
 def test_a_signal_interrupts_the_wait_for_what_is_called_aside():
@@ -113,7 +129,7 @@ def test_a_signal_interrupts_the_wait_for_what_is_called_aside():
         release.wait()
 
     with pytest.raises(Stopped), stops_gracefully():
-        call_aside(work)
+        call_aside(work, lambda: None)
     release.set()
 
 

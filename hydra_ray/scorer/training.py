@@ -47,6 +47,10 @@ class TrainingTask:
         """Whether the base has been stored."""
         return storage.exists(self.description)
 
+    def training(self) -> dict[str, Any]:
+        """How the training went, as the stored base describes it."""
+        return storage.read_json(self.description)["training"]
+
 
 def train_bases(
     examples: Stage,
@@ -81,10 +85,10 @@ def train_bases(
         width=config.width,
         max_text_tokens=config.max_text_tokens,
     )
-    tasks = {
-        (name := base_name_of(fold)): TrainingTask(
+    tasks = [
+        TrainingTask(
             locations=tuple(examples.parts("examples")),
-            destination=storage.join(stage.folder, name),
+            destination=storage.join(stage.folder, base_name_of(fold)),
             config=config,
             shape=shape,
             placement=placement,
@@ -92,19 +96,17 @@ def train_bases(
             is_graded=is_graded,
         )
         for fold in folds
-    }
+    ]
     checkpoints = storage.join(stage.folder, "train")
-    missing = [task for task in tasks.values() if not task.is_done()]
+    missing = [task for task in tasks if not task.is_done()]
     if missing and config.num_epochs:
-        _run_workers(missing, checkpoints)
+        _run_workers(missing, checkpoints, stage.name)
     else:
         for task in missing:
             _run_untrained(task)
-    trainings = {name: storage.read_json(task.description)["training"] for name, task in tasks.items()}
+            _log_epochs(stage.name, task)
     storage.remove_folder(checkpoints)
-    for name, training in trainings.items():
-        _log_epochs(f"{stage.name} {name}", training)
-    counters = storage.add_counters(map(_counters, trainings.values()))
+    counters = storage.add_counters(_counters(task.training()) for task in tasks)
     return {**counters, "seconds": round(time.monotonic() - start, 3)}
 
 
@@ -127,8 +129,14 @@ def _train(settings: dict[str, list[TrainingTask]]) -> None:
     train(settings["tasks"])
 
 
-def _run_workers(tasks: Sequence[TrainingTask], folder: str) -> None:
+def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) -> None:
     """Run the workers, which do one task after the other, to the end; their checkpoints are kept in `folder`."""
+    untold = list(tasks)
+
+    def tell() -> None:
+        while untold and untold[0].is_done():
+            _log_epochs(stage_name, untold.pop(0))
+
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -158,19 +166,22 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str) -> None:
     )
     try:
         # Train would put its own handler in the place of this program's, and leave it there.
-        call_aside(trainer.fit)
+        call_aside(trainer.fit, watch=tell)
     except TrainingFailedError as error:
         raise TrainingError(f"training the bases failed: {error}. The workers' checkpoints are in {folder}.") from error
+    tell()
 
 
-def _log_epochs(name: str, training: dict[str, Any]) -> None:
+def _log_epochs(stage_name: str, task: TrainingTask) -> None:
+    name, training = f"{stage_name} {base_name_of(task.fold)}", task.training()
     losses = training["holdout_losses"]
     for epoch, loss in enumerate(training["train_losses"], start=1):
         judged = f", held-out loss {losses[epoch]:.4f} (untrained {losses[0]:.4f})" if losses else ""
         chosen = " <- kept" if epoch == training["best_epoch"] else ""
         _LOG.info("%s: epoch %d, training loss %.4f%s%s", name, epoch, loss, judged, chosen)
     if training["best_epoch"] == 0:
-        _LOG.info("%s: the encoder is used as it is: training it did not lower the held-out loss enough", name)
+        tried = "training it did not lower the held-out loss enough" if losses else "no epochs are configured"
+        _LOG.info("%s: the encoder is used as it is: %s", name, tried)
 
 
 def _counters(training: dict[str, Any]) -> dict[str, float]:

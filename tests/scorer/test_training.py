@@ -319,7 +319,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         fold=None,
         is_graded=False,
     )
-    _run_workers([task], f"{broken.folder}/train")
+    _run_workers([task], f"{broken.folder}/train", broken.name)
     first = read_json(f"{broken.folder}/base/base.json")
     assert first["training"]["epochs_done"] == 1
     shutil.rmtree(f"{broken.folder}/base")
@@ -359,7 +359,7 @@ def shape_of(description):
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
-def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_path, ray_two_cpus):
+def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_path, ray_two_cpus, caplog):
     examples = write_examples(tmp_path)
     config, placement = base_config(encoder, learning_rate=5e-3), PlacementConfig()
 
@@ -381,10 +381,15 @@ def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_pa
         fold=1,
         is_graded=False,
     )
-    _run_workers([task], f"{together.folder}/train")
+    _run_workers([task], f"{together.folder}/train", together.name)
     first = base(together, 1)["training"]["train_losses"]
     shutil.rmtree(f"{together.folder}/base-1")
-    counters = train(together, [0, 1, 2])
+    caplog.clear()
+    with caplog.at_level("INFO", "hydra_ray"):
+        counters = train(together, [0, 1, 2])
+    told = [f"base-{fold}: epoch {epoch}" for fold in (1, 2) for epoch in (1, 2)]
+    assert [name for message in caplog.messages for name in told if name in message] == told
+    assert "base-0" not in caplog.text
     assert counters["epochs"] == 6
     assert base(together, 1)["training"]["train_losses"][:1] == first
     train(alone, [2])
