@@ -23,7 +23,7 @@ def test_help_imports_none_of_the_heavy_libraries():
     ("arguments", "message"),
     [
         (["run", "/no/such.yaml"], "cannot read the configuration /no/such.yaml"),
-        (["run", DEMO, "drafts.num_sample=3"], "did you mean drafts.num_samples"),
+        (["run", DEMO, "drafts.num_sample=3"], "drafts.num_sample: there is no such setting; did you mean drafts"),
         (["run", DEMO, "drafts"], "not of the form section.key=value"),
         (["run", DEMO, "lamp.task=LaMP_9"], "lamp.task is 'LaMP_9'; built in are LaMP_1"),
         (["run", DEMO, "lamp.planted=null", "lamp.root=/no/such"], "/no/such/train_questions.json"),

@@ -131,12 +131,6 @@ def _train(settings: dict[str, list[TrainingTask]]) -> None:
 
 def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) -> None:
     """Run the workers, which do one task after the other, to the end; their checkpoints are kept in `folder`."""
-    untold = list(tasks)
-
-    def tell() -> None:
-        while untold and untold[0].is_done():
-            _log_epochs(stage_name, untold.pop(0))
-
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -164,6 +158,12 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
             failure_config=FailureConfig(max_failures=len(tasks)),
         ),
     )
+    untold = list(tasks)
+
+    def tell() -> None:
+        while untold and untold[0].is_done():
+            _log_epochs(stage_name, untold.pop(0))
+
     try:
         # Train would put its own handler in the place of this program's, and leave it there.
         call_aside(trainer.fit, watch=tell)
