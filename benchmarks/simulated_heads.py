@@ -94,7 +94,6 @@ def projected_rows(user_ids: list[str], shape: Shape, seed: int) -> pa.Table:
     table = simulated(len(user_ids), shape, seed)
     groups_U = np.diff(table.user_starts)
     candidates_U = np.full(len(user_ids), shape.num_examples)
-    offsets = np.zeros(len(table.targets_N), np.float32)
     group_ids = lists_of(pa.array([f"q{group}" for group in _places(groups_U)], pa.string()), groups_U, pa.string())
     columns = {
         "user_id": pa.array(user_ids, pa.string()),
@@ -109,8 +108,9 @@ def projected_rows(user_ids: list[str], shape: Shape, seed: int) -> pa.Table:
             pa.array([f"c{place}" for place in _places(candidates_U)], pa.string()), candidates_U, pa.string()
         ),
         "qualities": lists_of(table.qualities_N, candidates_U, pa.float32(), nullable=True),
-        "offsets": lists_of(offsets, candidates_U, pa.float32()),
-        "routed": lists_of(offsets, candidates_U, pa.float32()),
+        "mixtures": lists_of(np.zeros(0), 0 * groups_U, pa.float32()),
+        "shared": lists_of(np.zeros(len(table.targets_N)), candidates_U, pa.float32()),
+        "added": lists_of(np.zeros(0), 0 * candidates_U, pa.float32()),
         "inputs": lists_of(table.features_ND.ravel(), candidates_U * shape.rank, pa.float32()),
     }
     return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)

@@ -203,7 +203,8 @@ class _Maker:
         # The adapter's plain features compare texts by the encoder.
         compared = {**encoder, "drafts": config.drafts} if is_adapter else {}
         base_settings = {**section.base.model_dump(mode="json"), "encoder": encoder["encoder"]}
-        examples = self.stage(f"{name}.examples", 3, {"task": task, "plain_names": names, **compared}, inputs)
+        version = 4 if is_adapter else 3
+        examples = self.stage(f"{name}.examples", version, {"task": task, "plain_names": names, **compared}, inputs)
         base = self.frozen(f"{name}.base", 2, {"base": base_settings, "interaction": interaction}, [examples])
         featured = [base] if self.teacher is None else [base, examples]
         features = self.stage(f"{name}.features", 2, {}, featured)
@@ -213,7 +214,7 @@ class _Maker:
         # What judges the heads differs only where the base was trained on some of the users.
         judged = {"judges": "unseen users"} if section.base.num_epochs and "lowrank" in section.heads.kinds else {}
         settings = {"heads": _heads_settings(section.heads), **fitted, **judged}
-        heads = self.stage(f"{name}.heads", 4, settings, [features, *population])
+        heads = self.stage(f"{name}.heads", 5, settings, [features, *population])
         return ScorerPlan(
             config=section,
             interaction=interaction,

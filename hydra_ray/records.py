@@ -182,7 +182,8 @@ class UserExamples:
     is_new: bool
     fold: int | None = None
     history: tuple[float, ...] = ()
-    """What the encoder makes of the user's history as a whole; empty where no heads are routed by it."""
+    """What the encoder makes of the records that may be used for each group's query, one group after the other; empty
+    where no heads are routed by it."""
     groups: tuple[Group, ...]
 
 

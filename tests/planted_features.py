@@ -24,7 +24,7 @@ def user_row(user_id, rng, *, is_new, fold, deviation):
         "user_id": user_id,
         "is_new": is_new,
         "fold": fold,
-        "history": deviation.tolist(),
+        "history": deviation.tolist() * num_groups,
         "is_unseen": True,
         "group_ids": [f"g{group}" for group in range(num_groups)],
         "query_ids": [f"q{group}" for group in range(num_groups)],

@@ -1,6 +1,6 @@
 """What makes the adapter a scorer: its groups are the possible answers to a query. A candidate's id is the answer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from hydra_ray.records import (
     UserExamples,
 )
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors, indexed_text
-from hydra_ray.retrieve.ranking import restore_queries
+from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,20 +58,26 @@ def adapter_examples(
     encoded_NH = encode(distinct)
     vectors = dict(zip(distinct, encoded_NH, strict=True))
     for row in rows:
+        ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
+        groups = tuple(_groups(row, ranked, task, config, vectors, labeller))
         yield UserExamples(
             user_id=row.user.user_id,
             is_new=row.user.is_new,
             fold=row.user.fold,
-            history=_encoded_history(row.user, vectors, encoded_NH.shape[1]),
-            groups=tuple(_groups(row, task, config, vectors, labeller)),
+            history=tuple(_encoded_histories(row.user, ranked, groups, vectors, encoded_NH.shape[1])),
+            groups=groups,
         )
 
 
 def _groups(
-    row: Drafted, task: Task, config: RunConfig, vectors: Vectors, labeller: Labeller | None
+    row: Drafted,
+    ranked_queries: Mapping[str, RankedQuery],
+    task: Task,
+    config: RunConfig,
+    vectors: Vectors,
+    labeller: Labeller | None,
 ) -> Iterator[Group]:
     """The candidates of every drafted query in each of its variants: a pseudo-query has only the user's own."""
-    ranked_queries = {ranked.query.query_id: ranked for ranked in restore_queries(row.user, row.probed)}
     inputs = [ranked.query.input for ranked in ranked_queries.values()]
     own = labeller.labelled(task, row.user, inputs, vectors) if labeller else None
     probed = {query.query_id: query for query in row.probed.queries}
@@ -129,13 +135,21 @@ def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig,
     return scale(texts.text_features(pool, context, config.drafts, vectors))
 
 
-def _encoded_history(user: User, vectors: Vectors, width: int) -> tuple[float, ...]:
-    """Mean vectors of the inputs and of the outputs, one after the other; zeros without a history."""
-    if not user.history:
-        return (0.0,) * (2 * width)
-    inputs = np.mean([vectors[indexed_text(record)] for record in user.history], axis=0)
-    outputs = np.mean([vectors[record.output] for record in user.history], axis=0)
-    return tuple(np.concatenate([inputs, outputs]).tolist())
+def _encoded_histories(
+    user: User, ranked_queries: Mapping[str, RankedQuery], groups: Sequence[Group], vectors: Vectors, width: int
+) -> Iterator[float]:
+    """Of each group the mean vectors of the inputs and of the outputs of its query's eligible records, one after the
+    other; zeros without a record. The record that a pseudo-query was made of would give away its answer."""
+    encoded = {
+        record.record_id: np.concatenate([vectors[indexed_text(record)], vectors[record.output]])
+        for record in user.history
+    }
+    means: dict[str, list[float]] = {}
+    for query_id in dict.fromkeys(group.query_id for group in groups):
+        rows = [encoded[record.record_id] for record in ranked_queries[query_id].eligible]
+        means[query_id] = np.mean(rows, axis=0).tolist() if rows else [0.0] * (2 * width)
+    for group in groups:
+        yield from means[group.query_id]
 
 
 def _texts(row: Drafted, task: Task) -> Iterable[str]:

@@ -47,7 +47,7 @@ class Configuration:
 
         Args:
             table: every group teaches; its features are the `inputs`.
-            offsets_N: the shared head's scores.
+            offsets_N: the scores that codes add to.
             fold_G: each group's fold.
             folds: which to leave out in turn.
         """

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("is_new", pa.bool_(), nullable=False),
         pa.field("fold", pa.int64()),
+        # Of each group as many numbers.
         pa.field("history", arrow_list(pa.float32()), nullable=False),
         # Whether no group of the user trained the base.
         pa.field("is_unseen", pa.bool_(), nullable=False),
@@ -64,8 +65,8 @@ class FeaturePart:
     is_new_U: Bools
     """In the fold that the part was read for."""
     is_unseen_U: Bools
-    histories_UH: Floats
-    """What the encoder makes of each user's history; of no width where it is not known."""
+    histories_GH: Floats
+    """What the encoder makes of the records that may be used for each group's query; of no width where none is known."""
     names: pa.Table
     """The columns NAMES of SCHEMA."""
     query_ids: list[str]
@@ -267,7 +268,7 @@ def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, is
         user_ids=part["user_id"].to_pylist(),
         is_new_U=is_new_U,
         is_unseen_U=part["is_unseen"].to_numpy().astype(bool),
-        histories_UH=rows_of(flat_values(part, "history"), part.num_rows),
+        histories_GH=rows_of(flat_values(part, "history"), len(lengths)),
         query_ids=flat_values(part, "query_ids").tolist(),
         names=part.select(NAMES),
         is_pseudo_G=is_pseudo_G,

@@ -20,10 +20,9 @@ from hydra_ray.scorer.projected import (
     project,
     read_names,
     read_projected,
-    shared_scores,
+    user_folds,
     write_projected,
 )
-from hydra_ray.scorer.routed import fit_routed_heads, rescaled
 from hydra_ray.scorer.selection import (
     choose_configurations,
     cohort_losses,
@@ -32,7 +31,7 @@ from hydra_ray.scorer.selection import (
     scored_rows,
     stored_scores,
 )
-from hydra_ray.scorer.shared import Widths, user_fold
+from hydra_ray.scorer.shared import Widths
 from hydra_ray.scorer.store import (
     Lineage,
     heads_table,
@@ -126,31 +125,24 @@ def make_population(job: HeadJob) -> None:
     part = sample_training_users(locations, config.max_prior_users, config.seed, job.fold, is_graded=job.is_graded)
     teaches_G = part.table.teaches()
     table = part.table.select(teaches_G)
-    user_fold_U = np.array([user_fold(user_id) for user_id in part.user_ids], np.int64)
     population = fit_population(
         table,
         is_pseudo_G=part.is_pseudo_G[teaches_G],
-        user_fold_U=user_fold_U,
+        user_fold_U=user_folds(part),
         widths=Widths(part.num_learned, job.num_trusted),
         is_judge_U=part.is_unseen_U,
         fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
+        histories_GH=part.histories_GH[teaches_G],
         ranks=config.ranks if "lowrank" in config.kinds else (),
         seed=config.seed,
         base_fingerprint=part.base_fingerprint,
     )
     variances = {rank: config.prior_scale * values for rank, values in population.variances.items()}
     population = replace(population, variances=variances)
-    scaled = table.scaled(population.scales_D)
     if "paper" in config.kinds:
         from hydra_ray.scorer.paper import start_network
 
-        population = replace(population, network_K=start_network(scaled, config))
-    if part.histories_UH.shape[1]:
-        offsets_N = shared_scores(part, population)[teaches_G[part.table.group_of_candidate()]]
-        # Where the base has seen nobody, a fold of users judges.
-        is_judge_U = user_fold_U == 0 if part.is_unseen_U.all() else part.is_unseen_U
-        routed = fit_routed_heads(scaled, offsets_N, part.histories_UH, is_judge_U, config.seed)
-        population = replace(population, routed=rescaled(routed, population.scales_D))
+        population = replace(population, network_K=start_network(table.scaled(population.scales_D), config))
     population.write(job.population_folder, f"{job.population.fingerprint}-{job.fold}")
 
 

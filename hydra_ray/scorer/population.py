@@ -18,7 +18,7 @@ from sklearn.utils.extmath import svd_flip
 from hydra_ray import storage
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
 from hydra_ray.scorer.newton import Regression
-from hydra_ray.scorer.routed import RoutedHeads
+from hydra_ray.scorer.routed import RoutedHeads, fit_routed_heads, rescaled
 from hydra_ray.scorer.shared import SharedHead, Widths, fit_shared_heads, search
 from hydra_ray.seeds import rng_of
 
@@ -40,7 +40,7 @@ MAX_SEARCH_USERS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Population:
-    """Shared head, basis and priors, in the units of the stored features."""
+    """Shared heads, basis and priors, in the units of the stored features."""
 
     base_fingerprint: str
     scales_D: Floats
@@ -54,7 +54,7 @@ class Population:
     network_K: Floats
     """The shared two-layer network that paper heads start from; empty where none is fitted."""
     routed: RoutedHeads | None
-    """The shared heads that are mixed by the user's history; None where none are fitted."""
+    """The shared heads that are mixed by the user's history, from which own codes start; None where they help nobody."""
 
     def shared_scores(self, features_ND: Floats, is_pseudo_N: Bools, user_fold_N: Ints) -> Floats:
         """Each candidate's score by the shared head of its kind of query.
@@ -64,6 +64,21 @@ class Population:
         """
         pseudo_N = self.pseudo_head.scores(features_ND, user_fold_N)
         return np.where(is_pseudo_N, pseudo_N, self.query_head.scores(features_ND, user_fold_N))
+
+    def routes(
+        self, histories_GH: Floats, user_fold_G: Ints, features_ND: Floats, user_fold_N: Ints
+    ) -> tuple[Floats, Floats]:
+        """Mixture (G, E) of each group and what each routed head adds to each candidate's score (N, E); of no width
+        where there are no routed heads.
+
+        Args:
+            histories_GH: the records that may be used for each group's query.
+            user_fold_G: as in `shared_scores`, of each group.
+            user_fold_N: as in `shared_scores`.
+        """
+        if self.routed is None or not len(histories_GH):
+            return np.zeros((len(histories_GH), 0)), np.zeros((len(features_ND), 0))
+        return self.routed.mixtures(histories_GH, user_fold_G), self.routed.added(features_ND, user_fold_N)
 
     def write(self, folder: str, fingerprint: str) -> None:
         """Store it at `folder`, the description last."""
@@ -143,14 +158,14 @@ def within_group_scales(table: GroupTable) -> Floats:
 
 
 def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -> tuple[Floats, Floats]:
-    """Directions in which users deviate from the shared head, as columns, and their variances, the largest first.
+    """Directions in which users deviate from what their codes start from, as columns, and their variances, the largest first.
 
     The largest weight of each direction is positive: eigenvectors have no sign of their own, and codes must agree
     between runs that taught the same.
 
     Args:
         table: every group teaches; features vary by about 1 within a group.
-        offsets_N: the shared head's scores, held out.
+        offsets_N: what codes start from, held out.
         start_D: variances of the deviations before their directions are known (see `start_variances`).
     """
     num_features = table.features_ND.shape[1]
@@ -185,7 +200,7 @@ def choose_factors(
     teach the basis.
 
     The judges in each half of the users judge what the other half teaches: a basis fits the users it was learned from
-    far too well. 0, which leaves everybody at the shared head, where nothing helps, or nobody is left to judge.
+    far too well. 0, which leaves everybody where codes start, where nothing helps, or nobody is left to judge.
 
     Args:
         is_judge_U: the users whom the base was not trained on.
@@ -228,15 +243,18 @@ def fit_population(
     widths: Widths,
     is_judge_U: Bools,
     fold_G: Ints,
+    histories_GH: Floats,
     ranks: Sequence[int],
     seed: int,
     base_fingerprint: str,
 ) -> Population:
-    """Everything that training users teach about all users, but the networks and the routed heads.
+    """Everything that training users teach about all users, but the networks.
 
     Args:
         table: training users' groups; every one teaches.
+        is_judge_U: the users whom the base was not trained on.
         fold_G: each group's fold among its user's.
+        histories_GH: the records that may be used for each group's query; of no width where they are not known.
         ranks: widths of codes to estimate priors for; none where no low-rank head is fitted.
 
     Raises:
@@ -254,6 +272,16 @@ def fit_population(
         pseudo_head.scores(scaled.features_ND, user_fold_N),
         query_head.scores(scaled.features_ND, user_fold_N),
     )
+    routed = None
+    if histories_GH.shape[1]:
+        # Where the base has seen nobody, a fold of users judges.
+        judges_U = user_fold_U == 0 if is_judge_U.all() else is_judge_U
+        routed = fit_routed_heads(scaled, offsets_N, histories_GH, judges_U, user_fold_U, seed)
+    if routed is not None:
+        mixtures_GE = routed.mixtures(histories_GH, user_fold_U[scaled.user_of_group()])
+        added_NE = routed.added(scaled.features_ND, user_fold_N)
+        offsets_N = offsets_N + np.einsum("ne,ne->n", added_NE, mixtures_GE[scaled.group_of_candidate()])
+        routed = rescaled(routed, scales)
     basis = np.zeros((len(scales), 0))
     variances: dict[int, Floats] = {}
     if ranks:
@@ -274,7 +302,7 @@ def fit_population(
         basis_DR=basis / scales[:, None],
         variances=variances,
         network_K=np.zeros(0),
-        routed=None,
+        routed=routed,
     )
 
 

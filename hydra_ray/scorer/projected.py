@@ -1,15 +1,17 @@
 """Projected features: what fitting needs of every candidate, in a few numbers.
 
 Once the population is known, the base's full-width features are only ever multiplied by its shared heads and its basis.
-So each bucket is projected once: per candidate the shared head's score, the routed heads' score, and the features in
-the basis of the largest rank, of which smaller ranks use the first columns. All that is fitted, chosen and scored
+So each bucket is projected once: per candidate the shared head's score, what each routed head adds to it, and the
+features in the basis of the largest rank, of which smaller ranks use the first columns; per group the mixture of the
+routed heads. All that is fitted, chosen and scored
 afterwards reads these rows, a row group at a time. (Paper heads alone read the full features beside them.)
 
-Letters in shape suffixes: U users, G groups, N candidates, D features, R code width.
+Letters in shape suffixes: U users, G groups, N candidates, D features, E routed heads, R code width.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.records import arrow_list
 from hydra_ray.scorer import features
-from hydra_ray.scorer.columns import flat_values, list_lengths, lists_of, require_finite
+from hydra_ray.scorer.columns import flat_values, list_lengths, lists_of, require_finite, rows_of
 from hydra_ray.scorer.features import NAMES, FeaturePart, target_distributions
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, starts_of
 from hydra_ray.scorer.population import Population
@@ -38,17 +40,19 @@ SCHEMA = pa.schema(
         *(features.SCHEMA.field(name) for name in NAMES if name != "candidate_ids"),
         # Of the user's queries, by which they are held out.
         pa.field("folds", arrow_list(pa.int16()), nullable=False),
-        # One element a candidate; `inputs` has as many as the rank for each.
+        # As many as there are routed heads for each group.
+        pa.field("mixtures", arrow_list(pa.float32()), nullable=False),
+        # One element a candidate; `added` has as many as there are routed heads for each, `inputs` as many as the rank.
         features.SCHEMA.field("candidate_ids"),
         features.SCHEMA.field("qualities"),
-        pa.field("offsets", arrow_list(pa.float32()), nullable=False),
-        pa.field("routed", arrow_list(pa.float32()), nullable=False),
+        pa.field("shared", arrow_list(pa.float32()), nullable=False),
+        pa.field("added", arrow_list(pa.float32()), nullable=False),
         pa.field("inputs", arrow_list(pa.float32()), nullable=False),
     ]
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: a property is cached
 class ProjectedPart:
     """Some users of the projected table. Key: user_ids, sorted."""
 
@@ -56,14 +60,38 @@ class ProjectedPart:
     is_new_U: Bools
     fold_G: Ints
     """Each group's fold among its user's queries that are learned from; EVALUATED for all others."""
-    offsets_N: Floats
+    shared_N: Floats
     """The shared head's scores; a training user's by one that was fitted without the user."""
-    routed_N: Floats
-    """The routed heads' scores; the shared head's where there are none."""
+    mixtures_GE: Floats
+    """The weights of the routed heads; of no width where there are none."""
+    added_NE: Floats
+    """What each routed head adds to the shared head's score."""
     table: GroupTable
     """Its features are the inputs (N, R) of low-rank codes."""
     features_ND: Floats
     """The base's own features where a head reads them, else of no width."""
+
+    @cached_property
+    def offsets_N(self) -> Floats:
+        """The routed heads' scores, which a code adds to."""
+        return self._routed(self.mixtures_GE[self.table.group_of_candidate()])
+
+    def lent_offsets(self, donors_U: Ints) -> Floats:
+        """Scores by heads that are mixed as for another user.
+
+        Args:
+            donors_U: the other of each user; -1 for nobody, which leaves the shared head.
+        """
+        groups_U = np.maximum(np.diff(self.table.user_starts), 1)
+        mixtures_UE = np.zeros((self.table.num_users, self.mixtures_GE.shape[1]))
+        np.add.at(
+            mixtures_UE, self.table.user_of_group(), self.mixtures_GE / groups_U[self.table.user_of_group(), None]
+        )
+        lent_UE = np.where(donors_U[:, None] >= 0, mixtures_UE[donors_U], 0)
+        return self._routed(lent_UE[self.table.user_of_candidate()])
+
+    def _routed(self, mixtures_NE: Floats) -> Floats:
+        return self.shared_N + np.einsum("ne,ne->n", self.added_NE, mixtures_NE)
 
 
 def project(part: FeaturePart, population: Population, num_folds: int, seed: int) -> pa.Table:
@@ -74,10 +102,11 @@ def project(part: FeaturePart, population: Population, num_folds: int, seed: int
         seed: of the folds.
     """
     table = part.table
-    offsets_N = shared_scores(part, population)
-    routed_N = offsets_N
-    if population.routed is not None and part.user_ids:
-        routed_N = population.routed.scores(table.features_ND, offsets_N, part.histories_UH, table.user_of_candidate())
+    user_fold_U = user_folds(part)
+    user_fold_G, user_fold_N = user_fold_U[table.user_of_group()], user_fold_U[table.user_of_candidate()]
+    is_pseudo_N = part.is_pseudo_G[table.group_of_candidate()]
+    shared_N = population.shared_scores(table.features_ND, is_pseudo_N, user_fold_N)
+    mixtures_GE, added_NE = population.routes(part.histories_GH, user_fold_G, table.features_ND, user_fold_N)
     inputs_NR = table.features_ND @ population.basis_DR
     groups_U = np.diff(table.user_starts)
     candidates_U = np.bincount(table.user_of_candidate(), minlength=table.num_users)
@@ -86,8 +115,9 @@ def project(part: FeaturePart, population: Population, num_folds: int, seed: int
         "is_new": pa.array(part.is_new_U),
         "folds": lists_of(group_folds(part, num_folds, seed), groups_U, pa.int16()),
         "qualities": lists_of(table.qualities_N, candidates_U, pa.float32(), nullable=True),
-        "offsets": lists_of(offsets_N, candidates_U, pa.float32()),
-        "routed": lists_of(routed_N, candidates_U, pa.float32()),
+        "mixtures": lists_of(mixtures_GE.ravel(), groups_U * mixtures_GE.shape[1], pa.float32()),
+        "shared": lists_of(shared_N, candidates_U, pa.float32()),
+        "added": lists_of(added_NE.ravel(), candidates_U * added_NE.shape[1], pa.float32()),
         "inputs": lists_of(inputs_NR.ravel(), candidates_U * inputs_NR.shape[1], pa.float32()),
     }
     return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
@@ -115,10 +145,11 @@ def read_projected(location: str, lineage: Lineage, *, is_graded: bool) -> Itera
         FeatureError: its numbers are NaN or infinite.
         HeadMismatchError: it was made by another base or population.
     """
-    names = ["user_id", "is_new", "num_candidates", "folds", "qualities", "offsets", "routed", "inputs"]
+    numbers = ["mixtures", "shared", "added", "inputs"]
+    names = ["user_id", "is_new", "num_candidates", "folds", "qualities", *numbers]
     for table in storage.read_row_groups(location, SCHEMA, names):
         lineage.require(table.schema.metadata, location)
-        require_finite(table, ("offsets", "routed", "inputs"), location)
+        require_finite(table, numbers, location)
         yield _projected_part(table, is_graded)
 
 
@@ -127,13 +158,10 @@ def read_names(location: str) -> Iterator[pa.Table]:
     return storage.read_row_groups(location, SCHEMA, NAMES)
 
 
-def shared_scores(part: FeaturePart, population: Population) -> Floats:
-    """Every candidate's score by the shared head; a training user's by one that was fitted without the user."""
+def user_folds(part: FeaturePart) -> Ints:
+    """The fold of each user's that taught shared heads; -1 for new users."""
     users = zip(part.user_ids, part.is_new_U.tolist(), strict=True)
-    fold_U = np.array([-1 if is_new else user_fold(user_id) for user_id, is_new in users], np.int64)
-    table = part.table
-    is_pseudo_N = part.is_pseudo_G[table.group_of_candidate()]
-    return population.shared_scores(table.features_ND, is_pseudo_N, fold_U[table.user_of_candidate()])
+    return np.array([-1 if is_new else user_fold(user_id) for user_id, is_new in users], np.int64)
 
 
 def group_folds(part: FeaturePart, num_folds: int, seed: int) -> Ints:
@@ -173,8 +201,9 @@ def _projected_part(table: pa.Table, is_graded: bool) -> ProjectedPart:
         user_ids=table["user_id"].to_pylist(),
         is_new_U=table["is_new"].to_numpy().astype(bool),
         fold_G=flat_values(table, "folds").astype(np.int64),
-        offsets_N=flat_values(table, "offsets").astype(np.float64),
-        routed_N=flat_values(table, "routed"),
+        shared_N=flat_values(table, "shared").astype(np.float64),
+        mixtures_GE=rows_of(flat_values(table, "mixtures"), len(group_starts) - 1),
+        added_NE=rows_of(flat_values(table, "added"), num_candidates),
         table=GroupTable(
             features_ND=flat_values(table, "inputs").reshape(num_candidates, rank),
             targets_N=targets_N,

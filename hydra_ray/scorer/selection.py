@@ -24,12 +24,12 @@ class Heads:
     """Some users' heads, ready to score."""
 
     chosen_U: Ints
-    """Index of each user's configuration; -1 for the shared head."""
+    """Index of each user's configuration; -1 for no code."""
     codes: Sequence[Floats]
     """Of each configuration the codes (U, K); they mean something where it is the chosen one."""
 
     def of(self, users: Ints) -> "Heads":
-        """The same heads for others: user u gets that of users[u]; -1 means the shared head."""
+        """The same codes for others: user u gets that of users[u]; -1 means none."""
         chosen_U = np.where(users >= 0, self.chosen_U[users], -1)
         return Heads(chosen_U=chosen_U, codes=[codes_UK[users] for codes_UK in self.codes])
 
@@ -136,14 +136,20 @@ def heads_of(table: pa.Table, kinds: Sequence[Configuration]) -> Heads:
     return Heads(chosen_U=chosen_U, codes=codes)
 
 
-def head_scores(part: ProjectedPart, heads: Heads, kinds: Sequence[Configuration], population: Population) -> Floats:
-    """Every candidate's score by its user's head."""
-    scores_N, user_N = part.offsets_N.copy(), part.table.user_of_candidate()
+def head_scores(
+    part: ProjectedPart, heads: Heads, kinds: Sequence[Configuration], population: Population, offsets_N: Floats
+) -> Floats:
+    """Every candidate's score by its user's head.
+
+    Args:
+        offsets_N: what codes add to.
+    """
+    scores_N, user_N = offsets_N.copy(), part.table.user_of_candidate()
     for place, kind in enumerate(kinds):
         rows = (heads.chosen_U == place)[user_N]
         if rows.any():
             inputs = kind.inputs(part, population)[rows]
-            scores_N[rows] = kind.scores(inputs, part.offsets_N[rows], user_N[rows], heads.codes[place])
+            scores_N[rows] = kind.scores(inputs, offsets_N[rows], user_N[rows], heads.codes[place])
     return scores_N
 
 
@@ -161,12 +167,12 @@ def stored_scores(
     for part, table in zip(parts, heads, strict=True):
         assert table["user_id"].to_pylist() == part.user_ids, "heads of other users"
         own = heads_of(table, kinds)
-        lent = own.of(donors(part.is_new_U))
+        donors_U = donors(part.is_new_U)
         scores = {
-            "personal": head_scores(part, own, kinds, population),
-            "shared": part.offsets_N,
-            "shuffled": head_scores(part, lent, kinds, population),
-            "routed": part.routed_N,
+            "personal": head_scores(part, own, kinds, population, part.offsets_N),
+            "shared": part.shared_N,
+            "shuffled": head_scores(part, own.of(donors_U), kinds, population, part.lent_offsets(donors_U)),
+            "routed": part.offsets_N,
         }
         yield ScoredPart(part=part, heads=own, scores=scores)
 

@@ -1,9 +1,10 @@
 """One scorer of an export: base, population and heads, for one group of candidates at a time.
 
-Letters in shape suffixes: N candidates, D features, R code width.
+Letters in shape suffixes: G groups (one), N candidates, D features, E routed heads, R code width.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ MAX_KEPT_SIDES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnHead:
-    """A user's head, ready to score; the shared one for a user who has none."""
+    """A user's head, ready to score; for a user who has none, one without a code."""
 
     name: str
     heads: Heads
@@ -68,15 +69,25 @@ class GroupScorer:
         self._kept.move_to_end(user_id)
         return self._kept[user_id]
 
-    def scores(self, group: Group, head: OwnHead) -> tuple[Floats, Floats]:
-        """Scores (N) of the group's candidates by the head, and by the shared one, as a query's."""
-        features_ND = self._features(group)
-        num_candidates = len(features_ND)
-        folds_N = np.full(num_candidates, -1)
-        offsets_N = self._population.shared_scores(features_ND, np.zeros(num_candidates, bool), folds_N)
-        inputs_NR = features_ND @ self._population.basis_DR
-        part = _part_of(_as_stored(offsets_N), _as_stored(inputs_NR), features_ND)
-        return head_scores(part, head.heads, self._kinds, self._population), part.offsets_N
+    def scores(self, group: Group, history: Sequence[float], head: OwnHead) -> dict[str, Floats]:
+        """Scores (N) of the group's candidates as a query's: by the user's own head, the shared and the routed ones.
+
+        Args:
+            history: what the encoder makes of the records that may be used; empty where no heads are routed by it.
+        """
+        features_ND, population = self._features(group), self._population
+        folds_N = np.full(len(features_ND), -1)
+        shared_N = population.shared_scores(features_ND, np.zeros(len(features_ND), bool), folds_N)
+        mixtures_GE, added_NE = population.routes(np.array([history]), folds_N[:1], features_ND, folds_N)
+        part = _part_of(
+            _as_stored(shared_N),
+            _as_stored(mixtures_GE),
+            _as_stored(added_NE),
+            _as_stored(features_ND @ population.basis_DR),
+            features_ND,
+        )
+        personal_N = head_scores(part, head.heads, self._kinds, population, part.offsets_N)
+        return {"personal": personal_N, "shared": part.shared_N, "routed": part.offsets_N}
 
     def _read_head(self, user_id: str) -> OwnHead:
         shared = OwnHead(name=SHARED, heads=Heads(chosen_U=np.array([-1]), codes=[]))
@@ -110,16 +121,19 @@ def _as_stored(values: Floats) -> Floats:
     return values.astype(np.float32).astype(np.float64)
 
 
-def _part_of(offsets_N: Floats, inputs_NR: Floats, features_ND: Floats) -> ProjectedPart:
+def _part_of(
+    shared_N: Floats, mixtures_GE: Floats, added_NE: Floats, inputs_NR: Floats, features_ND: Floats
+) -> ProjectedPart:
     """One user with one group whose target nobody knows."""
-    num_candidates = len(offsets_N)
+    num_candidates = len(shared_N)
     unknown_N = np.full(num_candidates, np.nan)
     return ProjectedPart(
         user_ids=[""],
         is_new_U=np.array([True]),
         fold_G=np.array([EVALUATED]),
-        offsets_N=offsets_N,
-        routed_N=offsets_N,
+        shared_N=shared_N,
+        mixtures_GE=mixtures_GE,
+        added_NE=added_NE,
         table=GroupTable(
             features_ND=inputs_NR,
             targets_N=np.zeros(num_candidates),

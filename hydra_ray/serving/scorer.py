@@ -138,7 +138,7 @@ class ServedScorer:
         head = self._adapter.head_of(user)
         if not examples.groups:
             return Scores(head=head.name, by_answer={}, choice=None)
-        scored = _scored_group(examples.groups[0], self._adapter, head)
+        scored = _scored_group(examples.groups[0], examples.history, self._adapter, head)
         by_answer = {each.candidate_id: each.personal for each in scored.candidates}
         return Scores(head=head.name, by_answer=by_answer, choice=choose(scored, "personal", self.task))
 
@@ -184,8 +184,8 @@ class ServedScorer:
     def _reranked(self, asked: User, probed: ProbedUser) -> ScoredUser:
         """How the reranker scores what is retrieved."""
         head = self._reranker.head_of(asked.user_id)
-        groups = reranker_examples(asked, probed, self.task, self.config).groups
-        scored = tuple(_scored_group(group, self._reranker, head) for group in groups)
+        examples = reranker_examples(asked, probed, self.task, self.config)
+        scored = tuple(_scored_group(group, examples.history, self._reranker, head) for group in examples.groups)
         return ScoredUser(user_id=asked.user_id, is_new=False, head=head.name, groups=scored)
 
     def _retrieved(self, user: User) -> tuple[Retrieved, ...]:
@@ -254,15 +254,17 @@ def _drafted(user: User, drafts: Sequence[Draft]) -> DraftedUser:
     return DraftedUser(user_id=user.user_id, is_new=False, queries=(query,))
 
 
-def _scored_group(group: Group, scorer: GroupScorer, head: OwnHead) -> ScoredGroup:
-    own_N, shared_N = scorer.scores(group, head)
+def _scored_group(group: Group, history: Sequence[float], scorer: GroupScorer, head: OwnHead) -> ScoredGroup:
+    scores = scorer.scores(group, history, head)
+    scores["shuffled"] = scores["personal"]  # nobody else is here
+    candidates = (
+        CandidateScore(candidate_id=each.candidate_id, **{name: float(own[place]) for name, own in scores.items()})
+        for place, each in enumerate(group.candidates)
+    )
     return ScoredGroup(
         group_id=group.group_id,
         query_id=group.query_id,
         variant=group.variant,
         is_pseudo=group.is_pseudo,
-        candidates=tuple(
-            CandidateScore(candidate_id=each.candidate_id, personal=own, shared=shared, shuffled=own, routed=shared)
-            for each, own, shared in zip(group.candidates, own_N.tolist(), shared_N.tolist(), strict=True)
-        ),
+        candidates=tuple(candidates),
     )

@@ -164,39 +164,18 @@ def test_without_plain_features_there_are_none_and_nothing_else_differs():
         )
 
 
-def test_the_history_is_the_mean_of_its_inputs_and_of_its_outputs():
+def test_histories_are_the_means_of_the_inputs_and_of_the_outputs_without_what_the_query_was_made_of():
     someone = user(5)
-    inputs = encode([record.input for record in someone.history]).mean(axis=0)
-    outputs = encode([record.output for record in someone.history]).mean(axis=0)
-    assert examples(someone).history == pytest.approx((*inputs, *outputs))
+    found = examples(someone)
+    assert {group.is_pseudo for group in found.groups} == {True, False}
+    for group, history in zip(found.groups, np.reshape(found.history, (len(found.groups), -1)), strict=True):
+        records = [record for record in someone.history if f"record:{record.record_id}" != group.query_id]
+        assert len(records) == 5 - group.is_pseudo
+        inputs = encode([record.input for record in records]).mean(axis=0)
+        outputs = encode([record.output for record in records]).mean(axis=0)
+        np.testing.assert_allclose(history, [*inputs, *outputs], rtol=1e-6)
 
 
-def test_every_user_has_a_history_of_the_same_width():
-    assert examples(user(0)).history == (0.0,) * 2 * LETTERS.n_features
-    nobody = replace(user(0), queries=())
-    assert examples(nobody) == UserExamples(
-        user_id="u", is_new=True, fold=None, history=(0.0,) * 2 * LETTERS.n_features, groups=()
-    )
-
-
-@pytest.mark.parametrize("task", [PLANTED, HEADLINES])
-def test_a_user_without_queries_teaches_by_the_history_alone(task: Task):
-    groups = examples(replace(user(8), queries=()), task).groups
-    assert len(groups) == CONFIG.drafts.num_pseudo_queries
-    assert all(group.is_pseudo for group in groups)
-
-
-def test_users_are_encoded_in_one_call_and_do_not_influence_each_other():
-    calls: list[Sequence[str]] = []
-
-    def counted(wanted: Sequence[str]) -> np.ndarray:
-        calls.append(wanted)
-        return encode(wanted)
-
-    people = [replace(user(n), user_id=f"user {n}") for n in (0, 3, 8)]
-    rows = [rows_of(someone, copying) for someone in people]
-    drafted = [Drafted(user=r.user, probed=r.probed, scored=r.scored, drafted=r.drafted) for r in rows]
-    together = list(adapter_examples(drafted, PLANTED, CONFIG, counted, labeller_of(PLANTED)))
-    assert together == [examples(someone) for someone in people]
-    assert len(calls) == 1
-    assert len(set(calls[0])) == len(calls[0])
+def test_without_records_a_history_has_the_same_width():
+    found = examples(user(0))
+    assert found.history == (0.0,) * len(found.groups) * 2 * LETTERS.n_features

@@ -70,11 +70,12 @@ def test_a_part_without_users_reads_as_nobody(tmp_path):
     assert part.table.features_ND.shape == (0, WIDTH)
 
 
-def test_histories_are_a_row_a_user(tmp_path):
+def test_histories_are_a_row_a_group(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=4, num_new=1)
     location = features.part("features/base", 0)
-    rows = read_part(location, SCHEMA)["history"].to_pylist()
-    np.testing.assert_allclose(next(read_features(location, 0, is_graded=False)).histories_UH, rows, rtol=1e-6)
+    flat = np.concatenate(read_part(location, SCHEMA)["history"].to_pylist())
+    [part] = read_features(location, 0, is_graded=False)
+    np.testing.assert_allclose(part.histories_GH, flat.reshape(part.table.num_groups, WIDTH), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("is_graded", "expected"), [(False, [0, 0, 1, 0, 0]), (True, None)])

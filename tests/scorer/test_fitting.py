@@ -156,7 +156,7 @@ def test_a_stored_head_scores_what_was_not_learned_from(planted):
         code = np.resize(heads[part.user_ids[user]].code or 0.0, basis_DR.shape[1])
         rows = np.flatnonzero(part.table.user_of_candidate() == user)[-NUM_CANDIDATES:]
         candidates = users[part.user_ids[user]].groups[-1].candidates
-        expected = [c.shared for c in candidates] + part.table.features_ND[rows] @ basis_DR @ code
+        expected = [c.routed for c in candidates] + part.table.features_ND[rows] @ basis_DR @ code
         np.testing.assert_allclose([c.personal for c in candidates], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -204,13 +204,15 @@ def test_control_without_another_user_is_the_shared_head(tmp_path):
 def test_control_is_the_score_by_the_next_user_s_head(planted):
     job, _ = planted
     [part] = read_features(job.features_part(0), 0, is_graded=False)
-    basis_DR = read_population(job.population_folder).basis_DR
+    [projected] = job.read_projected(0, ())
+    basis_DR, donors_U = read_population(job.population_folder).basis_DR, donors(part.is_new_U)
+    offsets_N = projected.lent_offsets(donors_U)
     heads, users = {head.user_id: head for head in stored_heads(job)}, scored(job.stage)
     user_N = part.table.user_of_candidate()
-    for user, donor in enumerate(donors(part.is_new_U)):
+    for user, donor in enumerate(donors_U):
         candidates = [c for group in users[part.user_ids[user]].groups for c in group.candidates]
         code = np.resize(heads[part.user_ids[donor]].code or 0.0, basis_DR.shape[1])
-        expected = [c.shared for c in candidates] + part.table.features_ND[user_N == user] @ basis_DR @ code
+        expected = offsets_N[user_N == user] + part.table.features_ND[user_N == user] @ basis_DR @ code
         np.testing.assert_allclose([c.shuffled for c in candidates], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -283,12 +285,13 @@ def without(location, is_dropped):
         for name, width in (("candidate_ids", 1), ("qualities", 1), ("features", 6)):
             size = width * NUM_CANDIDATES
             row[name] = [value for group in kept for value in row[name][group * size : (group + 1) * size]]
+        row["history"] = [value for group in kept for value in row["history"][group * 6 : (group + 1) * 6]]
         for name in ("group_ids", "query_ids", "variants", "is_pseudo", "num_candidates"):
             row[name] = [row[name][group] for group in kept]
     write_part(location, pa.Table.from_pylist(rows, schema=table.schema))
 
 
-def test_without_pseudo_queries_new_users_get_the_shared_head(tmp_path):
+def test_without_pseudo_queries_new_users_get_what_codes_start_from(tmp_path):
     features, _ = plant(tmp_path, num_training=30, num_new=10)
     for location in features.parts("features/base"):
         without(location, lambda row, group: row["is_pseudo"][group])
@@ -296,7 +299,7 @@ def test_without_pseudo_queries_new_users_get_the_shared_head(tmp_path):
     fit_without_tune(job)
     users = scored(job.stage)
     for user in (user for user in users.values() if user.is_new):
-        scores = np.array([[c.personal, c.shared] for c in user.groups[0].candidates])
+        scores = np.array([[c.personal, c.routed] for c in user.groups[0].candidates])
         np.testing.assert_allclose(scores[:, 0], scores[:, 1], rtol=1e-6)
     assert len({c.shared for user in users.values() for c in user.groups[0].candidates}) > 100
 

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -41,6 +41,7 @@ def estimate(table, ranks=(4,), *, is_pseudo=True, num_learned=2):
         widths=Widths(num_learned),
         is_judge_U=np.ones(table.num_users, bool),
         fold_G=np.arange(table.num_groups) % 4,
+        histories_GH=np.zeros((table.num_groups, 0)),
         ranks=ranks,
         seed=0,
         base_fingerprint="base",
@@ -224,6 +225,7 @@ def test_users_without_groups_change_nothing():
         widths=Widths(2),
         is_judge_U=np.ones(40, bool),
         fold_G=np.arange(table.num_groups) % 4,
+        histories_GH=np.zeros((table.num_groups, 0)),
         ranks=(4,),
         seed=0,
         base_fingerprint="base",
@@ -244,9 +246,9 @@ def test_one_training_user_is_enough(num_learned):
 def test_stored_population_reads_back(tmp_path, has_routed):
     rng = np.random.default_rng(8)
     routed = RoutedHeads(
-        deviations_ED=rng.normal(size=(7, 6)),
-        gate_EP=rng.normal(size=(7, 2)),
-        gate_bias_E=rng.normal(size=7),
+        deviations_KED=rng.normal(size=(6, 7, 6)),
+        gate_KEP=rng.normal(size=(6, 7, 2)),
+        gate_bias_KE=rng.normal(size=(6, 7)),
         means_H=rng.normal(size=5),
         components_PH=rng.normal(size=(2, 5)),
     )
@@ -259,9 +261,9 @@ def test_stored_population_reads_back(tmp_path, has_routed):
         np.testing.assert_array_equal(head.left_out_KD, expected.left_out_KD)
     assert found.variances.keys() == {2, 6}
     assert found.base_fingerprint == "base"
-    histories = rng.normal(size=(3, 5))
     if has_routed:
         assert found.routed is not None
-        np.testing.assert_array_equal(found.routed.mixtures(histories), routed.mixtures(histories))
+        for name, expected in asdict(routed).items():
+            np.testing.assert_array_equal(getattr(found.routed, name), expected)
     else:
         assert found.routed is None

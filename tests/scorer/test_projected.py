@@ -11,7 +11,7 @@ from hydra_ray.scorer import features, projected
 from hydra_ray.scorer.features import ROW_GROUP_USERS, read_features, row_group_slices
 from hydra_ray.scorer.job import make_population, make_projected
 from hydra_ray.scorer.population import read_population
-from hydra_ray.scorer.projected import EVALUATED, group_folds, read_names, read_projected, shared_scores
+from hydra_ray.scorer.projected import EVALUATED, group_folds, read_names, read_projected, user_folds
 from hydra_ray.seeds import seed_of
 from hydra_ray.storage import read_part, write_part, write_row_groups
 
@@ -33,14 +33,33 @@ def test_a_projected_part_says_of_every_candidate_what_the_population_makes_of_i
         assert part.user_ids == full.user_ids
         np.testing.assert_array_equal(part.is_new_U, full.is_new_U)
         np.testing.assert_allclose(part.table.features_ND, full.table.features_ND @ population.basis_DR, atol=1e-5)
-        np.testing.assert_allclose(part.offsets_N, shared_scores(full, population), atol=1e-5)
         np.testing.assert_array_equal(part.fold_G, group_folds(full, 5, 0))
         for name in ("targets_N", "qualities_N", "group_starts", "user_starts"):
             np.testing.assert_array_equal(getattr(part.table, name), getattr(full.table, name))
+        folds_U = user_folds(full)
+        folds_N, is_pseudo_N = (
+            folds_U[full.table.user_of_candidate()],
+            full.is_pseudo_G[full.table.group_of_candidate()],
+        )
+        shared_N = population.shared_scores(full.table.features_ND, is_pseudo_N, folds_N)
+        np.testing.assert_allclose(part.shared_N, shared_N, atol=1e-5)
         assert population.routed is not None
-        deviations_UD = population.routed.mixtures(full.histories_UH) @ population.routed.deviations_ED
-        routed_N = (full.table.features_ND * deviations_UD[full.table.user_of_candidate()]).sum(axis=1)
-        np.testing.assert_allclose(part.routed_N, part.offsets_N + routed_N, atol=1e-4)
+        mixtures_GE = population.routed.mixtures(full.histories_GH, folds_U[full.table.user_of_group()])
+        for row, group in enumerate(full.table.group_of_candidate()):
+            deviations_ED = population.routed.deviations_KED[folds_N[row]]
+            routed = full.table.features_ND[row] @ deviations_ED.T @ mixtures_GE[group]
+            assert part.offsets_N[row] == pytest.approx(shared_N[row] + routed, abs=1e-4)
+
+
+def test_another_user_s_mixture_is_lent_whole(planted):
+    [part] = planted.read_projected(0, ())
+    donors_U = np.roll(np.arange(part.table.num_users), 1)
+    donors_U[0] = -1
+    lent_N, user_G = part.lent_offsets(donors_U), part.table.user_of_group()
+    for row, user in enumerate(part.table.user_of_candidate()):
+        own = part.mixtures_GE[user_G == donors_U[user]].mean(axis=0) if donors_U[user] >= 0 else 0
+        assert lent_N[row] == pytest.approx(part.shared_N[row] + (part.added_NE[row] * own).sum(), abs=1e-5)
+    assert np.abs(lent_N - part.offsets_N).max() > 0.1
 
 
 def test_projected_names_are_those_of_the_features(planted):
@@ -52,14 +71,15 @@ def test_projected_names_are_those_of_the_features(planted):
 def test_a_training_user_is_scored_by_a_shared_head_that_has_not_seen_the_user(planted):
     [part] = read_features(planted.features_part(0), 0, is_graded=False)
     population = read_population(planted.population_folder)
-    scores, users = shared_scores(part, population), part.table.user_of_candidate()
+    [projected_part] = planted.read_projected(0, ())
+    scores, users = projected_part.shared_N, part.table.user_of_candidate()
     left_out_N = part.table.features_ND @ population.pseudo_head.left_out_KD.T
     whole_N = part.table.features_ND @ population.pseudo_head.weights_D
     is_pseudo_N = part.is_pseudo_G[part.table.group_of_candidate()]
     for user, is_new in enumerate(part.is_new_U):
         rows = (users == user) & is_pseudo_N
-        matches = np.isclose(left_out_N[rows], scores[rows, None]).all(axis=0)
-        assert np.allclose(whole_N[rows], scores[rows]) == is_new
+        matches = np.isclose(left_out_N[rows], scores[rows, None], atol=1e-5).all(axis=0)
+        assert np.allclose(whole_N[rows], scores[rows], atol=1e-5) == is_new
         assert matches.sum() == (0 if is_new else 1)
 
 
@@ -117,11 +137,12 @@ def test_features_that_are_no_numbers_are_refused_with_their_stage_and_bucket(tm
     assert job.unprojected_buckets() == [1]
 
 
-@pytest.mark.parametrize("column", ["offsets", "routed", "inputs"])
+@pytest.mark.parametrize("column", ["mixtures", "shared", "added", "inputs"])
 def test_projected_features_that_are_no_numbers_are_refused_with_their_stage_and_bucket(tmp_path, column):
-    stage, _ = plant(tmp_path, num_training=10, num_new=4)
+    stage, _ = plant(tmp_path, num_training=30, num_new=4)
     job = head_job(tmp_path, stage)
     prepare(job)
+    assert read_population(job.population_folder).routed is not None
     spoil(job.projected_part(1), projected.SCHEMA, column, np.nan)
     with pytest.raises(FeatureError, match=rf"{column} of 1 users in .*planted/heads/.*bucket-00001"):
         list(job.read_projected(1, ()))

@@ -8,6 +8,7 @@ from scipy.optimize import check_grad
 from hydra_ray.scorer import routed
 from hydra_ray.scorer.heads import group_losses
 from hydra_ray.scorer.routed import fit_routed_heads, rescaled
+from hydra_ray.scorer.shared import NUM_USER_FOLDS
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3])
 KINDS = np.array([[1.5, 0.0, 0.0, 0.0], [0.0, 1.5, -1.0, 0.0], [-1.5, 0.0, 1.0, 0.0]])
@@ -17,40 +18,58 @@ MARKS = np.random.default_rng(9).normal(size=(3, 12)) * 2
 
 
 def kinds_of_users(num_users, seed, *, is_visible=True):
-    """Users of three kinds, whose histories tell the kind or are noise; the shared head's scores; the histories."""
+    """Users of three kinds, whose histories tell the kind or are noise; the shared head's scores; the groups' histories."""
     rng = np.random.default_rng(seed)
     kinds = rng.integers(3, size=num_users)
     table = choosing_users(SHARED + KINDS[kinds], num_groups=5, seed=seed)
     histories = rng.normal(size=(num_users, 12)) + (MARKS[kinds] if is_visible else 0)
-    return table, table.features_ND @ (SHARED + KINDS.mean(axis=0)), histories
+    return table, table.features_ND @ (SHARED + KINDS.mean(axis=0)), histories[table.user_of_group()]
 
 
 def judges(num_users):
     return np.arange(num_users) % 5 == 0
 
 
-def new_users_losses(heads, seed, *, is_visible=True):
+def folds(num_users):
+    return np.arange(num_users) % NUM_USER_FOLDS
+
+
+def fit(users, is_judge):
+    return fit_routed_heads(*users, is_judge, folds(len(is_judge)), seed=0)
+
+
+def scores_of(heads, table, offsets, histories, fold=-1):
+    """Of users of one fold; without heads the shared head's."""
+    if heads is None:
+        return offsets
+    mixtures = heads.mixtures(histories, np.full(table.num_groups, fold))
+    added = heads.added(table.features_ND, np.full(len(offsets), fold))
+    return offsets + (added * mixtures[table.group_of_candidate()]).sum(axis=1)
+
+
+def new_users_losses(heads, seed, *, is_visible=True, fold=-1):
     """Of the shared head, and of the routed ones."""
     table, offsets, histories = kinds_of_users(150, seed, is_visible=is_visible)
-    scores = heads.scores(table.features_ND, offsets, histories, table.user_of_candidate())
+    scores = scores_of(heads, table, offsets, histories, fold)
     return group_losses(table, offsets).mean(), group_losses(table, scores).mean()
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_routed_heads(*kinds_of_users(150, 0), judges(150), seed=0)
+    return fit(kinds_of_users(150, 0), judges(150))
 
 
-def test_a_user_s_mixture_sums_to_one(fitted):
+def test_a_mixture_sums_to_one(fitted):
     histories = np.random.default_rng(1).normal(size=(20, 12)) * 100
-    mixtures = fitted.mixtures(histories)
+    mixtures = fitted.mixtures(histories, np.arange(20) % 6 - 1)
     assert mixtures.shape == (20, routed.NUM_HEADS)
     assert (mixtures >= 0).all()
     np.testing.assert_allclose(mixtures.sum(axis=1), 1)
 
 
-def test_kinds_that_histories_tell_are_found_in_new_users(fitted):
-    shared, own = new_users_losses(fitted, seed=2)
+@pytest.mark.parametrize("fold", [-1, 0, 4])
+def test_kinds_that_histories_tell_are_found_in_new_users(fitted, fold):
+    shared, own = new_users_losses(fitted, seed=2, fold=fold)
     table, _, _ = kinds_of_users(150, 2)
     kinds = np.random.default_rng(2).integers(3, size=150)
     true_N = np.einsum("nd,nd->n", table.features_ND, (SHARED + KINDS[kinds])[table.user_of_candidate()])
@@ -62,7 +81,7 @@ def test_kinds_that_histories_tell_are_found_in_new_users(fitted):
 @pytest.mark.parametrize("num_users", [30, 150])
 def test_histories_that_say_nothing_leave_the_shared_head(num_users):
     users = kinds_of_users(num_users, 0, is_visible=False)
-    shared, own = new_users_losses(fit_routed_heads(*users, judges(num_users), seed=0), seed=2, is_visible=False)
+    shared, own = new_users_losses(fit(users, judges(num_users)), seed=2, is_visible=False)
     assert own < shared + 0.02
 
 
@@ -73,29 +92,47 @@ def test_what_only_the_users_of_the_base_have_is_not_used_where_the_others_judge
     noise = np.random.default_rng(8).normal(size=len(table.targets_N))
     leaked = np.where(is_unseen[table.user_of_candidate()], noise, table.targets_N)
     leaky = replace(table, features_ND=np.hstack([table.features_ND, leaked[:, None]]))
-    judged, trusting = (fit_routed_heads(leaky, offsets, histories, who, 0) for who in (is_unseen, judges(150)))
-    assert np.abs(judged.deviations_ED[:, -1]).max() < 0.2 * np.abs(trusting.deviations_ED[:, -1]).max()
+    judged, trusting = (fit((leaky, offsets, histories), who) for who in (is_unseen, judges(150)))
+    assert np.abs(trusting.deviations_KED[..., -1]).max() > 0.1
+    assert judged is None or (
+        np.abs(judged.deviations_KED[..., -1]).max() < 0.2 * np.abs(trusting.deviations_KED[..., -1]).max()
+    )
+
+
+def test_a_fold_s_heads_have_not_seen_its_users(fitted):
+    table, offsets, histories = kinds_of_users(150, 0)
+    of_fold = np.isin(table.user_of_group(), np.flatnonzero(folds(150) == 3))
+    changed_N = of_fold[table.group_of_candidate()]
+    other = replace(table, targets_N=np.where(changed_N, table.targets_N[::-1], table.targets_N))
+    # The judges are the users of fold 0, so that what the others answer changes no ridge.
+    again = fit((other, offsets, histories), judges(150))
+    assert again is not None
+    for name in ("deviations_KED", "gate_KEP", "gate_bias_KE"):
+        before, after = getattr(fitted, name), getattr(again, name)
+        np.testing.assert_array_equal(before[3], after[3])
+        assert all(np.abs(before[fold] - after[fold]).max() > 1e-3 for fold in (0, 1, 2, 4, -1))
 
 
 def test_nothing_is_fitted_per_user(fitted):
     table, offsets, histories = kinds_of_users(20, 3)
     histories[7] = histories[4]
     other = replace(table, targets_N=table.targets_N[::-1], qualities_N=table.qualities_N[::-1])
-    scores, others = (
-        fitted.scores(each.features_ND, offsets, histories, each.user_of_candidate()) for each in (table, other)
-    )
+    scores, others = (scores_of(fitted, each, offsets, histories) for each in (table, other))
     np.testing.assert_array_equal(scores, others)
-    np.testing.assert_array_equal(fitted.mixtures(histories)[7], fitted.mixtures(histories)[4])
-    sizes = [field.size for field in (fitted.deviations_ED, fitted.gate_EP, fitted.gate_bias_E, fitted.components_PH)]
-    assert max(sizes) <= routed.NUM_HEADS * 12 + 12 * 12
+    mixtures = fitted.mixtures(histories, np.full(table.num_groups, -1))
+    np.testing.assert_array_equal(mixtures[7], mixtures[4])
+    sizes = [field[-1].size for field in (fitted.deviations_KED, fitted.gate_KEP, fitted.gate_bias_KE)]
+    assert max(sizes) <= routed.NUM_HEADS * 12
 
 
 def test_the_derivative_is_that_of_the_loss():
     rng = np.random.default_rng(4)
     table = random_table(rng, [2, 0, 3, 1], is_soft=True)
     table = replace(table, features_ND=table.features_ND.astype(np.float32).astype(np.float64))
-    problem = routed._Problem(table, rng.normal(size=len(table.features_ND)), rng.normal(size=(4, 2)), seed=0)
-    vector, weights = rng.normal(size=problem.nothing().size), rng.random(table.num_groups)
+    problem = routed._Problem(
+        table, rng.normal(size=len(table.features_ND)), rng.normal(size=(table.num_groups, 2)), seed=0
+    )
+    vector, weights = rng.normal(size=problem._start.size), rng.random(table.num_groups) > 0.3
     error = check_grad(
         lambda x: problem._derivatives(x, weights, 0.3)[0],
         lambda x: problem._derivatives(x, weights, 0.3)[1],
@@ -108,17 +145,18 @@ def test_the_derivative_is_that_of_the_loss():
 def test_heads_serve_features_in_their_own_units(fitted):
     table, offsets, histories = kinds_of_users(20, 5)
     scales = np.array([1.0, 10.0, 0.1, 3.0])
-    users = table.user_of_candidate()
+    rescaled_table = replace(table, features_ND=table.features_ND * scales)
     np.testing.assert_allclose(
-        rescaled(fitted, scales).scores(table.features_ND * scales, offsets, histories, users),
-        fitted.scores(table.features_ND, offsets, histories, users),
+        scores_of(rescaled(fitted, scales), rescaled_table, offsets, histories),
+        scores_of(fitted, table, offsets, histories),
     )
 
 
-@pytest.mark.parametrize("num_users", [1, 2])
-def test_one_or_two_users_are_scored_somehow(num_users):
-    table, offsets, histories = kinds_of_users(num_users, 6)
-    for is_judge in (True, False):
-        heads = fit_routed_heads(table, offsets, histories, np.full(num_users, is_judge), seed=0)
-        scores = heads.scores(table.features_ND, offsets, histories, table.user_of_candidate())
-        np.testing.assert_allclose(scores, offsets)
+@pytest.mark.parametrize("is_judge", [True, False])
+def test_without_judges_or_without_others_there_are_no_heads(is_judge):
+    assert fit(kinds_of_users(20, 6), np.full(20, is_judge)) is None
+
+
+def test_two_users_are_enough_for_a_judgement():
+    users = kinds_of_users(2, 6)
+    assert np.isfinite(scores_of(fit(users, np.array([True, False])), *users)).all()
