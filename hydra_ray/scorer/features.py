@@ -66,7 +66,7 @@ class FeaturePart:
     """In the fold that the part was read for."""
     is_unseen_U: Bools
     histories_GH: Floats
-    """What the encoder makes of the records that may be used for each group's query; of no width where none is known."""
+    """What the encoder makes of the records that may be used for each group's query; of no width where not known."""
     names: pa.Table
     """The columns NAMES of SCHEMA."""
     query_ids: list[str]

@@ -13,7 +13,7 @@ from hydra_ray.errors import HeadMismatchError
 from hydra_ray.records import ScoredUser, arrow_schema
 from hydra_ray.scorer.configurations import Configuration, configurations
 from hydra_ray.scorer.features import features_table, read_features, sample_training_users
-from hydra_ray.scorer.population import Population, fit_population, read_population
+from hydra_ray.scorer.population import Population, TrainingGroups, fit_population, read_population
 from hydra_ray.scorer.projected import (
     ProjectedPart,
     group_folds,
@@ -125,17 +125,20 @@ def make_population(job: HeadJob) -> None:
     part = sample_training_users(locations, config.max_prior_users, config.seed, job.fold, is_graded=job.is_graded)
     teaches_G = part.table.teaches()
     table = part.table.select(teaches_G)
-    population = fit_population(
-        table,
+    groups = TrainingGroups(
+        table=table,
         is_pseudo_G=part.is_pseudo_G[teaches_G],
-        user_fold_U=user_folds(part),
-        widths=Widths(part.num_learned, job.num_trusted),
-        is_judge_U=part.is_unseen_U,
         fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
         histories_GH=part.histories_GH[teaches_G],
-        ranks=config.ranks if "lowrank" in config.kinds else (),
-        seed=config.seed,
-        base_fingerprint=part.base_fingerprint,
+        user_fold_U=user_folds(part),
+        is_judge_U=part.is_unseen_U,
+    )
+    population = fit_population(
+        groups,
+        Widths(part.num_learned, job.num_trusted),
+        config.ranks if "lowrank" in config.kinds else (),
+        config.seed,
+        part.base_fingerprint,
     )
     variances = {rank: config.prior_scale * values for rank, values in population.variances.items()}
     population = replace(population, variances=variances)

@@ -9,7 +9,7 @@ a new user's will be.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from sklearn.utils.extmath import svd_flip
 from hydra_ray import storage
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
 from hydra_ray.scorer.newton import Regression
-from hydra_ray.scorer.routed import RoutedHeads, fit_routed_heads, rescaled
+from hydra_ray.scorer.routed import RoutedHeads, fit_routed_heads, rescaled, routed_scores
 from hydra_ray.scorer.shared import SharedHead, Widths, fit_shared_heads, search
 from hydra_ray.seeds import rng_of
 
@@ -54,7 +54,7 @@ class Population:
     network_K: Floats
     """The shared two-layer network that paper heads start from; empty where none is fitted."""
     routed: RoutedHeads | None
-    """The shared heads that are mixed by the user's history, from which own codes start; None where they help nobody."""
+    """The shared heads that the user's history mixes, from which own codes start; None where they help nobody."""
 
     def shared_scores(self, features_ND: Floats, is_pseudo_N: Bools, user_fold_N: Ints) -> Floats:
         """Each candidate's score by the shared head of its kind of query.
@@ -158,7 +158,8 @@ def within_group_scales(table: GroupTable) -> Floats:
 
 
 def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -> tuple[Floats, Floats]:
-    """Directions in which users deviate from what their codes start from, as columns, and their variances, the largest first.
+    """Directions in which users deviate from what their codes start from, as columns, and their variances, the largest
+    first.
 
     The largest weight of each direction is positive: eigenvectors have no sign of their own, and codes must agree
     between runs that taught the same.
@@ -235,52 +236,63 @@ def held_out_scores(regression: Regression, variances_R: Floats, fold_G: Ints) -
     return scores
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingGroups:
+    """What training users teach all users from."""
+
+    table: GroupTable
+    """Every group teaches."""
+    is_pseudo_G: Bools
+    fold_G: Ints
+    """Each group's fold among its user's."""
+    histories_GH: Floats
+    """The records that may be used for each group's query; of no width where they are not known."""
+    user_fold_U: Ints
+    is_judge_U: Bools
+    """The users whom the base was not trained on."""
+
+    def without_empty_users(self) -> "TrainingGroups":
+        """The same groups, and only the users who have any."""
+        has_groups_U = np.diff(self.table.user_starts) > 0
+        return replace(
+            self,
+            table=self.table.without_empty_users(),
+            user_fold_U=self.user_fold_U[has_groups_U],
+            is_judge_U=self.is_judge_U[has_groups_U],
+        )
+
+
 def fit_population(
-    table: GroupTable,
-    *,
-    is_pseudo_G: Bools,
-    user_fold_U: Ints,
-    widths: Widths,
-    is_judge_U: Bools,
-    fold_G: Ints,
-    histories_GH: Floats,
-    ranks: Sequence[int],
-    seed: int,
-    base_fingerprint: str,
+    groups: TrainingGroups, widths: Widths, ranks: Sequence[int], seed: int, base_fingerprint: str
 ) -> Population:
     """Everything that training users teach about all users, but the networks.
 
     Args:
-        table: training users' groups; every one teaches.
-        is_judge_U: the users whom the base was not trained on.
-        fold_G: each group's fold among its user's.
-        histories_GH: the records that may be used for each group's query; of no width where they are not known.
         ranks: widths of codes to estimate priors for; none where no low-rank head is fitted.
 
     Raises:
         TrainingError: there is no group to fit on.
     """
-    scales = within_group_scales(table)
-    has_groups_U = np.diff(table.user_starts) > 0
-    is_judge_U, user_fold_U = is_judge_U[has_groups_U], user_fold_U[has_groups_U]
-    scaled = table.without_empty_users().scaled(scales)
-    heads = fit_shared_heads(scaled, is_pseudo_G, user_fold_U, widths, is_judge_U, seed)
+    groups = groups.without_empty_users()
+    scales = within_group_scales(groups.table)
+    scaled, is_judge_U, user_fold_U = groups.table.scaled(scales), groups.is_judge_U, groups.user_fold_U
+    heads = fit_shared_heads(scaled, groups.is_pseudo_G, user_fold_U, widths, is_judge_U, seed)
     query_head, pseudo_head = heads
-    user_fold_N, is_pseudo_N = user_fold_U[scaled.user_of_candidate()], is_pseudo_G[scaled.group_of_candidate()]
+    user_fold_N, is_pseudo_N = user_fold_U[scaled.user_of_candidate()], groups.is_pseudo_G[scaled.group_of_candidate()]
     offsets_N = np.where(
         is_pseudo_N,
         pseudo_head.scores(scaled.features_ND, user_fold_N),
         query_head.scores(scaled.features_ND, user_fold_N),
     )
     routed = None
-    if histories_GH.shape[1]:
+    if groups.histories_GH.shape[1]:
         # Where the base has seen nobody, a fold of users judges.
         judges_U = user_fold_U == 0 if is_judge_U.all() else is_judge_U
-        routed = fit_routed_heads(scaled, offsets_N, histories_GH, judges_U, user_fold_U, seed)
+        routed = fit_routed_heads(scaled, offsets_N, groups.histories_GH, judges_U, user_fold_U, seed)
     if routed is not None:
-        mixtures_GE = routed.mixtures(histories_GH, user_fold_U[scaled.user_of_group()])
+        mixtures_GE = routed.mixtures(groups.histories_GH, user_fold_U[scaled.user_of_group()])
         added_NE = routed.added(scaled.features_ND, user_fold_N)
-        offsets_N = offsets_N + np.einsum("ne,ne->n", added_NE, mixtures_GE[scaled.group_of_candidate()])
+        offsets_N = routed_scores(offsets_N, added_NE, mixtures_GE[scaled.group_of_candidate()])
         routed = rescaled(routed, scales)
     basis = np.zeros((len(scales), 0))
     variances: dict[int, Floats] = {}
@@ -289,7 +301,7 @@ def fit_population(
         directions, values = estimate_deviations(scaled, offsets_N, start_D)
         basis = directions[:, : max(ranks)]
         distinct = sorted({min(rank, len(scales)) for rank in ranks})
-        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, is_judge_U, fold_G, distinct)
+        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, is_judge_U, groups.fold_G, distinct)
         variances = {rank: factor * values[:rank] for rank, factor in factors.items()}
     query_head, pseudo_head = (
         SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads

@@ -11,7 +11,6 @@ Letters in shape suffixes: U users, G groups, N candidates, D features, E routed
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from hydra_ray.scorer.columns import flat_values, list_lengths, lists_of, requir
 from hydra_ray.scorer.features import NAMES, FeaturePart, target_distributions
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, starts_of
 from hydra_ray.scorer.population import Population
+from hydra_ray.scorer.routed import routed_scores
 from hydra_ray.scorer.shared import user_fold
 from hydra_ray.scorer.store import Lineage
 from hydra_ray.seeds import seed_of
@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: a property is cached
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectedPart:
     """Some users of the projected table. Key: user_ids, sorted."""
 
@@ -66,15 +66,12 @@ class ProjectedPart:
     """The weights of the routed heads; of no width where there are none."""
     added_NE: Floats
     """What each routed head adds to the shared head's score."""
+    offsets_N: Floats
+    """The routed heads' scores, which a code adds to."""
     table: GroupTable
     """Its features are the inputs (N, R) of low-rank codes."""
     features_ND: Floats
     """The base's own features where a head reads them, else of no width."""
-
-    @cached_property
-    def offsets_N(self) -> Floats:
-        """The routed heads' scores, which a code adds to."""
-        return self._routed(self.mixtures_GE[self.table.group_of_candidate()])
 
     def lent_offsets(self, donors_U: Ints) -> Floats:
         """Scores by heads that are mixed as for another user.
@@ -82,16 +79,11 @@ class ProjectedPart:
         Args:
             donors_U: the other of each user; -1 for nobody, which leaves the shared head.
         """
-        groups_U = np.maximum(np.diff(self.table.user_starts), 1)
         mixtures_UE = np.zeros((self.table.num_users, self.mixtures_GE.shape[1]))
-        np.add.at(
-            mixtures_UE, self.table.user_of_group(), self.mixtures_GE / groups_U[self.table.user_of_group(), None]
-        )
+        np.add.at(mixtures_UE, self.table.user_of_group(), self.mixtures_GE)
+        mixtures_UE /= np.maximum(np.diff(self.table.user_starts), 1)[:, None]
         lent_UE = np.where(donors_U[:, None] >= 0, mixtures_UE[donors_U], 0)
-        return self._routed(lent_UE[self.table.user_of_candidate()])
-
-    def _routed(self, mixtures_NE: Floats) -> Floats:
-        return self.shared_N + np.einsum("ne,ne->n", self.added_NE, mixtures_NE)
+        return routed_scores(self.shared_N, self.added_NE, lent_UE[self.table.user_of_candidate()])
 
 
 def project(part: FeaturePart, population: Population, num_folds: int, seed: int) -> pa.Table:
@@ -197,13 +189,18 @@ def _projected_part(table: pa.Table, is_graded: bool) -> ProjectedPart:
     num_candidates = int(group_starts[-1])
     qualities_N = flat_values(table, "qualities").astype(np.float64)
     targets_N, _ = target_distributions(qualities_N, group_starts, is_graded=is_graded)
+    mixtures_GE = rows_of(flat_values(table, "mixtures"), len(group_starts) - 1)
+    shared_N, added_NE = flat_values(table, "shared"), rows_of(flat_values(table, "added"), num_candidates)
     return ProjectedPart(
         user_ids=table["user_id"].to_pylist(),
         is_new_U=table["is_new"].to_numpy().astype(bool),
         fold_G=flat_values(table, "folds").astype(np.int64),
-        shared_N=flat_values(table, "shared").astype(np.float64),
-        mixtures_GE=rows_of(flat_values(table, "mixtures"), len(group_starts) - 1),
-        added_NE=rows_of(flat_values(table, "added"), num_candidates),
+        shared_N=shared_N.astype(np.float64),
+        mixtures_GE=mixtures_GE,
+        added_NE=added_NE,
+        offsets_N=routed_scores(
+            shared_N.astype(np.float64), added_NE, np.repeat(mixtures_GE, np.diff(group_starts), axis=0)
+        ),
         table=GroupTable(
             features_ND=flat_values(table, "inputs").reshape(num_candidates, rank),
             targets_N=targets_N,

@@ -102,6 +102,16 @@ def fit_routed_heads(
     )
 
 
+def routed_scores(shared_N: Floats, added_NE: Floats, mixtures_NE: Floats) -> Floats:
+    """Each candidate's score by the routed heads.
+
+    Args:
+        added_NE: what each head adds to the shared head's score.
+        mixtures_NE: the weights of the heads.
+    """
+    return shared_N + np.einsum("ne,ne->n", added_NE, mixtures_NE)
+
+
 def rescaled(heads: RoutedHeads, scales_D: Floats) -> RoutedHeads:
     """The same heads for features that were not divided by `scales_D`."""
     return replace(heads, deviations_KED=heads.deviations_KED / scales_D)

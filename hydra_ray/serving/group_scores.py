@@ -17,6 +17,7 @@ from hydra_ray.scorer.configurations import Configuration, configurations
 from hydra_ray.scorer.heads import Floats, GroupTable
 from hydra_ray.scorer.population import Population, read_population
 from hydra_ray.scorer.projected import EVALUATED, ProjectedPart
+from hydra_ray.scorer.routed import routed_scores
 from hydra_ray.scorer.selection import Heads, head_scores, heads_of
 from hydra_ray.scorer.store import HeadStore, heads_table, population_folder, read_lineage
 from hydra_ray.serving.folder import FOLD, Exported
@@ -134,6 +135,7 @@ def _part_of(
         shared_N=shared_N,
         mixtures_GE=mixtures_GE,
         added_NE=added_NE,
+        offsets_N=routed_scores(shared_N, added_NE, np.repeat(mixtures_GE, num_candidates, axis=0)),
         table=GroupTable(
             features_ND=inputs_NR,
             targets_N=np.zeros(num_candidates),

@@ -1,10 +1,9 @@
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import LETTERS, encode, examples_of, labeller_of, rows_of, run_config, user
+from builders import LETTERS, encode, examples_of, rows_of, run_config, user
 
 from hydra_ray.adapt import closed, texts
 from hydra_ray.adapt.examples import Drafted, adapter_examples, plain_names

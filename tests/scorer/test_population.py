@@ -7,6 +7,7 @@ from group_tables import choosing_users
 from hydra_ray.scorer.heads import group_losses, starts_of
 from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.population import (
+    TrainingGroups,
     choose_factors,
     estimate_deviations,
     feature_weights,
@@ -34,17 +35,17 @@ def folds(num_users):
 
 
 def estimate(table, ranks=(4,), *, is_pseudo=True, num_learned=2):
-    return fit_population(
-        table,
+    return fit_population(groups_of(table, folds(table.num_users), is_pseudo), Widths(num_learned), ranks, 0, "base")
+
+
+def groups_of(table, user_fold_U, is_pseudo=True):
+    return TrainingGroups(
+        table=table,
         is_pseudo_G=np.broadcast_to(is_pseudo, table.num_groups),
-        user_fold_U=folds(table.num_users),
-        widths=Widths(num_learned),
-        is_judge_U=np.ones(table.num_users, bool),
         fold_G=np.arange(table.num_groups) % 4,
         histories_GH=np.zeros((table.num_groups, 0)),
-        ranks=ranks,
-        seed=0,
-        base_fingerprint="base",
+        user_fold_U=user_fold_U,
+        is_judge_U=np.ones(len(user_fold_U), bool),
     )
 
 
@@ -215,20 +216,25 @@ def test_no_plain_features_have_no_weights():
     assert feature_weights(estimate(planted(np.zeros((20, 6))), num_learned=6), []) == []
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_codes_hold_what_histories_do_not_tell(is_told):
+    """Users of two kinds far apart, who differ little within a kind."""
+    rng = np.random.default_rng(11)
+    kinds = rng.integers(2, size=200)
+    far = np.array([[2.0, 0, 0, 0, 0, 0], [-2.0, 0, 0, 0, 0, 0]])[kinds]
+    table = planted(far + 0.3 * rng.normal(size=(200, 6)), num_groups=6)
+    told = (kinds[:, None] if is_told else rng.integers(2, size=(200, 1))) + 0.1 * rng.normal(size=(200, 3))
+    groups = replace(groups_of(table, folds(200)), histories_GH=told[table.user_of_group()])
+    population = fit_population(groups, Widths(2), (4,), 0, "base")
+    assert (population.routed is not None) == is_told
+    assert (population.variances[4].sum() < 1.5) == is_told
+
+
 def test_users_without_groups_change_nothing():
     table = planted(random_deviations(20, 1.0, seed=7), num_groups=4)
     counts = np.repeat(np.diff(table.user_starts), 2) * np.tile([0, 1], 20)
     spaced = fit_population(
-        replace(table, user_starts=starts_of(counts)),
-        is_pseudo_G=np.ones(table.num_groups, bool),
-        user_fold_U=np.repeat(folds(20), 2),
-        widths=Widths(2),
-        is_judge_U=np.ones(40, bool),
-        fold_G=np.arange(table.num_groups) % 4,
-        histories_GH=np.zeros((table.num_groups, 0)),
-        ranks=(4,),
-        seed=0,
-        base_fingerprint="base",
+        groups_of(replace(table, user_starts=starts_of(counts)), np.repeat(folds(20), 2)), Widths(2), (4,), 0, "base"
     )
     dense = estimate(table)
     np.testing.assert_allclose(spaced.query_head.weights_D, dense.query_head.weights_D)

@@ -18,7 +18,7 @@ MARKS = np.random.default_rng(9).normal(size=(3, 12)) * 2
 
 
 def kinds_of_users(num_users, seed, *, is_visible=True):
-    """Users of three kinds, whose histories tell the kind or are noise; the shared head's scores; the groups' histories."""
+    """Users of three kinds, the shared head's scores, and the groups' histories, which tell the kind or are noise."""
     rng = np.random.default_rng(seed)
     kinds = rng.integers(3, size=num_users)
     table = choosing_users(SHARED + KINDS[kinds], num_groups=5, seed=seed)
