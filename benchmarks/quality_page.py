@@ -123,7 +123,7 @@ def _planted_section(planted: Mapping[str, Report]) -> Iterator[str]:
         "Users whose preferences are known, in samples of several sizes. Personal heads are shown to be better than "
         f"shared ones in {len(shown)} of {counted(len(planted), 'sample')}: {', '.join(shown) or 'none'}."
     )
-    pairs = ((PERSONAL, SHARED), (PERSONAL, SHUFFLED))
+    pairs = ((PERSONAL, SHARED), (PERSONAL, ROUTED), (PERSONAL, SHUFFLED))
     names = (RAG, SHARED, ROUTED, PERSONAL, SHUFFLED)
     rows = [
         [
@@ -137,7 +137,7 @@ def _planted_section(planted: Mapping[str, Report]) -> Iterator[str]:
         for name in ordered
     ]
     heads = ["RAG", "shared", "routed", "personal", "shuffled"]
-    heads += [f"personal {MINUS} shared", f"personal {MINUS} shuffled"]
+    heads += [f"personal {MINUS} {each}" for each in ("shared", "routed", "shuffled")]
     yield table(["sample", "records a user", "training users", "new users", *heads], rows)
 
 

@@ -407,11 +407,12 @@ class BaseConfig(Section):
 class HeadsConfig(Section):
     """A scorer's heads; each listed kind and rank is fitted, and held-out history chooses one for each user.
 
-    The shared head is always fitted: it is the baseline that the others must beat.
+    The shared head is always fitted: it is the baseline that the others must beat. So are, where histories are known,
+    shared heads that are routed by them; where these help, lowrank heads deviate from them and not from the shared one.
     """
 
     kinds: tuple[Literal["shared", "lowrank", "paper"], ...] = ("shared", "lowrank")
-    """shared: the shared head for everybody. lowrank: a Gaussian deviation in a learned basis, its variance estimated
+    """shared: nothing of the user's own. lowrank: a Gaussian deviation in a learned basis, its variance estimated
     from the training users. paper: the per-user two-layer network of the publication."""
     ranks: tuple[int, ...] = (16,)
     """Widths R of the basis of lowrank heads; one configuration each."""

@@ -134,7 +134,7 @@ def plan_run(config: RunConfig) -> Plan:
     gate = make.stage("gate", 1, {}, [users, drafts, adapter.heads])
     judged = [users, drafts, reranker.heads, adapter.heads, gate, *make.taught("gate")]
     answers = make.stage("answers", 3, {"answers": config.answers}, judged)
-    report = make.stage("report", 5, {"config": config.model_dump(mode="json", exclude={"budget"})}, [answers])
+    report = make.stage("report", 6, {"config": config.model_dump(mode="json", exclude={"budget"})}, [answers])
     return Plan(
         config=config,
         task=task,

@@ -115,6 +115,13 @@ CONTROL_CLAIMS = (
         worse="Another user's heads do better than the own ones, so the heads mislead",
         open="No loss with another user's heads can be shown, so it is not shown that the heads are personal",
     ),
+    Claim(
+        first="hydra_personal",
+        second="hydra_routed",
+        better="What is fitted to each user adds to what the history tells without a fit",
+        worse="What is fitted to each user takes from what the history tells without a fit",
+        open="That what is fitted to each user adds to what the history tells without a fit cannot be shown",
+    ),
 )
 
 

@@ -67,7 +67,7 @@ class _Kind:
 
 
 def configurations(config: HeadsConfig) -> list[Configuration]:
-    """The head configurations that a user may get, the shared head first if it is one of them."""
+    """The head configurations that a user may get, shared first if it is one of them."""
     found: list[Configuration] = []
     for kind in ("shared", "lowrank", "paper"):
         ranks = sorted(set(config.ranks)) if kind == "lowrank" else [0]

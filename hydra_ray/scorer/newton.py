@@ -1,6 +1,6 @@
 """The numeric core of head fitting: convex regression for very many users at once.
 
-A user's score of a candidate is an offset (the shared head's score) plus the user's code times the candidate's inputs.
+A user's score of a candidate is an offset (by shared heads) plus the user's code times the candidate's inputs.
 Scores have a convex loss, the code a Gaussian prior: one optimum. Newton's method finds it for all users of a chunk at
 once, each user's steps ending when that user's code is found. A step is solved for by conjugate gradients (truncated
 Newton: Dembo, Eisenstat & Steihaug 1982), which only multiply with the inputs: the prior keeps every curvature at 1 or

@@ -22,7 +22,7 @@ from hydra_ray.stages import Stage, bucket_of
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""
 POPULATION_KEY = b"hydra_ray.population"
-"""Key in the schema metadata: fingerprint of the shared head, basis and priors."""
+"""Key in the schema metadata: fingerprint of the shared heads, basis and priors."""
 
 
 def projected_table(fold: int) -> str:
@@ -56,7 +56,7 @@ class Lineage:
     base: str
     """Fingerprint of the base."""
     population: str
-    """Fingerprint of the shared head, basis and priors."""
+    """Fingerprint of the shared heads, basis and priors."""
 
     def metadata(self) -> dict[bytes, bytes]:
         """For the schema of a table."""
@@ -96,7 +96,7 @@ class UserHead:
     configuration: str
     """Name of the head configuration that held-out history chose."""
     code: tuple[float, ...]
-    """What the configuration adds to the shared head; empty for the shared head itself."""
+    """What the configuration adds to the shared heads; empty where it adds nothing."""
     precision: tuple[float, ...]
     """How sure each number of the code is, in units of the population's prior (see `Belief`): what new history refines
     the head by, without the old; empty where the configuration has no posterior."""

@@ -116,7 +116,7 @@ def _limits(report: Report) -> Iterator[str]:
     harmed = report.get("harm") or {}
     if harmed:
         yield '- Personalization can make single answers worse: see "Who is harmed?" above for how often it did.'
-    yield "- A user without a head is scored by the shared head, and one without a history by the drafts alone."
+    yield "- A user without a head is scored by shared heads, and one without a history by the drafts alone."
 
 
 def _privacy(counters: Mapping[str, float]) -> Iterator[str]:

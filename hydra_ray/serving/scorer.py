@@ -64,7 +64,7 @@ class Scores:
     """What the user's head says of the candidates for a query."""
 
     head: str
-    """Name of the adapter's head configuration; "shared" for a user who has no head of their own."""
+    """Name of the adapter's head configuration; "shared" for a user who has no code of their own."""
     by_answer: dict[str, float]
     """Score of each candidate answer, higher is better: every label of a closed task; of a text task each distinct
     draft, and its beginnings where the run offered these (`drafts.has_cuts`)."""
@@ -118,7 +118,8 @@ class ServedScorer:
         """Score drafts of an answer by the user's head.
 
         Args:
-            user: id as in the run; whom the export does not know gets the shared head.
+            user: id as in the run; whom the export does not know gets what own heads start from: the
+                shared head, and the routed ones that the history asks for.
             query: bare, without the task's instruction.
             drafts: what the generator wrote. A text counts as a sample of a prompt of its own; a `Draft` also says
                 which prompt gave it, and so has all features that it had in the run.
