@@ -109,7 +109,7 @@ def routed_scores(shared_N: Floats, added_NE: Floats, mixtures_NE: Floats) -> Fl
         added_NE: what each head adds to the shared head's score.
         mixtures_NE: the weights of the heads.
     """
-    return shared_N + np.einsum("ne,ne->n", added_NE, mixtures_NE)
+    return shared_N + (added_NE * mixtures_NE).sum(axis=1)
 
 
 def rescaled(heads: RoutedHeads, scales_D: Floats) -> RoutedHeads:

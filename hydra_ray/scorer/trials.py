@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray import storage
+from hydra_ray.errors import FeatureError
 from hydra_ray.records import arrow_list
 from hydra_ray.scorer.columns import flat_values, lists_of, rows_of
 from hydra_ray.scorer.configurations import Configuration, Fit
@@ -46,7 +47,11 @@ class TrialPart:
 
 
 def run_trial(part: ProjectedPart, configuration: Configuration, population: Population) -> TrialPart:
-    """Fit the configuration to every user of `part`, on all that may be learned from and with each fold left out."""
+    """Fit the configuration to every user of `part`, on all that may be learned from and with each fold left out.
+
+    Raises:
+        FeatureError: a score is NaN or infinite; a loss that is no number would win every comparison.
+    """
     table = inputs_of(part, configuration, population)
     user_N, fold_N = table.user_of_candidate(), part.fold_G[table.group_of_candidate()]
     folds = range(configuration.settings.num_folds)
@@ -55,6 +60,12 @@ def run_trial(part: ProjectedPart, configuration: Configuration, population: Pop
     for fold, codes_UK in zip(folds, left_out, strict=True):
         rows = fold_N == fold
         personal_N[rows] = configuration.scores(table.features_ND[rows], part.offsets_N[rows], user_N[rows], codes_UK)
+    if not np.isfinite(personal_N).all():
+        raise FeatureError(
+            f"{np.count_nonzero(~np.isfinite(personal_N))} of {len(personal_N)} scores by heads of the configuration "
+            f"{configuration.name} are NaN or infinite, expected finite numbers. Run again; if it stays so, look for "
+            "features of an extreme size in the stage before."
+        )
     losses_G = group_losses(taught, personal_N[table.teaches()[table.group_of_candidate()]])
     return TrialPart(
         user_ids=part.user_ids,

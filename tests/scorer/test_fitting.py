@@ -15,7 +15,7 @@ from planted_heads import (
 )
 
 from hydra_ray.config import PlacementConfig
-from hydra_ray.errors import HeadMismatchError
+from hydra_ray.errors import FeatureError, HeadMismatchError
 from hydra_ray.records import HEADS, from_table
 from hydra_ray.scorer.configurations import configurations
 from hydra_ray.scorer.features import SCHEMA, read_features
@@ -25,7 +25,7 @@ from hydra_ray.scorer.newton import Regression
 from hydra_ray.scorer.population import read_population
 from hydra_ray.scorer.selection import choose_configurations, donors, heads_of
 from hydra_ray.scorer.store import UserHead, heads_table, population_folder, read_heads
-from hydra_ray.scorer.trials import read_trial
+from hydra_ray.scorer.trials import read_trial, run_trial
 from hydra_ray.storage import read_counters, read_part, remove_folder, write_part
 
 
@@ -220,6 +220,16 @@ def test_histories_that_tell_users_apart_make_routed_heads_better_than_the_share
     job, hidden = planted
     users = scored(job.stage)
     assert accuracy(users, hidden, "routed") > accuracy(users, hidden, "shared") + 0.05
+
+
+@pytest.mark.parametrize("kind", ["shared", "lowrank-4"])
+def test_scores_that_are_no_numbers_are_never_compared(planted, kind):
+    job, _ = planted
+    [part] = job.read_projected(0, ())
+    spoilt = replace(part, offsets_N=np.where(np.arange(len(part.offsets_N)) == 7, np.nan, part.offsets_N))
+    configuration = next(each for each in configurations(job.config) if each.name == kind)
+    with pytest.raises(FeatureError, match=r"are NaN or infinite, (the first|expected)"):
+        run_trial(spoilt, configuration, read_population(job.population_folder))
 
 
 @pytest.fixture(scope="module")
