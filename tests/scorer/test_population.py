@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from group_tables import choosing_users
+from numpy.typing import ArrayLike
 
 from hydra_ray.scorer.heads import group_losses, starts_of
 from hydra_ray.scorer.newton import Regression
@@ -34,11 +35,11 @@ def folds(num_users):
     return np.arange(num_users) % NUM_USER_FOLDS
 
 
-def estimate(table, ranks=(4,), *, is_pseudo=True, num_learned=2):
+def estimate(table, ranks=(4,), *, is_pseudo: ArrayLike = True, num_learned=2):
     return fit_population(groups_of(table, folds(table.num_users), is_pseudo), Widths(num_learned), ranks, 0, "base")
 
 
-def groups_of(table, user_fold_U, is_pseudo=True):
+def groups_of(table, user_fold_U, is_pseudo):
     return TrainingGroups(
         table=table,
         is_pseudo_G=np.broadcast_to(is_pseudo, table.num_groups),
@@ -224,7 +225,7 @@ def test_codes_hold_what_histories_do_not_tell(is_told):
     far = np.array([[2.0, 0, 0, 0, 0, 0], [-2.0, 0, 0, 0, 0, 0]])[kinds]
     table = planted(far + 0.3 * rng.normal(size=(200, 6)), num_groups=6)
     told = (kinds[:, None] if is_told else rng.integers(2, size=(200, 1))) + 0.1 * rng.normal(size=(200, 3))
-    groups = replace(groups_of(table, folds(200)), histories_GH=told[table.user_of_group()])
+    groups = replace(groups_of(table, folds(200), True), histories_GH=told[table.user_of_group()])
     population = fit_population(groups, Widths(2), (4,), 0, "base")
     assert (population.routed is not None) == is_told
     assert (population.variances[4].sum() < 1.5) == is_told
@@ -234,7 +235,11 @@ def test_users_without_groups_change_nothing():
     table = planted(random_deviations(20, 1.0, seed=7), num_groups=4)
     counts = np.repeat(np.diff(table.user_starts), 2) * np.tile([0, 1], 20)
     spaced = fit_population(
-        groups_of(replace(table, user_starts=starts_of(counts)), np.repeat(folds(20), 2)), Widths(2), (4,), 0, "base"
+        groups_of(replace(table, user_starts=starts_of(counts)), np.repeat(folds(20), 2), True),
+        Widths(2),
+        (4,),
+        0,
+        "base",
     )
     dense = estimate(table)
     np.testing.assert_allclose(spaced.query_head.weights_D, dense.query_head.weights_D)

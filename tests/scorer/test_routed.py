@@ -35,7 +35,8 @@ def folds(num_users):
 
 
 def fit(users, is_judge):
-    return fit_routed_heads(*users, is_judge, folds(len(is_judge)), seed=0)
+    table, offsets, histories = users
+    return fit_routed_heads(table, offsets, histories, is_judge, folds(len(is_judge)), seed=0)
 
 
 def scores_of(heads, table, offsets, histories, fold=-1):
@@ -93,6 +94,7 @@ def test_what_only_the_users_of_the_base_have_is_not_used_where_the_others_judge
     leaked = np.where(is_unseen[table.user_of_candidate()], noise, table.targets_N)
     leaky = replace(table, features_ND=np.hstack([table.features_ND, leaked[:, None]]))
     judged, trusting = (fit((leaky, offsets, histories), who) for who in (is_unseen, judges(150)))
+    assert trusting is not None
     assert np.abs(trusting.deviations_KED[..., -1]).max() > 0.1
     assert judged is None or (
         np.abs(judged.deviations_KED[..., -1]).max() < 0.2 * np.abs(trusting.deviations_KED[..., -1]).max()
