@@ -203,7 +203,7 @@ class _Maker:
         # The adapter's plain features compare texts by the encoder.
         compared = {**encoder, "drafts": config.drafts} if is_adapter else {}
         base_settings = {**section.base.model_dump(mode="json"), "encoder": encoder["encoder"]}
-        version = 4 if is_adapter else 3
+        version = 4 if is_adapter else 3  # only the adapter's hold histories
         examples = self.stage(f"{name}.examples", version, {"task": task, "plain_names": names, **compared}, inputs)
         base = self.frozen(f"{name}.base", 2, {"base": base_settings, "interaction": interaction}, [examples])
         featured = [base] if self.teacher is None else [base, examples]

@@ -151,7 +151,7 @@ def read_names(location: str) -> Iterator[pa.Table]:
 
 
 def user_folds(part: FeaturePart) -> Ints:
-    """The fold of each user's that taught shared heads; -1 for new users."""
+    """The fold of each user who may have taught the shared heads; -1 for new users."""
     users = zip(part.user_ids, part.is_new_U.tolist(), strict=True)
     return np.array([-1 if is_new else user_fold(user_id) for user_id, is_new in users], np.int64)
 

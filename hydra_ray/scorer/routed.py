@@ -163,7 +163,7 @@ class _Problem:
         deviations, gate, bias = self.split(vector)
         mixtures_GE = softmax(self._histories_GP @ gate.T + bias, axis=1)
         added_NE = self._features_ND @ deviations.T.astype(np.float32)
-        return self._offsets_N + (added_NE * mixtures_GE[self._group_N]).sum(axis=1), added_NE, mixtures_GE
+        return routed_scores(self._offsets_N, added_NE, mixtures_GE[self._group_N]), added_NE, mixtures_GE
 
     def _derivatives(self, vector: Floats, teaches_G: Bools, decay: float) -> tuple[float, Floats]:
         table, num_biases = self._table, NUM_HEADS

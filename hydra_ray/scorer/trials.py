@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.errors import FeatureError
 from hydra_ray.records import arrow_list
 from hydra_ray.scorer.columns import flat_values, lists_of, rows_of
 from hydra_ray.scorer.configurations import Configuration, Fit
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.newton import require_finite
 from hydra_ray.scorer.population import Population
 from hydra_ray.scorer.projected import ProjectedPart
 
@@ -60,12 +60,7 @@ def run_trial(part: ProjectedPart, configuration: Configuration, population: Pop
     for fold, codes_UK in zip(folds, left_out, strict=True):
         rows = fold_N == fold
         personal_N[rows] = configuration.scores(table.features_ND[rows], part.offsets_N[rows], user_N[rows], codes_UK)
-    if not np.isfinite(personal_N).all():
-        raise FeatureError(
-            f"{np.count_nonzero(~np.isfinite(personal_N))} of {len(personal_N)} scores by heads of the configuration "
-            f"{configuration.name} are NaN or infinite, expected finite numbers. Run again; if it stays so, look for "
-            "features of an extreme size in the stage before."
-        )
+    require_finite(personal_N)
     losses_G = group_losses(taught, personal_N[table.teaches()[table.group_of_candidate()]])
     return TrialPart(
         user_ids=part.user_ids,

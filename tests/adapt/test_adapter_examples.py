@@ -1,9 +1,10 @@
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import LETTERS, encode, examples_of, rows_of, run_config, user
+from builders import LETTERS, encode, examples_of, labeller_of, rows_of, run_config, user
 
 from hydra_ray.adapt import closed, texts
 from hydra_ray.adapt.examples import Drafted, adapter_examples, plain_names
@@ -178,3 +179,28 @@ def test_histories_are_the_means_of_the_inputs_and_of_the_outputs_without_what_t
 def test_without_records_a_history_has_the_same_width():
     found = examples(user(0))
     assert found.history == (0.0,) * len(found.groups) * 2 * LETTERS.n_features
+    nobody = replace(user(0), queries=())
+    assert examples(nobody) == UserExamples(user_id="u", is_new=True, fold=None, history=(), groups=())
+
+
+@pytest.mark.parametrize("task", [PLANTED, HEADLINES])
+def test_a_user_without_queries_teaches_by_the_history_alone(task: Task):
+    groups = examples(replace(user(8), queries=()), task).groups
+    assert len(groups) == CONFIG.drafts.num_pseudo_queries
+    assert all(group.is_pseudo for group in groups)
+
+
+def test_users_are_encoded_in_one_call_and_do_not_influence_each_other():
+    calls: list[Sequence[str]] = []
+
+    def counted(wanted: Sequence[str]) -> np.ndarray:
+        calls.append(wanted)
+        return encode(wanted)
+
+    people = [replace(user(n), user_id=f"user {n}") for n in (0, 3, 8)]
+    rows = [rows_of(someone, copying) for someone in people]
+    drafted = [Drafted(user=r.user, probed=r.probed, scored=r.scored, drafted=r.drafted) for r in rows]
+    together = list(adapter_examples(drafted, PLANTED, CONFIG, counted, labeller_of(PLANTED)))
+    assert together == [examples(someone) for someone in people]
+    assert len(calls) == 1
+    assert len(set(calls[0])) == len(calls[0])

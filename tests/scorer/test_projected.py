@@ -71,15 +71,15 @@ def test_projected_names_are_those_of_the_features(planted):
 def test_a_training_user_is_scored_by_a_shared_head_that_has_not_seen_the_user(planted):
     [part] = read_features(planted.features_part(0), 0, is_graded=False)
     population = read_population(planted.population_folder)
-    [projected_part] = planted.read_projected(0, ())
-    scores, users = projected_part.shared_N, part.table.user_of_candidate()
+    users = part.table.user_of_candidate()
     left_out_N = part.table.features_ND @ population.pseudo_head.left_out_KD.T
     whole_N = part.table.features_ND @ population.pseudo_head.weights_D
     is_pseudo_N = part.is_pseudo_G[part.table.group_of_candidate()]
+    scores = population.shared_scores(part.table.features_ND, is_pseudo_N, user_folds(part)[users])
     for user, is_new in enumerate(part.is_new_U):
         rows = (users == user) & is_pseudo_N
-        matches = np.isclose(left_out_N[rows], scores[rows, None], atol=1e-5).all(axis=0)
-        assert np.allclose(whole_N[rows], scores[rows], atol=1e-5) == is_new
+        matches = np.isclose(left_out_N[rows], scores[rows, None]).all(axis=0)
+        assert np.allclose(whole_N[rows], scores[rows]) == is_new
         assert matches.sum() == (0 if is_new else 1)
 
 

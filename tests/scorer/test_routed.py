@@ -123,8 +123,8 @@ def test_nothing_is_fitted_per_user(fitted):
     np.testing.assert_array_equal(scores, others)
     mixtures = fitted.mixtures(histories, np.full(table.num_groups, -1))
     np.testing.assert_array_equal(mixtures[7], mixtures[4])
-    sizes = [field[-1].size for field in (fitted.deviations_KED, fitted.gate_KEP, fitted.gate_bias_KE)]
-    assert max(sizes) <= routed.NUM_HEADS * 12
+    fields = (fitted.deviations_KED[-1], fitted.gate_KEP[-1], fitted.gate_bias_KE[-1], fitted.components_PH)
+    assert max(field.size for field in fields) <= routed.NUM_HEADS * 12 + 12 * 12
 
 
 def test_the_derivative_is_that_of_the_loss():
@@ -154,9 +154,13 @@ def test_heads_serve_features_in_their_own_units(fitted):
     )
 
 
-@pytest.mark.parametrize("is_judge", [True, False])
-def test_without_judges_or_without_others_there_are_no_heads(is_judge):
-    assert fit(kinds_of_users(20, 6), np.full(20, is_judge)) is None
+@pytest.mark.parametrize("num_users", [1, 2, 20])
+def test_without_judges_or_without_others_the_shared_head_scores(num_users):
+    table, offsets, histories = kinds_of_users(num_users, 6)
+    for is_judge in (True, False):
+        heads = fit((table, offsets, histories), np.full(num_users, is_judge))
+        assert heads is None
+        np.testing.assert_allclose(scores_of(heads, table, offsets, histories), offsets)
 
 
 def test_two_users_are_enough_for_a_judgement():
