@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 .DEFAULT_GOAL := demo
 
 demo: install
-	$(BIN)/hydra-ray run jobs/configs/demo.yaml lamp.planted.seed=$(SEED) generator.seed=$(SEED)
+	$(BIN)/hydra-ray demo --seed $(SEED)
 
 test: install
 	$(BIN)/pytest

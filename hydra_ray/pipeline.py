@@ -18,6 +18,7 @@ from hydra_ray.budget import committed_counters, require_within, spending_of
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.evaluate.report import FeatureWeight, StageCost
 from hydra_ray.explained import explain_examples
+from hydra_ray.extras import require_packages
 from hydra_ray.generate.failures import ERRORS
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
@@ -64,6 +65,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: Callable[
         HydraError: what went wrong, and what to do about it.
     """
     _on_computed.set(on_computed)
+    require_packages(config)
     plan = plan_run(config)
     # Two runs of one name would mix their reports.
     with lease(run_lease(config.storage.root, config.run), f"run {config.run}"), at_work(run=config.run):
