@@ -11,7 +11,7 @@ SEED ?= 0
 SECONDS ?= 60
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-install check types unit lint fuzz quality bench-heads chaos install lock
+.PHONY: demo test test-install check types unit lint fuzz quality bench-heads chaos install lock uv
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -63,8 +63,10 @@ $(VENV)/.installed-$(LOCK): requirements/install.sh requirements/build.txt requi
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" requirements/install.sh $(VENV) $(LOCK)
 
 # After any change to a dependency in pyproject.toml. uv is kept apart, in an environment of its own.
-lock: build/uv-$(UV_VERSION)/bin/uv
+lock: uv
 	build/uv-$(UV_VERSION)/bin/python requirements/lock.py
+
+uv: build/uv-$(UV_VERSION)/bin/uv
 
 build/uv-$(UV_VERSION)/bin/uv:
 	python3 -m venv build/uv-$(UV_VERSION)

@@ -18,7 +18,9 @@ GPU = ["--extra=gpu", "--extra=demo"]
 
 def main() -> None:
     """Write the locks, in each the versions that it had wherever they still fit, and the same ones in both."""
-    last_cpu, last_gpu = (pins((HERE / name).read_text()) if (HERE / name).exists() else {} for name in ("cpu.txt", "gpu.txt"))
+    last_cpu, last_gpu = (
+        pins((HERE / name).read_text()) if (HERE / name).exists() else {} for name in ("cpu.txt", "gpu.txt")
+    )
     cpu = resolved([HERE.parent / "pyproject.toml", *CPU], prefer=last_cpu)
     gpu = resolved([HERE.parent / "pyproject.toml", *GPU], prefer=last_gpu | pins(cpu))
     # Of what only the GPU's packages are particular about, the CPU lock takes their version.
@@ -34,8 +36,21 @@ def resolved(arguments: list[str | Path], prefer: dict[str, str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "lock.txt"
         lock.write_text("".join(f"{name}=={version}\n" for name, version in prefer.items()))
-        command = [Path(sys.executable).with_name("uv"), "pip", "compile", *arguments, f"--output-file={lock}", "--quiet"]
-        command += ["--universal", "--python-version=3.11", "--generate-hashes", "--no-header", "--annotation-style=line"]
+        command = [
+            Path(sys.executable).with_name("uv"),
+            "pip",
+            "compile",
+            *arguments,
+            f"--output-file={lock}",
+            "--quiet",
+        ]
+        command += [
+            "--universal",
+            "--python-version=3.11",
+            "--generate-hashes",
+            "--no-header",
+            "--annotation-style=line",
+        ]
         command += [f"--excludes={HERE / 'left-out.txt'}"]
         subprocess.run(command, check=True, cwd=HERE.parent)
         text = lock.read_text()
@@ -51,7 +66,9 @@ def pins(text: str) -> dict[str, str]:
 
 def tell_differences(cpu: dict[str, str], gpu: dict[str, str]) -> None:
     """Print what is in one lock only, and what is in both at two versions."""
-    print(f"cpu.txt has {len(cpu)} packages, gpu.txt has {len(gpu)}, of which {len(cpu.keys() & gpu.keys())} are in both")
+    print(
+        f"cpu.txt has {len(cpu)} packages, gpu.txt has {len(gpu)}, of which {len(cpu.keys() & gpu.keys())} are in both"
+    )
     for name in sorted(cpu.keys() | gpu.keys()):
         if cpu.get(name) != gpu.get(name):
             print(f"{name:40} cpu {cpu.get(name, '-'):20} gpu {gpu.get(name, '-')}")
