@@ -1,4 +1,4 @@
-"""Resolve pyproject.toml's extras into cpu.txt and gpu.txt, and tell where the two differ: `make lock`, with uv's Python."""
+"""Resolve pyproject.toml's extras into cpu.txt and gpu.txt, and tell where the two differ. `make lock` runs it."""
 
 import re
 import subprocess
@@ -13,14 +13,12 @@ EVERYWHERE = "platform_machine == 'x86_64' and platform_python_implementation ==
 EVERY_PYTHON = "python_full_version < '3.14'"
 CPU = ["--extra=cpu", "--extra=demo", "--extra=dev", f"--overrides={HERE / 'overrides-cpu.txt'}"]
 CPU += [f"--excludes={HERE / 'left-out-cpu.txt'}", "--no-emit-package=torch"]
-GPU = ["--extra=gpu", "--extra=demo"]
+GPU = ["--extra=gpu", "--extra=demo", f"--constraints={HERE / 'constraints-gpu.txt'}"]
 
 
 def main() -> None:
     """Write the locks, in each the versions that it had wherever they still fit, and the same ones in both."""
-    last_cpu, last_gpu = (
-        pins((HERE / name).read_text()) if (HERE / name).exists() else {} for name in ("cpu.txt", "gpu.txt")
-    )
+    last_cpu, last_gpu = (pins((HERE / name).read_text()) for name in ("cpu.txt", "gpu.txt"))
     cpu = resolved([HERE.parent / "pyproject.toml", *CPU], prefer=last_cpu)
     gpu = resolved([HERE.parent / "pyproject.toml", *GPU], prefer=last_gpu | pins(cpu))
     # Of what only the GPU's packages are particular about, the CPU lock takes their version.
@@ -32,26 +30,13 @@ def main() -> None:
 
 
 def resolved(arguments: list[str | Path], prefer: dict[str, str]) -> str:
-    """Return the pins with hashes that uv resolves, of Python 3.11 to 3.13, at versions of `prefer` wherever these fit."""
+    """Return the pins with hashes that uv resolves for Python 3.11 to 3.13, at versions of `prefer` where these fit."""
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "lock.txt"
         lock.write_text("".join(f"{name}=={version}\n" for name, version in prefer.items()))
-        command = [
-            Path(sys.executable).with_name("uv"),
-            "pip",
-            "compile",
-            *arguments,
-            f"--output-file={lock}",
-            "--quiet",
-        ]
-        command += [
-            "--universal",
-            "--python-version=3.11",
-            "--generate-hashes",
-            "--no-header",
-            "--annotation-style=line",
-        ]
-        command += [f"--excludes={HERE / 'left-out.txt'}"]
+        command = [Path(sys.executable).with_name("uv"), "pip", "compile", *arguments, f"--output-file={lock}"]
+        command += [f"--excludes={HERE / 'left-out.txt'}", "--universal", "--python-version=3.11", "--generate-hashes"]
+        command += ["--no-header", "--annotation-style=line", "--quiet"]
         subprocess.run(command, check=True, cwd=HERE.parent)
         text = lock.read_text()
     for common in (f" ; {EVERY_PYTHON} and {EVERYWHERE}", f" and {EVERYWHERE}"):

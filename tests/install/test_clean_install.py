@@ -26,7 +26,7 @@ COMPILERS = re.compile(r"(.*-)?(c\+\+|cc|clang|clang\+\+|g\+\+|gcc|ninja)(-\d+)?
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002, the base class has it
         pass
 
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +58,7 @@ class Machine:
         )
 
     def refusal(self, lock: str = "cpu", **environment: str) -> str:
-        """Run the script, which must refuse in one sentence or more on one line, and make nothing that passes for installed."""
+        """Run the script, which must refuse in one line, and make nothing that passes for installed."""
         done = self.install(lock, **environment)
         assert done.returncode == 1
         assert not (self.folder / "venv" / f".installed-{lock}").exists()

@@ -82,9 +82,10 @@ def unmet_needs() -> Iterator[str]:
         for need in map(Requirement, found.requires or ()):
             is_needed = need.marker is None or need.marker.evaluate({"extra": ""})
             needed = canonicalize_name(need.name)
-            if is_needed and found.version == lock[name].version and needed not in LEFT_OUT_CPU:
-                if needed not in lock or not need.specifier.contains(lock[needed].version, prereleases=True):
-                    yield f"{name} needs {need}"
+            if not is_needed or needed in LEFT_OUT_CPU or found.version != lock[name].version:
+                continue
+            if needed not in lock or not need.specifier.contains(lock[needed].version, prereleases=True):
+                yield f"{name} needs {need}"
 
 
 def test_cpu_lock_has_what_its_installed_packages_need():
