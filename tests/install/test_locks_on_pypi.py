@@ -1,14 +1,13 @@
 """What PyPI has for the locks: for each Python, a file whose hash the lock knows; and uv finds nothing to object."""
 
-import json
 import subprocess
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from lock_files import PYTHONS, REQUIREMENTS, ROOT, Pin, read_lock
 from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -31,11 +30,9 @@ def accepted_tags(python: str) -> frozenset[Tag]:
 @cache
 def published(project: str) -> list[dict[str, Any]]:
     """The files of a project as PyPI's index tells of them (PEP 691)."""
-    request = urllib.request.Request(
-        f"https://pypi.org/simple/{project}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["files"]
+    url, accept = f"https://pypi.org/simple/{project}/", "application/vnd.pypi.simple.v1+json"
+    answer = urllib3.request("GET", url, headers={"Accept": accept}, retries=urllib3.Retry(5, backoff_factor=1))
+    return answer.json()["files"]
 
 
 def fits(file: str, version: str, tags: frozenset[Tag]) -> bool:
