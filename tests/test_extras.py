@@ -135,3 +135,8 @@ def test_the_light_client_shows_a_run_whose_models_it_does_not_have(small_run, t
         done = command_without(API | MACHINES | modules_of("demo"), *arguments)
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout
+
+
+def test_readme_names_the_demo_s_packages_in_their_versions():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"pip install --no-deps {' '.join(PROJECT['optional-dependencies']['demo'])}\n" in text
