@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra_ray.config import STAGE_NAMES
 from hydra_ray.errors import HydraError
-from hydra_ray.extras import naming_extras, require_demo, require_packages
+from hydra_ray.extras import naming_extras, require_packages
 from hydra_ray.logs import FORMAT_VARIABLE, FORMATS, configure_logs
 from hydra_ray.shipped import is_configuration
 from hydra_ray.stopping import Stopped, stops_gracefully
@@ -51,7 +51,6 @@ def demo(arguments: argparse.Namespace) -> int:
 
     seed = arguments.seed
     config = configured("demo", [f"lamp.planted.seed={seed}", f"generator.seed={seed}"])
-    require_demo(config)
     from hydra_ray.pipeline import personalize
     from hydra_ray.storage import join
 

@@ -24,6 +24,7 @@ from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
 from hydra_ray.lease import claim, lease, run_lease
 from hydra_ray.logs import at_work
+from hydra_ray.outline import write_outline
 from hydra_ray.parts import (
     AdapterExamplesPart,
     AnswersPart,
@@ -81,6 +82,7 @@ def _run_stages(plan: Plan, until: str) -> Plan:
     if not plan.report.is_complete():
         storage.remove_folder(plan.run_folder)  # a report of another configuration under this run's name
     storage.write_json(storage.join(plan.run_folder, "config.json"), config.model_dump(mode="json"))
+    write_outline(plan)
     steps: dict[str, Callable[[], None]] = {
         "users": lambda: users(plan),
         "profiles": lambda: profiles(plan),
