@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lock_files import REQUIREMENTS
+from lock_files import REQUIREMENTS, ROOT
 
 # What the script itself calls.
 TOOLS = ("sh", "dirname", "grep", "tail", "touch", "uname")
@@ -193,3 +193,21 @@ def test_torch_other_than_the_locks_is_refused(machine: Machine, base_python: st
     assert f"is neither where this machine's pip looks nor in {index}" in said
     assert "TORCH_INDEX=URL" in said
     assert not list((machine.folder / "venv").rglob("torch*"))
+
+
+def dry_run(*words: str) -> str:
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_make_hands_on_what_it_is_told(tmp_path: Path):
+    said = dry_run("install", "LOCK=gpu", f"VENV={tmp_path}", "PYTHON=mine", "TORCH_INDEX=https://torch.example")
+    assert f'PYTHON="mine" TORCH_INDEX="https://torch.example" requirements/install.sh {tmp_path} gpu' in said
+
+
+@pytest.mark.parametrize("lock", ["cpu", "gpu"])
+def test_make_stays_with_the_lock_that_was_installed(tmp_path: Path, lock: str):
+    (tmp_path / f".installed-{lock}").touch()
+    assert f"requirements/install.sh {tmp_path} {lock}" in dry_run("demo", f"VENV={tmp_path}")
