@@ -87,5 +87,6 @@ if [ "$lock" = cpu ] && ! pip_install -r "$here/torch-cpu.txt" 2>/dev/null; then
 fi
 pip_install -r "$here/build.txt"
 DS_BUILD_OPS=0 pip_install --no-build-isolation -r "$here/$lock.txt"
-"$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable "$here/.."
+# setuptools warns of editable installations as such.
+PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable "$here/.."
 touch "$venv/.installed-$lock"
