@@ -1,5 +1,6 @@
 """What PyPI has for the locks: for each Python, a file whose hash the lock knows; and uv finds nothing to object."""
 
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -93,3 +94,13 @@ def test_uv_would_install_the_lock_for_each_python(uv: Path, tmp_path: Path, loc
     done = subprocess.run([*command, "-r", without_torch], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     print(f"{lock}, Python {python}: {done.stderr.count(' + ')} packages would be installed")  # noqa: T201
+
+
+def test_make_lock_leaves_locks_that_fit_as_they_are(uv: Path, tmp_path: Path):
+    shutil.copytree(REQUIREMENTS, tmp_path / "requirements")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    locking = [uv.with_name("python"), tmp_path / "requirements" / "lock.py"]
+    told = subprocess.run(locking, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    for lock in ("build.txt", "cpu.txt", "gpu.txt"):
+        assert (tmp_path / "requirements" / lock).read_text() == (REQUIREMENTS / lock).read_text()
+    print(told)  # noqa: T201
