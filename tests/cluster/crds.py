@@ -3,6 +3,7 @@
 import gzip
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ EMBEDDED_METADATA = {
 """What a manifest may say of itself; definitions leave it to the server."""
 
 
+@cache
 def read_schema(folder: Path, plural: str, version: str = "v1") -> dict[str, Any]:
     """The structural schema of one kind, from `ray.io_<plural>.yaml` or that with `.gz`."""
     (path,) = folder.glob(f"ray.io_{plural}.yaml*")
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    (served,) = [each for each in yaml.safe_load(text)["spec"]["versions"] if each["name"] == version]
+    (served,) = [each for each in yaml.load(text, yaml.CSafeLoader)["spec"]["versions"] if each["name"] == version]
     schema = served["schema"]["openAPIV3Schema"]
     return {**schema, "properties": {**schema["properties"], "metadata": EMBEDDED_METADATA}}
 

@@ -115,7 +115,7 @@ def submit_command(manifest: Manifest) -> str:
         "exit(0 if b'success' in r.read() else 1)\""
     )
     return (
-        f'until {health} >/dev/null 2>&1 ; do echo "Waiting for Ray Dashboard GCS to become healthy at {address} ..." ; '
+        f'until {health} >/dev/null 2>&1 ; do echo "Waiting for Ray Dashboard GCS to become healthy ..." ; '
         f"sleep 2 ; done ; if ! ray job status --address {address} {job} >/dev/null 2>&1 ; "
         f"then ray job submit --address {address} --no-wait --submission-id {job} -- "
         f"{manifest['spec']['entrypoint'].strip()} ; fi ; ray job logs --address {address} --follow {job}"

@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import yaml
-from kuberay_pods import RESERVED_ENVIRONMENT, RESERVED_LABELS, SUBMITTER_ENVIRONMENT, child_cluster_name, generated_names
+from kuberay_pods import (
+    RESERVED_ENVIRONMENT,
+    RESERVED_LABELS,
+    SUBMITTER_ENVIRONMENT,
+    child_cluster_name,
+    generated_names,
+)
 from manifests import Manifest, cluster_spec, groups, pods
 
 V2_VARIABLE: Final = "RAY_enable_autoscaler_v2"
@@ -60,7 +66,9 @@ def replicas_are_in_bounds(manifest: Manifest) -> Iterator[str]:
 def resources_stand_in_one_place(manifest: Manifest) -> Iterator[str]:
     for name, group in groups(manifest):
         parameters = group.get("rayStartParams", {})
-        if group.get("resources") and any(parameters.get(each) for each in ("num-cpus", "num-gpus", "memory", "resources")):
+        if group.get("resources") and any(
+            parameters.get(each) for each in ("num-cpus", "num-gpus", "memory", "resources")
+        ):
             yield f"resource fields should not be set in both rayStartParams and resources of {name}"
 
 
@@ -121,7 +129,11 @@ def the_autoscalers_version_is_set_once(manifest: Manifest) -> Iterator[str]:
     spec, variables = cluster_spec(manifest), _head_environment(manifest)
     if not spec.get("enableInTreeAutoscaling") and variables.get(V2_VARIABLE) in ("1", "true"):
         yield f"{V2_VARIABLE} needs enableInTreeAutoscaling"
-    if spec.get("enableInTreeAutoscaling") and "version" in spec.get("autoscalerOptions", {}) and V2_VARIABLE in variables:
+    if (
+        spec.get("enableInTreeAutoscaling")
+        and "version" in spec.get("autoscalerOptions", {})
+        and V2_VARIABLE in variables
+    ):
         yield f"both autoscalerOptions.version and {V2_VARIABLE} are set"
     if "KUBERAY_GEN_AUTOSCALER_START_CMD" in _environment(spec.get("autoscalerOptions", {})):
         yield "autoscalerOptions.env must not contain KUBERAY_GEN_AUTOSCALER_START_CMD"
@@ -140,7 +152,7 @@ def token_authentication_needs_a_stated_ray_that_has_it(manifest: Manifest) -> I
     options = spec.get("authOptions", {})
     has_token, is_kubernetes_token = options.get("mode") == "token", options.get("enableK8sTokenAuth", False)
     if has_token and not _is_at_least(spec, "2.52.0"):
-        yield f"authOptions.mode is token: a rayVersion of 2.52.0 or later must be stated, got {spec.get('rayVersion')!r}"
+        yield f"authOptions.mode is token: rayVersion must be 2.52.0 or later, got {spec.get('rayVersion')!r}"
     if is_kubernetes_token and (not has_token or not _is_at_least(spec, "2.55.0") or options.get("secretName")):
         yield "enableK8sTokenAuth needs mode token, a rayVersion of 2.55.0 or later and no secretName"
     if is_kubernetes_token and manifest["kind"] == "RayJob":

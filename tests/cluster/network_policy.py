@@ -18,7 +18,9 @@ class Pod:
         return {**self.namespace_labels, "kubernetes.io/metadata.name": self.namespace}
 
 
-def admits(policy: Mapping[str, Any], source: Pod, target: Pod, port: int, *, namespace: str, protocol: str = "TCP") -> bool:
+def admits(
+    policy: Mapping[str, Any], source: Pod, target: Pod, port: int, *, namespace: str, protocol: str = "TCP"
+) -> bool:
     """Whether the only policy of `namespace`, where it was applied, lets `source` connect to `port` of `target`."""
     spec = policy["spec"]
     is_selected = target.namespace == namespace and _matches(spec["podSelector"], target.labels)
