@@ -64,6 +64,10 @@ def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
             strict[key] = _strict(schema[key])
     if "properties" in schema:
         strict["properties"] = {name: _strict(each) for name, each in schema["properties"].items()}
+        # The server fills defaults in before it looks for what is required.
+        strict["required"] = [
+            name for name in schema.get("required", []) if "default" not in schema["properties"][name]
+        ]
     return {"anyOf": [strict, {"type": "null"}]} if schema.get("nullable") else strict
 
 

@@ -3,7 +3,7 @@
 After ray-operator/controllers/ray/common/{pod,job}.go and rayjob_controller.go.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Final
 
@@ -51,14 +51,6 @@ def child_cluster_name(manifest: Manifest) -> str:
     """The RayCluster's name: its own, or what a RayJob calls the one it starts."""
     name = manifest["metadata"]["name"]
     return f"{name}-{RANDOM}" if manifest["kind"] == "RayJob" else name
-
-
-def generated_names(manifest: Manifest) -> Iterator[str]:
-    """Names of pods, services, jobs and secrets, without cutting any off."""
-    name, cluster = manifest["metadata"]["name"], child_cluster_name(manifest)
-    yield from (name, cluster, f"{name}-head-svc", f"{cluster}-head-svc", f"{cluster}-head-{RANDOM}")
-    for group, _ in list(groups(manifest))[1:]:
-        yield f"{cluster}-{group}-worker-{RANDOM}"
 
 
 def services(manifest: Manifest) -> set[str]:

@@ -140,7 +140,7 @@ def install(config: dict[str, Any], node_type: str, instance_id: str, provider: 
     """Let the autoscaler (v2) set a worker up."""
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
     from ray.autoscaler.v2.instance_manager.ray_installer import RayInstaller
-    from ray.core.generated.instance_manager_pb2 import Instance
+    from ray.core.generated.instance_manager_pb2 import Instance  # pyright: ignore[reportAttributeAccessIssue]
 
     installer = RayInstaller(provider, AutoscalingConfig(config), process_runner=commands)  # pyright: ignore
     instance = Instance(instance_id="i", instance_type=node_type, cloud_instance_id=instance_id)
