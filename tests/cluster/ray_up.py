@@ -4,15 +4,19 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 
 RAY_UP: Final = Path(__file__).parents[2] / "ray_cluster.yaml"
 HEAD_IP: Final = "10.0.0.10"
 """Where the workers are told the head is."""
+TOKEN: Final = "0123456789abcdef"
+TOKEN_PLACE: Final = "/home/ray/.ray/auth_token"
+"""Where the token is in every container."""
 _ANSWERS: Final = {
     "docker info": b"map[nvidia:{nvidia-container-runtime []} runc:{runc []}]",
     "docker inspect -f '{{json .Config.Env}}'": b'["PATH=/usr/bin"]',
@@ -75,6 +79,19 @@ class Commands:
         """The words of the one command that starts a container."""
         (text,) = [each for each in self.of("host") if each.startswith("docker run")]
         return shlex.split(text)
+
+
+class Started(NamedTuple):
+    """A cluster whose head was started."""
+
+    config: dict[str, Any]
+    """What the laptop made of the file."""
+    commands: Commands
+    """What the head was told."""
+    on_head: dict[str, Any]
+    """What the head's autoscaler reads."""
+    iam: Any
+    ec2: Any
 
 
 def _unwrapped(text: str) -> str:
@@ -145,3 +162,42 @@ def install(config: dict[str, Any], node_type: str, instance_id: str, provider: 
     installer = RayInstaller(provider, AutoscalingConfig(config), process_runner=commands)  # pyright: ignore
     instance = Instance(instance_id="i", instance_type=node_type, cloud_instance_id=instance_id)
     installer.install_ray(instance, HEAD_IP)
+
+
+def made_token(home: Path, token: str = TOKEN) -> Path:
+    """Write the file that `ray get-auth-token` makes, in a home folder."""
+    path = home / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(token)
+    return path
+
+
+def instances(started: Started) -> dict[str, dict[str, Any]]:
+    """What runs at AWS, by node type."""
+    running = [{"Name": "instance-state-name", "Values": ["running"]}]
+    reservations = started.ec2.describe_instances(Filters=running)["Reservations"]
+    found = [instance for reservation in reservations for instance in reservation["Instances"]]
+    tags = [{tag["Key"]: tag["Value"] for tag in instance["Tags"]} for instance in found]
+    return {each["ray-user-node-type"]: instance for each, instance in zip(tags, found, strict=True)}
+
+
+def set_up(started: Started, node_type: str) -> Commands:
+    """Start a worker as the autoscaler on the head does, and return what its host and its container are told."""
+    adapter = launch(started.on_head, node_type)
+    (node,) = [node for node, each in adapter.get_non_terminated().items() if each.node_type == node_type]
+    commands = Commands(has_gpus=node_type.startswith("gpu"))
+    try:
+        install(started.on_head, node_type, node, adapter.v1_provider, commands)
+    finally:
+        adapter.v1_provider.terminate_node(node)
+    return commands
+
+
+def prepared(config: dict[str, Any]) -> dict[str, Any]:
+    """What `ray up` makes of a file before it talks to AWS."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    full = prepare_config(deepcopy(config))
+    validate_config(full)
+    return full

@@ -81,7 +81,7 @@ def test_the_metrics_that_prometheus_may_read_are_where_every_node_has_them():
             assert {"containerPort": METRICS, "name": "metrics"} in container["ports"], name
 
 
-def test_pods_that_the_policy_does_not_select_are_open_and_the_shipped_ones_are_selected():
+def test_every_shipped_pod_is_selected_and_others_of_the_namespace_stay_open():
     stranger = Pod(labels={"app": "web"}, namespace="team-b")
     assert is_let_in(stranger, DASHBOARD, Pod(labels={"app": "other"}, namespace=HOME))
     assert not any(is_let_in(stranger, DASHBOARD, target) for target in (*WORKERS, SUBMITTER))

@@ -1,135 +1,24 @@
 """ray_cluster.yaml, by Ray's own launcher and autoscaler."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import jsonschema
 import pytest
-from ray_up import (
-    HEAD_IP,
-    RAY_UP,
-    Commands,
-    bootstrapped,
-    config_on_head,
-    install,
-    launch,
-    read_ray_up,
-    start_head,
-)
+from ray_up import HEAD_IP, RAY_UP, TOKEN_PLACE, Started, instances, launch, prepared, read_ray_up, set_up
 
 from hydra_ray.cluster.nodes import read_node_types
 
-if TYPE_CHECKING:
-    from fault_s3 import FaultyS3
-
-ROOT = Path(__file__).parents[2]
 WORKERS = [name for name in read_ray_up()["available_node_types"] if name != "head"]
-TOKEN_PLACE = "/home/ray/.ray/auth_token"
-MAKES_THE_TOKEN = re.compile(r"^[# ]*(\(umask 077 && ray get-auth-token .*\))$", re.MULTILINE)
-
-
-class Started(NamedTuple):
-    """A cluster whose head was started."""
-
-    config: dict[str, Any]
-    """What the laptop made of the file."""
-    commands: Commands
-    """What the head was told."""
-    on_head: dict[str, Any]
-    """What the head's autoscaler reads."""
-    iam: Any
-    ec2: Any
 
 
 @pytest.fixture
 def ray_up() -> dict[str, Any]:
     return read_ray_up()
-
-
-@pytest.fixture(scope="module")
-def aws(s3: "FaultyS3", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home folder with a token, and an AWS that has the roles which the file names."""
-    import boto3
-    from ray.autoscaler._private.aws import config, node_provider, utils
-
-    home = tmp_path_factory.mktemp("laptop")
-    made_token(home)
-    with pytest.MonkeyPatch.context() as patch:
-        endpoint = {"AWS_ENDPOINT_URL": s3.endpoint, "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
-        for name, value in {**s3.environment, **endpoint}.items():
-            patch.setenv(name, value)
-        patch.setattr(node_provider, "TAG_BATCH_DELAY", 0)
-        caches = (utils.resource_cache, utils.client_cache, config._get_subnets_or_die)
-        for cache in caches:
-            cache.cache_clear()
-        iam = boto3.client("iam", "us-east-1")
-        for node in read_ray_up()["available_node_types"].values():
-            name = node["node_config"]["IamInstanceProfile"]["Name"]
-            if name not in {each["InstanceProfileName"] for each in iam.list_instance_profiles()["InstanceProfiles"]}:
-                iam.create_instance_profile(InstanceProfileName=name)
-        yield home
-        for cache in caches:
-            cache.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def started(aws: Path, tmp_path_factory: pytest.TempPathFactory) -> Started:
-    import boto3
-
-    config, commands = bootstrapped(read_ray_up()), Commands()
-    start_head(config, commands)
-    on_head = tmp_path_factory.mktemp("head")
-    made_token(on_head)
-    (aws / "ray_bootstrap_key.pem").write_text("a key")
-    clients = boto3.client("iam", "us-east-1"), boto3.client("ec2", "us-east-1")
-    return Started(config, commands, config_on_head(commands, on_head), *clients)
-
-
-def made_token(home: Path, token: str = "0123456789abcdef") -> Path:
-    path = home / ".ray" / "auth_token"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(token)
-    return path
-
-
-def instances(started: Started) -> dict[str, dict[str, Any]]:
-    """What runs at AWS, by node type."""
-    running = [{"Name": "instance-state-name", "Values": ["running"]}]
-    reservations = started.ec2.describe_instances(Filters=running)["Reservations"]
-    found = [instance for reservation in reservations for instance in reservation["Instances"]]
-    tags = [{tag["Key"]: tag["Value"] for tag in instance["Tags"]} for instance in found]
-    return {each["ray-user-node-type"]: instance for each, instance in zip(tags, found, strict=True)}
-
-
-def set_up(started: Started, node_type: str) -> Commands:
-    """Start a worker as the autoscaler on the head does, and return what its host and its container are told."""
-    adapter = launch(started.on_head, node_type)
-    (node,) = [node for node, each in adapter.get_non_terminated().items() if each.node_type == node_type]
-    commands = Commands(has_gpus=node_type.startswith("gpu"))
-    try:
-        install(started.on_head, node_type, node, adapter.v1_provider, commands)
-    finally:
-        adapter.v1_provider.terminate_node(node)
-    return commands
-
-
-def prepared(config: dict[str, Any]) -> dict[str, Any]:
-    """What `ray up` makes of a file before it talks to AWS."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    full = prepare_config(deepcopy(config))
-    validate_config(full)
-    return full
 
 
 def test_ray_takes_the_file(ray_up: dict[str, Any]):
@@ -269,59 +158,6 @@ def test_the_cache_is_made_for_the_user_before_the_container_runs(started: Start
     hosts = started.commands.of("host")
     runs = [index for index, each in enumerate(hosts) if each.startswith("docker run")]
     assert hosts.index("mkdir -p $HOME/hydra_ray_cache") < runs[0]
-
-
-def test_the_token_goes_to_the_head_and_from_there_to_workers(started: Started):
-    copied = f"/tmp/ray_tmp_mount/hydra{TOKEN_PLACE}"
-    assert started.commands.copied[copied] == "0123456789abcdef"
-    assert set(started.on_head["file_mounts"]) == {TOKEN_PLACE}
-    assert set_up(started, "cpu").copied == {copied: "0123456789abcdef"}
-    # With times and modes, as rsync's archives are: the file stays its owner's alone.
-    (copy,) = [call for call in started.commands.calls if call[0] == "rsync" and call[-1].endswith("auth_token")]
-    assert "-avz" in copy
-
-
-def test_without_a_token_ray_up_stops_and_names_the_file(aws: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    config = {**bootstrapped(read_ray_up()), "cluster_name": "no-token"}
-    monkeypatch.setenv("HOME", str(tmp_path))
-    config["file_mounts"] = prepared(read_ray_up())["file_mounts"]
-    with pytest.raises(FileNotFoundError, match=r"\.ray/auth_token"):
-        start_head(config, Commands())
-
-
-def test_another_token_is_another_content_of_the_mounts(started: Started):
-    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
-
-    path = Path(started.on_head["file_mounts"][TOKEN_PLACE])
-    before = AutoscalingConfig(started.on_head).file_mounts_contents_hash
-    made_token(path.parents[1], "another")
-    try:
-        assert AutoscalingConfig(started.on_head).file_mounts_contents_hash != before
-    finally:
-        made_token(path.parents[1])
-    assert AutoscalingConfig(started.on_head).file_mounts_contents_hash == before
-    path.rename(path.with_suffix(".away"))
-    with pytest.raises(FileNotFoundError, match="auth_token"):
-        AutoscalingConfig(started.on_head)
-    path.with_suffix(".away").rename(path)
-
-
-@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there and open to all"])
-def test_the_token_that_the_documents_make_is_its_owners_alone(tmp_path: Path, is_there: bool):
-    texts = [(ROOT / name).read_text() for name in ("ray_cluster.yaml", "README.md", "docs/cluster.md")]
-    (command,) = {command for text in texts for command in MAKES_THE_TOKEN.findall(text)}
-    assert all(MAKES_THE_TOKEN.search(text) for text in texts)
-    path = tmp_path / ".ray" / "auth_token"
-    if is_there:
-        made_token(tmp_path).chmod(0o644)
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {"HOME": str(tmp_path), "PATH": tools, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=True)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert len(path.read_text()) == (16 if is_there else 64)
-    assert path.read_text() not in done.stdout + done.stderr
-    # It is where the file for `ray up` takes it from.
-    assert read_ray_up()["file_mounts"] == {TOKEN_PLACE: "~/.ray/auth_token"}
 
 
 def test_the_images_are_checked_for_the_ray_that_is_installed(ray_up: dict[str, Any]):
