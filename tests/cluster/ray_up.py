@@ -1,8 +1,10 @@
 """`ray up` as far as it goes without AWS: moto is EC2 and IAM, and commands for nodes are kept, not carried out."""
 
+import gc
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -115,15 +117,19 @@ def start_head(config: dict[str, Any], commands: Commands) -> None:
     """`ray up` itself, from the bootstrapped configuration on."""
     from ray.autoscaler._private.commands import get_or_create_head_node
 
-    get_or_create_head_node(
-        config,
-        printable_config_file=str(RAY_UP),
-        no_restart=False,
-        restart_only=False,
-        yes=True,
-        override_cluster_name=None,
-        _runner=commands,  # pyright: ignore[reportArgumentType]
-    )
+    with warnings.catch_warnings():
+        # Ray leaves the temporary file with the head's configuration to the collector of garbage.
+        warnings.simplefilter("ignore", ResourceWarning)
+        get_or_create_head_node(
+            config,
+            printable_config_file=str(RAY_UP),
+            no_restart=False,
+            restart_only=False,
+            yes=True,
+            override_cluster_name=None,
+            _runner=commands,  # pyright: ignore[reportArgumentType]
+        )
+        gc.collect()
 
 
 def config_on_head(commands: Commands, home: Path) -> dict[str, Any]:
