@@ -110,3 +110,9 @@ def test_cuda_image_names_the_least_driver():
     assert (
         f"NVIDIA driver of version {LEAST_NVIDIA_DRIVER} or newer" in (ROOT / "cluster" / "Dockerfile.cuda").read_text()
     )
+
+
+def test_cpu_image_has_what_the_head_starts_workers_with():
+    (installed,) = re.findall(r"apt-get install [^&]*", dockerfile("Dockerfile.cpu"))
+    assert {"openssh-client", "rsync"} <= set(installed.split())
+    assert locked_version("boto3")
