@@ -1,9 +1,9 @@
 """Where a model's files are, what identifies it, and its tokenizer.
 
-A model is named by an absolute Hugging Face folder, by a folder of the object store (`s3://bucket/folder`), by a name of
-the Hugging Face hub (`org/name` or `org/name@revision`), or by `package:NAME` for a model that an installed Python
-package carries. Whatever loads a model loads it from the folder that `resolve_model` gives, to which it is brought once
-a node.
+A model is named by an absolute Hugging Face folder, by a folder of the object store (`s3://bucket/folder`), by a name
+of the Hugging Face hub (`org/name` or `org/name@revision`), or by `package:NAME` for a model that an installed Python
+package carries. Whatever loads a model loads it from the folder that `resolve_model` gives, to which it is brought
+once a node.
 """
 
 import os
@@ -38,12 +38,17 @@ class Model(Protocol):
         """The model's name in a configuration."""
         ...
 
+    @property
+    def place(self) -> str:
+        """The same without a revision or a content that it must be of."""
+        ...
+
     def source(self, *, with_weights: bool) -> str:
         """Return a name of exactly what is there now, for which no weights are read; empty where there is none."""
         ...
 
-    def pinned(self, *, with_weights: bool) -> str:
-        """Return a name that means what is there now, also when something else is there later."""
+    def pinned(self, identity: str) -> str:
+        """Return a name that goes on to mean the model of this identity when something else is there."""
         ...
 
     def bring(self, *, with_weights: bool) -> Path:

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra_ray.models.node_cache import file_digests
 from hydra_ray.models.content import CONFIG, content_of, model_files, names_below, require_whole, weight_files
+from hydra_ray.models.node_cache import file_digests
 
 _CONTENT = "content:"
 
@@ -13,6 +13,16 @@ _CONTENT = "content:"
 def identity_of(content: object) -> str:
     """Return what a fingerprint says of a model that holds `content`."""
     return f"{_CONTENT}{content}"
+
+
+def is_content(identity: str) -> bool:
+    """Tell whether an identity was made of a content, and not of a package's version."""
+    return identity.startswith(_CONTENT)
+
+
+def content_in(identity: str) -> str:
+    """Return the content that an identity was made of."""
+    return identity.removeprefix(_CONTENT)
 
 
 def folder_identity(folder: Path, *, with_weights: bool) -> str:
@@ -38,6 +48,11 @@ class FolderModel:
     spec: str
 
     @property
+    def place(self) -> str:
+        """The same."""
+        return self.spec
+
+    @property
     def folder(self) -> Path:
         """Where the model is."""
         return Path(self.spec).expanduser()
@@ -46,7 +61,7 @@ class FolderModel:
         """Return nothing: what a folder holds may change."""
         return ""
 
-    def pinned(self, *, with_weights: bool) -> str:  # noqa: ARG002
+    def pinned(self, identity: str) -> str:  # noqa: ARG002
         """Return the folder: it must hold the same on every node."""
         return self.spec
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra_ray.errors import ModelError
-from hydra_ray.models.node_cache import file_digest, file_digests
 from hydra_ray.models.content import CONFIG, content_of, model_files, require_model, require_whole, weight_files
 from hydra_ray.models.folder import folder_identity, folder_weight_bytes, identity_of
+from hydra_ray.models.node_cache import file_digest, file_digests
 
 REVISION = "@"
 """Stands between a repository's name and a branch, tag or commit of it."""
@@ -41,15 +41,20 @@ class HubModel:
         return f"{self.repository}{REVISION}{self.revision}" if self.revision else self.repository
 
     @property
+    def place(self) -> str:
+        """The repository."""
+        return self.repository
+
+    @property
     def commit(self) -> str:
         """The commit that the revision names."""
         return _commit(self.repository, self.revision)
 
     def source(self, *, with_weights: bool) -> str:
-        """Return the repository and its commit."""
-        return self.pinned(with_weights=with_weights)
+        """Return the repository, its commit and how much of it is wanted."""
+        return f"{self.pinned('')}{'' if with_weights else ' without weights'}"
 
-    def pinned(self, *, with_weights: bool) -> str:  # noqa: ARG002 -- a commit pins everything
+    def pinned(self, identity: str) -> str:  # noqa: ARG002 -- a commit pins everything
         """Return the repository and its commit."""
         return f"{self.repository}{REVISION}{self.commit}"
 
@@ -122,7 +127,7 @@ class HubModel:
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
-        with contextlib.suppress(_UnreachableError), _asking(self.spec):
+        with contextlib.suppress(UnreachableHubError), _asking(self.spec):
             entries = HfApi().list_repo_tree(self.repository, recursive=True, revision=self.commit)
             return {each.path: each for each in entries if isinstance(each, RepoFile)}
         return None
@@ -141,7 +146,7 @@ class HubModel:
         num_bytes = sum(each.size for name, each in files.items() if self._cached_file(name) is None)
         if num_bytes:
             _require_room(self.spec, num_bytes)
-            _LOG.info("bringing %s from the hub, %.2f GB", self.pinned(with_weights=True), num_bytes / 1e9)
+            _LOG.info("bringing %s from the hub, %.2f GB", self.pinned(""), num_bytes / 1e9)
         start = time.monotonic()
         with _asking(self.spec):
             folder = snapshot_download(
@@ -164,7 +169,7 @@ class HubModel:
                 raise ModelError(f"{name} of {self.spec} was damaged in this node's cache and is removed: run again")
 
 
-class _UnreachableError(ModelError):
+class UnreachableHubError(ModelError):
     """The hub cannot be asked."""
 
 
@@ -224,12 +229,12 @@ def _asking(spec: str) -> Iterator[None]:
             f"node to a token that may read it, or give an absolute folder{_folder_hint(spec)}"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.RevisionResolutionError, errors.OfflineModeIsEnabled) as error:
-        raise _UnreachableError(_unreachable(spec, constants, error)) from error
+        raise UnreachableHubError(_unreachable(spec, constants, error)) from error
     except httpx2.TransportError as error:
-        raise _UnreachableError(_unreachable(spec, constants, error)) from error
+        raise UnreachableHubError(_unreachable(spec, constants, error)) from error
     except errors.HfHubHTTPError as error:
         if error.response.status_code >= 500:
-            raise _UnreachableError(_unreachable(spec, constants, error)) from error
+            raise UnreachableHubError(_unreachable(spec, constants, error)) from error
         raise ModelError(
             f"{constants.ENDPOINT} refuses {spec} with status {error.response.status_code}: set HF_TOKEN on every node "
             f"to a token that may read it ({_first_line(error)})"

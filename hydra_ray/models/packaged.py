@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_ray.errors import ModelError
-from hydra_ray.models.node_cache import cache_folder
 from hydra_ray.models.content import CONFIG, names_below, require_whole, weight_files
+from hydra_ray.models.node_cache import cache_folder
 
 PREFIX = "package:"
 _LOG = logging.getLogger(__name__)
@@ -35,11 +35,16 @@ class PackagedModel:
         """The model's name in a configuration."""
         return f"{PREFIX}{self.name}"
 
-    def source(self, *, with_weights: bool) -> str:  # noqa: ARG002 -- a version pins everything
-        """Return the package's name and version."""
-        return f"{self.spec}=={_version(self.name)}"
+    @property
+    def place(self) -> str:
+        """The same."""
+        return self.spec
 
-    def pinned(self, *, with_weights: bool) -> str:  # noqa: ARG002
+    def source(self, *, with_weights: bool) -> str:  # noqa: ARG002
+        """Return nothing: to ask for the identity costs nothing."""
+        return ""
+
+    def pinned(self, identity: str) -> str:  # noqa: ARG002
         """Return the model's own name: every node must have the same version installed."""
         return self.spec
 
@@ -51,9 +56,9 @@ class PackagedModel:
         require_whole(folder, self.spec, with_weights=with_weights)
         return folder
 
-    def identity(self, *, with_weights: bool) -> str:
+    def identity(self, *, with_weights: bool) -> str:  # noqa: ARG002 -- a version pins everything
         """Return the package's name and version."""
-        return self.source(with_weights=with_weights)
+        return f"{self.spec}=={_version(self.name)}"
 
     def former_identity(self) -> str | None:
         """Return nothing: a package's identity has always been this."""

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra_ray.errors import HydraError, ModelError
-from hydra_ray.models.node_cache import cache_folder, file_digest, write_whole
 from hydra_ray.models.content import CONFIG, content_of, model_files, require_model, require_whole, weight_files
-from hydra_ray.models.folder import former_identity, identity_of
+from hydra_ray.models.folder import content_in, former_identity, identity_of
+from hydra_ray.models.node_cache import cache_folder, file_digest, write_whole
 from hydra_ray.s3_store import S3Store, StoredObject, unreachable
 from hydra_ray.stores import store_of
 
@@ -54,14 +54,20 @@ class StoredModel:
         """The model's name in a configuration."""
         return f"{self.location}{PIN}{self.content}" if self.content else self.location
 
-    def source(self, *, with_weights: bool) -> str:
-        """Return a name of the objects as they are now."""
-        return _version(self.location, self._wanted(with_weights=with_weights))
+    @property
+    def place(self) -> str:
+        """The same without what must be there."""
+        return self.location
 
-    def pinned(self, *, with_weights: bool) -> str:
-        """Return the location with what is in it now."""
-        content = self.content or self.identity(with_weights=with_weights).partition(":")[2]
-        return f"{self.location}{PIN}{content}"
+    def source(self, *, with_weights: bool) -> str:
+        """Return a name of the objects as they are now; empty where it is known what they must hold."""
+        if self.content:
+            return ""
+        return f"{self.location}{PIN}{_version(self.location, self._wanted(with_weights=with_weights))}"
+
+    def pinned(self, identity: str) -> str:
+        """Return the location with what it must hold."""
+        return f"{self.location}{PIN}{content_in(identity)}"
 
     def bring(self, *, with_weights: bool) -> Path:
         """Return the folder of this node that holds the model.
