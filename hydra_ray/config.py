@@ -347,7 +347,8 @@ class GeneratorConfig(Section):
     model: str
     """An absolute Hugging Face folder, s3://bucket/folder, a name of the Hugging Face hub (org/name or
     org/name@revision), or `package:NAME` for a model carried by an installed Python package; see docs/models.md. With
-    engine openai, the model whose tokenizer fits prompts to `max_model_tokens`: best the one that the endpoint serves."""
+    engine openai, the model whose tokenizer fits prompts to `max_model_tokens`: best the one that the endpoint
+    serves."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_model_tokens: int = Field(default=2048, gt=0)
     """Longest prompt plus answer, in tokens."""
