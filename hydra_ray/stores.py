@@ -47,9 +47,22 @@ def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
     Raises:
         ConfigError: there is no such store, or the location carries credentials.
     """
+    require_supported(location)
+    if not is_uri(location):
+        return _LOCAL, location
+    path = location[len("s3://") :]
+    return s3_store(path), path
+
+
+def require_supported(location: str) -> None:
+    """Refuse a location in a store of another kind; no store is asked.
+
+    Raises:
+        ConfigError: there is no such store, or the location carries credentials.
+    """
     match = _URI.match(location)
     if match is None:
-        return _LOCAL, location
+        return
     # A secret may hold a slash, so that what is left of it looks like a bucket with a port.
     if re.search("[@:]", match["bucket"]) or re.search("[?#]", location):
         raise ConfigError(
@@ -63,5 +76,3 @@ def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
             "system that every node mounts), or s3://bucket/folder, in S3 or a store that speaks its protocol, which "
             "storage.endpoint names. Copy the files to one of these, or mount the other store."
         )
-    path = location[len("s3://") :]
-    return s3_store(path), path
