@@ -72,7 +72,7 @@ def require_supported(location: str) -> None:
         )
     if match["scheme"] != "s3" or not match["bucket"]:
         raise ConfigError(
-            f"{location!r} is in no store that is supported: expected an absolute path (of a disk or of a shared file "
-            "system that every node mounts), or s3://bucket/folder, in S3 or a store that speaks its protocol, which "
-            "storage.endpoint names. Copy the files to one of these, or mount the other store."
+            f"{location!r} is in no store that is supported: expected an absolute path or s3://bucket/folder, which is "
+            "in S3 or in a store that speaks its protocol (storage.endpoint). Copy the files to one of these, or mount "
+            "the other store on every node and give the path."
         )
