@@ -7,7 +7,7 @@ wherever a copy of it is.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -56,9 +56,18 @@ class Content:
     def __str__(self) -> str:
         return self.reading + self.weights
 
-    def matches(self, whole: str) -> bool:
-        """Tell whether these are the files, or those of them that are needed, of the content that `whole` names."""
-        return whole.startswith(self.reading) and self.weights in (whole[len(self.reading) :], "")
+    @classmethod
+    def parse(cls, text: str) -> "Content":
+        """Return the content that `str` gave `text` for."""
+        return cls(reading=text[: 2 * _DIGEST_BYTES], weights=text[2 * _DIGEST_BYTES :])
+
+    def without_weights(self) -> "Content":
+        """Return what a tokenizer needs of it."""
+        return replace(self, weights="")
+
+    def agrees_with(self, other: "Content") -> bool:
+        """Tell whether both are the same as far as both are known."""
+        return self.reading == other.reading and (self.weights == other.weights or not (self.weights and other.weights))
 
 
 def model_files(names: Iterable[str], *, with_weights: bool) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 from hydra_ray.errors import ModelError
 from hydra_ray.models.content import CONFIG, content_of, model_files, require_model, require_whole, weight_files
 from hydra_ray.models.folder import folder_identity, folder_weight_bytes, identity_of
-from hydra_ray.models.node_cache import file_digest, file_digests
+from hydra_ray.models.node_cache import alone, cache_folder, file_digest, file_digests
 
 REVISION = "@"
 """Stands between a repository's name and a branch, tag or commit of it."""
@@ -66,11 +66,9 @@ class HubModel:
         """
         folder = self._here(with_weights=with_weights)
         if folder is None:
-            listed = self._listed()
-            if listed is None:
-                folder = self._cached()
-            else:
-                folder = self._download({name: listed[name] for name in self._wanted(listed, with_weights)})
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            with alone(cache_folder() / self.pinned("").replace("/", "--")):
+                folder = self._here(with_weights=with_weights) or self._fetch(with_weights)
         self._require_undamaged(folder, with_weights)
         require_whole(folder, self.spec, with_weights=with_weights)
         return folder
@@ -97,6 +95,13 @@ class HubModel:
             return folder_weight_bytes(folder)
         listed = self._listed()
         return None if listed is None else sum(listed[name].size for name in weight_files(listed)) or None
+
+    def _fetch(self, with_weights: bool) -> Path:
+        """The snapshot's folder, after bringing what is not there yet; without a hub, whatever is there."""
+        listed = self._listed()
+        if listed is None:
+            return self._cached()
+        return self._download({name: listed[name] for name in self._wanted(listed, with_weights)})
 
     def _wanted(self, listed: Mapping[str, Any], with_weights: bool) -> list[str]:
         require_model(listed, self.spec, with_weights=with_weights)

@@ -3,19 +3,38 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _THREADS = 8
+_LOG = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
     """Return the node's folder of models: below HYDRA_CACHE_DIR, or ~/.cache/hydra_ray."""
     root = os.environ.get("HYDRA_CACHE_DIR") or Path.home() / ".cache" / "hydra_ray"
     return Path(root).absolute() / "models"
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this node from bringing the same model; a lock goes with the process that holds it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _LOG.info("another process of this node brings %s; waiting for it", folder.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ from hydra_ray.models.content import (
     weight_files,
 )
 from hydra_ray.models.folder import content_in, former_identity, identity_of
-from hydra_ray.models.node_cache import cache_folder, file_digest, write_whole
+from hydra_ray.models.node_cache import alone, cache_folder, file_digest, write_whole
 from hydra_ray.s3_store import S3Store, StoredObject, unreachable
 from hydra_ray.stores import store_of
 
@@ -89,8 +89,9 @@ class StoredModel:
 
     def identity(self, *, with_weights: bool) -> str:
         """Return what the model must hold, or what it holds, for which it is brought or, without room, read through."""
-        if self.content:
-            return identity_of(self.content)
+        known = self.content and Content.parse(self.content)
+        if known and (known.weights or not with_weights):
+            return identity_of(known if with_weights else known.without_weights())
         try:
             return identity_of(_content(_read_marker(self.bring(with_weights=with_weights)) or {}))
         except _NoRoomError:
@@ -113,12 +114,12 @@ class StoredModel:
         folder = cache_folder() / f"{name}-{_version(self.location, wanted)}"
         if not _is_whole(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(folder):
+            with alone(folder):
                 if not _is_whole(folder):
                     _Delivery(location=self.location, folder=folder, wanted=wanted).run()
         require_whole(folder, self.location, with_weights=with_weights)
         content = _content(_read_marker(folder) or {})
-        if self.content and not content.matches(self.content):
+        if self.content and not content.agrees_with(Content.parse(self.content)):
             raise ModelError(
                 f"{self.location} holds another model ({content}) than the one that the run was planned with "
                 f"({self.content}): it was replaced meanwhile. Put models that differ in different folders, and start "
@@ -360,13 +361,18 @@ def _store(location: str) -> tuple[S3Store, str]:
 
 @contextlib.contextmanager
 def _said_of(location: str) -> Iterator[None]:
-    """Turn whatever a store refuses into an error of the model."""
+    """Turn whatever a store or a disk refuses into an error of the model."""
     try:
         yield
     except ModelError:
         raise
     except HydraError as error:
         raise ModelError(f"the model {location} cannot be brought here: {error}") from error
+    except OSError as error:
+        raise ModelError(
+            f"the model {location} cannot be kept at {cache_folder()}: {error}. Set HYDRA_CACHE_DIR to a folder that "
+            "this node can write"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -376,20 +382,3 @@ def _reading(path: str) -> Iterator[None]:
         yield
     except (OSError, EOFError) as error:
         raise unreachable(path, error) from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes of this node from bringing the same model; a lock goes with the process that holds it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        _LOG.info("another process of this node brings %s; waiting for it", folder.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -150,7 +150,7 @@ def test_a_byte_flipped_on_the_disk_before_the_end_is_noticed_and_brought_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(stored, "_append", append)
-        with pytest.raises(InterruptedError):
+        with pytest.raises(ModelError, match="HYDRA_CACHE_DIR"):
             resolve_model(uploaded.location)
     (weights,) = node("node-1").glob("small-*/model.safetensors")
     flip(weights, position)
@@ -196,7 +196,9 @@ def test_an_object_changed_while_it_is_brought_is_refused_by_name(uploaded, node
 def test_a_model_replaced_after_the_plan_is_refused_by_whoever_has_the_plan(uploaded, node):
     pinned = open_model(uploaded.location).pinned(model_identity(uploaded.location))
     assert resolve_model(pinned) == resolve_model(uploaded.location)
-    assert model_identity(pinned) == model_identity(uploaded.location)
+    for with_weights in (True, False):
+        identity = model_identity(uploaded.location, with_weights=with_weights)
+        assert model_identity(pinned, with_weights=with_weights) == identity
     assert resolve_model(pinned, with_weights=False)
     write_model(uploaded.folder, seed=1, num_numbers=3 * MEGABYTE)
     uploaded.put()
@@ -210,6 +212,21 @@ def test_what_came_otherwise_than_the_store_says_is_refused(uploaded, node, monk
     plain = stored._read_back
     monkeypatch.setattr(stored, "_read_back", lambda *paths: {**(plain(*paths) or {}), "md5": "0" * 32})
     with pytest.raises(ModelError, match="did not come as it is in the store"):
+        resolve_model(uploaded.location)
+
+
+def test_a_pin_of_the_tokenizer_alone_leaves_the_weights_open(uploaded, node):
+    identity = model_identity(uploaded.location, with_weights=False)
+    pinned = open_model(uploaded.location).pinned(identity)
+    assert resolve_model(pinned) == resolve_model(uploaded.location)
+    assert model_identity(pinned, with_weights=False) == identity
+    assert model_identity(pinned) == model_identity(uploaded.location)
+
+
+def test_a_cache_that_cannot_be_written_is_said(uploaded, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HYDRA_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match="HYDRA_CACHE_DIR"):
         resolve_model(uploaded.location)
 
 
