@@ -90,11 +90,13 @@ class HubModel:
 
     def weight_bytes(self) -> int | None:
         """Return the size of the weights; None where they are not here and the hub cannot be asked."""
-        folder = self._here(with_weights=True)
-        if folder is not None:
-            return folder_weight_bytes(folder)
-        listed = self._listed()
-        return None if listed is None else sum(listed[name].size for name in weight_files(listed)) or None
+        with contextlib.suppress(UnreachableHubError):
+            folder = self._here(with_weights=True)
+            if folder is not None:
+                return folder_weight_bytes(folder)
+            listed = self._listed() or {}
+            return sum(listed[name].size for name in weight_files(listed)) or None
+        return None
 
     def _fetch(self, with_weights: bool) -> Path:
         """The snapshot's folder, after bringing what is not there yet; without a hub, whatever is there."""

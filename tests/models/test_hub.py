@@ -168,6 +168,7 @@ def test_a_node_that_cannot_ask_and_has_no_copy_says_which_of_the_two(node: Node
     assert "cannot be reached" in node.error(NAME, HF_ENDPOINT="http://127.0.0.1:9")
     node.is_offline = True
     assert "HF_HUB_OFFLINE keeps it from being fetched" in node.error(NAME)
+    assert node.ask(("weight_bytes", NAME)) == [None]
 
 
 def test_a_snapshot_without_weights_is_a_tokenizer_and_no_model(node: Node, hub: Hub):
