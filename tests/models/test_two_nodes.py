@@ -35,14 +35,16 @@ def caches(s3_root: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     from ray.cluster_utils import Cluster
 
     folders = {name: tmp_path_factory.mktemp(name) for name in NODES}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for name, folder in folders.items():
-        own = {"HYDRA_CACHE_DIR": str(folder)}
-        cluster.add_node(num_cpus=2, resources={name: 1}, env_vars=own, object_store_memory=100_000_000)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield {name: folder / "models" for name, folder in folders.items()}
-    ray.shutdown()
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRA_CACHE_DIR", str(tmp_path_factory.mktemp("head")))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for name, folder in folders.items():
+            own = {"HYDRA_CACHE_DIR": str(folder)}
+            cluster.add_node(num_cpus=2, resources={name: 1}, env_vars=own, object_store_memory=100_000_000)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield {name: folder / "models" for name, folder in folders.items()}
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
