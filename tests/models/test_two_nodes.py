@@ -20,12 +20,12 @@ NODES = ("first", "second")
 _MEGABYTE = 1 << 20
 
 
-def bring(location: str) -> tuple[str, str]:
-    """On a node: where the model is there, and in which process."""
+def bring(location: str) -> str:
+    """On a node: where the model is there."""
     from hydra_ray.models import resolve_model, stored
 
     stored.CHUNK_BYTES = _MEGABYTE
-    return resolve_model(location), str(os.getpid())
+    return resolve_model(location)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
     size = weight_bytes(location)
     assert size
     remote: Any = ray.remote(num_cpus=1, max_retries=3)(bring)
-    (folder, _) = ray.get(remote.options(resources={"first": 1}).remote(location))
+    folder = ray.get(remote.options(resources={"first": 1}).remote(location))
     assert Path(folder).is_relative_to(caches["first"])
     s3.disturb(*[Fault.NONE] * 40, *[Fault.STALL] * 100)
     second = remote.options(resources={"second": 1}).remote(location)
@@ -78,7 +78,7 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
     os.kill(bringing(caches["second"]), signal.SIGKILL)
     s3.calm()
     s3.forget_requests()
-    (again, _) = ray.get(second)
+    again = ray.get(second)
     assert s3.served_bytes <= size - kept + 2 * _MEGABYTE
     whole = Path(resolve_model(ENCODER), "model.safetensors").read_bytes()
     assert [Path(each, "model.safetensors").read_bytes() for each in (folder, again)] == [whole, whole]
