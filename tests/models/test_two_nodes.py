@@ -16,6 +16,11 @@ from hydra_ray.models import resolve_model, weight_bytes
 from hydra_ray.models.content import model_files, names_below
 from hydra_ray.pipeline import personalize
 
+pytestmark = [
+    pytest.mark.ray,
+    # Ray's own cluster for tests leaves sockets open.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
 NODES = ("first", "second")
 _MEGABYTE = 1 << 20
 
@@ -58,7 +63,6 @@ def num_chunks(cache: Path) -> int:
     return sum(path.stat().st_size for path in cache.glob("encoder-*/.journals/model.safetensors")) // 4
 
 
-@pytest.mark.ray
 def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own(
     caches: dict[str, Path], location: str, s3: FaultyS3
 ):
@@ -96,7 +100,6 @@ def bringing(cache: Path) -> int:
     raise AssertionError(f"nobody writes below {cache}")
 
 
-@pytest.mark.ray
 def test_a_run_whose_encoder_is_in_the_store_answers_as_with_the_same_encoder_in_a_folder(
     caches: dict[str, Path], location: str, tmp_path: Path
 ):
