@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from builders import run_config
+from builders import ENCODER, run_config
+from model_files import write_model
 
 from hydra_ray import storage
 from hydra_ray.config import STAGE_NAMES, RunConfig
@@ -15,6 +16,21 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
 
 
 BEFORE = fingerprints(run_config())
+
+
+@pytest.mark.parametrize("scheme", ["gs", "abfs", "az", "hf", "https"])
+@pytest.mark.parametrize("setting", ["storage.root", "lamp.users_files", "lamp.root"])
+def test_a_store_that_is_not_supported_is_refused_by_name_wherever_it_is_given(setting: str, scheme: str):
+    location = f"{scheme}://bucket/folder"
+    own = {"task": "LaMP_2N", "planted": None, "users_files": [f"{location}/users.jsonl"]}
+    lamp = {"task": "LaMP_2N", "planted": None, "root": location}
+    config = {
+        "storage.root": run_config(location),
+        "lamp.users_files": run_config(lamp=own),
+        "lamp.root": run_config(lamp=lamp),
+    }[setting]
+    with pytest.raises(ConfigError, match=f"{scheme}://bucket/folder.*s3://bucket/folder"):
+        plan_run(config)
 
 
 @pytest.fixture
@@ -161,7 +177,7 @@ def test_what_an_endpoint_serves_and_can_do_names_its_answers(settings: dict[str
 
 def test_an_endpoint_gives_the_same_answers_whatever_fitted_the_prompts():
     other = endpoint()
-    other["generator"] |= {"model": "org/another", "max_model_tokens": 256, "dtype": "float32"}
+    other["generator"] |= {"model": ENCODER, "max_model_tokens": 256, "dtype": "float32"}
     assert completions_of(**other) == completions_of(**endpoint())
     assert completions_of(**endpoint()) != completions_of()
 
@@ -169,7 +185,7 @@ def test_an_endpoint_gives_the_same_answers_whatever_fitted_the_prompts():
 @pytest.mark.parametrize(
     "sections",
     [
-        {"generator": {"model": "org/another"}},
+        {"generator": {"model": ENCODER}},
         {"generator": {"engine": "vllm"}},
         {"generator": {"dtype": "float32"}},
         {"generator": {"max_model_tokens": 1024}},
@@ -205,11 +221,11 @@ def test_only_where_one_label_is_right_is_the_rest_of_a_group_worth_nothing(lamp
 
 
 def test_another_encoder_in_the_same_folder_changes_what_is_retrieved(tmp_path: Path):
-    (tmp_path / "config.json").write_text("{}")
+    write_model(tmp_path)
     retrieve = {"retrieve": {"method": "dense", "encoder": str(tmp_path)}}
     before = fingerprints(run_config(**retrieve))
     assert before == fingerprints(run_config(**retrieve))
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write_model(tmp_path, seed=1)
     after = fingerprints(run_config(**retrieve))
     assert before["users"] == after["users"]
     assert before["probes"] != after["probes"]
