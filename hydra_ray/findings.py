@@ -14,4 +14,13 @@ class Finding:
 
     def __str__(self) -> str:
         mark = "PROBLEM" if self.is_problem else "ok"
-        return f"{mark:<8}{self.name:<32}{self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
+        return f"{mark:<8}{self.name:<31} {self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
+
+
+def problem(name: str, value: str, remedy: str) -> Finding:
+    """A finding that is a problem, on one line whatever the texts are."""
+    return Finding(name=name, value=_one_line(value), is_problem=True, remedy=_one_line(remedy))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -73,6 +73,19 @@ def model_identity(spec: str) -> str:
     return f"folder:{digest.hexdigest()}"
 
 
+def weight_bytes(spec: str) -> int | None:
+    """Bytes of the weights of the model `spec`; None where they are not on this machine.
+
+    Raises:
+        ModelError: as `resolve_model`.
+    """
+    folder = Path(resolve_model(spec))
+    if not folder.is_absolute():
+        return None
+    found = (sum(path.stat().st_size for path in folder.glob(pattern)) for pattern in _WEIGHTS)
+    return next(filter(None, found), None)
+
+
 @cache
 def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of the model `spec`; one object a process.
@@ -113,7 +126,7 @@ def _packaged_model(name: str) -> Path:
             f"the package {name} carries {len(ggufs)} GGUF files and no Hugging Face folder; expected exactly one of "
             f"either below {package}."
         )
-    return _converted(ggufs[0], _cache_folder() / f"{name}-{_package_version(name)}")
+    return _converted(ggufs[0], cache_folder() / f"{name}-{_package_version(name)}")
 
 
 def _package_folder(name: str) -> Path:
@@ -138,7 +151,8 @@ def _package_version(name: str) -> str:
         ) from error
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """This machine's folder of models that were converted or brought."""
     root = os.environ.get("HYDRA_CACHE_DIR") or Path.home() / ".cache" / "hydra_ray"
     return Path(root).absolute() / "models"
 

@@ -1,12 +1,9 @@
 """How much room a run takes."""
 
-from pathlib import Path
-
 from hydra_ray import storage
-from hydra_ray.errors import ModelError
 from hydra_ray.forecast.counting import StageVolume
 from hydra_ray.lamp.users import USERS
-from hydra_ray.models import resolve_model
+from hydra_ray.models import weight_bytes
 from hydra_ray.plan import Plan
 
 _REQUEST_BYTES = 500
@@ -16,21 +13,17 @@ _FOLD_BYTES = 250
 
 
 def expected_bytes(plan: Plan, volumes: list[StageVolume]) -> float:
-    """Bytes that the whole run takes below its root: the users, a base of each scorer and fold, and tables."""
+    """Bytes that the whole run takes below its root."""
     users = sum(storage.file_state(location)[0] for location in plan.users.parts(USERS))
     bases = sum(
-        len(set(scorer.base_folds)) * _model_bytes(scorer.config.base.encoder)
+        len(set(scorer.base_folds)) * (weight_bytes(scorer.config.base.encoder) or 0)
         for scorer in (plan.reranker, plan.adapter)
         if plan.teacher is None
     )
     requests = sum(volume.all.requests.value for volume in volumes)
-    return users + bases + requests * (_REQUEST_BYTES + _FOLD_BYTES * plan.reranker.num_folds)
+    return run_bytes(users, bases, requests, plan.reranker.num_folds)
 
 
-def _model_bytes(spec: str) -> int:
-    """Of a model's weights; 0 for one that is not in a local folder."""
-    try:
-        folder = Path(resolve_model(spec))
-    except ModelError:
-        return 0
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def run_bytes(users_bytes: float, bases_bytes: float, num_requests: float, num_folds: int) -> float:
+    """Bytes of a run's users, of its bases, and of all tables that hold something of a request."""
+    return users_bytes + bases_bytes + num_requests * (_REQUEST_BYTES + _FOLD_BYTES * num_folds)
