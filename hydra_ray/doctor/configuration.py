@@ -103,7 +103,10 @@ def _examine_placement(config: RunConfig, machine: Machine, num_parts: int) -> l
     num_gpus = max([len(machine.gpus), *wants_gpus(config).values()])
     node = NodeType(name="this machine", resources={"CPU": machine.num_cpus, "GPU": num_gpus}, is_head=True)
     found = placement_findings(config, [node], num_parts)
-    wrong = {finding.remedy: finding for finding in found if finding.is_problem}
+    wrong: dict[str, Finding] = {}
+    for finding in found:
+        if finding.is_problem:
+            wrong.setdefault(finding.remedy, finding)
     copies = next(finding for finding in found if finding.name == "copies")
     if wrong:
         return list(wrong.values())

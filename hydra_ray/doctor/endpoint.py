@@ -54,13 +54,13 @@ def _key_finding(api: ApiConfig) -> Finding:
     key = os.environ.get(name)
     if not key:
         return problem(
-            "endpoint's key", f"{name} is not set", f"export {name}, here and on every node before Ray starts"
+            "endpoint's key", f"{name} is not set", f"export {name} here, and on every node before Ray starts"
         )
     if key != key.strip():
         return problem(
             "endpoint's key",
             f"{name} begins or ends with white space",
-            f'export {name}="$(printf %s ${name})" without it: no key has any, and a request with it is refused',
+            f"export {name} without white space around the key: requests with it cannot be sent",
         )
     if not (key.isascii() and key.isprintable()):
         return problem("endpoint's key", f"{name} has characters that no key has", f"copy the key into {name} again")

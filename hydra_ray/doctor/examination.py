@@ -28,8 +28,8 @@ def examine(subjects: Sequence[str] = (), *, is_called: bool = False) -> list[Fi
     models = [each for each in subjects if each not in files and each not in settings]
     if len(files) > 1 or (files and models) or (settings and not files):
         raise ConfigError(
-            f"got {' '.join(subjects)}; doctor takes one configuration and settings to change in it, section.key=value, "
-            "or models, or nothing"
+            f"got {' '.join(subjects)}; doctor takes one configuration and settings to change in it "
+            "(section.key=value), or models, or nothing"
         )
     if files:
         from hydra_ray.doctor.configuration import examine_configuration

@@ -178,11 +178,9 @@ def _fit(config: RunConfig, gpu: Gpu, size: ModelSize) -> Finding:
         return problem("gpu memory", free, remedy)
     if not token_bytes:
         return Finding(name="gpu memory", value=said)
-    sequences = int(room / token_bytes / tokens)
-    said += (
-        f": {int(room / token_bytes):,} tokens of cache ({token_bytes / 1024:.0f} KB each), {sequences} sequences of "
-    )
-    return Finding(name="gpu memory", value=said + f"{tokens}")
+    cached = int(room / token_bytes)
+    said += f": {cached:,} tokens of cache ({token_bytes / 1024:.0f} KB each), {cached // tokens} sequences of {tokens}"
+    return Finding(name="gpu memory", value=said)
 
 
 def _shared(placement: PlacementConfig) -> Finding | None:
@@ -202,4 +200,4 @@ def _more_room(placement: PlacementConfig, gpu: Gpu, needed: float) -> str:
     if needed <= 0.95 * gpu.memory_bytes:
         return f"set placement.gpu_memory_fraction={min(0.95, needed / gpu.memory_bytes + 0.02):.2f}"
     ranks = max(2, 2 * int(placement.generator_gpus))
-    return f"a quantized or smaller generator.model, a larger GPU, or placement.generator_gpus={ranks} where there are so many"
+    return f"set a smaller or quantized generator.model, or placement.generator_gpus={ranks} where there are so many"

@@ -1,4 +1,4 @@
-"""What a model's files say of it, without loading it: its configuration, its tokenizer, whether its weights are whole."""
+"""What a model's files say of it, without loading it: configuration, tokenizer, and whether its weights are whole."""
 
 import json
 from dataclasses import dataclass
@@ -75,8 +75,8 @@ def _folder(spec: str) -> Path:
         return Path(snapshot_download(location, allow_patterns=list(_READING)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"{spec} is neither in this machine's Hugging Face cache nor reachable ({_first_sentence(error)}): connect, "
-            "log in with `hf auth login` where the model asks for it, or set the folder of a copy"
+            f"{spec} is neither in this machine's Hugging Face cache nor reachable ({_first_sentence(error)}): connect "
+            "it, log in with `hf auth login` where the model asks for it, or set the folder of a copy"
         ) from error
 
 

@@ -54,7 +54,7 @@ def encoder_findings(config: RunConfig) -> tuple[list[Finding], list[ModelDescri
     findings: list[Finding] = []
     usable: list[ModelDescription] = []
     for spec, uses in _encoders(config).items():
-        name = f"encoder of {', '.join(use.setting for use in uses)}"
+        name = f"encoder: {', '.join(use.setting.partition('.')[0] for use in uses)}"
         try:
             found = describe_model(spec)
             _require_encoder(found, uses)
@@ -97,8 +97,8 @@ def context_limit(found: ModelDescription) -> int | None:
 def _require_writer(found: ModelDescription, supports: Supports) -> None:
     if not found.architecture.endswith(WRITES):
         raise ModelError(
-            f"it is {found.architecture or 'of no named architecture'}, which writes no text: generator.model must be a "
-            "model tuned to follow instructions"
+            f"it is {found.architecture or 'of no named architecture'}, which writes no text: generator.model must be "
+            "one tuned to follow instructions"
         )
     if not supports(found.architecture):
         raise ModelError(f"the installed vLLM does not know {found.architecture}: set another generator.model")

@@ -1,4 +1,4 @@
-"""Whether what a run writes can be written, and has room: below its root, in the models' cache, in temporary folders."""
+"""Whether what a run writes can be written and has room: below its root, in temporary folders, in the models' cache."""
 
 import os
 import tempfile

@@ -114,12 +114,13 @@ def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
 def _take(samples: Iterable[Sample | Rejected], location: str, config: RunConfig, seen: SeenUsers) -> None:
     """Look at the first samples of a file, and estimate how many it has."""
     found: Iterator[Sample | Rejected] = islice(samples, MAX_ROWS + 1)
-    lengths: list[int] = []
+    num_users, lengths = 0, [1]
     for sample in islice(found, MAX_ROWS):
         seen.add(sample)
-        lengths.append(len(json.dumps(to_dict(sample))))
+        num_users += 1
+        if isinstance(sample, Sample):
+            lengths.append(len(json.dumps(to_dict(sample.user))))
     seen.input_bytes += storage.file_state(location)[0]
-    num_users = len(lengths)
     if next(found, None) is not None:
         seen.is_whole = False
         num_users = max(num_users + 1, _num_rows(location, fmean(lengths)))

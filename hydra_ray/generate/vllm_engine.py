@@ -9,6 +9,7 @@ measurable against unseeded samples (benchmarks/generate.py).
 
 import gc
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -163,6 +164,8 @@ def supports_architecture(architecture: str) -> bool:
     Raises:
         ImportError: vLLM cannot be imported.
     """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it logs before it has read the variable
     import transformers
     from vllm import ModelRegistry
 

@@ -359,5 +359,7 @@ def _file_fingerprint(location: str) -> str:
     if storage.is_uri(location):
         size, changed = storage.file_state(location)
         return f"{location}:{size}:{changed}"
-    with open(location, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    with storage.open_input(location) as file:
+        # pyarrow's files have `readinto`, of which their type does not tell.
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # pyright: ignore[reportArgumentType]
+        return digest.hexdigest()

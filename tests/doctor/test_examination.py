@@ -1,4 +1,4 @@
-from hydra_ray.doctor import examine
+from hydra_ray.doctor.examination import examine
 from hydra_ray.findings import Finding
 
 
