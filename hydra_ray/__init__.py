@@ -26,4 +26,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    from hydra_ray.extras import naming_extras
+
+    with naming_extras():
+        return getattr(import_module(_MODULES[name]), name)

@@ -22,6 +22,7 @@ from hydra_ray.adapt.answers import Scored
 from hydra_ray.adapt.explanation import Explanation, explain_query
 from hydra_ray.config import RunConfig, Task, apply_override, check_config, load_config
 from hydra_ray.errors import InputError, StorageError
+from hydra_ray.extras import naming_extras
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.users import USERS
 from hydra_ray.parts import scored_users
@@ -38,6 +39,7 @@ ConfigLike = RunConfig | Mapping[str, Any] | str | Path
 """A configuration, its settings, or the YAML file that has them."""
 
 
+@naming_extras()
 def run(config: ConfigLike, overrides: Iterable[str] = (), until: str = "report") -> "Run":
     """Make every stage of a run up to `until` that is not complete yet, on the Ray cluster that RAY_ADDRESS names or
     on one that is started here.
@@ -55,6 +57,7 @@ def run(config: ConfigLike, overrides: Iterable[str] = (), until: str = "report"
     return Run(plan=personalize(configured(config, overrides), until=until))
 
 
+@naming_extras()
 def load_run(folder: str | Path) -> "Run":
     """The run in a folder, `<storage.root>/runs/<run>`, finished or not; nothing is computed.
 
@@ -182,6 +185,7 @@ class Run:
         rows = [row for bucket in self.plan.answers.buckets for row in self._answer_rows(bucket)]
         return to_table(rows, AnswerRow)
 
+    @naming_extras()
     def to_pandas(self) -> "pd.DataFrame":
         """`answers()` as a data frame."""
         return self.answers().to_pandas()

@@ -10,8 +10,12 @@ from pathlib import Path
 
 from hydra_ray.config import STAGE_NAMES
 from hydra_ray.errors import HydraError
+from hydra_ray.extras import naming_extras, require_packages
 from hydra_ray.logs import FORMAT_VARIABLE, FORMATS, configure_logs
+from hydra_ray.shipped import is_configuration
 from hydra_ray.stopping import Stopped, stops_gracefully
+
+_CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     configure_logs(arguments.log_format)
     try:
-        with stops_gracefully():
+        with stops_gracefully(), naming_extras():
             return arguments.command(arguments)
     except HydraError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -41,6 +45,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def demo(arguments: argparse.Namespace) -> int:
+    """`hydra-ray demo`: the shipped demo, from made-up users to a report."""
+    from hydra_ray.api import configured
+
+    seed = arguments.seed
+    config = configured("demo", [f"lamp.planted.seed={seed}", f"generator.seed={seed}"])
+    from hydra_ray.pipeline import personalize
+    from hydra_ray.storage import join
+
+    plan = personalize(config)
+    print(f"report: {join(plan.run_folder, 'report.html')}")
+    return 0
+
+
 def plan(arguments: argparse.Namespace) -> int:
     """`hydra-ray plan`: what a configuration will take; of a finished run, what it was expected to take and took."""
     from hydra_ray.api import configured
@@ -50,11 +68,13 @@ def plan(arguments: argparse.Namespace) -> int:
     from hydra_ray.forecast.worker import measure_on_worker
     from hydra_ray.teacher import read_config
 
-    is_file = arguments.config.endswith((".yaml", ".yml"))
+    is_file = is_configuration(arguments.config)
     config = configured(
         arguments.config if is_file else read_config(_absolute_root(arguments.config)), arguments.overrides
     )
     measure = None if arguments.no_calibration else measure_on_worker
+    if measure is not None:
+        require_packages(config)
     if is_finished(config) and not is_file:
         print("\n".join(comparison_lines(compare_with_use(config, measure, arguments.max_users))))
     else:
@@ -137,6 +157,7 @@ def retry(arguments: argparse.Namespace) -> int:
 
     kinds = checked_kinds(arguments.kind)
     plan = plan_run(read_config(_absolute_root(arguments.run)))
+    require_packages(plan.config)
     cleared = clear_failures(plan, kinds)
     print("\n".join(retry_lines(cleared, failed_stages(plan))))
     from hydra_ray.pipeline import personalize
@@ -227,13 +248,21 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help="run a configuration; what is complete is kept")
-    command.add_argument("config", metavar="CONFIG", help="YAML file, see jobs/configs/")
+    command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
     command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
     command.add_argument("--until", choices=STAGE_NAMES, default="report", help="the last stage to run")
     command.set_defaults(command=run)
 
+    command = commands.add_parser("demo", help="run the shipped demo: made-up users, small real models, a report")
+    command.add_argument(
+        "--seed", type=int, default=0, help="of the users and of the generator: another is a new sample"
+    )
+    command.set_defaults(command=demo)
+
     command = commands.add_parser("plan", help="what a run will take before it is paid for, or took")
-    command.add_argument("config", metavar="CONFIG|RUN", help="YAML file, or a run's folder: <storage.root>/runs/<run>")
+    command.add_argument(
+        "config", metavar="CONFIG|RUN", help=f"{_CONFIG_HELP}, or a run's folder: <storage.root>/runs/<run>"
+    )
     command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
     command.add_argument(
         "--no-calibration",
@@ -304,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     command.set_defaults(command=prune)
 
     command = commands.add_parser("sweep", help="vary settings of a run; trials share every stage that they can")
-    command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, see jobs/configs/sweep.yaml")
+    command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, or `sweep`, which is shipped")
     command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings of all trials")
     command.add_argument("--dry", action="store_true", help="only say which stages there are to compute")
     command.set_defaults(command=sweep)

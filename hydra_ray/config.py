@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, ValidationError, model_validator
 
 from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.shipped import find_configuration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=200)]
@@ -569,8 +570,8 @@ class PlacementConfig(Section):
     """0 trains on CPU with gloo, more with NCCL."""
     train_threads: int = Field(default=2, gt=0)
     """OpenMP threads of all training workers together on CPU."""
-    zero_stage: int = Field(default=1, ge=0, le=2)
-    """DeepSpeed's ZeRO stage."""
+    zero_stage: int | None = Field(default=None, ge=0, le=2)
+    """DeepSpeed's ZeRO stage; 0 trains with torch alone. Null: 1 where DeepSpeed is installed, else 0."""
     max_concurrent_trials: int = Field(default=2, gt=0)
     """Tune trials at the same time."""
     generator_labels: dict[LabelKey, LabelSelector] = {}
@@ -638,6 +639,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration in the YAML file at `path`, changed by dotted `overrides`.
 
     Args:
+        path: a file, or the name of a shipped configuration.
         overrides: each `section.key=value`, the value in YAML.
 
     Raises:
@@ -652,11 +654,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings in the YAML file at `path`, not checked yet.
 
+    Args:
+        path: a file, or the name of a shipped configuration.
+
     Raises:
         ConfigError: the file cannot be read, or is no mapping.
     """
+    file = find_configuration(path)
     try:
-        loaded: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(loaded, dict):

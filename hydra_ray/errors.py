@@ -13,6 +13,10 @@ class ConfigError(HydraError, ValueError):
     """A setting is missing, unknown or out of range."""
 
 
+class MissingPackageError(HydraError, ModuleNotFoundError):
+    """A package that the command or the run needs is not installed here: an extra of this one has it."""
+
+
 class InputError(HydraError, ValueError):
     """A file that a user handed in cannot be read as what it was said to be."""
 

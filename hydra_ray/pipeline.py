@@ -18,11 +18,13 @@ from hydra_ray.budget import committed_counters, require_within, spending_of
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.evaluate.report import FeatureWeight, StageCost
 from hydra_ray.explained import explain_examples
+from hydra_ray.extras import require_packages
 from hydra_ray.generate.failures import ERRORS
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
 from hydra_ray.lease import claim, lease, run_lease
 from hydra_ray.logs import at_work
+from hydra_ray.outline import write_outline
 from hydra_ray.parts import (
     AdapterExamplesPart,
     AnswersPart,
@@ -64,6 +66,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: Callable[
         HydraError: what went wrong, and what to do about it.
     """
     _on_computed.set(on_computed)
+    require_packages(config)
     plan = plan_run(config)
     # Two runs of one name would mix their reports.
     with lease(run_lease(config.storage.root, config.run), f"run {config.run}"), at_work(run=config.run):
@@ -79,6 +82,7 @@ def _run_stages(plan: Plan, until: str) -> Plan:
     if not plan.report.is_complete():
         storage.remove_folder(plan.run_folder)  # a report of another configuration under this run's name
     storage.write_json(storage.join(plan.run_folder, "config.json"), config.model_dump(mode="json"))
+    write_outline(plan)
     steps: dict[str, Callable[[], None]] = {
         "users": lambda: users(plan),
         "profiles": lambda: profiles(plan),

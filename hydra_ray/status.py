@@ -1,14 +1,9 @@
 """How far a run is: each stage's parts, time and tokens, read from the run's folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from hydra_ray import storage
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.scorer.features import features_table
-from hydra_ray.scorer.shape import base_name_of
-from hydra_ray.scorer.store import scores_table
-from hydra_ray.stages import Stage
-from hydra_ray.teacher import read_config
+from hydra_ray.outline import StageOutline, read_outline
 
 
 def status_lines(run_folder: str) -> Iterator[str]:
@@ -17,27 +12,16 @@ def status_lines(run_folder: str) -> Iterator[str]:
     Raises:
         InputError: no run was started there.
     """
-    plan = plan_run(read_config(run_folder))
-    yield f"run {plan.config.run}, task {plan.task.name}, {len(plan.answers.buckets)} parts a table"
-    tables = _tables(plan)
-    for stage in plan.stages():
-        yield f"  {stage.name:<20} {_state(stage, tables.get(stage.name, []))}"
+    outline = read_outline(run_folder)
+    yield f"run {outline.run}, task {outline.task}, {outline.num_parts} parts a table"
+    for each in outline.stages:
+        yield f"  {each.stage.name:<20} {_state(each)}"
     report = storage.join(run_folder, "report.html")
     yield f"report: {report}" if storage.exists(report) else "report: not yet; run the same configuration to resume"
 
 
-def _tables(plan: Plan) -> dict[str, list[str]]:
-    """The tables that tell how far a stage is, by the stage's name; none where it has no parts."""
-    found = {stage.name: [stage.name] for stage in plan.stages() if "." not in stage.name and stage != plan.report}
-    for scorer in (plan.reranker, plan.adapter):
-        bases = map(base_name_of, dict.fromkeys(scorer.base_folds))
-        found[scorer.examples.name] = ["examples"]
-        found[scorer.features.name] = [features_table(name) for name in bases]
-        found[scorer.heads.name] = [scores_table(fold) for fold in range(scorer.num_folds)]
-    return found
-
-
-def _state(stage: Stage, tables: Sequence[str]) -> str:
+def _state(outline: StageOutline) -> str:
+    stage, tables = outline.stage, outline.tables
     if stage.is_complete():
         manifest = stage.manifest()
         counters = manifest["counters"]

@@ -47,6 +47,11 @@ def run_folder_of(root: str, run: str) -> str:
     return storage.join(root, "runs", run)
 
 
+def root_of_run(run_folder: str) -> str:
+    """The storage root above a run's folder, from wherever one looks at it."""
+    return run_folder.rstrip("/").rsplit("/", 2)[0]
+
+
 def read_config(run_folder: str) -> RunConfig:
     """The configuration of the run in `run_folder`.
 
@@ -76,7 +81,7 @@ def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
     """The stages, by name, that the finished run in `run_folder` consists of.
 
     Args:
-        config: tells the root and the number of buckets.
+        config: tells the number of buckets.
 
     Raises:
         InputError: the run is not finished.
@@ -88,7 +93,7 @@ def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
         name: Stage(
             name=name,
             fingerprint=recorded["fingerprint"],
-            root=config.storage.root.rstrip("/"),
+            root=root_of_run(run_folder),
             num_buckets=config.users.num_buckets,
             settings=recorded["settings"],
         )

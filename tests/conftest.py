@@ -1,5 +1,6 @@
 """Settings of all tests, and an object store for those that need one."""
 
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from fault_s3 import FaultyS3
 
     from hydra_ray.plan import Plan
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is slow, unless it is asked for."""
+    if os.environ.get("HYDRA_SLOW") != "1":
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set HYDRA_SLOW=1"))
 
 
 @pytest.fixture(scope="session")

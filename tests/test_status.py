@@ -5,6 +5,7 @@ from builders import run_config
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
+from hydra_ray.outline import write_outline
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.status import status_lines
 
@@ -15,6 +16,7 @@ def started(root: Path, num_folds: int) -> Plan:
     """A run of which nothing is done yet; its bases are trained."""
     plan = plan_run(run_config(str(root), users={"num_folds": num_folds}, adapter=SCORER, reranker=SCORER))
     storage.write_json(storage.join(plan.run_folder, "config.json"), plan.config.model_dump(mode="json"))
+    write_outline(plan)
     return plan
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.preprocessing import scale
 
 from hydra_ray.adapt import closed, texts
 from hydra_ray.adapt.context import Context, make_context
@@ -131,6 +130,8 @@ def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig,
         has_own_labels = config.adapter.has_own_labels
         labels = closed.closed_features(context, task, config.drafts, vectors, has_own_labels=has_own_labels)
         return labels[[task.labels.index(answer) for answer in pool]]
+    from sklearn.preprocessing import scale
+
     # Standardized within the query: how good a draft is, is a matter of the others.
     return scale(texts.text_features(pool, context, config.drafts, vectors))
 

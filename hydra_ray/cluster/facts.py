@@ -19,6 +19,8 @@ ENOUGH_DISK_GIGABYTES = 20
 ENOUGH_SHARED_MEMORY_GIGABYTES = 1
 ENOUGH_OPEN_FILES = 16_384
 MOST_CLOCK_SECONDS = 2
+LEAST_NVIDIA_DRIVER = 580
+"""Of CUDA 13, for which the GPU lock has torch and vLLM."""
 _GIGABYTE = 1 << 30
 _PACKAGES = ("ray", "torch", "vllm", "transformers", "deepspeed", "pyarrow", "numpy")
 

@@ -85,7 +85,7 @@ _PATTERNS: dict[Kind, str] = {
     Kind.LEARNED: rf"{_STAGE.pattern}/(base(-\d+)?|population-\d+)/[^/]+|"
     rf"stages/adapter/labeller/{_FINGERPRINT}/labeller\.safetensors",
     Kind.LEASE: rf"(.+/)?{re.escape(LEASE)}",
-    Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|stages|summary)\.json|"
+    Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|outline|stages|summary)\.json|"
     r"sweeps/.+|"
     rf"{KEY}|{FORGOTTEN}/[0-9a-f]{{32}}\.json",
 }

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import IO, Any
 
-import ijson  # pyright: ignore[reportMissingTypeStubs]
-
 from hydra_ray import storage
 from hydra_ray.errors import InputError
 
@@ -28,6 +26,8 @@ def json_items(location: str, prefix: str, expected: str) -> Iterator[Any]:
     Raises:
         InputError: the file is not JSON, is nested too deeply, or has no such value.
     """
+    import ijson  # pyright: ignore[reportMissingTypeStubs]
+
     with open_utf8(location) as file:
         is_empty = True
         try:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
 
 from hydra_ray.config import RetrieveConfig
 from hydra_ray.lamp.words import words
@@ -14,6 +13,8 @@ class BM25:
     """An index of a few texts (Robertson and Zaragoza 2009; the Okapi variant with a floor for negative idf)."""
 
     def __init__(self, texts: Sequence[str], config: RetrieveConfig):
+        from sklearn.feature_extraction.text import CountVectorizer
+
         self._num_texts = len(texts)
         self._vectorizer: Any = CountVectorizer(analyzer=cast(Any, words))
         try:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.utils.extmath import svd_flip
 
 from hydra_ray import storage
 from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
@@ -169,6 +168,8 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -
         offsets_N: what codes start from, held out.
         start_D: variances of the deviations before their directions are known (see `start_variances`).
     """
+    from sklearn.utils.extmath import svd_flip
+
     num_features = table.features_ND.shape[1]
     covariance = np.diag(start_D)
     deviations_UD = np.zeros((table.num_users, num_features))

@@ -1,4 +1,4 @@
-"""Trains a base and the training users' heads together: Ray Train starts the workers, DeepSpeed steps the optimizer.
+"""Trains a base and the training users' heads together: Ray Train starts the workers, an engine steps the optimizer.
 
 A training user's score is the shared head plus a low-rank deviation of the user's own, so that what only one user likes
 need not be explained by the base. Epoch 0 is the untrained base under a ridge head; training is kept only if it lowers
@@ -14,6 +14,7 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.config import BaseConfig, PlacementConfig
 from hydra_ray.errors import TrainingError
+from hydra_ray.extras import is_installed
 from hydra_ray.placement import train_bundle
 from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction, base_name_of
 from hydra_ray.stages import Stage
@@ -135,9 +136,10 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    placement = tasks[0].placement
+    placement = _with_zero_stage(tasks[0].placement)
+    tasks = [replace(task, placement=placement) for task in tasks]
     bundle = train_bundle(placement)
-    # DeepSpeed's shards fit only the same number of workers and ZeRO stage, so those are part of the run's name.
+    # An engine's checkpoint fits only the same number of workers and ZeRO stage, so those are part of the run's name.
     name = f"zero{placement.zero_stage}-workers{placement.train_workers}"
     filesystem, path = storage.arrow_filesystem(folder)
     trainer = TorchTrainer(
@@ -170,6 +172,13 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
     except TrainingFailedError as error:
         raise TrainingError(f"training the bases failed: {error}. The workers' checkpoints are in {folder}.") from error
     tell()
+
+
+def _with_zero_stage(placement: PlacementConfig) -> PlacementConfig:
+    """The placement with a ZeRO stage: decided by the driver, once for all workers."""
+    if placement.zero_stage is not None:
+        return placement
+    return placement.model_copy(update={"zero_stage": 1 if is_installed("deepspeed") else 0})
 
 
 def _log_epochs(stage_name: str, task: TrainingTask) -> None:

@@ -1,4 +1,4 @@
-"""One worker of base training: a Ray Train worker around a DeepSpeed engine.
+"""One worker of base training: a Ray Train worker around an engine that steps the optimizer.
 
 Each epoch ends with a checkpoint that every rank reports its shard of. A worker that starts again continues after the
 last one, in the same order of lessons.
@@ -20,11 +20,10 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch.optim.lr_scheduler import LambdaLR
 
-from hydra_ray.config import PlacementConfig
 from hydra_ray.models import resolve_model
 from hydra_ray.scorer.base import new_base, write_base
+from hydra_ray.scorer.engines import TrainingEngine, open_engine, prepare_process
 from hydra_ray.scorer.learner import Learner, frozen_table, join_tables, ridge_head, user_losses
 from hydra_ray.scorer.lessons import LessonStream, Survey
 from hydra_ray.scorer.shape import base_name_of
@@ -91,7 +90,8 @@ def write_untrained(task: TrainingTask) -> None:
 def train(tasks: Sequence[TrainingTask]) -> None:
     """What each Ray Train worker runs: one task after the other, but for those that an earlier attempt has done."""
     num_ranks = ray.train.get_context().get_world_size()
-    _prepare_process(tasks[0].placement, num_ranks)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    prepare_process(tasks[0].placement, num_ranks)
     trunk = Trunk()
     for task in tasks:
         # Rank 0 writes the base while the others go on: they must not each look for themselves.
@@ -113,7 +113,7 @@ def _train_base(task: TrainingTask, rank: int, num_ranks: int, trunk: Trunk) -> 
     if checkpoint is None:
         _start_shared_head(learner, stream, task, num_ranks)
     num_steps = _num_steps(stream.survey, task, num_ranks)
-    engine = _engine(learner, task, num_ranks, num_steps)
+    engine = _open_engine(learner, task, num_ranks, num_steps)
     if checkpoint is None:
         progress = Progress(start_losses=_holdout_losses(learner, stream))
         progress.holdout_losses = [_mean(progress.start_losses)] if len(progress.start_losses) else []
@@ -121,7 +121,7 @@ def _train_base(task: TrainingTask, rank: int, num_ranks: int, trunk: Trunk) -> 
         progress = _resume(engine, checkpoint)
     for epoch in range(progress.epochs_done, task.config.num_epochs):
         start = time.monotonic()
-        progress.train_losses.append(_train_epoch(engine, stream, epoch, num_steps, task, num_ranks))
+        progress.train_losses.append(_train_epoch(engine, learner, stream, epoch, num_steps, task, num_ranks))
         progress.epochs_done = epoch + 1
         _judge(progress, learner, _holdout_losses(learner, stream))
         _LOG.info("epoch %d: %s, %.1f s", epoch + 1, progress.numbers(), time.monotonic() - start)
@@ -131,21 +131,6 @@ def _train_base(task: TrainingTask, rank: int, num_ranks: int, trunk: Trunk) -> 
         if progress.best_epoch == 0:
             learner = _new_learner(task, survey)
         _write(task, learner, progress, survey)
-
-
-def _prepare_process(placement: PlacementConfig, num_ranks: int) -> None:
-    """Settings of the worker's process that must stand before DeepSpeed is imported."""
-    if not placement.train_gpus_per_worker:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(max(1, placement.train_threads // num_ranks))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    import deepspeed.ops
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.ERROR)
-    # On CPU, DeepSpeed compiles an all-reduce through shared memory at first use, which takes 43 s and a C++ compiler.
-    # This table says which of its operations can be built; without that one it uses Ray Train's process group.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _new_learner(task: TrainingTask, survey: Survey, trunk: Trunk | None = None) -> Learner:
@@ -171,26 +156,12 @@ def _start_shared_head(learner: Learner, stream: LessonStream, task: TrainingTas
         learner.weights.copy_(torch.from_numpy(weights))
 
 
-def _engine(learner: Learner, task: TrainingTask, num_ranks: int, num_steps: int) -> Any:
-    import deepspeed
-
-    total = task.config.num_epochs * num_steps
+def _open_engine(learner: Learner, task: TrainingTask, num_ranks: int, num_steps: int) -> TrainingEngine:
     optimizer = torch.optim.AdamW(learner.parameter_groups(task.config))
-    engine, *_ = deepspeed.initialize(
-        model=learner,
-        optimizer=optimizer,
-        lr_scheduler=LambdaLR(optimizer, lambda step: _rate_factor(step, total)),  # pyright: ignore[reportArgumentType]
-        config={
-            "train_micro_batch_size_per_gpu": _local_batch(task, num_ranks),
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": 1.0,
-            "zero_optimization": {"stage": task.placement.zero_stage, "overlap_comm": False},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 1 << 30,
-        },
+    total = task.config.num_epochs * num_steps
+    return open_engine(
+        learner, optimizer, lambda step: _rate_factor(step, total), task.placement, _local_batch(task, num_ranks)
     )
-    return engine
 
 
 def _rate_factor(step: int, num_steps: int) -> float:
@@ -209,18 +180,23 @@ def _num_steps(survey: Survey, task: TrainingTask, num_ranks: int) -> int:
 
 
 def _train_epoch(
-    engine: Any, stream: LessonStream, epoch: int, num_steps: int, task: TrainingTask, num_ranks: int
+    engine: TrainingEngine,
+    learner: Learner,
+    stream: LessonStream,
+    epoch: int,
+    num_steps: int,
+    task: TrainingTask,
+    num_ranks: int,
 ) -> float:
     """Take the epoch's steps; returns the mean loss of a group over all ranks."""
     torch.manual_seed(seed_of(task.config.seed, "dropout", str(epoch), str(dist.get_rank())))
     batches = stream.epoch(epoch, _local_batch(task, num_ranks))
     total, count = 0.0, 0
-    engine.train()
+    learner.train()
     for _ in range(num_steps):
         batch = next(batches, [])
-        losses = engine(batch)
-        engine.backward(losses.sum() / _local_batch(task, num_ranks))
-        engine.step()
+        losses = engine.losses(batch)
+        engine.step(losses.sum() / _local_batch(task, num_ranks))
         total += float(losses.detach().sum())
         count += len(batch)
     sums = np.sum(_gathered((total, count)), axis=0)
@@ -251,10 +227,9 @@ def _judge(progress: Progress, learner: Learner, losses: np.ndarray) -> None:
         }
 
 
-def _checkpoint(engine: Any, progress: Progress, rank: int, task: TrainingTask) -> None:
+def _checkpoint(engine: TrainingEngine, progress: Progress, rank: int, task: TrainingTask) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        os.makedirs(os.path.join(folder, _TAG))
-        engine.save_checkpoint(folder, tag=_TAG, exclude_frozen_parameters=True)
+        engine.save(folder)
         if rank == 0:
             progress.save(folder)
         metrics = {"epoch": progress.epochs_done, "train_loss": progress.train_losses[-1]}
@@ -264,7 +239,7 @@ def _checkpoint(engine: Any, progress: Progress, rank: int, task: TrainingTask) 
         ray.train.report(metrics, checkpoint)
 
 
-_TAG, _BASE = "engine", "base"
+_BASE = "base"
 
 
 def _own_checkpoint(task: TrainingTask) -> ray.train.Checkpoint | None:
@@ -274,10 +249,10 @@ def _own_checkpoint(task: TrainingTask) -> ray.train.Checkpoint | None:
     return checkpoint if is_own else None
 
 
-def _resume(engine: Any, checkpoint: ray.train.Checkpoint) -> Progress:
+def _resume(engine: TrainingEngine, checkpoint: ray.train.Checkpoint) -> Progress:
     """Continue from the checkpoint."""
     with checkpoint.as_directory() as folder:
-        engine.load_checkpoint(folder, tag=_TAG, load_module_strict=False)
+        engine.load(folder)
         return _load_progress(folder)
 
 

@@ -18,6 +18,7 @@ from hydra_ray.adapt.examples import Drafted, adapter_examples
 from hydra_ray.adapt.labeller import needs_labeller, read_labeller
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
+from hydra_ray.extras import naming_extras
 from hydra_ray.generate.parsing import failed_answer, parse_answer
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS
@@ -72,6 +73,7 @@ class Scores:
     """The answer that is expected to be best; None where there is no candidate."""
 
 
+@naming_extras()
 def load_scorer(folder: str | Path) -> "ServedScorer":
     """The scorer in a local folder that `hydra-ray export` has made.
 

@@ -18,6 +18,7 @@ from hydra_ray.config import (
     read_settings,
 )
 from hydra_ray.errors import ConfigError
+from hydra_ray.shipped import find_configuration
 
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)+$")]
 """A dotted setting of a run."""
@@ -128,13 +129,15 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     """The sweep in the YAML file at `path`.
 
     Args:
+        path: a file, or the name of a shipped sweep.
         overrides: settings of all trials, each `section.key=value`, the value in YAML; they win over the file's.
 
     Raises:
         ConfigError: a file cannot be read, or a setting is wrong.
     """
-    config = check_settings(SweepConfig, read_settings(path), source=str(path))
-    base = {**read_settings(Path(path).parent / config.base), "run": config.sweep}
+    file = find_configuration(path)
+    config = check_settings(SweepConfig, read_settings(file), source=str(path))
+    base = {**read_settings(file.parent / config.base), "run": config.sweep}
     for key, value in config.overrides.items():
         base = apply_setting(base, key, value)
     for override in overrides:

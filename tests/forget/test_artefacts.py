@@ -23,6 +23,7 @@ KINDS = {
     f"stages/report/{STAGE}/report.html": Kind.PAGE,
     f"completions/{STAGE}/bucket-00000/probes-{STAGE}-{STAGE}.parquet": Kind.ANSWERS,
     "runs/a.run+more/config.json": Kind.RECORD,
+    "runs/a.run+more/outline.json": Kind.RECORD,
     "runs/a.run/stages.json": Kind.RECORD,
     "runs/a.run+more/summary.json": Kind.RECORD,
     "runs/a.run/predictions.json": Kind.PREDICTIONS,

@@ -288,7 +288,8 @@ def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
-def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_cpus):
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_cpus, zero_stage):
     examples = write_examples(tmp_path)
     config = base_config(encoder, learning_rate=5e-3)
 
@@ -302,7 +303,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         assert not (tmp_path / "stages" / "planted" / name / ("b" * 16) / "train").exists()
         return stage, description
 
-    two = PlacementConfig(train_workers=2, zero_stage=2)
+    two = PlacementConfig(train_workers=2, zero_stage=zero_stage)
     _, straight = train("straight", two)
     losses = straight["training"]["train_losses"]
     assert len(losses) == 2
@@ -344,6 +345,32 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         assert (part.is_unseen_U == (part.is_new_U | (stage is untrained))).all()
         assert part.table.teaches().sum() == 6 * 5 + 3 * 4
         assert (part.is_known_G | part.is_new_U[part.table.user_of_group()]).all()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
+@pytest.mark.parametrize("train_workers", [1, 2])
+def test_torch_alone_trains_the_weights_that_deepspeed_trains(encoder, tmp_path, ray_two_cpus, train_workers):
+    from safetensors.numpy import load_file
+
+    examples = write_examples(tmp_path)
+    config = base_config(encoder, learning_rate=5e-3, holdout_fraction=0.0)
+
+    def train(zero_stage, num_epochs=2):
+        stage = stage_at(tmp_path, f"zero{zero_stage}-{num_epochs}")
+        placement = PlacementConfig(train_workers=train_workers, zero_stage=zero_stage)
+        settings = config.model_copy(update={"num_epochs": num_epochs})
+        train_bases(examples, stage, settings, "bilinear", PLAIN_NAMES, placement, folds=[None], is_graded=False)
+        losses = read_json(f"{stage.folder}/base/base.json")["training"]["train_losses"]
+        return load_file(f"{stage.folder}/base/model.safetensors"), losses
+
+    (alone, losses), (spread, spread_losses), (untrained, _) = train(0), train(1), train(0, num_epochs=0)
+    assert losses == pytest.approx(spread_losses, rel=1e-3)
+    assert alone.keys() == spread.keys()
+    changes = {name: np.abs(alone[name] - untrained[name]).max() for name in alone}
+    assert max(changes.values()) > 0.01
+    for name, weights in alone.items():
+        np.testing.assert_allclose(weights, spread[name], rtol=0, atol=max(0.02 * changes[name], 1e-7), err_msg=name)
 
 
 def shape_of(description):

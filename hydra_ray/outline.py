@@ -1,0 +1,96 @@
+"""What a run consists of, kept in its folder from its start: so that how far it is can be told on any machine.
+
+To plan a run again needs its models and its users' files, which a laptop that looks at it does not have.
+"""
+
+from dataclasses import dataclass
+
+from hydra_ray import storage
+from hydra_ray.errors import InputError
+from hydra_ray.plan import Plan
+from hydra_ray.scorer.features import features_table
+from hydra_ray.scorer.shape import base_name_of
+from hydra_ray.scorer.store import scores_table
+from hydra_ray.stages import Stage
+from hydra_ray.teacher import read_config, root_of_run
+
+_OUTLINE = "outline.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOutline:
+    """One stage of a run. Key: stage.name."""
+
+    stage: Stage
+    tables: tuple[str, ...]
+    """Those whose parts tell how far the stage is; none where it has no parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """A run and its stages, in order. Key: run."""
+
+    run: str
+    task: str
+    num_parts: int
+    """Parts of a table: buckets that hold users."""
+    stages: tuple[StageOutline, ...]
+
+
+def write_outline(plan: Plan) -> None:
+    """Keep in the run's folder what it consists of."""
+    tables = _tables(plan)
+    stages = [
+        {
+            "name": stage.name,
+            "fingerprint": stage.fingerprint,
+            "only_buckets": stage.only_buckets,
+            "tables": tables.get(stage.name, []),
+        }
+        for stage in plan.stages()
+    ]
+    outline = {"task": plan.task.name, "num_parts": len(plan.answers.buckets), "stages": stages}
+    storage.write_json(storage.join(plan.run_folder, _OUTLINE), outline)
+
+
+def read_outline(run_folder: str) -> Outline:
+    """What the run in `run_folder` consists of.
+
+    Raises:
+        InputError: no run was started there, or by a version that did not keep it.
+    """
+    config, location = read_config(run_folder), storage.join(run_folder, _OUTLINE)
+    if not storage.exists(location):
+        raise InputError(
+            f"the run at {run_folder} was started by another version: there is no {_OUTLINE}. Run it again."
+        )
+    found = storage.read_json(location)
+    return Outline(
+        run=config.run,
+        task=found["task"],
+        num_parts=found["num_parts"],
+        stages=tuple(
+            StageOutline(
+                stage=Stage(
+                    name=each["name"],
+                    fingerprint=each["fingerprint"],
+                    root=root_of_run(run_folder),
+                    num_buckets=config.users.num_buckets,
+                    only_buckets=None if each["only_buckets"] is None else tuple(each["only_buckets"]),
+                ),
+                tables=tuple(each["tables"]),
+            )
+            for each in found["stages"]
+        ),
+    )
+
+
+def _tables(plan: Plan) -> dict[str, list[str]]:
+    """The tables that tell how far a stage is, by the stage's name; none where it has no parts."""
+    found = {stage.name: [stage.name] for stage in plan.stages() if "." not in stage.name and stage != plan.report}
+    for scorer in (plan.reranker, plan.adapter):
+        bases = map(base_name_of, dict.fromkeys(scorer.base_folds))
+        found[scorer.examples.name] = ["examples"]
+        found[scorer.features.name] = [features_table(name) for name in bases]
+        found[scorer.heads.name] = [scores_table(fold) for fold in range(scorer.num_folds)]
+    return found

@@ -1,0 +1,39 @@
+"""The configurations that come with the package, each found by its name.
+
+They are the files of `jobs/configs`, to which `hydra_ray/configs` is a link; a wheel holds them themselves.
+"""
+
+from pathlib import Path
+
+from hydra_ray.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "configs"
+_SUFFIX = ".yaml"
+
+
+def shipped_names() -> list[str]:
+    """Names of the shipped configurations, sorted."""
+    return sorted(path.stem for path in FOLDER.glob(f"*{_SUFFIX}"))
+
+
+def find_configuration(given: str | Path) -> Path:
+    """The configuration file `given`, or where there is none the shipped configuration of that name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(given)
+    if path.exists() and not path.is_dir():
+        return path
+    names = shipped_names()
+    if str(given) in names:
+        return FOLDER / f"{given}{_SUFFIX}"
+    raise ConfigError(
+        f"cannot read the configuration {given}: there is no such file. Give a YAML file, or the name of a shipped "
+        f"configuration: {', '.join(names)}."
+    )
+
+
+def is_configuration(given: str) -> bool:
+    """Whether `given`, where it may also be a run's folder, is meant as a configuration: a YAML file or a bare name."""
+    return given.endswith((_SUFFIX, ".yml")) or (given == Path(given).name and not Path(given).is_dir())

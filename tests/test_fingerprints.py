@@ -1,0 +1,45 @@
+"""Stage fingerprints of the shipped configurations: runs that users have are found again by them.
+
+A fingerprint may change only where a stage's version is raised on purpose. Then make the file anew, in the same commit:
+
+    PYTHONPATH=tests python -c "import test_fingerprints as t; t.PINNED.write_text(t.pinned_text())"
+"""
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from hydra_ray.config import load_config
+from hydra_ray.models import PACKAGE_PREFIX, model_identity
+from hydra_ray.plan import plan_run
+
+PINNED = Path(__file__).with_name("fingerprints.json")
+CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "\nrun: " in path.read_text(encoding="utf-8"))
+
+
+def fingerprints(name: str) -> dict[str, str]:
+    """Fingerprint by stage, of a root, a root's key, input files and models from elsewhere that are always the same."""
+    config = load_config(CONFIGS / f"{name}.yaml", ["storage.root=/pinned"])
+    with (
+        mock.patch("hydra_ray.plan.bucket_key_name", return_value="key"),
+        mock.patch("hydra_ray.plan.input_fingerprint", return_value=["input"]),
+        mock.patch("hydra_ray.plan.model_identity", _identity),
+    ):
+        plan = plan_run(config)
+    return {stage.name: stage.fingerprint for stage in plan.stages()} | {"completions": plan.completions.name}
+
+
+def _identity(spec: str) -> str:
+    return model_identity(spec) if spec.startswith(PACKAGE_PREFIX) else spec
+
+
+def pinned_text() -> str:
+    return json.dumps({name: fingerprints(name) for name in NAMES}, indent=2) + "\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_of_a_shipped_configuration_keeps_its_fingerprint(name: str):
+    assert fingerprints(name) == json.loads(PINNED.read_text())[name]

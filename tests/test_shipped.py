@@ -1,0 +1,76 @@
+"""Shipped configurations are found by name, from any folder."""
+
+from pathlib import Path
+
+import pytest
+
+from hydra_ray.cli import main
+from hydra_ray.config import load_config
+from hydra_ray.errors import ConfigError
+from hydra_ray.shipped import FOLDER, find_configuration, is_configuration, shipped_names
+from hydra_ray.sweep.config import load_sweep
+
+JOBS = Path(__file__).parents[1] / "jobs" / "configs"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every test is in a folder without a checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_is_shipped_is_what_people_submit():
+    assert FOLDER.resolve() == JOBS
+    assert shipped_names() == sorted(path.stem for path in JOBS.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_names() if name != "sweep"])
+def test_a_name_loads_the_configuration(name: str):
+    assert load_config(name) == load_config(JOBS / f"{name}.yaml")
+
+
+def test_a_sweep_and_its_base_are_found_by_name():
+    assert load_sweep("sweep") == load_sweep(JOBS / "sweep.yaml")
+
+
+def test_a_file_of_the_name_wins_and_a_folder_does_not():
+    Path("tour").mkdir()
+    assert find_configuration("tour") == FOLDER / "tour.yaml"
+    Path("tour").rmdir()
+    Path("tour").write_text("run: mine")
+    assert find_configuration("tour") == Path("tour")
+
+
+@pytest.mark.parametrize("given", ["tuor", "sub/demo", "demo.yml", "/no/such.yaml", "."])
+def test_what_is_neither_is_an_error_that_lists_the_names(given: str):
+    with pytest.raises(ConfigError, match=f"cannot read the configuration {given}.*api, demo, .*, tour"):
+        find_configuration(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_one"),
+    [
+        ("tour", True),
+        ("x/run.yaml", True),
+        ("run.yml", True),
+        ("outputs/runs/tour", False),
+        ("s3://b/runs/tour", False),
+    ],
+)
+def test_a_configuration_is_told_from_a_runs_folder(given: str, is_one: bool):
+    assert is_configuration(given) == is_one
+    Path("tour").mkdir()
+    assert not is_configuration("tour")
+
+
+@pytest.mark.parametrize("command", [["run"], ["plan", "--no-calibration"], ["sweep", "--dry"]])
+def test_every_command_that_takes_a_configuration_lists_the_names(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main([*command, "tuor"]) == 2
+    assert "the name of a shipped configuration: api, demo," in capsys.readouterr().err
+
+
+def test_outputs_of_a_shipped_configuration_are_in_the_working_directory(tmp_path: Path):
+    assert main(["run", "tour", "--until", "users"]) == 0
+    assert list((tmp_path / "outputs" / "stages" / "users").iterdir())
