@@ -81,6 +81,7 @@ def _run_stages(plan: Plan, until: str) -> Plan:
         plan = plan_run(config)  # which buckets hold users is known now
     if not plan.report.is_complete():
         storage.remove_folder(plan.run_folder)  # a report of another configuration under this run's name
+    plan.models.record(config.storage.root)  # before anything that is named after them
     storage.write_json(storage.join(plan.run_folder, "config.json"), config.model_dump(mode="json"))
     write_outline(plan)
     steps: dict[str, Callable[[], None]] = {

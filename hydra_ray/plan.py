@@ -15,7 +15,7 @@ from hydra_ray.config import ApiConfig, HeadsConfig, PoolConfig, RunConfig, Scor
 from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS, input_fingerprint
-from hydra_ray.models import model_identity
+from hydra_ray.models.known import RunModels, UsedModel, models_of, without_pins
 from hydra_ray.roots import bucket_key_name, forgotten_pseudonyms
 from hydra_ray.stages import Stage, fingerprint
 from hydra_ray.storage import require_absolute
@@ -63,6 +63,8 @@ class Plan:
     """All stages of a run, in the order they run."""
 
     config: RunConfig
+    """The run's, in which the models' names are those of what they hold now."""
+    models: RunModels
     task: Task
     teacher: Teacher | None
     """The finished run that taught; None where this run's own training users teach."""
@@ -117,29 +119,34 @@ def plan_run(config: RunConfig) -> Plan:
     reach(config.storage)
     task = task_of(config.lamp)
     teacher = read_teacher(config)
-    make = _Maker(config=config, teacher=teacher)
+    models = models_of(config)
+    given, config = config, models.pinned(config)
+    make = _Maker(config=config, models=models, teacher=teacher)
     users = make.users(task)
     if teacher is not None and users.is_complete():
         users = replace(users, only_buckets=tuple(users.committed_buckets(USERS)))
         make = replace(make, only_buckets=users.only_buckets)
-    generator = _generator_settings(config, task)
+    generator = _generator_settings(config, models, task)
     profiles = make.stage("profiles", 1, generator, [users])
-    probes = make.stage("probes", 3, {**_retrieve_settings(config), **generator}, [users])
+    probes = make.stage("probes", 3, {**_retrieve_settings(config, models), **generator}, [users])
     reranker = make.scorer("reranker", task, [users, probes])
     asked = config.drafts.model_dump(mode="json", exclude=set(PoolConfig.model_fields))
     drafts = make.stage("drafts", 3, {"drafts": asked, **generator}, [users, profiles, probes, reranker.heads])
     steps = {"steps": ["text", "records"]} if needs_labeller(task, config) else {}
-    labeller = make.frozen("adapter.labeller", 1, {**_encoder_settings(config.adapter), **steps, "task": task}, [users])
+    encoder = _encoder_settings(config.adapter, models.adapter)
+    labeller = make.frozen("adapter.labeller", 1, {**encoder, **steps, "task": task}, [users])
     adapter = make.scorer("adapter", task, [users, probes, reranker.heads, drafts, labeller])
     gate = make.stage("gate", 1, {}, [users, drafts, adapter.heads])
     judged = [users, drafts, reranker.heads, adapter.heads, gate, *make.taught("gate")]
     answers = make.stage("answers", 3, {"answers": config.answers}, judged)
-    report = make.stage("report", 6, {"config": config.model_dump(mode="json", exclude={"budget"})}, [answers])
+    reported = without_pins(given).model_dump(mode="json", exclude={"budget"})
+    report = make.stage("report", 6, {"config": reported}, [answers])
     return Plan(
         config=config,
+        models=models,
         task=task,
         teacher=teacher,
-        completions=_completions(config),
+        completions=_completions(config, models),
         users=users,
         profiles=profiles,
         probes=probes,
@@ -158,6 +165,7 @@ class _Maker:
     """Makes the stages of one plan."""
 
     config: RunConfig
+    models: RunModels
     teacher: Teacher | None
     only_buckets: tuple[int, ...] | None = None
 
@@ -199,7 +207,8 @@ class _Maker:
         config, section = self.config, getattr(self.config, name)
         is_adapter = name == "adapter"
         interaction: Interaction = "bilinear" if is_adapter and task.is_closed else "pair"
-        encoder, names = _encoder_settings(section), _PLAIN_NAMES[name](task, config)
+        encoder = _encoder_settings(section, self.models.adapter if is_adapter else self.models.reranker)
+        names = _PLAIN_NAMES[name](task, config)
         # The adapter's plain features compare texts by the encoder.
         compared = {**encoder, "drafts": config.drafts} if is_adapter else {}
         base_settings = {**section.base.model_dump(mode="json"), "encoder": encoder["encoder"]}
@@ -246,10 +255,10 @@ _ANSWERING = {"model", "model_version", "has_structured_outputs", "has_log_proba
 """The settings of an endpoint that its answers depend on."""
 
 
-def _generator_settings(config: RunConfig, task: Task) -> dict[str, Any]:
+def _generator_settings(config: RunConfig, models: RunModels, task: Task) -> dict[str, Any]:
     """What the generator's answers depend on besides the prompts."""
     answering = config.generator.model_dump(mode="json", exclude={"max_failed_fraction", "api"})
-    settings = {**answering, "model": model_identity(config.generator.model), **_endpoint(config.generator.api)}
+    settings = {**answering, "model": models.generator.identity, **_endpoint(config.generator.api)}
     return {"generator": settings, "task": task}
 
 
@@ -258,16 +267,15 @@ def _endpoint(api: ApiConfig | None) -> dict[str, Any]:
     return {} if api is None else {"api": api.model_dump(mode="json", include=_ANSWERING)}
 
 
-def _retrieve_settings(config: RunConfig) -> dict[str, Any]:
+def _retrieve_settings(config: RunConfig, models: RunModels) -> dict[str, Any]:
     """What is retrieved and probed, with the encoder's weights in the place of its name."""
-    encoder = config.retrieve.encoder
-    identity = None if encoder is None else model_identity(encoder)
+    identity = models.retriever and models.retriever.identity
     return {"probes": config.probes, "retrieve": {**config.retrieve.model_dump(mode="json"), "encoder": identity}}
 
 
-def _encoder_settings(scorer: ScorerConfig) -> dict[str, Any]:
+def _encoder_settings(scorer: ScorerConfig, encoder: UsedModel) -> dict[str, Any]:
     """What the encoder says of a text by itself."""
-    return {"encoder": model_identity(scorer.base.encoder), "max_text_tokens": scorer.base.max_text_tokens}
+    return {"encoder": encoder.identity, "max_text_tokens": scorer.base.max_text_tokens}
 
 
 def _heads_settings(heads: HeadsConfig) -> dict[str, Any]:
@@ -284,11 +292,11 @@ def _user_settings(config: RunConfig) -> dict[str, Any]:
     return {**settings, "forgotten": sorted(forgotten)} if forgotten else settings
 
 
-def _completions(config: RunConfig) -> CompletionStore:
+def _completions(config: RunConfig, models: RunModels) -> CompletionStore:
     generator = config.generator
     # An endpoint is asked the very messages, whatever tokenizer fitted them.
     loaded = {
-        "model": model_identity(generator.model),
+        "model": models.generator.identity,
         "dtype": generator.dtype,
         "max_model_tokens": generator.max_model_tokens,
     }

@@ -8,13 +8,16 @@ Credentials come from the standard chain alone (environment, ~/.aws, the machine
 them.
 """
 
+import base64
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import IO, Any
 
@@ -30,6 +33,19 @@ _ATTEMPTS = 8
 """How often a request is sent at most; with the pauses between them that is about half a minute."""
 _CHUNK_BYTES = 16 << 20
 _THREADS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An object as its store describes it."""
+
+    num_bytes: int
+    etag: str
+    """Changes whenever the content does."""
+    md5: str | None = None
+    """Of the content, in hex digits, where the store tells it."""
+    sha256: str | None = None
+    """The same."""
 
 
 class S3Store:
@@ -87,6 +103,35 @@ class S3Store:
         with _asking(path):
             found: Any = self._objects.find(folder, maxdepth=None if is_recursive else 1)
         return [each.removeprefix(folder) for each in found if each.startswith(folder) and not each.endswith("/")]
+
+    def list_objects(self, path: str) -> dict[str, StoredObject]:
+        """The objects below a folder, by their keys relative to it."""
+        folder = path.rstrip("/") + "/"
+        with _asking(path):
+            found: Any = self._objects.find(folder, detail=True)
+        return {
+            key.removeprefix(folder): StoredObject(num_bytes=each["size"], etag=each["ETag"].strip('"'))
+            for key, each in found.items()
+            if key.startswith(folder) and not key.endswith("/")
+        }
+
+    def describe(self, path: str) -> StoredObject | None:
+        """What the store knows of an object's content; None where there is no object."""
+        bucket, _, key = path.partition("/")
+        with _asking(path):
+            try:
+                head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+            except FileNotFoundError:
+                return None
+        etag, checksum = head["ETag"].strip('"'), head.get("ChecksumSHA256", "-")
+        # Of an object in parts, or one encrypted by a key of somebody's own, neither is the digest of the content.
+        is_plain = head.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in head
+        return StoredObject(
+            num_bytes=head["ContentLength"],
+            etag=etag,
+            md5=etag if is_plain and re.fullmatch("[0-9a-f]{32}", etag) else None,
+            sha256=None if "-" in checksum else base64.b64decode(checksum).hex(),
+        )
 
     def remove_file(self, path: str) -> None:
         """Remove an object, if it is there."""

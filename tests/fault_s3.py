@@ -25,6 +25,8 @@ class Fault(Enum):
     """It is carried out, and half of the answer's body comes."""
     NO_ROOM = "no_room"
     """507; the store is full."""
+    STALL = "stall"
+    """Nothing comes until faults are over, and then 503."""
 
 
 class FaultyS3:
@@ -48,6 +50,11 @@ class FaultyS3:
     def requests(self) -> list[str]:
         """Method and path of every request since `forget_requests`."""
         return self._server.seen()
+
+    @property
+    def served_bytes(self) -> int:
+        """Bytes of all objects that were read since `forget_requests`."""
+        return self._server.served()
 
     @property
     def num_faults(self) -> int:
@@ -87,6 +94,8 @@ class _Server:
         silent = type("Silent", (MotoRequestHandler,), {"log": lambda *_: None})
         self._faults: deque[Fault] = deque()
         self._requests: list[str] = []
+        self._served_bytes = 0
+        self._is_calm = threading.Event()
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=silent)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -97,29 +106,46 @@ class _Server:
     def seen(self) -> list[str]:
         return list(self._requests)
 
+    def served(self) -> int:
+        return self._served_bytes
+
     def num_faults(self) -> int:
         return len(self._faults)
 
     def disturb(self, faults: Iterable[Fault]) -> None:
+        self._is_calm.clear()
         self._faults.extend(faults)
 
     def calm(self) -> None:
         self._faults.clear()
+        self._is_calm.set()
 
     def forget(self) -> None:
         self._requests.clear()
+        self._served_bytes = 0
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self._requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
         fault = self._faults.popleft() if self._faults else Fault.NONE
-        if fault == Fault.SLOW_DOWN:
+        if fault == Fault.STALL:
+            self._is_calm.wait()
+        if fault in (Fault.SLOW_DOWN, Fault.STALL):
             return _refusal(environ, start_response, "503 Slow Down", "SlowDown", "Please reduce your request rate.")
         if fault == Fault.NO_ROOM:
             return _refusal(environ, start_response, "507 No Room", "XMinioStorageFull", "The store is full.")
         if fault == Fault.NONE:
-            return self._app(environ, start_response)
+            return self._app(environ, self._counting(environ, start_response))
         body = b"".join(self._app(environ, start_response))
         return [body[: len(body) // 2]]
+
+    def _counting(self, environ: dict[str, Any], start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            is_object = environ["REQUEST_METHOD"] == "GET" and "list-type" not in environ["QUERY_STRING"]
+            if is_object and status.startswith("20"):
+                self._served_bytes += int(dict(headers).get("Content-Length", 0))
+            return start_response(status, headers, *rest)
+
+        return start
 
 
 class _Manager(BaseManager):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builders import completion, run_config, user
+from builders import ENCODER, completion, run_config, user
 
 from hydra_ray.parts import ProbesPart
 from hydra_ray.plan import plan_run
@@ -31,7 +31,7 @@ def install_encoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int
 
 
 def test_records_are_ranked_once_even_if_another_machine_s_encoder_disagrees(tmp_path, install_encoder):
-    retrieve = {"method": "dense", "encoder": "org/encoder"}
+    retrieve = {"method": "dense", "encoder": ENCODER}
     plan = plan_run(run_config(str(tmp_path), retrieve=retrieve, users={"num_buckets": 1}))
     write_part(plan.users.part("users", 0), to_table([user(8)], User))
     calls = install_encoder(1)
@@ -46,7 +46,7 @@ def test_records_are_ranked_once_even_if_another_machine_s_encoder_disagrees(tmp
 
 
 def test_no_encoder_is_opened_for_a_retriever_without_one(tmp_path, install_encoder):
-    plan = plan_run(run_config(str(tmp_path), retrieve={"encoder": "org/encoder"}, users={"num_buckets": 1}))
+    plan = plan_run(run_config(str(tmp_path), retrieve={"encoder": ENCODER}, users={"num_buckets": 1}))
     write_part(plan.users.part("users", 0), to_table([user(8)], User))
     calls = install_encoder(1)
     assert ProbesPart(plan).requests(0)

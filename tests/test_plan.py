@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from builders import run_config
+from builders import ENCODER, run_config
+from model_files import write_model
 
 from hydra_ray import storage
 from hydra_ray.config import STAGE_NAMES, RunConfig
@@ -161,7 +162,7 @@ def test_what_an_endpoint_serves_and_can_do_names_its_answers(settings: dict[str
 
 def test_an_endpoint_gives_the_same_answers_whatever_fitted_the_prompts():
     other = endpoint()
-    other["generator"] |= {"model": "org/another", "max_model_tokens": 256, "dtype": "float32"}
+    other["generator"] |= {"model": ENCODER, "max_model_tokens": 256, "dtype": "float32"}
     assert completions_of(**other) == completions_of(**endpoint())
     assert completions_of(**endpoint()) != completions_of()
 
@@ -169,7 +170,7 @@ def test_an_endpoint_gives_the_same_answers_whatever_fitted_the_prompts():
 @pytest.mark.parametrize(
     "sections",
     [
-        {"generator": {"model": "org/another"}},
+        {"generator": {"model": ENCODER}},
         {"generator": {"engine": "vllm"}},
         {"generator": {"dtype": "float32"}},
         {"generator": {"max_model_tokens": 1024}},
@@ -205,11 +206,11 @@ def test_only_where_one_label_is_right_is_the_rest_of_a_group_worth_nothing(lamp
 
 
 def test_another_encoder_in_the_same_folder_changes_what_is_retrieved(tmp_path: Path):
-    (tmp_path / "config.json").write_text("{}")
+    write_model(tmp_path)
     retrieve = {"retrieve": {"method": "dense", "encoder": str(tmp_path)}}
     before = fingerprints(run_config(**retrieve))
     assert before == fingerprints(run_config(**retrieve))
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write_model(tmp_path, seed=1)
     after = fingerprints(run_config(**retrieve))
     assert before["users"] == after["users"]
     assert before["probes"] != after["probes"]

@@ -3,7 +3,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import run_config
+from builders import ENCODER, run_config
 from forgettable import completion_of
 
 from hydra_ray import storage
@@ -64,7 +64,7 @@ def test_what_was_asked_by_runs_that_are_no_more_goes(tmp_path: Path):
 
 
 def test_what_another_generator_answered_for_runs_that_are_no_more_goes(tmp_path: Path):
-    other = start(tmp_path, "other", generator={"model": "org/another"})
+    other = start(tmp_path, "other", generator={"model": ENCODER})
     gone = files(tmp_path)
     finish(start(tmp_path, "finished"))
     storage.remove_folder(other.run_folder)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import hydra_ray
 from hydra_ray import storage
-from hydra_ray.errors import HydraError, ModelError
+from hydra_ray.errors import HydraError
 from hydra_ray.findings import Finding
-from hydra_ray.models import model_identity
+from hydra_ray.models import model_identity, resolve_model
 
 ENOUGH_DISK_GIGABYTES = 20
 ENOUGH_SHARED_MEMORY_GIGABYTES = 1
@@ -191,20 +191,13 @@ def _models(models: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _present(name: str) -> str:
-    """What a model is here.
+    """What a model is here, once it is here.
 
     Raises:
         ModelError: it is not here, and cannot be fetched.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    identity = model_identity(name)
-    is_on_hub = identity == name
-    if is_on_hub and constants.HF_HUB_OFFLINE and not isinstance(try_to_load_from_cache(name, "config.json"), str):
-        raise ModelError(
-            f"{name} is not in this node's Hugging Face cache, and HF_HUB_OFFLINE keeps it from being fetched"
-        )
-    return identity
+    resolve_model(name)
+    return model_identity(name)
 
 
 def _num_gpus() -> int:

@@ -75,10 +75,7 @@ def _examine_models(config: RunConfig, task: Task) -> tuple[list[Finding], _Mode
 
 
 def _examine_room(config: RunConfig, seen: SeenUsers, models: _Models) -> Iterator[Finding]:
-    encoder_bytes = {each.spec: each.weight_bytes or 0 for each in models.encoders}
-    used = [*models.encoders, *([models.generator] if models.generator else [])]
-    brought = sum(each.weight_bytes or 0 for each in used if not each.is_here)
-    needs = needs_of(config, seen, encoder_bytes, brought)
+    needs = needs_of(config, seen, models.generator, models.encoders)
     return room_findings(needs, disks_of(needs))
 
 

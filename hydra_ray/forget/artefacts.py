@@ -12,6 +12,7 @@ from enum import StrEnum
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.generate.completions import STORES
+from hydra_ray.models.known import MODELS
 from hydra_ray.roots import FORGOTTEN, KEY
 from hydra_ray.stages import LEASE, MANIFEST
 from hydra_ray.storage import DAMAGED_SUFFIX
@@ -40,7 +41,7 @@ class Kind(StrEnum):
     LEASE = "lease"
     """Who is making a stage, running a run or forgetting users: a process, no user."""
     RECORD = "record"
-    """Settings, manifests, summaries, receipts: they name no user."""
+    """Settings, manifests, summaries, models, receipts: they name no user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ _PATTERNS: dict[Kind, str] = {
     Kind.LEASE: rf"(.+/)?{re.escape(LEASE)}",
     Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|outline|stages|summary)\.json|"
     r"sweeps/.+|"
-    rf"{KEY}|{FORGOTTEN}/[0-9a-f]{{32}}\.json",
+    rf"{KEY}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",
 }
 _KINDS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
 

@@ -1,7 +1,5 @@
 """Hands a finished run over to whoever serves it: one folder that needs neither the run's root nor Ray."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from hydra_ray.adapt.labeller import needs_labeller, read_labeller
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models import resolve_model
+from hydra_ray.models.content import model_files, names_below
 from hydra_ray.plan import Plan, ScorerPlan
 from hydra_ray.records import User, arrow_schema, from_table, to_table
 from hydra_ray.roots import bucket_key_of
@@ -24,8 +23,6 @@ from hydra_ray.scorer.store import heads_table, population_folder, read_lineage
 from hydra_ray.serving.card import base_card, model_card
 from hydra_ray.serving.folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.stages import Stage
-
-_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def export_run(plan: Plan, folder: str) -> Exported:
@@ -104,15 +101,5 @@ def _histories(part: pa.Table) -> Iterator[pa.Table]:
 
 def _copy_model(spec: str, destination: str) -> None:
     """A model's weights and tokenizer, from wherever its name leads to."""
-    from transformers import AutoModel, AutoTokenizer
-
-    location = Path(resolve_model(spec))
-    with tempfile.TemporaryDirectory() as temporary:
-        if location.is_dir():
-            for pattern in _MODEL_FILES:
-                for path in location.glob(pattern):
-                    shutil.copy(path, temporary)
-        else:
-            AutoModel.from_pretrained(str(location)).save_pretrained(temporary)
-            AutoTokenizer.from_pretrained(str(location)).save_pretrained(temporary)
-        storage.copy_files(temporary, destination, sorted(path.name for path in Path(temporary).iterdir()))
+    folder = resolve_model(spec)
+    storage.copy_files(folder, destination, model_files(names_below(Path(folder)), with_weights=True))

@@ -65,8 +65,10 @@ def make_trial(sweep: Sweep, settings: Settings) -> Trial:
     """
     config = sweep.run_config(settings)
     answered = {"report": config.report, "settings": dict(settings)}
-    digest = fingerprint("trial", _VERSION, answered, [plan_run(config).answers.fingerprint])
-    config = config.model_copy(update={"run": f"{sweep.config.sweep}-{digest[:8]}"})
+    plan = plan_run(config)
+    digest = fingerprint("trial", _VERSION, answered, [plan.answers.fingerprint])
+    # With the models that were found now, whenever the trial runs.
+    config = plan.config.model_copy(update={"run": f"{sweep.config.sweep}-{digest[:8]}"})
     return Trial(
         run=config.run, settings=settings, config=config, stages=stages_until(plan_run(config), last_stage(sweep))
     )

@@ -10,7 +10,7 @@ from model_folders import write_model
 from hydra_ray.config import RunConfig
 from hydra_ray.doctor.machine import GIGABYTE, Machine
 from hydra_ray.doctor.memory import ModelSize, cpu_finding, gpu_findings, size_of
-from hydra_ray.doctor.model_files import ModelDescription, describe_model
+from hydra_ray.doctor.model_files import describe_model
 from hydra_ray.findings import Finding
 
 QWEN_7B = ModelSize(weight_bytes=15_231_233_024, token_bytes=57_344, num_heads=28)
@@ -59,10 +59,7 @@ def test_quantized_weights_are_not_converted(tmp_path: Path):
 
 def test_size_is_not_known_without_weights(tmp_path: Path):
     found = describe_model(write_model(tmp_path / "model", {"model_type": "llama"}))
-    elsewhere = ModelDescription(
-        spec="org/name", config=found.config, tokenizer=found.tokenizer, weight_bytes=None, is_here=False
-    )
-    assert size_of(elsewhere, "bfloat16") is None
+    assert size_of(replace(found, weight_bytes=None), "bfloat16") is None
 
 
 @pytest.mark.parametrize(("here", "sequences"), [(machine(RTX_4090), 49), (machine(A100), 510)])

@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import run_config
+from builders import ENCODER, run_config
 
 from hydra_ray.forecast.durations import other_seconds
 from hydra_ray.forecast.past import (
@@ -64,7 +64,7 @@ def test_runs_of_the_same_generator_are_looked_at_and_blindly_not_the_run_itself
     others = {
         "test": config,
         "same": run_config(str(tmp_path), probes={"num_records": 2}),
-        "other-model": run_config(str(tmp_path), generator={"model": "org/other"}),
+        "other-model": run_config(str(tmp_path), generator={"model": ENCODER}),
         "on-gpus": run_config(str(tmp_path), placement={"generator_gpus": 1}),
     }
     for name, each in others.items():

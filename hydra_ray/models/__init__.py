@@ -1,0 +1,146 @@
+"""Where a model's files are, what identifies it, and its tokenizer.
+
+A model is named by an absolute Hugging Face folder, by a folder of the object store (`s3://bucket/folder`), by a name
+of the Hugging Face hub (`org/name` or `org/name@revision`), or by `package:NAME` for a model that an installed Python
+package carries. Whatever loads a model loads it from the folder that `resolve_model` gives, to which it is brought
+once a node.
+"""
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hydra_ray.errors import ModelError
+from hydra_ray.models import packaged, stored
+from hydra_ray.models.folder import FolderModel
+from hydra_ray.models.hub import REVISION, HubModel
+from hydra_ray.models.packaged import PackagedModel
+from hydra_ray.models.stored import StoredModel
+from hydra_ray.stores import is_uri
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
+_EXPECTED = (
+    "an absolute folder, s3://bucket/folder, a hub name such as org/name or org/name@revision, or package:NAME for a "
+    "model that an installed package carries"
+)
+
+
+class Model(Protocol):
+    """A model by its name; each kind of place has its own."""
+
+    @property
+    def spec(self) -> str:
+        """The model's name in a configuration."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """The same without a revision or a content that it must be of."""
+        ...
+
+    def source(self, *, with_weights: bool) -> str:
+        """Return a name of exactly what is there now, for which no weights are read; empty where there is none."""
+        ...
+
+    def pinned(self, identity: str) -> str:
+        """Return a name that goes on to mean the model of this identity when something else is there."""
+        ...
+
+    def bring(self, *, with_weights: bool) -> Path:
+        """Return the folder of this node that holds the model, to which it is brought if it is not there yet."""
+        ...
+
+    def identity(self, *, with_weights: bool) -> str:
+        """Return what fingerprints say of the model: the same for the same content, wherever it is."""
+        ...
+
+    def former_identity(self) -> str | None:
+        """Return what fingerprints said of the model before its identity was its content; None where it is the same."""
+        ...
+
+    def weight_bytes(self) -> int | None:
+        """Return the size of the weights, which are not brought for it; None where it cannot be told."""
+        ...
+
+    def missing_bytes(self) -> int:
+        """Return how much would still have to be brought to this node; 0 where it cannot be told."""
+        ...
+
+
+def open_model(spec: str) -> Model:
+    """Return the model that `spec` names; nothing of it is looked at yet.
+
+    Raises:
+        ModelError: it is no name of a model.
+    """
+    if spec.startswith(packaged.PREFIX):
+        return PackagedModel(name=spec.removeprefix(packaged.PREFIX))
+    if is_uri(spec):
+        if not re.match(f"{stored.PREFIX}[^/]", spec):
+            raise ModelError(
+                f"{spec!r}: models are brought from no other store than S3 and those that speak its protocol; expected "
+                f"{_EXPECTED}."
+            )
+        location, _, content = spec.partition(stored.PIN)
+        return StoredModel(location=location.rstrip("/"), content=content)
+    if os.path.isabs(spec) or spec.startswith("~"):
+        return FolderModel(spec=spec)
+    if not _HUB_NAME.fullmatch(spec):
+        raise ModelError(f"got the model {spec!r}; expected {_EXPECTED}.")
+    repository, _, revision = spec.partition(REVISION)
+    return HubModel(repository=repository, revision=revision)
+
+
+def resolve_model(spec: str, *, with_weights: bool = True) -> str:
+    """Return the folder from which transformers and vLLM load the model `spec`; brings it here if it is elsewhere.
+
+    Args:
+        with_weights: False where a tokenizer is all that is wanted.
+
+    Raises:
+        ModelError: the model is missing, not whole, or cannot be brought.
+    """
+    return str(open_model(spec).bring(with_weights=with_weights))
+
+
+def model_identity(spec: str, *, with_weights: bool = True) -> str:
+    """Return what identifies the model `spec`: the same text for the same content, on every machine.
+
+    A package is identified by its version, everything else by the files that loaders read.
+
+    Raises:
+        ModelError: as `resolve_model`.
+    """
+    return open_model(spec).identity(with_weights=with_weights)
+
+
+def weight_bytes(spec: str) -> int | None:
+    """Return the size of the weights of the model `spec`, which are not brought for it; None where it cannot be told.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    return open_model(spec).weight_bytes()
+
+
+@cache
+def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of the model `spec`; one object a process.
+
+    Raises:
+        ModelError: as `resolve_model`, or the tokenizer cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    location = resolve_model(spec, with_weights=False)
+    try:
+        return AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the tokenizer of {spec!r} cannot be loaded from {location}: {error}. Give a model that is complete."
+        ) from error

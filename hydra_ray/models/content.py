@@ -1,0 +1,168 @@
+"""Which files make up a model, whether they are whole, and what their content is called.
+
+Files that no loader reads (a README, other formats of the same weights) are none of it, so that a model is the same
+wherever a copy of it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from hydra_ray.errors import ModelError
+
+CONFIG = "config.json"
+_READING = (
+    CONFIG,
+    "generation_config.json",
+    "*quant*config.json",
+    "*processor_config.json",
+    "tokenizer*",
+    "*.tokenizer",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*vocab*",
+    "merges.txt",
+    "bpe.codes",
+    "dict.txt",
+    "emoji.json",
+    "normalizer.json",
+    "byte_maps.json",
+    "word_*.json",
+    "tekken.json",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+)
+"""Names in a model's own folder of what says how texts are read and answers are written."""
+_READING_BELOW = "additional_chat_templates/*.jinja"
+_SAFETENSORS, _CONSOLIDATED, _PICKLED = "*.safetensors", "consolidated*", "pytorch_model*.bin"
+_INDEX = ".index.json"
+_DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a model's files hold."""
+
+    reading: str
+    """Digest of the files that say how texts are read."""
+    weights: str
+    """Digest of the weights; empty where only a tokenizer is needed."""
+
+    def __str__(self) -> str:
+        return self.reading + self.weights
+
+    def matches(self, whole: str) -> bool:
+        """Tell whether these are the files, or those of them that are needed, of the content that `whole` names."""
+        return whole.startswith(self.reading) and self.weights in (whole[len(self.reading) :], "")
+
+
+def model_files(names: Iterable[str], *, with_weights: bool) -> list[str]:
+    """Return the names of the files that make up a model, sorted, out of all names below its folder."""
+    names = sorted(names)
+    reading = [name for name in names if _is_reading(name)]
+    return sorted([*reading, *weight_files(names)]) if with_weights else reading
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """Return the names of a model's weights, and of the index that lists them, out of all names below its folder."""
+    own = sorted(name for name in names if "/" not in name)
+    for pattern in (_SAFETENSORS, _PICKLED):
+        found = [name for name in own if fnmatchcase(name, pattern)]
+        # Mistral's own format of the same weights.
+        plain = [name for name in found if not fnmatchcase(name, _CONSOLIDATED)]
+        if found:
+            return [*(plain or found), *(name for name in own if fnmatchcase(name, pattern + _INDEX))]
+    return []
+
+
+def content_of(digests: Mapping[str, str]) -> Content:
+    """Return what a model's files hold, given the SHA-256 of each."""
+    weights = {*weight_files(digests)}
+    return Content(
+        reading=_digest({name: digests[name] for name in digests if name not in weights}),
+        weights=_digest({name: digests[name] for name in weights}) if weights else "",
+    )
+
+
+def require_model(names: Iterable[str], spec: str, *, with_weights: bool) -> None:
+    """Refuse a folder that is no Hugging Face folder, given the names of all files below it.
+
+    Raises:
+        ModelError: it has no config.json, or no weights.
+    """
+    names = list(names)
+    if CONFIG not in names:
+        below = sorted(name for name in names if name.endswith(f"/{CONFIG}"))
+        hint = f"; there is one in {spec}/{below[0].removesuffix(f'/{CONFIG}')}" if below else ""
+        raise ModelError(
+            f"{spec} is no Hugging Face model folder: it has no config.json{hint}. Set the model's own folder."
+        )
+    if with_weights and not weight_files(names):
+        raise ModelError(
+            f"{spec} holds no weights: expected *.safetensors (or pytorch_model*.bin) beside its config.json. Put the "
+            "whole model there, or set another folder."
+        )
+
+
+def require_whole(folder: Path, spec: str, *, with_weights: bool) -> None:
+    """Refuse a folder in which something of a model is missing or cut off; reads no more than headers.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    names = names_below(folder)
+    require_model(names, spec, with_weights=with_weights)
+    if not with_weights:
+        return
+    weights = weight_files(names)
+    for index in (name for name in weights if name.endswith(_INDEX)):
+        missing = sorted(_indexed(folder / index) - {*names})
+        if missing:
+            raise ModelError(
+                f"{spec} is not whole: {index} lists {missing[0]} and {len(missing) - 1} more files that are not "
+                "there. Put the whole model there."
+            )
+    for name in weights:
+        if fnmatchcase(name, _SAFETENSORS):
+            _require_safetensors(folder / name)
+
+
+def names_below(folder: Path) -> list[str]:
+    """Return the paths of all files below a folder, relative to it, without hidden ones (a download's bookkeeping)."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+
+
+def _is_reading(name: str) -> bool:
+    if "/" in name:
+        return name.count("/") == 1 and fnmatchcase(name, _READING_BELOW)
+    return any(fnmatchcase(name, pattern) for pattern in _READING)
+
+
+def _digest(digests: Mapping[str, str]) -> str:
+    return hashlib.blake2b(json.dumps(sorted(digests.items())).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _indexed(index: Path) -> set[str]:
+    try:
+        return {*json.loads(index.read_bytes())["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is no index of weights: {error!r}. Put the whole model there again.") from error
+
+
+def _require_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            pointer = b"git-lfs" in file.read(200)
+        what = "a pointer of git-lfs: run `git lfs pull` there" if pointer else "cut off or damaged: put it there again"
+        raise ModelError(f"{path} ({path.stat().st_size} bytes) holds no weights, it is {what} ({error})") from error

@@ -1,0 +1,359 @@
+"""Models in an object store, brought to this node once.
+
+A node keeps a model in a folder of its own for each version of it in the store. The folder's marker is written last,
+after each file was read back from the disk and its digests compared; a folder without it is never loaded, and whoever
+asks for the model next goes on where the last one was killed.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra_ray.errors import HydraError, ModelError
+from hydra_ray.models.content import CONFIG, content_of, model_files, require_model, require_whole, weight_files
+from hydra_ray.models.folder import content_in, former_identity, identity_of
+from hydra_ray.models.node_cache import cache_folder, file_digest, write_whole
+from hydra_ray.s3_store import S3Store, StoredObject, unreachable
+from hydra_ray.stores import store_of
+
+PREFIX = "s3://"
+PIN = "#"
+"""Stands between a model's location and what it must hold."""
+CHUNK_BYTES = 16 << 20
+"""Bytes that are asked for at once, and that are lost where a process is killed."""
+_CHUNKS_AT_ONCE = 8
+_ATTEMPTS = 3
+"""How often a file is brought whose bytes on the disk are not those that came."""
+_MARKER, _JOURNALS = ".brought.json", ".journals"
+_CRC_BYTES = 4
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """A model below `location` in an object store; see `hydra_ray.models.Model`."""
+
+    location: str
+    content: str = ""
+    """What it must hold; whatever is there where this is empty."""
+
+    @property
+    def spec(self) -> str:
+        """The model's name in a configuration."""
+        return f"{self.location}{PIN}{self.content}" if self.content else self.location
+
+    @property
+    def place(self) -> str:
+        """The same without what must be there."""
+        return self.location
+
+    def source(self, *, with_weights: bool) -> str:
+        """Return a name of the objects as they are now; empty where it is known what they must hold."""
+        if self.content:
+            return ""
+        return f"{self.location}{PIN}{_version(self.location, self._wanted(with_weights=with_weights))}"
+
+    def pinned(self, identity: str) -> str:
+        """Return the location with what it must hold."""
+        return f"{self.location}{PIN}{content_in(identity)}"
+
+    def bring(self, *, with_weights: bool) -> Path:
+        """Return the folder of this node that holds the model.
+
+        Raises:
+            ModelError: it is no model or another one than it must be, it was changed meanwhile, there is no room for
+                it, or the store does not give it.
+        """
+        try:
+            return self._bring(with_weights=with_weights)
+        except ModelError:
+            raise
+        except HydraError as error:
+            raise ModelError(f"the model {self.location} cannot be brought here: {error}") from error
+
+    def identity(self, *, with_weights: bool) -> str:
+        """Return what the model must hold, or what it holds, for which it is brought."""
+        if self.content:
+            return identity_of(self.content)
+        return identity_of(_content(_read_marker(self.bring(with_weights=with_weights)) or {}))
+
+    def former_identity(self) -> str:
+        """Return what the identity of a copy in a folder was before it was its content."""
+        objects = {name: each.num_bytes for name, each in self._objects().items()}
+        shown = {name: size for name, size in objects.items() if not any(p.startswith(".") for p in name.split("/"))}
+        return former_identity(shown, (self.bring(with_weights=False) / CONFIG).read_bytes())
+
+    def weight_bytes(self) -> int | None:
+        """Return the size of the weights, by the store's list; None where there are none."""
+        objects = self._objects()
+        return sum(objects[name].num_bytes for name in weight_files(objects)) or None
+
+    def missing_bytes(self) -> int:
+        """Return the size of the model, unless it was brought."""
+        wanted = self._wanted(with_weights=True)
+        return 0 if _is_whole(self._place(wanted)) else sum(each.num_bytes for each in wanted.values())
+
+    def _place(self, wanted: Mapping[str, StoredObject]) -> Path:
+        """The folder of this node for what is wanted of the model as it is in the store now."""
+        name = self.location.rstrip("/").rpartition("/")[2]
+        return cache_folder() / f"{name}-{_version(self.location, wanted)}"
+
+    def _bring(self, *, with_weights: bool) -> Path:
+        wanted = self._wanted(with_weights=with_weights)
+        folder = self._place(wanted)
+        if not _is_whole(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(folder):
+                if not _is_whole(folder):
+                    _Delivery(location=self.location, folder=folder, wanted=wanted).run()
+        require_whole(folder, self.location, with_weights=with_weights)
+        content = _content(_read_marker(folder) or {})
+        if self.content and not content.matches(self.content):
+            raise ModelError(
+                f"{self.location} holds another model ({content}) than the one that the run was planned with "
+                f"({self.content}): it was replaced meanwhile. Put models that differ in different folders, and start "
+                "the run with the one it is to use."
+            )
+        return folder
+
+    def _wanted(self, *, with_weights: bool) -> dict[str, StoredObject]:
+        objects = self._objects()
+        if not objects:
+            raise ModelError(f"nothing is at {self.location}. Put the model there: aws s3 cp --recursive FOLDER ...")
+        require_model(objects, self.location, with_weights=with_weights)
+        return {name: objects[name] for name in model_files(objects, with_weights=with_weights)}
+
+    def _objects(self) -> dict[str, StoredObject]:
+        store, path = _store(self.location)
+        return store.list_objects(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Delivery:
+    """Brings the objects of one model into one folder."""
+
+    location: str
+    folder: Path
+    wanted: Mapping[str, StoredObject]
+
+    def run(self) -> None:
+        start = time.monotonic()
+        for name, known in (_read_marker(self.folder) or {}).items():
+            if _is_damaged(self.folder / name, known):
+                _LOG.warning("%s was changed on this node's disk; it is brought again", self.folder / name)
+                self._drop(name)
+        (self.folder / _MARKER).unlink(missing_ok=True)
+        (self.folder / _JOURNALS).mkdir(parents=True, exist_ok=True)
+        num_bytes = sum(each.num_bytes for each in self.wanted.values())
+        present = sum(self._present(name) for name in self.wanted)
+        self._require_room(num_bytes - present)
+        kept = f", of which {present / 1e9:.2f} GB are here" if present else ""
+        _LOG.info("bringing %s, %.2f GB%s, to %s", self.location, num_bytes / 1e9, kept, self.folder)
+        try:
+            told = {name: self._bring(name) for name in self.wanted}
+        except OSError as error:
+            if error.errno in _FULL:
+                raise self._no_room(num_bytes - sum(map(self._present, self.wanted))) from error
+            raise
+        write_whole(self.folder / _MARKER, json.dumps(told).encode())
+        _LOG.info("brought %s in %.1f s", self.location, time.monotonic() - start)
+
+    def _bring(self, name: str) -> dict[str, Any]:
+        """Bring one file; returns what the marker says of it."""
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store, path = _store(f"{self.location.rstrip('/')}/{name}")
+        for _ in range(_ATTEMPTS):
+            self._fetch(store, path, name)
+            digests = _read_back(target, self._journal(name))
+            if digests is not None:
+                break
+            _LOG.warning("%s is damaged on this node's disk; what is wrong of it is brought again", target)
+        else:
+            raise ModelError(f"{target} is damaged again and again: check the disk, or set HYDRA_CACHE_DIR to another")
+        self._compare(store, path, name, digests)
+        found = target.stat()
+        return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digests["sha256"]}
+
+    def _fetch(self, store: S3Store, path: str, name: str) -> None:
+        """Append to a file what is missing of it, chunk by chunk."""
+        target, journal = self.folder / name, self._journal(name)
+        size = self.wanted[name].num_bytes
+        start = _keep_good(target, journal)
+        offsets = range(start, size, CHUNK_BYTES)
+        target.touch()
+        if not offsets:
+            return
+        with _reading(path):
+            source = store.arrow.open_input_file(path)
+        with (
+            source,
+            ThreadPoolExecutor(_CHUNKS_AT_ONCE) as pool,
+            target.open("ab") as file,
+            journal.open("ab") as log,
+        ):
+
+            def read(offset: int) -> bytes:
+                wanted = min(CHUNK_BYTES, size - offset)
+                with _reading(path):
+                    chunk = source.read_at(wanted, offset)
+                    if len(chunk) != wanted:
+                        raise EOFError(f"got {len(chunk)} bytes at {offset}, expected {wanted}")
+                return chunk
+
+            for first in range(0, len(offsets), _CHUNKS_AT_ONCE):
+                for chunk in pool.map(read, offsets[first : first + _CHUNKS_AT_ONCE]):
+                    _append(file, chunk)
+                    _append(log, zlib.crc32(chunk).to_bytes(_CRC_BYTES))
+
+    def _compare(self, store: S3Store, path: str, name: str, digests: Mapping[str, str]) -> None:
+        """Check that the object is still the one that was listed, and that the file is what the store says it is."""
+        now, then = store.describe(path), self.wanted[name]
+        if now is None or now.etag != then.etag:
+            self._drop(name)
+            raise ModelError(
+                f"s3://{path} was changed while it was brought here. Put models that differ in different folders, and "
+                "run again when nobody writes there."
+            )
+        for kind, expected in (("md5", now.md5), ("sha256", now.sha256)):
+            if expected is not None and digests[kind] != expected:
+                self._drop(name)
+                raise ModelError(
+                    f"s3://{path} did not come as it is in the store: its {kind} is {digests[kind]}, expected "
+                    f"{expected}. Run again; if it stays so, put the model there again."
+                )
+
+    def _drop(self, name: str) -> None:
+        for path in (self.folder / name, self._journal(name)):
+            path.unlink(missing_ok=True)
+
+    def _journal(self, name: str) -> Path:
+        return self.folder / _JOURNALS / name.replace("/", "__")
+
+    def _present(self, name: str) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return min((self.folder / name).stat().st_size, self.wanted[name].num_bytes)
+        return 0
+
+    def _require_room(self, num_bytes: int) -> None:
+        if num_bytes > shutil.disk_usage(self.folder).free:
+            raise self._no_room(num_bytes)
+
+    def _no_room(self, num_bytes: int) -> ModelError:
+        free = shutil.disk_usage(self.folder).free
+        return ModelError(
+            f"{self.location} needs {num_bytes / 1e9:.2f} GB more on this node, and {free / 1e9:.2f} GB are free at "
+            f"{self.folder.parent}. Free space there, or set HYDRA_CACHE_DIR to a folder on a larger disk; what came "
+            "is kept."
+        )
+
+
+def _append(file: Any, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fdatasync(file.fileno())
+
+
+def _keep_good(target: Path, journal: Path) -> int:
+    """Cut a file where its chunks are no more those that came; returns its size then."""
+    crcs = journal.read_bytes() if journal.exists() else b""
+    good = 0
+    if target.exists():
+        with target.open("rb") as file:
+            for place in range(0, len(crcs) - _CRC_BYTES + 1, _CRC_BYTES):
+                chunk = file.read(CHUNK_BYTES)
+                if not chunk or zlib.crc32(chunk) != int.from_bytes(crcs[place : place + _CRC_BYTES]):
+                    break
+                good += len(chunk)
+        os.truncate(target, good)
+    if crcs:
+        os.truncate(journal, -(-good // CHUNK_BYTES) * _CRC_BYTES)
+    return good
+
+
+def _read_back(target: Path, journal: Path) -> dict[str, str] | None:
+    """Return the digests of a file as it is on the disk; None where it is not what came."""
+    crcs = journal.read_bytes() if journal.exists() else b""
+    sha256, md5, found = hashlib.sha256(), hashlib.md5(usedforsecurity=False), b""
+    with target.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found += zlib.crc32(chunk).to_bytes(_CRC_BYTES)
+            sha256.update(chunk)
+            md5.update(chunk)
+    return {"sha256": sha256.hexdigest(), "md5": md5.hexdigest()} if found == crcs else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a model was brought, and its files are still what came."""
+    told = _read_marker(folder)
+    return told is not None and not any(_is_damaged(folder / name, known) for name, known in told.items())
+
+
+def _is_damaged(path: Path, known: Mapping[str, Any]) -> bool:
+    """Tell whether a file is not what came any more; one that looks as it did then is not read."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return True
+    if found.st_size != known["size"]:
+        return True
+    return found.st_mtime_ns != known["mtime_ns"] and file_digest(path) != known["sha256"]
+
+
+def _read_marker(folder: Path) -> dict[str, dict[str, Any]] | None:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / _MARKER).read_bytes())
+    return None
+
+
+def _content(told: Mapping[str, Mapping[str, Any]]) -> Any:
+    return content_of({name: each["sha256"] for name, each in told.items()})
+
+
+def _version(location: str, wanted: Mapping[str, StoredObject]) -> str:
+    states = [location.rstrip("/"), *sorted((name, each.num_bytes, each.etag) for name, each in wanted.items())]
+    return hashlib.blake2b(repr(states).encode(), digest_size=8).hexdigest()
+
+
+def _store(location: str) -> tuple[S3Store, str]:
+    store, path = store_of(location)
+    assert isinstance(store, S3Store)
+    return store, path
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Tell what a store does not give apart from what this node's disk does not take."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        raise unreachable(path, error) from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this node from bringing the same model; a lock goes with the process that holds it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _LOG.info("another process of this node brings %s; waiting for it", folder.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
