@@ -2,8 +2,8 @@
 
 from hydra_ray.doctor.machine import GIGABYTE, Gpu, Machine, Torch
 
-RTX_4090 = Gpu(name="RTX 4090", memory_bytes=24564 << 20, free_bytes=24100 << 20, capability=(8, 9))
-A100 = Gpu(name="A100", memory_bytes=81920 << 20, free_bytes=81200 << 20, capability=(8, 0))
+RTX_4090 = Gpu(name="NVIDIA GeForce RTX 4090", memory_bytes=24564 << 20, free_bytes=24100 << 20, capability=(8, 9))
+A100 = Gpu(name="NVIDIA A100-SXM4-80GB", memory_bytes=81920 << 20, free_bytes=81200 << 20, capability=(8, 0))
 T4 = Gpu(name="Tesla T4", memory_bytes=15360 << 20, free_bytes=15000 << 20, capability=(7, 5))
 V100 = Gpu(name="Tesla V100", memory_bytes=32768 << 20, free_bytes=32000 << 20, capability=(7, 0))
 
