@@ -22,5 +22,11 @@ def problem(name: str, value: str, remedy: str) -> Finding:
     return Finding(name=name, value=_one_line(value), is_problem=True, remedy=_one_line(remedy))
 
 
+def unusable(name: str, given: str, error: Exception) -> Finding:
+    """A problem that an error tells of something that was `given`, whose name is told once."""
+    said = str(error)
+    return problem(name, "cannot be used" if given in said else given, said)
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())

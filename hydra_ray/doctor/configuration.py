@@ -13,11 +13,11 @@ from hydra_ray.doctor.machine import Machine
 from hydra_ray.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
 from hydra_ray.doctor.model_files import ModelDescription
 from hydra_ray.doctor.models import encoder_findings, generator_finding
-from hydra_ray.doctor.packages import packages_of_run
+from hydra_ray.doctor.packages import missing_packages, package_versions
 from hydra_ray.doctor.room import disks_of, needs_of, room_findings, storage_finding
 from hydra_ray.doctor.users import SeenUsers, users_finding
 from hydra_ray.errors import HydraError
-from hydra_ray.findings import Finding, problem
+from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.stores import reach
 from hydra_ray.teacher import read_teacher
@@ -48,9 +48,11 @@ def examine_configuration(
         reach(config.storage)
         read_teacher(config)
     except HydraError as error:
-        return [problem("configuration", path, str(error))]
+        return [unusable("configuration", path, error)]
     found = [Finding(name="configuration", value=f"{path}: run {config.run}, task {task.name}")]
-    found += packages_of_run(config)
+    if (missing := missing_packages(config)) is not None:
+        return [*found, missing]
+    found += package_versions(config)
     about_models, models = _examine_models(config, task)
     found += about_models
     about_users, seen = users_finding(config, task)
@@ -100,11 +102,11 @@ def _examine_placement(config: RunConfig, machine: Machine, num_parts: int) -> l
     num_gpus = max([len(machine.gpus), *wants_gpus(config).values()])
     node = NodeType(name="this machine", resources={"CPU": machine.num_cpus, "GPU": num_gpus}, is_head=True)
     found = placement_findings(config, [node], num_parts)
+    copies = next(finding for finding in found if finding.name == "copies")
     wrong: dict[str, Finding] = {}
     for finding in found:
-        if finding.is_problem:
-            wrong.setdefault(finding.remedy, finding)
-    copies = next(finding for finding in found if finding.name == "copies")
-    if wrong:
-        return list(wrong.values())
-    return [copies, Finding(name="placement", value=f"every stage has room on {machine.num_cpus} CPU cores")]
+        if finding.is_problem and finding is not copies:
+            remedy = f"reserve less in the section placement, or use a larger machine: {finding.remedy}"
+            wrong.setdefault(remedy, problem(finding.name, finding.value, remedy))
+    room = Finding(name="placement", value=f"every stage has room on {machine.num_cpus} CPU cores")
+    return [copies, *(wrong.values() or [room])]

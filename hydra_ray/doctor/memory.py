@@ -25,6 +25,7 @@ LEAST_DRIVERS = {12: 525, 13: 580}
 version compatibility)."""
 _LEAST_CAPABILITY = (7, 5)
 """CUDA 13 has no code for older GPUs (CUDA Toolkit 13.0 release notes)."""
+_GPU_LOCK = "install the packages for GPUs into a new environment: make install LOCK=gpu"
 _BFLOAT16_CAPABILITY = (8, 0)
 """vLLM refuses bfloat16 on older GPUs."""
 
@@ -126,9 +127,9 @@ def _driver(machine: Machine) -> Finding:
     """Whether the installed torch can use the GPUs at all."""
     torch = machine.torch
     if torch.error:
-        return problem("cuda", "torch cannot be imported", f"install requirements/gpu.txt: {torch.error}")
+        return problem("cuda", f"torch cannot be imported ({torch.error})", _GPU_LOCK)
     if torch.cuda is None:
-        return problem("cuda", f"torch {torch.version} is a build for CPUs", "install requirements/gpu.txt")
+        return problem("cuda", f"torch {torch.version} is a build for CPUs", _GPU_LOCK)
     least = LEAST_DRIVERS.get(int(torch.cuda.partition(".")[0]), 0)
     said = f"driver {machine.driver}, torch {torch.version} for CUDA {torch.cuda}"
     if _branch(machine.driver) < least:
@@ -168,8 +169,9 @@ def _fit(config: RunConfig, gpu: Gpu, size: ModelSize) -> Finding:
         said += f", on each of {num_ranks} GPUs"
     token_bytes = (size.token_bytes or 0) / num_ranks
     if room <= token_bytes * tokens:
+        cache = f"{gigabytes(token_bytes * tokens)} ({tokens} tokens)"
         needed = size.rank_bytes(num_ranks) + GPU_ALLOWANCE_BYTES + token_bytes * tokens
-        return problem("gpu memory", f"{said}, too few for {tokens} tokens", _more_room(placement, gpu, needed))
+        return problem("gpu memory", f"{said}, too little for {cache} of cache", _more_room(placement, gpu, needed))
     if shared := _shared(placement):
         return shared
     if gpu.free_bytes < taken:

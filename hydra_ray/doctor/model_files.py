@@ -96,4 +96,4 @@ def _cache(model: Model) -> str:
 
 
 def _first_sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")[:200] or type(error).__name__
+    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")[:200] or type(error).__name__

@@ -7,7 +7,7 @@ from hydra_ray.config import RunConfig, Task
 from hydra_ray.doctor.machine import gigabytes
 from hydra_ray.doctor.model_files import ModelDescription, describe_model
 from hydra_ray.errors import ConfigError, HydraError, ModelError
-from hydra_ray.findings import Finding, problem
+from hydra_ray.findings import Finding, unusable
 from hydra_ray.models import model_identity
 
 WRITES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ChatModel")
@@ -43,7 +43,7 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
             _require_context(found, generator.max_model_tokens)
         _require_prompts(config, task, found)
     except HydraError as error:
-        return problem("generator", generator.model, str(error)), None
+        return unusable("generator", generator.model, error), None
     if generator.engine == "openai":
         return Finding(name="generator", value=f"{generator.model}: its tokenizer fits the prompts"), None
     return Finding(name="generator", value=_said(found)), found
@@ -59,7 +59,7 @@ def encoder_findings(config: RunConfig) -> tuple[list[Finding], list[ModelDescri
             found = describe_model(spec)
             _require_encoder(found, uses)
         except HydraError as error:
-            findings.append(problem(name, spec, str(error)))
+            findings.append(unusable(name, spec, error))
         else:
             findings.append(Finding(name=name, value=_said(found)))
             usable.append(found)

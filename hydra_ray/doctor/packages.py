@@ -41,21 +41,26 @@ def package_findings() -> Iterator[Finding]:
     """A finding for each pinned package; extras only where one of theirs is installed, but vLLM in any case."""
     pins = _pins()
     if not pins:
-        yield problem("hydra_ray", "not installed", "pip install -e '.[cpu,demo]' (see README)")
+        yield problem("hydra_ray", "not installed", "install it, see README")
         return
     for pin in pins.values():
         if pin.extra is None or pin.installed is not None:
             yield pin.finding()
     if not any(map(version_of, _ENGINES["vllm"])):
-        yield problem("vllm", "not installed", "pip install '.[cpu]', or '.[gpu]' with CUDA")
+        yield problem("vllm", "not installed", "install the extra cpu, or gpu with CUDA, see README")
 
 
-def packages_of_run(config: RunConfig) -> list[Finding]:
-    """What is wrong with the packages that a run needs, and one finding for all that are as they should be."""
+def missing_packages(config: RunConfig) -> Finding | None:
+    """What to install for a run; None where everything is there that it imports."""
     try:
         require_packages(config)
     except MissingPackageError as error:
-        return [problem("packages", "some are not installed", str(error))]
+        return problem("packages", "some are not installed", str(error))
+    return None
+
+
+def package_versions(config: RunConfig) -> list[Finding]:
+    """What is wrong with the packages that a run needs, and one finding for all that are as they should be."""
     engines = set(modules_of(config)) & set(_ENGINES)
     needed = {package for module in engines for package in _ENGINES[module]}
     pins = [pin for pin in _pins().values() if pin.extra in _OF_RUNS or pin.name in needed]

@@ -44,7 +44,10 @@ def storage_finding(root: str, given: str) -> Finding:
         for folder in made:
             folder.rmdir()
     except (HydraError, OSError) as error:
-        return problem("storage.root", root, f"{error}")
+        if isinstance(error.__cause__, OSError) and not storage.is_uri(root):
+            reason = error.__cause__.strerror or str(error.__cause__)
+            return problem("storage.root", root, f"no file can be written there ({reason}): set another folder")
+        return problem("storage.root", root, str(error))
     if not is_kept:
         return problem("storage.root", root, "what was written there reads otherwise: use another store")
     relative = "" if storage.is_uri(given) or os.path.isabs(given) else f", {given!r} in this working directory"

@@ -9,7 +9,7 @@ from statistics import fmean
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import HydraError, InputError
-from hydra_ray.findings import Finding, problem
+from hydra_ray.findings import Finding, unusable
 from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, planted_id
 from hydra_ray.lamp.reading import Sample, questions_location, read_samples, read_targets, user_id_of
@@ -73,7 +73,8 @@ def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | N
             _look_at_own(config, task, seen)
         _require_usable(config, seen)
     except (HydraError, OSError) as error:
-        return problem("users", config.lamp.root or ", ".join(config.lamp.users_files) or "planted", str(error)), None
+        given = config.lamp.root or next(iter(config.lamp.users_files), "planted")
+        return unusable("users", given, error), None
     about = "" if seen.is_whole else "about "
     value = f"{about}{seen.num_users:,}; the first {len(seen.ids)} are as {task.name} wants them"
     rejected = f", {len(seen.rejected)} malformed ones are left out" if seen.rejected else ""

@@ -261,6 +261,10 @@ def little_memory(setup: Setup) -> None:
     setup.change(placement={"generator_gpus": 0, "train_gpus_per_worker": 0, "generator_kv_cache_gigabytes": 2})
 
 
+def missing_package(setup: Setup) -> None:
+    setup.monkeypatch.setattr("hydra_ray.extras.is_installed", lambda module: module != "vllm")
+
+
 def too_few_cores(setup: Setup) -> None:
     setup.be_on(machine(RTX_4090, num_cpus=2))
     setup.change(placement={"generator_cpus": 4})
@@ -282,7 +286,7 @@ WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (too_long_text, "encoder: reranker, adapter", "adapter.base.max_text_tokens=512"),
     (too_long_label, "generator", "lamp.task.max_tokens=4: raise it"),
     (no_space, "disk", "free space there"),
-    (root_that_is_a_file, "storage.root", "cannot write"),
+    (root_that_is_a_file, "storage.root", "no file can be written there (File exists)"),
     (too_few_buckets, "copies", "set users.num_buckets=8"),
     (fewer_users_than_copies, "copies", "set placement.generator_actors=3"),
     (missing_users, "users", "no file"),
@@ -299,8 +303,9 @@ WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (small_gpu, "gpu memory", "placement.generator_gpus=2"),
     (old_gpu, "gpu generation", "set generator.dtype=float16"),
     (old_driver, "cuda", "driver 580 or newer"),
-    (torch_for_cpus, "cuda", "install requirements/gpu.txt"),
+    (torch_for_cpus, "cuda", "make install LOCK=gpu"),
     (little_memory, "memory", "placement.generator_kv_cache_gigabytes"),
+    (missing_package, "packages", "pip install 'hydra_ray[gpu]'"),
     (too_few_cores, "profiles: generator", "needs 4 CPU on one node"),
 ]
 
@@ -355,3 +360,12 @@ def test_a_users_file_that_may_not_be_read_is_a_problem(setup: Setup, capsys: py
     assert len(problems) == 1, problems
     assert "PROBLEM users" in problems[0]
     assert "give this program's user the right to read it" in problems[0]
+
+
+def test_where_a_cluster_does_the_work_this_machine_need_not_hold_it(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    setup.be_on(machine())
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    assert main(["doctor", str(setup.config)]) == 0
+    assert "hydra-ray doctor --cluster" in capsys.readouterr().out
