@@ -77,6 +77,8 @@ if [ "$lock" = cpu ]; then
 fi
 
 [ "$python" = "$venv/bin/python" ] || "$python" -m venv --clear "$venv"
+# An environment whose making was cut off may have none.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
 if [ "$lock" = cpu ] && ! pip_install -r "$here/torch-cpu.txt" 2>/dev/null; then
     said=$(pip_install --index-url "$torch_index" -r "$here/torch-cpu.txt" 2>&1) || refuse \
         "PyTorch's CPU build ($(grep -o '^torch==[^ ]*' "$here/torch-cpu.txt")) is neither where this machine's pip looks nor in" \

@@ -211,3 +211,8 @@ def test_make_hands_on_what_it_is_told(tmp_path: Path):
 def test_make_stays_with_the_lock_that_was_installed(tmp_path: Path, lock: str):
     (tmp_path / f".installed-{lock}").touch()
     assert f"requirements/install.sh {tmp_path} {lock}" in dry_run("demo", f"VENV={tmp_path}")
+
+
+def test_environment_that_was_cut_off_gets_its_pip(machine: Machine, base_python: str):
+    subprocess.run([base_python, "-m", "venv", "--without-pip", machine.folder / "venv"], check=True)
+    assert "No matching distribution" in machine.refusal(PIP_NO_INDEX="1")
