@@ -250,7 +250,7 @@ class RetrieveConfig(Section):
     epsilon: float = Field(default=0.25, ge=0)
     """Floor for negative inverse document frequencies, as a share of their mean."""
     encoder: str | None = None
-    """Text encoder of dense and hybrid: a Hugging Face folder or name, or `package:NAME`."""
+    """Text encoder of dense and hybrid, named as `generator.model` is."""
     max_text_tokens: int = Field(default=128, gt=0)
     """Longest text given to the encoder, in its tokens; longer ones are cut."""
     rrf_constant: float = Field(default=60, gt=0)
@@ -346,8 +346,10 @@ class GeneratorConfig(Section):
     """vllm loads the model into Ray actors. openai asks an OpenAI-compatible endpoint, see `api`. fake answers by a
     fixed rule and is for tests of everything around it."""
     model: str
-    """A Hugging Face folder or name, or `package:NAME` for a model carried by an installed Python package. With engine
-    openai, the model whose tokenizer fits prompts to `max_model_tokens`: best the one that the endpoint serves."""
+    """An absolute Hugging Face folder, s3://bucket/folder, a name of the Hugging Face hub (org/name or
+    org/name@revision), or `package:NAME` for a model carried by an installed Python package; see docs/models.md. With
+    engine openai, the model whose tokenizer fits prompts to `max_model_tokens`: best the one that the endpoint
+    serves."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_model_tokens: int = Field(default=2048, gt=0)
     """Longest prompt plus answer, in tokens."""
@@ -385,7 +387,7 @@ class BaseConfig(Section):
     """A scorer's shared base, an encoder with a projection."""
 
     encoder: str
-    """A Hugging Face folder or name, or `package:NAME`."""
+    """A text encoder, named as `generator.model` is."""
     width: int = Field(default=32, ge=0)
     """Learned features a candidate; 0 leaves the encoder's out, and only plain features count."""
     max_text_tokens: int = Field(default=96, gt=0)

@@ -58,6 +58,10 @@ def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
             "credentials where the standard chain finds them (environment, ~/.aws, the machine's role)."
         )
     if match["scheme"] != "s3" or not match["bucket"]:
-        raise ConfigError(f"{location!r} is no location to keep files at: expected an absolute path or s3://bucket/...")
+        raise ConfigError(
+            f"{location!r} is in no store that is supported: expected an absolute path (of a disk or of a shared file "
+            "system that every node mounts), or s3://bucket/folder, in S3 or a store that speaks its protocol, which "
+            "storage.endpoint names. Copy the files to one of these, or mount the other store."
+        )
     path = location[len("s3://") :]
     return s3_store(path), path

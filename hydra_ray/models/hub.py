@@ -182,9 +182,12 @@ class UnreachableHubError(ModelError):
 
 @cache
 def _commit(repository: str, revision: str) -> str:
-    from huggingface_hub import HfApi
-
-    with _asking(f"{repository}{REVISION}{revision}" if revision else repository):
+    spec = HubModel(repository=repository, revision=revision).spec
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise UnreachableHubError(f"{spec} is of the hub, and huggingface_hub is not installed here") from error
+    with _asking(spec):
         return HfApi().resolve_revision(repository, revision=revision or None).resolved
 
 

@@ -76,12 +76,8 @@ class StoredModel:
             ModelError: it is no model or another one than it must be, it was changed meanwhile, there is no room for
                 it, or the store does not give it.
         """
-        try:
+        with _said_of(self.location):
             return self._bring(with_weights=with_weights)
-        except ModelError:
-            raise
-        except HydraError as error:
-            raise ModelError(f"the model {self.location} cannot be brought here: {error}") from error
 
     def identity(self, *, with_weights: bool) -> str:
         """Return what the model must hold, or what it holds, for which it is brought."""
@@ -136,8 +132,9 @@ class StoredModel:
         return {name: objects[name] for name in model_files(objects, with_weights=with_weights)}
 
     def _objects(self) -> dict[str, StoredObject]:
-        store, path = _store(self.location)
-        return store.list_objects(path)
+        with _said_of(self.location):
+            store, path = _store(self.location)
+            return store.list_objects(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +328,17 @@ def _store(location: str) -> tuple[S3Store, str]:
     store, path = store_of(location)
     assert isinstance(store, S3Store)
     return store, path
+
+
+@contextlib.contextmanager
+def _said_of(location: str) -> Iterator[None]:
+    """Turn whatever a store refuses into an error of the model."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except HydraError as error:
+        raise ModelError(f"the model {location} cannot be brought here: {error}") from error
 
 
 @contextlib.contextmanager
