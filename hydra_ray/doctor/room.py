@@ -35,7 +35,8 @@ def storage_finding(root: str, given: str) -> Finding:
     Args:
         given: the root as the configuration has it.
     """
-    marker = storage.join(root, f"doctor-{uuid.uuid4().hex}")
+    # Named like any unfinished file, so that one that a kill leaves behind is known as such.
+    marker = storage.join(root, f"doctor.{uuid.uuid4().hex}.tmp")
     made = [] if storage.is_uri(root) else _missing_folders(Path(root))
     try:
         storage.write_bytes(marker, b"written")

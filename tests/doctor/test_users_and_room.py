@@ -11,6 +11,7 @@ from hydra_ray.config import PlantedConfig, RunConfig
 from hydra_ray.doctor.machine import GIGABYTE, Disk
 from hydra_ray.doctor.room import Need, room_findings, storage_finding
 from hydra_ray.doctor.users import MAX_ROWS, SeenUsers, users_finding
+from hydra_ray.forget.artefacts import Kind, artefacts
 from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.tasks import TASKS, task_of
 from hydra_ray.lamp.users import USERS, ingest
@@ -102,6 +103,17 @@ def test_a_look_at_a_root_leaves_what_is_there_as_it_was(tmp_path: Path):
     assert not storage_finding(str(tmp_path), str(tmp_path)).is_problem
     assert not storage_finding(str(tmp_path / "deep" / "root"), "root").is_problem
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_marker_that_a_kill_left_behind_is_known_to_forgetting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydra_ray.storage.remove_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            storage_finding(str(tmp_path), str(tmp_path))
+    assert [artefact.kind for artefact in artefacts(str(tmp_path))] == [Kind.UNFINISHED]
 
 
 def test_a_root_on_s3_is_written_and_read(s3_root: str):
