@@ -9,7 +9,7 @@ from hydra_ray.cluster.fit import placement_findings
 from hydra_ray.cluster.nodes import NodeType
 from hydra_ray.config import RunConfig, Task, load_config
 from hydra_ray.doctor.endpoint import endpoint_findings
-from hydra_ray.doctor.machine import Machine
+from hydra_ray.doctor.machine import Machine, broken_torch
 from hydra_ray.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
 from hydra_ray.doctor.model_files import ModelDescription
 from hydra_ray.doctor.models import encoder_findings, generator_finding
@@ -52,6 +52,8 @@ def examine_configuration(
     found = [Finding(name="configuration", value=f"{path}: run {config.run}, task {task.name}")]
     if (missing := missing_packages(config)) is not None:
         return [*found, missing]
+    if machine.torch.error:
+        return [*found, broken_torch(machine.torch)]
     found += package_versions(config)
     about_models, models = _examine_models(config, task)
     found += about_models

@@ -39,11 +39,11 @@ class Torch:
     """The installed PyTorch."""
 
     version: str = ""
-    """Empty where it cannot be imported."""
+    """Empty where it is not installed, or cannot be imported."""
     cuda: str | None = None
     """The CUDA version that it is built for; None of a build for CPUs."""
     error: str = ""
-    """Why it cannot be imported."""
+    """Why it cannot be imported, although it is installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,8 @@ def gigabytes(num_bytes: float) -> str:
 def machine_findings(machine: Machine) -> Iterator[Finding]:
     """What a machine has, whatever it is to run."""
     yield Finding(name="python", value=".".join(map(str, sys.version_info[:3])))
+    if machine.torch.error:
+        yield broken_torch(machine.torch)
     yield Finding(name="cpu cores", value=str(machine.num_cpus))
     names = ", ".join(f"{gpu.name} ({gigabytes(gpu.memory_bytes)})" for gpu in machine.gpus)
     driver = f"; driver {machine.driver}" if machine.driver else ""
@@ -112,6 +114,12 @@ def machine_findings(machine: Machine) -> Iterator[Finding]:
         yield Finding(name="memory", value=memory)
     disk = disk_of(str(Path.home()))
     yield Finding(name="disk (home)", value=f"{gigabytes(disk.free_bytes)} of {gigabytes(disk.total_bytes)} free")
+
+
+def broken_torch(torch: Torch) -> Finding:
+    """What to do about a PyTorch that cannot be imported."""
+    remedy = "it is a build that lacks its libraries: make a new environment (README, Install)"
+    return problem("torch", f"cannot be imported ({torch.error})", remedy)
 
 
 def _memory() -> tuple[int, int]:
@@ -186,5 +194,6 @@ def _torch() -> Torch:
     try:
         import torch
     except (ImportError, OSError, ValueError) as error:  # a library that it needs is not there
-        return Torch(error=f"{type(error).__name__}: {error}")
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        return Torch() if is_missing else Torch(error=f"{type(error).__name__}: {error}")
     return Torch(version=torch.__version__, cuda=torch.version.cuda)

@@ -126,8 +126,6 @@ def cpu_finding(config: RunConfig, machine: Machine, size: ModelSize | None, num
 def _driver(machine: Machine) -> Finding:
     """Whether the installed torch can use the GPUs at all."""
     torch = machine.torch
-    if torch.error:
-        return problem("cuda", f"torch cannot be imported ({torch.error})", _GPU_LOCK)
     if torch.cuda is None:
         return problem("cuda", f"torch {torch.version} is a build for CPUs", _GPU_LOCK)
     least = LEAST_DRIVERS.get(int(torch.cuda.partition(".")[0]), 0)

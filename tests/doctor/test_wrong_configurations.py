@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from model_folders import BERT, LLAMA, write_model
 
 from hydra_ray.cli import main
 from hydra_ray.config import PlantedConfig
-from hydra_ray.doctor.machine import Machine
+from hydra_ray.doctor.machine import Machine, Torch
 from hydra_ray.lamp.planted import write_planted
 
 LABELS = ["hardware", "software", "billing"]
@@ -256,6 +256,11 @@ def torch_for_cpus(setup: Setup) -> None:
     setup.be_on(machine(RTX_4090, cuda=None))
 
 
+def broken_torch(setup: Setup) -> None:
+    error = "OSError: libcudnn.so.9: cannot open shared object file"
+    setup.be_on(replace(ONE_GPU, torch=Torch(error=error)))
+
+
 def little_memory(setup: Setup) -> None:
     setup.be_on(machine(memory_gigabytes=3))
     setup.change(placement={"generator_gpus": 0, "train_gpus_per_worker": 0, "generator_kv_cache_gigabytes": 2})
@@ -304,6 +309,7 @@ WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (old_gpu, "gpu generation", "set generator.dtype=float16"),
     (old_driver, "cuda", "driver 580 or newer"),
     (torch_for_cpus, "cuda", "make install LOCK=gpu"),
+    (broken_torch, "torch", "make a new environment"),
     (little_memory, "memory", "placement.generator_kv_cache_gigabytes"),
     (missing_package, "packages", "pip install 'hydra_ray[gpu]'"),
     (too_few_cores, "profiles: generator", "needs 4 CPU on one node"),
