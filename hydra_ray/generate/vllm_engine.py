@@ -167,8 +167,11 @@ def supports_architecture(architecture: str) -> bool:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(logging.ERROR)  # it logs before it has read the variable
     import transformers
-    from vllm import ModelRegistry
 
+    try:
+        from vllm import ModelRegistry
+    except OSError as error:  # a library that it needs is not there
+        raise ImportError(str(error)) from error
     return architecture in ModelRegistry.get_supported_archs() or hasattr(transformers, architecture)
 
 
