@@ -53,6 +53,25 @@ choose_python() {
         "or name one: make PYTHON=/path/to/python3.11."
 }
 
+has_library() {
+    "$python" -c "import ctypes; ctypes.CDLL('$1')" 2>/dev/null
+}
+
+has_headers() {
+    "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null
+}
+
+# What pip cannot bring: vLLM compiles small functions when it first needs them, and its CPU build reads where memory is.
+require_system() {
+    missing='' debian='' fedora=''
+    found=$(version "$python")
+    command -v "${CXX:-g++}" >/dev/null || missing="$missing, a C++ compiler" debian="$debian g++" fedora="$fedora gcc-c++"
+    has_headers || missing="$missing, Python's headers" debian="$debian python${found#* }-dev" fedora="$fedora python3-devel"
+    [ "$lock" = gpu ] || has_library libnuma.so.1 ||
+        missing="$missing, libnuma.so.1" debian="$debian libnuma1" fedora="$fedora numactl-libs"
+    [ -z "$missing" ] || refuse "${missing#, } must be there first (Debian and Ubuntu: apt install$debian; Fedora: dnf install$fedora)."
+}
+
 pip_install() {
     "$venv/bin/python" -m pip install --quiet --no-deps --require-hashes "$@"
 }
@@ -65,16 +84,7 @@ for other in "$venv"/.installed-*; do
         refuse "$venv has the lock ${other##*-}. Remove it, or install into another folder: make install LOCK=$lock VENV=FOLDER."
 done
 choose_python
-if [ "$lock" = cpu ]; then
-    for library in libnuma.so.1:libnuma1:numactl-libs libstdc++.so.6:libstdc++6:libstdc++; do
-        name=${library%%:*}
-        "$python" -c "import ctypes; ctypes.CDLL('$name')" 2>/dev/null || {
-            packages=${library#*:}
-            refuse "$name is missing, which vLLM's CPU build needs (Debian and Ubuntu: apt install ${packages%:*};" \
-                "Fedora: dnf install ${packages#*:})."
-        }
-    done
-fi
+require_system
 
 [ "$python" = "$venv/bin/python" ] || "$python" -m venv --clear "$venv"
 # An environment whose making was cut off may have none.
@@ -87,5 +97,6 @@ if [ "$lock" = cpu ] && ! pip_install -r "$here/torch-cpu.txt" 2>/dev/null; then
 fi
 pip_install -r "$here/build.txt"
 DS_BUILD_OPS=0 pip_install --no-build-isolation -r "$here/$lock.txt"
-"$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable "$here/.."
+# setuptools warns of editable installations as such.
+PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable "$here/.."
 touch "$venv/.installed-$lock"

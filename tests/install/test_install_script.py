@@ -12,13 +12,14 @@ import pytest
 from lock_files import REQUIREMENTS, ROOT
 
 # What the script itself calls.
-TOOLS = ("sh", "dirname", "grep", "tail", "touch", "uname")
+TOOLS = ("sh", "dirname", "g++", "grep", "tail", "touch", "uname")
 # Answers what the script asks a Python, and notes that it was chosen.
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 *sys.implementation*) [ -n "{version}" ] && echo "{version}" ;;
 *ensurepip*) {has_venv} ;;
 *CDLL*) {has_libraries} ;;
+*Python.h*) {has_headers} ;;
 *venv*) echo {name} > "{chosen}"; exit 3 ;;
 esac
 """
@@ -35,9 +36,9 @@ class Machine:
         """The Python that was told to make the environment."""
         return (self.folder / "chosen").read_text().strip()
 
-    def add(self, name: str, version: str = "", *, has_venv: bool = True, has_libraries: bool = True) -> None:
+    def add(self, name: str, version: str = "", **has: bool) -> None:
         """Put a Python on the path; without a version it is a command that does not run, as pyenv leaves them."""
-        answers = {"has_venv": str(has_venv).lower(), "has_libraries": str(has_libraries).lower()}
+        answers = {each: str(has.get(each, True)).lower() for each in ("has_venv", "has_libraries", "has_headers")}
         path = self.folder / "bin" / name
         path.write_text(FAKE_PYTHON.format(name=name, version=version, chosen=self.folder / "chosen", **answers))
         path.chmod(0o755)
@@ -136,10 +137,18 @@ def test_named_python_that_does_not_fit_is_refused_by_name(machine: Machine, fou
     )
 
 
-def test_missing_library_is_told_with_its_package(machine: Machine):
-    machine.add("python3.11", version(11), has_libraries=False)
-    assert "libnuma.so.1 is missing" in (said := machine.refusal())
-    assert "apt install libnuma1" in said
+def test_everything_missing_is_told_at_once_with_its_packages(machine: Machine):
+    (machine.folder / "bin" / "g++").unlink()
+    machine.add("python3.12", version(12), has_libraries=False, has_headers=False)
+    said = machine.refusal()
+    assert "a C++ compiler, Python's headers, libnuma.so.1 must be there first" in said
+    assert "apt install g++ python3.12-dev libnuma1;" in said
+
+
+def test_gpu_lock_does_without_the_cpu_builds_library(machine: Machine):
+    machine.add("python3.12", version(12), has_libraries=False)
+    machine.install("gpu")
+    assert machine.chosen == "python3.12"
 
 
 def test_unknown_lock_is_refused(machine: Machine):
