@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
 from hydra_ray.local_store import forbidden
-from hydra_ray.stores import is_uri, store_of
+from hydra_ray.stores import is_uri, require_supported, store_of
 
 COUNTERS_KEY = b"hydra_ray.counters"
 """Key in a Parquet file's schema metadata under which a part keeps its counters, as JSON."""
@@ -31,8 +31,9 @@ def require_absolute(location: str, setting: str) -> str:
     """`location`, if it means the same on every machine and from every working directory.
 
     Raises:
-        ConfigError: it is a relative path.
+        ConfigError: it is a relative path, or in a store that is not supported.
     """
+    require_supported(location)
     if is_uri(location) or os.path.isabs(location):
         return location
     raise ConfigError(

@@ -47,9 +47,22 @@ def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
     Raises:
         ConfigError: there is no such store, or the location carries credentials.
     """
+    require_supported(location)
+    if not is_uri(location):
+        return _LOCAL, location
+    path = location[len("s3://") :]
+    return s3_store(path), path
+
+
+def require_supported(location: str) -> None:
+    """Refuse a location in a store of another kind; no store is asked.
+
+    Raises:
+        ConfigError: there is no such store, or the location carries credentials.
+    """
     match = _URI.match(location)
     if match is None:
-        return _LOCAL, location
+        return
     # A secret may hold a slash, so that what is left of it looks like a bucket with a port.
     if re.search("[@:]", match["bucket"]) or re.search("[?#]", location):
         raise ConfigError(
@@ -59,9 +72,7 @@ def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
         )
     if match["scheme"] != "s3" or not match["bucket"]:
         raise ConfigError(
-            f"{location!r} is in no store that is supported: expected an absolute path (of a disk or of a shared file "
-            "system that every node mounts), or s3://bucket/folder, in S3 or a store that speaks its protocol, which "
-            "storage.endpoint names. Copy the files to one of these, or mount the other store."
+            f"{location!r} is in no store that is supported: expected an absolute path or s3://bucket/folder, which is "
+            "in S3 or in a store that speaks its protocol (storage.endpoint). Copy the files to one of these, or mount "
+            "the other store on every node and give the path."
         )
-    path = location[len("s3://") :]
-    return s3_store(path), path

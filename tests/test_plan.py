@@ -18,6 +18,21 @@ def fingerprints(config: RunConfig) -> dict[str, str]:
 BEFORE = fingerprints(run_config())
 
 
+@pytest.mark.parametrize("scheme", ["gs", "abfs", "az", "hf", "https"])
+@pytest.mark.parametrize("setting", ["storage.root", "lamp.users_files", "lamp.root"])
+def test_a_store_that_is_not_supported_is_refused_by_name_wherever_it_is_given(setting: str, scheme: str):
+    location = f"{scheme}://bucket/folder"
+    own = {"task": "LaMP_2N", "planted": None, "users_files": [f"{location}/users.jsonl"]}
+    lamp = {"task": "LaMP_2N", "planted": None, "root": location}
+    config = {
+        "storage.root": run_config(location),
+        "lamp.users_files": run_config(lamp=own),
+        "lamp.root": run_config(lamp=lamp),
+    }[setting]
+    with pytest.raises(ConfigError, match=f"{scheme}://bucket/folder.*s3://bucket/folder"):
+        plan_run(config)
+
+
 @pytest.fixture
 def lamp_4(tmp_path: Path) -> str:
     """A folder with the files of a task; planning reads nothing of them but their fingerprints."""

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra_ray.errors import HydraError, ModelError
-from hydra_ray.models.content import CONFIG, content_of, model_files, require_model, require_whole, weight_files
+from hydra_ray.models.content import (
+    CONFIG,
+    Content,
+    content_of,
+    model_files,
+    require_model,
+    require_whole,
+    weight_files,
+)
 from hydra_ray.models.folder import content_in, former_identity, identity_of
 from hydra_ray.models.node_cache import cache_folder, file_digest, write_whole
 from hydra_ray.s3_store import S3Store, StoredObject, unreachable
@@ -80,10 +88,13 @@ class StoredModel:
             return self._bring(with_weights=with_weights)
 
     def identity(self, *, with_weights: bool) -> str:
-        """Return what the model must hold, or what it holds, for which it is brought."""
+        """Return what the model must hold, or what it holds, for which it is brought or, without room, read through."""
         if self.content:
             return identity_of(self.content)
-        return identity_of(_content(_read_marker(self.bring(with_weights=with_weights)) or {}))
+        try:
+            return identity_of(_content(_read_marker(self.bring(with_weights=with_weights)) or {}))
+        except _NoRoomError:
+            return identity_of(self._read_through(with_weights=with_weights))
 
     def former_identity(self) -> str:
         """Return what the identity of a copy in a folder was before it was its content."""
@@ -123,6 +134,20 @@ class StoredModel:
                 "the run with the one it is to use."
             )
         return folder
+
+    def _read_through(self, *, with_weights: bool) -> Content:
+        """What the model holds, of which nothing is kept: whoever plans a run need not be able to load it."""
+        _LOG.info("reading %s through, for which there is no room here, to learn its content", self.location)
+        digests: dict[str, str] = {}
+        for name, listed in self._wanted(with_weights=with_weights).items():
+            digest = hashlib.sha256()
+            with _said_of(self.location):
+                store, path = _store(f"{self.location}/{name}")
+                for chunk in _chunks(store, path, range(0, listed.num_bytes, CHUNK_BYTES), listed.num_bytes):
+                    digest.update(chunk)
+                _require_unchanged(store, path, listed)
+            digests[name] = digest.hexdigest()
+        return content_of(digests)
 
     def _wanted(self, *, with_weights: bool) -> dict[str, StoredObject]:
         objects = self._objects()
@@ -189,41 +214,18 @@ class _Delivery:
         target, journal = self.folder / name, self._journal(name)
         size = self.wanted[name].num_bytes
         start = _keep_good(target, journal)
-        offsets = range(start, size, CHUNK_BYTES)
-        target.touch()
-        if not offsets:
-            return
-        with _reading(path):
-            source = store.arrow.open_input_file(path)
-        with (
-            source,
-            ThreadPoolExecutor(_CHUNKS_AT_ONCE) as pool,
-            target.open("ab") as file,
-            journal.open("ab") as log,
-        ):
-
-            def read(offset: int) -> bytes:
-                wanted = min(CHUNK_BYTES, size - offset)
-                with _reading(path):
-                    chunk = source.read_at(wanted, offset)
-                    if len(chunk) != wanted:
-                        raise EOFError(f"got {len(chunk)} bytes at {offset}, expected {wanted}")
-                return chunk
-
-            for first in range(0, len(offsets), _CHUNKS_AT_ONCE):
-                for chunk in pool.map(read, offsets[first : first + _CHUNKS_AT_ONCE]):
-                    _append(file, chunk)
-                    _append(log, zlib.crc32(chunk).to_bytes(_CRC_BYTES))
+        with target.open("ab") as file, journal.open("ab") as log:
+            for chunk in _chunks(store, path, range(start, size, CHUNK_BYTES), size):
+                _append(file, chunk)
+                _append(log, zlib.crc32(chunk).to_bytes(_CRC_BYTES))
 
     def _compare(self, store: S3Store, path: str, name: str, digests: Mapping[str, str]) -> None:
         """Check that the object is still the one that was listed, and that the file is what the store says it is."""
-        now, then = store.describe(path), self.wanted[name]
-        if now is None or now.etag != then.etag:
+        try:
+            now = _require_unchanged(store, path, self.wanted[name])
+        except ModelError:
             self._drop(name)
-            raise ModelError(
-                f"s3://{path} was changed while it was brought here. Put models that differ in different folders, and "
-                "run again when nobody writes there."
-            )
+            raise
         for kind, expected in (("md5", now.md5), ("sha256", now.sha256)):
             if expected is not None and digests[kind] != expected:
                 self._drop(name)
@@ -248,13 +250,48 @@ class _Delivery:
         if num_bytes > shutil.disk_usage(self.folder).free:
             raise self._no_room(num_bytes)
 
-    def _no_room(self, num_bytes: int) -> ModelError:
+    def _no_room(self, num_bytes: int) -> "_NoRoomError":
         free = shutil.disk_usage(self.folder).free
-        return ModelError(
+        return _NoRoomError(
             f"{self.location} needs {num_bytes / 1e9:.2f} GB more on this node, and {free / 1e9:.2f} GB are free at "
             f"{self.folder.parent}. Free space there, or set HYDRA_CACHE_DIR to a folder on a larger disk; what came "
             "is kept."
         )
+
+
+class _NoRoomError(ModelError):
+    """A node has no room for a model."""
+
+
+def _chunks(store: S3Store, path: str, offsets: range, size: int) -> Iterator[bytes]:
+    """Read an object from each offset to the next, several at once; they come in their order."""
+    if not offsets:
+        return
+    with _reading(path):
+        source = store.arrow.open_input_file(path)
+
+    def read(offset: int) -> bytes:
+        wanted = min(CHUNK_BYTES, size - offset)
+        with _reading(path):
+            chunk = source.read_at(wanted, offset)
+            if len(chunk) != wanted:
+                raise EOFError(f"got {len(chunk)} bytes at {offset}, expected {wanted}")
+        return chunk
+
+    with source, ThreadPoolExecutor(_CHUNKS_AT_ONCE) as pool:
+        for first in range(0, len(offsets), _CHUNKS_AT_ONCE):
+            yield from pool.map(read, offsets[first : first + _CHUNKS_AT_ONCE])
+
+
+def _require_unchanged(store: S3Store, path: str, listed: StoredObject) -> StoredObject:
+    """Check that an object is still the one that was listed; returns what the store knows of it."""
+    now = store.describe(path)
+    if now is None or now.etag != listed.etag:
+        raise ModelError(
+            f"s3://{path} was changed while it was read. Put models that differ in different folders, and run again "
+            "when nobody writes there."
+        )
+    return now
 
 
 def _append(file: Any, content: bytes) -> None:
@@ -315,7 +352,7 @@ def _read_marker(folder: Path) -> dict[str, dict[str, Any]] | None:
     return None
 
 
-def _content(told: Mapping[str, Mapping[str, Any]]) -> Any:
+def _content(told: Mapping[str, Mapping[str, Any]]) -> Content:
     return content_of({name: each["sha256"] for name, each in told.items()})
 
 

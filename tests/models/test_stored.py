@@ -187,7 +187,7 @@ def test_an_object_changed_while_it_is_brought_is_refused_by_name(uploaded, node
         return plain(target, journal)
 
     monkeypatch.setattr(stored, "_read_back", change)
-    with pytest.raises(ModelError, match=r"/small/(model.safetensors|tokenizer.json) was changed while"):
+    with pytest.raises(ModelError, match=r"/small/(model.safetensors|tokenizer.json) was changed while it was read"):
         resolve_model(uploaded.location)
     monkeypatch.undo()
     monkeypatch.setenv("HYDRA_CACHE_DIR", str(node("node-1").parent))
@@ -217,6 +217,8 @@ def test_a_model_for_which_there_is_no_room_is_not_begun(uploaded, node, monkeyp
     monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 5 * MEGABYTE))
     with pytest.raises(ModelError, match=r"needs 0.01 GB more on this node, and 0.01 GB are free .*HYDRA_CACHE_DIR"):
         resolve_model(uploaded.location)
+    assert not list(node("node-1").glob("small-*/model.safetensors"))
+    assert model_identity(uploaded.location) == model_identity(str(uploaded.folder)), "planning needs no room"
     assert not list(node("node-1").glob("small-*/model.safetensors"))
 
 
