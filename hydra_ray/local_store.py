@@ -32,6 +32,8 @@ class LocalStore:
             found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError as error:
+            raise forbidden(path) from error
         return None if os.path.isdir(path) else (found.st_size, found.st_mtime_ns)
 
     def present(self, paths: Iterable[str]) -> list[bool]:
@@ -54,7 +56,7 @@ class LocalStore:
 
     def remove_file(self, path: str) -> None:
         """Remove a file, if it is there."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(path)
 
     def remove_folder(self, path: str) -> None:
@@ -120,6 +122,14 @@ class LocalStore:
             raise _unwritten(path, error) from error
         finally:
             self.remove_file(temporary)
+
+
+def forbidden(location: str) -> StorageError:
+    """What is said where a file is there, or may be, and must not be read."""
+    return StorageError(
+        f"{location} may not be read (permission denied): give this program's user the right to read it, and to enter "
+        "the folders above it"
+    )
 
 
 def _unwritten(path: str, error: OSError) -> StorageError:

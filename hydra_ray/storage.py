@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
+from hydra_ray.local_store import forbidden
 from hydra_ray.stores import is_uri, require_supported, store_of
 
 COUNTERS_KEY = b"hydra_ray.counters"
@@ -306,6 +307,8 @@ def _reading(location: str) -> Iterator[None]:
         raise StorageError(f"no file at {location}. {_MISSING}") from error
     except StorageError:
         raise
+    except PermissionError as error:
+        raise forbidden(location) from error
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DamagedError(f"the table {location} is damaged: {error}. {_ANEW}") from error
     except OSError as error:

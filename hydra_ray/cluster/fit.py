@@ -66,10 +66,15 @@ def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
     }
 
 
-def placement_findings(config: RunConfig, nodes: Sequence[NodeType]) -> list[Finding]:
-    """Where the work of each stage fits, and why some of it does not."""
+def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: int | None = None) -> list[Finding]:
+    """Where the work of each stage fits, and why some of it does not.
+
+    Args:
+        num_parts: buckets that hold users; where they are not known, all may.
+    """
     found = [Finding(name=f"nodes: {node.name}", value=str(node)) for node in nodes]
     found += _driver(nodes)
+    found.append(_copies(config, config.users.num_buckets if num_parts is None else num_parts))
     for stage, needs in stage_needs(config).items():
         found += [_fit(stage, need, nodes) for need in needs]
         found += _deadlock(stage, needs, nodes)
@@ -107,6 +112,19 @@ def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
 def _times(amount: float, each: float) -> int:
     """How often `each` goes into `amount`, Ray's fractions of a core included."""
     return int(amount / each + 1e-9)
+
+
+def _copies(config: RunConfig, num_parts: int) -> Finding:
+    """Whether each copy of the generator has a part to work on."""
+    copies = config.placement.generator_actors
+    said = f"{copies} of the generator for {num_parts} parts with users"
+    if copies <= num_parts:
+        return Finding(name="copies", value=said)
+    if num_parts == config.users.num_buckets:
+        remedy = f"set users.num_buckets={copies} or more: a copy works on one part at a time"
+    else:
+        remedy = f"set placement.generator_actors={num_parts} or fewer: a copy works on one part at a time"
+    return Finding(name="copies", value=said, is_problem=True, remedy=remedy)
 
 
 def _driver(nodes: Sequence[NodeType]) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ class OpenAiEngine:
     def __init__(self, config: GeneratorConfig, api: ApiConfig, turns: Turns):
         self._api, self._turns = api, turns
         self._is_constrained = config.is_constrained and api.has_structured_outputs
-        self._key = _key(api)
+        self._key = key_of(api)
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
         self._num_refused, self._has_answered = 0, False
         for library in ("openai", "httpx", "httpx2", "httpcore"):
@@ -255,7 +255,7 @@ def _taken(found: Answered | Fault, expected: int) -> int:
     return expected if found.kind == FailureKind.TIMEOUT else 0
 
 
-def _key(api: ApiConfig) -> str:
+def key_of(api: ApiConfig) -> str:
     """The endpoint's key; a word where it wants none, since the client must be given one.
 
     Raises:

@@ -9,6 +9,7 @@ measurable against unseeded samples (benchmarks/generate.py).
 
 import gc
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from hydra_ray.models import load_tokenizer, resolve_model
 from hydra_ray.records import Completion, Generation, Request, Token
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.outputs import CompletionOutput
 
@@ -48,7 +50,7 @@ class VllmEngine:
         _set_environment(placement)  # before anything imports torch
         self._tokenizer = load_tokenizer(config.model)
         if task is not None:
-            self._check_labels(task)
+            require_labels_fit(task, self._tokenizer, config)
         self.llm = _load(config, placement)
         """The loaded model, for measuring it without this class."""
 
@@ -88,15 +90,6 @@ class VllmEngine:
         del self.llm
         cleanup_dist_env_and_memory()
         gc.collect()
-
-    def _check_labels(self, task: Task) -> None:
-        for label in task.labels:
-            num_tokens = len(self._tokenizer(label, add_special_tokens=False)["input_ids"])
-            if num_tokens > task.max_tokens:
-                raise ConfigError(
-                    f"the label {label!r} of task {task.name} has {num_tokens} tokens in {self._config.model}, but "
-                    f"answers are cut at lamp.task.max_tokens={task.max_tokens}: raise it."
-                )
 
     def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Prompt], list[Completion]]:
         """The requests that can be run, and completions with an error for the others."""
@@ -148,6 +141,38 @@ class VllmEngine:
             structured_outputs=StructuredOutputsParams(choice=list(request.choices)) if is_constrained else None,
             logprobs=request.num_top_tokens,  # 0: only those of the tokens that were written
         )
+
+
+def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig) -> None:
+    """Refuse a task of which an answer is cut before its label ends.
+
+    Raises:
+        ConfigError: naming the label.
+    """
+    for label in task.labels:
+        num_tokens = len(tokenizer(label, add_special_tokens=False)["input_ids"])
+        if num_tokens > task.max_tokens:
+            raise ConfigError(
+                f"the label {label!r} of task {task.name} has {num_tokens} tokens in {config.model}, but answers are "
+                f"cut at lamp.task.max_tokens={task.max_tokens}: raise it."
+            )
+
+
+def supports_architecture(architecture: str) -> bool:
+    """Whether the installed vLLM can load models of an architecture: by code of its own, or by transformers'.
+
+    Raises:
+        ImportError: vLLM cannot be imported.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it logs before it has read the variable
+    import transformers
+
+    try:
+        from vllm import ModelRegistry
+    except OSError as error:  # a library that it needs is not there
+        raise ImportError(str(error)) from error
+    return architecture in ModelRegistry.get_supported_archs() or hasattr(transformers, architecture)
 
 
 def _load(config: GeneratorConfig, placement: PlacementConfig) -> "LLM":

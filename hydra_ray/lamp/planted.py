@@ -56,6 +56,11 @@ def preference(config: PlantedConfig, split: str, index: int) -> tuple[str, ...]
     return tuple(PLANTED_LABELS[place] for place in places)
 
 
+def planted_id(split: str, index: int) -> str:
+    """The id of user `index` of a split, as in LaMP's files."""
+    return f"{split}-{index:07d}"
+
+
 def write_planted(config: PlantedConfig, folder: Path) -> None:
     """Write the sample's questions and outputs into `folder`, one user at a time."""
     for split, num_users in ((TRAIN_SPLIT, config.num_train_users), (NEW_SPLIT, config.num_new_users)):
@@ -77,7 +82,7 @@ def _sample(config: PlantedConfig, split: str, index: int) -> tuple[dict[str, An
     """A user in LaMP's format, and the target of the one query that the format has room for."""
     random = Random(f"sample {config.seed} {split} {index}")
     ranking = preference(config, split, index)
-    sample_id = f"{split}-{index:07d}"
+    sample_id = planted_id(split, index)
     profile: list[dict[str, str]] = []
     for number in range(config.num_records):
         description, label = _description(random, ranking)

@@ -69,7 +69,7 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
         return [_file_fingerprint(location) for location in config.users_files]
-    required = [questions_location(config.root, split) for split in _splits(config)]
+    required = [questions_location(config.root, split) for split in splits_of(config)]
     if config.train_split is not None:
         required.append(outputs_location(config.root, config.train_split))
     optional = outputs_location(config.root, config.new_split)
@@ -77,7 +77,7 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
     return [*(_file_fingerprint(location) for location in required), last]
 
 
-def _splits(config: LampConfig) -> dict[str, bool]:
+def splits_of(config: LampConfig) -> dict[str, bool]:
     """The splits to read, each with whether its users are new."""
     splits = {config.train_split: False, config.new_split: True}
     return {split: is_new for split, is_new in splits.items() if split is not None}
@@ -207,14 +207,23 @@ class _Spill:
 def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> None:
     lamp, max_users = config.lamp, config.users.max_users
     if lamp.planted is not None:
-        if task.name != "planted":
-            raise ConfigError(f"lamp.planted needs lamp.task planted, got {task.name}")
+        require_planted(task)
         write_planted(lamp.planted, folder)
         _spill_lamp(task, str(folder), {TRAIN_SPLIT: False, NEW_SPLIT: True}, max_users, spill)
     elif lamp.root is not None:
-        _spill_lamp(task, lamp.root, _splits(lamp), max_users, spill)
+        _spill_lamp(task, lamp.root, splits_of(lamp), max_users, spill)
     else:
         _spill_own(task, lamp.users_files, max_users, spill)
+
+
+def require_planted(task: Task) -> None:
+    """Refuse any other task for a planted sample.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    if task.name != "planted":
+        raise ConfigError(f"lamp.planted needs lamp.task planted, got {task.name}")
 
 
 def _spill_lamp(task: Task, root: str, splits: Mapping[str, bool], max_users: int | None, spill: _Spill) -> None:
@@ -350,5 +359,7 @@ def _file_fingerprint(location: str) -> str:
     if storage.is_uri(location):
         size, changed = storage.file_state(location)
         return f"{location}:{size}:{changed}"
-    with open(location, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    with storage.open_input(location) as file:
+        # pyarrow's files have `readinto`, of which their type does not tell.
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # pyright: ignore[reportArgumentType]
+        return digest.hexdigest()

@@ -67,6 +67,10 @@ class Model(Protocol):
         """Return the size of the weights, which are not brought for it; None where it cannot be told."""
         ...
 
+    def missing_bytes(self) -> int:
+        """Return how much would still have to be brought to this node; 0 where it cannot be told."""
+        ...
+
 
 def open_model(spec: str) -> Model:
     """Return the model that `spec` names; nothing of it is looked at yet.

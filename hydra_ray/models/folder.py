@@ -82,3 +82,7 @@ class FolderModel:
     def weight_bytes(self) -> int | None:
         """Return the size of the weights; None where there are none."""
         return folder_weight_bytes(self.folder) or None
+
+    def missing_bytes(self) -> int:
+        """Return 0: the model is on this node."""
+        return 0

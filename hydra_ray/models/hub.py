@@ -105,6 +105,13 @@ class HubModel:
             return self._cached()
         return self._download({name: listed[name] for name in self._wanted(listed, with_weights)})
 
+    def missing_bytes(self) -> int:
+        """Return the size of the files that are not in this node's cache."""
+        listed = None if self._here(with_weights=True) else self._listed()
+        if listed is None:
+            return 0
+        return sum(listed[name].size for name in self._wanted(listed, True) if self._cached_file(name) is None)
+
     def _wanted(self, listed: Mapping[str, Any], with_weights: bool) -> list[str]:
         require_model(listed, self.spec, with_weights=with_weights)
         return model_files(listed, with_weights=with_weights)

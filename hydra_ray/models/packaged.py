@@ -69,6 +69,10 @@ class PackagedModel:
         folder = self._carried() or self._conversion()
         return sum((folder / name).stat().st_size for name in weight_files(names_below(folder))) or None
 
+    def missing_bytes(self) -> int:
+        """Return 0: the model is on this node."""
+        return 0
+
     def _carried(self) -> Path | None:
         """The Hugging Face folder, if the package carries one."""
         configs = sorted(_folder(self.name).rglob(CONFIG), key=lambda path: len(path.parts))

@@ -108,10 +108,19 @@ class StoredModel:
         objects = self._objects()
         return sum(objects[name].num_bytes for name in weight_files(objects)) or None
 
+    def missing_bytes(self) -> int:
+        """Return the size of the model, unless it was brought."""
+        wanted = self._wanted(with_weights=True)
+        return 0 if _is_whole(self._place(wanted)) else sum(each.num_bytes for each in wanted.values())
+
+    def _place(self, wanted: Mapping[str, StoredObject]) -> Path:
+        """The folder of this node for what is wanted of the model as it is in the store now."""
+        name = self.location.rstrip("/").rpartition("/")[2]
+        return cache_folder() / f"{name}-{_version(self.location, wanted)}"
+
     def _bring(self, *, with_weights: bool) -> Path:
         wanted = self._wanted(with_weights=with_weights)
-        name = self.location.rstrip("/").rpartition("/")[2]
-        folder = cache_folder() / f"{name}-{_version(self.location, wanted)}"
+        folder = self._place(wanted)
         if not _is_whole(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with alone(folder):

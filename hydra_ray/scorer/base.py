@@ -38,7 +38,7 @@ class Base(nn.Module):
         hidden = encoder.config.hidden_size
         if shape.width > hidden:
             raise ConfigError(f"base.width is {shape.width}, more than the encoder's own {hidden}")
-        require_length(encoder, shape.max_text_tokens, "base.max_text_tokens")
+        require_length(encoder.config, shape.max_text_tokens, "base.max_text_tokens")
         self.encoder: PreTrainedModel = encoder
         self.tokenizer = tokenizer
         self.shape = shape

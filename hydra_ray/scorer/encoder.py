@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.models import resolve_model
@@ -33,7 +33,7 @@ def open_encoder(spec: str, max_text_tokens: int) -> Callable[[Sequence[str]], N
         ModelError: there is no encoder.
     """
     encoder, tokenizer = load_encoder(resolve_model(spec))
-    require_length(encoder, max_text_tokens, "retrieve.max_text_tokens")
+    require_length(encoder.config, max_text_tokens, "retrieve.max_text_tokens")
     encoder.requires_grad_(False)
     encoder.train(False)
 
@@ -67,15 +67,17 @@ def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
     return encoder, tokenizer
 
 
-def require_length(encoder: PreTrainedModel, max_text_tokens: int, setting: str) -> None:
-    """Refuse texts that are longer than the encoder can read.
+def require_length(config: PretrainedConfig, max_text_tokens: int, setting: str) -> None:
+    """Refuse texts that are longer than the encoder of this configuration can read.
 
     Raises:
         ConfigError: naming the `setting` that is too large.
     """
-    limit = getattr(encoder.config, "max_position_embeddings", max_text_tokens)
+    limit = getattr(config, "max_position_embeddings", max_text_tokens)
     if max_text_tokens > limit:
-        raise ConfigError(f"{setting} is {max_text_tokens}, but the encoder reads at most {limit}")
+        raise ConfigError(
+            f"{setting} is {max_text_tokens}, but the encoder reads at most {limit}: set {setting}={limit} or less"
+        )
 
 
 def pool(

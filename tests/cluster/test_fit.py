@@ -169,3 +169,15 @@ def placed_by_ray(bundle: Bundle, nodes: list[NodeType], count: int) -> float:
 
 def test_a_bundle_that_reserves_nothing_always_fits():
     assert room(Bundle(cpus=0), node(0)) == inf
+
+
+def test_copies_of_the_generator_without_a_part_are_a_problem():
+    nodes = [NodeType(name="node", resources={"CPU": 16}, is_head=True)]
+    config = run_config(placement={"generator_actors": 8}, users={"num_buckets": 4})
+    (wrong,) = [finding for finding in placement_findings(config, nodes) if finding.is_problem]
+    assert wrong.name == "copies"
+    assert wrong.remedy.startswith("set users.num_buckets=8")
+    many = run_config(placement={"generator_actors": 8}, users={"num_buckets": 64})
+    assert not any(finding.is_problem for finding in placement_findings(many, nodes))
+    (wrong,) = [finding for finding in placement_findings(many, nodes, num_parts=3) if finding.is_problem]
+    assert wrong.remedy.startswith("set placement.generator_actors=3")

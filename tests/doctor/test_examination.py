@@ -1,4 +1,6 @@
-from hydra_ray.doctor import examine
+from without_packages import command_without, modules_of
+
+from hydra_ray.doctor.examination import examine
 from hydra_ray.findings import Finding
 
 
@@ -18,3 +20,12 @@ def test_what_is_installed_as_pinned_is_fine():
 
 def test_a_finding_reads_as_a_line():
     assert str(Finding(name="ray", value="2.0", is_problem=True, remedy="upgrade")).endswith("-> upgrade")
+
+
+def test_a_light_client_is_told_what_to_install_for_a_run():
+    for arguments in (["doctor"], ["doctor", "tour"]):
+        done = command_without(modules_of("cpu"), *arguments)
+        assert "Traceback" not in done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "PROBLEM packages" in done.stdout
+    assert "pip install 'hydra_ray[api]'" in done.stdout

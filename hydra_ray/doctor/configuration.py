@@ -1,0 +1,114 @@
+"""Everything that a run's configuration asks of this machine, looked at before anything is started or paid."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hydra_ray.api import configured
+from hydra_ray.cluster.fit import placement_findings
+from hydra_ray.cluster.nodes import NodeType
+from hydra_ray.config import RunConfig, Task, load_config
+from hydra_ray.doctor.endpoint import endpoint_findings
+from hydra_ray.doctor.machine import Machine, broken_torch
+from hydra_ray.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
+from hydra_ray.doctor.model_files import ModelDescription
+from hydra_ray.doctor.models import encoder_findings, generator_finding
+from hydra_ray.doctor.packages import missing_packages, package_versions
+from hydra_ray.doctor.room import disks_of, needs_of, room_findings, storage_finding
+from hydra_ray.doctor.users import SeenUsers, users_finding
+from hydra_ray.errors import HydraError
+from hydra_ray.findings import Finding, problem, unusable
+from hydra_ray.lamp.tasks import task_of
+from hydra_ray.stores import reach
+from hydra_ray.teacher import read_teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Models:
+    """The models of a run that can be used."""
+
+    generator: ModelDescription | None
+    encoders: Sequence[ModelDescription]
+
+
+def examine_configuration(
+    path: str, overrides: Sequence[str], machine: Machine, *, is_called: bool = False
+) -> list[Finding]:
+    """What is right or wrong with a configuration on a machine; no problem means that a run of it can start.
+
+    Args:
+        path: of the YAML file.
+        overrides: settings to change.
+        is_called: whether to make one call to the endpoint, if one is the generator.
+    """
+    try:
+        given = load_config(path, overrides)
+        task = task_of(given.lamp)
+        config = configured(given)
+        reach(config.storage)
+        read_teacher(config)
+    except HydraError as error:
+        return [unusable("configuration", path, error)]
+    found = [Finding(name="configuration", value=f"{path}: run {config.run}, task {task.name}")]
+    if (missing := missing_packages(config)) is not None:
+        return [*found, missing]
+    if machine.torch.error:
+        return [*found, broken_torch(machine.torch)]
+    found += package_versions(config)
+    about_models, models = _examine_models(config, task)
+    found += about_models
+    about_users, seen = users_finding(config, task)
+    found += [about_users, *endpoint_findings(config.generator, is_called=is_called)]
+    stored = storage_finding(config.storage.root, given.storage.root)
+    found.append(stored)
+    if seen is not None and not stored.is_problem:
+        found += _examine_room(config, seen, models)
+    return [*found, *_examine_work(config, machine, models, seen)]
+
+
+def _examine_models(config: RunConfig, task: Task) -> tuple[list[Finding], _Models]:
+    from hydra_ray.generate.vllm_engine import supports_architecture
+
+    try:
+        about_generator, generator = generator_finding(config, task, supports_architecture)
+    except ImportError as error:
+        remedy = f"install it anew from the lock for this machine: {error}"
+        about_generator, generator = problem("generator", "vLLM cannot be imported", remedy), None
+    about_encoders, encoders = encoder_findings(config)
+    return [about_generator, *about_encoders], _Models(generator=generator, encoders=encoders)
+
+
+def _examine_room(config: RunConfig, seen: SeenUsers, models: _Models) -> Iterator[Finding]:
+    needs = needs_of(config, seen, models.generator, models.encoders)
+    return room_findings(needs, disks_of(needs))
+
+
+def _examine_work(config: RunConfig, machine: Machine, models: _Models, seen: SeenUsers | None) -> Iterator[Finding]:
+    """Whether the run's work has room on this machine: GPUs, memory, and what Ray counts."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        remedy = "whether it fits there: hydra-ray doctor --cluster CONFIG, and cluster/check.py"
+        yield Finding(name="work", value=f"on the cluster at {address}, which RAY_ADDRESS names", remedy=remedy)
+        return
+    size = size_of(models.generator, config.generator.dtype) if models.generator else None
+    num_parts = config.users.num_buckets if seen is None else seen.num_parts(config)
+    yield from gpu_findings(config, machine, size)
+    num_copies = min(config.placement.generator_actors, num_parts)
+    if (on_cpu := cpu_finding(config, machine, size, num_copies)) is not None:
+        yield on_cpu
+    yield from _examine_placement(config, machine, num_parts)
+
+
+def _examine_placement(config: RunConfig, machine: Machine, num_parts: int) -> list[Finding]:
+    """What does not fit, once where several stages say the same, and one finding where all fits."""
+    # GPUs that are not here at all are a finding of their own.
+    num_gpus = max([len(machine.gpus), *wants_gpus(config).values()])
+    node = NodeType(name="this machine", resources={"CPU": machine.num_cpus, "GPU": num_gpus}, is_head=True)
+    found = placement_findings(config, [node], num_parts)
+    copies = next(finding for finding in found if finding.name == "copies")
+    wrong: dict[str, Finding] = {}
+    for finding in found:
+        if finding.is_problem and finding is not copies:
+            remedy = f"reserve less in the section placement, or use a larger machine: {finding.remedy}"
+            wrong.setdefault(remedy, problem(finding.name, finding.value, remedy))
+    room = Finding(name="placement", value=f"every stage has room on {machine.num_cpus} CPU cores")
+    return [copies, *(wrong.values() or [room])]

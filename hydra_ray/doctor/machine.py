@@ -1,0 +1,199 @@
+"""What this machine is and has, gathered once: checks are functions of these facts, and so can be tried on machines
+that are not there."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra_ray.findings import Finding, problem
+
+GIGABYTE = 1 << 30
+_MEGABYTE = 1 << 20
+_ENOUGH_MEMORY_GIGABYTES = 8
+_SMI_SECONDS = 20
+"""How long nvidia-smi may take; on a machine with many GPUs and no persistence daemon it starts each of them."""
+_SMI_FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_MEMORY_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU that programs on this machine may use."""
+
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    capability: tuple[int, int]
+    """CUDA's compute capability."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Torch:
+    """The installed PyTorch."""
+
+    version: str = ""
+    """Empty where it is not installed, or cannot be imported."""
+    cuda: str | None = None
+    """The CUDA version that it is built for; None of a build for CPUs."""
+    error: str = ""
+    """Why it cannot be imported, although it is installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a machine is and has."""
+
+    num_cpus: int
+    memory_bytes: int
+    """Of the machine, or of the container that this process runs in."""
+    available_bytes: int
+    """Memory that programs can still get."""
+    gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
+    """Version of NVIDIA's driver; empty where there is none."""
+    torch: Torch = Torch()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """The file system that a folder is on, or will be on. Key: device."""
+
+    device: int
+    free_bytes: int
+    total_bytes: int
+
+
+def this_machine() -> Machine:
+    """The facts of the machine that this process runs on."""
+    gpus, driver = _gpus()
+    total, available = _memory()
+    return Machine(
+        num_cpus=os.cpu_count() or 1,
+        memory_bytes=total,
+        available_bytes=available,
+        gpus=gpus,
+        driver=driver,
+        torch=_torch(),
+    )
+
+
+def disk_of(folder: str) -> Disk:
+    """The file system of a folder; of one that is not there yet, of the nearest folder above it."""
+    place = Path(folder)
+    while not place.is_dir():
+        place = place.parent
+    usage = shutil.disk_usage(place)
+    return Disk(device=place.stat().st_dev, free_bytes=usage.free, total_bytes=usage.total)
+
+
+def gigabytes(num_bytes: float) -> str:
+    """As a person reads it, in units of 2^30 bytes."""
+    return f"{num_bytes / GIGABYTE:.1f} GB"
+
+
+def machine_findings(machine: Machine) -> Iterator[Finding]:
+    """What a machine has, whatever it is to run."""
+    yield Finding(name="python", value=".".join(map(str, sys.version_info[:3])))
+    if machine.torch.error:
+        yield broken_torch(machine.torch)
+    yield Finding(name="cpu cores", value=str(machine.num_cpus))
+    names = ", ".join(f"{gpu.name} ({gigabytes(gpu.memory_bytes)})" for gpu in machine.gpus)
+    driver = f"; driver {machine.driver}" if machine.driver else ""
+    yield Finding(name="gpus", value=(names or "none: everything runs on the CPU") + driver)
+    memory = f"{gigabytes(machine.available_bytes)} of {gigabytes(machine.memory_bytes)} free"
+    if machine.memory_bytes < _ENOUGH_MEMORY_GIGABYTES * GIGABYTE:
+        yield problem("memory", memory, f"the demo needs {_ENOUGH_MEMORY_GIGABYTES} GB")
+    else:
+        yield Finding(name="memory", value=memory)
+    disk = disk_of(str(Path.home()))
+    yield Finding(name="disk (home)", value=f"{gigabytes(disk.free_bytes)} of {gigabytes(disk.total_bytes)} free")
+
+
+def broken_torch(torch: Torch) -> Finding:
+    """What to do about a PyTorch that cannot be imported."""
+    remedy = "it is a build that lacks its libraries: make a new environment (README, Install)"
+    return problem("torch", f"cannot be imported ({torch.error})", remedy)
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes in all, and those that can still be had."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES")
+    available = _linux_available() or total
+    limit, used = _first_number(_MEMORY_LIMITS), _first_number(_MEMORY_USES)
+    if limit is not None and limit < total:
+        return limit, min(available, limit - min(used or 0, limit))
+    return total, available
+
+
+def _linux_available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _first_number(paths: tuple[str, ...]) -> int | None:
+    """The number in the first of the files that has one: `max` stands for no limit."""
+    for path in paths:
+        try:
+            return int(Path(path).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that this process may use, and the driver's version, as nvidia-smi tells them."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return (), ""
+    return parse_gpus(done.stdout, os.environ.get(_VISIBLE))
+
+
+def parse_gpus(told: str, visible: str | None) -> tuple[tuple[Gpu, ...], str]:
+    """GPUs and the driver's version in what nvidia-smi prints for `_SMI_FIELDS`.
+
+    Args:
+        visible: what CUDA_VISIBLE_DEVICES says, indices or beginnings of UUIDs; None where it is not set.
+    """
+    wanted = None if visible is None else [each.strip() for each in visible.split(",") if each.strip()]
+    found: list[Gpu] = []
+    driver = ""
+    for row in csv.reader(told.splitlines(), skipinitialspace=True):
+        if len(row) != len(_SMI_FIELDS):
+            continue
+        index, uuid, name, total, free, capability, driver = row
+        if wanted is not None and not any(each == index or uuid.startswith(each) for each in wanted):
+            continue
+        if not (total.isdigit() and free.isdigit()):  # as "[N/A]" of a GPU that has no memory of its own
+            continue
+        major, _, minor = capability.partition(".")
+        found.append(
+            Gpu(
+                name=name,
+                memory_bytes=int(total) * _MEGABYTE,
+                free_bytes=int(free) * _MEGABYTE,
+                capability=(int(major), int(minor)),
+            )
+        )
+    return tuple(found), driver
+
+
+def _torch() -> Torch:
+    try:
+        import torch
+    except (ImportError, OSError, ValueError) as error:  # a library that it needs is not there
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        return Torch() if is_missing else Torch(error=f"{type(error).__name__}: {error}")
+    return Torch(version=torch.__version__, cuda=torch.version.cuda)

@@ -1,0 +1,99 @@
+"""What a model's files say of it, without its weights: configuration, tokenizer, and whether the weights are whole."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydra_ray import storage
+from hydra_ray.errors import ModelError
+from hydra_ray.models import Model, open_model
+from hydra_ray.models.hub import HubModel
+from hydra_ray.models.node_cache import cache_folder
+from hydra_ray.models.stored import StoredModel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+_INDEX = ".index.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """A model that has not been loaded. Key: spec."""
+
+    spec: str
+    """As the configuration names it."""
+    config: "PretrainedConfig"
+    tokenizer: "PreTrainedTokenizerBase"
+    weight_bytes: int | None
+    """None where nobody tells."""
+    missing_bytes: int
+    """Of the model, still to be brought to this machine."""
+    cache: str
+    """Folder to which it is brought."""
+
+    @property
+    def architecture(self) -> str:
+        """The class that transformers saved, which tells a generator from an encoder; empty where it is not told."""
+        return next(iter(self.config.architectures or ()), "")
+
+
+def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
+    """What the model `spec` is; a package's GGUF file is converted for this, as the first run would do it.
+
+    Args:
+        with_weights: False where its tokenizer is all that is wanted.
+
+    Raises:
+        ModelError: it is not there or not reachable, is none that transformers knows, or is not whole.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    model = open_model(spec)
+    folder = model.bring(with_weights=False)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{spec} is of no model type that transformers knows ({_first_sentence(error)}): set another one"
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # whatever the tokenizer's own parser raises
+        raise ModelError(
+            f"{spec} has no tokenizer that can be loaded ({_first_sentence(error)}): put the model's tokenizer files "
+            "beside its config.json"
+        ) from error
+    missing = model.missing_bytes() if with_weights else 0
+    if with_weights and not missing:
+        model.bring(with_weights=True)
+    elif isinstance(model, StoredModel):
+        _require_shards(model)
+    return ModelDescription(
+        spec=spec,
+        config=config,
+        tokenizer=tokenizer,
+        weight_bytes=model.weight_bytes() if with_weights else None,
+        missing_bytes=missing,
+        cache=_cache(model),
+    )
+
+
+def _require_shards(model: StoredModel) -> None:
+    """Refuse a model in a store that lacks files of weights which its index lists."""
+    there = storage.list_files(model.location)
+    for index in (name for name in there if name.endswith(_INDEX)):
+        listed = {*storage.read_json(storage.join(model.location, index))["weight_map"].values()}
+        if missing := sorted(listed.difference(there)):
+            raise ModelError(f"{model.location} lacks {len(missing)} of {len(listed)} weights: put {missing[0]} there")
+
+
+def _cache(model: Model) -> str:
+    if isinstance(model, HubModel):
+        from huggingface_hub import constants
+
+        return constants.HF_HUB_CACHE
+    return str(cache_folder())
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")[:200] or type(error).__name__

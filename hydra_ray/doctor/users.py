@@ -1,0 +1,159 @@
+"""Whether a run's users can be read, and how many there are: the run's own readers, on the first rows of each file."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import fmean
+
+from hydra_ray import storage
+from hydra_ray.config import RunConfig, Task
+from hydra_ray.errors import HydraError, InputError
+from hydra_ray.findings import Finding, unusable
+from hydra_ray.lamp.own import read_own
+from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, planted_id
+from hydra_ray.lamp.reading import Sample, questions_location, read_samples, read_targets, user_id_of
+from hydra_ray.lamp.users import require_planted, splits_of
+from hydra_ray.records import Rejected, to_dict
+from hydra_ray.roots import KEY
+from hydra_ray.stages import bucket_of
+
+MAX_ROWS = 200
+"""Rows of each file that are read."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SeenUsers:
+    """What looking at the first users of a run tells."""
+
+    num_users: int = 0
+    """Of the whole run, about, where not all were read."""
+    is_whole: bool = True
+    """Whether all were read."""
+    input_bytes: int = 0
+    """Of the files that they are in."""
+    num_records: list[int] = field(default_factory=list)
+    """Of each user that was read."""
+    ids: list[str] = field(default_factory=list)
+    num_taught: int = 0
+    """Users that were read whose targets may be learned from."""
+    num_new: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def num_parts(self, config: RunConfig) -> int:
+        """Buckets that hold users: exact where all users and the key that divides them are known, else at most."""
+        num_buckets = config.users.num_buckets
+        key = config.users.bucket_key or _root_key(config.storage.root)
+        if self.is_whole and key:
+            return len({bucket_of(each, num_buckets, key) for each in self.ids})
+        return min(num_buckets, self.num_users)
+
+    def add(self, sample: Sample | Rejected) -> None:
+        """Count a user that was read, or was to be."""
+        if isinstance(sample, Rejected):
+            self.rejected.append(sample)
+            return
+        self.ids.append(sample.user.user_id)
+        self.num_records.append(len(sample.user.history))
+        self.num_new += sample.user.is_new
+        self.num_taught += not sample.user.is_new
+
+
+def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | None]:
+    """Whether the users can be read as the task wants them, and what was seen of them; None where they cannot."""
+    seen = SeenUsers()
+    try:
+        if config.lamp.planted is not None:
+            require_planted(task)
+            _plant(config, seen)
+            return Finding(name="users", value=f"{seen.num_users}, made up"), seen
+        if config.lamp.root is not None:
+            _look_at_lamp(config, task, config.lamp.root, seen)
+        else:
+            _look_at_own(config, task, seen)
+        _require_usable(config, seen)
+    except (HydraError, OSError) as error:
+        given = config.lamp.root or next(iter(config.lamp.users_files), "planted")
+        return unusable("users", given, error), None
+    about = "" if seen.is_whole else "about "
+    value = f"{about}{seen.num_users:,}; the first {len(seen.ids)} are as {task.name} wants them"
+    rejected = f", {len(seen.rejected)} malformed ones are left out" if seen.rejected else ""
+    return Finding(name="users", value=value + rejected), seen
+
+
+def num_requests(config: RunConfig, seen: SeenUsers) -> float:
+    """About how many requests a run makes for its users."""
+    drafts, records = config.drafts, fmean(seen.num_records or [0])
+    queries = 1 + min(config.probes.num_pseudo_queries, records)
+    probes = min(config.probes.num_records, records)
+    sampled = (1 + len(drafts.sampled_prompts)) * len(drafts.temperatures)
+    return seen.num_users * (1 + queries * (probes + len(drafts.prompts) + sampled))
+
+
+def _plant(config: RunConfig, seen: SeenUsers) -> None:
+    planted = config.lamp.planted
+    assert planted is not None
+    for split, num_users in ((TRAIN_SPLIT, planted.num_train_users), (NEW_SPLIT, planted.num_new_users)):
+        kept = min(num_users, config.users.max_users or num_users)
+        seen.num_users += kept
+        seen.ids += (user_id_of(split, planted_id(split, index)) for index in range(kept))
+    seen.num_records.append(planted.num_records)
+
+
+def _look_at_lamp(config: RunConfig, task: Task, root: str, seen: SeenUsers) -> None:
+    for split, is_new in splits_of(config.lamp).items():
+        _take(read_samples(task, root, split, is_new), questions_location(root, split), config, seen)
+        for _ in islice(read_targets(root, split), MAX_ROWS):
+            pass
+
+
+def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
+    for location in config.lamp.users_files:
+        _take(read_own(task, location), location, config, seen)
+
+
+def _take(samples: Iterable[Sample | Rejected], location: str, config: RunConfig, seen: SeenUsers) -> None:
+    """Look at the first samples of a file, and estimate how many it has."""
+    found: Iterator[Sample | Rejected] = islice(samples, MAX_ROWS + 1)
+    num_users, lengths = 0, [1]
+    for sample in islice(found, MAX_ROWS):
+        seen.add(sample)
+        num_users += 1
+        if isinstance(sample, Sample):
+            lengths.append(len(json.dumps(to_dict(sample.user))))
+    seen.input_bytes += storage.file_state(location)[0]
+    if next(found, None) is not None:
+        seen.is_whole = False
+        num_users = max(num_users + 1, _num_rows(location, fmean(lengths)))
+    seen.num_users += min(num_users, config.users.max_users or num_users)
+
+
+def _num_rows(location: str, row_bytes: float) -> int:
+    if location.endswith(".parquet"):
+        with storage.open_part(location) as file:
+            return file.metadata.num_rows
+    return round(storage.file_state(location)[0] / row_bytes)
+
+
+def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
+    num_rows = len(seen.rejected) + len(seen.ids)
+    if len(seen.rejected) > config.users.max_rejected_fraction * num_rows:
+        first = seen.rejected[0]
+        raise InputError(
+            f"{len(seen.rejected)} of the first {num_rows} users are malformed, the first one at position "
+            f"{first.position} of {first.source} ({first.reason}): check that lamp.task is the task of these files"
+        )
+    if not seen.is_whole or config.users.num_folds > 1:
+        return
+    if not seen.num_taught and config.taught_by is None:
+        raise InputError("all users are new: some are needed with is_new false, whose targets may be learned from")
+    if not seen.num_new and config.taught_by is None:
+        raise InputError("no user is new: some are needed with is_new true, who are answered")
+
+
+def _root_key(root: str) -> str:
+    """The key that divides users under a root; empty where nothing has been run under it."""
+    try:
+        return (storage.read_if_there(storage.join(root, KEY)) or b"").decode().strip()
+    except (HydraError, OSError):
+        return ""

@@ -1,0 +1,101 @@
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from model_folders import BERT, LLAMA, write_model
+from simulated_hub import Repository, simulated_hub
+
+from hydra_ray import storage
+from hydra_ray.doctor.model_files import describe_model
+from hydra_ray.doctor.models import context_limit
+from hydra_ray.errors import ModelError
+
+SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+
+
+def put(folder: str, root: str, *, without: str = "") -> str:
+    """A copy of a model in the store."""
+    location = f"{root}/models/{uuid.uuid4().hex}"
+    names = [path.name for path in Path(folder).iterdir() if path.name != without]
+    storage.copy_files(folder, location, names)
+    return location
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_a_model_in_a_store_is_described_without_its_weights(s3_root: str, tmp_path: Path):
+    folder = write_model(tmp_path / "model", LLAMA, weight_bytes=1 << 20)
+    found = describe_model(put(folder, s3_root))
+    assert found.architecture == "LlamaForCausalLM"
+    assert found.tokenizer.chat_template
+    assert found.weight_bytes is not None
+    assert found.missing_bytes > found.weight_bytes > 1 << 20
+    assert found.cache == str(tmp_path / "cache" / "models")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_model_that_was_brought_misses_nothing(s3_root: str, tmp_path: Path):
+    from hydra_ray.models import resolve_model
+
+    location = put(write_model(tmp_path / "model", LLAMA), s3_root)
+    resolve_model(location)
+    assert describe_model(location).missing_bytes == 0
+
+
+def test_a_shard_that_is_missing_in_the_store_is_told_before_anything_is_brought(s3_root: str, tmp_path: Path):
+    location = put(write_model(tmp_path / "model", LLAMA, shards=SHARDS), s3_root, without=SHARDS[1])
+    with pytest.raises(ModelError, match=SHARDS[1]):
+        describe_model(location)
+
+
+def test_a_model_of_the_hub_is_described_without_its_weights(tmp_path: Path):
+    folder = Path(write_model(tmp_path / "model", LLAMA, weight_bytes=1 << 20))
+    code = """
+from hydra_ray.doctor.model_files import describe_model
+found = describe_model("org/model")
+print(found.architecture, found.weight_bytes, found.missing_bytes)
+"""
+    with simulated_hub() as hub:
+        hub.repositories["org/model"] = Repository()
+        hub.repositories["org/model"].commit(folder)
+        own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **own}, capture_output=True, text=True, check=False
+        )
+        assert hub.served_bytes < 1 << 20
+    assert done.returncode == 0, done.stderr
+    size = (folder / "model.safetensors").stat().st_size
+    assert done.stdout.split() == ["LlamaForCausalLM", str(size), str(size)]
+
+
+def test_a_model_that_is_not_in_the_store_is_told(s3_root: str):
+    with pytest.raises(ModelError, match="nothing is at"):
+        describe_model(f"{s3_root}/models/none")
+
+
+def test_weights_are_not_looked_at_where_a_tokenizer_is_all_that_is_wanted(tmp_path: Path):
+    folder = write_model(tmp_path / "model", LLAMA)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    assert describe_model(folder, with_weights=False).weight_bytes is None
+    with pytest.raises(ModelError, match="weights"):
+        describe_model(folder)
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_told(tmp_path: Path):
+    folder = Path(write_model(tmp_path / "model", BERT))
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="no tokenizer that can be loaded"):
+        describe_model(str(folder))
+
+
+def test_context_is_what_positions_and_their_stretching_allow(tmp_path: Path):
+    plain = describe_model(write_model(tmp_path / "plain", LLAMA))
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    stretched = describe_model(write_model(tmp_path / "stretched", {**LLAMA, "rope_scaling": rope}))
+    assert (context_limit(plain), context_limit(stretched)) == (4096, 16384)
