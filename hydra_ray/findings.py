@@ -15,3 +15,8 @@ class Finding:
     def __str__(self) -> str:
         mark = "PROBLEM" if self.is_problem else "ok"
         return f"{mark:<8}{self.name:<32}{self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun: `1 node`, `2 nodes`."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

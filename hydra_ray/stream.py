@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
+from hydra_ray.connecting import cluster_address, tells_why
 from hydra_ray.errors import EndpointError, GenerationError, HydraError, WorkerError
 from hydra_ray.generate.completions import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
@@ -63,14 +64,22 @@ class GenerationWork(Protocol):
 
 
 def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start one in this process."""
+    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start one in this process.
+
+    Raises:
+        ClusterError: there is no such cluster, it is no cluster for this process, or Ray does not start.
+    """
+    address = cluster_address()
+    # What its C++ side tells a driver is of settings that Ray Data chooses and of processes that end, or comes as an
+    # exception too. It reads this when it is loaded.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data
 
     # On Ctrl-C Tune would end its trials and go on with what it has.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if not ray.is_initialized():
-        with own_handlers():
-            _init_ray()
+        with own_handlers(), tells_why(address):
+            _init_ray(address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Else the error of a step would reach this process without its class and its words.
@@ -79,17 +88,15 @@ def start_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _init_ray() -> None:
+def _init_ray(address: str | None) -> None:
     import ray
 
-    if os.environ.get("RAY_ADDRESS"):
+    if address is not None:
         runtime = {"env_vars": _storage_environment()}
-        ray.init(runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
         return
     # Ray runs its workers at nice 15, which lets any other process starve them.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Its C++ side warns of settings that Ray Data itself chooses.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
         address="local",
         include_dashboard=False,

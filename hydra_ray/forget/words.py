@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
+from hydra_ray import storage
 from hydra_ray.errors import InputError
 from hydra_ray.forget.cohorts import Learned
 from hydra_ray.forget.removal import Outcome
@@ -19,7 +19,7 @@ def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:
     found = list(user_ids)
     if users_file is not None:
         try:
-            found += filter(None, Path(users_file).read_text(encoding="utf-8-sig").splitlines())
+            found += filter(None, storage.read_bytes(users_file).decode("utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read user ids from {users_file}: {error}") from error
     if not found:
