@@ -1,4 +1,4 @@
-"""`hydra-ray run | submit | status | report | doctor | ...`: what people type; `jobs/` offers it to `ray job submit`."""
+"""`hydra-ray run | submit | status | report | doctor ...`: what people type; `jobs/` offers it to `ray job submit`."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell_of_other_source()
             return arguments.command(arguments)
     except SubmissionAddressError as error:
-        print(f"error: {error} Here:\n  {_submission(argv)}", file=sys.stderr)
+        print(f"error: {error}\nThis one:\n  {_submission(argv)}", file=sys.stderr)
         return 2
     except HydraError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -270,7 +270,8 @@ def _job(arguments: argparse.Namespace) -> "Job":
     name, target, rest = arguments.submitted, arguments.target, arguments.rest
     inner = _parse([name, *(["--run"] if name == "forget" else []), target, *rest])
     if name in ON_CONFIG and (name != "plan" or _is_file(target)):
-        return config_job(name, target, inner.overrides, rest, arguments.upload)
+        has_page = name == "sweep" or (name == "run" and inner.until == STAGE_NAMES[-1])
+        return config_job(name, target, inner.overrides, rest, arguments.upload, has_page=has_page)
     if name == "forget":
         return forgetting_job(target, inner.users, inner.users_file)
     if name == "fit-users":
@@ -454,12 +455,12 @@ def _submission(argv: Sequence[str] | None) -> str:
     words = list(_words(argv))
     arguments = _parse(words)
     name = _name(arguments)
-    words.remove(name)
     if name == "doctor":
-        words = [arguments.cluster, *arguments.models]
-        name = "check"
+        words, name = ["submit", arguments.cluster, *arguments.models], "check"
+    else:
+        words[words.index(name)] = "submit"
     command = [] if name == "run" else ["--command", name]
-    return shlex.join(["hydra-ray", "submit", *words, *command, "--address", os.environ[ADDRESS]])
+    return shlex.join(["hydra-ray", *words, *command, "--address", os.environ[ADDRESS]])
 
 
 def _words(argv: Sequence[str] | None) -> Sequence[str]:

@@ -1,17 +1,24 @@
 """Which Ray a command connects to, and what it means in one sentence where it cannot."""
 
 import os
+import re
 import socket
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra_ray.errors import ClusterError, SubmissionAddressError
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that names the cluster; Ray sets it in a submitted job."""
-TOKEN_HELP = (
-    "Ray looks for the token in RAY_AUTH_TOKEN, then in the file RAY_AUTH_TOKEN_PATH, then in ~/.ray/auth_token"
-)
+SUBMITTED_AS = "HYDRA_SUBMITTED_AS"
+"""Environment variable of a job: the command that submitted it, with which it goes on after a stop."""
+TOKEN_HELP = "Ray looks for it in RAY_AUTH_TOKEN, then in the file RAY_AUTH_TOKEN_PATH, then in ~/.ray/auth_token"
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_TOKEN_FILE = Path("~/.ray/auth_token")
+_NATIVE_NOTE = re.compile(r"\[[^\]]* [IW] \d+ \d+\] ")
 _SECONDS_TO_LISTEN = 10
 
 
@@ -52,6 +59,13 @@ def require_cluster_address() -> None:
         )
 
 
+def send_token() -> None:
+    """Have Ray send its token where there is one; it reads this when it is imported."""
+    has_one = any(os.environ.get(name) for name in _TOKENS) or _TOKEN_FILE.expanduser().is_file()
+    if has_one:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 @contextmanager
 def tells_why(address: str | None) -> Iterator[None]:
     """Raise what keeps Ray from starting, or from being connected to, in one sentence.
@@ -73,6 +87,24 @@ def tells_why(address: str | None) -> Iterator[None]:
         raise ClusterError(f"{where}: {_what_failed(address, error)}") from error
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise ClusterError(f"{where}: {_joined(error)}") from error
+
+
+@contextmanager
+def without_native_notes() -> Iterator[None]:
+    """Leave out what Ray's C++ side writes to standard error that is no error, such as which level it logs at."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            written.seek(0)
+            for line in written.read().decode(errors="replace").splitlines():
+                if not _NATIVE_NOTE.match(line):
+                    sys.stderr.write(f"{line}\n")
 
 
 def _what_failed(address: str | None, error: Exception) -> str:

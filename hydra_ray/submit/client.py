@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import shlex
 import socket
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from hydra_ray.connecting import ADDRESS, TOKEN_HELP
+from hydra_ray.connecting import ADDRESS, TOKEN_HELP, send_token
 from hydra_ray.errors import ClusterError
 from hydra_ray.submit.job import Job, job_environment
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", ADDRESS)
 """Environment variables in which Ray looks for where jobs are submitted to, before it looks at anything else."""
+_RAYS_OWN = re.compile(r"\S+ \S+\tINFO job_manager\.py:|Running entrypoint for job ")
+"""Lines that Ray writes into a job's log before the job does."""
 _SECONDS_TO_LISTEN = 10
 
 
@@ -35,10 +38,11 @@ def open_client(address: str | None) -> "JobSubmissionClient":
     if named is None:
         raise ClusterError("no cluster to submit to: give --address http://HOST:8265, the address of its dashboard")
     _require_listener(named)
+    send_token()
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     os.environ[_ADDRESSES[0]] = named  # else Ray would put the environment's address before the one that was typed
     with _told(named):
         return JobSubmissionClient(named)
@@ -89,7 +93,7 @@ def handling_lines(client: "JobSubmissionClient", job_id: str) -> list[str]:
 
 async def _print_log(client: "JobSubmissionClient", job_id: str) -> None:
     async for lines in client.tail_job_logs(job_id):
-        sys.stdout.write(lines)
+        sys.stdout.write("".join(line for line in lines.splitlines(keepends=True) if not _RAYS_OWN.match(line)))
         sys.stdout.flush()
 
 
@@ -123,12 +127,15 @@ def _told(address: str) -> Iterator[None]:
     except ray.exceptions.AuthenticationError as error:
         # Ray's words begin with what the server said.
         is_wrong = str(error).startswith("Authentication failed")
-        found = "the token is wrong" if is_wrong else "it wants a token, and none was found"
+        found = "the token is wrong" if is_wrong else "it wants a token, and there is none here"
         raise ClusterError(f"{address} refused: {found}. {TOKEN_HELP}.") from error
     except aiohttp.WSServerHandshakeError as error:
         raise ClusterError(f"{address} does not show the job's log: {error.status} {error.message}") from error
     except (ConnectionError, requests.ConnectionError, aiohttp.ClientError) as error:
-        raise ClusterError(f"the connection to {address} was lost: {type(error).__name__}") from error
+        raise ClusterError(
+            f"the connection to {address} broke ({type(error).__name__}): either it is no Ray dashboard, whose address "
+            "is http://HOST:8265, or its head has ended"
+        ) from error
     except (requests.RequestException, KeyError) as error:
         raise ClusterError(
             f"{address} is no Ray dashboard: it answers, but not as one ({type(error).__name__}). Expected "

@@ -88,9 +88,13 @@ def copy_there(path: Path, location: str) -> str:
         with path.open("rb") as file, storage.open_output(location) as copy:
             shutil.copyfileobj(file, copy, length=16 << 20)
     return (
-        f"{path} ({path.stat().st_size / 1e6:.1f} MB) is at {location} for the cluster; that is outside storage.root, "
+        f"{path} ({_size(path.stat().st_size)}) is at {location} for the cluster; that is outside storage.root, "
         "so remove it there yourself when one of its users is to be forgotten"
     )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"
 
 
 def _looked_for(setting: str, path: Path) -> str:

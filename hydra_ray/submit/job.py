@@ -37,7 +37,7 @@ class Job:
     notes: tuple[str, ...] = ()
     """What the user should know before it starts."""
     result: str = ""
-    """Where what it makes can be read, as far as it is known beforehand."""
+    """Location of the page that it makes, where it makes one."""
 
     @property
     def entrypoint(self) -> str:
@@ -45,7 +45,9 @@ class Job:
         return shlex.join(["python", "-m", "hydra_ray.cli", *self.words])
 
 
-def config_job(command: str, path: str, overrides: Sequence[str], words: Sequence[str], upload: str | None) -> Job:
+def config_job(
+    command: str, path: str, overrides: Sequence[str], words: Sequence[str], upload: str | None, *, has_page: bool
+) -> Job:
     """Return the job of a command that takes a configuration of this machine.
 
     Args:
@@ -54,6 +56,7 @@ def config_job(command: str, path: str, overrides: Sequence[str], words: Sequenc
         overrides: each `section.key=value`, of the words.
         words: everything that was typed after the file.
         upload: as of `place_files`.
+        has_page: whether it goes on to the page of a run or of a sweep.
 
     Raises:
         HydraError: the configuration is wrong, or names what the cluster cannot see.
@@ -68,7 +71,7 @@ def config_job(command: str, path: str, overrides: Sequence[str], words: Sequenc
         files=files,
         copies=placed.copies,
         notes=placed.notes,
-        result=storage.join(root, *result) if command in ("run", "sweep") else "",
+        result=storage.join(root, *result) if has_page else "",
     )
 
 
