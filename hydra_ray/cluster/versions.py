@@ -24,7 +24,7 @@ _DISTRIBUTIONS = {
 PACKAGES = frozenset(_DISTRIBUTIONS)
 _BUILT_PER_DEVICE = ("torch", "vllm")
 """Packages whose version names the device they are built for, after a plus sign."""
-_SOURCE_SUFFIXES = (".py", ".html", ".css", ".yaml")
+SOURCE_SUFFIXES = (".py", ".html", ".css", ".yaml")
 """What a wheel of this package holds; everything else in its folder is made by running it or by an editor."""
 
 
@@ -73,5 +73,5 @@ def installed_version(package: str) -> str | None:
 def _source_files(root: Path) -> Iterator[Path]:
     for path in root.rglob("*"):
         hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
-        if path.suffix in _SOURCE_SUFFIXES and path.is_file() and not hidden:
+        if path.suffix in SOURCE_SUFFIXES and path.is_file() and not hidden:
             yield path
