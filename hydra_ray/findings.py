@@ -17,6 +17,10 @@ class Finding:
         return f"{mark:<8}{self.name:<32}{self.value}" + (f"  -> {self.remedy}" if self.remedy else "")
 
 
-def counted(number: float, noun: str) -> str:
-    """Return a number with its noun: `1 node`, `2 nodes`."""
-    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 node`, `2,000 nodes`.
+
+    Args:
+        plural: of the noun, where it is not made by an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

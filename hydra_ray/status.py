@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hydra_ray import storage
+from hydra_ray.findings import counted
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.scorer.features import features_table
 from hydra_ray.scorer.shape import base_name_of
@@ -18,7 +19,7 @@ def status_lines(run_folder: str) -> Iterator[str]:
         InputError: no run was started there.
     """
     plan = plan_run(read_config(run_folder))
-    yield f"run {plan.config.run}, task {plan.task.name}, {len(plan.answers.buckets)} parts a table"
+    yield f"run {plan.config.run}, task {plan.task.name}, {counted(len(plan.answers.buckets), 'part')} a table"
     tables = _tables(plan)
     for stage in plan.stages():
         yield f"  {stage.name:<20} {_state(stage, tables.get(stage.name, []))}"

@@ -5,6 +5,7 @@ from itertools import groupby
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
+from hydra_ray.findings import counted
 from hydra_ray.forget.cohorts import Learned
 from hydra_ray.forget.removal import Outcome
 from hydra_ray.roots import receipt_location
@@ -41,7 +42,7 @@ def outcome_lines(root: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _cohort(learned: Learned) -> str:
-    return "cohort unknown" if learned.cohort is None else f"{learned.num_users} users of {learned.cohort}"
+    return "cohort unknown" if learned.cohort is None else f"{counted(learned.num_users, 'user')} of {learned.cohort}"
 
 
 def _fate(root: str, outcome: Outcome) -> str:
