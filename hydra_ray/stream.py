@@ -22,7 +22,7 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
 from hydra_ray.connecting import cluster_address, send_token, tells_why, without_native_notes
-from hydra_ray.errors import EndpointError, GenerationError, HydraError, WorkerError
+from hydra_ray.errors import EndpointError, GenerationError, WorkerError
 from hydra_ray.generate.completions import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
@@ -34,11 +34,15 @@ from hydra_ray.stages import Stage
 from hydra_ray.stopping import own_handlers, require_not_stopped
 from hydra_ray.stores import worker_environment
 from hydra_ray.telemetry import Telemetry
+from hydra_ray.worker_errors import tells_reason
 
 logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 3
 """How often an actor that died is started again before the run fails."""
+
+_TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+"""Modules of Ray Data that write the traceback of what they then raise."""
 
 Counters = Mapping[str, float]
 
@@ -87,6 +91,8 @@ def start_ray() -> None:
     context.raise_original_map_exception = True
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in _TOLD_TWICE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _init_ray(address: str | None) -> None:
@@ -438,18 +444,15 @@ def _told(stage: Stage) -> Iterator[None]:
     import ray.exceptions
 
     try:
-        yield
+        with tells_reason():
+            yield
     except ray.exceptions.RayActorError as error:
         raise GenerationError(
             f"stage {stage.name}: the worker died {_MAX_RESTARTS + 1} times at the same part; its last words "
             f"are in Ray's logs. Committed parts are kept: {error}"
         ) from error
-    except ray.exceptions.RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        if not isinstance(cause, HydraError):
-            raise
-        # Ray Data appends how its own retries are configured.
-        raise type(cause)(str(cause).partition("\nFailed to ")[0]) from None
+    except ray.exceptions.RayTaskError:
+        raise
     except ray.exceptions.RayError as error:
         raise WorkerError(
             f"stage {stage.name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "
