@@ -60,7 +60,12 @@ def require_cluster_address() -> None:
 
 
 def send_token() -> None:
-    """Have Ray send its token where there is one; it reads this when it is imported."""
+    """Have Ray's client of jobs send the token where there is one, as Ray does where it connects to a cluster.
+
+    Ray reads this when it is imported; where it is imported already, it stays as it is.
+    """
+    if "ray" in sys.modules:
+        return
     has_one = any(os.environ.get(name) for name in _TOKENS) or _TOKEN_FILE.expanduser().is_file()
     if has_one:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -132,5 +137,5 @@ def _first_sentence(error: Exception) -> str:
 
 
 def _joined(error: Exception) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split())
+    """What an error says, on one line, without the way it took."""
+    return " ".join(str(error).partition("Traceback (most recent")[0].split()).removesuffix(" Last connection error:")

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
-from hydra_ray.connecting import cluster_address, send_token, tells_why, without_native_notes
+from hydra_ray.connecting import cluster_address, tells_why, without_native_notes
 from hydra_ray.errors import EndpointError, GenerationError, WorkerError
 from hydra_ray.generate.completions import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
@@ -74,7 +74,6 @@ def start_ray() -> None:
         ClusterError: there is no such cluster, it is no cluster for this process, or Ray does not start.
     """
     address = cluster_address()
-    send_token()
     # What its C++ side tells a driver is of settings that Ray Data chooses and of processes that end, or comes as an
     # exception too. It reads this when it is loaded.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

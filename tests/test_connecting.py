@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def test_a_token_that_is_there_is_sent_unless_that_is_switched_off(monkeypatch: 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "")  # what is set below is taken back in the end
         monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "ray")
     send_token()
     assert "RAY_AUTH_MODE" not in os.environ
     (tmp_path / ".ray").mkdir()
