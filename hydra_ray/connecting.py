@@ -15,7 +15,10 @@ ADDRESS = "RAY_ADDRESS"
 """Environment variable that names the cluster; Ray sets it in a submitted job."""
 SUBMITTED_AS = "HYDRA_SUBMITTED_AS"
 """Environment variable of a job: the command that submitted it, with which it goes on after a stop."""
-TOKEN_HELP = "Ray looks for it in RAY_AUTH_TOKEN, then in the file RAY_AUTH_TOKEN_PATH, then in ~/.ray/auth_token"
+TOKEN_HELP = (
+    "With RAY_AUTH_MODE=token, Ray looks for it in RAY_AUTH_TOKEN, then in the file RAY_AUTH_TOKEN_PATH, then in "
+    "~/.ray/auth_token"
+)
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _TOKEN_FILE = Path("~/.ray/auth_token")
 _NATIVE_NOTE = re.compile(r"\[[^\]]* [IW] \d+ \d+\] ")

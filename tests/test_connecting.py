@@ -64,7 +64,10 @@ def test_an_address_that_is_no_clusters_is_one_sentence(
 @pytest.mark.parametrize(
     ("raised", "words"),
     [
-        (ray.exceptions.AuthenticationError("No token was found. Ensure that"), "No token was found. Ray looks for it"),
+        (
+            ray.exceptions.AuthenticationError("No token was found. Ensure that"),
+            "No token was found. With RAY_AUTH_MODE=token",
+        ),
         (ConnectionError("Failed to connect"), "Either the token is wrong"),
         (RuntimeError("Version mismatch:\n  Ray: 2.59"), "Version mismatch: Ray: 2.59"),
         (ValueError("Invalid address format: x"), "Invalid address format"),

@@ -131,7 +131,7 @@ def test_users_in_a_submitted_working_directory_are_found_by_their_relative_name
         ({"RAY_AUTH_TOKEN": "a" * 64}, ["submit", "my.yaml"], "the token is wrong"),
         ({"RAY_AUTH_MODE": "disabled"}, ["submit", "my.yaml"], "it wants a token"),
         ({}, ["submit", "my.yaml", "--address", "http://127.0.0.1:6379"], "nobody listens"),
-        ({}, ["run", "my.yaml"], "hydra-ray submit my.yaml --address http://127.0.0.1:8265"),
+        ({}, ["run", "my.yaml"], "  hydra-ray submit my.yaml "),
         ({"RAY_ADDRESS": "10.77.0.1:6379", "RAY_AUTH_TOKEN": "a" * 64}, ["check", "my.yaml"], "the token is wrong"),
     ],
     ids=["wrong-token", "no-token", "wrong-port", "http", "wrong-token-of-a-driver"],
