@@ -199,8 +199,8 @@ def prune(arguments: argparse.Namespace) -> int:
 def sweep(arguments: argparse.Namespace) -> int:
     """`hydra-ray sweep`: many runs that share their stages; exit status 1 where a trial failed."""
     from hydra_ray.config import apply_setting
-    from hydra_ray.sweep.config import load_sweep
-    from hydra_ray.sweep.running import forecast, require_root, run_sweep, summary_lines
+    from hydra_ray.sweep.config import load_sweep, require_root
+    from hydra_ray.sweep.running import forecast, run_sweep, summary_lines
 
     loaded = load_sweep(arguments.config, arguments.overrides)
     base = apply_setting(loaded.base, "storage.root", _absolute_root(require_root(loaded)))

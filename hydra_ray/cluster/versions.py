@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,9 @@ def installed_version(package: str) -> str | None:
 
 
 def _source_files(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*"):
-        hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
-        if path.suffix in SOURCE_SUFFIXES and path.is_file() and not hidden:
-            yield path
+    """A checkout may hold as a link what a wheel holds as a folder."""
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = [name for name in names if not name.startswith((".", "__pycache__"))]
+        for name in files:
+            if name.endswith(SOURCE_SUFFIXES) and not name.startswith("."):
+                yield Path(folder, name)

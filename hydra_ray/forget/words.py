@@ -42,7 +42,9 @@ def outcome_lines(root: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _cohort(learned: Learned) -> str:
-    return "cohort unknown" if learned.cohort is None else f"{counted(learned.num_users, 'user')} of {learned.cohort}"
+    if learned.cohort is None or learned.num_users is None:
+        return "cohort unknown"
+    return f"{counted(learned.num_users, 'user')} of {learned.cohort}"
 
 
 def _fate(root: str, outcome: Outcome) -> str:

@@ -17,6 +17,7 @@ from hydra_ray.errors import ConfigError
 from hydra_ray.logs import FORMAT_VARIABLE
 from hydra_ray.stores import reach
 from hydra_ray.submit.inputs import Placed, place_files, place_folder
+from hydra_ray.sweep.config import load_sweep, require_root
 
 CLIENT_SOURCE = "HYDRA_CLIENT_SOURCE"
 """Environment variable of a job: digest of this package's source on the machine that submitted it."""
@@ -155,9 +156,6 @@ def _run(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[st
 
 def _sweep(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any], Sequence[str]]:
     """A sweep goes with the configuration that it names, beside each other."""
-    from hydra_ray.sweep.config import load_sweep
-    from hydra_ray.sweep.running import require_root
-
     sweep = load_sweep(path, overrides)
     require_root(sweep)
     settings = sweep.config.model_dump(mode="json", exclude_unset=True)

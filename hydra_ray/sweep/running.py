@@ -140,15 +140,3 @@ def _require_loggers(sweep: Sweep) -> None:
             "mlflow_uri is set, but the package mlflow is not installed here. Install it with `pip install mlflow`, or "
             "leave mlflow_uri out: results are kept without it too."
         )
-
-
-def require_root(sweep: Sweep) -> str:
-    """The storage root that the base names.
-
-    Raises:
-        ConfigError: it names none.
-    """
-    root = sweep.base.get("storage", {}).get("root")
-    if not isinstance(root, str):
-        raise ConfigError("the sweep's base has no storage.root; add storage.root=FOLDER")
-    return root

@@ -30,6 +30,18 @@ def test_what_running_and_editing_leave_behind_changes_no_digest(copy: Path):
     assert source_digest(copy) == source_digest()
 
 
+def test_a_link_of_a_checkout_counts_like_the_folder_that_a_wheel_has(copy: Path, tmp_path: Path):
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "demo.yaml").write_text("run: demo")
+    (copy / "configs").symlink_to(configs)
+    linked = source_digest(copy)
+    (copy / "configs").unlink()
+    assert source_digest(copy) != linked
+    shutil.copytree(configs, copy / "configs")
+    assert source_digest(copy) == linked
+
+
 @pytest.mark.parametrize("name", ["cli.py", "evaluate/page.html", "evaluate/style.css", "new.py"])
 def test_any_change_of_code_or_package_data_changes_the_digest(copy: Path, name: str):
     with (copy / name).open("a") as file:

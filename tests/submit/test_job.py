@@ -1,6 +1,8 @@
 """What becomes of a typed command: the words that the cluster runs, and the files that go with them."""
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,21 @@ def test_an_option_that_the_command_does_not_have_is_refused_here(folder: Path, 
     with pytest.raises(SystemExit):
         main(["submit", "my.yaml", "--untill", "users"])
     assert "unrecognized arguments: --untill users" in capsys.readouterr().err
+
+
+def test_a_laptop_needs_no_library_that_computes(folder: Path):
+    """What the base install has is enough, whichever command is submitted."""
+    code = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "vllm", "deepspeed", "transformers", "sklearn"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+from hydra_ray.cli import main
+for arguments in (["my.yaml"], ["sweeps/sweep.yaml", "--command", "sweep"], ["/r/runs/x", "--command", "retry"]):
+    assert main(["submit", *arguments, "--upload", "/x", "--address", "http://127.0.0.1:9"]) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("nobody listens") == 3
