@@ -1,6 +1,7 @@
 """Jobs that are handed in as people do: from an empty folder, with a token, to a head that has a network of its own."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -44,7 +45,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
     """A head without CPUs, and a node that works."""
-    with lan(tmp_path_factory.mktemp("lan"), HF_HUB_OFFLINE="1") as made:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # a job's `python` is that of the node
+    with lan(tmp_path_factory.mktemp("lan"), HF_HUB_OFFLINE="1", PATH=path) as made:
         made.start_head()
         made.start_worker(2)
         made.wait_for(2)
