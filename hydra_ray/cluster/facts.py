@@ -88,10 +88,10 @@ def facts_findings(facts: Sequence[NodeFacts], planned: Mapping[str, str] | None
     """What is wrong with a cluster, and what is right.
 
     Args:
-        planned: what each model is for the driver, which names stages by it.
+        planned: what the driver has by the same names: each model, by which it names stages, and this package's source.
     """
     for name in facts[0].versions:
-        yield _version(name, facts)
+        yield _version(name, facts, planned or {})
     for name in dict.fromkeys(name for each in facts for name in (*each.models, *each.missing_models)):
         yield _model(name, facts, planned or {})
     yield _least(
@@ -121,7 +121,7 @@ def facts_findings(facts: Sequence[NodeFacts], planned: Mapping[str, str] | None
     )
 
 
-def _version(name: str, facts: Sequence[NodeFacts]) -> Finding:
+def _version(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) -> Finding:
     """A package may be missing where nothing imports it; wherever it is, it is the same."""
     lacking = [each.node for each in facts if each.versions[name] == ABSENT and each.packages >= {name}]
     if lacking:
@@ -135,9 +135,8 @@ def _version(name: str, facts: Sequence[NodeFacts]) -> Finding:
         note = f" ({', '.join(builds)})"
     if name == SOURCE and any(each.is_source_of_job for each in facts):
         note = ", of the submitted working directory, which goes before what is installed"
-    return _same(
-        name, [(node, comparable(name, version)) for node, version in present], "install the same everywhere", note
-    )
+    values = [(node, comparable(name, version)) for node, version in present]
+    return _as_planned(_same(name, values, "install the same everywhere", note), values[0][1], planned)
 
 
 def _same(name: str, values: Iterable[tuple[str, str]], remedy: str, note: str = "") -> Finding:
@@ -165,13 +164,16 @@ def _model(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) ->
         return Finding(name=name, value=f"not on {where}", is_problem=True, remedy=missing[0].missing_models[name])
     values = [(each.node, each.models[name]) for each in facts if name in each.models]
     found = _same(name, values, "put the same model on every node that needs it")
-    others = {value for _, value in values} - {planned.get(name, values[0][1])}
-    if found.is_problem or not others:
+    return _as_planned(found, values[0][1], planned)
+
+
+def _as_planned(found: Finding, value: str, planned: Mapping[str, str]) -> Finding:
+    """What was found on all nodes, where the driver has the same."""
+    own = planned.get(found.name, value)
+    if found.is_problem or own == value:
         return found
-    value = f"{found.value}; {planned[name]} for the driver"
-    return Finding(
-        name=name, value=value, is_problem=True, remedy="the driver plans with another model than nodes load"
-    )
+    remedy = "the driver's node must have the same: what it plans is done by what nodes have"
+    return Finding(name=found.name, value=f"{found.value}; {own} for the driver", is_problem=True, remedy=remedy)
 
 
 def _least(

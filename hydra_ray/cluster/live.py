@@ -10,6 +10,7 @@ from hydra_ray import storage
 from hydra_ray.cluster.facts import NodeFacts, clock_seconds, facts_findings, gather_facts
 from hydra_ray.cluster.fit import DRIVER, Contents, contents_of, models_of, placement_findings
 from hydra_ray.cluster.nodes import NodeType, read_node_types
+from hydra_ray.cluster.versions import SOURCE, source_version
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ModelError
 from hydra_ray.findings import Finding
@@ -100,7 +101,7 @@ def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
         remedy = "storage.root must be one place for all: a shared folder or s3://"
         nodes = ", ".join(unseen)
         found.append(Finding(name="storage", value=f"{nodes} write elsewhere", is_problem=True, remedy=remedy))
-    planned, unknown = _planned_models(config)
+    planned, unknown = _planned(config)
     return [*found, *unknown, *(facts_findings(facts, planned) if facts else ())]
 
 
@@ -126,9 +127,9 @@ def _placed(config: RunConfig, wait_seconds: float) -> Iterator[Finding]:
         ray.cancel(task)
 
 
-def _planned_models(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
-    """What each model is for the driver, which names stages by it, and which ones it does not know."""
-    planned: dict[str, str] = {}
+def _planned(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
+    """What this package's source and each model is for the driver, and which models it does not know."""
+    planned = {SOURCE: source_version()}
     unknown: list[Finding] = []
     for name in models_of(config):
         try:

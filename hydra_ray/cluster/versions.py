@@ -31,7 +31,7 @@ SOURCE_SUFFIXES = (".py", ".html", ".css", ".yaml")
 
 def versions() -> dict[str, str]:
     """Return, by name, what this process imports: Python, this package's source, and the packages it stands on."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), SOURCE: f"source {source_digest()}"}
+    found = {"python": ".".join(map(str, sys.version_info[:3])), SOURCE: source_version()}
     for package, names in _DISTRIBUTIONS.items():
         found[package] = next((version for name in names if (version := installed_version(name))), ABSENT)
     return found
@@ -42,6 +42,11 @@ def comparable(name: str, version: str) -> str:
     if name == "python":
         return ".".join(version.split(".")[:2])
     return version.partition("+")[0] if name in _BUILT_PER_DEVICE else version
+
+
+def source_version() -> str:
+    """Return the imported source in the place of a version, which need not change with it."""
+    return f"source {source_digest()}"
 
 
 def source_digest(folder: Path | None = None) -> str:

@@ -152,6 +152,12 @@ def test_a_model_that_is_another_one_for_the_driver_is_a_problem():
     assert (found.name, "folder:other for the driver" in found.value) == ("/models/generator", True)
 
 
+def test_another_source_of_the_driver_is_a_problem():
+    assert [each for each in facts_findings(mixed_cluster(), {"hydra_ray": "source 12ab"}) if each.is_problem] == []
+    (found,) = [each for each in facts_findings(mixed_cluster(), {"hydra_ray": "source 34cd"}) if each.is_problem]
+    assert (found.name, found.value) == ("hydra_ray", "source 12ab on 3 nodes; source 34cd for the driver")
+
+
 def test_source_of_a_submitted_working_directory_is_told():
     facts = [replace(each, is_source_of_job=True) for each in mixed_cluster()]
     (found,) = [each for each in facts_findings(facts) if each.name == "hydra_ray"]
