@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra_ray.config import RunConfig, apply_override, check_config
 from hydra_ray.errors import ConfigError
+from hydra_ray.findings import counted
 from hydra_ray.plan import Plan
 from hydra_ray.scorer.trials import COHORTS
 from hydra_ray.teacher import read_config
@@ -79,10 +80,12 @@ def summary_text(summary: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{summary['num_users']} users added to {summary['taught_by']} as {summary['run']}, "
-            f"{summary['num_queries']} queries answered, {summary['num_rejected']} samples rejected",
+            f"{counted(summary['num_users'], 'user')} added to {summary['taught_by']} as {summary['run']}, "
+            f"{counted(summary['num_queries'], 'query', 'queries')} answered, "
+            f"{counted(summary['num_rejected'], 'sample')} rejected",
             *heads,
-            f"{summary['requests']} requests, {summary['asked_now']} of them asked now; {summary['seconds']} s",
+            f"{counted(summary['requests'], 'request')}, {summary['asked_now']} of them asked now; "
+            f"{summary['seconds']} s",
         ]
     )
 

@@ -1,21 +1,29 @@
-"""`hydra-ray run | fit-users | status | report | doctor`: what people type; `jobs/` offers it to `ray job submit`."""
+"""`hydra-ray run | submit | status | report | doctor ...`: what people type; `jobs/` offers it to `ray job submit`."""
 
 import argparse
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra_ray.config import STAGE_NAMES
-from hydra_ray.errors import HydraError
+from hydra_ray.connecting import ADDRESS, SUBMITTED_AS, require_cluster_address
+from hydra_ray.errors import HydraError, SubmissionAddressError
 from hydra_ray.extras import naming_extras, require_packages
 from hydra_ray.logs import FORMAT_VARIABLE, FORMATS, configure_logs
 from hydra_ray.shipped import is_configuration
 from hydra_ray.stopping import Stopped, stops_gracefully
 
+if TYPE_CHECKING:
+    from hydra_ray.submit.job import Job
+
 _CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
+SUBMITTED = ("run", "sweep", "plan", "check", "fit-users", "retry", "forget")
+"""Commands that a cluster can be given as a job."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,13 +32,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logs(arguments.log_format)
     try:
         with stops_gracefully(), naming_extras():
+            if _name(arguments) in _ON_RAY:
+                require_cluster_address()
+            _tell_of_other_source()
             return arguments.command(arguments)
+    except SubmissionAddressError as error:
+        print(f"error: {error}\nThis one:\n  {_submission(argv)}", file=sys.stderr)
+        return 2
     except HydraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
         print(f"stopped; what was committed is kept. Resume with:\n  {_command(argv)}", file=sys.stderr)
         return stop.exit_status
+
+
+_ON_RAY = ("run", "sweep", "plan", "fit-users", "retry", "check")
+"""Commands that may start Ray, or connect to it, in the middle of their work."""
+
+
+def _tell_of_other_source() -> None:
+    if SUBMITTED_AS in os.environ:
+        from hydra_ray.submit.job import other_source
+
+        if reason := other_source():
+            logging.getLogger(__name__).warning("%s", reason)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -193,8 +219,8 @@ def prune(arguments: argparse.Namespace) -> int:
 def sweep(arguments: argparse.Namespace) -> int:
     """`hydra-ray sweep`: many runs that share their stages; exit status 1 where a trial failed."""
     from hydra_ray.config import apply_setting
-    from hydra_ray.sweep.config import load_sweep
-    from hydra_ray.sweep.running import forecast, require_root, run_sweep, summary_lines
+    from hydra_ray.sweep.config import load_sweep, require_root
+    from hydra_ray.sweep.running import forecast, run_sweep, summary_lines
 
     loaded = load_sweep(arguments.config, arguments.overrides)
     base = apply_setting(loaded.base, "storage.root", _absolute_root(require_root(loaded)))
@@ -224,10 +250,63 @@ def doctor(arguments: argparse.Namespace) -> int:
     return int(any(finding.is_problem for finding in findings))
 
 
+def check(arguments: argparse.Namespace) -> int:
+    """`hydra-ray check`: whether the running cluster is fit for a run, node by node; exit status 1 at a problem."""
+    from hydra_ray.cluster.live import check_cluster
+    from hydra_ray.config import load_config
+
+    findings = check_cluster(load_config(arguments.config, arguments.overrides), arguments.wait)
+    print("\n".join(str(finding) for finding in findings))
+    return int(any(finding.is_problem for finding in findings))
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """`hydra-ray submit`: a command as a job of a cluster; exit status is the job's."""
+    from hydra_ray.submit.client import handling_lines, open_client, watch
+    from hydra_ray.submit.client import submit as hand_over
+    from hydra_ray.submit.inputs import copy_there
+
+    job = _job(arguments)
+    client = open_client(arguments.address)
+    notes = [*job.notes, *(copy_there(path, location) for path, location in job.copies.items())]
+    job_id = hand_over(client, job, arguments.typed)
+    handling = "\n".join([f"job {job_id} at {client.get_address()}", *handling_lines(client, job_id)])
+    print("\n".join([*notes, handling]), file=sys.stderr)
+    if not arguments.wait:
+        return 0
+    try:
+        status = watch(client, job_id)
+    except Stopped as stop:
+        print(f"no longer watching; the job goes on:\n{handling}", file=sys.stderr)
+        return stop.exit_status
+    if status == 0 and job.result:
+        print(f"job {job_id} succeeded: {job.result}", file=sys.stderr)
+    return status
+
+
+def _job(arguments: argparse.Namespace) -> "Job":
+    """What is to be submitted; its command is read as if it were typed here, so that a mistake is told here."""
+    from hydra_ray.submit.job import ON_CONFIG, added_users_job, config_job, forgetting_job, run_job
+
+    name, target, rest = arguments.submitted, arguments.target, arguments.rest
+    inner = _parse([name, *(["--run"] if name == "forget" else []), target, *rest])
+    if name in ON_CONFIG and (name != "plan" or is_configuration(target)):
+        has_page = name == "sweep" or (name == "run" and inner.until == STAGE_NAMES[-1])
+        return config_job(name, target, inner.overrides, rest, arguments.upload, has_page=has_page)
+    if name == "forget":
+        return forgetting_job(target, inner.users, inner.users_file)
+    if name == "fit-users":
+        return added_users_job(target, inner.users, inner.name, inner.overrides, arguments.upload)
+    return run_job(name, target, rest)
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand before or after options, which argparse alone does not allow."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.command is submit:
+        arguments.rest, rest = rest, []
+        arguments.typed = _command(argv)
     if arguments.log_format not in FORMATS:  # from the environment, which argparse does not check
         parser.error(f"{FORMAT_VARIABLE} is {arguments.log_format!r}; expected one of {', '.join(FORMATS)}")
     if rest and (not hasattr(arguments, "overrides") or any(each.startswith("-") for each in rest)):
@@ -338,6 +417,33 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     command.add_argument("--dry", action="store_true", help="only say which stages there are to compute")
     command.set_defaults(command=sweep)
 
+    command = commands.add_parser("check", help="prove that each node of the running cluster is fit for a run")
+    command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
+    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
+    command.add_argument(
+        "--wait", type=float, default=900, metavar="SECONDS", help="how long nodes and models may take to come"
+    )
+    command.set_defaults(command=check)
+
+    command = commands.add_parser("submit", help="run a command on a cluster, from a machine that is none of it")
+    command.add_argument(
+        "target", metavar="CONFIG|RUN", help="what the command takes; its other arguments and options follow"
+    )
+    command.add_argument("--address", metavar="URL", help="http://HOST:8265 of the cluster; by default RAY_ADDRESS")
+    command.add_argument(
+        "--command", dest="submitted", choices=SUBMITTED, default="run", help="what to run there; by default run"
+    )
+    command.add_argument(
+        "--upload", metavar="FOLDER", help="s3://bucket/folder to which users' files of this machine are copied first"
+    )
+    command.add_argument(
+        "--wait",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show the job's log until it ends, and end with its status; by default so",
+    )
+    command.set_defaults(command=submit)
+
     command = commands.add_parser("doctor", help="whether a configuration will run here, or what this machine lacks")
     command.add_argument(
         "subjects",
@@ -357,13 +463,35 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     return parser
 
 
+def _name(arguments: argparse.Namespace) -> str:
+    return arguments.command.__name__.replace("_", "-")
+
+
 def _command(argv: Sequence[str] | None) -> str:
     """What to type to do the same again."""
     from hydra_ray.roots import is_submitted_job
 
     if is_submitted_job():
-        return shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", "python", *sys.argv])
-    return shlex.join(["hydra-ray", *(sys.argv[1:] if argv is None else argv)])
+        by_ray = shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", "python", *sys.argv])
+        return os.environ.get(SUBMITTED_AS, by_ray)
+    return shlex.join(["hydra-ray", *_words(argv)])
+
+
+def _submission(argv: Sequence[str] | None) -> str:
+    """What to type to submit a command that was typed to run here."""
+    words = list(_words(argv))
+    arguments = _parse(words)
+    name = _name(arguments)
+    if name == "doctor":
+        words, name = ["submit", arguments.cluster, *arguments.models], "check"
+    else:
+        words[words.index(name)] = "submit"
+    command = [] if name == "run" else ["--command", name]
+    return shlex.join(["hydra-ray", *words, *command, "--address", os.environ[ADDRESS]])
+
+
+def _words(argv: Sequence[str] | None) -> Sequence[str]:
+    return sys.argv[1:] if argv is None else argv
 
 
 def _absolute_root(root: str) -> str:

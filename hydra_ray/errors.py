@@ -59,3 +59,11 @@ class HeadMismatchError(HydraError, ValueError):
 
 class TrainingError(HydraError, RuntimeError):
     """Training a base or fitting heads did not produce a usable result."""
+
+
+class ClusterError(HydraError, ConnectionError):
+    """A Ray cluster cannot be started, connected to, or submitted to."""
+
+
+class SubmissionAddressError(ClusterError):
+    """What should be a cluster's own address is one to which jobs are submitted."""

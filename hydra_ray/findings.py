@@ -30,3 +30,12 @@ def unusable(name: str, given: str, error: Exception) -> Finding:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 node`, `2,000 nodes`.
+
+    Args:
+        plural: of the noun, where it is not made by an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

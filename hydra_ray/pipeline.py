@@ -45,6 +45,7 @@ from hydra_ray.stopping import require_not_stopped
 from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, run_task, start_ray
 from hydra_ray.teacher import record_stages
 from hydra_ray.telemetry import stage_ended
+from hydra_ray.worker_errors import tells_reason
 
 logger = logging.getLogger(__name__)
 
@@ -283,7 +284,8 @@ def _complete(stage: Stage, work: Callable[[], Counters]) -> None:
             logger.warning("%s: %s is damaged; it was set aside and is made again", stage.name, location)
         logger.info("%s: starts", stage.name)
         start = time.monotonic()
-        counters = work()
+        with tells_reason():
+            counters = work()
         seconds = time.monotonic() - start
         stage.complete(seconds, counters)
         _on_computed.get()(stage)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError
+from hydra_ray.findings import counted
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, FailureKind
 from hydra_ray.lease import alone
 from hydra_ray.plan import Plan
@@ -84,7 +85,7 @@ def retry_lines(cleared: Sequence[FailedStage], left: Sequence[FailedStage]) -> 
         left: the failures that were not asked for.
     """
     for each in cleared:
-        yield f"{each.stage.name}: {_listed(each.kinds())} asked again, in {len(each.failures)} parts"
+        yield f"{each.stage.name}: {_listed(each.kinds())} asked again, in {counted(len(each.failures), 'part')}"
     for each in left:
         others = " ".join(f"--kind {kind}" for kind in sorted(each.kinds()))
         yield f"{each.stage.name}: {_listed(each.kinds())} not asked again; to do so: {others}"

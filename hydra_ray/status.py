@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from hydra_ray import storage
+from hydra_ray.findings import counted
 from hydra_ray.outline import StageOutline, read_outline
 
 
@@ -13,7 +14,7 @@ def status_lines(run_folder: str) -> Iterator[str]:
         InputError: no run was started there.
     """
     outline = read_outline(run_folder)
-    yield f"run {outline.run}, task {outline.task}, {outline.num_parts} parts a table"
+    yield f"run {outline.run}, task {outline.task}, {counted(outline.num_parts, 'part')} a table"
     for each in outline.stages:
         yield f"  {each.stage.name:<20} {_state(each)}"
     report = storage.join(run_folder, "report.html")

@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
-from hydra_ray.errors import EndpointError, GenerationError, HydraError, WorkerError
+from hydra_ray.connecting import cluster_address, tells_why, without_native_notes
+from hydra_ray.errors import EndpointError, GenerationError, WorkerError
 from hydra_ray.generate.completions import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
@@ -33,11 +34,15 @@ from hydra_ray.stages import Stage
 from hydra_ray.stopping import own_handlers, require_not_stopped
 from hydra_ray.stores import worker_environment
 from hydra_ray.telemetry import Telemetry
+from hydra_ray.worker_errors import tells_reason
 
 logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 3
 """How often an actor that died is started again before the run fails."""
+
+_TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+"""Modules of Ray Data that write the traceback of what they then raise."""
 
 Counters = Mapping[str, float]
 
@@ -63,33 +68,41 @@ class GenerationWork(Protocol):
 
 
 def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start one in this process."""
+    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start one in this process.
+
+    Raises:
+        ClusterError: there is no such cluster, it is no cluster for this process, or Ray does not start.
+    """
+    address = cluster_address()
+    # What its C++ side tells a driver is of settings that Ray Data chooses and of processes that end, or comes as an
+    # exception too. It reads this when it is loaded.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data
 
     # On Ctrl-C Tune would end its trials and go on with what it has.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if not ray.is_initialized():
-        with own_handlers():
-            _init_ray()
+        with own_handlers(), tells_why(address), without_native_notes():
+            _init_ray(address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Else the error of a step would reach this process without its class and its words.
     context.raise_original_map_exception = True
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in _TOLD_TWICE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _init_ray() -> None:
+def _init_ray(address: str | None) -> None:
     import ray
 
-    if os.environ.get("RAY_ADDRESS"):
+    if address is not None:
         runtime = {"env_vars": _storage_environment()}
-        ray.init(runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
         return
     # Ray runs its workers at nice 15, which lets any other process starve them.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Its C++ side warns of settings that Ray Data itself chooses.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(
         address="local",
         include_dashboard=False,
@@ -430,18 +443,15 @@ def _told(stage: Stage) -> Iterator[None]:
     import ray.exceptions
 
     try:
-        yield
+        with tells_reason():
+            yield
     except ray.exceptions.RayActorError as error:
         raise GenerationError(
             f"stage {stage.name}: the worker died {_MAX_RESTARTS + 1} times at the same part; its last words "
             f"are in Ray's logs. Committed parts are kept: {error}"
         ) from error
-    except ray.exceptions.RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        if not isinstance(cause, HydraError):
-            raise
-        # Ray Data appends how its own retries are configured.
-        raise type(cause)(str(cause).partition("\nFailed to ")[0]) from None
+    except ray.exceptions.RayTaskError:
+        raise
     except ray.exceptions.RayError as error:
         raise WorkerError(
             f"stage {stage.name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "

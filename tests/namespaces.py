@@ -99,6 +99,12 @@ class Lan:
             text=True,
         )
 
+    def watched(self, *command: str) -> "subprocess.Popen[str]":
+        """A command on the head that is to be looked at, or ended, while it runs."""
+        environment = {**os.environ, **self.environment}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*self._enter(), *command], env=environment, text=True, **pipes)
+
     def on_head(self, *command: str, timeout: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run a command on the head to its end."""
         return subprocess.run(

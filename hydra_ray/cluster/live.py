@@ -2,21 +2,25 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.cluster.facts import NodeFacts, clock_seconds, facts_findings, gather_facts
-from hydra_ray.cluster.fit import placement_findings
+from hydra_ray.cluster.fit import DRIVER, Contents, contents_of, models_of, placement_findings
 from hydra_ray.cluster.nodes import NodeType, read_node_types
+from hydra_ray.cluster.versions import SOURCE, source_version
 from hydra_ray.config import RunConfig
+from hydra_ray.errors import ModelError
 from hydra_ray.findings import Finding
+from hydra_ray.models import model_identity
 from hydra_ray.placement import generator_bundle, step_bundle, train_bundle
+from hydra_ray.stores import reach
 
 _NODE_ID = "ray.io/node-id"
 _SECONDS_A_NODE = 180
-"""How long a node may take to tell what it has; loading torch is most of it."""
+"""How long a node may take at least to tell what it has; loading torch is most of it."""
 
 
 def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
@@ -33,15 +37,28 @@ def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
     return placement_findings(config, live_node_types())
 
 
+def check_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
+    """Whether a run can start on the cluster that RAY_ADDRESS names, as in a submitted job.
+
+    Args:
+        wait_seconds: as of `examine_cluster`.
+
+    Raises:
+        HydraError: storage.root is no place that all nodes can see, or there is no cluster.
+    """
+    from hydra_ray.stream import start_ray
+
+    storage.require_absolute(config.storage.root, "storage.root")
+    reach(config.storage)
+    start_ray()
+    return examine_cluster(config, wait_seconds)
+
+
 def live_node_types() -> list[NodeType]:
     """The nodes that are there now, the head first; alike ones together. Ray must be running."""
     alike: dict[str, list[NodeType]] = {}
     for node in _alive():
-        labels = {key: value for key, value in node["Labels"].items() if key != _NODE_ID}
-        amounts = node["Resources"]
-        counted = {each: amounts[each] for each in amounts if ":" not in each and "memory" not in each}
-        is_head = "node:__internal_head__" in amounts
-        found = NodeType(name="", resources=counted, labels=labels, is_head=is_head)
+        found = _node_type(node)
         alike.setdefault(found.model_dump_json(), []).append(
             found.model_copy(update={"name": node["NodeManagerAddress"]})
         )
@@ -54,17 +71,28 @@ def live_node_types() -> list[NodeType]:
     return sorted(merged, key=lambda node: not node.is_head)
 
 
+def _node_type(node: Mapping[str, Any]) -> NodeType:
+    """A node as Ray lists it, without its name and whatever tells it from others like it."""
+    amounts = node["Resources"]
+    return NodeType(
+        name="",
+        resources={each: amounts[each] for each in amounts if ":" not in each and "memory" not in each},
+        labels={key: value for key, value in node["Labels"].items() if key != _NODE_ID},
+        is_head="node:__internal_head__" in amounts,
+    )
+
+
 def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
     """Whether a run can start: each kind of work finds a place, and every node has what it needs. Ray must be running.
 
     Args:
-        wait_seconds: how long nodes that an autoscaler starts may take.
+        wait_seconds: how long nodes that an autoscaler starts may take, and how long bringing a model to one.
     """
     found = list(_placed(config, wait_seconds))
     marker = storage.join(config.storage.root, "cluster-check", uuid.uuid4().hex)
     storage.write_bytes(marker, b"written by the driver")
     try:
-        facts, silent = _ask(config, marker)
+        facts, silent = _ask(config, marker, max(wait_seconds, _SECONDS_A_NODE))
         unseen = [each.node for each in facts if not each.storage_error and not storage.exists(f"{marker}.{each.node}")]
     finally:
         storage.remove_folder(storage.join(config.storage.root, "cluster-check"))
@@ -73,7 +101,8 @@ def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
         remedy = "storage.root must be one place for all: a shared folder or s3://"
         nodes = ", ".join(unseen)
         found.append(Finding(name="storage", value=f"{nodes} write elsewhere", is_problem=True, remedy=remedy))
-    return [*found, *(facts_findings(facts) if facts else ())]
+    planned, unknown = _planned(config)
+    return [*found, *unknown, *(facts_findings(facts, planned) if facts else ())]
 
 
 def _placed(config: RunConfig, wait_seconds: float) -> Iterator[Finding]:
@@ -98,25 +127,37 @@ def _placed(config: RunConfig, wait_seconds: float) -> Iterator[Finding]:
         ray.cancel(task)
 
 
-def _ask(config: RunConfig, marker: str) -> tuple[list[NodeFacts], list[Finding]]:
+def _planned(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
+    """What this package's source and each model is for the driver, and which models it does not know."""
+    planned = {SOURCE: source_version()}
+    unknown: list[Finding] = []
+    for name in models_of(config):
+        try:
+            planned[name] = model_identity(name)
+        except ModelError as error:
+            value, remedy = "not known to the driver, whose plan needs what it is", str(error)
+            unknown.append(Finding(name=name, value=value, is_problem=True, remedy=remedy))
+    return planned, unknown
+
+
+def _ask(config: RunConfig, marker: str, seconds: float) -> tuple[list[NodeFacts], list[Finding]]:
     """What each node tells, and which nodes tell nothing."""
     import ray
     import ray.exceptions
 
-    models = {config.reranker.base.encoder, config.adapter.base.encoder}
-    if config.generator.engine == "vllm":
-        models.add(config.generator.model)
+    here = ray.get_runtime_context().get_node_id()
     asked: dict[str, tuple[Any, Any]] = {}
     for node in _alive():
         address, num_gpus = node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0))
+        contents = contents_of(config, _node_type(node)) | (DRIVER if node["NodeID"] == here else Contents())
         on_it = {"num_cpus": 0, "label_selector": {_NODE_ID: node["NodeID"]}}
-        task = ray.remote(num_gpus=num_gpus, **on_it)(gather_facts).remote(address, sorted(models), marker, num_gpus)
+        task = ray.remote(num_gpus=num_gpus, **on_it)(gather_facts).remote(address, contents, marker, num_gpus)
         asked[address] = task, ray.remote(**on_it)(_clock)
     facts: list[NodeFacts] = []
     silent: list[Finding] = []
     for address, (task, clock) in asked.items():
         try:
-            found: Any = ray.get(task, timeout=_SECONDS_A_NODE)
+            found: Any = ray.get(task, timeout=seconds)
             before = time.time()
             there: Any = ray.get(clock.remote(), timeout=_SECONDS_A_NODE)
             after = time.time()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from hydra_ray.findings import counted
 from hydra_ray.forecast.forecast import Forecast
 from hydra_ray.forecast.sample import Estimate
 from hydra_ray.forecast.usage import Comparison
@@ -13,8 +14,9 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     """What a run takes: whom it is for, what it asks, what it costs, and what is there already."""
     counters = forecast.counters
     yield (
-        f"run {forecast.run}: {counters['users']:,.0f} users, {counters['new_users']:,.0f} of them evaluated; "
-        f"{counters['records']:,.0f} records, {counters['queries']:,.0f} queries"
+        f"run {forecast.run}: {counted(round(counters['users']), 'user')}, "
+        f"{counters['new_users']:,.0f} of them evaluated; {counted(round(counters['records']), 'record')}, "
+        f"{counted(round(counters['queries']), 'query', 'queries')}"
     )
     if forecast.num_sampled < counters["users"]:
         yield f"estimated on {forecast.num_sampled:,} users; in brackets 95 % intervals"

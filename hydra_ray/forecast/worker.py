@@ -1,9 +1,9 @@
 """The calibration in a process of the cluster that has what a generator of the run has."""
 
-from hydra_ray.errors import HydraError
 from hydra_ray.forecast.calibration import Calibration, CalibrationJob, measure
 from hydra_ray.placement import generator_bundle
 from hydra_ray.stream import start_ray
+from hydra_ray.worker_errors import tells_reason
 
 
 def measure_on_worker(job: CalibrationJob) -> Calibration:
@@ -13,7 +13,6 @@ def measure_on_worker(job: CalibrationJob) -> Calibration:
         HydraError: as `measure`.
     """
     import ray
-    import ray.exceptions
 
     start_ray()
     placed = ray.remote(
@@ -21,8 +20,5 @@ def measure_on_worker(job: CalibrationJob) -> Calibration:
         max_retries=0,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(job.placement.generator_threads)}},
     )
-    try:
+    with tells_reason():
         return ray.get(placed(measure).remote(job))
-    except ray.exceptions.RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        raise cause if isinstance(cause, HydraError) else error from None

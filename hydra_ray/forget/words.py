@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
+from hydra_ray import storage
 from hydra_ray.errors import InputError
+from hydra_ray.findings import counted
 from hydra_ray.forget.cohorts import Learned
 from hydra_ray.forget.removal import Outcome
 from hydra_ray.roots import receipt_location
@@ -19,7 +20,7 @@ def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:
     found = list(user_ids)
     if users_file is not None:
         try:
-            found += filter(None, Path(users_file).read_text(encoding="utf-8-sig").splitlines())
+            found += filter(None, storage.read_bytes(users_file).decode("utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read user ids from {users_file}: {error}") from error
     if not found:
@@ -41,7 +42,9 @@ def outcome_lines(root: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _cohort(learned: Learned) -> str:
-    return "cohort unknown" if learned.cohort is None else f"{learned.num_users} users of {learned.cohort}"
+    if learned.cohort is None or learned.num_users is None:
+        return "cohort unknown"
+    return f"{counted(learned.num_users, 'user')} of {learned.cohort}"
 
 
 def _fate(root: str, outcome: Outcome) -> str:

@@ -21,6 +21,7 @@ import openai.resources.chat  # which the client would load in the time of its f
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
+from hydra_ray.findings import counted
 from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import Answered, call_arguments, expected_tokens, read_answers
 from hydra_ray.generate.engine import Keep, keep_nowhere
@@ -95,8 +96,8 @@ class OpenAiEngine:
             if self._breaker.is_dead(time.monotonic()):
                 raise EndpointError(
                     f"the endpoint {self._api.base_url} is dead: no call was answered for "
-                    f"{self._api.breaker_seconds:g} s, and {self._api.breaker_failures} requests or more failed in a "
-                    "row. What was answered before is kept; run again when it answers."
+                    f"{self._api.breaker_seconds:g} s, and {counted(self._api.breaker_failures, 'request')} or more "
+                    "failed in a row. What was answered before is kept; run again when it answers."
                 )
             if self._has_answered:
                 await answers.flush()

@@ -19,6 +19,7 @@ from hydra_ray.placement import train_bundle
 from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction, base_name_of
 from hydra_ray.stages import Stage
 from hydra_ray.stopping import call_aside
+from hydra_ray.worker_errors import reason_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -170,6 +171,8 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
         # Train would put its own handler in the place of this program's, and leave it there.
         call_aside(trainer.fit, watch=tell)
     except TrainingFailedError as error:
+        if reason := reason_of(error):
+            raise reason from None
         raise TrainingError(f"training the bases failed: {error}. The workers' checkpoints are in {folder}.") from error
     tell()
 

@@ -6,6 +6,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.logger import TBXLoggerCallback
 
+from hydra_ray.findings import counted
 from hydra_ray.stopping import defers_stop
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ class Announcer(Callback):
         told = "failed"
         if "quality" in reported:
             quality, tokens = f"{reported['quality']:.3f}", reported["generated_tokens"]
-            num_computed = reported["num_computed"]
-            told = f"{reported['run']}: quality {quality}, {tokens} generated tokens, {num_computed} stages computed"
+            computed = counted(reported["num_computed"], "stage")
+            told = f"{reported['run']}: quality {quality}, {tokens} generated tokens, {computed} computed"
         logger.info("trial %d of %d: %s", self._num_ended, self._num_trials, told)
 
 

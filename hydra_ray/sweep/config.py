@@ -143,3 +143,15 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     for override in overrides:
         base = apply_override(base, override)
     return Sweep(config=config, base=base)
+
+
+def require_root(sweep: Sweep) -> str:
+    """The storage root that the base names.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    root = sweep.base.get("storage", {}).get("root")
+    if not isinstance(root, str):
+        raise ConfigError("the sweep's base has no storage.root; add storage.root=FOLDER")
+    return root

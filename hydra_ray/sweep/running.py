@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError
+from hydra_ray.findings import counted
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger
 from hydra_ray.sweep.results import Results, config_yaml, gather, result_lines, results_table
@@ -46,7 +47,7 @@ def forecast(sweep: Sweep) -> Forecast:
         num_trials = config.num_trials or 1
         bounds = stage_bounds(sweep, num_trials)
         lines = [
-            f"sweep {config.sweep}: {num_trials} trials that optuna chooses, over {what}",
+            f"sweep {config.sweep}: {counted(num_trials, 'trial')} that optuna chooses, over {what}",
             f"each needs {bounds.per_trial} stage results; all together need from {bounds.lowest} to {bounds.highest} "
             "distinct ones, each of which is computed once at most",
         ]
@@ -60,7 +61,7 @@ def forecast(sweep: Sweep) -> Forecast:
         sum(getattr(use, name) for use in uses) for name in ("wanted", "distinct", "complete")
     )
     lines = [
-        f"sweep {config.sweep}: {len(trials)} trials ({config.search}) over {what}",
+        f"sweep {config.sweep}: {counted(len(trials), 'trial')} ({config.search}) over {what}",
         *_left_out(sweep, len(trials)),
         f"they need {wanted} stage results, {distinct} of them distinct: {complete} are complete, "
         f"{distinct - complete} are to be computed, each once; {wanted - distinct} are shared between trials",
@@ -116,7 +117,8 @@ def exactly_once(ledger: Ledger) -> str:
     """How many stages the sweep has computed in all its attempts, and which of them more than once."""
     counts = ledger.counts()
     repeated = [f"{name} {fingerprint} {count} times" for (name, fingerprint), count in counts.items() if count > 1]
-    told = f"{len(counts)} stages were computed by this sweep, "
+    was = "was" if len(counts) == 1 else "were"
+    told = f"{counted(len(counts), 'stage')} {was} computed by this sweep, "
     return told + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
 
 
@@ -138,15 +140,3 @@ def _require_loggers(sweep: Sweep) -> None:
             "mlflow_uri is set, but the package mlflow is not installed here. Install it with `pip install mlflow`, or "
             "leave mlflow_uri out: results are kept without it too."
         )
-
-
-def require_root(sweep: Sweep) -> str:
-    """The storage root that the base names.
-
-    Raises:
-        ConfigError: it names none.
-    """
-    root = sweep.base.get("storage", {}).get("root")
-    if not isinstance(root, str):
-        raise ConfigError("the sweep's base has no storage.root; add storage.root=FOLDER")
-    return root

@@ -1,14 +1,17 @@
 """A head without CPUs and two nodes that work, each with a network, processes and shared memory of its own."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from builders import ENCODER
 from namespaces import Lan, can_have_namespaces, lan
 
 from hydra_ray.config import PlacementConfig, StorageConfig
+from hydra_ray.models import model_identity, resolve_model
 from hydra_ray.plan import Plan, plan_run
 from hydra_ray.storage import read_part
 
@@ -47,6 +50,27 @@ def test_a_fit_cluster_is_found_fit(nodes: Lan, tmp_path: Path):
     assert generator.endswith(f"found on {nodes.nodes[2].address}")
     assert "written and read, 3 nodes" in output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("spot", "folder:{digest} on 1 node"), ("steady", "not on 10.77.0.2")],
+    ids=["where-it-is", "where-it-is-not"],
+)
+def test_a_model_is_asked_for_only_where_the_plan_puts_its_work(nodes: Lan, tmp_path: Path, kind: str, told: str):
+    """Each node has a /tmp/ray of its own: the model is on the head, which plans with it, and on the spot node."""
+    for node in (nodes.nodes[0], nodes.nodes[2]):
+        model = nodes.folder / node.network / "generator"
+        shutil.copytree(resolve_model(ENCODER), model, dirs_exist_ok=True)
+    check = [PYTHON, "-m", "hydra_ray.cli", "check", str(ROOT / "jobs" / "configs" / "demo.yaml")]
+    settings = [f"storage.root={tmp_path}", "generator.model=/tmp/ray/generator"]
+    labels = [f"placement.generator_labels={{kind: {kind}}}", "placement.step_labels={kind: spot}"]
+    job = nodes.submit(*check, *settings, *labels)
+    output, _ = job.communicate(timeout=600)
+    (line,) = [line for line in output.splitlines() if line[8:].startswith("/tmp/ray/generator ")]
+    digest = model_identity(str(nodes.folder / nodes.nodes[2].network / "generator")).partition(":")[2]
+    assert told.format(digest=digest) in line
+    assert job.returncode == (0 if kind == "spot" else 1), output
 
 
 def test_the_dry_plan_reads_the_nodes_that_are_there(nodes: Lan):

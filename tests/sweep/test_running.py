@@ -7,10 +7,10 @@ from builders import run_config
 
 from hydra_ray.errors import ConfigError
 from hydra_ray.plan import plan_run
-from hydra_ray.sweep.config import Sweep, SweepConfig
+from hydra_ray.sweep.config import Sweep, SweepConfig, require_root
 from hydra_ray.sweep.ledger import Ledger
 from hydra_ray.sweep.reuse import stages_until
-from hydra_ray.sweep.running import exactly_once, forecast, ledger_of, require_root, sweep_folder
+from hydra_ray.sweep.running import exactly_once, forecast, ledger_of, sweep_folder
 
 SPACE = {"probes.num_records": [1, 3], "drafts.num_records": [1, 2]}
 

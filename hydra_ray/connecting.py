@@ -1,0 +1,144 @@
+"""Which Ray a command connects to, and what it means in one sentence where it cannot."""
+
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra_ray.errors import ClusterError, SubmissionAddressError
+
+ADDRESS = "RAY_ADDRESS"
+"""Environment variable that names the cluster; Ray sets it in a submitted job."""
+SUBMITTED_AS = "HYDRA_SUBMITTED_AS"
+"""Environment variable of a job: the command that submitted it, with which it goes on after a stop."""
+TOKEN_HELP = (
+    "With RAY_AUTH_MODE=token, Ray looks for it in RAY_AUTH_TOKEN, then in the file RAY_AUTH_TOKEN_PATH, then in "
+    "~/.ray/auth_token"
+)
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+_TOKEN_FILE = Path("~/.ray/auth_token")
+_NATIVE_NOTE = re.compile(r"\[[^\]]* [IW] \d+ \d+\] ")
+_SECONDS_TO_LISTEN = 10
+
+
+def cluster_address() -> str | None:
+    """Return the address of the cluster that this process is to connect to; None where it starts Ray by itself.
+
+    Raises:
+        SubmissionAddressError: it is an address to which jobs are submitted.
+        ClusterError: it is Ray Client's, or nobody listens there.
+    """
+    address = os.environ.get(ADDRESS, "")
+    if address in ("", "local"):
+        return None
+    require_cluster_address()
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        _require_listener(address, host.strip("[]"), int(port))
+    return address
+
+
+def require_cluster_address() -> None:
+    """Check what RAY_ADDRESS looks like, without asking anybody.
+
+    Raises:
+        SubmissionAddressError: it is an address to which jobs are submitted.
+        ClusterError: it is Ray Client's.
+    """
+    address = os.environ.get(ADDRESS, "")
+    if address.startswith(("http://", "https://")):
+        raise SubmissionAddressError(
+            f"{ADDRESS} is {address}: jobs are submitted there, and this command would run here. Submit it with "
+            f"`hydra-ray submit CONFIG --address {address}`, or unset {ADDRESS} to run on this machine."
+        )
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"{ADDRESS} is {address}: Ray Client, through which Ray Data and Ray Train cannot be driven. Submit a job "
+            "to the dashboard's address instead: `hydra-ray submit CONFIG --address http://HOST:8265`."
+        )
+
+
+def send_token() -> None:
+    """Have Ray's client of jobs send the token where there is one, as Ray does where it connects to a cluster.
+
+    Ray reads this when it is imported; where it is imported already, it stays as it is.
+    """
+    if "ray" in sys.modules:
+        return
+    has_one = any(os.environ.get(name) for name in _TOKENS) or _TOKEN_FILE.expanduser().is_file()
+    if has_one:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@contextmanager
+def tells_why(address: str | None) -> Iterator[None]:
+    """Raise what keeps Ray from starting, or from being connected to, in one sentence.
+
+    Args:
+        address: of a running cluster; None where Ray starts here.
+
+    Raises:
+        ClusterError: Ray could not be started or connected to.
+    """
+    import ray.exceptions
+
+    where = "Ray cannot be started on this machine" if address is None else f"cannot connect to Ray at {address}"
+    try:
+        yield
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(f"{where}: {_first_sentence(error)}. {TOKEN_HELP}.") from error
+    except ConnectionError as error:
+        raise ClusterError(f"{where}: {_what_failed(address, error)}") from error
+    except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"{where}: {_joined(error)}") from error
+
+
+@contextmanager
+def without_native_notes() -> Iterator[None]:
+    """Leave out what Ray's C++ side writes to standard error that is no error, such as which level it logs at."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            written.seek(0)
+            for line in written.read().decode(errors="replace").splitlines():
+                if not _NATIVE_NOTE.match(line):
+                    sys.stderr.write(f"{line}\n")
+
+
+def _what_failed(address: str | None, error: Exception) -> str:
+    if address in (None, "auto"):
+        return f"{_joined(error)} Start it with `ray start --head`, or unset {ADDRESS}."
+    return (
+        "something listens there, but does not answer as a Ray head does. Either the token is wrong "
+        f"({TOKEN_HELP}), or the port is another one than Ray's (6379 where nothing else was chosen)."
+    )
+
+
+def _require_listener(address: str, host: str, port: int) -> None:
+    """Ray itself would try for a minute or two."""
+    try:
+        socket.create_connection((host, port), timeout=_SECONDS_TO_LISTEN).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nobody listens at {ADDRESS}={address}: {error.strerror or error}. Expected HOST:PORT of a running head "
+            "(its port is 6379 where nothing else was chosen), which can be reached from inside the cluster only."
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).split(". ", 1)[0].strip()
+
+
+def _joined(error: Exception) -> str:
+    """What an error says, on one line, without the way it took."""
+    return " ".join(str(error).partition("Traceback (most recent")[0].split()).removesuffix(" Last connection error:")

@@ -1,0 +1,148 @@
+"""The cluster's side that takes jobs: Ray's own client, with each way of failing told in one sentence."""
+
+import asyncio
+import logging
+import os
+import re
+import shlex
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from hydra_ray.connecting import ADDRESS, TOKEN_HELP, send_token
+from hydra_ray.errors import ClusterError
+from hydra_ray.submit.job import Job, job_environment
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+_ADDRESSES = ("RAY_API_SERVER_ADDRESS", ADDRESS)
+"""Environment variables in which Ray looks for where jobs are submitted to, before it looks at anything else."""
+_RAYS_OWN = re.compile(r"\S+ \S+\tINFO job_manager\.py:|Running entrypoint for job ")
+"""Lines that Ray writes into a job's log before the job does."""
+_SECONDS_TO_LISTEN = 10
+
+
+def open_client(address: str | None) -> "JobSubmissionClient":
+    """Return a client of the cluster at an address, or at the one that the environment names.
+
+    Raises:
+        ClusterError: there is no such address, nobody is there, or it wants another token.
+    """
+    named = address or next((os.environ[name] for name in _ADDRESSES if os.environ.get(name)), None)
+    if named is None:
+        raise ClusterError("no cluster to submit to: give --address http://HOST:8265, the address of its dashboard")
+    _require_listener(named)
+    send_token()
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ[_ADDRESSES[0]] = named  # else Ray would put the environment's address before the one that was typed
+    with _told(named):
+        return JobSubmissionClient(named)
+
+
+def submit(client: "JobSubmissionClient", job: Job, typed: str) -> str:
+    """Submit a job with its files, after users' files are where the cluster finds them; returns its id.
+
+    Args:
+        typed: the command that submits it.
+
+    Raises:
+        ClusterError: the cluster did not take it.
+    """
+    with tempfile.TemporaryDirectory() as folder, _told(client.get_address()):
+        for name, content in job.files.items():
+            Path(folder, name).write_bytes(content)
+        sent = {"working_dir": folder} if job.files else {}
+        return client.submit_job(entrypoint=job.entrypoint, runtime_env={**sent, "env_vars": job_environment(typed)})
+
+
+def watch(client: "JobSubmissionClient", job_id: str) -> int:
+    """Write a job's log to standard output as it comes; returns the job's exit status.
+
+    Raises:
+        ClusterError: the cluster cannot be reached any more.
+    """
+    with _told(client.get_address()):
+        asyncio.run(_print_log(client, job_id))
+        info = client.get_job_info(job_id)
+    if info.status == "SUCCEEDED":
+        return 0
+    if info.status == "RUNNING":
+        raise ClusterError(f"the connection to {client.get_address()} was lost; the job {job_id} goes on")
+    if info.driver_exit_code is None or info.status == "STOPPED":
+        sys.stderr.write(f"job {job_id} {info.status.lower()}: {info.message}\n")
+    return info.driver_exit_code or 1
+
+
+def handling_lines(client: "JobSubmissionClient", job_id: str) -> list[str]:
+    """How to see a job, and how to stop it."""
+    where = shlex.quote(client.get_address())
+    return [
+        f"  see it:  ray job logs --follow {job_id} --address {where}",
+        f"  stop it: ray job stop {job_id} --address {where}",
+    ]
+
+
+async def _print_log(client: "JobSubmissionClient", job_id: str) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        sys.stdout.write("".join(line for line in lines.splitlines(keepends=True) if not _RAYS_OWN.match(line)))
+        sys.stdout.flush()
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself would wait for minutes where a firewall is silent."""
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ClusterError(
+            f"{address} is no address to submit jobs to: expected http://HOST:8265, the address of the cluster's "
+            "dashboard"
+        )
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname, port), timeout=_SECONDS_TO_LISTEN).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nobody listens at {address}: {error.strerror or error}. The dashboard is bound to the head itself: "
+            "`ray dashboard CLUSTER.yaml`, `kubectl port-forward` or `ssh -L 8265:localhost:8265 HEAD` bring it here."
+        ) from error
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """Raise what keeps a cluster from taking or telling jobs, in one sentence."""
+    import aiohttp
+    import ray.exceptions
+    import requests
+
+    try:
+        yield
+    except ray.exceptions.AuthenticationError as error:
+        # Ray's words begin with what the server said.
+        is_wrong = str(error).startswith("Authentication failed")
+        found = "the token is wrong" if is_wrong else "it wants a token, and there is none here"
+        raise ClusterError(f"{address} refused: {found}. {TOKEN_HELP}.") from error
+    except aiohttp.WSServerHandshakeError as error:
+        raise ClusterError(f"{address} does not show the job's log: {error.status} {error.message}") from error
+    except (ConnectionError, requests.ConnectionError, aiohttp.ClientError) as error:
+        raise ClusterError(
+            f"the connection to {address} broke ({type(error).__name__}): either it is no Ray dashboard, whose address "
+            "is http://HOST:8265, or its head has ended"
+        ) from error
+    except (requests.RequestException, KeyError) as error:
+        raise ClusterError(
+            f"{address} is no Ray dashboard: it answers, but not as one ({type(error).__name__}). Expected "
+            "http://HOST:8265"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        if "returned 404" in told:
+            raise ClusterError(f"{address} is no Ray dashboard: it has no jobs. Expected http://HOST:8265") from error
+        raise ClusterError(f"{address} did not take the job: {told}") from error

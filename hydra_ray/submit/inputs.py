@@ -1,0 +1,136 @@
+"""Users' files of this machine: which ones a cluster cannot see, and how they get to where it can.
+
+They are users' raw texts, so they are put neither below storage.root, all of whose files `forget` must know, nor into
+what a job is submitted with, which Ray keeps on its nodes.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra_ray import storage
+from hydra_ray.errors import InputError
+
+_SPLITS = ("train_split", "new_split")
+_LAMP_FILES = ("questions", "outputs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where the cluster finds users' files. Key: what they were named."""
+
+    locations: tuple[str, ...]
+    """In the order in which they were named."""
+    copies: Mapping[Path, str] = field(default_factory=dict)
+    """Files of this machine that are still to be copied, and where to."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it."""
+
+
+def place_files(named: Sequence[str], setting: str, upload: str | None) -> Placed:
+    """Return where the cluster finds files, and which ones of this machine are to be copied there first.
+
+    Args:
+        named: locations; an absolute path is the cluster's, unless it is on this machine too and `upload` is given.
+        setting: who names them, in words.
+        upload: folder that this machine can write and the cluster can read.
+
+    Raises:
+        InputError: a file is on this machine alone and there is no `upload`, or it is not there.
+    """
+    locations: list[str] = []
+    copies: dict[Path, str] = {}
+    notes: list[str] = []
+    for each in named:
+        path = Path(each).expanduser()
+        if _is_elsewhere(each, path):
+            locations.append(each)
+        elif upload is None and path.is_absolute():
+            locations.append(str(path))
+            notes.append(_looked_for(setting, path))
+        elif not path.is_file():
+            raise InputError(f"{setting} names {each}, and there is no such file here: {path.absolute()}")
+        else:
+            copies[path] = storage.join(_require_upload(upload, [path], setting), _digest([path]), path.name)
+            locations.append(copies[path])
+    return Placed(locations=tuple(locations), copies=copies, notes=tuple(notes))
+
+
+def place_folder(lamp: Mapping[str, Any], upload: str | None) -> Placed:
+    """Return where the cluster finds a folder of LaMP files, and which files of this machine are to be copied there.
+
+    Args:
+        lamp: the section of a configuration; its `root` is set.
+        upload: as of `place_files`.
+
+    Raises:
+        InputError: as `place_files`.
+    """
+    root, setting = str(lamp["root"]), "lamp.root"
+    path = Path(root).expanduser()
+    if _is_elsewhere(root, path):
+        return Placed(locations=(root,))
+    if upload is None and path.is_absolute():
+        return Placed(locations=(str(path),), notes=(_looked_for(setting, path),))
+    files = list(_lamp_files(path, lamp))
+    if not files:
+        raise InputError(f"{setting} is {root}, and no file of its splits is there: {path.absolute()}")
+    folder = storage.join(_require_upload(upload, files, setting), _digest(files))
+    return Placed(locations=(folder,), copies={each: storage.join(folder, each.name) for each in files})
+
+
+def copy_there(path: Path, location: str) -> str:
+    """Copy a file of this machine to where the cluster finds it; returns what the user should know of it."""
+    if not storage.exists(location):  # it is named by its content
+        with path.open("rb") as file, storage.open_output(location) as copy:
+            shutil.copyfileobj(file, copy, length=16 << 20)
+    return (
+        f"{path} ({_size(path.stat().st_size)}) is at {location} for the cluster; that is outside storage.root, "
+        "so remove it there yourself when one of its users is to be forgotten"
+    )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"
+
+
+def _looked_for(setting: str, path: Path) -> str:
+    return f"{setting}: {path} is looked for on the cluster's machines; --upload would send the one of this machine"
+
+
+def _is_elsewhere(location: str, path: Path) -> bool:
+    return storage.is_uri(location) or (path.is_absolute() and not path.exists())
+
+
+def _require_upload(upload: str | None, files: Sequence[Path], setting: str) -> str:
+    if upload is not None:
+        return storage.require_absolute(upload, "--upload")
+    names = " ".join(map(str, files))
+    raise InputError(
+        f"{setting} names {names}, on this machine alone: the cluster cannot see it. Add `--upload s3://BUCKET/FOLDER` "
+        "(or a folder that both see), and it is copied there before the job starts; or copy it yourself, as with "
+        f"`aws s3 cp {files[0]} s3://BUCKET/FOLDER/`, and set {setting} to that place."
+    )
+
+
+def _lamp_files(folder: Path, lamp: Mapping[str, Any]) -> Iterator[Path]:
+    defaults = {"train_split": "train", "new_split": "dev"}
+    for name in _SPLITS:
+        split = lamp.get(name, defaults[name])
+        for kind in _LAMP_FILES:
+            path = folder / f"{split}_{kind}.json"
+            if split is not None and path.is_file():
+                yield path
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of names and contents: the same files come to the same place, where a run finds them unchanged."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        digest.update(path.name.encode() + b"\0" + content)
+    return digest.hexdigest()

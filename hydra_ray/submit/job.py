@@ -1,0 +1,180 @@
+"""What is submitted: the command that the cluster runs, and the files that go with it."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hydra_ray import storage
+from hydra_ray.cluster.versions import source_digest
+from hydra_ray.config import StorageConfig, check_settings, load_config
+from hydra_ray.connecting import SUBMITTED_AS
+from hydra_ray.errors import ConfigError
+from hydra_ray.logs import FORMAT_VARIABLE
+from hydra_ray.stores import reach
+from hydra_ray.submit.inputs import Placed, place_files, place_folder
+from hydra_ray.sweep.config import load_sweep, require_root
+
+CLIENT_SOURCE = "HYDRA_CLIENT_SOURCE"
+"""Environment variable of a job: digest of this package's source on the machine that submitted it."""
+ON_CONFIG = ("run", "sweep", "plan", "check")
+"""Commands that take a configuration; plan also a run's folder, as all others do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A command for the cluster."""
+
+    words: tuple[str, ...]
+    """As they would be typed after `hydra-ray`, where the files are."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What is sent with it, by name."""
+    copies: Mapping[Path, str] = field(default_factory=dict)
+    """Users' files of this machine, and where they are to be copied to before it starts."""
+    notes: tuple[str, ...] = ()
+    """What the user should know before it starts."""
+    result: str = ""
+    """Location of the page that it makes, where it makes one."""
+
+    @property
+    def entrypoint(self) -> str:
+        """The shell command."""
+        return shlex.join(["python", "-m", "hydra_ray.cli", *self.words])
+
+
+def config_job(
+    command: str, path: str, overrides: Sequence[str], words: Sequence[str], upload: str | None, *, has_page: bool
+) -> Job:
+    """Return the job of a command that takes a configuration of this machine.
+
+    Args:
+        command: one of ON_CONFIG.
+        path: the YAML file.
+        overrides: each `section.key=value`, of the words.
+        words: everything that was typed after the file.
+        upload: as of `place_files`.
+        has_page: whether it goes on to the page of a run or of a sweep.
+
+    Raises:
+        HydraError: the configuration is wrong, or names what the cluster cannot see.
+    """
+    files, settings, result = (_sweep if command == "sweep" else _run)(path, overrides)
+    root = storage.require_absolute(str(settings["storage"]["root"]), "storage.root")
+    if upload is not None:
+        reach(check_settings(StorageConfig, settings["storage"], source=path))
+    placed, setting = _placed(settings.get("lamp", {}), upload)
+    return Job(
+        words=(command, next(iter(files)), *words, *([setting] if setting else ())),
+        files=files,
+        copies=placed.copies,
+        notes=placed.notes,
+        result=storage.join(root, *result) if has_page else "",
+    )
+
+
+def run_job(command: str, run: str, words: Sequence[str]) -> Job:
+    """Return the job of a command that takes a run's folder.
+
+    Args:
+        words: everything that was typed after the folder.
+
+    Raises:
+        ConfigError: the folder is relative, and so one of this machine.
+    """
+    return Job(words=(command, _folder(run), *words))
+
+
+def added_users_job(
+    run: str, users: Sequence[str], name: str | None, overrides: Sequence[str], upload: str | None
+) -> Job:
+    """Return the job that adds users to a finished run.
+
+    Args:
+        users: files, or a folder that the cluster can see.
+        name: of the addition.
+        upload: as of `place_files`.
+
+    Raises:
+        HydraError: the run's folder or a file is one that the cluster cannot see.
+    """
+    placed = place_files(users, "--users", upload)
+    told = [word for each in placed.locations for word in ("--users", each)]
+    named = ["--name", name] if name is not None else []
+    words = ("fit-users", _folder(run), *overrides, *told, *named)
+    return Job(words=words, copies=placed.copies, notes=placed.notes)
+
+
+def forgetting_job(run: str, user_ids: Sequence[str], users_file: str | None) -> Job:
+    """Return the job that removes users from a root.
+
+    Raises:
+        ConfigError: their ids would be kept by Ray, with what the job was started with.
+    """
+    if user_ids or users_file is None or not (storage.is_uri(users_file) or Path(users_file).is_absolute()):
+        raise ConfigError(
+            "Ray keeps and shows what a job was submitted with, so ids of users who are to be forgotten cannot go with "
+            "it. Put them, one a line, where the cluster can read them, and give that place: --users-file "
+            "s3://BUCKET/FILE, or an absolute path on its machines."
+        )
+    return Job(words=("forget", "--run", _folder(run), "--users-file", users_file))
+
+
+def _folder(run: str) -> str:
+    return storage.require_absolute(run, "the run's folder")
+
+
+def job_environment(typed: str) -> dict[str, str]:
+    """Return what a job is told by its environment.
+
+    Args:
+        typed: the command that submits it.
+    """
+    told = {SUBMITTED_AS: typed, CLIENT_SOURCE: source_digest()}
+    return told | {name: os.environ[name] for name in (FORMAT_VARIABLE,) if name in os.environ}
+
+
+def other_source() -> str | None:
+    """Return, in a job, why a setting may mean another thing here than where it was submitted; None where it cannot."""
+    theirs, ours = os.environ.get(CLIENT_SOURCE), source_digest()
+    if theirs in (None, ours):
+        return None
+    return (
+        f"the cluster's hydra_ray (source {ours}) is not the one that submitted this job (source {theirs}): what runs "
+        "is the cluster's"
+    )
+
+
+def _run(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any], Sequence[str]]:
+    config = load_config(path, overrides)
+    files = {Path(path).name: Path(path).read_bytes()}
+    return files, config.model_dump(mode="json"), ("runs", config.run, "report.html")
+
+
+def _sweep(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any], Sequence[str]]:
+    """A sweep goes with the configuration that it names, beside each other."""
+    sweep = load_sweep(path, overrides)
+    require_root(sweep)
+    settings = sweep.config.model_dump(mode="json", exclude_unset=True)
+    name = f"base-{Path(sweep.config.base).name}"
+    base = (Path(path).parent / sweep.config.base).read_bytes()
+    written = yaml.safe_dump({**settings, "base": name}, sort_keys=False, allow_unicode=True).encode()
+    files = {Path(path).name: written, name: base}
+    return files, dict(sweep.base), ("sweeps", sweep.config.sweep, "sweep.html")
+
+
+def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
+    """Where the cluster finds the users, and the setting that says so; nothing where it stays as it is."""
+    if not isinstance(lamp, Mapping):
+        raise ConfigError(f"the section lamp is {lamp!r}; expected a mapping")
+    if lamp.get("root") is not None:
+        placed = place_folder(lamp, upload)
+        found, told = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
+    else:
+        found = list(lamp.get("users_files") or ())
+        placed = place_files(found, "lamp.users_files", upload)
+        told = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
+    return placed, "" if list(placed.locations) == list(found) else told.strip()
