@@ -570,8 +570,8 @@ class PlacementConfig(Section):
     """0 trains on CPU with gloo, more with NCCL."""
     train_threads: int = Field(default=2, gt=0)
     """OpenMP threads of all training workers together on CPU."""
-    zero_stage: int | None = Field(default=None, ge=0, le=2)
-    """DeepSpeed's ZeRO stage; 0 trains with torch alone. Null: 1 where DeepSpeed is installed, else 0."""
+    zero_stage: int = Field(default=1, ge=0, le=2)
+    """DeepSpeed's ZeRO stage; 0 trains with torch alone, and so does 1 where DeepSpeed is not installed."""
     max_concurrent_trials: int = Field(default=2, gt=0)
     """Tune trials at the same time."""
     generator_labels: dict[LabelKey, LabelSelector] = {}

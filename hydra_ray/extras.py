@@ -75,7 +75,7 @@ def _modules_of(config: RunConfig) -> Iterator[str]:
     if config.generator.engine != "fake":
         yield config.generator.engine
     is_trained = any(scorer.base.num_epochs for scorer in (config.reranker, config.adapter))
-    if config.placement.zero_stage and is_trained and config.taught_by is None:
+    if config.placement.zero_stage > 1 and is_trained and config.taught_by is None:
         yield "deepspeed"
 
 

@@ -64,9 +64,9 @@ def test_a_generator_in_this_machine_needs_the_machines_extra(monkeypatch: pytes
     assert extra in refusal(config.model_copy(update={"generator": generator}))
 
 
-def test_without_deepspeed_only_its_own_stages_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_without_deepspeed_only_what_it_alone_can_do_is_refused(monkeypatch: pytest.MonkeyPatch):
     lacking(monkeypatch, "deepspeed")
-    for stage in (None, 0):
+    for stage in (0, 1):
         require_packages(with_placement(zero_stage=stage))
     assert "or set placement.zero_stage=0" in refusal(with_placement(zero_stage=2))
     require_packages(with_placement(zero_stage=2).model_copy(update={"taught_by": "other"}))
@@ -140,3 +140,13 @@ def test_the_light_client_shows_a_run_whose_models_it_does_not_have(small_run, t
 def test_readme_names_the_demo_s_packages_in_their_versions():
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert f"pip install --no-deps {' '.join(PROJECT['optional-dependencies']['demo'])}\n" in text
+
+
+def test_whether_deepspeed_is_installed_decides_what_trains_and_no_configuration(monkeypatch: pytest.MonkeyPatch):
+    from hydra_ray.scorer import training
+
+    for is_there, stages in ((True, [0, 1, 2]), (False, [0, 0, 2])):
+        monkeypatch.setattr(training, "is_installed", lambda _, found=is_there: found)
+        placements = [with_placement(zero_stage=stage).placement for stage in range(3)]
+        assert [training._with_engine(each).zero_stage for each in placements] == stages
+    assert RUN.placement.zero_stage == 1

@@ -7,6 +7,7 @@ import pytest
 from hydra_ray.cli import main
 from hydra_ray.config import load_config
 from hydra_ray.errors import ConfigError
+from hydra_ray.plan import Plan, plan_run
 from hydra_ray.shipped import FOLDER, find_configuration, is_configuration, shipped_names
 from hydra_ray.sweep.config import load_sweep
 
@@ -74,3 +75,15 @@ def test_every_command_that_takes_a_configuration_lists_the_names(
 def test_outputs_of_a_shipped_configuration_are_in_the_working_directory(tmp_path: Path):
     assert main(["run", "tour", "--until", "users"]) == 0
     assert list((tmp_path / "outputs" / "stages" / "users").iterdir())
+
+
+def test_the_demo_is_run_with_the_seed_and_its_report_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    made: list[Plan] = []
+    monkeypatch.setattr("hydra_ray.pipeline.personalize", lambda config: made.append(plan_run(config)) or made[0])
+    assert main(["demo", "--seed", "3"]) == 0
+    (plan,) = made
+    asked = load_config("demo", ["lamp.planted.seed=3", "generator.seed=3", f"storage.root={tmp_path / 'outputs'}"])
+    assert plan.config == asked
+    assert capsys.readouterr().out == f"report: {tmp_path}/outputs/runs/demo/report.html\n"

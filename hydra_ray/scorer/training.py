@@ -136,7 +136,7 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    placement = _with_zero_stage(tasks[0].placement)
+    placement = _with_engine(tasks[0].placement)
     tasks = [replace(task, placement=placement) for task in tasks]
     bundle = train_bundle(placement)
     # An engine's checkpoint fits only the same number of workers and ZeRO stage, so those are part of the run's name.
@@ -174,11 +174,12 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
     tell()
 
 
-def _with_zero_stage(placement: PlacementConfig) -> PlacementConfig:
-    """The placement with a ZeRO stage: decided by the driver, once for all workers."""
-    if placement.zero_stage is not None:
+def _with_engine(placement: PlacementConfig) -> PlacementConfig:
+    """The placement with the ZeRO stage that there is an engine for: decided by the driver, once for all workers."""
+    if placement.zero_stage != 1 or is_installed("deepspeed"):
         return placement
-    return placement.model_copy(update={"zero_stage": 1 if is_installed("deepspeed") else 0})
+    _LOG.info("DeepSpeed is not installed: torch alone trains")
+    return placement.model_copy(update={"zero_stage": 0})
 
 
 def _log_epochs(stage_name: str, task: TrainingTask) -> None:

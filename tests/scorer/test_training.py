@@ -354,23 +354,24 @@ def test_torch_alone_trains_the_weights_that_deepspeed_trains(encoder, tmp_path,
     from safetensors.numpy import load_file
 
     examples = write_examples(tmp_path)
-    config = base_config(encoder, learning_rate=5e-3, holdout_fraction=0.0)
+    # Steps are small, so that they do not make much of the rounding, in which the two differ.
+    config = base_config(encoder, learning_rate=3e-4, holdout_fraction=0.0)
 
     def train(zero_stage, num_epochs=2):
         stage = stage_at(tmp_path, f"zero{zero_stage}-{num_epochs}")
         placement = PlacementConfig(train_workers=train_workers, zero_stage=zero_stage)
         settings = config.model_copy(update={"num_epochs": num_epochs})
         train_bases(examples, stage, settings, "bilinear", PLAIN_NAMES, placement, folds=[None], is_graded=False)
-        losses = read_json(f"{stage.folder}/base/base.json")["training"]["train_losses"]
-        return load_file(f"{stage.folder}/base/model.safetensors"), losses
+        return load_file(f"{stage.folder}/base/model.safetensors"), read_json(f"{stage.folder}/base/base.json")
 
-    (alone, losses), (spread, spread_losses), (untrained, _) = train(0), train(1), train(0, num_epochs=0)
-    assert losses == pytest.approx(spread_losses, rel=1e-3)
+    (alone, told), (spread, told_spread), (untrained, _) = train(0), train(1), train(0, num_epochs=0)
+    assert told["training"]["train_losses"] == pytest.approx(told_spread["training"]["train_losses"], rel=1e-4)
+
+    def distance(first, second):
+        return sum(np.square(first[name] - second[name]).sum() for name in alone) ** 0.5
+
     assert alone.keys() == spread.keys()
-    changes = {name: np.abs(alone[name] - untrained[name]).max() for name in alone}
-    assert max(changes.values()) > 0.01
-    for name, weights in alone.items():
-        np.testing.assert_allclose(weights, spread[name], rtol=0, atol=max(0.02 * changes[name], 1e-7), err_msg=name)
+    assert distance(alone, spread) < 0.01 * distance(alone, untrained)
 
 
 def shape_of(description):
