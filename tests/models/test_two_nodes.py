@@ -18,19 +18,11 @@ from hydra_ray.pipeline import personalize
 
 pytestmark = [
     pytest.mark.ray,
-    # Ray's own cluster for tests leaves sockets open.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+    # Third parties: Ray uses what it has deprecated itself, and its cluster for tests leaves sockets open.
+    pytest.mark.filterwarnings("default"),
 ]
 NODES = ("first", "second")
 _MEGABYTE = 1 << 20
-
-
-def bring(location: str) -> str:
-    """On a node: where the model is there."""
-    from hydra_ray.models import resolve_model, stored
-
-    stored.CHUNK_BYTES = _MEGABYTE
-    return resolve_model(location)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +59,12 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
     caches: dict[str, Path], location: str, s3: FaultyS3
 ):
     import ray
+
+    def bring(location: str) -> str:
+        from hydra_ray.models import resolve_model, stored
+
+        stored.CHUNK_BYTES = _MEGABYTE
+        return resolve_model(location)
 
     size = weight_bytes(location)
     assert size
