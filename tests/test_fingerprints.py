@@ -11,8 +11,9 @@ from unittest import mock
 
 import pytest
 
-from hydra_ray.config import load_config
-from hydra_ray.models import PACKAGE_PREFIX, model_identity
+from hydra_ray.config import RunConfig, load_config
+from hydra_ray.models import model_identity
+from hydra_ray.models.known import KnownModel, RunModels, UsedModel
 from hydra_ray.plan import plan_run
 
 PINNED = Path(__file__).with_name("fingerprints.json")
@@ -26,14 +27,27 @@ def fingerprints(name: str) -> dict[str, str]:
     with (
         mock.patch("hydra_ray.plan.bucket_key_name", return_value="key"),
         mock.patch("hydra_ray.plan.input_fingerprint", return_value=["input"]),
-        mock.patch("hydra_ray.plan.model_identity", _identity),
+        mock.patch("hydra_ray.plan.models_of", _models),
     ):
         plan = plan_run(config)
     return {stage.name: stage.fingerprint for stage in plan.stages()} | {"completions": plan.completions.name}
 
 
-def _identity(spec: str) -> str:
-    return model_identity(spec) if spec.startswith(PACKAGE_PREFIX) else spec
+def _models(config: RunConfig) -> RunModels:
+    encoder = config.retrieve.encoder
+    return RunModels(
+        generator=_used(config.generator.model),
+        retriever=None if encoder is None else _used(encoder),
+        reranker=_used(config.reranker.base.encoder),
+        adapter=_used(config.adapter.base.encoder),
+    )
+
+
+def _used(spec: str) -> UsedModel:
+    """Return a model that a package carries as it is; of another place its name, so that no network is needed."""
+    identity = model_identity(spec) if spec.startswith("package:") else spec
+    known = KnownModel(place=spec, content=identity, former=None, identity=identity)
+    return UsedModel(known=known, source="", pinned=spec)
 
 
 def pinned_text() -> str:
