@@ -483,7 +483,7 @@ def _submission(argv: Sequence[str] | None) -> str:
     arguments = _parse(words)
     name = _name(arguments)
     if name == "doctor":
-        words, name = ["submit", arguments.cluster, *arguments.models], "check"
+        words, name = ["submit", arguments.cluster, *arguments.subjects], "check"
     else:
         words[words.index(name)] = "submit"
     command = [] if name == "run" else ["--command", name]

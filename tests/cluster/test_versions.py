@@ -31,14 +31,14 @@ def test_what_running_and_editing_leave_behind_changes_no_digest(copy: Path):
 
 
 def test_a_link_of_a_checkout_counts_like_the_folder_that_a_wheel_has(copy: Path, tmp_path: Path):
-    configs = tmp_path / "configs"
-    configs.mkdir()
-    (configs / "demo.yaml").write_text("run: demo")
-    (copy / "configs").symlink_to(configs)
+    linked_to = tmp_path / "linked"
+    linked_to.mkdir()
+    (linked_to / "demo.yaml").write_text("run: demo")
+    (copy / "linked").symlink_to(linked_to)
     linked = source_digest(copy)
-    (copy / "configs").unlink()
+    (copy / "linked").unlink()
     assert source_digest(copy) != linked
-    shutil.copytree(configs, copy / "configs")
+    shutil.copytree(linked_to, copy / "linked")
     assert source_digest(copy) == linked
 
 
@@ -51,7 +51,7 @@ def test_any_change_of_code_or_package_data_changes_the_digest(copy: Path, name:
 
 def test_every_kind_of_file_that_a_wheel_holds_is_in_the_digest():
     packaging = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["hydra_ray"]
-    assert {Path(pattern).suffix for pattern in packaging} <= set(SOURCE_SUFFIXES)
+    assert {f".{pattern.rpartition('.')[2]}" for pattern in packaging} <= set(SOURCE_SUFFIXES)
     files = (path for path in source_folder().rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     assert {path.suffix for path in files} <= set(SOURCE_SUFFIXES)
 
