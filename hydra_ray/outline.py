@@ -6,8 +6,7 @@ To plan a run again needs its models and its users' files, which a laptop that l
 from dataclasses import dataclass
 
 from hydra_ray import storage
-from hydra_ray.errors import InputError
-from hydra_ray.plan import Plan
+from hydra_ray.plan import Plan, plan_run
 from hydra_ray.scorer.features import features_table
 from hydra_ray.scorer.shape import base_name_of
 from hydra_ray.scorer.store import scores_table
@@ -37,33 +36,44 @@ class Outline:
     stages: tuple[StageOutline, ...]
 
 
+def outline_of(plan: Plan) -> Outline:
+    """Return what a planned run consists of."""
+    tables = _tables(plan)
+    return Outline(
+        run=plan.config.run,
+        task=plan.task.name,
+        num_parts=len(plan.answers.buckets),
+        stages=tuple(StageOutline(stage=stage, tables=tuple(tables.get(stage.name, ()))) for stage in plan.stages()),
+    )
+
+
 def write_outline(plan: Plan) -> None:
     """Keep in the run's folder what it consists of."""
-    tables = _tables(plan)
+    outline = outline_of(plan)
     stages = [
         {
-            "name": stage.name,
-            "fingerprint": stage.fingerprint,
-            "only_buckets": stage.only_buckets,
-            "tables": tables.get(stage.name, []),
+            "name": each.stage.name,
+            "fingerprint": each.stage.fingerprint,
+            "only_buckets": each.stage.only_buckets,
+            "tables": each.tables,
         }
-        for stage in plan.stages()
+        for each in outline.stages
     ]
-    outline = {"task": plan.task.name, "num_parts": len(plan.answers.buckets), "stages": stages}
-    storage.write_json(storage.join(plan.run_folder, _OUTLINE), outline)
+    kept = {"task": outline.task, "num_parts": outline.num_parts, "stages": stages}
+    storage.write_json(storage.join(plan.run_folder, _OUTLINE), kept)
 
 
 def read_outline(run_folder: str) -> Outline:
-    """What the run in `run_folder` consists of.
+    """Return what the run in `run_folder` consists of.
+
+    A run that was started before outlines were kept is planned again, which needs its models and users' files.
 
     Raises:
-        InputError: no run was started there, or by a version that did not keep it.
+        InputError: no run was started there.
     """
     config, location = read_config(run_folder), storage.join(run_folder, _OUTLINE)
     if not storage.exists(location):
-        raise InputError(
-            f"the run at {run_folder} was started by another version: there is no {_OUTLINE}. Run it again."
-        )
+        return outline_of(plan_run(config))
     found = storage.read_json(location)
     return Outline(
         run=config.run,

@@ -31,6 +31,14 @@ def test_no_run_is_an_error_that_says_where_runs_are(tmp_path: Path):
         list(status_lines(str(tmp_path)))
 
 
+def test_a_run_started_before_outlines_were_kept_is_told_all_the_same(tmp_path: Path):
+    plan = started(tmp_path, 3)
+    plan.users.complete(12.34, {"rows": 10})
+    kept = list(status_lines(plan.run_folder))
+    storage.remove_file(storage.join(plan.run_folder, "outline.json"))
+    assert list(status_lines(plan.run_folder)) == kept
+
+
 @pytest.mark.parametrize("num_folds", [1, 3])
 def test_before_anything_is_done_all_parts_of_all_folds_are_to_come(tmp_path: Path, num_folds: int):
     plan = started(tmp_path, num_folds)

@@ -18,8 +18,6 @@ ENOUGH_DISK_GIGABYTES = 20
 ENOUGH_SHARED_MEMORY_GIGABYTES = 1
 ENOUGH_OPEN_FILES = 16_384
 MOST_CLOCK_SECONDS = 2
-LEAST_NVIDIA_DRIVER = 580
-"""Of CUDA 13, for which the GPU lock has torch and vLLM."""
 _GIGABYTE = 1 << 30
 _OF_A_JOB = "working_dir_files"
 """Folder in which Ray unpacks what a job was submitted with."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hydra_ray.cluster.facts import LEAST_NVIDIA_DRIVER
+from hydra_ray.doctor.memory import LEAST_DRIVERS
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("Dockerfile.cpu", "Dockerfile.cuda")
@@ -106,10 +106,10 @@ def test_nodes_may_fetch_models(name: str):
     assert "OFFLINE" not in dockerfile(name)
 
 
-def test_cuda_image_names_the_least_driver():
-    assert (
-        f"NVIDIA driver of version {LEAST_NVIDIA_DRIVER} or newer" in (ROOT / "cluster" / "Dockerfile.cuda").read_text()
-    )
+def test_cuda_image_names_the_least_driver_of_its_cuda():
+    cuda = int(re.findall(r"nvidia/cuda:(\d+)", dockerfile("Dockerfile.cuda"))[0])
+    text = (ROOT / "cluster" / "Dockerfile.cuda").read_text()
+    assert f"NVIDIA driver of version {LEAST_DRIVERS[cuda]} or newer" in text
 
 
 def test_cpu_image_has_what_the_head_starts_workers_with():
