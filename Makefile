@@ -11,7 +11,7 @@ SEED ?= 0
 SECONDS ?= 60
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-install check types unit lint fuzz quality bench-heads chaos install lock uv
+.PHONY: chosen demo test test-install check types unit lint fuzz quality bench-heads chaos install lock uv
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -59,7 +59,7 @@ chaos: install
 
 install: $(VENV)/.installed-$(LOCK)
 
-$(VENV)/.installed-$(LOCK): requirements/install.sh requirements/build.txt requirements/torch-cpu.txt requirements/$(LOCK).txt pyproject.toml
+$(VENV)/.installed-$(LOCK): requirements/install.sh requirements/build.txt requirements/torch-cpu.txt requirements/$(LOCK).txt pyproject.toml $(if $(PYTHON),chosen)
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" requirements/install.sh $(VENV) $(LOCK)
 
 # After any change to a dependency in pyproject.toml. uv is kept apart, in an environment of its own.

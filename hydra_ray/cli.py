@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_status
 
 
-_ON_RAY = ("run", "sweep", "plan", "fit-users", "retry", "check")
+_ON_RAY = ("run", "demo", "sweep", "plan", "fit-users", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
 
 
@@ -482,7 +482,10 @@ def _submission(argv: Sequence[str] | None) -> str:
     words = list(_words(argv))
     arguments = _parse(words)
     name = _name(arguments)
-    if name == "doctor":
+    if name == "demo":
+        seeds = [f"lamp.planted.seed={arguments.seed}", f"generator.seed={arguments.seed}"]
+        words, name = ["submit", "demo", *seeds, "storage.root=s3://BUCKET/FOLDER"], "run"
+    elif name == "doctor":
         words, name = ["submit", arguments.cluster, *arguments.subjects], "check"
     else:
         words[words.index(name)] = "submit"

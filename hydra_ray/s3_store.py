@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import pyarrow.fs as pafs
 
-from hydra_ray.errors import StorageError
+from hydra_ray.errors import ConfigError, StorageError
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """Environment variables that tell the store's URL, the first that is set."""
@@ -210,8 +210,16 @@ class S3Store:
 
 
 def s3_store(path: str) -> S3Store:
-    """The store that holds `path`: the endpoint and the region that the environment names."""
+    """Return the store that holds `path`: the endpoint and the region that the environment names.
+
+    Raises:
+        ConfigError: the endpoint is no URL.
+    """
     endpoint = _first_set(ENDPOINTS)
+    if endpoint is not None and not re.match("https?://[^/]", endpoint):
+        raise ConfigError(
+            f"the store's endpoint in {' or '.join(ENDPOINTS)} is {endpoint!r}; expected a URL such as http://minio:9000"
+        )
     region = _first_set(REGIONS)
     if region is None:
         region = "us-east-1" if endpoint else _region_of(path.partition("/")[0])

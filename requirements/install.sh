@@ -42,12 +42,20 @@ choose_python() {
         return
     fi
     reasons=
-    for python in "$venv/bin/python" python3.11 python3.13 python3.12 python3; do
+    newest=
+    for python in "$venv/bin/python" python3.11 python3.13 python3.12 python3 python; do
         command -v "$python" >/dev/null || continue
         why=$(unfit "$python")
-        [ -n "$why" ] || return 0
-        reasons="$reasons${reasons:+; }$why"
+        if [ -n "$why" ]; then
+            reasons="$reasons${reasons:+; }$why"
+            continue
+        fi
+        case $python in "$venv/bin/python" | python3.11) return ;; esac
+        found=$(version "$python")
+        [ -n "$newest" ] && [ "${found##*.}" -le "${newest%% *}" ] || newest="${found##*.} $python"
     done
+    python=${newest#* }
+    [ -z "$newest" ] || return 0
     refuse "no CPython 3.11, 3.12 or 3.13 with venv was found${reasons:+ ($reasons)}. Install one (Debian and Ubuntu:" \
         "apt install python3.11-venv; Fedora: dnf install python3.11; anywhere: uv python install 3.11)," \
         "or name one: make PYTHON=/path/to/python3.11."
@@ -78,6 +86,9 @@ pip_install() {
 
 [ "$(uname -sm)" = "Linux x86_64" ] || refuse "the locks are for x86-64 Linux, and this is $(uname -sm)." \
     "To submit jobs and look at runs, the light client is enough: pip install ."
+case $(cd "$here" && pwd)$venv in
+*[[:space:]]*) refuse "the path of this folder has a space in it, and torch's compiler cannot work there. Move it." ;;
+esac
 [ -f "$here/$lock.txt" ] || refuse "there is no lock '$lock': it must be cpu or gpu."
 for other in "$venv"/.installed-*; do
     [ ! -e "$other" ] || [ "$other" = "$venv/.installed-$lock" ] ||

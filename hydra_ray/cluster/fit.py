@@ -10,6 +10,7 @@ from math import inf
 
 from hydra_ray.cluster.nodes import NodeType
 from hydra_ray.config import BaseConfig, RunConfig
+from hydra_ray.extras import is_installed
 from hydra_ray.findings import Finding
 from hydra_ray.placement import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
 
@@ -147,8 +148,15 @@ def _training(config: RunConfig, base: BaseConfig) -> Need:
         bundle=bundle,
         wanted=placement.train_workers,
         needed=placement.train_workers,
-        contents=contents | Contents(packages=_EVERYWHERE | {"deepspeed"}),
+        contents=contents | Contents(packages=_EVERYWHERE | _training_packages(config)),
     )
+
+
+def _training_packages(config: RunConfig) -> set[str]:
+    """Torch alone trains where the driver, which decides it for all workers, has no DeepSpeed."""
+    can_do_without = config.placement.zero_stage < 2 and not is_installed("deepspeed")
+    is_needed = config.placement.zero_stage > 0 and config.taught_by is None and not can_do_without
+    return {"deepspeed"} if is_needed else set()
 
 
 def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: int | None = None) -> list[Finding]:

@@ -100,17 +100,21 @@ async def _print_log(client: "JobSubmissionClient", job_id: str) -> None:
 def _require_listener(address: str) -> None:
     """Ray itself would wait for minutes where a firewall is silent."""
     url = urlsplit(address)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+    except ValueError:
+        port = None
+    if url.scheme not in ("http", "https") or not url.hostname or port is None:
         raise ClusterError(
             f"{address} is no address to submit jobs to: expected http://HOST:8265, the address of the cluster's "
             "dashboard"
         )
-    port = url.port or (443 if url.scheme == "https" else 80)
     try:
         socket.create_connection((url.hostname, port), timeout=_SECONDS_TO_LISTEN).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a host name that cannot be one is the latter
+        reason = getattr(error, "strerror", None) or error
         raise ClusterError(
-            f"nobody listens at {address}: {error.strerror or error}. The dashboard is bound to the head itself: "
+            f"nobody listens at {address}: {reason}. The dashboard is bound to the head itself: "
             "`ray dashboard CLUSTER.yaml`, `kubectl port-forward` or `ssh -L 8265:localhost:8265 HEAD` bring it here."
         ) from error
 

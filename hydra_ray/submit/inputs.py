@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
+from hydra_ray.stores import require_supported
 
 _SPLITS = ("train_split", "new_split")
 _LAMP_FILES = ("questions", "outputs")
@@ -47,12 +48,13 @@ def place_files(named: Sequence[str], setting: str, upload: str | None) -> Place
     for each in named:
         path = Path(each).expanduser()
         if _is_elsewhere(each, path):
-            locations.append(each)
+            locations.append(each if storage.is_uri(each) else str(path))
         elif upload is None and path.is_absolute():
             locations.append(str(path))
             notes.append(_looked_for(setting, path))
         elif not path.is_file():
-            raise InputError(f"{setting} names {each}, and there is no such file here: {path.absolute()}")
+            found = "that is a folder" if path.is_dir() else "there is no such file here"
+            raise InputError(f"{setting} names {each}, and {found}: {path.absolute()}")
         else:
             copies[path] = storage.join(_require_upload(upload, [path], setting), _digest([path]), path.name)
             locations.append(copies[path])
@@ -102,7 +104,15 @@ def _looked_for(setting: str, path: Path) -> str:
 
 
 def _is_elsewhere(location: str, path: Path) -> bool:
-    return storage.is_uri(location) or (path.is_absolute() and not path.exists())
+    """Tell whether the cluster alone can have a location.
+
+    Raises:
+        ConfigError: it is in a store that is not supported.
+    """
+    if storage.is_uri(location):
+        require_supported(location)
+        return True
+    return path.is_absolute() and not path.exists()
 
 
 def _require_upload(upload: str | None, files: Sequence[Path], setting: str) -> str:

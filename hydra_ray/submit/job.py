@@ -10,12 +10,15 @@ from typing import Any
 import yaml
 
 from hydra_ray import storage
+from hydra_ray.cluster.fit import models_of
 from hydra_ray.cluster.versions import source_digest
-from hydra_ray.config import StorageConfig, check_settings, load_config
+from hydra_ray.config import StorageConfig, check_config, check_settings, load_config
 from hydra_ray.connecting import SUBMITTED_AS
 from hydra_ray.errors import ConfigError
 from hydra_ray.logs import FORMAT_VARIABLE
-from hydra_ray.stores import reach
+from hydra_ray.models import open_model
+from hydra_ray.shipped import find_configuration
+from hydra_ray.stores import reach, require_supported
 from hydra_ray.submit.inputs import Placed, place_files, place_folder
 from hydra_ray.sweep.config import load_sweep, require_root
 
@@ -53,7 +56,7 @@ def config_job(
 
     Args:
         command: one of ON_CONFIG.
-        path: the YAML file.
+        path: a YAML file, or the name of a shipped configuration.
         overrides: each `section.key=value`, of the words.
         words: everything that was typed after the file.
         upload: as of `place_files`.
@@ -64,6 +67,9 @@ def config_job(
     """
     files, settings, result = (_sweep if command == "sweep" else _run)(path, overrides)
     root = storage.require_absolute(str(settings["storage"]["root"]), "storage.root")
+    if command != "sweep":  # a sweep may still be about to set them
+        for model in models_of(check_config(settings, source=path)):
+            open_model(model)  # one that no cluster could find is refused here
     if upload is not None:
         reach(check_settings(StorageConfig, settings["storage"], source=path))
     placed, setting = _placed(settings.get("lamp", {}), upload)
@@ -114,6 +120,8 @@ def forgetting_job(run: str, user_ids: Sequence[str], users_file: str | None) ->
     Raises:
         ConfigError: their ids would be kept by Ray, with what the job was started with.
     """
+    if users_file is not None and storage.is_uri(users_file):
+        require_supported(users_file)  # a store that is not supported is refused here
     if user_ids or users_file is None or not (storage.is_uri(users_file) or Path(users_file).is_absolute()):
         raise ConfigError(
             "Ray keeps and shows what a job was submitted with, so ids of users who are to be forgotten cannot go with "
@@ -149,20 +157,20 @@ def other_source() -> str | None:
 
 
 def _run(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any], Sequence[str]]:
-    config = load_config(path, overrides)
-    files = {Path(path).name: Path(path).read_bytes()}
+    config, file = load_config(path, overrides), find_configuration(path)
+    files = {file.name: file.read_bytes()}
     return files, config.model_dump(mode="json"), ("runs", config.run, "report.html")
 
 
 def _sweep(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any], Sequence[str]]:
     """A sweep goes with the configuration that it names, beside each other."""
-    sweep = load_sweep(path, overrides)
+    sweep, file = load_sweep(path, overrides), find_configuration(path)
     require_root(sweep)
     settings = sweep.config.model_dump(mode="json", exclude_unset=True)
     name = f"base-{Path(sweep.config.base).name}"
-    base = (Path(path).parent / sweep.config.base).read_bytes()
+    base = (file.parent / sweep.config.base).read_bytes()
     written = yaml.safe_dump({**settings, "base": name}, sort_keys=False, allow_unicode=True).encode()
-    files = {Path(path).name: written, name: base}
+    files = {file.name: written, name: base}
     return files, dict(sweep.base), ("sweeps", sweep.config.sweep, "sweep.html")
 
 
