@@ -167,3 +167,18 @@ def test_sections_are_frozen_and_refuse_unknown_keys():
     for section in sections:
         assert section.model_config.get("frozen")
         assert section.model_config.get("extra") == "forbid"
+
+
+@pytest.mark.parametrize("setting", ["run=2024-02-30", "lamp.task=2026-13-45", "run=" + "[" * 3000])
+def test_a_value_that_yaml_cannot_make_is_an_error_of_the_setting(setting: str):
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(SHIPPED[0], [setting])
+
+
+def test_labels_that_yaml_reads_as_booleans_are_told_to_be_quoted():
+    described = "{name: t, kind: classification, instruction: Which team, labels: [yes, no]}"
+    with pytest.raises(ConfigError) as told:
+        load_config(SHIPPED[0], [f"lamp.task={described}"])
+    _, *lines = str(told.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == ["lamp.task.labels.0", "lamp.task.labels.1"]
+    assert all("quote it" in line for line in lines)

@@ -29,7 +29,6 @@ RESERVED_ENVIRONMENT: Final = frozenset(
         "RAY_IP",
         "RAY_NODE_TYPE_NAME",
         "RAY_USAGE_STATS_EXTRA_TAGS",
-        "RAY_enable_autoscaler_v2",
     }
 )
 """Variables that the operator appends to those of head and workers."""

@@ -87,14 +87,14 @@ def idle_times_are_not_negative_and_those_of_groups_need_autoscaler_v2(manifest:
     if spec.get("autoscalerOptions", {}).get("idleTimeoutSeconds", 0) < 0:
         yield "autoscalerOptions.idleTimeoutSeconds must be non-negative"
     for name, group in _workers(manifest):
-        if "idleTimeoutSeconds" in group and (group["idleTimeoutSeconds"] < 0 or not _has_autoscaler_v2(spec)):
+        if "idleTimeoutSeconds" in group and (group["idleTimeoutSeconds"] < 0 or not _has_autoscaler_v2(manifest)):
             yield f"idleTimeoutSeconds of {name} is negative or without autoscaler v2"
 
 
 def priorities_need_autoscaler_v2_and_a_ray_that_knows_them(manifest: Manifest) -> Iterator[str]:
     spec = cluster_spec(manifest)
     for name, group in _workers(manifest):
-        if group.get("priority") and not (_has_autoscaler_v2(spec) and _is_at_least(spec, "2.56.0")):
+        if group.get("priority") and not (_has_autoscaler_v2(manifest) and _is_at_least(spec, "2.56.0")):
             yield f"priority of {name} needs autoscaler v2 and a rayVersion of 2.56.0 or later"
 
 
@@ -142,7 +142,7 @@ def autoscaler_v2_restarts_no_pod(manifest: Manifest) -> Iterator[str]:
     spec = cluster_spec(manifest)
     for name, group in groups(manifest):
         policy = group["template"].get("spec", {}).get("restartPolicy", "Never")
-        if spec.get("enableInTreeAutoscaling") and _has_autoscaler_v2(spec) and policy != "Never":
+        if spec.get("enableInTreeAutoscaling") and _has_autoscaler_v2(manifest) and policy != "Never":
             yield f"restartPolicy of {name} should be Never or unset"
 
 
@@ -316,8 +316,10 @@ def _head_environment(manifest: Manifest) -> dict[str, str | None]:
     return _environment(containers[0]) if containers else {}
 
 
-def _has_autoscaler_v2(spec: Mapping[str, Any]) -> bool:
-    return spec.get("autoscalerOptions", {}).get("version") == "v2"
+def _has_autoscaler_v2(manifest: Manifest) -> bool:
+    """By the option, or by the variable of the head."""
+    is_chosen = cluster_spec(manifest).get("autoscalerOptions", {}).get("version") == "v2"
+    return is_chosen or _head_environment(manifest).get(V2_VARIABLE) in ("1", "true")
 
 
 def _is_name(text: str) -> bool:

@@ -10,6 +10,7 @@ from hydra_ray.cluster.facts import NodeFacts, clock_seconds, facts_findings, ga
 from hydra_ray.cluster.fit import DRIVER, Contents, contents_of
 from hydra_ray.cluster.nodes import NodeType
 from hydra_ray.cluster.versions import versions
+from hydra_ray.config import PlacementConfig
 
 FACTS = NodeFacts(
     node="10.0.0.1",
@@ -115,6 +116,27 @@ def test_a_mixed_cluster_whose_nodes_have_what_they_run_is_fit():
     assert told["torch"] == "2.13.0 on 3 nodes (2.13.0+cpu, 2.13.0+cu130)"
     assert told["vllm"].startswith("0.32.0 on 2 nodes")
     assert told["/models/generator"] == "folder:g on 1 node"
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "taught_by", "has_driver_one", "is_asked_for"),
+    [
+        (0, None, True, False),
+        (1, None, False, False),
+        (1, None, True, True),
+        (2, None, False, True),
+        (2, "other", True, False),
+    ],
+)
+def test_deepspeed_is_asked_for_only_where_it_trains(
+    monkeypatch: pytest.MonkeyPatch, zero_stage: int, taught_by: str | None, has_driver_one: bool, is_asked_for: bool
+):
+    monkeypatch.setattr("hydra_ray.cluster.fit.is_installed", lambda _: has_driver_one)
+    train = {"base": {"encoder": "/models/encoder", "num_epochs": 2}}
+    config = run_config(reranker=train, adapter=train).model_copy(update={"taught_by": taught_by})
+    config = config.model_copy(update={"placement": PlacementConfig(zero_stage=zero_stage)})
+    found = contents_of(config, NodeType(name="cpu", resources={"CPU": 16})).packages
+    assert ("deepspeed" in found) == is_asked_for
 
 
 @pytest.mark.parametrize("name", ["head", "cpu", "gpu"])

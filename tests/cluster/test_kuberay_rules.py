@@ -175,3 +175,14 @@ def test_a_cluster_with_a_long_or_strange_name_is_refused():
 
 def test_every_rule_has_a_manifest_that_breaks_it():
     assert {rule for rule, _ in IN_BOTH + IN_JOBS} == set(RULES)
+
+
+def test_autoscaler_v2_by_the_variable_alone_is_taken_and_restarts_no_pod_either():
+    by_variable: Changes = {
+        (*HEAD_POD, "containers", 0, "env"): variable(rules.V2_VARIABLE),
+        ("autoscalerOptions", "version"): GONE,
+        (*WORKER, "idleTimeoutSeconds"): 60,
+    }
+    assert problems(in_cluster(read(RAY_CLUSTER), by_variable)) == {}
+    restarted = in_cluster(read(RAY_CLUSTER), by_variable | {(*WORKER_POD, "restartPolicy"): "Always"})
+    assert list(problems(restarted)) == [rules.autoscaler_v2_restarts_no_pod.__name__]

@@ -10,7 +10,7 @@ import yaml
 from builders import run_config
 
 from hydra_ray.cli import main
-from hydra_ray.errors import ConfigError
+from hydra_ray.errors import ConfigError, HydraError
 from hydra_ray.submit.job import (
     added_users_job,
     config_job,
@@ -46,6 +46,22 @@ def test_a_run_goes_with_its_configuration_and_finds_its_users_where_they_were_c
     assert job.files == {"my.yaml": (folder / "my.yaml").read_bytes()}
     assert job.result == "/shared/hydra/runs/test/report.html"
     assert shlex.split(job.entrypoint)[:3] == ["python", "-m", "hydra_ray.cli"]
+
+
+@pytest.mark.parametrize(("command", "name"), [("run", "tour"), ("check", "demo"), ("sweep", "sweep")])
+def test_a_shipped_configuration_is_submitted_by_its_name(folder: Path, command: str, name: str):
+    words = ["storage.root=s3://bucket/hydra"]
+    job = config_job(command, name, words, words, None, has_page=False)
+    assert job.words == (command, f"{name}.yaml", *words)
+    assert f"{name}.yaml" in job.files
+
+
+@pytest.mark.parametrize(
+    "setting", ["lamp.users_files=[gs://b/x.jsonl]", "generator.model=abfs://b/m", "reranker.base.encoder=./model"]
+)
+def test_what_no_cluster_could_find_is_refused_before_it_is_asked(folder: Path, setting: str):
+    with pytest.raises(HydraError, match=r"no other store|no store that is supported|expected an absolute folder"):
+        config_job("run", "my.yaml", [setting], [setting], "/shared/inputs", has_page=True)
 
 
 def test_users_that_the_cluster_has_need_no_setting(folder: Path):
