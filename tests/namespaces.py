@@ -105,6 +105,11 @@ class Lan:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen([*self._enter(), *command], env=environment, text=True, **pipes)
 
+    def interrupt(self, watched: "subprocess.Popen[str]") -> None:
+        """Send what Ctrl-C sends to a watched command, which is a child of the process that entered the namespaces."""
+        (command,) = Path(f"/proc/{watched.pid}/task/{watched.pid}/children").read_text().split()
+        os.kill(int(command), signal.SIGINT)
+
     def on_head(self, *command: str, timeout: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run a command on the head to its end."""
         return subprocess.run(

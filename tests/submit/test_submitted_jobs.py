@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,7 +131,7 @@ def test_users_in_a_submitted_working_directory_are_found_by_their_relative_name
     [
         ({"RAY_AUTH_TOKEN": "a" * 64}, ["submit", "my.yaml"], "the token is wrong"),
         ({"RAY_AUTH_MODE": "disabled"}, ["submit", "my.yaml"], "it wants a token"),
-        ({}, ["submit", "my.yaml", "--address", "http://127.0.0.1:6379"], "nobody listens"),
+        ({}, ["submit", "my.yaml", "--address", "http://127.0.0.1:9"], "nobody listens"),
         ({}, ["run", "my.yaml"], "  hydra-ray submit my.yaml "),
         ({"RAY_ADDRESS": "10.77.0.1:6379", "RAY_AUTH_TOKEN": "a" * 64}, ["check", "my.yaml"], "the token is wrong"),
     ],
@@ -150,12 +149,14 @@ def test_what_a_cluster_refuses_is_one_sentence(
 
 
 def test_who_stops_watching_is_told_how_to_go_on_and_the_job_goes_on(cluster: Lan, folder: Path, tmp_path: Path):
-    words = [*HYDRA_RAY, "submit", "my.yaml", "--upload", str(tmp_path / "inputs")]
+    # A job that waits for its endpoint, and so does not end while it is watched.
+    waiting = ["generator.engine=openai", f"generator.api={json.dumps({**DEAD['api'], 'breaker_seconds': 900})}"]
+    words = [*HYDRA_RAY, "submit", "my.yaml", *waiting, "--upload", str(tmp_path / "inputs")]
     with cluster.watched("env", f"--chdir={folder}", *words, "--address", ADDRESS) as shown:
         assert shown.stdout is not None
         assert shown.stderr is not None
         assert any("users: starts" in line for line in shown.stdout)
-        shown.send_signal(signal.SIGINT)
+        cluster.interrupt(shown)
         said = shown.stderr.read()
         shown.stdout.read()
     assert shown.returncode == 130
