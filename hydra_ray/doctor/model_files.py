@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from hydra_ray import storage
 from hydra_ray.errors import ModelError
-from hydra_ray.models import Model, open_model
+from hydra_ray.models import Model, open_model, refuse_own_code
 from hydra_ray.models.hub import HubModel
 from hydra_ray.models.node_cache import cache_folder
 from hydra_ray.models.stored import StoredModel
@@ -51,14 +51,19 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
     model = open_model(spec)
     folder = model.bring(with_weights=False)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        # Else transformers asks on the terminal whether it may run code that the model's folder carries.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except PermissionError as error:
+        raise ModelError(f"{error.filename or folder} may not be read: let this user read the model's files") from error
     except (OSError, ValueError, KeyError) as error:
+        refuse_own_code(spec, error)
         raise ModelError(
             f"{spec} is of no model type that transformers knows ({_first_sentence(error)}): set another one"
         ) from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever the tokenizer's own parser raises
+        refuse_own_code(spec, error)
         raise ModelError(
             f"{spec} has no tokenizer that can be loaded ({_first_sentence(error)}): put the model's tokenizer files "
             "beside its config.json"
