@@ -53,8 +53,6 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
     try:
         # Else transformers asks on the terminal whether it may run code that the model's folder carries.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except PermissionError as error:
-        raise ModelError(f"{error.filename or folder} may not be read: let this user read the model's files") from error
     except (OSError, ValueError, KeyError) as error:
         refuse_own_code(spec, error)
         raise ModelError(

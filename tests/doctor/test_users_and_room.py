@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from builders import run_config
 
 from hydra_ray.config import PlantedConfig, RunConfig
-from hydra_ray.doctor.machine import GIGABYTE, Disk
+from hydra_ray.doctor.machine import GIGABYTE, Disk, disk_of
 from hydra_ray.doctor.room import Need, room_findings, storage_finding
 from hydra_ray.doctor.users import MAX_ROWS, SeenUsers, users_finding
 from hydra_ray.forget.artefacts import Kind, artefacts
@@ -137,3 +138,18 @@ def test_users_on_s3_are_looked_at(s3_root: str, tmp_path: Path):
     storage.remove_file(location)
     finding, _ = users_finding(config, task_of(config.lamp))
     assert "no file s3://" in finding.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_root_below_a_folder_that_may_not_be_entered_is_a_problem(nobodys: Path):
+    finding = storage_finding(str(nobodys / "closed" / "root"), "root")
+    assert finding.is_problem
+    assert "Permission denied" in finding.remedy
+    assert disk_of(str(nobodys / "closed" / "root")).total_bytes > 0
+
+
+def test_a_root_with_too_long_a_name_is_a_problem_and_leaves_nothing(tmp_path: Path):
+    finding = storage_finding(str(tmp_path / "above" / ("x" * 300)), "root")
+    assert finding.is_problem
+    assert "too long" in finding.remedy
+    assert not list(tmp_path.iterdir())
