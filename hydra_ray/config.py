@@ -322,8 +322,16 @@ class ApiConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        url = urlsplit(self.base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
+        try:
+            url = urlsplit(self.base_url)
+            is_right = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+            (url.hostname or "").encode("idna")
+        except ValueError:  # of which a part may be a password: it is not told
+            raise ValueError(
+                "base_url must be an http:// or https:// URL, whose host is a name or an address and whose port, if it "
+                "has one, is a number from 1 to 65535"
+            ) from None
+        if not is_right:
             raise ValueError("base_url must be an http:// or https:// URL")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("base_url must hold no credentials and no query: keys come from api_key_env's variable")

@@ -8,6 +8,7 @@ from hydra_ray.api import configured
 from hydra_ray.cluster.fit import placement_findings
 from hydra_ray.cluster.nodes import NodeType
 from hydra_ray.config import RunConfig, Task, load_config
+from hydra_ray.connecting import ADDRESS, require_cluster_address
 from hydra_ray.doctor.endpoint import endpoint_findings
 from hydra_ray.doctor.machine import Machine, broken_torch
 from hydra_ray.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
@@ -16,7 +17,7 @@ from hydra_ray.doctor.models import encoder_findings, generator_finding
 from hydra_ray.doctor.packages import missing_packages, package_versions
 from hydra_ray.doctor.room import disks_of, needs_of, room_findings, storage_finding
 from hydra_ray.doctor.users import SeenUsers, users_finding
-from hydra_ray.errors import HydraError
+from hydra_ray.errors import ClusterError, HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.stores import reach
@@ -85,7 +86,12 @@ def _examine_room(config: RunConfig, seen: SeenUsers, models: _Models) -> Iterat
 
 def _examine_work(config: RunConfig, machine: Machine, models: _Models, seen: SeenUsers | None) -> Iterator[Finding]:
     """Whether the run's work has room on this machine: GPUs, memory, and what Ray counts."""
-    if address := os.environ.get("RAY_ADDRESS"):
+    try:
+        require_cluster_address()
+    except ClusterError as error:
+        yield unusable("work", "RAY_ADDRESS", error)
+        return
+    if (address := os.environ.get(ADDRESS, "")) not in ("", "local"):
         remedy = "whether it fits there: hydra-ray doctor --cluster CONFIG, and cluster/check.py"
         yield Finding(name="work", value=f"on the cluster at {address}, which RAY_ADDRESS names", remedy=remedy)
         return

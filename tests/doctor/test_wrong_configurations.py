@@ -275,6 +275,14 @@ def too_few_cores(setup: Setup) -> None:
     setup.change(placement={"generator_cpus": 4})
 
 
+def address_of_submissions(setup: Setup) -> None:
+    setup.monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+
+
+def address_of_ray_client(setup: Setup) -> None:
+    setup.monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+
+
 WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (missing_key, "endpoint's key", f"export {KEY}"),
     (key_with_a_newline, "endpoint's key", "white space"),
@@ -312,6 +320,8 @@ WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (broken_torch, "torch", "make a new environment"),
     (little_memory, "memory", "placement.generator_kv_cache_gigabytes"),
     (missing_package, "packages", "pip install 'hydra_ray[gpu]'"),
+    (address_of_submissions, "work", "jobs are submitted there"),
+    (address_of_ray_client, "work", "Ray Client"),
     (too_few_cores, "profiles: generator", "needs 4 CPU on one node"),
 ]
 
@@ -372,6 +382,6 @@ def test_where_a_cluster_does_the_work_this_machine_need_not_hold_it(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     setup.be_on(machine())
-    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert main(["doctor", str(setup.config)]) == 0
     assert "hydra-ray doctor --cluster" in capsys.readouterr().out
