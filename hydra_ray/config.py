@@ -15,7 +15,16 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.shipped import find_configuration
@@ -528,6 +537,10 @@ class ReportConfig(Section):
     seed: int = 0
 
 
+_NO_LOCATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/|$)(?!/[^/])")
+"""Begins like a URI, but names no bucket after two slashes."""
+
+
 class StorageConfig(Section):
     """Where everything that lasts is kept."""
 
@@ -538,6 +551,14 @@ class StorageConfig(Section):
     AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL says, or else AWS."""
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     """Of the S3 store; where not given, what AWS_REGION or AWS_DEFAULT_REGION says, or else the bucket's."""
+
+    @field_validator("root")
+    @classmethod
+    def _check_root(cls, root: str) -> str:
+        """Neither may a slip in a URI become a folder of that name, nor nothing the working directory."""
+        if not root.strip() or _NO_LOCATION.match(root):
+            raise ValueError(f"got {root!r}, expected an absolute folder or s3://bucket/folder")
+        return root
 
 
 class BudgetConfig(Section):

@@ -6,7 +6,7 @@ from hypothesis import given, reject
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hydra_ray.config import RunConfig, Section, Task, apply_override, check_config, load_config
+from hydra_ray.config import RunConfig, Section, StorageConfig, Task, apply_override, check_config, load_config
 from hydra_ray.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parent.parent / "jobs" / "configs").glob("*.yaml"))
@@ -167,3 +167,14 @@ def test_sections_are_frozen_and_refuse_unknown_keys():
     for section in sections:
         assert section.model_config.get("frozen")
         assert section.model_config.get("extra") == "forbid"
+
+
+@pytest.mark.parametrize("root", ["", " ", "s3:", "s3:/", "s3://", "s3:/bucket/folder", "s3:///folder", "gs:/bucket/x"])
+def test_a_root_that_is_no_location_says_what_is_expected(root: str):
+    with pytest.raises(ValueError, match=r"expected an absolute folder or s3://bucket/folder"):
+        StorageConfig(root=root)
+
+
+@pytest.mark.parametrize("root", ["s3://bucket", "s3://bucket/folder", "/data", "~/data", "runs", "a:b/c"])
+def test_a_root_that_is_a_location_is_taken(root: str):
+    assert StorageConfig(root=root).root == root

@@ -14,7 +14,7 @@ from hydra_ray.doctor.machine import GIGABYTE, Disk, disk_of, gigabytes
 from hydra_ray.doctor.model_files import ModelDescription
 from hydra_ray.doctor.users import SeenUsers, num_requests
 from hydra_ray.errors import HydraError
-from hydra_ray.findings import Finding, problem
+from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.forecast.disk import run_bytes
 
 _RAY_BYTES = 1 * GIGABYTE
@@ -36,6 +36,10 @@ def storage_finding(root: str, given: str) -> Finding:
     Args:
         given: the root as the configuration has it.
     """
+    try:
+        storage.require_absolute(root, "storage.root")
+    except HydraError as error:
+        return unusable("storage.root", root, error)
     # Named like any unfinished file, so that one that a kill leaves behind is known as such.
     marker = storage.join(root, f"doctor.{uuid.uuid4().hex}.tmp")
     made = [] if storage.is_uri(root) else _missing_folders(Path(root))

@@ -153,3 +153,14 @@ def test_a_root_with_too_long_a_name_is_a_problem_and_leaves_nothing(tmp_path: P
     assert finding.is_problem
     assert "too long" in finding.remedy
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("root", ["s3://", "gs://bucket/root"])
+def test_a_root_in_no_store_is_a_problem_and_makes_no_folder(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    finding = storage_finding(root, root)
+    assert finding.is_problem
+    assert "expected an absolute path or s3://bucket/folder" in finding.remedy
+    assert not list(tmp_path.iterdir())
