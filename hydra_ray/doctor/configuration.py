@@ -4,10 +4,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from hydra_ray.api import configured
 from hydra_ray.cluster.fit import placement_findings
 from hydra_ray.cluster.nodes import NodeType
-from hydra_ray.config import RunConfig, Task, load_config
+from hydra_ray.config import RunConfig, Task, load_config, read_settings
 from hydra_ray.connecting import ADDRESS, require_cluster_address
 from hydra_ray.doctor.endpoint import endpoint_findings
 from hydra_ray.doctor.machine import Machine, broken_torch
@@ -49,7 +51,7 @@ def examine_configuration(
         reach(config.storage)
         read_teacher(config)
     except HydraError as error:
-        return [unusable("configuration", path, error)]
+        return _wrong_settings(path, error)
     found = [Finding(name="configuration", value=f"{path}: run {config.run}, task {task.name}")]
     if (missing := missing_packages(config)) is not None:
         return [*found, missing]
@@ -65,6 +67,25 @@ def examine_configuration(
     if seen is not None and not stored.is_problem:
         found += _examine_room(config, seen, models)
     return [*found, *_examine_work(config, machine, models, seen)]
+
+
+def _wrong_settings(path: str, error: HydraError) -> list[Finding]:
+    """One problem a setting, where the error tells of several."""
+    if _is_sweep(path):
+        remedy = "doctor takes the configuration of a run: give the one that `base` in it names"
+        return [problem("configuration", f"{path} is a sweep's", remedy)]
+    wrong = error.__cause__
+    _, *lines = str(error).splitlines()
+    if not isinstance(wrong, ValidationError) or len(lines) != wrong.error_count():
+        return [unusable("configuration", path, error)]
+    return [problem("configuration", path, line) for line in lines]
+
+
+def _is_sweep(path: str) -> bool:
+    try:
+        return {"sweep", "base", "space"} <= {*read_settings(path)}
+    except HydraError:
+        return False
 
 
 def _examine_models(config: RunConfig, task: Task) -> tuple[list[Finding], _Models]:

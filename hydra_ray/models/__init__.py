@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hydra_ray.errors import ModelError
 from hydra_ray.models import packaged, stored
+from hydra_ray.models.content import CONFIG
 from hydra_ray.models.folder import FolderModel
 from hydra_ray.models.hub import REVISION, HubModel
 from hydra_ray.models.packaged import PackagedModel
@@ -90,6 +91,11 @@ def open_model(spec: str) -> Model:
         return StoredModel(location=location.rstrip("/"), content=content)
     if os.path.isabs(spec) or spec.startswith("~"):
         return FolderModel(spec=spec)
+    if os.path.isfile(os.path.join(spec, CONFIG)):
+        raise ModelError(
+            f"got the model {spec!r}, which is a folder below this working directory; a folder must be absolute: "
+            f"{os.path.abspath(spec)}."
+        )
     if not _HUB_NAME.fullmatch(spec):
         raise ModelError(f"got the model {spec!r}; expected {_EXPECTED}.")
     repository, _, revision = spec.partition(REVISION)
