@@ -119,3 +119,16 @@ def test_a_models_own_code_is_neither_run_nor_asked_about(file: str, tmp_path: P
     if file != "config.json":
         with pytest.raises(ModelError, match="which is never run"):
             load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("spoil", ["pointer", "cut", "empty"])
+def test_weights_in_the_store_that_are_none_are_told_before_they_are_brought(s3_root: str, tmp_path: Path, spoil: str):
+    weights = Path(write_model(tmp_path / "model", LLAMA)) / "model.safetensors"
+    whole = weights.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4321\n"
+    weights.write_bytes({"pointer": pointer, "cut": whole[:-100], "empty": b""}[spoil])
+    location = put(str(weights.parent), s3_root)
+    with pytest.raises(ModelError, match=r"model.safetensors .* holds no whole weights"):
+        describe_model(location)
+    weights.write_bytes(whole)
+    assert describe_model(put(str(weights.parent), s3_root)).missing_bytes > len(whole)
