@@ -74,9 +74,9 @@ def _wrong_settings(path: str, error: HydraError) -> list[Finding]:
     if _is_sweep(path):
         remedy = "doctor takes the configuration of a run: give the one that `base` in it names"
         return [problem("configuration", f"{path} is a sweep's", remedy)]
-    wrong = error.__cause__
     _, *lines = str(error).splitlines()
-    if not isinstance(wrong, ValidationError) or len(lines) != wrong.error_count():
+    is_listed = isinstance(error.__cause__, ValidationError) and all(line.startswith("  ") for line in lines)
+    if not (is_listed and lines):
         return [unusable("configuration", path, error)]
     return [problem("configuration", path, line) for line in lines]
 
