@@ -25,6 +25,7 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -343,8 +344,16 @@ class ApiConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        url = urlsplit(self.base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
+        try:
+            url = urlsplit(self.base_url)
+            is_right = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+            (url.hostname or "").encode("idna")
+        except ValueError:  # of which a part may be a password: it is not told
+            raise ValueError(
+                "base_url must be an http:// or https:// URL, whose host is a name or an address and whose port, if it "
+                "has one, is a number from 1 to 65535"
+            ) from None
+        if not is_right:
             raise ValueError("base_url must be an http:// or https:// URL")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("base_url must hold no credentials and no query: keys come from api_key_env's variable")
@@ -541,6 +550,10 @@ class ReportConfig(Section):
     seed: int = 0
 
 
+_NO_LOCATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/|$)(?!/[^/])")
+"""Begins like a URI, but names no bucket after two slashes."""
+
+
 class StorageConfig(Section):
     """Where everything that lasts is kept."""
 
@@ -551,6 +564,14 @@ class StorageConfig(Section):
     AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL says, or else AWS."""
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     """Of the S3 store; where not given, what AWS_REGION or AWS_DEFAULT_REGION says, or else the bucket's."""
+
+    @field_validator("root")
+    @classmethod
+    def _check_root(cls, root: str) -> str:
+        """Neither may a slip in a URI become a folder of that name, nor nothing the working directory."""
+        if not root.strip() or _NO_LOCATION.match(root):
+            raise ValueError(f"got {root!r}, expected an absolute folder or s3://bucket/folder")
+        return root
 
 
 class BudgetConfig(Section):

@@ -34,6 +34,8 @@ class LocalStore:
             return None
         except PermissionError as error:
             raise forbidden(path) from error
+        except OSError as error:
+            raise StorageError(f"{path} cannot be looked at ({error.strerror or error}): set another path") from error
         return None if os.path.isdir(path) else (found.st_size, found.st_mtime_ns)
 
     def present(self, paths: Iterable[str]) -> list[bool]:
@@ -121,7 +123,8 @@ class LocalStore:
         except OSError as error:
             raise _unwritten(path, error) from error
         finally:
-            self.remove_file(temporary)
+            with suppress(OSError):  # whatever kept it from being written may keep it from being looked for
+                os.unlink(temporary)
 
 
 def forbidden(location: str) -> StorageError:

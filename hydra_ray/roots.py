@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
+from hydra_ray.errors import ConfigError
 
 KEY = "key"
 """Name of the key's file in a root."""
@@ -29,11 +30,17 @@ def absolute_root(root: str) -> str:
     """A folder or URI that a person named, the same for every process.
 
     Raises:
-        ConfigError: it is relative to the working directory of a submitted job, which is gone after it.
+        ConfigError: it is relative to the working directory of a submitted job, which is gone after it, or below the
+            home of a user who has none here.
     """
     if is_submitted_job():
         return storage.require_absolute(root, "storage.root")
-    return root if storage.is_uri(root) else str(Path(root).expanduser().resolve())
+    if storage.is_uri(root):
+        return root
+    try:
+        return str(Path(root).expanduser().resolve())
+    except (RuntimeError, OSError) as error:  # no such user's home, or a loop of links
+        raise ConfigError(f"storage.root {root!r} cannot be found ({error}): give an absolute folder.") from error
 
 
 def root_key(root: str) -> str:

@@ -3,6 +3,8 @@
 They are the files of `jobs/configs`, to which `hydra_ray/configs` is a link; a wheel holds them themselves.
 """
 
+import os
+import stat
 from pathlib import Path
 
 from hydra_ray.errors import ConfigError
@@ -20,11 +22,18 @@ def find_configuration(given: str | Path) -> Path:
     """The configuration file `given`, or where there is none the shipped configuration of that name.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is neither, or the file may not be looked at.
     """
     path = Path(given)
-    if path.exists() and not path.is_dir():
-        return path
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return path
+    except PermissionError as error:
+        raise ConfigError(
+            f"cannot read the configuration {given}: let this program's user enter the folders above it."
+        ) from error
+    except OSError:
+        pass  # there is none
     names = shipped_names()
     if str(given) in names:
         return FOLDER / f"{given}{_SUFFIX}"
@@ -36,4 +45,4 @@ def find_configuration(given: str | Path) -> Path:
 
 def is_configuration(given: str) -> bool:
     """Whether `given`, where it may also be a run's folder, is meant as a configuration: a YAML file or a bare name."""
-    return given.endswith((_SUFFIX, ".yml")) or (given == Path(given).name and not Path(given).is_dir())
+    return given.endswith((_SUFFIX, ".yml")) or (given == Path(given).name and not os.path.isdir(given))

@@ -2,8 +2,10 @@
 
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,3 +72,17 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> "Plan":
     with pytest.MonkeyPatch.context() as patch:
         in_process.install(patch)
         return personalize(run_config(str(tmp_path_factory.mktemp("small")), reranker=untrained, adapter=untrained))
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A folder seen by a user who may not enter the folder `closed` in it; for tests that root runs."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(mode=0o700)
+        os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)

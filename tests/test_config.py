@@ -6,7 +6,7 @@ from hypothesis import given, reject
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hydra_ray.config import RunConfig, Section, Task, apply_override, check_config, load_config
+from hydra_ray.config import RunConfig, Section, StorageConfig, Task, apply_override, check_config, load_config
 from hydra_ray.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parent.parent / "jobs" / "configs").glob("*.yaml"))
@@ -182,3 +182,14 @@ def test_labels_that_yaml_reads_as_booleans_are_told_to_be_quoted():
     _, *lines = str(told.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines] == ["lamp.task.labels.0", "lamp.task.labels.1"]
     assert all("quote it" in line for line in lines)
+
+
+@pytest.mark.parametrize("root", ["", " ", "s3:", "s3:/", "s3://", "s3:/bucket/folder", "s3:///folder", "gs:/bucket/x"])
+def test_a_root_that_is_no_location_says_what_is_expected(root: str):
+    with pytest.raises(ValueError, match=r"expected an absolute folder or s3://bucket/folder"):
+        StorageConfig(root=root)
+
+
+@pytest.mark.parametrize("root", ["s3://bucket", "s3://bucket/folder", "/data", "~/data", "runs", "a:b/c"])
+def test_a_root_that_is_a_location_is_taken(root: str):
+    assert StorageConfig(root=root).root == root

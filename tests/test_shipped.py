@@ -1,5 +1,6 @@
 """Shipped configurations are found by name, from any folder."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,9 @@ def test_the_demo_is_run_with_the_seed_and_its_report_is_named(
     asked = load_config("demo", ["lamp.planted.seed=3", "generator.seed=3", f"storage.root={tmp_path / 'outputs'}"])
     assert plan.config == asked
     assert capsys.readouterr().out == f"report: {tmp_path}/outputs/runs/demo/report.html\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_configuration_in_a_folder_that_may_not_be_entered_is_refused(nobodys: Path):
+    with pytest.raises(ConfigError, match="enter the folders above it"):
+        find_configuration(nobodys / "closed" / "run.yaml")

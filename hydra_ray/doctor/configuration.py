@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from hydra_ray.api import configured
 from hydra_ray.cluster.fit import placement_findings
 from hydra_ray.cluster.nodes import NodeType
-from hydra_ray.config import RunConfig, Task, load_config
+from hydra_ray.config import RunConfig, Task, load_config, read_settings
+from hydra_ray.connecting import ADDRESS, require_cluster_address
 from hydra_ray.doctor.endpoint import endpoint_findings
 from hydra_ray.doctor.machine import Machine, broken_torch
 from hydra_ray.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
@@ -16,7 +19,7 @@ from hydra_ray.doctor.models import encoder_findings, generator_finding
 from hydra_ray.doctor.packages import missing_packages, package_versions
 from hydra_ray.doctor.room import disks_of, needs_of, room_findings, storage_finding
 from hydra_ray.doctor.users import SeenUsers, users_finding
-from hydra_ray.errors import HydraError
+from hydra_ray.errors import ClusterError, HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.stores import reach
@@ -48,7 +51,7 @@ def examine_configuration(
         reach(config.storage)
         read_teacher(config)
     except HydraError as error:
-        return [unusable("configuration", path, error)]
+        return _wrong_settings(path, error)
     found = [Finding(name="configuration", value=f"{path}: run {config.run}, task {task.name}")]
     if (missing := missing_packages(config)) is not None:
         return [*found, missing]
@@ -64,6 +67,25 @@ def examine_configuration(
     if seen is not None and not stored.is_problem:
         found += _examine_room(config, seen, models)
     return [*found, *_examine_work(config, machine, models, seen)]
+
+
+def _wrong_settings(path: str, error: HydraError) -> list[Finding]:
+    """One problem a setting, where the error tells of several."""
+    if _is_sweep(path):
+        remedy = "doctor takes the configuration of a run: give the one that `base` in it names"
+        return [problem("configuration", f"{path} is a sweep's", remedy)]
+    _, *lines = str(error).splitlines()
+    is_listed = isinstance(error.__cause__, ValidationError) and all(line.startswith("  ") for line in lines)
+    if not (is_listed and lines):
+        return [unusable("configuration", path, error)]
+    return [problem("configuration", path, line) for line in lines]
+
+
+def _is_sweep(path: str) -> bool:
+    try:
+        return {"sweep", "base", "space"} <= {*read_settings(path)}
+    except HydraError:
+        return False
 
 
 def _examine_models(config: RunConfig, task: Task) -> tuple[list[Finding], _Models]:
@@ -85,7 +107,12 @@ def _examine_room(config: RunConfig, seen: SeenUsers, models: _Models) -> Iterat
 
 def _examine_work(config: RunConfig, machine: Machine, models: _Models, seen: SeenUsers | None) -> Iterator[Finding]:
     """Whether the run's work has room on this machine: GPUs, memory, and what Ray counts."""
-    if address := os.environ.get("RAY_ADDRESS"):
+    try:
+        require_cluster_address()
+    except ClusterError as error:
+        yield unusable("work", "RAY_ADDRESS", error)
+        return
+    if (address := os.environ.get(ADDRESS, "")) not in ("", "local"):
         remedy = "whether it fits there: hydra-ray doctor --cluster CONFIG, and cluster/check.py"
         yield Finding(name="work", value=f"on the cluster at {address}, which RAY_ADDRESS names", remedy=remedy)
         return

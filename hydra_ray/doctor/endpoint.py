@@ -74,8 +74,13 @@ def _address_finding(api: ApiConfig) -> Finding:
     proxy = None if proxy_bypass(host) else getproxies().get(url.scheme)
     by = ""
     if proxy:
-        through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        host, port = through.hostname or "", through.port or _PORTS.get(through.scheme, 80)
+        try:
+            through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            host, port = through.hostname or "", through.port or _PORTS.get(through.scheme, 80)
+            host.encode("idna")
+        except ValueError:  # of which a part may be a password: it is not told
+            remedy = f"{url.scheme}_proxy in the environment is no URL with a host and a port: correct or unset it"
+            return problem("endpoint", api.base_url, remedy)
         by = f" by the proxy {host}:{port}"
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):

@@ -87,7 +87,7 @@ def this_machine() -> Machine:
 def disk_of(folder: str) -> Disk:
     """The file system of a folder; of one that is not there yet, of the nearest folder above it."""
     place = Path(folder)
-    while not place.is_dir():
+    while not os.path.isdir(place):
         place = place.parent
     usage = shutil.disk_usage(place)
     return Disk(device=place.stat().st_dev, free_bytes=usage.free, total_bytes=usage.total)

@@ -1,11 +1,13 @@
 """What a model's files say of it, without its weights: configuration, tokenizer, and whether the weights are whole."""
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from hydra_ray import storage
 from hydra_ray.errors import ModelError
-from hydra_ray.models import Model, open_model
+from hydra_ray.models import Model, open_model, refuse_own_code
+from hydra_ray.models.content import weight_files
 from hydra_ray.models.hub import HubModel
 from hydra_ray.models.node_cache import cache_folder
 from hydra_ray.models.stored import StoredModel
@@ -13,7 +15,9 @@ from hydra_ray.models.stored import StoredModel
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-_INDEX = ".index.json"
+_INDEX, _SAFETENSORS = ".index.json", ".safetensors"
+_LENGTH_BYTES = 8
+"""With which a file of safetensors begins: how long its header is, in JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +55,17 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
     model = open_model(spec)
     folder = model.bring(with_weights=False)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        # Else transformers asks on the terminal whether it may run code that the model's folder carries.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        refuse_own_code(spec, error)
         raise ModelError(
             f"{spec} is of no model type that transformers knows ({_first_sentence(error)}): set another one"
         ) from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever the tokenizer's own parser raises
+        refuse_own_code(spec, error)
         raise ModelError(
             f"{spec} has no tokenizer that can be loaded ({_first_sentence(error)}): put the model's tokenizer files "
             "beside its config.json"
@@ -68,6 +75,7 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
         model.bring(with_weights=True)
     elif isinstance(model, StoredModel):
         _require_shards(model)
+        _require_headers(model)
     return ModelDescription(
         spec=spec,
         config=config,
@@ -85,6 +93,37 @@ def _require_shards(model: StoredModel) -> None:
         listed = {*storage.read_json(storage.join(model.location, index))["weight_map"].values()}
         if missing := sorted(listed.difference(there)):
             raise ModelError(f"{model.location} lacks {len(missing)} of {len(listed)} weights: put {missing[0]} there")
+
+
+def _require_headers(model: StoredModel) -> None:
+    """Refuse weights in a store that are none, or cut off, by what their first bytes say of their size."""
+    for name in weight_files(storage.list_files(model.location)):
+        if not name.endswith(_SAFETENSORS):
+            continue
+        location = storage.join(model.location, name)
+        found, _ = storage.file_state(location)
+        with storage.open_input(location) as file:
+            told = _safetensors_bytes(file, found)
+        if told != found:
+            why = "are no safetensors" if told is None else f"should be {told} bytes long"
+            raise ModelError(
+                f"{location} ({found} bytes) holds no whole weights: they {why}; it may be cut off or a pointer of "
+                "git-lfs (`git lfs pull`). Put the file there again."
+            )
+
+
+def _safetensors_bytes(file: IO[bytes], num_bytes: int) -> int | None:
+    """The size that a file of safetensors should have by its header; None where it has none."""
+    start = file.read(_LENGTH_BYTES)
+    length = int.from_bytes(start, "little")
+    if len(start) < _LENGTH_BYTES or length > num_bytes - _LENGTH_BYTES:
+        return None
+    try:
+        header = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return _LENGTH_BYTES + length + max(ends, default=0)
 
 
 def _cache(model: Model) -> str:

@@ -72,7 +72,8 @@ def _encoders(config: RunConfig) -> dict[str, list[Use]]:
     for name, scorer in (("reranker", config.reranker), ("adapter", config.adapter)):
         use = Use(setting=f"{name}.base", max_text_tokens=scorer.base.max_text_tokens)
         uses.setdefault(scorer.base.encoder, []).append(use)
-    if config.retrieve.needs_encoder and config.retrieve.encoder is not None:
+    # A run asks for the identity of this one also where its method compares no vectors.
+    if config.retrieve.encoder is not None:
         use = Use(setting="retrieve", max_text_tokens=config.retrieve.max_text_tokens)
         uses.setdefault(config.retrieve.encoder, []).append(use)
     return uses

@@ -4,6 +4,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hydra_ray.doctor.machine import GIGABYTE, Disk, disk_of, gigabytes
 from hydra_ray.doctor.model_files import ModelDescription
 from hydra_ray.doctor.users import SeenUsers, num_requests
 from hydra_ray.errors import HydraError
-from hydra_ray.findings import Finding, problem
+from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.forecast.disk import run_bytes
 
 _RAY_BYTES = 1 * GIGABYTE
@@ -35,6 +36,10 @@ def storage_finding(root: str, given: str) -> Finding:
     Args:
         given: the root as the configuration has it.
     """
+    try:
+        storage.require_absolute(root, "storage.root")
+    except HydraError as error:
+        return unusable("storage.root", root, error)
     # Named like any unfinished file, so that one that a kill leaves behind is known as such.
     marker = storage.join(root, f"doctor.{uuid.uuid4().hex}.tmp")
     made = [] if storage.is_uri(root) else _missing_folders(Path(root))
@@ -42,13 +47,15 @@ def storage_finding(root: str, given: str) -> Finding:
         storage.write_bytes(marker, b"written")
         is_kept = storage.read_bytes(marker) == b"written"
         storage.remove_file(marker)
-        for folder in made:
-            folder.rmdir()
     except (HydraError, OSError) as error:
         if isinstance(error.__cause__, OSError) and not storage.is_uri(root):
             reason = error.__cause__.strerror or str(error.__cause__)
             return problem("storage.root", root, f"no file can be written there ({reason}): set another folder")
         return problem("storage.root", root, str(error))
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not there, or somebody else has put something there
+                folder.rmdir()
     if not is_kept:
         return problem("storage.root", root, "what was written there reads otherwise: use another store")
     relative = "" if storage.is_uri(given) or os.path.isabs(given) else f", {given!r} in this working directory"
@@ -115,4 +122,4 @@ def _bases_bytes(config: RunConfig, encoders: Sequence[ModelDescription]) -> int
 
 def _missing_folders(folder: Path) -> list[Path]:
     """A folder and those above it that are not there, the lowest first."""
-    return [each for each in (folder, *folder.parents) if not each.exists()]
+    return [each for each in (folder, *folder.parents) if not os.path.exists(each)]

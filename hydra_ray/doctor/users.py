@@ -10,10 +10,11 @@ from hydra_ray import storage
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import HydraError, InputError
 from hydra_ray.findings import Finding, unusable
+from hydra_ray.lamp.fields import MalformedError
 from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, planted_id
 from hydra_ray.lamp.reading import Sample, questions_location, read_samples, read_targets, user_id_of
-from hydra_ray.lamp.users import require_planted, splits_of
+from hydra_ray.lamp.users import in_fold, rejected_sample, require_planted, splits_of
 from hydra_ray.records import Rejected, to_dict
 from hydra_ray.roots import KEY
 from hydra_ray.stages import bucket_of
@@ -35,6 +36,8 @@ class SeenUsers:
     num_records: list[int] = field(default_factory=list)
     """Of each user that was read."""
     ids: list[str] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
+    """Where each user was read first."""
     num_taught: int = 0
     """Users that were read whose targets may be learned from."""
     num_new: int = 0
@@ -48,8 +51,13 @@ class SeenUsers:
             return len({bucket_of(each, num_buckets, key) for each in self.ids})
         return min(num_buckets, self.num_users)
 
-    def add(self, sample: Sample | Rejected) -> None:
+    def add(self, sample: Sample | Rejected, config: RunConfig) -> None:
         """Count a user that was read, or was to be."""
+        if isinstance(sample, Sample):
+            try:
+                self._require_usable(sample, config)
+            except MalformedError as error:
+                sample = rejected_sample(sample, error.reason)
         if isinstance(sample, Rejected):
             self.rejected.append(sample)
             return
@@ -57,6 +65,15 @@ class SeenUsers:
         self.num_records.append(len(sample.user.history))
         self.num_new += sample.user.is_new
         self.num_taught += not sample.user.is_new
+
+    def _require_usable(self, sample: Sample, config: RunConfig) -> None:
+        """What a run refuses of a user that is well-formed by itself."""
+        user_id = sample.user.user_id
+        if user_id in self.places:
+            raise MalformedError(f"the same id as {self.places[user_id]}")
+        self.places[user_id] = f"sample {sample.position} of {sample.source}"
+        if not sample.awaits_target:
+            in_fold(config, sample.user)
 
 
 def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | None]:
@@ -73,7 +90,7 @@ def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | N
             _look_at_own(config, task, seen)
         _require_usable(config, seen)
     except (HydraError, OSError) as error:
-        given = config.lamp.root or next(iter(config.lamp.users_files), "planted")
+        given = next(iter(config.lamp.users_files), "lamp.planted" if config.lamp.root is None else config.lamp.root)
         return unusable("users", given, error), None
     about = "" if seen.is_whole else "about "
     value = f"{about}{seen.num_users:,}; the first {len(seen.ids)} are as {task.name} wants them"
@@ -117,7 +134,7 @@ def _take(samples: Iterable[Sample | Rejected], location: str, config: RunConfig
     found: Iterator[Sample | Rejected] = islice(samples, MAX_ROWS + 1)
     num_users, lengths = 0, [1]
     for sample in islice(found, MAX_ROWS):
-        seen.add(sample)
+        seen.add(sample, config)
         num_users += 1
         if isinstance(sample, Sample):
             lengths.append(len(json.dumps(to_dict(sample.user))))
@@ -141,7 +158,8 @@ def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
         first = seen.rejected[0]
         raise InputError(
             f"{len(seen.rejected)} of the first {num_rows} users are malformed, the first one at position "
-            f"{first.position} of {first.source} ({first.reason}): check that lamp.task is the task of these files"
+            f"{first.position} of {first.source} ({first.reason}): correct them, or check that "
+            "lamp.task is the task of these files"
         )
     if not seen.is_whole or config.users.num_folds > 1:
         return

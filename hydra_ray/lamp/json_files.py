@@ -12,6 +12,7 @@ from hydra_ray.errors import InputError
 
 MAX_DEPTH = 100
 """Deepest nesting of a file; ijson takes memory by its square."""
+_GZIP = b"\x1f\x8b"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _STRINGS = re.compile(_STRING, flags=re.DOTALL)
 _CLOSED = re.compile(rb'(?:[^"]*+' + _STRING + rb')*+[^"]*+', flags=re.DOTALL)
@@ -49,10 +50,12 @@ def open_utf8(location: str) -> Generator[IO[bytes]]:
     """The file at `location`, after the mark with which some editors begin UTF-8.
 
     Raises:
-        InputError: it is UTF-16 or UTF-32.
+        InputError: it is UTF-16 or UTF-32, or compressed.
     """
     with storage.open_input(location) as file:
         start = file.read(4)
+        if start.startswith(_GZIP):
+            raise InputError(f"{location} is compressed with gzip; expected UTF-8 text. Unpack it with `gunzip`.")
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in start:
             raise InputError(f"{location} is UTF-16 or UTF-32; expected UTF-8. Write it again as UTF-8.")
         file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)

@@ -10,6 +10,7 @@ where it is left out; records and queries without an id are numbered by their po
 
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, cast
 
@@ -46,6 +47,10 @@ def read_own(task: Task, location: str) -> Iterator[Sample | Rejected]:
         InputError: there is no such file, it is neither JSONL nor Parquet, or it holds no row.
     """
     if not storage.exists(location):
+        if not storage.is_uri(location) and os.path.isdir(location):
+            raise InputError(
+                f"{location} is a folder; lamp.users_files takes .jsonl and .parquet files: list those in it"
+            )
         raise InputError(f"no file {location}; check lamp.users_files")
     is_empty = True
     for position, row in _rows(location):

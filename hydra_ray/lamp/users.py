@@ -266,7 +266,7 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
         if is_leaking(task, joined):
             counters["leaking_users"] += 1
             if config.lamp.drop_leaks:
-                rejected.append(_rejected(sample, LEAK))
+                rejected.append(rejected_sample(sample, LEAK))
                 continue
         _count(joined, counters)
         waiting.append(joined)
@@ -295,12 +295,13 @@ def _join(config: RunConfig, task: Task, bucket: int, spill: _Spill) -> Iterator
             places[user.user_id] = f"sample {sample.position} of {sample.source}"
             if sample.awaits_target:
                 user = _with_target(task, user, targets.get(user.user_id, set()))
-            yield sample, _in_fold(config, user)
+            yield sample, in_fold(config, user)
         except MalformedError as error:
-            yield sample, _rejected(sample, error.reason)
+            yield sample, rejected_sample(sample, error.reason)
 
 
-def _rejected(sample: Sample, reason: str) -> Rejected:
+def rejected_sample(sample: Sample, reason: str) -> Rejected:
+    """The sample as one that is left out."""
     return Rejected(source=sample.source, position=sample.position, sample_id=sample.sample_id, reason=reason)
 
 
@@ -311,8 +312,12 @@ def _with_target(task: Task, user: User, targets: set[str]) -> User:
     return replace(user, queries=tuple(replace(query, target=target) for query in user.queries))
 
 
-def _in_fold(config: RunConfig, user: User) -> User:
-    """The user as it is in this run: new where another run taught, and in one fold where the run is cross-fitted."""
+def in_fold(config: RunConfig, user: User) -> User:
+    """The user as it is in this run: new where another run taught, and in one fold where the run is cross-fitted.
+
+    Raises:
+        MalformedError: a cross-fitted run cannot use the user.
+    """
     if config.taught_by is not None:
         return replace(user, is_new=True)
     if config.users.num_folds == 1:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hydra_ray.errors import ModelError
 from hydra_ray.models import packaged, stored
+from hydra_ray.models.content import CONFIG
 from hydra_ray.models.folder import FolderModel
 from hydra_ray.models.hub import REVISION, HubModel
 from hydra_ray.models.packaged import PackagedModel
@@ -90,6 +91,11 @@ def open_model(spec: str) -> Model:
         return StoredModel(location=location.rstrip("/"), content=content)
     if os.path.isabs(spec) or spec.startswith("~"):
         return FolderModel(spec=spec)
+    if os.path.isfile(os.path.join(spec, CONFIG)):
+        raise ModelError(
+            f"got the model {spec!r}, which is a folder below this working directory; a folder must be absolute: "
+            f"{os.path.abspath(spec)}."
+        )
     if not _HUB_NAME.fullmatch(spec):
         raise ModelError(f"got the model {spec!r}; expected {_EXPECTED}.")
     repository, _, revision = spec.partition(REVISION)
@@ -128,6 +134,19 @@ def weight_bytes(spec: str) -> int | None:
     return open_model(spec).weight_bytes()
 
 
+def refuse_own_code(spec: str, error: Exception) -> None:
+    """Raise what it means where transformers did not load `spec` because it would have to run the model's own code.
+
+    Raises:
+        ModelError: that is why.
+    """
+    if "custom code" in str(error):
+        raise ModelError(
+            f"{spec} is loaded by Python code of its own (auto_map in its config.json or tokenizer_config.json), which "
+            "is never run. Set a model of a type that transformers itself knows."
+        ) from error
+
+
 @cache
 def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     """Return the tokenizer of the model `spec`; one object a process.
@@ -139,8 +158,9 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
 
     location = resolve_model(spec, with_weights=False)
     try:
-        return AutoTokenizer.from_pretrained(location)
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        refuse_own_code(spec, error)
         raise ModelError(
             f"the tokenizer of {spec!r} cannot be loaded from {location}: {error}. Give a model that is complete."
         ) from error

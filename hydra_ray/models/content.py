@@ -6,6 +6,7 @@ wherever a copy of it is.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -126,6 +127,8 @@ def require_whole(folder: Path, spec: str, *, with_weights: bool) -> None:
     """
     names = names_below(folder)
     require_model(names, spec, with_weights=with_weights)
+    for name in model_files(names, with_weights=with_weights):
+        _require_readable(folder / name)
     if not with_weights:
         return
     weights = weight_files(names)
@@ -142,8 +145,20 @@ def require_whole(folder: Path, spec: str, *, with_weights: bool) -> None:
 
 
 def names_below(folder: Path) -> list[str]:
-    """Return the paths of all files below a folder, relative to it, without hidden ones (a download's bookkeeping)."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    """Return the paths of all files below a folder, relative to it, without hidden ones (a download's bookkeeping).
+
+    Raises:
+        ModelError: they cannot be listed.
+    """
+    try:
+        if os.path.isdir(folder):
+            os.listdir(folder)  # rglob passes over what it may not list
+        paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    except OSError as error:
+        raise ModelError(
+            f"the files below {folder} cannot be looked at ({error.strerror or error}): let this program's user list "
+            "and enter the folder and those above it, or set another one."
+        ) from error
     return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
 
 
@@ -162,6 +177,15 @@ def _indexed(index: Path) -> set[str]:
         return {*json.loads(index.read_bytes())["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is no index of weights: {error!r}. Put the whole model there again.") from error
+
+
+def _require_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror or error}): let this program's user read all files of the model."
+        ) from error
 
 
 def _require_safetensors(path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra_ray.errors import ModelError
 from hydra_ray.models.content import CONFIG, content_of, model_files, names_below, require_whole, weight_files
 from hydra_ray.models.node_cache import file_digests
 
@@ -54,8 +55,15 @@ class FolderModel:
 
     @property
     def folder(self) -> Path:
-        """Where the model is."""
-        return Path(self.spec).expanduser()
+        """Where the model is.
+
+        Raises:
+            ModelError: it is below the home of a user who has none here.
+        """
+        try:
+            return Path(self.spec).expanduser()
+        except RuntimeError as error:
+            raise ModelError(f"{self.spec} cannot be found ({error}): give the model's absolute folder.") from error
 
     def source(self, *, with_weights: bool) -> str:  # noqa: ARG002
         """Return nothing: what a folder holds may change."""

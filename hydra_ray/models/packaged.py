@@ -52,7 +52,14 @@ class PackagedModel:
         """Return the model's folder; converts a GGUF file, once, which takes about half a minute."""
         folder = self._carried()
         if folder is None:
-            folder = _converted(self._gguf(), self._conversion())
+            gguf = self._gguf()
+            try:
+                folder = _converted(gguf, self._conversion())
+            except OSError as error:
+                raise ModelError(
+                    f"the model {self.spec} cannot be kept at {cache_folder()}: {error}. Set HYDRA_CACHE_DIR to a "
+                    "folder that this node can write."
+                ) from error
         require_whole(folder, self.spec, with_weights=with_weights)
         return folder
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from hydra_ray.errors import ConfigError, ModelError
-from hydra_ray.models import resolve_model
+from hydra_ray.models import refuse_own_code, resolve_model
 from hydra_ray.scorer.trunk import LowerLayers, Text
 
 BATCH_TOKENS = 4096
@@ -52,14 +52,15 @@ def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
         ModelError: there is no encoder.
     """
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model_class: Any = MODEL_MAPPING[type(config)]
         # The pooler of BERT-like models is not used, and most sentence encoders carry no weights for it.
         has_pooler = "add_pooling_layer" in inspect.signature(model_class).parameters
         options = {"add_pooling_layer": False} if has_pooler else {}
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, KeyError, ValueError) as error:
+        refuse_own_code(folder, error)
         raise ModelError(
             f"{folder} is not an encoder that transformers can load: {error}. Expected a folder with config.json, "
             "model.safetensors and a tokenizer; check the setting `encoder`."

@@ -107,6 +107,14 @@ def test_a_proxy_is_connected_to_in_the_place_of_the_endpoint(monkeypatch: pytes
     assert f"by the proxy 127.0.0.1:{port}" in found.value
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:99999", "http://127.0.0.1:abc", "http://a..b:80", "http://[::1"])
+def test_a_proxy_that_is_no_url_is_told(proxy: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("https_proxy", proxy)
+    found = examine("https://endpoint.invalid/v1")["endpoint"]
+    assert found.is_problem
+    assert "https_proxy in the environment is no URL" in found.remedy
+
+
 def test_an_endpoint_that_wants_no_key_needs_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(KEY)
     with FaultServer() as server:

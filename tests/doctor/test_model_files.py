@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from hydra_ray import storage
 from hydra_ray.doctor.model_files import describe_model
 from hydra_ray.doctor.models import context_limit
 from hydra_ray.errors import ModelError
+from hydra_ray.models import load_tokenizer
 
 SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
 
@@ -99,3 +101,34 @@ def test_context_is_what_positions_and_their_stretching_allow(tmp_path: Path):
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
     stretched = describe_model(write_model(tmp_path / "stretched", {**LLAMA, "rope_scaling": rope}))
     assert (context_limit(plain), context_limit(stretched)) == (4096, 16384)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_models_own_code_is_neither_run_nor_asked_about(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Path(write_model(tmp_path / "model", LLAMA))
+    settings = json.loads((folder / file).read_text())
+    if file == "config.json":
+        settings |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    else:
+        settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / file).write_text(json.dumps(settings))
+    (folder / "own.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody is asked"))
+    with pytest.raises(ModelError, match="which is never run"):
+        describe_model(str(folder))
+    if file != "config.json":
+        with pytest.raises(ModelError, match="which is never run"):
+            load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("spoil", ["pointer", "cut", "empty"])
+def test_weights_in_the_store_that_are_none_are_told_before_they_are_brought(s3_root: str, tmp_path: Path, spoil: str):
+    weights = Path(write_model(tmp_path / "model", LLAMA)) / "model.safetensors"
+    whole = weights.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4321\n"
+    weights.write_bytes({"pointer": pointer, "cut": whole[:-100], "empty": b""}[spoil])
+    location = put(str(weights.parent), s3_root)
+    with pytest.raises(ModelError, match=r"model.safetensors .* holds no whole weights"):
+        describe_model(location)
+    weights.write_bytes(whole)
+    assert describe_model(put(str(weights.parent), s3_root)).missing_bytes > len(whole)

@@ -1,4 +1,6 @@
+import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from builders import run_config
 
 from hydra_ray.config import PlantedConfig, RunConfig
-from hydra_ray.doctor.machine import GIGABYTE, Disk
+from hydra_ray.doctor.machine import GIGABYTE, Disk, disk_of
 from hydra_ray.doctor.room import Need, room_findings, storage_finding
 from hydra_ray.doctor.users import MAX_ROWS, SeenUsers, users_finding
 from hydra_ray.forget.artefacts import Kind, artefacts
@@ -137,3 +139,65 @@ def test_users_on_s3_are_looked_at(s3_root: str, tmp_path: Path):
     storage.remove_file(location)
     finding, _ = users_finding(config, task_of(config.lamp))
     assert "no file s3://" in finding.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_root_below_a_folder_that_may_not_be_entered_is_a_problem(nobodys: Path):
+    finding = storage_finding(str(nobodys / "closed" / "root"), "root")
+    assert finding.is_problem
+    assert "Permission denied" in finding.remedy
+    assert disk_of(str(nobodys / "closed" / "root")).total_bytes > 0
+
+
+def test_a_root_with_too_long_a_name_is_a_problem_and_leaves_nothing(tmp_path: Path):
+    finding = storage_finding(str(tmp_path / "above" / ("x" * 300)), "root")
+    assert finding.is_problem
+    assert "too long" in finding.remedy
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("root", ["s3://", "gs://bucket/root"])
+def test_a_root_in_no_store_is_a_problem_and_makes_no_folder(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    finding = storage_finding(root, root)
+    assert finding.is_problem
+    assert "expected an absolute path or s3://bucket/folder" in finding.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_users_that_are_in_two_files_are_a_problem(tmp_path: Path):
+    files = [write_lines(tmp_path / name, 9) for name in ("first.jsonl", "second.jsonl")]
+    config = own_config(tmp_path, files[0], files[0])
+    assert users_finding(config, task_of(config.lamp))[0].is_problem
+    finding, _ = users_finding(own := own_config(tmp_path, *files), task_of(own.lamp))
+    assert finding.is_problem
+    assert f"the same id as sample 0 of {files[0]}" in finding.remedy
+
+
+def test_new_users_without_targets_are_a_problem_of_a_cross_fitted_run(tmp_path: Path):
+    path = tmp_path / "users.jsonl"
+    text = "".join(json.dumps({**row, "queries": [{"input": "x"}]} if row["is_new"] else row) + "\n" for row in rows(9))
+    path.write_text(text)
+    config = own_config(tmp_path, path)
+    assert not users_finding(config, task_of(config.lamp))[0].is_problem
+    finding, _ = users_finding(own_config(tmp_path, path, num_folds=3), task_of(config.lamp))
+    assert finding.is_problem
+    assert "a query has no target" in finding.remedy
+
+
+def test_a_folder_or_an_archive_in_the_place_of_users_is_told(tmp_path: Path):
+    finding, _ = users_finding(config := own_config(tmp_path, tmp_path), task_of(config.lamp))
+    assert "is a folder" in finding.remedy
+    packed = tmp_path / "users.jsonl"
+    packed.write_bytes(gzip.compress(b"{}"))
+    finding, _ = users_finding(config := own_config(tmp_path, packed), task_of(config.lamp))
+    assert "compressed with gzip" in finding.remedy
+
+
+def test_a_root_of_users_that_is_empty_is_not_called_planted():
+    config = run_config(lamp={"planted": None, "root": ""})
+    finding, _ = users_finding(config, task_of(config.lamp))
+    assert finding.is_problem
+    assert "planted" not in finding.value

