@@ -664,6 +664,12 @@ class RunConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     placement: PlacementConfig = PlacementConfig()
 
+    @property
+    def named_models(self) -> list[str]:
+        """Every model that the run names, each once."""
+        named = [self.generator.model, self.retrieve.encoder, self.reranker.base.encoder, self.adapter.base.encoder]
+        return list(dict.fromkeys(each for each in named if each is not None))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.taught_by is not None and (self.taught_by == self.run or self.users.num_folds > 1):

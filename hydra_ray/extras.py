@@ -83,13 +83,7 @@ def modules_of(config: RunConfig) -> Iterator[str]:
 
 
 def _model_modules_of(config: RunConfig) -> list[str]:
-    models = (
-        config.generator.model,
-        config.retrieve.encoder,
-        config.reranker.base.encoder,
-        config.adapter.base.encoder,
-    )
-    names = sorted({model.removeprefix("package:") for model in models if model is not None} & _MODELS.keys())
+    names = sorted({model.removeprefix("package:") for model in config.named_models} & _MODELS.keys())
     return [module for name in names for module in (*_MODELS[name], name)]
 
 

@@ -97,12 +97,6 @@ def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
     }
 
 
-def models_of(config: RunConfig) -> list[str]:
-    """Return every model that a run names; the driver tells stages apart by what these are."""
-    named = [config.generator.model, config.retrieve.encoder, config.reranker.base.encoder, config.adapter.base.encoder]
-    return list(dict.fromkeys(each for each in named if each is not None))
-
-
 def contents_of(config: RunConfig, node: NodeType) -> Contents:
     """Return what must be on a node: what all work needs of which the plan may put some there."""
     found = Contents()

@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.cluster.facts import NodeFacts, clock_seconds, facts_findings, gather_facts
-from hydra_ray.cluster.fit import DRIVER, Contents, contents_of, models_of, placement_findings
+from hydra_ray.cluster.fit import DRIVER, Contents, contents_of, placement_findings
 from hydra_ray.cluster.nodes import NodeType, read_node_types
 from hydra_ray.cluster.versions import SOURCE, source_version
 from hydra_ray.config import RunConfig
@@ -131,7 +131,7 @@ def _planned(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
     """What this package's source and each model is for the driver, and which models it does not know."""
     planned = {SOURCE: source_version()}
     unknown: list[Finding] = []
-    for name in models_of(config):
+    for name in config.named_models:
         try:
             planned[name] = model_identity(name)
         except ModelError as error:

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from hydra_ray import storage
-from hydra_ray.cluster.fit import models_of
 from hydra_ray.cluster.versions import source_digest
 from hydra_ray.config import StorageConfig, check_config, check_settings, load_config
 from hydra_ray.connecting import SUBMITTED_AS
@@ -68,7 +67,7 @@ def config_job(
     files, settings, result = (_sweep if command == "sweep" else _run)(path, overrides)
     root = storage.require_absolute(str(settings["storage"]["root"]), "storage.root")
     if command != "sweep":  # a sweep may still be about to set them
-        for model in models_of(check_config(settings, source=path)):
+        for model in check_config(settings, source=path).named_models:
             open_model(model)  # one that no cluster could find is refused here
     if upload is not None:
         reach(check_settings(StorageConfig, settings["storage"], source=path))
