@@ -12,7 +12,7 @@ import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -720,15 +720,29 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return cast(dict[str, Any], loaded)
 
 
+class _ConfigurationLoader(yaml.SafeLoader):
+    """YAML's safe loader, in which a date is the text that was written.
+
+    No setting is a date, and a run may be named by one. PyYAML's own loader depends on what else the process imported:
+    lm-format-enforcer, which vLLM imports, changes how `SafeLoader` reads dates.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _yaml_value(text: str) -> Any:
     """Return the value that `text` is in YAML.
 
     Raises:
-        ValueError: it is none, or one that cannot be made, such as a date in a month that has no such day.
+        ValueError: it is none, or one that cannot be made, such as a tagged number that has no digits.
     """
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, Loader=_ConfigurationLoader)
+    # What PyYAML's constructors raise where a tag and its value do not fit is not a YAMLError.
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

@@ -169,10 +169,22 @@ def test_sections_are_frozen_and_refuse_unknown_keys():
         assert section.model_config.get("extra") == "forbid"
 
 
-@pytest.mark.parametrize("setting", ["run=2024-02-30", "lamp.task=2026-13-45", "run=" + "[" * 3000])
+UNMADE_VALUES = ("run=!!int x", "run=!!int ''", "run=!!timestamp x", "lamp.task=!!bool x", "run=" + "[" * 3000)
+
+
+@pytest.mark.parametrize("setting", UNMADE_VALUES)
 def test_a_value_that_yaml_cannot_make_is_an_error_of_the_setting(setting: str):
     with pytest.raises(ConfigError, match="is not YAML"):
         load_config(SHIPPED[0], [setting])
+
+
+@pytest.mark.parametrize("name", ["2024-02-29", "2024-02-30", "2026-13-45", "2026-11-28t10-00-00"])
+def test_a_date_is_text_whatever_the_process_imported(name: str):
+    with pytest.MonkeyPatch.context() as patched:
+        as_text = yaml.SafeLoader.yaml_constructors["tag:yaml.org,2002:str"]
+        patched.setitem(yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:timestamp", as_text)
+        assert load_config(SHIPPED[0], [f"run={name}"]).run == name
+    assert load_config(SHIPPED[0], [f"run={name}"]).run == name
 
 
 def test_labels_that_yaml_reads_as_booleans_are_told_to_be_quoted():
