@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import ReportConfig
 from hydra_ray.evaluate.intervals import Interval
+from hydra_ray.evaluate.phrases import MINUS, Report, counted, share, share_with_bounds, signed_with_bounds
 from hydra_ray.evaluate.summary import (
     Gain,
     Pair,
@@ -20,7 +21,6 @@ from hydra_ray.evaluate.summary import (
     summary_table,
 )
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.words import MINUS, Report, counted, share, share_with_bounds, signed_with_bounds
 
 PERSONAL, SHARED, SHUFFLED, ROUTED = "hydra_personal", "hydra_shared", "hydra_shuffled", "hydra_routed"
 MIN_GAIN = 0.25

@@ -23,7 +23,7 @@ import psutil
 
 from hydra_ray import storage
 from hydra_ray.config import load_config
-from hydra_ray.plan import Plan, plan_run
+from hydra_ray.stages.plan import Plan, plan_run
 
 CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml"
 DEADLINE_SECONDS = 3600

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra_ray.plan import Plan
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
+from hydra_ray.stages.plan import Plan
 from hydra_ray.storage import exists, read_part
 
 _BY_ROW = ("profiles", "probes", "drafts", "errors")

@@ -23,15 +23,15 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-import hydra_ray.generate.engine
-import hydra_ray.local_store
+import hydra_ray.generate.engines.opening
+import hydra_ray.storage.local
 from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import GenerationError
 from hydra_ray.generate.engine import Engine, Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.records import Completion, Request
-from hydra_ray.stages import MANIFEST
+from hydra_ray.rows import Completion, Request
+from hydra_ray.runs.stage import MANIFEST
 
 BATCH_REQUESTS = 5
 """So many requests are answered and kept at a time."""
@@ -106,9 +106,14 @@ def payments(folder: Path) -> list[tuple[str, list[str]]]:
 
 def install() -> None:
     """Let faults strike in this process; for Ray as `worker_process_setup_hook`."""
-    hydra_ray.generate.engine.open_engine = _disturbed_open(hydra_ray.generate.engine.open_engine)
-    storage.write_row_groups = _disturbed_write(storage.write_row_groups)
-    storage.write_json = _disturbed_json(storage.write_json)
+    hydra_ray.generate.engines.opening.open_engine = _disturbed_open(hydra_ray.generate.engines.opening.open_engine)
+    disturbed = {
+        "write_row_groups": _disturbed_write(storage.write_row_groups),
+        "write_json": _disturbed_json(storage.write_json),
+    }
+    for name, function in disturbed.items():
+        setattr(storage, name, function)
+        setattr(storage.files, name, function)
 
 
 def strike(folder: Path, point: Point) -> Fault | None:
@@ -213,12 +218,12 @@ def _write_to_full_disk(write: Callable[[], None]) -> None:
     def flush(_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    kept = hydra_ray.local_store._flush  # where a file's content reaches the disk
-    hydra_ray.local_store._flush = flush
+    kept = hydra_ray.storage.local._flush  # where a file's content reaches the disk
+    hydra_ray.storage.local._flush = flush
     try:
         write()
     finally:
-        hydra_ray.local_store._flush = kept
+        hydra_ray.storage.local._flush = kept
 
 
 def _disturbed_json(write: Callable[[str, Any], None]) -> Callable[[str, Any], None]:

@@ -28,14 +28,14 @@ from fault_schedules import STAGES, Schedule, Trouble
 from fault_server import FaultServer
 
 from hydra_ray import cli
+from hydra_ray.commands.retry import clear_failures, failed_stages
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import HydraError, StorageError
 from hydra_ray.generate.completions import asker_of
 from hydra_ray.generate.failures import TRANSIENT
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.retry import clear_failures, failed_stages
-from hydra_ray.stages import MANIFEST
+from hydra_ray.runs.stage import MANIFEST
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 
 MAX_ATTEMPTS = 8
 _LEARNED = ("reranker/base", "reranker/features", "reranker/heads", "adapter")

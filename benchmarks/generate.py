@@ -24,16 +24,16 @@ from typing import Any
 import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, Task
+from hydra_ray.engine.ray_data import Counters, run_generation
 from hydra_ray.generate.asking import ask
 from hydra_ray.generate.completions import CompletionStore
-from hydra_ray.generate.engine import open_tokenizer
+from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Asked, Completion, Request, User
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.rows import Asked, Completion, Request, User
+from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage import read_part, write_part
-from hydra_ray.stream import Counters, run_generation
 
 MIN_RATIO = 0.85
 RECORDS_A_DRAFT, SAMPLES_A_DRAFT = 4, 8
@@ -147,7 +147,7 @@ def run_plain(side: Side) -> float:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    from hydra_ray.generate.vllm_engine import VllmEngine
+    from hydra_ray.generate.engines.vllm import VllmEngine
 
     llm = VllmEngine(side.generator, side.placement, side.task).llm
     chats: list[Any] = [

@@ -28,8 +28,8 @@ from typing import TypeVar
 import numpy as np
 from simulated_heads import BUCKET_KEY, LINEAGE, Shape, fit_bucket, ids_by_bucket, stage_of, write_bucket
 
-from hydra_ray.scorer.store import HeadStore, heads_table
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.store import HeadStore, heads_table
 
 MAX_SECONDS, MAX_BYTES, MAX_SLOPE = 120.0, 4e9, 1.2
 """Of the largest size: time, memory of all workers, and what a user takes compared with the smallest size."""
@@ -233,7 +233,7 @@ def published_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
         return
     from rival_heads import Published, fit_ours, rows_alone, train_published
 
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     shape = Shape(num_examples=arguments.examples, num_candidates=1, rank=arguments.rank)
     table = rows_alone(num_users, arguments.examples, shape.variances(), seed=1)
@@ -265,8 +265,8 @@ def tune_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
         return
     import ray
 
-    from hydra_ray.scorer.tuning import run_trials
-    from hydra_ray.stream import start_ray
+    from hydra_ray.engine.ray_data import start_ray
+    from hydra_ray.scorer.heads.ray_tune import run_trials
 
     start_ray()
     with tempfile.TemporaryDirectory(prefix="hydra_ray-heads-") as root:

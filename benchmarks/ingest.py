@@ -17,7 +17,7 @@ from pathlib import Path
 from hydra_ray.config import PlantedConfig, RunConfig, check_config
 from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.users import ingest
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
 
 MEGABYTES_PER_BUCKET = 12.5
 NUM_RECORDS = 200

@@ -22,11 +22,11 @@ from memory import watched
 from simulated_heads import BUCKET_KEY, LINEAGE, Shape, ids_by_bucket, population_of, write_bucket
 
 from hydra_ray.config import HeadsConfig, PlacementConfig
+from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.forget.removal import forget_users
-from hydra_ray.scorer.fitting import fit_heads
-from hydra_ray.scorer.store import HeadStore, population_folder
-from hydra_ray.stages import Stage
-from hydra_ray.stream import start_ray
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.fit import fit_heads
+from hydra_ray.scorer.heads.store import HeadStore, population_folder
 
 MAX_SECONDS = 600.0
 SECONDS_BETWEEN_SAMPLES = 0.5

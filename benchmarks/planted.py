@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from hydra_ray.config import load_config
-from hydra_ray.pipeline import personalize
+from hydra_ray.stages.run import personalize
 
 CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "planted.yaml"
 

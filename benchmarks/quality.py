@@ -23,9 +23,9 @@ from quality_page import Curves, bar_lines, quality_page
 
 from hydra_ray.config import STAGE_NAMES, RunConfig, check_config, load_config
 from hydra_ray.errors import HydraError
-from hydra_ray.evaluate.reading import read_report
-from hydra_ray.evaluate.words import Report
-from hydra_ray.pipeline import personalize
+from hydra_ray.evaluate.metrics_file import read_report
+from hydra_ray.evaluate.phrases import Report
+from hydra_ray.stages.run import personalize
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "jobs" / "configs"

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from bars import PERSONAL, ROUTED, SHARED, SHUFFLED, Bar, SetRuns
 
 from hydra_ray.evaluate.curves import curve_over_runs, curve_table
-from hydra_ray.evaluate.systems import HYDRA, RAG, SYSTEMS
-from hydra_ray.evaluate.words import (
+from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,
     counted,
@@ -18,6 +17,7 @@ from hydra_ray.evaluate.words import (
     signed_with_bounds,
     verdict,
 )
+from hydra_ray.evaluate.systems import HYDRA, RAG, SYSTEMS
 
 Curves = Mapping[str, Mapping[str, Sequence[Report]]]
 """By set and dotted setting: runs that differ in it."""

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from hydra_ray.retrieve.dense import Encode
-from hydra_ray.scorer.heads import Floats, GroupTable, Ints, starts_of
-from hydra_ray.scorer.losses import LOGISTIC
-from hydra_ray.scorer.newton import Regression
+from hydra_ray.scorer.linear.groups import Floats, GroupTable, Ints, starts_of
+from hydra_ray.scorer.linear.losses import LOGISTIC
+from hydra_ray.scorer.linear.newton import Regression
 
 
 def rows_alone(num_users: int, num_rows: int, variances_R: Floats, seed: int) -> GroupTable:

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray.config import HeadsConfig
-from hydra_ray.scorer.columns import lists_of
-from hydra_ray.scorer.configurations import Configuration
-from hydra_ray.scorer.features import row_group_slices
-from hydra_ray.scorer.heads import Floats, GroupTable, Ints
-from hydra_ray.scorer.job import fit_projected
-from hydra_ray.scorer.population import Population
-from hydra_ray.scorer.projected import SCHEMA, write_projected
-from hydra_ray.scorer.shared import SharedHead
-from hydra_ray.scorer.store import Lineage, heads_table, projected_table
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.scorer.heads.columns import lists_of
+from hydra_ray.scorer.heads.features import row_group_slices
+from hydra_ray.scorer.heads.kinds import Configuration
+from hydra_ray.scorer.heads.projection import SCHEMA, write_projected
+from hydra_ray.scorer.heads.store import Lineage, heads_table, projected_table
+from hydra_ray.scorer.heads.tasks import fit_projected
+from hydra_ray.scorer.linear.groups import Floats, GroupTable, Ints
+from hydra_ray.scorer.linear.prior import Population
+from hydra_ray.scorer.linear.shared import SharedHead
 
 LINEAGE = Lineage(base="benchmark", population="benchmark")
 BUCKET_KEY = "benchmark"

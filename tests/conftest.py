@@ -18,7 +18,7 @@ settings.load_profile("hydra_ray")
 if TYPE_CHECKING:
     from fault_s3 import FaultyS3
 
-    from hydra_ray.plan import Plan
+    from hydra_ray.stages.plan import Plan
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,7 +66,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> "Plan":
     import in_process
     from builders import run_config
 
-    from hydra_ray.pipeline import personalize
+    from hydra_ray.stages.run import personalize
 
     untrained = {"base": {**run_config().adapter.base.model_dump(), "num_epochs": 0, "width": 8}}
     with pytest.MonkeyPatch.context() as patch:

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from hydra_ray.generate.fake_engine import FakeEngine
-from hydra_ray.records import Generation, Message, Request
+from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.rows import Generation, Message, Request
 
 
 @dataclass(frozen=True, kw_only=True)

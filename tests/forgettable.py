@@ -4,9 +4,9 @@ from builders import user
 
 from hydra_ray import storage
 from hydra_ray.generate.completions import asker_of
-from hydra_ray.plan import Plan
-from hydra_ray.records import AnsweredQuery, AnsweredUser, Completion, SystemAnswer, User, to_table
-from hydra_ray.stages import Stage
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, Completion, SystemAnswer, User, to_table
+from hydra_ray.runs.stage import Stage
+from hydra_ray.stages.plan import Plan
 
 
 def person(user_id: str, fold: int | None = None, is_new: bool = False) -> User:

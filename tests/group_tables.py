@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hydra_ray.scorer.heads import GroupTable, starts_of
+from hydra_ray.scorer.linear.groups import GroupTable, starts_of
 
 
 def random_table(rng, group_counts, max_candidates=5, num_features=3, *, is_soft=False):

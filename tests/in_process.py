@@ -43,7 +43,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
     for module in ("stream", "pipeline"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
-    patch.setattr("hydra_ray.scorer.fitting.run_trials", run_trials)
+    patch.setattr("hydra_ray.scorer.heads.fit.run_trials", run_trials)
 
 
 def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequence[Any]], *_: Any) -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from hydra_ray.scorer.features import SCHEMA, WIDTHS_KEY
-from hydra_ray.scorer.store import BASE_KEY
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.features import SCHEMA, WIDTHS_KEY
+from hydra_ray.scorer.heads.store import BASE_KEY
 from hydra_ray.storage import write_part
 
 NUM_PSEUDO, NUM_CANDIDATES, WIDTH = 6, 5, 6

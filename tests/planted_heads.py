@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from hydra_ray.config import HeadsConfig
-from hydra_ray.records import ScoredUser, arrow_schema, from_table
-from hydra_ray.scorer.configurations import configurations
-from hydra_ray.scorer.job import HeadJob, make_bucket, make_population, make_projected, make_trial
-from hydra_ray.scorer.projected import SCHEMA
-from hydra_ray.scorer.selection import cohort_losses
-from hydra_ray.scorer.store import UserHead, heads_table, read_heads, scores_table
-from hydra_ray.stages import Stage
+from hydra_ray.rows import ScoredUser, arrow_schema, from_table
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.kinds import configurations
+from hydra_ray.scorer.heads.projection import SCHEMA
+from hydra_ray.scorer.heads.selection import cohort_losses
+from hydra_ray.scorer.heads.store import UserHead, heads_table, read_heads, scores_table
+from hydra_ray.scorer.heads.tasks import HeadJob, make_bucket, make_population, make_projected, make_trial
 from hydra_ray.storage import add_counters, read_counters, read_part, write_row_groups
 
 

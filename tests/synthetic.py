@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra_ray.config import RunConfig, Task, check_config
-from hydra_ray.records import AnsweredQuery, AnsweredUser, Query, Record, SystemAnswer, User
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, Record, SystemAnswer, User
 
 Pairs = list[tuple[User, AnsweredUser]]
 

@@ -14,7 +14,7 @@ from hydra_ray.api import Run, configured, load_run
 from hydra_ray.config import STAGE_NAMES
 from hydra_ray.errors import ConfigError, InputError, StorageError
 from hydra_ray.evaluate.systems import SYSTEMS
-from hydra_ray.plan import Plan
+from hydra_ray.stages.plan import Plan
 from hydra_ray.storage import join, write_json
 
 HEAVY = ("numpy", "pyarrow", "pydantic", "yaml", "ray", "torch", "transformers")

@@ -6,7 +6,7 @@ import pytest
 
 from hydra_ray.cli import main
 
-DEMO = str(Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml")
+DEMO = str(Path(__file__).parents[1] / "jobs" / "configs" / "demo.yaml")
 
 
 def test_help_imports_none_of_the_heavy_libraries():

@@ -143,10 +143,10 @@ def test_readme_names_the_demo_s_packages_in_their_versions():
 
 
 def test_whether_deepspeed_is_installed_decides_what_trains_and_no_configuration(monkeypatch: pytest.MonkeyPatch):
-    from hydra_ray.scorer import training
+    from hydra_ray.scorer.base import train
 
     for is_there, stages in ((True, [0, 1, 2]), (False, [0, 0, 2])):
-        monkeypatch.setattr(training, "is_installed", lambda _, found=is_there: found)
+        monkeypatch.setattr(train, "is_installed", lambda _, found=is_there: found)
         placements = [with_placement(zero_stage=stage).placement for stage in range(3)]
-        assert [training._with_engine(each).zero_stage for each in placements] == stages
+        assert [train._with_engine(each).zero_stage for each in placements] == stages
     assert RUN.placement.zero_stage == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hydra_ray.plan import Plan
+from hydra_ray.stages.plan import Plan
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "demo.ipynb"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[1]
 SECTION = "## A tour of the commands"
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

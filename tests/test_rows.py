@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hydra_ray import records, storage
-from hydra_ray.records import Record, User, arrow_schema, from_dict, from_table, to_dict, to_table
+from hydra_ray import rows, storage
+from hydra_ray.rows import Record, User, arrow_schema, from_dict, from_table, to_dict, to_table
 
-ROW_TYPES = [value for _, value in inspect.getmembers(records, dataclasses.is_dataclass)]
+ROW_TYPES = [value for _, value in inspect.getmembers(rows, dataclasses.is_dataclass)]
 SCALARS = {
     str: st.text(max_size=5),
     int: st.integers(-(2**63), 2**63 - 1),

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydra_ray.adapt import closed, texts
+from hydra_ray.adapt import draft_features, label_features
 from hydra_ray.adapt.context import Context, make_context
-from hydra_ray.adapt.labeller import Labeller
+from hydra_ray.adapt.label_model import Labeller
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import (
+from hydra_ray.retrieve.dense import Encode, Floats, Vectors, indexed_text
+from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.rows import (
     VARIANTS,
     Candidate,
     DraftedUser,
@@ -21,8 +23,6 @@ from hydra_ray.records import (
     User,
     UserExamples,
 )
-from hydra_ray.retrieve.dense import Encode, Floats, Vectors, indexed_text
-from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     if not config.adapter.has_plain_features:
         return ()
     if not task.is_closed:
-        return texts.plain_names(config.drafts)
-    return closed.plain_names(task, config.drafts, has_own_labels=config.adapter.has_own_labels)
+        return draft_features.plain_names(config.drafts)
+    return label_features.plain_names(task, config.drafts, has_own_labels=config.adapter.has_own_labels)
 
 
 def adapter_examples(
@@ -128,12 +128,12 @@ def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig,
         return np.zeros((len(pool), 0))
     if task.is_closed:
         has_own_labels = config.adapter.has_own_labels
-        labels = closed.closed_features(context, task, config.drafts, vectors, has_own_labels=has_own_labels)
+        labels = label_features.closed_features(context, task, config.drafts, vectors, has_own_labels=has_own_labels)
         return labels[[task.labels.index(answer) for answer in pool]]
     from sklearn.preprocessing import scale
 
     # Standardized within the query: how good a draft is, is a matter of the others.
-    return scale(texts.text_features(pool, context, config.drafts, vectors))
+    return scale(draft_features.text_features(pool, context, config.drafts, vectors))
 
 
 def _encoded_histories(

@@ -9,7 +9,8 @@ from hydra_ray.adapt.gate import Gate
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
 from hydra_ray.evaluate.systems import PROMPT_SYSTEMS
-from hydra_ray.records import (
+from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.rows import (
     AnsweredQuery,
     AnsweredUser,
     DraftedQuery,
@@ -21,7 +22,6 @@ from hydra_ray.records import (
     SystemAnswer,
     User,
 )
-from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 CHOOSERS = {
     "adapter_only": ("retrieved", "personal"),

@@ -4,7 +4,7 @@ import numpy as np
 
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import ScoredGroup
+from hydra_ray.rows import ScoredGroup
 
 
 def choose(group: ScoredGroup, head: str, task: Task) -> str:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from hydra_ray.adapt.labeller import LabelledText
+from hydra_ray.adapt.label_model import LabelledText
 from hydra_ray.adapt.prompting import GREEDY, RERANKED
 from hydra_ray.config import DraftsConfig
-from hydra_ray.records import Answer, DraftedQuery, ProbedQuery, Record, ScoredGroup
 from hydra_ray.retrieve.dense import Floats, Vectors, nearness
 from hydra_ray.retrieve.ranking import RankedQuery
+from hydra_ray.rows import Answer, DraftedQuery, ProbedQuery, Record, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

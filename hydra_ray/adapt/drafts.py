@@ -12,7 +12,8 @@ from hydra_ray.adapt.prompting import GREEDY, Prompt, prompts_of
 from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.generate.asking import ask, parse_completion
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import (
+from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.rows import (
     Asked,
     Completion,
     Draft,
@@ -26,7 +27,6 @@ from hydra_ray.records import (
     ScoredUser,
     User,
 )
-from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

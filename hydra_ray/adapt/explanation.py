@@ -9,9 +9,9 @@ from hydra_ray.adapt.pool import cuts, usual_words
 from hydra_ray.adapt.prompting import GREEDY
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import DraftedQuery, ProbedQuery, ScoredGroup
-from hydra_ray.rerank.examples import select_records
+from hydra_ray.rerank.reranker_examples import select_records
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.rows import DraftedQuery, ProbedQuery, ScoredGroup
 
 RETRIEVER = "retriever"
 PROBE, SAMPLED, CUT = "probe", " sampled", " cut short"

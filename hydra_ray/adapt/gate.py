@@ -17,9 +17,9 @@ from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.context import greedy_answers
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import DraftedQuery, DraftedUser, GateOutcome, ScoredGroup, ScoredUser, User
 from hydra_ray.retrieve.dense import Floats
 from hydra_ray.retrieve.ranking import queries_by_id
+from hydra_ray.rows import DraftedQuery, DraftedUser, GateOutcome, ScoredGroup, ScoredUser, User
 
 GATED = ("zero_shot", "rag_k", "hydra_shared", "hydra_personal")
 """What the gate chooses among; of systems that are expected to be equally good, the first."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from hydra_ray.adapt.context import Context, shares
 from hydra_ray.config import DraftsConfig, Task
-from hydra_ray.lamp.words import coverage, mentions, overlap
-from hydra_ray.records import Answer, Record
+from hydra_ray.lamp.tokens import coverage, mentions, overlap
 from hydra_ray.retrieve.dense import Floats, Vectors
+from hydra_ray.rows import Answer, Record
 
 _FLOOR = 0.01
 """Added to probabilities before their logarithm is taken, so that what was not told is not impossible."""

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 
 from hydra_ray import storage
-from hydra_ray.adapt.own_labels import Evidence, OwnLabels, fit_own_labels
 from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
+from hydra_ray.adapt.user_label_model import Evidence, OwnLabels, fit_own_labels
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.records import Record, User
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors, nearness
-from hydra_ray.scorer.shared import user_fold
+from hydra_ray.rows import Record, User
+from hydra_ray.scorer.linear.shared import user_fold
 from hydra_ray.seeds import rng_of, seed_of
 
 MAX_RECORDS = 20_000

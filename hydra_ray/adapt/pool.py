@@ -11,7 +11,7 @@ from statistics import median
 
 from hydra_ray.adapt.context import Context
 from hydra_ray.config import DraftsConfig
-from hydra_ray.records import Record
+from hydra_ray.rows import Record
 
 MIN_WORDS = 3
 """Of a cut draft."""

@@ -10,7 +10,7 @@ from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.generate.asking import make_request
 from hydra_ray.generate.parsing import text_error
 from hydra_ray.generate.prompts import PROFILE_TOKENS, profile_messages
-from hydra_ray.records import Asked, Completion, ProfiledUser, User
+from hydra_ray.rows import Asked, Completion, ProfiledUser, User
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

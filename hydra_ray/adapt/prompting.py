@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hydra_ray.config import DraftsConfig
-from hydra_ray.records import ScoredGroup, User
-from hydra_ray.rerank.examples import select_records
+from hydra_ray.rerank.reranker_examples import select_records
 from hydra_ray.retrieve.ranking import RankedQuery
+from hydra_ray.rows import ScoredGroup, User
 from hydra_ray.seeds import rng_of
 
 GREEDY = 0.0

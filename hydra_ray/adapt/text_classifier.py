@@ -13,8 +13,8 @@ from scipy.sparse import csr_matrix, hstack
 from scipy.special import log_softmax
 
 from hydra_ray.retrieve.dense import Floats, Vectors
-from hydra_ray.scorer.heads import Bools, Ints
-from hydra_ray.scorer.shared import NUM_USER_FOLDS
+from hydra_ray.scorer.linear.groups import Bools, Ints
+from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 """Candidates for the inverse ridge of the classifier, chosen on the first fold of users."""

@@ -15,10 +15,10 @@ from scipy.special import log_softmax
 
 from hydra_ray.config import Task
 from hydra_ray.retrieve.dense import Floats
-from hydra_ray.scorer.common import CommonRegression
-from hydra_ray.scorer.heads import GroupTable, Ints, starts_of
-from hydra_ray.scorer.population import within_group_scales
-from hydra_ray.scorer.shared import NUM_USER_FOLDS
+from hydra_ray.scorer.linear.groups import GroupTable, Ints, starts_of
+from hydra_ray.scorer.linear.pooled import CommonRegression
+from hydra_ray.scorer.linear.prior import within_group_scales
+from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
 PRIOR_RECORDS = 2.0
 """As many imagined records, shared by all labels alike, stand beside the user's own."""

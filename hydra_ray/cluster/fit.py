@@ -12,7 +12,7 @@ from hydra_ray.cluster.nodes import NodeType
 from hydra_ray.config import BaseConfig, RunConfig
 from hydra_ray.extras import is_installed
 from hydra_ray.findings import Finding
-from hydra_ray.placement import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
+from hydra_ray.runs.resources import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
 
 _SPOT = {"ray.io/market-type": "spot"}
 

@@ -15,8 +15,8 @@ from hydra_ray.config import RunConfig
 from hydra_ray.errors import ModelError
 from hydra_ray.findings import Finding
 from hydra_ray.models import model_identity
-from hydra_ray.placement import generator_bundle, step_bundle, train_bundle
-from hydra_ray.stores import reach
+from hydra_ray.runs.resources import generator_bundle, step_bundle, train_bundle
+from hydra_ray.storage.locations import reach
 
 _NODE_ID = "ray.io/node-id"
 _SECONDS_A_NODE = 180
@@ -31,7 +31,7 @@ def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
     """
     if nodes_path is not None:
         return placement_findings(config, read_node_types(nodes_path))
-    from hydra_ray.stream import start_ray
+    from hydra_ray.engine.ray_data import start_ray
 
     start_ray()
     return placement_findings(config, live_node_types())
@@ -46,7 +46,7 @@ def check_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
     Raises:
         HydraError: storage.root is no place that all nodes can see, or there is no cluster.
     """
-    from hydra_ray.stream import start_ray
+    from hydra_ray.engine.ray_data import start_ray
 
     storage.require_absolute(config.storage.root, "storage.root")
     reach(config.storage)

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from hydra_ray.answered import answered_users
 from hydra_ray.evaluate.comparison import JudgedRun, compare_answers, judge_run, require_same_task
-from hydra_ray.evaluate.reading import read_report
-from hydra_ray.evaluate.words import Report
+from hydra_ray.evaluate.metrics_file import read_report
+from hydra_ray.evaluate.phrases import Report
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.teacher import read_config, recorded_stages
+from hydra_ray.runs.run_folder import read_config, recorded_stages
+from hydra_ray.runs.user_answers import answered_users
 
 
 def compare_folders(first: str, second: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 from hydra_ray.config import RunConfig, apply_override, check_config
 from hydra_ray.errors import ConfigError
 from hydra_ray.findings import counted
-from hydra_ray.plan import Plan
-from hydra_ray.scorer.trials import COHORTS
-from hydra_ray.teacher import read_config
+from hydra_ray.runs.run_folder import read_config
+from hydra_ray.scorer.heads.trials import COHORTS
+from hydra_ray.stages.plan import Plan
 
 _COHORT = f"{COHORTS[True]}."
 """How the counters of heads begin that tell new users' configurations."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from hydra_ray import storage
 from hydra_ray.errors import HydraError, InputError
 from hydra_ray.generate.completions import STORES, asker_of
-from hydra_ray.lease import alone
-from hydra_ray.plan import plan_run
-from hydra_ray.teacher import read_config, recorded_fingerprints
+from hydra_ray.runs.lease import alone
+from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
+from hydra_ray.stages.plan import plan_run
 
 _DAY_SECONDS = 86_400
 _RUNS = "runs"

@@ -13,11 +13,11 @@ from hydra_ray import storage
 from hydra_ray.errors import ConfigError
 from hydra_ray.findings import counted
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, FailureKind
-from hydra_ray.lease import alone
-from hydra_ray.plan import Plan
-from hydra_ray.records import Failure, arrow_schema, from_table
-from hydra_ray.stages import MANIFEST, Stage, read_manifest
-from hydra_ray.teacher import recorded_fingerprints
+from hydra_ray.rows import Failure, arrow_schema, from_table
+from hydra_ray.runs.lease import alone
+from hydra_ray.runs.run_folder import recorded_fingerprints
+from hydra_ray.runs.stage import MANIFEST, Stage, read_manifest
+from hydra_ray.stages.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from hydra_ray import storage
 from hydra_ray.findings import counted
-from hydra_ray.outline import StageOutline, read_outline
+from hydra_ray.stages.outline import StageOutline, read_outline
 
 
 def status_lines(run_folder: str) -> Iterator[str]:

@@ -21,20 +21,20 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
-from hydra_ray.connecting import cluster_address, tells_why, without_native_notes
+from hydra_ray.engine.connecting import cluster_address, tells_why, without_native_notes
+from hydra_ray.engine.progress import Progress
+from hydra_ray.engine.telemetry import Telemetry
+from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.errors import EndpointError, GenerationError, WorkerError
 from hydra_ray.generate.completions import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
-from hydra_ray.lease import lease
-from hydra_ray.placement import core_bundle, generator_bundle, step_bundle
-from hydra_ray.progress import Progress
-from hydra_ray.records import Asked, Completion, Request, from_table, to_table
-from hydra_ray.stages import Stage
-from hydra_ray.stopping import own_handlers, require_not_stopped
-from hydra_ray.stores import worker_environment
-from hydra_ray.telemetry import Telemetry
-from hydra_ray.worker_errors import tells_reason
+from hydra_ray.rows import Asked, Completion, Request, from_table, to_table
+from hydra_ray.runs.lease import lease
+from hydra_ray.runs.resources import core_bundle, generator_bundle, step_bundle
+from hydra_ray.runs.signals import own_handlers, require_not_stopped
+from hydra_ray.runs.stage import Stage
+from hydra_ray.storage.locations import worker_environment
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class GeneratorActor:
     def __init__(
         self, task: Task, generator: GeneratorConfig, placement: PlacementConfig, store: CompletionStore, asker: str
     ):
-        from hydra_ray.generate.engine import open_engine
+        from hydra_ray.generate.engines.opening import open_engine
 
         self._engine = open_engine(generator, placement, task)
         self._store, self._asker = store, asker

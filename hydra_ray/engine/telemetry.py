@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hydra_ray.logs import work_names
+from hydra_ray.runs.logs import work_names
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge, Histogram

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import ReportConfig, Task
 from hydra_ray.errors import InputError
+from hydra_ray.evaluate.evaluation_data import Judged, judge_users, quality_of
 from hydra_ray.evaluate.intervals import compare, interval, resampled_sums
-from hydra_ray.evaluate.judged import Judged, judge_users, quality_of
 from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_sums
+from hydra_ray.evaluate.phrases import Report
 from hydra_ray.evaluate.settings import dotted_settings
 from hydra_ray.evaluate.significance import holm, paired_test
-from hydra_ray.evaluate.words import Report
-from hydra_ray.records import AnsweredUser, User
+from hydra_ray.rows import AnsweredUser, User
 
 COSTS = ("seconds", "requests", "asked_now", "prompt_tokens", "generated_tokens", "failed", "cost")
 """What stages are compared by; those that neither run has are left out."""

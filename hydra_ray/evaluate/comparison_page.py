@@ -2,8 +2,8 @@
 
 from html import escape
 
-from hydra_ray.evaluate import plots
-from hydra_ray.evaluate.comparison_words import (
+from hydra_ray.evaluate import report_plots
+from hydra_ray.evaluate.comparison_text import (
     Comparison,
     change_verdict,
     comparison_headline,
@@ -13,10 +13,10 @@ from hydra_ray.evaluate.comparison_words import (
     setting_text,
     total_rows,
 )
-from hydra_ray.evaluate.shell import PageSection, figure, render_shell, tile
+from hydra_ray.evaluate.html_page import PageSection, figure, render_shell, tile
+from hydra_ray.evaluate.phrases import MINUS, plain_figure, signed_figure
+from hydra_ray.evaluate.report_tables import VERDICTS, bounds, p_cell, table, with_bounds
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.tables import VERDICTS, bounds, p_cell, table, with_bounds
-from hydra_ray.evaluate.words import MINUS, plain_figure, signed_figure
 
 _SHOWN_COSTS = ("seconds", "prompt_tokens", "generated_tokens")
 
@@ -31,8 +31,10 @@ def render_comparison(comparison: Comparison) -> str:
         headline=comparison_headline(comparison),
         lead=comparison_lead(comparison),
         opening=f'<div class="tiles">{_tiles(comparison)}</div><div class="plots">'
-        + figure("Change of each system", note, plots.change_plot(comparison))
-        + figure("Users who gain and users who lose", f"By {second} in place of {first}.", plots.gain_plot(comparison))
+        + figure("Change of each system", note, report_plots.change_plot(comparison))
+        + figure(
+            "Users who gain and users who lose", f"By {second} in place of {first}.", report_plots.gain_plot(comparison)
+        )
         + "</div>",
         sections=[
             PageSection(name="systems", title="All systems", html=_systems_table(comparison)),

@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra_ray.evaluate.phrases import MINUS, counted, duration, p_value, plain_figure, signed_with_bounds, verdict
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.words import MINUS, counted, duration, p_value, plain_figure, signed_with_bounds, verdict
 
 Comparison = Mapping[str, Any]
 """See `hydra_ray.evaluate.comparison`."""

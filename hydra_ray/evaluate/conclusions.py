@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from hydra_ray.evaluate.phrases import Report, compared, pair_verdict
 from hydra_ray.evaluate.systems import HYDRA, RAG
-from hydra_ray.evaluate.words import Report, compared, pair_verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hydra_ray.config import ReportConfig, Task
+from hydra_ray.evaluate.evaluation_data import Judged
 from hydra_ray.evaluate.intervals import interval, resampled_means
-from hydra_ray.evaluate.judged import Judged
 from hydra_ray.evaluate.metrics import Floats
 from hydra_ray.evaluate.systems import HYDRA, RAG
 

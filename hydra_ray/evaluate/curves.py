@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import ReportConfig, Task
 from hydra_ray.errors import InputError
+from hydra_ray.evaluate.evaluation_data import Judged
 from hydra_ray.evaluate.intervals import interval, quantile_groups, resampled_means
-from hydra_ray.evaluate.judged import Judged
 from hydra_ray.evaluate.metrics import Floats
+from hydra_ray.evaluate.phrases import figure_with_bounds, span
 from hydra_ray.evaluate.systems import HYDRA, RAG
-from hydra_ray.evaluate.words import figure_with_bounds, span
 
 Curve = Mapping[str, Any]
 

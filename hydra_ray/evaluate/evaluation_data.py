@@ -20,7 +20,7 @@ from hydra_ray.errors import InputError, StorageError
 from hydra_ray.evaluate.metrics import COLUMNS, METRICS, Floats, score_answer
 from hydra_ray.evaluate.systems import CONTROL_PAIRS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, SYSTEMS
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import AnsweredQuery, AnsweredUser, Query, SystemAnswer, User
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, SystemAnswer, User
 
 MAX_LISTED_USERS = 5000
 """Runs with more users keep no figures of single users."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from hydra_ray.evaluate.shell import folded
+from hydra_ray.evaluate.html_page import folded
+from hydra_ray.evaluate.phrases import Report, plain_figure, signed_figure
+from hydra_ray.evaluate.report_tables import mark, table
 from hydra_ray.evaluate.systems import HYDRA, ORACLE
-from hydra_ray.evaluate.tables import mark, table
-from hydra_ray.evaluate.words import Report, plain_figure, signed_figure
 
 _FIRST_SYSTEMS = (HYDRA, "zero_shot", "vote", ORACLE)
 _SHOWN_DRAFTS = 8

@@ -52,12 +52,12 @@ from numpy.typing import NDArray
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.evaluate.controls import changed_answers, gate_choices, harm, worst_decile
 from hydra_ray.evaluate.curves import history_curve
+from hydra_ray.evaluate.evaluation_data import MAX_LISTED_USERS, Judged, judge_users, quality_title
 from hydra_ray.evaluate.intervals import compare, terciles
-from hydra_ray.evaluate.judged import MAX_LISTED_USERS, Judged, judge_users, quality_title
-from hydra_ray.evaluate.ladder import ladder
 from hydra_ray.evaluate.metrics import METRICS
+from hydra_ray.evaluate.system_scores import ladder
 from hydra_ray.evaluate.systems import HYDRA, system_titles
-from hydra_ray.records import AnsweredUser, User
+from hydra_ray.rows import AnsweredUser, User
 
 _GENERATOR_COUNTERS = ("requests", "asked_now", "answers", "failed", "prompt_tokens", "generated_tokens", "cost")
 _PACKAGES = (

@@ -6,24 +6,10 @@ from typing import Any
 
 import yaml
 
-from hydra_ray.evaluate import plots
-from hydra_ray.evaluate.card import card
+from hydra_ray.evaluate import report_plots
 from hydra_ray.evaluate.example_page import examples_html
-from hydra_ray.evaluate.settings import seeds
-from hydra_ray.evaluate.shell import PageSection, figure, folded, render_shell, tile
-from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.tables import (
-    bounds,
-    comparison_table,
-    difference_tables,
-    feature_table,
-    gate_table,
-    heads_table,
-    quality_table,
-    stage_table,
-    table,
-)
-from hydra_ray.evaluate.words import (
+from hydra_ray.evaluate.html_page import PageSection, figure, folded, render_shell, tile
+from hydra_ray.evaluate.phrases import (
     MINUS,
     Figure,
     Report,
@@ -35,6 +21,20 @@ from hydra_ray.evaluate.words import (
     plain_figure,
     signed_figure,
 )
+from hydra_ray.evaluate.report_tables import (
+    bounds,
+    comparison_table,
+    difference_tables,
+    feature_table,
+    gate_table,
+    heads_table,
+    quality_table,
+    stage_table,
+    table,
+)
+from hydra_ray.evaluate.settings import seeds
+from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.evaluate.text_report import card
 
 
 def render_page(report: Report) -> str:
@@ -55,7 +55,7 @@ def render_page(report: Report) -> str:
 
 
 def _sections(report: Report) -> list[PageSection]:
-    comparisons = figure("HYDRA against each system", _by_users(report), plots.comparison_plot(report))
+    comparisons = figure("HYDRA against each system", _by_users(report), report_plots.comparison_plot(report))
     tables = folded("All figures of all systems", quality_table(report) + difference_tables(report))
     return [
         PageSection(name="shown", title="What this shows", html=f'<div class="card">{_card(report)}</div>'),
@@ -124,16 +124,16 @@ def _first_plots(report: Report) -> str:
         if report["task"]["labels"]
         else " The oracle picks the best of the personal heads' drafts: HYDRA chooses among them and cannot pass it."
     )
-    ladder = figure("Quality ladder", intervals + oracle, plots.quality_plot(report))
+    ladder = figure("Quality ladder", intervals + oracle, report_plots.quality_plot(report))
     by_history = ""
     rival = report["best_prompt_baseline"]
     if rival is not None:
         title = f"Who gains and who is harmed, against {report['systems'][rival]['title']}"
-        by_history += figure(title, _by_users(report), plots.history_plot(report, rival))
+        by_history += figure(title, _by_users(report), report_plots.history_plot(report, rival))
     curve = report["history_curve"]
     if len(curve["points"]) > 1:
         about = f"Users in groups of about the same size; {percent(report)} intervals."
-        plot = plots.curve_plot("history-curve", curve, "records in the history", report["quality_title"])
+        plot = report_plots.curve_plot("history-curve", curve, "records in the history", report["quality_title"])
         by_history += figure("Quality by length of history", about, plot)
     return f"{ladder}<div>{by_history}</div>"
 
@@ -144,15 +144,15 @@ def _by_users(report: Report) -> str:
 
 def _difference_figure(report: Report) -> str:
     note = "Paired on the same resamples: an interval that misses 0 is a difference."
-    return figure("HYDRA minus each system", note, plots.difference_plot(report))
+    return figure("HYDRA minus each system", note, report_plots.difference_plot(report))
 
 
 def _cost(report: Report) -> str:
     figures = ""
     if report["stages"]:
-        figures = figure("Time", "Wall time of each stage.", plots.seconds_plot(report))
+        figures = figure("Time", "Wall time of each stage.", report_plots.seconds_plot(report))
     if any(stage["counters"].get("generated_tokens") for stage in report["stages"]):
-        figures += figure("Tokens", "What the generator read and wrote.", plots.tokens_plot(report))
+        figures += figure("Tokens", "What the generator read and wrote.", report_plots.tokens_plot(report))
     chosen = folded("Heads that were chosen, and what weighs in them", heads_table(report) + feature_table(report))
     return f'<div class="plots">{figures}</div>{stage_table(report)}{chosen}'
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from hydra_ray.evaluate.phrases import span
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, VARIANTS
-from hydra_ray.evaluate.words import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

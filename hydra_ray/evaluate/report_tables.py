@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.words import (
+from hydra_ray.evaluate.phrases import (
     Figure,
     Report,
     counted,
@@ -13,6 +12,7 @@ from hydra_ray.evaluate.words import (
     signed_figure,
     span,
 )
+from hydra_ray.evaluate.systems import HYDRA
 
 _COST = "cost"
 _ERRORS = "errors."

@@ -1,6 +1,7 @@
 """Several runs in one figure: the relative gain of one system over another, task by task and on average.
 
-A relative gain is (first - second) / second, in quality (see `hydra_ray.evaluate.judged`), of means over all queries.
+A relative gain is (first - second) / second, in quality (see `hydra_ray.evaluate.evaluation_data`), of means over all
+queries.
 
 Shapes: U users of a task, R resamples.
 """
@@ -15,9 +16,9 @@ from hydra_ray.config import ReportConfig
 from hydra_ray.errors import InputError
 from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
 from hydra_ray.evaluate.metrics import Floats
+from hydra_ray.evaluate.phrases import MINUS, Report, counted, p_value
 from hydra_ray.evaluate.significance import holm, paired_test
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.words import MINUS, Report, counted, p_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

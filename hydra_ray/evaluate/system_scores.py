@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hydra_ray.config import ReportConfig, Task
+from hydra_ray.evaluate.evaluation_data import Judged, quality_of
 from hydra_ray.evaluate.intervals import interval, resampled_sums
-from hydra_ray.evaluate.judged import Judged, quality_of
 from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_sums
 from hydra_ray.evaluate.significance import holm, paired_test
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, ORACLE, PROMPT_SYSTEMS, compared_pairs

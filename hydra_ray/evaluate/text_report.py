@@ -4,9 +4,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hydra_ray.evaluate.claims import CLAIMS, CONTROL_CLAIMS, claimed
-from hydra_ray.evaluate.systems import HYDRA, RAG
-from hydra_ray.evaluate.words import (
+from hydra_ray.evaluate.conclusions import CLAIMS, CONTROL_CLAIMS, claimed
+from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,
     counted,
@@ -19,6 +18,7 @@ from hydra_ray.evaluate.words import (
     signed_bounds,
     signed_figure,
 )
+from hydra_ray.evaluate.systems import HYDRA, RAG
 
 _FEW_USERS = 20
 _SHOWN_FEATURES = 5

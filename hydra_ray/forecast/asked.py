@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.adapt.drafts import Ranked, draft_requests
 from hydra_ray.adapt.profiles import profile_requests
-from hydra_ray.parts import DraftsPart, open_retriever
-from hydra_ray.plan import Plan
-from hydra_ray.records import (
+from hydra_ray.rerank.probes import probe_requests, retrieve_records
+from hydra_ray.rows import (
     CandidateScore,
     ProbedUser,
     ProfiledUser,
@@ -21,8 +20,9 @@ from hydra_ray.records import (
     ScoredUser,
     User,
 )
-from hydra_ray.rerank.probes import probe_requests, retrieve_records
 from hydra_ray.seeds import seed_of
+from hydra_ray.stages.parts import DraftsPart, open_retriever
+from hydra_ray.stages.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

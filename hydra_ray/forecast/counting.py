@@ -15,10 +15,10 @@ from hydra_ray.config import Task
 from hydra_ray.forecast.asked import ASKING, requests_of
 from hydra_ray.forecast.past import Written
 from hydra_ray.forecast.sample import Estimate, UserSample
+from hydra_ray.generate.engines.vllm import CPU_BLOCK_TOKENS
 from hydra_ray.generate.prompts import render_prompt
-from hydra_ray.generate.vllm_engine import CPU_BLOCK_TOKENS
-from hydra_ray.plan import Plan
-from hydra_ray.records import Completion, Request
+from hydra_ray.rows import Completion, Request
+from hydra_ray.stages.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,7 +4,7 @@ from hydra_ray import storage
 from hydra_ray.forecast.counting import StageVolume
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models import weight_bytes
-from hydra_ray.plan import Plan
+from hydra_ray.stages.plan import Plan
 
 _REQUEST_BYTES = 500
 """Of a request in all tables that hold something of it, compressed."""

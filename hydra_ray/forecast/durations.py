@@ -11,7 +11,7 @@ from typing import Any
 from hydra_ray.config import RunConfig
 from hydra_ray.forecast.asked import ASKING
 from hydra_ray.forecast.past import Stages
-from hydra_ray.plan import Plan
+from hydra_ray.stages.plan import Plan
 
 _SECONDS: Mapping[str, tuple[float, float]] = {
     "users": (0.1, 0.0005),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hydra_ray.budget import units_of_copy
 from hydra_ray.config import RunConfig
 from hydra_ray.forecast.asked import ASKING, requests_of
 from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, chosen_requests
@@ -14,9 +13,10 @@ from hydra_ray.forecast.durations import other_seconds
 from hydra_ray.forecast.past import Speed, Written, fit_speed, past_observations, past_runs, past_written
 from hydra_ray.forecast.prices import limited_seconds, price_of
 from hydra_ray.forecast.sample import Estimate, UserSample, sample_users
-from hydra_ray.generate.engine import open_tokenizer
+from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.lamp.users import ingest
-from hydra_ray.plan import Plan, plan_run
+from hydra_ray.runs.budget import units_of_copy
+from hydra_ray.stages.plan import Plan, plan_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

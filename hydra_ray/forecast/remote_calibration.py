@@ -1,9 +1,9 @@
 """The calibration in a process of the cluster that has what a generator of the run has."""
 
+from hydra_ray.engine.ray_data import start_ray
+from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.forecast.calibration import Calibration, CalibrationJob, measure
-from hydra_ray.placement import generator_bundle
-from hydra_ray.stream import start_ray
-from hydra_ray.worker_errors import tells_reason
+from hydra_ray.runs.resources import generator_bundle
 
 
 def measure_on_worker(job: CalibrationJob) -> Calibration:

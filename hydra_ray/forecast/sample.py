@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_ray.lamp.users import USERS
-from hydra_ray.records import User, arrow_schema, from_table
+from hydra_ray.rows import User, arrow_schema, from_table
+from hydra_ray.runs.stage import Stage
 from hydra_ray.seeds import seed_of
-from hydra_ray.stages import Stage
 from hydra_ray.storage import add_counters, read_counters, read_part
 
 _Z = 1.96

@@ -8,7 +8,7 @@ from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
 from hydra_ray.forecast.forecast import MAX_USERS, Forecast, Measure, StageForecast, make_forecast
-from hydra_ray.teacher import run_folder_of
+from hydra_ray.runs.run_folder import run_folder_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.generate.completions import STORES
 from hydra_ray.models.known import MODELS
-from hydra_ray.roots import FORGOTTEN, KEY
-from hydra_ray.stages import LEASE, MANIFEST
+from hydra_ray.runs.root import FORGOTTEN, KEY
+from hydra_ray.runs.stage import LEASE, MANIFEST
 from hydra_ray.storage import DAMAGED_SUFFIX
 
 

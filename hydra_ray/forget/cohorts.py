@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra_ray.forget.artefacts import Artefact, Kind
-from hydra_ray.stages import read_manifest
+from hydra_ray.runs.stage import read_manifest
 
 _USERS = "stages/users/"
 _LABELLER = "stages/adapter/labeller/"

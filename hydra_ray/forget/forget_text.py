@@ -8,7 +8,7 @@ from hydra_ray.errors import InputError
 from hydra_ray.findings import counted
 from hydra_ray.forget.cohorts import Learned
 from hydra_ray.forget.removal import Outcome
-from hydra_ray.roots import receipt_location
+from hydra_ray.runs.root import receipt_location
 
 
 def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:

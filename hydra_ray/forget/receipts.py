@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from hydra_ray import storage
 from hydra_ray.forget.cohorts import Learned
-from hydra_ray.records import from_dict, to_dict
-from hydra_ray.roots import receipt_location
+from hydra_ray.rows import from_dict, to_dict
+from hydra_ray.runs.root import receipt_location
 
 REMAINS = (
     "What was learned from many users at once (bases, shared heads with basis and priors, routed heads, the labeller) "

@@ -15,7 +15,10 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError, StorageError
-from hydra_ray.forget.answered import (
+from hydra_ray.forget.artefacts import Artefact, Kind, artefacts
+from hydra_ray.forget.cohorts import learned_from, read_manifests
+from hydra_ray.forget.receipts import Receipt, Removed, close_receipt, open_receipt, read_receipt
+from hydra_ray.forget.run_results import (
     Traces,
     drop_from_report,
     drop_predictions,
@@ -23,12 +26,9 @@ from hydra_ray.forget.answered import (
     find_in_report,
     traces_of,
 )
-from hydra_ray.forget.artefacts import Artefact, Kind, artefacts
-from hydra_ray.forget.cohorts import learned_from, read_manifests
-from hydra_ray.forget.receipts import Receipt, Removed, close_receipt, open_receipt, read_receipt
-from hydra_ray.forget.tables import USER_ID, count_rows, drop_rows, read_rows
-from hydra_ray.lease import alone
-from hydra_ray.roots import pseudonym, root_key
+from hydra_ray.forget.table_rows import USER_ID, count_rows, drop_rows, read_rows
+from hydra_ray.runs.lease import alone
+from hydra_ray.runs.root import pseudonym, root_key
 
 _USERS, _ANSWERS = "stages/users/", "stages/answers/"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.page import render_page
-from hydra_ray.evaluate.reading import read_report
+from hydra_ray.evaluate.metrics_file import read_report
+from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.lamp.predictions import official_predictions, read_predictions
 from hydra_ray.lamp.reading import user_id_of
 

@@ -11,7 +11,7 @@ from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.forget.artefacts import Artefact, Kind
 from hydra_ray.lamp.reading import rejected_user_id
-from hydra_ray.records import Rejected, from_table
+from hydra_ray.rows import Rejected, from_table
 
 USER_ID = "user_id"
 _OWNER = {Kind.TABLE: USER_ID, Kind.ANSWERS: "user"}

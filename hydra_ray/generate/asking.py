@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.generate.parsing import failed_answer, parse_answer
 from hydra_ray.generate.prompts import fit_messages
-from hydra_ray.records import Answer, Completion, Message, Record, Request
+from hydra_ray.rows import Answer, Completion, Message, Record, Request
 from hydra_ray.seeds import seed_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.records import Generation, Request, Token
+from hydra_ray.rows import Generation, Request, Token
 
 if TYPE_CHECKING:
     from openai.types.chat.chat_completion import ChatCompletion, Choice

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.generate.failures import TRANSIENT
-from hydra_ray.records import Asked, Completion, Generation, Request, arrow_schema, from_table, to_table
-from hydra_ray.roots import pseudonym, root_key
-from hydra_ray.stages import LEASE
+from hydra_ray.rows import Asked, Completion, Generation, Request, arrow_schema, from_table, to_table
+from hydra_ray.runs.root import pseudonym, root_key
+from hydra_ray.runs.stage import LEASE
 
 STORES = "completions"
 """Name of the folder of all stores in a root."""

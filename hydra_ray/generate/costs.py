@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.records import Completion, Generation
+from hydra_ray.rows import Completion, Generation
 
 
 def answer_counters(

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from hydra_ray.errors import GenerationError
 from hydra_ray.generate.parsing import EMPTY
-from hydra_ray.records import Completion, Failure, Generation
+from hydra_ray.rows import Completion, Failure, Generation
 
 
 class FailureKind(StrEnum):

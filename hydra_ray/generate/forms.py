@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hydra_ray.config import GeneratorConfig, Task
-from hydra_ray.records import Message
+from hydra_ray.rows import Message
 
 NO_INPUT = "Show me an example of the style to write in."
 """The user's turn of an example whose record has an output only."""

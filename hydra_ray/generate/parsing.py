@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from hydra_ray.config import Task
-from hydra_ray.records import Answer, Generation, Token
+from hydra_ray.rows import Answer, Generation, Token
 
 EMPTY = "empty answer"
 FILTERED = "stopped by the generator's content filter"

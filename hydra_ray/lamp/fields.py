@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import canonical_label
-from hydra_ray.records import Query, Record
+from hydra_ray.rows import Query, Record
 
 MAX_REASON_CHARACTERS = 300
 """Longer reasons are cut in their middle: they may quote a whole text."""

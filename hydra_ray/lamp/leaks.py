@@ -1,7 +1,7 @@
 """Users whose history gives the target of one of their queries away: a copy, not a preference, answers such a query."""
 
 from hydra_ray.config import Task
-from hydra_ray.records import Query, Record, User
+from hydra_ray.rows import Query, Record, User
 
 LEAK = "the history gives a query's target away (lamp.drop_leaks)"
 """The reason in the rejected table."""

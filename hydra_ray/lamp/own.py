@@ -34,7 +34,7 @@ from hydra_ray.lamp.fields import (
 )
 from hydra_ray.lamp.json_files import open_utf8
 from hydra_ray.lamp.reading import Sample
-from hydra_ray.records import Query, Record, Rejected, User
+from hydra_ray.rows import Query, Record, Rejected, User
 
 ROWS_PER_BATCH = 64
 """Rows of a Parquet file that are decoded at a time."""

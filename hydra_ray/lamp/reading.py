@@ -21,7 +21,7 @@ from hydra_ray.lamp.fields import (
     text_of,
 )
 from hydra_ray.lamp.json_files import json_items
-from hydra_ray.records import Query, Record, Rejected, User
+from hydra_ray.rows import Query, Record, Rejected, User
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,10 +36,10 @@ from hydra_ray.lamp.reading import (
     rejected_user_id,
 )
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.records import Rejected, User, arrow_schema, from_dict, to_dict, to_table
-from hydra_ray.roots import bucket_key_of, forgetting
+from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, to_dict, to_table
+from hydra_ray.runs.root import bucket_key_of, forgetting
+from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.seeds import seed_of
-from hydra_ray.stages import Stage, bucket_of
 
 USERS = "users"
 REJECTED = "rejected"

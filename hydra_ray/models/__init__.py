@@ -19,7 +19,7 @@ from hydra_ray.models.folder import FolderModel
 from hydra_ray.models.hub import REVISION, HubModel
 from hydra_ray.models.packaged import PackagedModel
 from hydra_ray.models.stored import StoredModel
-from hydra_ray.stores import is_uri
+from hydra_ray.storage.locations import is_uri
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from hydra_ray.errors import StorageError
 from hydra_ray.models import Model, open_model
 from hydra_ray.models.folder import is_content
 from hydra_ray.models.hub import UnreachableHubError
-from hydra_ray.stages import MANIFEST, fingerprint
+from hydra_ray.runs.stage import MANIFEST, fingerprint
 
 MODELS = "models"
 """Name of the folder of all records in a root."""

@@ -32,8 +32,8 @@ from hydra_ray.models.content import (
 )
 from hydra_ray.models.folder import content_in, former_identity, identity_of
 from hydra_ray.models.node_cache import alone, cache_folder, file_digest, write_whole
-from hydra_ray.s3_store import S3Store, StoredObject, unreachable
-from hydra_ray.stores import store_of
+from hydra_ray.storage.locations import store_of
+from hydra_ray.storage.s3 import S3Store, StoredObject, unreachable
 
 PREFIX = "s3://"
 PIN = "#"

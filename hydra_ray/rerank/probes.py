@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.asking import ask, parse_completion
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import Asked, Completion, Probe, ProbedQuery, ProbedUser, User
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.retrieve.ranking import RankedQuery, rank_queries, restore_queries
+from hydra_ray.rows import Asked, Completion, Probe, ProbedQuery, ProbedUser, User
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

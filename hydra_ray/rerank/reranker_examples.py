@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.lamp.words import coverage, overlap
-from hydra_ray.records import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
+from hydra_ray.lamp.tokens import coverage, overlap
 from hydra_ray.retrieve.dense import indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.rows import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
 
 _PAIR_NAMES = (
     "retriever_score",  # relative to the group's best

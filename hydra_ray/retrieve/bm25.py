@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from hydra_ray.config import RetrieveConfig
-from hydra_ray.lamp.words import words
+from hydra_ray.lamp.tokens import words
 
 
 class BM25:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from hydra_ray.records import Record, User
+from hydra_ray.rows import Record, User
 
 Floats = NDArray[np.floating]
 

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from hydra_ray.config import RetrieveConfig
-from hydra_ray.records import Query, User
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.dense import Encode, Floats, cosines, indexed_text
+from hydra_ray.rows import Query, User
 from hydra_ray.seeds import rng_of
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hydra_ray.config import PlacementConfig, RunConfig
 from hydra_ray.errors import BudgetError
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
 from hydra_ray.storage import read_counters
 
 

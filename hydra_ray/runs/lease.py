@@ -24,8 +24,8 @@ from pathlib import Path
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
-from hydra_ray.records import from_dict
-from hydra_ray.stages import LEASE, Stage
+from hydra_ray.rows import from_dict
+from hydra_ray.runs.stage import LEASE, Stage
 
 logger = logging.getLogger(__name__)
 

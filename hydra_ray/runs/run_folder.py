@@ -12,7 +12,7 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, check_config
 from hydra_ray.errors import ConfigError, InputError
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
 
 _STAGES = "stages.json"
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from hydra_ray import storage
-from hydra_ray.records import AnsweredUser, User, arrow_schema, from_table
-from hydra_ray.stages import Stage
+from hydra_ray.rows import AnsweredUser, User, arrow_schema, from_table
+from hydra_ray.runs.stage import Stage
 
 
 def answered_users(users: Stage, answers: Stage) -> Iterator[tuple[User, AnsweredUser]]:

@@ -7,22 +7,22 @@ from pathlib import Path
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.adapt.labeller import needs_labeller, read_labeller
+from hydra_ray.adapt.label_model import needs_labeller, read_labeller
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models import resolve_model
 from hydra_ray.models.content import model_files, names_below
-from hydra_ray.plan import Plan, ScorerPlan
-from hydra_ray.records import User, arrow_schema, from_table, to_table
-from hydra_ray.roots import bucket_key_of
-from hydra_ray.scorer.features import row_group_slices
-from hydra_ray.scorer.population import read_population
-from hydra_ray.scorer.shape import DESCRIPTION as BASE
-from hydra_ray.scorer.shape import base_name_of
-from hydra_ray.scorer.store import heads_table, population_folder, read_lineage
-from hydra_ray.serving.card import base_card, model_card
+from hydra_ray.rows import User, arrow_schema, from_table, to_table
+from hydra_ray.runs.root import bucket_key_of
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.base.spec import DESCRIPTION as BASE
+from hydra_ray.scorer.base.spec import base_name_of
+from hydra_ray.scorer.heads.features import row_group_slices
+from hydra_ray.scorer.heads.store import heads_table, population_folder, read_lineage
+from hydra_ray.scorer.linear.prior import read_population
 from hydra_ray.serving.folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
-from hydra_ray.stages import Stage
+from hydra_ray.serving.model_card import base_card, model_card
+from hydra_ray.stages.plan import Plan, ScorerPlan
 
 
 def export_run(plan: Plan, folder: str) -> Exported:

@@ -16,7 +16,7 @@ from hydra_ray import storage
 from hydra_ray.config import RunConfig, check_config
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.runs.stage import Stage, bucket_of
 
 CARD = "README.md"
 DESCRIPTION = "export.json"

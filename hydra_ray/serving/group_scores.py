@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from hydra_ray.config import ScorerConfig
-from hydra_ray.records import Group
-from hydra_ray.scorer.base import Base, load_base
-from hydra_ray.scorer.configurations import Configuration, configurations
-from hydra_ray.scorer.heads import Floats, GroupTable
-from hydra_ray.scorer.population import Population, read_population
-from hydra_ray.scorer.projected import EVALUATED, ProjectedPart
-from hydra_ray.scorer.routed import routed_scores
-from hydra_ray.scorer.selection import Heads, head_scores, heads_of
-from hydra_ray.scorer.store import HeadStore, heads_table, population_folder, read_lineage
+from hydra_ray.rows import Group
+from hydra_ray.scorer.base.model import Base, load_base
+from hydra_ray.scorer.heads.kinds import Configuration, configurations
+from hydra_ray.scorer.heads.projection import EVALUATED, ProjectedPart
+from hydra_ray.scorer.heads.selection import Heads, head_scores, heads_of
+from hydra_ray.scorer.heads.store import HeadStore, heads_table, population_folder, read_lineage
+from hydra_ray.scorer.linear.groups import Floats, GroupTable
+from hydra_ray.scorer.linear.prior import Population, read_population
+from hydra_ray.scorer.linear.routed import routed_scores
 from hydra_ray.serving.folder import FOLD, Exported
 
 SHARED = "shared"

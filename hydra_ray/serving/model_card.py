@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
-from hydra_ray.evaluate.card import card
-from hydra_ray.evaluate.words import Report
+from hydra_ray.evaluate.phrases import Report
+from hydra_ray.evaluate.text_report import card
 
 _CAVEATS = "Beware"
 """Title of the section of a run's card that tells what to be careful with."""

@@ -13,16 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from hydra_ray import storage
+from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.choosing import choose
-from hydra_ray.adapt.examples import Drafted, adapter_examples
-from hydra_ray.adapt.labeller import needs_labeller, read_labeller
+from hydra_ray.adapt.label_model import needs_labeller, read_labeller
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.extras import naming_extras
 from hydra_ray.generate.parsing import failed_answer, parse_answer
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS
-from hydra_ray.records import (
+from hydra_ray.rerank.reranker_examples import reranker_examples, select_records
+from hydra_ray.retrieve.dense import Encode, Floats
+from hydra_ray.retrieve.methods import Search, score_records
+from hydra_ray.retrieve.ranking import rank
+from hydra_ray.rows import (
     Answer,
     CandidateScore,
     Draft,
@@ -42,12 +46,8 @@ from hydra_ray.records import (
     arrow_schema,
     from_table,
 )
-from hydra_ray.rerank.examples import reranker_examples, select_records
-from hydra_ray.retrieve.dense import Encode, Floats
-from hydra_ray.retrieve.methods import Search, score_records
-from hydra_ray.retrieve.ranking import rank
-from hydra_ray.scorer.encoder import open_encoder
-from hydra_ray.scorer.store import row_groups_of
+from hydra_ray.scorer.base.encoder import open_encoder
+from hydra_ray.scorer.heads.store import row_groups_of
 from hydra_ray.serving.folder import ENCODER, RETRIEVER, Exported, read_export
 from hydra_ray.serving.group_scores import GroupScorer, OwnHead
 

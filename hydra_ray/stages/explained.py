@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from hydra_ray.adapt.explanation import Explanation, explain_query
-from hydra_ray.evaluate.judged import clipped
-from hydra_ray.parts import scored_users
-from hydra_ray.plan import Plan
-from hydra_ray.roots import bucket_key_of
-from hydra_ray.stages import bucket_of
+from hydra_ray.evaluate.evaluation_data import clipped
+from hydra_ray.runs.root import bucket_key_of
+from hydra_ray.runs.stage import bucket_of
+from hydra_ray.stages.parts import scored_users
+from hydra_ray.stages.plan import Plan
 
 
 def explain_examples(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,12 +6,12 @@ To plan a run again needs its models and its users' files, which a laptop that l
 from dataclasses import dataclass
 
 from hydra_ray import storage
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.scorer.features import features_table
-from hydra_ray.scorer.shape import base_name_of
-from hydra_ray.scorer.store import scores_table
-from hydra_ray.stages import Stage
-from hydra_ray.teacher import read_config, root_of_run
+from hydra_ray.runs.run_folder import read_config, root_of_run
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.base.spec import base_name_of
+from hydra_ray.scorer.heads.features import features_table
+from hydra_ray.scorer.heads.store import scores_table
+from hydra_ray.stages.plan import Plan, plan_run
 
 _OUTLINE = "outline.json"
 

@@ -6,18 +6,21 @@ Each class is small and picklable: it travels to the worker that makes the part.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
-from hydra_ray.adapt.examples import Drafted, adapter_examples
 from hydra_ray.adapt.gate import Gate, user_outcomes
-from hydra_ray.adapt.labeller import fit_labeller, needs_labeller, read_labeller, sampled_users
+from hydra_ray.adapt.label_model import fit_labeller, needs_labeller, read_labeller, sampled_users
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.config import RetrieveConfig, Task
-from hydra_ray.generate.engine import open_tokenizer
+from hydra_ray.engine.ray_data import Counters
+from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.failures import ERRORS, count_kinds, failures_of
 from hydra_ray.generate.parsing import parse_answer, text_error
-from hydra_ray.plan import Plan, ScorerPlan
-from hydra_ray.records import (
+from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
+from hydra_ray.rerank.reranker_examples import reranker_examples
+from hydra_ray.retrieve.dense import Encode, encode_ahead
+from hydra_ray.rows import (
     AnsweredUser,
     Asked,
     Completion,
@@ -35,13 +38,10 @@ from hydra_ray.records import (
     from_table,
     to_table,
 )
-from hydra_ray.rerank.examples import reranker_examples
-from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
-from hydra_ray.retrieve.dense import Encode, encode_ahead
-from hydra_ray.scorer.store import scores_table
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.store import scores_table
+from hydra_ray.stages.plan import Plan, ScorerPlan
 from hydra_ray.storage import exists, read_part, write_part
-from hydra_ray.stream import Counters
 
 
 class ProfilesPart:
@@ -147,7 +147,7 @@ class AdapterExamplesPart:
     """Stage 5: a bucket's groups of possible answers; made once in each worker, since it loads the encoder."""
 
     def __init__(self, plan: Plan):
-        from hydra_ray.scorer.encoder import open_encoder
+        from hydra_ray.scorer.base.encoder import open_encoder
 
         self._plan = plan
         base = plan.config.adapter.base
@@ -170,7 +170,7 @@ class AdapterExamplesPart:
 
 def make_labeller(plan: Plan) -> Counters:
     """Fit what labels texts to the records of a sample of all users, and store it."""
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     if not needs_labeller(plan.task, plan.config):
         return {}
@@ -270,7 +270,7 @@ def open_retriever(users: Sequence[User], retrieve: RetrieveConfig) -> Encode | 
     """The retriever's encoder, with the texts of all `users` encoded; None where it has none."""
     if not retrieve.needs_encoder or retrieve.encoder is None:
         return None
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     return encode_ahead(users, open_encoder(retrieve.encoder, retrieve.max_text_tokens))
 

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import hydra_ray.adapt.examples
-import hydra_ray.rerank.examples
-from hydra_ray.adapt.closed import TRUSTED_NAMES
-from hydra_ray.adapt.labeller import needs_labeller
+import hydra_ray.adapt.adapter_examples
+import hydra_ray.rerank.reranker_examples
+from hydra_ray.adapt.label_features import TRUSTED_NAMES
+from hydra_ray.adapt.label_model import needs_labeller
 from hydra_ray.config import ApiConfig, HeadsConfig, PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completions import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS, input_fingerprint
 from hydra_ray.models.known import RunModels, UsedModel, models_of, without_pins
-from hydra_ray.roots import bucket_key_name, forgotten_pseudonyms
-from hydra_ray.stages import Stage, fingerprint
+from hydra_ray.runs.root import bucket_key_name, forgotten_pseudonyms
+from hydra_ray.runs.run_folder import Teacher, read_teacher, run_folder_of
+from hydra_ray.runs.stage import Stage, fingerprint
 from hydra_ray.storage import require_absolute
-from hydra_ray.stores import reach
-from hydra_ray.teacher import Teacher, read_teacher, run_folder_of
+from hydra_ray.storage.locations import reach
 
 Interaction = Literal["pair", "bilinear"]
 
@@ -246,8 +246,8 @@ class _Maker:
 
 
 _PLAIN_NAMES = {
-    "reranker": hydra_ray.rerank.examples.plain_names,
-    "adapter": hydra_ray.adapt.examples.plain_names,
+    "reranker": hydra_ray.rerank.reranker_examples.plain_names,
+    "adapter": hydra_ray.adapt.adapter_examples.plain_names,
 }
 _OWN_STAGES = ("users", "report")
 """Of a run that another one taught, the stages whose settings need not be that run's."""

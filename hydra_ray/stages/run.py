@@ -12,20 +12,37 @@ from statistics import fmean
 
 from hydra_ray import storage
 from hydra_ray.adapt.gate import Gate, fit_gate
-from hydra_ray.addition import addition_summary
-from hydra_ray.answered import answered_users
-from hydra_ray.budget import committed_counters, require_within, spending_of
+from hydra_ray.commands.fit_users import addition_summary
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
+from hydra_ray.engine.ray_data import (
+    Counters,
+    GenerationWork,
+    run_actor_parts,
+    run_generation,
+    run_parts,
+    run_task,
+    start_ray,
+)
+from hydra_ray.engine.telemetry import stage_ended
+from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.evaluate.report import FeatureWeight, StageCost
-from hydra_ray.explained import explain_examples
 from hydra_ray.extras import require_packages
 from hydra_ray.generate.failures import ERRORS
 from hydra_ray.lamp.predictions import official_predictions
 from hydra_ray.lamp.users import ingest
-from hydra_ray.lease import claim, lease, run_lease
-from hydra_ray.logs import at_work
-from hydra_ray.outline import write_outline
-from hydra_ray.parts import (
+from hydra_ray.runs.budget import committed_counters, require_within, spending_of
+from hydra_ray.runs.lease import claim, lease, run_lease
+from hydra_ray.runs.logs import at_work
+from hydra_ray.runs.run_folder import record_stages
+from hydra_ray.runs.signals import require_not_stopped
+from hydra_ray.runs.stage import Stage
+from hydra_ray.runs.user_answers import answered_users
+from hydra_ray.scorer.base.spec import base_name_of
+from hydra_ray.scorer.heads.store import population_folder
+from hydra_ray.scorer.linear.prior import feature_weights, read_population
+from hydra_ray.stages.explained import explain_examples
+from hydra_ray.stages.outline import write_outline
+from hydra_ray.stages.parts import (
     AdapterExamplesPart,
     AnswersPart,
     DraftsPart,
@@ -36,16 +53,7 @@ from hydra_ray.parts import (
     make_labeller,
     read_outcomes,
 )
-from hydra_ray.plan import Plan, ScorerPlan, plan_run
-from hydra_ray.scorer.population import feature_weights, read_population
-from hydra_ray.scorer.shape import base_name_of
-from hydra_ray.scorer.store import population_folder
-from hydra_ray.stages import Stage
-from hydra_ray.stopping import require_not_stopped
-from hydra_ray.stream import Counters, GenerationWork, run_actor_parts, run_generation, run_parts, run_task, start_ray
-from hydra_ray.teacher import record_stages
-from hydra_ray.telemetry import stage_ended
-from hydra_ray.worker_errors import tells_reason
+from hydra_ray.stages.plan import Plan, ScorerPlan, plan_run
 
 logger = logging.getLogger(__name__)
 
@@ -175,8 +183,8 @@ def report(plan: Plan, reused: Collection[str]) -> None:
     """
 
     def write() -> Counters:
-        from hydra_ray.evaluate.page import render_page
         from hydra_ray.evaluate.report import build_report
+        from hydra_ray.evaluate.report_page import render_page
 
         if plan.teacher is not None and not any(
             query.target for user, _ in answered_users(plan.users, plan.answers) for query in user.queries
@@ -209,7 +217,7 @@ def report(plan: Plan, reused: Collection[str]) -> None:
 
 
 def _train(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
-    from hydra_ray.scorer.training import train_bases
+    from hydra_ray.scorer.base.train import train_bases
 
     start_ray()
     return train_bases(
@@ -225,7 +233,7 @@ def _train(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
 
 
 def _extract(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
-    from hydra_ray.scorer.features import FeatureWriter, features_table
+    from hydra_ray.scorer.heads.features import FeatureWriter, features_table
 
     names = list(map(base_name_of, dict.fromkeys(plan.base_folds)))
     stages = {"examples": plan.examples, "base": plan.base, "stage": plan.features}
@@ -234,7 +242,7 @@ def _extract(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
 
 
 def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
-    from hydra_ray.scorer.fitting import fit_heads
+    from hydra_ray.scorer.heads.fit import fit_heads
 
     start_ray()
     base_names = [base_name_of(fold) for fold in plan.base_folds]

@@ -16,8 +16,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
-from hydra_ray.local_store import forbidden
-from hydra_ray.stores import is_uri, require_supported, store_of
+from hydra_ray.storage.local import forbidden
+from hydra_ray.storage.locations import is_uri, require_supported, store_of
 
 COUNTERS_KEY = b"hydra_ray.counters"
 """Key in a Parquet file's schema metadata under which a part keeps its counters, as JSON."""

@@ -8,8 +8,8 @@ import re
 
 from hydra_ray.config import StorageConfig
 from hydra_ray.errors import ConfigError
-from hydra_ray.local_store import LocalStore
-from hydra_ray.s3_store import ENDPOINTS, REGIONS, S3Store, s3_store
+from hydra_ray.storage.local import LocalStore
+from hydra_ray.storage.s3 import ENDPOINTS, REGIONS, S3Store, s3_store
 
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<bucket>[^/]*)")
 _LOCAL = LocalStore()

@@ -7,7 +7,7 @@ from ray.tune import Callback
 from ray.tune.logger import TBXLoggerCallback
 
 from hydra_ray.findings import counted
-from hydra_ray.stopping import defers_stop
+from hydra_ray.runs.signals import defers_stop
 
 logger = logging.getLogger(__name__)
 

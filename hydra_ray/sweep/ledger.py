@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from hydra_ray import storage
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

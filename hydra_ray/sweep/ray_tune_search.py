@@ -13,9 +13,9 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
+from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.errors import HydraError
-from hydra_ray.placement import core_bundle, generator_bundle, step_bundle
-from hydra_ray.stream import start_ray
+from hydra_ray.runs.resources import core_bundle, generator_bundle, step_bundle
 from hydra_ray.sweep.analysis import AIMS
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger

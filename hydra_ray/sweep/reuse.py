@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra_ray.config import STAGE_NAMES, RunConfig
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.stages import Stage, fingerprint
+from hydra_ray.runs.stage import Stage, fingerprint
+from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.space import Settings, num_values, probe_points
 

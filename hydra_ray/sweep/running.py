@@ -76,8 +76,8 @@ def run_sweep(sweep: Sweep, known: Forecast) -> Results:
     Raises:
         HydraError: no trial ended well.
     """
-    from hydra_ray.sweep.page import render_sweep_page
-    from hydra_ray.sweep.tuning import run_trials
+    from hydra_ray.sweep.ray_tune_search import run_trials
+    from hydra_ray.sweep.sweep_page import render_sweep_page
 
     folder = sweep_folder(sweep)
     config = sweep.config.model_dump(mode="json")

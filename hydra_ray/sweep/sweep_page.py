@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from hydra_ray.evaluate.shell import PageSection, figure, folded, render_shell, tile
-from hydra_ray.evaluate.tables import table
+from hydra_ray.evaluate.html_page import PageSection, figure, folded, render_shell, tile
+from hydra_ray.evaluate.report_tables import table
 from hydra_ray.sweep.config import Sweep, describe
-from hydra_ray.sweep.plots import front_plot, importance_plot, parallel_plot
 from hydra_ray.sweep.results import Result, Results
 from hydra_ray.sweep.reuse import StageUse
 from hydra_ray.sweep.space import encoded
+from hydra_ray.sweep.sweep_plots import front_plot, importance_plot, parallel_plot
 
 _JUDGED = {
     "history": "held-out records of the new users' own histories; no evaluated query has chosen a setting",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hydra_ray.evaluate.plots import COLOURS, svg
+from hydra_ray.evaluate.report_plots import COLOURS, svg
 from hydra_ray.sweep.config import Range
 from hydra_ray.sweep.results import Result
 from hydra_ray.sweep.space import Values, encoded, name_of

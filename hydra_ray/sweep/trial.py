@@ -10,12 +10,12 @@ from hydra_ray.adapt.gate import GATED
 from hydra_ray.config import ReportConfig
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
-from hydra_ray.evaluate.reading import read_report
+from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.parts import read_outcomes
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
+from hydra_ray.stages.parts import read_outcomes
+from hydra_ray.stages.plan import Plan
+from hydra_ray.stages.run import personalize
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger
 from hydra_ray.sweep.reuse import Trial, last_stage, make_trial, stages_until

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from builders import LETTERS, encode, examples_of, labeller_of, rows_of, run_config, user
 
-from hydra_ray.adapt import closed, texts
-from hydra_ray.adapt.examples import Drafted, adapter_examples, plain_names
-from hydra_ray.adapt.labeller import fit_labeller
+from hydra_ray.adapt import draft_features, label_features
+from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples, plain_names
+from hydra_ray.adapt.label_model import fit_labeller
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import VARIANTS, Group, Record, Request, User, UserExamples
+from hydra_ray.rows import VARIANTS, Group, Record, Request, User, UserExamples
 
 PLANTED, HEADLINES = TASKS["planted"], TASKS["LaMP_4"]
 CONFIG = run_config()
@@ -40,7 +40,9 @@ def plain(group: Group, name: str, task: Task = PLANTED) -> dict[str, float]:
 @pytest.mark.parametrize("task", [PLANTED, TASKS["LaMP_3"], HEADLINES])
 def test_the_named_features_are_those_of_the_kind_of_task(task: Task):
     names = plain_names(task, CONFIG)
-    expected = closed.plain_names(task, CONFIG.drafts) if task.is_closed else texts.plain_names(CONFIG.drafts)
+    expected = (
+        label_features.plain_names(task, CONFIG.drafts) if task.is_closed else draft_features.plain_names(CONFIG.drafts)
+    )
     assert names == expected
     assert len(set(names)) == len(names)
 

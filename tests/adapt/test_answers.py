@@ -9,11 +9,11 @@ from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.gate import GATED, Gate
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
-from hydra_ray.evaluate.judged import judge_users
+from hydra_ray.evaluate.evaluation_data import judge_users
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, PROMPT_SYSTEMS, VARIANTS
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import AnsweredQuery, AnsweredUser, GateOutcome, Request, ScoredUser
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, GateOutcome, Request, ScoredUser
 
 PLANTED, HEADLINES = TASKS["planted"], TASKS["LaMP_4"]
 EVERYTHING = {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA}

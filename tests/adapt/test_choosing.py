@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.config import Task
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import HEADS, CandidateScore, ScoredGroup
+from hydra_ray.rows import HEADS, CandidateScore, ScoredGroup
 
 RATING = TASKS["LaMP_3"]
 PLANTED = TASKS["planted"]

@@ -9,9 +9,9 @@ from builders import Rows, encode, rows_of, run_config, user
 from hydra_ray.adapt.context import Context, make_context
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import VARIANTS, Request
 from hydra_ray.retrieve.dense import NEAR_TEMPERATURE
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.rows import VARIANTS, Request
 
 TASK = TASKS["LaMP_4"]
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.adapt.context import Context
+from hydra_ray.adapt.draft_features import plain_names, text_features
 from hydra_ray.adapt.pool import Pool, pool_of
-from hydra_ray.adapt.texts import plain_names, text_features
 from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
-from hydra_ray.records import Answer, Record
 from hydra_ray.retrieve.dense import Vectors
+from hydra_ray.rows import Answer, Record
 
 DRAFTS = DraftsConfig(prompts=("zero_shot", "rag_k"), num_probes=2)
 ONE, TWO, LONG = "cats and dogs", "dogs bark", " ".join(["cats"] * 21)

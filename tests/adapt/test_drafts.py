@@ -4,10 +4,10 @@ from dataclasses import replace
 from builders import Rows, completion, rows_of, run_config, user
 
 from hydra_ray.adapt.drafts import draft_requests, label_drafts
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import DraftedQuery, Request
+from hydra_ray.rows import DraftedQuery, Request
 
 TASK = TASKS["planted"]
 CONFIG = run_config()

@@ -11,7 +11,7 @@ from hydra_ray.adapt.explanation import Explanation, explain_query
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import GateOutcome, Request
+from hydra_ray.rows import GateOutcome, Request
 
 PREFERRED = {"personal": "comedy", "shared": "romance", "shuffled": "classic", "routed": "music"}
 OUTCOME = GateOutcome(user_id="u", fold=0, is_new=True, pseudo=(), num_pseudo=0, queries=())

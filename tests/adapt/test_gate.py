@@ -7,7 +7,7 @@ from builders import Rows, rows_of, run_config, user
 from hydra_ray.adapt.gate import GATED, fit_gate, user_outcomes
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import CandidateScore, GateOutcome, Request, ScoredGroup, ScoredUser, User
+from hydra_ray.rows import CandidateScore, GateOutcome, Request, ScoredGroup, ScoredUser, User
 
 TASK = TASKS["planted"]
 ZERO_SHOT, RAG, SHARED, PERSONAL = range(4)

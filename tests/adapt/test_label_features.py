@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from builders import answer, named_features
 
-from hydra_ray.adapt.closed import closed_features, plain_names
 from hydra_ray.adapt.context import Context
-from hydra_ray.adapt.labeller import LabelledText
+from hydra_ray.adapt.label_features import closed_features, plain_names
+from hydra_ray.adapt.label_model import LabelledText
 from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Record
 from hydra_ray.retrieve.dense import Vectors
+from hydra_ray.rows import Record
 
 LABELS = ("comedy", "dark comedy", "romance")
 TASK = Task(name="t", kind="classification", instruction="?", labels=LABELS)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from builders import encode, run_config, user
 
-from hydra_ray.adapt import labeller
-from hydra_ray.adapt.labeller import Labeller, fit_labeller, needs_labeller, read_labeller, sampled_users
+from hydra_ray.adapt import label_model
+from hydra_ray.adapt.label_model import Labeller, fit_labeller, needs_labeller, read_labeller, sampled_users
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Record, User
-from hydra_ray.scorer.shared import user_fold
+from hydra_ray.rows import Record, User
+from hydra_ray.scorer.linear.shared import user_fold
 
 TASK = TASKS["planted"]
 TEXT_LABEL, FAVOURITE = TASK.labels[0], TASK.labels[-1]
@@ -112,7 +112,7 @@ def test_a_labeller_is_the_same_when_it_is_read_again(tmp_path: Path):
 def test_few_users_are_all_taken_and_of_many_a_sample_that_no_order_decides(monkeypatch: pytest.MonkeyPatch):
     people = [replace(user(5), user_id=str(n)) for n in range(20)]
     assert {each.user_id for each in sampled_users(TASK, people)} == {each.user_id for each in people}
-    monkeypatch.setattr(labeller, "MAX_RECORDS", 28)
+    monkeypatch.setattr(label_model, "MAX_RECORDS", 28)
     sample = sampled_users(TASK, people)
     assert len(sample) == len({each.user_id for each in sample}) == 6  # whole users, the first with 28 or more
     assert sample == sampled_users(TASK, people[::-1])
@@ -123,7 +123,7 @@ def test_of_a_user_only_records_that_teach_are_taken_and_of_many_a_sample(monkey
     other = replace(someone.history[0], record_id="other", output="no label")
     (sampled,) = sampled_users(TASK, [replace(someone, history=(other, *someone.history)), nobody])
     assert sampled.history == someone.history
-    monkeypatch.setattr(labeller, "MAX_USER_RECORDS", 4)
+    monkeypatch.setattr(label_model, "MAX_USER_RECORDS", 4)
     (few,) = sampled_users(TASK, [someone])
     assert len(few.history) == 4
     assert [record for record in someone.history if record in few.history] == list(few.history)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hydra_ray.adapt.context import Context
 from hydra_ray.adapt.pool import MIN_WORDS, cuts, greedy_drafts, pool_of, probe_drafts, usual_words
 from hydra_ray.config import DraftsConfig
-from hydra_ray.records import Record
+from hydra_ray.rows import Record
 
 DRAFTS = DraftsConfig(prompts=("zero_shot", "rag_k"), num_probes=2)
 CONTEXT = Context(

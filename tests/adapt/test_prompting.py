@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from hydra_ray.adapt.prompting import Prompt, prompts_of
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import User
 from hydra_ray.rerank.probes import retrieve_records
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
+from hydra_ray.rows import User
 
 TASK = TASKS["planted"]
 BASELINES = {"zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "personal", "shared", "shuffled"}

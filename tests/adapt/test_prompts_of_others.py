@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from hydra_ray.adapt.drafts import draft_requests
 from hydra_ray.adapt.profiles import profile_requests
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Record, User
 from hydra_ray.rerank.probes import probe_requests, retrieve_records
+from hydra_ray.rows import Record, User
 
 TASK, CONFIG = TASKS["planted"], run_config()
 ANN = replace(user(5), user_id="ann")

@@ -15,8 +15,8 @@ from hydra_ray.evaluate.systems import HYDRA, PROMPT_SYSTEMS, VARIANTS
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import AnsweredQuery, Query, Record, Request, User
-from hydra_ray.rerank.examples import reranker_examples
+from hydra_ray.rerank.reranker_examples import reranker_examples
+from hydra_ray.rows import AnsweredQuery, Query, Record, Request, User
 
 PAPERS, TWEETS = TASKS["LaMP_1"], TASKS["LaMP_7"]
 CONFIG = run_config()

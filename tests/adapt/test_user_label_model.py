@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from hydra_ray.adapt import own_labels
-from hydra_ray.adapt.own_labels import PRIOR_VARIANCE, Evidence, fit_own_labels, label_inputs
+from hydra_ray.adapt import user_label_model
+from hydra_ray.adapt.user_label_model import PRIOR_VARIANCE, Evidence, fit_own_labels, label_inputs
 from hydra_ray.config import Task
 from hydra_ray.lamp.tasks import TASKS
 
@@ -129,7 +129,7 @@ def test_without_records_all_labels_are_alike():
 
 
 def test_the_weights_do_not_depend_on_the_order_of_the_records(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(own_labels, "PRIOR_VARIANCE", 0.1)
+    monkeypatch.setattr(user_label_model, "PRIOR_VARIANCE", 0.1)
     order = np.random.default_rng(2).permutation(300)
     one = fit_own_labels(TASK, EVIDENCES, LABELS, folds)
     other = fit_own_labels(TASK, [EVIDENCES[place] for place in order], LABELS[order], folds[order])

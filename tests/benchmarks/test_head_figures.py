@@ -4,7 +4,7 @@ import torch
 from rival_heads import Published, StackedHeads, fit_ours, our_codes, rows_alone, sklearn_codes, train_published
 from simulated_heads import BUCKET_KEY, LINEAGE, Shape, fit_bucket, ids_by_bucket, stage_of, write_bucket
 
-from hydra_ray.scorer.store import HeadStore
+from hydra_ray.scorer.heads.store import HeadStore
 
 SHAPE = Shape(num_examples=12, num_candidates=4, rank=5)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hydra_ray.cluster.fit import blocking_copies, capacity, placement_findings, room, stage_needs
 from hydra_ray.cluster.nodes import NodeType
-from hydra_ray.placement import Bundle
-from hydra_ray.plan import plan_run
+from hydra_ray.runs.resources import Bundle
+from hydra_ray.stages.plan import plan_run
 
 SPOT = {"ray.io/market-type": "spot"}
 SELECTORS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hydra_ray.doctor.memory import LEAST_DRIVERS
+from hydra_ray.commands.doctor.memory import LEAST_DRIVERS
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("Dockerfile.cpu", "Dockerfile.cuda")

@@ -12,7 +12,7 @@ from namespaces import Lan, can_have_namespaces, lan
 
 from hydra_ray.config import PlacementConfig, StorageConfig
 from hydra_ray.models import model_identity, resolve_model
-from hydra_ray.plan import Plan, plan_run
+from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.storage import read_part
 
 ROOT = Path(__file__).parents[2]

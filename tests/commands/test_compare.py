@@ -6,16 +6,16 @@ import pytest
 from synthetic import CLASSIFICATION, TEXT, Pairs, synthetic_answers, synthetic_config
 
 from hydra_ray.cli import main
-from hydra_ray.compare import compare_folders
+from hydra_ray.commands.compare import compare_folders
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
 from hydra_ray.evaluate.comparison import compare_answers, judge_run
-from hydra_ray.evaluate.reading import read_report
+from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.report import build_report
-from hydra_ray.records import AnsweredUser, User, to_table
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.rows import AnsweredUser, User, to_table
+from hydra_ray.runs.run_folder import record_stages, run_folder_of
+from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage import join, write_json, write_part
-from hydra_ray.teacher import record_stages, run_folder_of
 
 KEY = "test"
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from builders import run_config
 
-from hydra_ray.addition import added_config, addition_summary, summary_text
 from hydra_ray.cli import main
+from hydra_ray.commands.fit_users import added_config, addition_summary, summary_text
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError, InputError
-from hydra_ray.plan import plan_run
+from hydra_ray.runs.run_folder import record_stages
+from hydra_ray.stages.plan import plan_run
 from hydra_ray.storage import write_json
-from hydra_ray.teacher import record_stages
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from builders import run_config
 
-from hydra_ray.addition import added_config, addition_summary
 from hydra_ray.cli import main
+from hydra_ray.commands.fit_users import added_config, addition_summary
+from hydra_ray.commands.status import status_lines
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan
-from hydra_ray.records import AnsweredUser, arrow_schema, from_table
-from hydra_ray.roots import bucket_key_of
-from hydra_ray.scorer.store import heads_table
-from hydra_ray.stages import Stage, bucket_of
-from hydra_ray.status import status_lines
+from hydra_ray.rows import AnsweredUser, arrow_schema, from_table
+from hydra_ray.runs.root import bucket_key_of
+from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.scorer.heads.store import heads_table
+from hydra_ray.stages.plan import Plan
+from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part
 
 pytestmark = [
@@ -201,8 +201,8 @@ def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # Few users teach that own heads are worth nothing: with wide priors all the same, there is something to compare.
-    monkeypatch.setattr("hydra_ray.scorer.population.VARIANCE_FACTORS", (1.0,))
-    monkeypatch.setattr("hydra_ray.scorer.population.START_VARIANCES", (0.1,))
+    monkeypatch.setattr("hydra_ray.scorer.linear.prior.VARIANCE_FACTORS", (1.0,))
+    monkeypatch.setattr("hydra_ray.scorer.linear.prior.START_VARIANCES", (0.1,))
 
     def rows(ids: Iterable[str], *, is_new: bool = True) -> list[dict[str, Any]]:
         return rows_of(ids, is_new=is_new, is_text=True)

@@ -8,12 +8,12 @@ from forgettable import completion_of
 
 from hydra_ray import storage
 from hydra_ray.cli import main
+from hydra_ray.commands.prune import prune, unneeded_answers
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
 from hydra_ray.generate.completions import asker_of
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.prune import prune, unneeded_answers
-from hydra_ray.teacher import record_stages
+from hydra_ray.runs.run_folder import record_stages
+from hydra_ray.stages.plan import Plan, plan_run
 
 DAYS = 86_400
 

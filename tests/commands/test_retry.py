@@ -9,18 +9,18 @@ import pytest
 from builders import run_config
 
 from hydra_ray.cli import main
+from hydra_ray.commands.retry import clear_failures, failed_stages, runs_to_repeat
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import GenerationError, StorageError
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.fake import FakeEngine
 from hydra_ray.generate.failures import ERRORS, FailureKind
-from hydra_ray.generate.fake_engine import FakeEngine
-from hydra_ray.lease import lease, run_lease
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.records import Completion, Failure, Request, arrow_schema, from_table
-from hydra_ray.retry import clear_failures, failed_stages, runs_to_repeat
+from hydra_ray.rows import Completion, Failure, Request, arrow_schema, from_table
+from hydra_ray.runs.lease import lease, run_lease
+from hydra_ray.runs.run_folder import record_stages
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 from hydra_ray.storage import exists, read_part
-from hydra_ray.teacher import record_stages
 
 # Third parties: what imports Ray uses what others have deprecated.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -190,7 +190,7 @@ def test_a_larger_share_of_failures_can_be_allowed_and_changes_no_fingerprint(co
 def test_the_command_tells_what_it_asks_again_and_what_it_does_not(
     config: RunConfig, generator: Generator, capsys, monkeypatch
 ):
-    monkeypatch.setattr("hydra_ray.pipeline.personalize", run)
+    monkeypatch.setattr("hydra_ray.stages.run.personalize", run)
     generator.kind = FailureKind.TIMEOUT
     plan = run(config)
     generator.kind = None

@@ -4,10 +4,10 @@ import pytest
 from builders import run_config
 
 from hydra_ray import storage
+from hydra_ray.commands.status import status_lines
 from hydra_ray.errors import InputError
-from hydra_ray.outline import write_outline
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.status import status_lines
+from hydra_ray.stages.outline import write_outline
+from hydra_ray.stages.plan import Plan, plan_run
 
 SCORER = {"base": run_config().adapter.base.model_dump()}
 

@@ -10,10 +10,10 @@ import pytest
 import ray.exceptions
 
 from hydra_ray.cli import main
-from hydra_ray.connecting import cluster_address, send_token, tells_why, without_native_notes
+from hydra_ray.engine.connecting import cluster_address, send_token, tells_why, without_native_notes
 from hydra_ray.errors import ClusterError, SubmissionAddressError
 
-TOUR = str(Path(__file__).parents[1] / "jobs" / "configs" / "tour.yaml")
+TOUR = str(Path(__file__).parents[2] / "jobs" / "configs" / "tour.yaml")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from hydra_ray.progress import Progress
+from hydra_ray.engine.progress import Progress
 
 
 def test_a_line_tells_parts_and_rates():

@@ -10,7 +10,7 @@ import yaml
 from builders import run_config
 from ended_commands import end_when
 
-from hydra_ray.plan import plan_run
+from hydra_ray.stages.plan import plan_run
 
 pytestmark = [
     pytest.mark.ray,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from hydra_ray import telemetry
-from hydra_ray.logs import at_work
-from hydra_ray.telemetry import COUNTED, Telemetry
+from hydra_ray.engine import telemetry
+from hydra_ray.engine.telemetry import COUNTED, Telemetry
+from hydra_ray.runs.logs import at_work
 
-DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "hydra_ray.json"
+DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana" / "hydra_ray.json"
 
 
 class Kept:
@@ -58,7 +58,7 @@ def test_parts_and_their_counters_are_added_up_by_run_and_stage(kept: Kept):
 
 
 def test_every_part_is_in_the_finest_log_with_its_numbers(kept: Kept, caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.DEBUG, "hydra_ray.telemetry")
+    caplog.set_level(logging.DEBUG, "hydra_ray.engine.telemetry")
     Telemetry("probes", 1).advance(5, {"rows": 4})
     (record,) = caplog.records
     assert record.__dict__["part"] == 5

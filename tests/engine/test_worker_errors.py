@@ -4,8 +4,8 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from hydra_ray.engine.worker_errors import reason_of, tells_reason
 from hydra_ray.errors import EndpointError, HydraError, ModelError
-from hydra_ray.worker_errors import reason_of, tells_reason
 
 
 def of_a_task(cause: Exception) -> Exception:

@@ -12,11 +12,11 @@ from hydra_ray.config import Task
 from hydra_ray.errors import InputError
 from hydra_ray.evaluate.comparison import JudgedRun, compare_answers, judge_run, require_same_task
 from hydra_ray.evaluate.comparison_page import render_comparison
-from hydra_ray.evaluate.comparison_words import comparison_headline, comparison_text, coverage
+from hydra_ray.evaluate.comparison_text import comparison_headline, comparison_text, coverage
 from hydra_ray.evaluate.metrics import METRICS, score_answer
 from hydra_ray.evaluate.report import StageCost, build_report
 from hydra_ray.evaluate.significance import holm
-from hydra_ray.records import AnsweredQuery, AnsweredUser, SystemAnswer, User
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, SystemAnswer, User
 
 MakeAnswers = Callable[..., list[Any]]
 Pairs = list[tuple[User, AnsweredUser]]

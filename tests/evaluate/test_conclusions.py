@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.evaluate.phrases import compared, headline, p_value, pair_verdict, verdict
 from hydra_ray.evaluate.report import build_report
-from hydra_ray.evaluate.words import compared, headline, p_value, pair_verdict, verdict
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.evaluate.report import build_report
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import AnsweredQuery, AnsweredUser, Query, SystemAnswer, User
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, SystemAnswer, User
 
 MakeAnswers = Callable[..., list[Any]]
 LABELS = ("comedy", "dark comedy", "crime", "war")

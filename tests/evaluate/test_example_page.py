@@ -10,7 +10,7 @@ from synthetic import CLASSIFICATION, synthetic_config
 from hydra_ray.adapt.explanation import Explanation, ShownDraft, ShownRecord
 from hydra_ray.evaluate.example_page import examples_html
 from hydra_ray.evaluate.report import build_report
-from hydra_ray.explained import with_explanation
+from hydra_ray.stages.explained import with_explanation
 
 NUM_DRAFTS = 12
 

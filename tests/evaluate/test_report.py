@@ -8,13 +8,13 @@ import pytest
 import hydra_ray.evaluate.report
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError, StorageError
-from hydra_ray.evaluate import judged
+from hydra_ray.evaluate import evaluation_data
 from hydra_ray.evaluate.metrics import METRICS, score_answer
-from hydra_ray.evaluate.page import render_page
 from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
+from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.evaluate.significance import holm
 from hydra_ray.lamp.quality import quality
-from hydra_ray.records import SystemAnswer
+from hydra_ray.rows import SystemAnswer
 
 MakeAnswers = Callable[..., list[Any]]
 
@@ -217,7 +217,7 @@ def test_quality_is_higher_the_better_and_listed_by_user(
 def test_figures_of_single_users_are_kept_for_few_users_only(
     task: Task, config: RunConfig, make_answers: MakeAnswers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (judged, hydra_ray.evaluate.report):
+    for module in (evaluation_data, hydra_ray.evaluate.report):
         monkeypatch.setattr(module, "MAX_LISTED_USERS", 9)
     assert build_report(task, make_answers(task, 9), [], config)["users"] is not None
     assert build_report(task, make_answers(task, 10), [], config)["users"] is None

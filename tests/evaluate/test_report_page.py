@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.evaluate.card import card
-from hydra_ray.evaluate.page import render_page
 from hydra_ray.evaluate.report import StageCost, build_report
+from hydra_ray.evaluate.report_page import render_page
+from hydra_ray.evaluate.text_report import card
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -14,9 +14,9 @@ import pytest
 from synthetic import CLASSIFICATION, synthetic_config
 
 from hydra_ray.adapt.explanation import Explanation, ShownDraft, ShownRecord
-from hydra_ray.evaluate.page import render_page
 from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
-from hydra_ray.explained import with_explanation
+from hydra_ray.evaluate.report_page import render_page
+from hydra_ray.stages.explained import with_explanation
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCHEMES = {"light": 1, "dark": 0}

@@ -4,9 +4,9 @@ import re
 
 from synthetic import CLASSIFICATION, synthetic_answers, synthetic_config
 
+from hydra_ray.evaluate.phrases import duration, span
 from hydra_ray.evaluate.report import StageCost, build_report
-from hydra_ray.evaluate.tables import stage_table
-from hydra_ray.evaluate.words import duration, span
+from hydra_ray.evaluate.report_tables import stage_table
 
 ASKED = {"requests": 100, "answers": 100, "prompt_tokens": 9000, "generated_tokens": 700}
 

@@ -8,12 +8,12 @@ from synthetic import synthetic_config
 from hydra_ray.cli import main
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.card import card, card_text
-from hydra_ray.evaluate.claims import CLAIMS, CONTROL_CLAIMS
-from hydra_ray.evaluate.reading import read_report
+from hydra_ray.evaluate.conclusions import CLAIMS, CONTROL_CLAIMS
+from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.report import StageCost, build_report
+from hydra_ray.evaluate.report_tables import gate_table
 from hydra_ray.evaluate.systems import FURTHER_PAIRS, HYDRA, SYSTEMS, system_titles
-from hydra_ray.evaluate.tables import gate_table
+from hydra_ray.evaluate.text_report import card, card_text
 from hydra_ray.storage import write_json
 
 MakeAnswers = Callable[..., list[Any]]

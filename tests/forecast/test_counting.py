@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hydra_ray.forecast.counting import label_tokens, shared_prefix_tokens
 from hydra_ray.forecast.sample import UserSample
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=8)

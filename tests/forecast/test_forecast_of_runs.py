@@ -13,10 +13,10 @@ from hydra_ray.errors import InputError
 from hydra_ray.forecast.asked import ASKING
 from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, measure
 from hydra_ray.forecast.forecast import Forecast, StageForecast, make_forecast
+from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
 from hydra_ray.forecast.past import Observation
 from hydra_ray.forecast.usage import compare_with_use
-from hydra_ray.forecast.words import comparison_lines, forecast_lines
-from hydra_ray.plan import Plan
+from hydra_ray.stages.plan import Plan
 
 # Third parties: what imports torch and Ray uses what others have deprecated.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]

@@ -4,9 +4,9 @@ import pytest
 
 from hydra_ray.forecast.counting import StageVolume, Volume
 from hydra_ray.forecast.forecast import NOT_KNOWN, Forecast, StageForecast
+from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
 from hydra_ray.forecast.sample import Estimate
 from hydra_ray.forecast.usage import Comparison, StageUse
-from hydra_ray.forecast.words import comparison_lines, forecast_lines
 
 
 def number(value: float, error: float = 0) -> Estimate:

@@ -14,7 +14,7 @@ from hydra_ray.forecast.past import (
     past_runs,
     past_written,
 )
-from hydra_ray.plan import plan_run
+from hydra_ray.stages.plan import plan_run
 from hydra_ray.storage import write_json
 
 

@@ -6,8 +6,8 @@ import pytest
 from builders import user
 
 from hydra_ray.forecast.sample import Estimate, UserSample, sample_users
-from hydra_ray.records import User, to_table
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.rows import User, to_table
+from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage import write_part
 
 NUM_BUCKETS, NUM_USERS = 4, 40

@@ -4,7 +4,7 @@ import pytest
 from builders import run_config
 
 from hydra_ray import storage
-from hydra_ray.plan import Plan, plan_run
+from hydra_ray.stages.plan import Plan, plan_run
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ import pytest
 from builders import run_config
 from bytes_below import files_below, mentions
 
-from hydra_ray.addition import added_config
 from hydra_ray.cli import main
+from hydra_ray.commands.fit_users import added_config
 from hydra_ray.forget.artefacts import Kind, artefacts
 from hydra_ray.forget.receipts import Receipt
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan
-from hydra_ray.records import from_dict
-from hydra_ray.roots import pseudonym, receipt_location, root_key
+from hydra_ray.rows import from_dict
+from hydra_ray.runs.root import pseudonym, receipt_location, root_key
+from hydra_ray.stages.plan import Plan
+from hydra_ray.stages.run import personalize
 
 pytestmark = [
     pytest.mark.ray,

@@ -12,11 +12,11 @@ from hydra_ray.errors import InputError, StorageError
 from hydra_ray.forget import removal
 from hydra_ray.forget.receipts import Receipt
 from hydra_ray.forget.removal import forget_users, root_of
-from hydra_ray.lease import claim
-from hydra_ray.plan import Plan
-from hydra_ray.records import Completion, User, from_dict, to_table
-from hydra_ray.roots import pseudonym, receipt_location, root_key
-from hydra_ray.stages import Stage
+from hydra_ray.rows import Completion, User, from_dict, to_table
+from hydra_ray.runs.lease import claim
+from hydra_ray.runs.root import pseudonym, receipt_location, root_key
+from hydra_ray.runs.stage import Stage
+from hydra_ray.stages.plan import Plan
 
 ANN, BOB, CYD = (person(name, fold=fold) for name, fold in (("ann-x", 0), ("bob-y", 1), ("cyd-z", 0)))
 

@@ -7,9 +7,9 @@ from synthetic import CLASSIFICATION, TEXT, synthetic_answers, synthetic_config
 
 from hydra_ray import storage
 from hydra_ray.config import Task
-from hydra_ray.evaluate.page import render_page
 from hydra_ray.evaluate.report import build_report
-from hydra_ray.forget.answered import (
+from hydra_ray.evaluate.report_page import render_page
+from hydra_ray.forget.run_results import (
     drop_from_report,
     drop_predictions,
     find_in_predictions,
@@ -18,7 +18,7 @@ from hydra_ray.forget.answered import (
     traces_of,
 )
 from hydra_ray.lamp.predictions import official_predictions, read_predictions
-from hydra_ray.records import to_dict
+from hydra_ray.rows import to_dict
 
 GONE = "dev:3"
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.forget.artefacts import Artefact, Kind
-from hydra_ray.forget.tables import count_rows, drop_rows, read_rows
-from hydra_ray.records import Rejected, to_table
+from hydra_ray.forget.table_rows import count_rows, drop_rows, read_rows
+from hydra_ray.rows import Rejected, to_table
 
 SCHEMA = pa.schema([("user_id", pa.string()), ("code", pa.list_(pa.float32()))], {b"own": b"metadata"})
 

@@ -4,9 +4,9 @@ import pytest
 
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.generate.asking import NUM_TOP_TOKENS, ask, make_request, parse_completion
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Completion, Generation, Message, Record, Request
+from hydra_ray.rows import Completion, Generation, Message, Record, Request
 
 CONFIG = GeneratorConfig(engine="fake", model="fake", max_model_tokens=512, max_text_tokens=64)
 RECORDS = tuple(Record(record_id=str(n), input=f"a story number {n}", output="comedy") for n in range(3))

@@ -6,7 +6,7 @@ from openai.types.chat import ChatCompletion
 
 from hydra_ray.config import ApiConfig
 from hydra_ray.generate.calls import Answered, call_arguments, expected_tokens, read_answers
-from hydra_ray.records import Message, Request
+from hydra_ray.rows import Message, Request
 
 API = ApiConfig(base_url="http://localhost/v1", model="small-1")
 REQUEST = Request(

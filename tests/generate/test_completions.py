@@ -10,9 +10,9 @@ from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import StorageError
 from hydra_ray.generate.asking import make_request
 from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.generate.engines.fake import FakeEngine
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
-from hydra_ray.generate.fake_engine import FakeEngine
-from hydra_ray.records import Asked, Completion, Message, Request
+from hydra_ray.rows import Asked, Completion, Message, Request
 
 CONFIG = GeneratorConfig(engine="fake", model="fake")
 USER = "ann@example.org"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hydra_ray.config import GeneratorConfig, Sentences, Task
 from hydra_ray.generate.control_tokens import control_pattern, defuse
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.prompts import fit_messages, profile_messages
-from hydra_ray.records import Record
+from hydra_ray.rows import Record
 
 MARKERS = sorted({marker for family in FAMILIES.values() for marker in family.markers})
 FORMS = {

@@ -4,7 +4,7 @@ import pytest
 
 from hydra_ray.config import ApiConfig
 from hydra_ray.generate.costs import answer_counters
-from hydra_ray.records import Completion, Generation
+from hydra_ray.rows import Completion, Generation
 
 API = ApiConfig(base_url="http://localhost/v1", model="m", prompt_price=2.0, generated_price=8.0)
 

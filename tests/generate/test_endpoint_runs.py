@@ -12,11 +12,11 @@ from fault_server import ANSWER, CUT_OFF, FaultServer, Reply
 
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import EndpointError
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.limits import Limiter
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part
 
 # Third parties: what imports Ray uses what others have deprecated.
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.filterwarnings("default")
 def without_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         in_process.install(patch)
-        patch.setattr("hydra_ray.generate.limiter_actor.open_limiter", Limiter)
-        patch.setattr("hydra_ray.parts.open_tokenizer", lambda _: fake_tokenizer())
+        patch.setattr("hydra_ray.generate.engines.limiter_actor.open_limiter", Limiter)
+        patch.setattr("hydra_ray.stages.parts.open_tokenizer", lambda _: fake_tokenizer())
         yield
 
 

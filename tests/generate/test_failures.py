@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.errors import GenerationError
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.failures import TRANSIENT, FailureKind, count_kinds, failures_of, require_answers
-from hydra_ray.generate.fake_engine import fake_tokenizer
 from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Completion, Generation
+from hydra_ray.rows import Completion, Generation
 
 TASK = TASKS["planted"]
 SECRET = "my neighbour wrote this"

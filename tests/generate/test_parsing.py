@@ -14,7 +14,7 @@ from hydra_ray.generate.parsing import (
     parse_answer,
 )
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Generation, Token
+from hydra_ray.rows import Generation, Token
 
 MOVIES, NEWS, RATINGS, HEADLINES = TASKS["LaMP_2M"], TASKS["LaMP_2N"], TASKS["LaMP_3"], TASKS["LaMP_4"]
 CLOSED = [task for task in TASKS.values() if task.is_closed]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.errors import ConfigError, ModelError
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.forms import ABOUT_USER, NO_INPUT, SUMMARY_INSTRUCTION
 from hydra_ray.generate.prompts import (
     PROFILE_TOKENS,
@@ -19,7 +19,7 @@ from hydra_ray.generate.prompts import (
 )
 from hydra_ray.lamp.reading import read_samples
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Message, Record
+from hydra_ray.rows import Message, Record
 
 INSTRUCTION = "Which topic is this? Answer with its name."
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hydra_ray.config import RunConfig, Task, check_config
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.users import ingest, input_fingerprint
-from hydra_ray.records import User, arrow_schema, from_table
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.rows import User, arrow_schema, from_table
+from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage import read_part
 
 NUM_BUCKETS = 16

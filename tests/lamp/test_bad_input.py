@@ -12,7 +12,7 @@ from hydra_ray import storage
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.fields import MAX_REASON_CHARACTERS
 from hydra_ray.lamp.users import ingest
-from hydra_ray.records import Rejected, User, arrow_schema, from_table
+from hydra_ray.rows import Rejected, User, arrow_schema, from_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
 TEACHER = {**user_row("teacher"), "is_new": False}

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from hydra_ray.lamp.leaks import is_leaking
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Query, Record, User
+from hydra_ray.rows import Query, Record, User
 
 texts = st.sampled_from(["", "a", "A ", " a\n", "a  b", "A\tb", "ab", "c"])
 

@@ -10,7 +10,7 @@ from hydra_ray.errors import InputError
 from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.reading import Sample
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Query, Record, Rejected, User
+from hydra_ray.rows import Query, Record, Rejected, User
 
 ROW = {
     "user_id": "ann",

@@ -6,7 +6,7 @@ import pytest
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.reading import Sample, read_samples, read_targets
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Rejected
+from hydra_ray.rows import Rejected
 
 
 def test_samples_agree_with_a_plain_json_reader(tags, write_split, sample_of):

@@ -12,9 +12,9 @@ from hydra_ray import storage
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.lamp.leaks import LEAK
 from hydra_ray.lamp.users import ingest, input_fingerprint
-from hydra_ray.records import Rejected, User, arrow_schema, from_table
-from hydra_ray.roots import bucket_key_of, pseudonym, receipt_location, root_key
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.rows import Rejected, User, arrow_schema, from_table
+from hydra_ray.runs.root import bucket_key_of, pseudonym, receipt_location, root_key
+from hydra_ray.runs.stage import Stage, bucket_of
 
 
 def _rows(stage: Stage, table: str, row_type: type):

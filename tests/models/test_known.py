@@ -17,8 +17,8 @@ from hydra_ray.config import RunConfig
 from hydra_ray.forget.artefacts import Kind, artefacts
 from hydra_ray.models import model_identity, resolve_model
 from hydra_ray.models.known import MODELS
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 
 FORMER_COMMIT = "c9ded34"
 """The last one whose fingerprints said of a folder its files' sizes, and of a model of the hub its name."""
@@ -60,7 +60,7 @@ import sys
 import pytest, in_process
 from builders import run_config
 from hydra_ray.config import RunConfig
-from hydra_ray.pipeline import personalize
+from hydra_ray.stages.run import personalize
 with pytest.MonkeyPatch.context() as patch:
     in_process.install(patch)
     personalize(RunConfig.model_validate_json(sys.argv[1]))

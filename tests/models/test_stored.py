@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.models import model_identity, open_model, resolve_model, stored, weight_bytes
-from hydra_ray.s3_store import S3Store
+from hydra_ray.storage.s3 import S3Store
 
 MEGABYTE = 1 << 20
 _SMALL_BYTES = 1000
@@ -277,8 +277,8 @@ def test_what_is_no_model_in_the_store_is_said(s3_root, node, tmp_path):
 
 
 def test_a_store_that_does_not_answer_is_an_error_of_the_model(s3, uploaded, node, monkeypatch):
-    monkeypatch.setattr("hydra_ray.s3_store._ATTEMPTS", 2)
-    monkeypatch.setattr("hydra_ray.s3_store._connected", S3Store)
+    monkeypatch.setattr("hydra_ray.storage.s3._ATTEMPTS", 2)
+    monkeypatch.setattr("hydra_ray.storage.s3._connected", S3Store)
     s3.disturb(*[Fault.SLOW_DOWN] * 400)
     with pytest.raises(ModelError, match="cannot be brought here"):
         resolve_model(uploaded.location)

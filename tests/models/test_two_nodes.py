@@ -14,7 +14,7 @@ from fault_s3 import Fault, FaultyS3
 from hydra_ray import storage
 from hydra_ray.models import resolve_model, weight_bytes
 from hydra_ray.models.content import model_files, names_below
-from hydra_ray.pipeline import personalize
+from hydra_ray.stages.run import personalize
 
 pytestmark = [
     pytest.mark.ray,

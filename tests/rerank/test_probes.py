@@ -3,11 +3,11 @@ from dataclasses import replace
 from builders import completion, run_config, user
 
 from hydra_ray.config import RunConfig
-from hydra_ray.generate.fake_engine import fake_tokenizer
+from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Asked, ProbedUser, Request, User
 from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
 from hydra_ray.retrieve.ranking import rank_queries
+from hydra_ray.rows import Asked, ProbedUser, Request, User
 
 TASK = TASKS["planted"]
 CONFIG = run_config()

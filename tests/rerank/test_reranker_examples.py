@@ -4,9 +4,9 @@ import pytest
 from builders import answer, run_config, user
 
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Probe, ProbedQuery, ProbedUser, User
-from hydra_ray.rerank.examples import plain_names, reranker_examples, select_records
+from hydra_ray.rerank.reranker_examples import plain_names, reranker_examples, select_records
 from hydra_ray.retrieve.ranking import rank_queries
+from hydra_ray.rows import Probe, ProbedQuery, ProbedUser, User
 
 CONFIG = run_config()
 TASK = TASKS["planted"]

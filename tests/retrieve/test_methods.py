@@ -12,11 +12,11 @@ from sklearn.metrics.pairwise import cosine_similarity
 from hydra_ray.config import ProbesConfig, RetrieveConfig, check_config
 from hydra_ray.errors import ConfigError
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.lamp.words import words
-from hydra_ray.records import User
+from hydra_ray.lamp.tokens import words
 from hydra_ray.retrieve.dense import encode_ahead
 from hydra_ray.retrieve.methods import score_records
 from hydra_ray.retrieve.ranking import rank_queries
+from hydra_ray.rows import User
 
 METHODS = get_args(RetrieveConfig.model_fields["method"].annotation)
 PROBES = ProbesConfig(num_records=4, num_pseudo_queries=6)

@@ -11,10 +11,10 @@ from rank_bm25 import BM25Okapi
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.lamp.words import words
-from hydra_ray.records import ProbedQuery, ProbedUser
+from hydra_ray.lamp.tokens import words
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.ranking import choose_pseudo_queries, eligible_positions, rank, rank_queries, restore_queries
+from hydra_ray.rows import ProbedQuery, ProbedUser
 
 TASK = TASKS["planted"]
 PROBES = ProbesConfig(num_records=3, num_pseudo_queries=5)

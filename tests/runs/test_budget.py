@@ -6,12 +6,12 @@ import in_process
 import pytest
 from builders import run_config
 
-from hydra_ray.budget import Spending, committed_counters, require_within, spending_of
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import BudgetError
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.stages import Stage
+from hydra_ray.runs.budget import Spending, committed_counters, require_within, spending_of
+from hydra_ray.runs.stage import Stage
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 from hydra_ray.storage import write_part
 
 COUNTERS = {"asked_tokens": 1000.0, "generator_seconds": 1800.0, "cost": 0.25, "prompt_tokens": 5000.0}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from hydra_ray import lease as leases
 from hydra_ray import storage
-from hydra_ray.lease import Pace, claim, lease, live_owners, root_lease
-from hydra_ray.stages import Stage
+from hydra_ray.runs import lease as leases
+from hydra_ray.runs.lease import Pace, claim, lease, live_owners, root_lease
+from hydra_ray.runs.stage import Stage
 
 QUICK = Pace(beat_seconds=0.02, poll_seconds=0.01, patience_seconds=3)
 HASTY = replace(QUICK, patience_seconds=0.1)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hydra_ray.logs import JsonLines, at_work, work_names
+from hydra_ray.runs.logs import JsonLines, at_work, work_names
 
-DEMO = str(Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml")
+DEMO = str(Path(__file__).parents[2] / "jobs" / "configs" / "demo.yaml")
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from hydra_ray.config import PlacementConfig
-from hydra_ray.generate import vllm_engine
-from hydra_ray.placement import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
+from hydra_ray.generate.engines import vllm
+from hydra_ray.runs.resources import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
 
 KINDS = {"generator": generator_bundle, "train": train_bundle, "step": step_bundle}
 
@@ -69,5 +69,5 @@ def test_what_cannot_be_reserved_is_refused(setting: dict[str, object], message:
 
 @pytest.mark.parametrize(("gpus", "ranks", "backend"), [(0.5, 1, None), (1, 1, None), (4, 4, "mp")])
 def test_tensor_parallel_ranks_are_processes_on_the_node_of_their_bundle(gpus: float, ranks: int, backend: str | None):
-    settings = vllm_engine._gpu_settings(PlacementConfig(generator_gpus=gpus))
+    settings = vllm._gpu_settings(PlacementConfig(generator_gpus=gpus))
     assert (settings["tensor_parallel_size"], settings["distributed_executor_backend"]) == (ranks, backend)

@@ -4,7 +4,7 @@ from pathlib import Path
 from builders import run_config
 
 from hydra_ray import storage
-from hydra_ray.roots import (
+from hydra_ray.runs.root import (
     bucket_key_name,
     bucket_key_of,
     forgetting,

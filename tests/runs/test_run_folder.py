@@ -9,9 +9,9 @@ from builders import run_config
 
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError, HydraError, InputError
-from hydra_ray.plan import Plan, plan_run
+from hydra_ray.runs.run_folder import read_config, record_stages
+from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.storage import write_json
-from hydra_ray.teacher import read_config, record_stages
 
 FROZEN = {"reranker.base", "adapter.labeller", "adapter.base"}
 

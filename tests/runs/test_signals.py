@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from hydra_ray import cli
-from hydra_ray.stopping import Stopped, call_aside, defers_stop, own_handlers, require_not_stopped, stops_gracefully
+from hydra_ray.runs.signals import Stopped, call_aside, defers_stop, own_handlers, require_not_stopped, stops_gracefully
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -60,7 +60,7 @@ def test_an_error_is_not_hidden_by_a_stop_that_waits():
 @pytest.mark.parametrize("number", STATUS)
 def test_the_second_signal_ends_the_program_at_once(number: signal.Signals):
     code = (
-        "import os, sys\nfrom hydra_ray.stopping import Stopped, stops_gracefully\n"
+        "import os, sys\nfrom hydra_ray.runs.signals import Stopped, stops_gracefully\n"
         "with stops_gracefully():\n"
         f"    try:\n        os.kill(os.getpid(), {number})\n"
         f"    except Stopped:\n        print('first', flush=True); os.kill(os.getpid(), {number}); print('went on')\n"

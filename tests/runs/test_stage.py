@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hydra_ray import storage
 from hydra_ray.config import ProbesConfig
 from hydra_ray.errors import StorageError
-from hydra_ray.stages import Stage, bucket_of, fingerprint
+from hydra_ray.runs.stage import Stage, bucket_of, fingerprint
 
 SETTINGS = {"probes": ProbesConfig(), "seed": 1}
 
@@ -38,7 +38,7 @@ def test_a_fingerprint_does_not_depend_on_order_of_settings_or_process():
     expected = fingerprint("probes", 1, SETTINGS, ["ä"])
     assert fingerprint("probes", 1, dict(reversed(SETTINGS.items())), ["ä"]) == expected
     code = (
-        "from hydra_ray.config import ProbesConfig; from hydra_ray.stages import fingerprint; "
+        "from hydra_ray.config import ProbesConfig; from hydra_ray.runs.stage import fingerprint; "
         "print(fingerprint('probes', 1, {'probes': ProbesConfig(), 'seed': 1}, ['ä']))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout

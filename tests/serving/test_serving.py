@@ -18,12 +18,12 @@ from hydra_ray.adapt.answers import Scored
 from hydra_ray.cli import main
 from hydra_ray.errors import InputError
 from hydra_ray.generate.parsing import failed_answer
-from hydra_ray.parts import scored_users
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.records import Probe, Record, User, from_table
+from hydra_ray.rows import Probe, Record, User, from_table
 from hydra_ray.serving.export import export_run
 from hydra_ray.serving.scorer import ServedScorer, load_scorer
+from hydra_ray.stages.parts import scored_users
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_json, read_part
 
 pytestmark = [
@@ -38,7 +38,7 @@ WORDS = ("old", "slow", "summer", "night", "city", "river", "quiet", "letter")
 def exactly() -> Iterator[None]:
     """Encoders compute in float32: in bfloat16 a vector depends visibly on the texts beside it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hydra_ray.scorer.encoder.has_fast_bfloat16", lambda _: False)
+        patch.setattr("hydra_ray.scorer.base.encoder.has_fast_bfloat16", lambda _: False)
         yield
 
 

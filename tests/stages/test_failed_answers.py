@@ -7,11 +7,11 @@ from builders import Rows, completion, examples_of, rows_of, run_config, user
 
 from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.config import Task
-from hydra_ray.evaluate.judged import judge_users
+from hydra_ray.evaluate.evaluation_data import judge_users
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import CandidateScore, Completion, GateOutcome, Request, ScoredGroup, ScoredUser, UserExamples
-from hydra_ray.rerank.examples import reranker_examples
+from hydra_ray.rerank.reranker_examples import reranker_examples
+from hydra_ray.rows import CandidateScore, Completion, GateOutcome, Request, ScoredGroup, ScoredUser, UserExamples
 
 FILTERED = "comedy zzfiltered"
 TASKS_OF_BOTH_KINDS = [TASKS["planted"], TASKS["LaMP_4"]]

@@ -14,10 +14,10 @@ import pytest
 from hydra_ray.config import RunConfig, load_config
 from hydra_ray.models import model_identity
 from hydra_ray.models.known import KnownModel, RunModels, UsedModel
-from hydra_ray.plan import plan_run
+from hydra_ray.stages.plan import plan_run
 
 PINNED = Path(__file__).with_name("fingerprints.json")
-CONFIGS = Path(__file__).parent.parent / "jobs" / "configs"
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "\nrun: " in path.read_text(encoding="utf-8"))
 
 
@@ -25,9 +25,9 @@ def fingerprints(name: str) -> dict[str, str]:
     """Fingerprint by stage, of a root, a root's key, input files and models from elsewhere that are always the same."""
     config = load_config(CONFIGS / f"{name}.yaml", ["storage.root=/pinned"])
     with (
-        mock.patch("hydra_ray.plan.bucket_key_name", return_value="key"),
-        mock.patch("hydra_ray.plan.input_fingerprint", return_value=["input"]),
-        mock.patch("hydra_ray.plan.models_of", _models),
+        mock.patch("hydra_ray.stages.plan.bucket_key_name", return_value="key"),
+        mock.patch("hydra_ray.stages.plan.input_fingerprint", return_value=["input"]),
+        mock.patch("hydra_ray.stages.plan.models_of", _models),
     ):
         plan = plan_run(config)
     return {stage.name: stage.fingerprint for stage in plan.stages()} | {"completions": plan.completions.name}

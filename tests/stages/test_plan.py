@@ -7,8 +7,8 @@ from model_files import write_model
 from hydra_ray import storage
 from hydra_ray.config import STAGE_NAMES, RunConfig
 from hydra_ray.errors import ConfigError
-from hydra_ray.plan import plan_run
-from hydra_ray.roots import receipt_location, root_key
+from hydra_ray.runs.root import receipt_location, root_key
+from hydra_ray.stages.plan import plan_run
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:

@@ -11,10 +11,10 @@ from builders import Rows, examples_of, rows_of, run_config, user
 
 from hydra_ray.config import Task
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.records import Request, User, UserExamples, to_table
-from hydra_ray.rerank.examples import reranker_examples
-from hydra_ray.scorer.features import FeaturePart, FeatureWriter, features_table, read_features
-from hydra_ray.stages import Stage
+from hydra_ray.rerank.reranker_examples import reranker_examples
+from hydra_ray.rows import Request, User, UserExamples, to_table
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.features import FeaturePart, FeatureWriter, features_table, read_features
 from hydra_ray.storage import write_part
 
 CONFIG = run_config()
@@ -71,7 +71,7 @@ def base(monkeypatch: pytest.MonkeyPatch):
         )
         return model, description
 
-    monkeypatch.setattr("hydra_ray.scorer.base.load_base", load)
+    monkeypatch.setattr("hydra_ray.scorer.base.model.load_base", load)
 
 
 def feature_parts(folder: Path, examples: list[UserExamples], *, is_graded: bool) -> list[FeaturePart]:

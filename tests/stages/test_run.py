@@ -13,17 +13,17 @@ from builders import run_config
 from bytes_below import mentions
 from ended_commands import end_when
 
-from hydra_ray.addition import added_config
+from hydra_ray.commands.fit_users import added_config
+from hydra_ray.commands.status import status_lines
 from hydra_ray.config import STAGE_NAMES, RunConfig
 from hydra_ray.evaluate.systems import SYSTEMS
 from hydra_ray.forget.artefacts import Kind, artefacts
 from hydra_ray.forget.removal import forget_users
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.records import ScoredUser, arrow_schema, from_table
-from hydra_ray.scorer.store import heads_table, scores_table
-from hydra_ray.stages import Stage
-from hydra_ray.status import status_lines
+from hydra_ray.rows import ScoredUser, arrow_schema, from_table
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.store import heads_table, scores_table
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part
 
 NUM_FOLDS = 3

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hydra_ray import s3_store, storage, stores
+from hydra_ray import storage
 from hydra_ray.config import RunConfig, StorageConfig, check_settings
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
+from hydra_ray.storage import locations, s3
 
 Place = Callable[[str], str]
 
@@ -345,7 +346,7 @@ def test_an_endpoint_with_credentials_or_without_a_scheme_is_refused_without_rep
 
 
 def test_a_submitted_job_that_tells_where_the_store_is_is_not_told_again(monkeypatch: pytest.MonkeyPatch):
-    from hydra_ray.stream import _storage_environment
+    from hydra_ray.engine.ray_data import _storage_environment
 
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio:9000")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
@@ -388,7 +389,7 @@ def test_a_store_that_cannot_be_used_is_told_by_location_and_endpoint_in_the_end
 ):
     with pytest.raises(StorageError, match=rf"s3://nobucket/x at {s3.endpoint}.*Check the bucket"):
         storage.write_bytes("s3://nobucket/x", b"")
-    monkeypatch.setattr(s3_store, "_ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     for use in (storage.exists, storage.read_bytes, lambda location: storage.write_bytes(location, b"")):
         with pytest.raises(StorageError, match=r"s3://hydra-ray/x|hydra-ray"):
@@ -404,18 +405,18 @@ def test_a_full_store_is_an_error_that_names_the_file(s3: FaultyS3, s3_root: str
 
 
 def test_the_configured_store_reaches_this_process_and_its_workers(monkeypatch: pytest.MonkeyPatch):
-    for name in (*s3_store.ENDPOINTS, *s3_store.REGIONS):
+    for name in (*s3.ENDPOINTS, *s3.REGIONS):
         monkeypatch.setenv(name, "")  # so that it is restored, whatever is set meanwhile
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     config = StorageConfig(root="s3://bucket/x", endpoint="http://minio:9000", region="eu-west-1")
-    stores.reach(StorageConfig(root="/x"))
-    assert stores.worker_environment() == {}
-    stores.reach(config)
-    stores.reach(config)
-    assert stores.worker_environment() == {"AWS_ENDPOINT_URL_S3": "http://minio:9000", "AWS_REGION": "eu-west-1"}
+    locations.reach(StorageConfig(root="/x"))
+    assert locations.worker_environment() == {}
+    locations.reach(config)
+    locations.reach(config)
+    assert locations.worker_environment() == {"AWS_ENDPOINT_URL_S3": "http://minio:9000", "AWS_REGION": "eu-west-1"}
     with pytest.raises(ConfigError, match=r"storage\.region is 'us-east-1', but AWS_REGION"):
-        stores.reach(config.model_copy(update={"region": "us-east-1"}))
+        locations.reach(config.model_copy(update={"region": "us-east-1"}))
 
 
 @examples(max_examples=20)

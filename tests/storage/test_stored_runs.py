@@ -22,12 +22,12 @@ from hydra_ray.cli import main
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import DamagedError, StorageError
 from hydra_ray.forget.removal import forget_users
-from hydra_ray.generate.fake_engine import FakeEngine
-from hydra_ray.lease import lease, run_lease
-from hydra_ray.pipeline import personalize
-from hydra_ray.plan import Plan, plan_run
-from hydra_ray.records import User, arrow_schema, from_table
-from hydra_ray.stages import LEASE
+from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.rows import User, arrow_schema, from_table
+from hydra_ray.runs.lease import lease, run_lease
+from hydra_ray.runs.stage import LEASE
+from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.run import personalize
 
 # Third parties: what imports Ray uses what others have deprecated.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -65,7 +65,8 @@ def kill_at(patch: pytest.MonkeyPatch, fragment: str, error: BaseException) -> N
             raise error
         return write(location)
 
-    patch.setattr(storage, "open_output", failing)
+    for module in (storage, storage.files):
+        patch.setattr(module, "open_output", failing)
 
 
 def predictions(plan: Plan) -> bytes:

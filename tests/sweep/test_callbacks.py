@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tensorboardX import event_file_writer
 
-from hydra_ray.stopping import Stopped, stops_gracefully
+from hydra_ray.runs.signals import Stopped, stops_gracefully
 from hydra_ray.sweep.callbacks import EventWriter
 
 

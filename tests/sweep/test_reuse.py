@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from builders import run_config
 
-from hydra_ray.plan import plan_run
+from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, SweepConfig
 from hydra_ray.sweep.reuse import Trial, make_trial, stage_bounds, stage_uses
 from hydra_ray.sweep.space import grid_points

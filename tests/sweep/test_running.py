@@ -6,7 +6,7 @@ import pytest
 from builders import run_config
 
 from hydra_ray.errors import ConfigError
-from hydra_ray.plan import plan_run
+from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, SweepConfig, require_root
 from hydra_ray.sweep.ledger import Ledger
 from hydra_ray.sweep.reuse import stages_until

@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 import pytest
 
 from hydra_ray.sweep.config import Range, Sweep, SweepConfig
-from hydra_ray.sweep.page import render_sweep_page
-from hydra_ray.sweep.plots import importance_plot, parallel_plot
 from hydra_ray.sweep.results import Outcome, Results, gather
 from hydra_ray.sweep.reuse import StageUse
+from hydra_ray.sweep.sweep_page import render_sweep_page
+from hydra_ray.sweep.sweep_plots import importance_plot, parallel_plot
 from hydra_ray.sweep.trial import Worth
 
 SPACE = {"probes.num_records": [4, 6], "adapter.heads.prior_scale": {"low": 0.1, "high": 10.0, "log": True}}

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.config import PlacementConfig, ReportConfig
+from hydra_ray.sweep.ray_tune_search import num_fitting
 from hydra_ray.sweep.trial import best_system_quality
-from hydra_ray.sweep.tuning import num_fitting
 
 QUALITIES = st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=2, max_size=8)
 BOOTSTRAP = ReportConfig(num_resamples=200)

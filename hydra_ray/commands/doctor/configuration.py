@@ -9,21 +9,21 @@ from pydantic import ValidationError
 from hydra_ray.api import configured
 from hydra_ray.cluster.fit import placement_findings
 from hydra_ray.cluster.nodes import NodeType
+from hydra_ray.commands.doctor.endpoint import endpoint_findings
+from hydra_ray.commands.doctor.machine import Machine, broken_torch
+from hydra_ray.commands.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
+from hydra_ray.commands.doctor.model_files import ModelDescription
+from hydra_ray.commands.doctor.models import encoder_findings, generator_finding
+from hydra_ray.commands.doctor.packages import missing_packages, package_versions
+from hydra_ray.commands.doctor.room import disks_of, needs_of, room_findings, storage_finding
+from hydra_ray.commands.doctor.users import SeenUsers, users_finding
 from hydra_ray.config import RunConfig, Task, load_config, read_settings
-from hydra_ray.connecting import ADDRESS, require_cluster_address
-from hydra_ray.doctor.endpoint import endpoint_findings
-from hydra_ray.doctor.machine import Machine, broken_torch
-from hydra_ray.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
-from hydra_ray.doctor.model_files import ModelDescription
-from hydra_ray.doctor.models import encoder_findings, generator_finding
-from hydra_ray.doctor.packages import missing_packages, package_versions
-from hydra_ray.doctor.room import disks_of, needs_of, room_findings, storage_finding
-from hydra_ray.doctor.users import SeenUsers, users_finding
+from hydra_ray.engine.connecting import ADDRESS, require_cluster_address
 from hydra_ray.errors import ClusterError, HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.stores import reach
-from hydra_ray.teacher import read_teacher
+from hydra_ray.runs.run_folder import read_teacher
+from hydra_ray.storage.locations import reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def _is_sweep(path: str) -> bool:
 
 
 def _examine_models(config: RunConfig, task: Task) -> tuple[list[Finding], _Models]:
-    from hydra_ray.generate.vllm_engine import supports_architecture
+    from hydra_ray.generate.engines.vllm import supports_architecture
 
     try:
         about_generator, generator = generator_finding(config, task, supports_architecture)

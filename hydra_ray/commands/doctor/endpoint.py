@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import EndpointError
 from hydra_ray.findings import Finding, problem
-from hydra_ray.records import Message, Request
+from hydra_ray.rows import Message, Request
 
 _CONNECT_SECONDS = 5.0
 _CALL_SECONDS = 60.0
@@ -104,7 +104,7 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
     import openai
 
     from hydra_ray.generate.calls import call_arguments, read_answers
-    from hydra_ray.generate.openai_engine import key_of
+    from hydra_ray.generate.engines.openai import key_of
 
     is_constrained = generator.is_constrained and api.has_structured_outputs
     arguments = call_arguments(_SMALLEST, api, range(1), is_constrained=is_constrained)

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator, Sequence
 
-from hydra_ray.doctor.machine import machine_findings, this_machine
-from hydra_ray.doctor.packages import package_findings
+from hydra_ray.commands.doctor.machine import machine_findings, this_machine
+from hydra_ray.commands.doctor.packages import package_findings
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.findings import Finding, problem
 from hydra_ray.models import model_identity
@@ -33,7 +33,7 @@ def examine(subjects: Sequence[str] = (), *, is_called: bool = False) -> list[Fi
             "(section.key=value), or models, or nothing"
         )
     if files:
-        from hydra_ray.doctor.configuration import examine_configuration
+        from hydra_ray.commands.doctor.configuration import examine_configuration
 
         return examine_configuration(files[0], settings, this_machine(), is_called=is_called)
     return [*machine_findings(this_machine()), *package_findings(), *_models([*DEMO_MODELS, *models])]

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hydra_ray.commands.doctor.machine import GIGABYTE, Gpu, Machine, gigabytes
 from hydra_ray.config import PlacementConfig, RunConfig
-from hydra_ray.doctor.machine import GIGABYTE, Gpu, Machine, gigabytes
 from hydra_ray.findings import Finding, problem
 
 if TYPE_CHECKING:
-    from hydra_ray.doctor.model_files import ModelDescription
+    from hydra_ray.commands.doctor.model_files import ModelDescription
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GPU_ALLOWANCE_BYTES = 2 * GIGABYTE

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hydra_ray.commands.doctor.machine import gigabytes
+from hydra_ray.commands.doctor.model_files import ModelDescription, describe_model
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.doctor.machine import gigabytes
-from hydra_ray.doctor.model_files import ModelDescription, describe_model
 from hydra_ray.errors import ConfigError, HydraError, ModelError
 from hydra_ray.findings import Finding, unusable
 from hydra_ray.models import model_identity
@@ -116,8 +116,8 @@ def _require_context(found: ModelDescription, wanted: int) -> None:
 
 def _require_prompts(config: RunConfig, task: Task, found: ModelDescription) -> None:
     """The very functions that a run uses: a chat template, room for the instruction, and for the longest label."""
+    from hydra_ray.generate.engines.vllm import require_labels_fit
     from hydra_ray.generate.prompts import fit_messages
-    from hydra_ray.generate.vllm_engine import require_labels_fit
 
     fit_messages(task, (), "a query", found.tokenizer, config.generator)
     if config.generator.engine == "vllm":
@@ -125,7 +125,7 @@ def _require_prompts(config: RunConfig, task: Task, found: ModelDescription) -> 
 
 
 def _require_encoder(found: ModelDescription, uses: Sequence[Use]) -> None:
-    from hydra_ray.scorer.encoder import require_length
+    from hydra_ray.scorer.base.encoder import require_length
 
     if found.architecture.endswith(WRITES) or found.config.is_encoder_decoder:
         raise ModelError(

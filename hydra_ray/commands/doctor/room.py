@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_ray import storage
+from hydra_ray.commands.doctor.machine import GIGABYTE, Disk, disk_of, gigabytes
+from hydra_ray.commands.doctor.model_files import ModelDescription
+from hydra_ray.commands.doctor.users import SeenUsers, num_requests
 from hydra_ray.config import RunConfig
-from hydra_ray.doctor.machine import GIGABYTE, Disk, disk_of, gigabytes
-from hydra_ray.doctor.model_files import ModelDescription
-from hydra_ray.doctor.users import SeenUsers, num_requests
 from hydra_ray.errors import HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.forecast.disk import run_bytes

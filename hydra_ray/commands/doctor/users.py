@@ -15,9 +15,9 @@ from hydra_ray.lamp.own import read_own
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, planted_id
 from hydra_ray.lamp.reading import Sample, questions_location, read_samples, read_targets, user_id_of
 from hydra_ray.lamp.users import in_fold, rejected_sample, require_planted, splits_of
-from hydra_ray.records import Rejected, to_dict
-from hydra_ray.roots import KEY
-from hydra_ray.stages import bucket_of
+from hydra_ray.rows import Rejected, to_dict
+from hydra_ray.runs.root import KEY
+from hydra_ray.runs.stage import bucket_of
 
 MAX_ROWS = 200
 """Rows of each file that are read."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from hydra_ray.connecting import ADDRESS, TOKEN_HELP, send_token
+from hydra_ray.commands.submit.job import Job, job_environment
+from hydra_ray.engine.connecting import ADDRESS, TOKEN_HELP, send_token
 from hydra_ray.errors import ClusterError
-from hydra_ray.submit.job import Job, job_environment
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

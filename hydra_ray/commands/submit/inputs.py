@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
-from hydra_ray.stores import require_supported
+from hydra_ray.storage.locations import require_supported
 
 _SPLITS = ("train_split", "new_split")
 _LAMP_FILES = ("questions", "outputs")

@@ -11,14 +11,14 @@ import yaml
 
 from hydra_ray import storage
 from hydra_ray.cluster.versions import source_digest
+from hydra_ray.commands.submit.inputs import Placed, place_files, place_folder
 from hydra_ray.config import StorageConfig, check_config, check_settings, load_config
-from hydra_ray.connecting import SUBMITTED_AS
+from hydra_ray.engine.connecting import SUBMITTED_AS
 from hydra_ray.errors import ConfigError
-from hydra_ray.logs import FORMAT_VARIABLE
 from hydra_ray.models import open_model
+from hydra_ray.runs.logs import FORMAT_VARIABLE
 from hydra_ray.shipped import find_configuration
-from hydra_ray.stores import reach, require_supported
-from hydra_ray.submit.inputs import Placed, place_files, place_folder
+from hydra_ray.storage.locations import reach, require_supported
 from hydra_ray.sweep.config import load_sweep, require_root
 
 CLIENT_SOURCE = "HYDRA_CLIENT_SOURCE"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.prompts import count_prompt_tokens
-from hydra_ray.records import Completion, Generation, Request
+from hydra_ray.rows import Completion, Generation, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

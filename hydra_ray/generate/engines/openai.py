@@ -28,7 +28,7 @@ from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.limits import Turns
 from hydra_ray.generate.patience import Breaker, pause_seconds
-from hydra_ray.records import Completion, Generation, Request
+from hydra_ray.rows import Completion, Generation, Request
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

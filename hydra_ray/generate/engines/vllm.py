@@ -22,7 +22,7 @@ from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.prompts import render_prompt
 from hydra_ray.models import load_tokenizer, resolve_model
-from hydra_ray.records import Completion, Generation, Request, Token
+from hydra_ray.rows import Completion, Generation, Request, Token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

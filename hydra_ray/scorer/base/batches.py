@@ -7,9 +7,9 @@ import numpy as np
 
 from hydra_ray import storage
 from hydra_ray.config import BaseConfig
-from hydra_ray.records import Group, UserExamples, arrow_schema, from_dict
-from hydra_ray.scorer.features import is_holdout, is_new_in
-from hydra_ray.scorer.heads import target_distribution
+from hydra_ray.rows import Group, UserExamples, arrow_schema, from_dict
+from hydra_ray.scorer.linear.groups import target_distribution
+from hydra_ray.scorer.splits import is_holdout, is_new_in
 from hydra_ray.seeds import rng_of
 
 WINDOW_BATCHES = 32

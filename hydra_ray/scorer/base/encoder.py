@@ -13,7 +13,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, Pr
 
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.models import refuse_own_code, resolve_model
-from hydra_ray.scorer.trunk import LowerLayers, Text
+from hydra_ray.scorer.base.layer_cache import LowerLayers, Text
 
 BATCH_TOKENS = 4096
 """Tokens, padding included, that the encoder sees at once."""

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel
 
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError, DamagedError
-from hydra_ray.scorer.encoder import distinct, load_encoder, pool, require_length
-from hydra_ray.scorer.shape import DESCRIPTION, BaseShape
-from hydra_ray.scorer.trunk import LowerLayers, Trunk, layers_of, num_equal_layers
+from hydra_ray.scorer.base.encoder import distinct, load_encoder, pool, require_length
+from hydra_ray.scorer.base.layer_cache import LowerLayers, Trunk, layers_of, num_equal_layers
+from hydra_ray.scorer.base.spec import DESCRIPTION, BaseShape
 
 _PROJECTION = "projection.safetensors"
 

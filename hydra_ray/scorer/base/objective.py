@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from hydra_ray.config import BaseConfig
-from hydra_ray.records import Candidate
-from hydra_ray.scorer.base import Base
-from hydra_ray.scorer.heads import GroupTable, starts_of
-from hydra_ray.scorer.lessons import Lesson
-from hydra_ray.scorer.population import within_group_scales
-from hydra_ray.scorer.shared import NUM_USER_FOLDS, Widths, fit_shared_heads
+from hydra_ray.rows import Candidate
+from hydra_ray.scorer.base.batches import Lesson
+from hydra_ray.scorer.base.model import Base
+from hydra_ray.scorer.linear.groups import GroupTable, starts_of
+from hydra_ray.scorer.linear.prior import within_group_scales
+from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS, Widths, fit_shared_heads
 
 CODE_WIDTH = 8
 CODE_LEARNING_RATE = 0.02

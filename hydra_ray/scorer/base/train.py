@@ -8,50 +8,21 @@ the loss of users who were held out by more than one standard error.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import BaseConfig, PlacementConfig
+from hydra_ray.engine.worker_errors import reason_of
 from hydra_ray.errors import TrainingError
 from hydra_ray.extras import is_installed
-from hydra_ray.placement import train_bundle
-from hydra_ray.scorer.shape import DESCRIPTION, BaseShape, Interaction, base_name_of
-from hydra_ray.stages import Stage
-from hydra_ray.stopping import call_aside
-from hydra_ray.worker_errors import reason_of
+from hydra_ray.runs.resources import train_bundle
+from hydra_ray.runs.signals import call_aside
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.base.spec import BaseShape, Interaction, base_name_of
+from hydra_ray.scorer.base.task import TrainingTask
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingTask:
-    """What a training worker is told."""
-
-    locations: tuple[str, ...]
-    """Parts of the examples table."""
-    destination: str
-    """Folder of the finished base."""
-    config: BaseConfig
-    shape: BaseShape
-    placement: PlacementConfig
-    fold: int | None
-    """Of a cross-fitted run, whose new users teach nothing; None where all training users teach."""
-    is_graded: bool
-    """Whether candidates that are not the best of their group have a part in what is learned."""
-
-    @property
-    def description(self) -> str:
-        """Location of the base's description, which is written last."""
-        return storage.join(self.destination, DESCRIPTION)
-
-    def is_done(self) -> bool:
-        """Whether the base has been stored."""
-        return storage.exists(self.description)
-
-    def training(self) -> dict[str, Any]:
-        """How the training went, as the stored base describes it."""
-        return storage.read_json(self.description)["training"]
 
 
 def train_bases(
@@ -120,13 +91,13 @@ def _run_untrained(task: TrainingTask) -> None:
 
 
 def _write_untrained(task: TrainingTask) -> None:
-    from hydra_ray.scorer.worker import write_untrained
+    from hydra_ray.scorer.base.train_worker import write_untrained
 
     write_untrained(task)
 
 
 def _train(settings: dict[str, list[TrainingTask]]) -> None:
-    from hydra_ray.scorer.worker import train  # what it imports must not be imported by the driver
+    from hydra_ray.scorer.base.train_worker import train  # what it imports must not be imported by the driver
 
     train(settings["tasks"])
 

@@ -17,8 +17,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 
 from hydra_ray.config import PlacementConfig
-from hydra_ray.scorer.learner import Learner
-from hydra_ray.scorer.lessons import Lesson
+from hydra_ray.scorer.base.batches import Lesson
+from hydra_ray.scorer.base.objective import Learner
 
 MAX_NORM = 1.0
 """Of all gradients together."""

@@ -22,13 +22,13 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from hydra_ray.models import resolve_model
-from hydra_ray.scorer.base import new_base, write_base
-from hydra_ray.scorer.engines import TrainingEngine, open_engine, prepare_process
-from hydra_ray.scorer.learner import Learner, frozen_table, join_tables, ridge_head, user_losses
-from hydra_ray.scorer.lessons import LessonStream, Survey
-from hydra_ray.scorer.shape import base_name_of
-from hydra_ray.scorer.training import TrainingTask
-from hydra_ray.scorer.trunk import Trunk
+from hydra_ray.scorer.base.batches import LessonStream, Survey
+from hydra_ray.scorer.base.layer_cache import Trunk
+from hydra_ray.scorer.base.model import new_base, write_base
+from hydra_ray.scorer.base.objective import Learner, frozen_table, join_tables, ridge_head, user_losses
+from hydra_ray.scorer.base.spec import base_name_of
+from hydra_ray.scorer.base.task import TrainingTask
+from hydra_ray.scorer.base.train_engines import TrainingEngine, open_engine, prepare_process
 from hydra_ray.seeds import seed_of
 
 _LOG = logging.getLogger(__name__)

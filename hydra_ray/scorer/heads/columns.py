@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray.errors import FeatureError
-from hydra_ray.records import arrow_list
-from hydra_ray.scorer.heads import Floats, Ints, starts_of
+from hydra_ray.rows import arrow_list
+from hydra_ray.scorer.linear.groups import Floats, Ints, starts_of
 
 
 def flat_values(table: pa.Table, name: str) -> np.ndarray:

@@ -13,15 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.records import Group, UserExamples, arrow_list, arrow_schema, from_table
-from hydra_ray.scorer.columns import flat_values, list_lengths, require_finite, rows_of
-from hydra_ray.scorer.heads import TARGET_SHARPNESS, Bools, Floats, GroupTable, Ints, starts_of
-from hydra_ray.scorer.store import BASE_KEY
+from hydra_ray.rows import Group, UserExamples, arrow_list, arrow_schema, from_table
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.columns import flat_values, list_lengths, require_finite, rows_of
+from hydra_ray.scorer.heads.store import BASE_KEY
+from hydra_ray.scorer.linear.groups import TARGET_SHARPNESS, Bools, Floats, GroupTable, Ints, starts_of
+from hydra_ray.scorer.splits import is_holdout, is_new_in
 from hydra_ray.seeds import seed_of
-from hydra_ray.stages import Stage
 
 if TYPE_CHECKING:
-    from hydra_ray.scorer.base import Base
+    from hydra_ray.scorer.base.model import Base
 
 WIDTHS_KEY = b"hydra_ray.widths"
 """Key in the schema metadata: how many of a candidate's features come from the base, and how many are plain."""
@@ -89,7 +90,7 @@ class FeatureWriter:
             base: has the bases `base_names`.
             stage: gets a table of features of each.
         """
-        from hydra_ray.scorer.base import load_base, share_trunk
+        from hydra_ray.scorer.base.model import load_base, share_trunk
 
         self._examples, self._stage = examples, stage
         self._bases = {name: load_base(storage.join(base.folder, name)) for name in base_names}
@@ -146,12 +147,6 @@ def features_table(base_name: str) -> str:
     return f"features/{base_name}"
 
 
-def is_new_in(part: pa.Table, fold: int | None) -> Bools:
-    """Which users of a table with columns `is_new` and `fold` are new in a fold of a cross-fitted run."""
-    is_new_U = part["is_new"].to_numpy().astype(bool)
-    return is_new_U if fold is None else is_new_U | (part["fold"].to_numpy() == fold)
-
-
 def row_group_slices(num_users: int) -> list[slice]:
     """Which of a bucket's users stand in which row group of its tables: nearly as many in each, at least one group."""
     num_groups = max(1, -(-num_users // ROW_GROUP_USERS))
@@ -171,11 +166,6 @@ def read_features(location: str, fold: int, *, is_graded: bool) -> Iterator[Feat
     """
     for table in _tables(location):
         yield _feature_part(table, table.schema.metadata, fold, is_graded)
-
-
-def is_holdout(user_id: str, seed: int, fraction: float) -> bool:
-    """Whether a training user is kept out of base training, to judge it."""
-    return seed_of(seed, "holdout", user_id) < fraction * 2**63
 
 
 def sample_training_users(

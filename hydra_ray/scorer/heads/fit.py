@@ -14,14 +14,14 @@ import numpy as np
 
 from hydra_ray import storage
 from hydra_ray.config import HeadsConfig, PlacementConfig
-from hydra_ray.placement import core_bundle
-from hydra_ray.scorer.configurations import configurations
-from hydra_ray.scorer.job import HeadJob, make_bucket, make_population, make_projected, make_trial
-from hydra_ray.scorer.population import DESCRIPTION
-from hydra_ray.scorer.selection import cohort_losses
-from hydra_ray.scorer.trials import COHORTS
-from hydra_ray.scorer.tuning import run_trials
-from hydra_ray.stages import Stage
+from hydra_ray.runs.resources import core_bundle
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.kinds import configurations
+from hydra_ray.scorer.heads.ray_tune import run_trials
+from hydra_ray.scorer.heads.selection import cohort_losses
+from hydra_ray.scorer.heads.tasks import HeadJob, make_bucket, make_population, make_projected, make_trial
+from hydra_ray.scorer.heads.trials import COHORTS
+from hydra_ray.scorer.linear.prior import DESCRIPTION
 
 _LOG = logging.getLogger(__name__)
 _COHORTS = "cohorts.json"

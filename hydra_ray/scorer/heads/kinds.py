@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_ray.config import HeadsConfig
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints
-from hydra_ray.scorer.newton import Belief, Regression
-from hydra_ray.scorer.population import Population
-from hydra_ray.scorer.projected import ProjectedPart
+from hydra_ray.scorer.heads.projection import ProjectedPart
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints
+from hydra_ray.scorer.linear.newton import Belief, Regression
+from hydra_ray.scorer.linear.prior import Population
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def _fit_paper(
     population: Population,
     kept_FG: Sequence[Bools],
 ) -> tuple[Fit, list[Floats]]:
-    from hydra_ray.scorer.paper import train_networks
+    from hydra_ray.scorer.heads.paper import train_networks
 
     settings = configuration.settings
     codes, *left_out = (
@@ -127,7 +127,7 @@ def _fit_paper(
 
 
 def _paper_scores(configuration: Configuration, inputs_ND: Floats, _: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
-    from hydra_ray.scorer.paper import network_scores
+    from hydra_ray.scorer.heads.paper import network_scores
 
     return network_scores(inputs_ND, user_N, codes_UK, configuration.settings.paper_width)
 

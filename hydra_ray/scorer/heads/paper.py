@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hydra_ray.config import HeadsConfig
-from hydra_ray.scorer.heads import Floats, GroupTable, Ints, padded_rows
+from hydra_ray.scorer.linear.groups import Floats, GroupTable, Ints, padded_rows
 
 SHARED_STEPS = 300
 """Full-batch steps of the shared network."""

@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.records import arrow_list
-from hydra_ray.scorer import features
-from hydra_ray.scorer.columns import flat_values, list_lengths, lists_of, require_finite, rows_of
-from hydra_ray.scorer.features import NAMES, FeaturePart, target_distributions
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, starts_of
-from hydra_ray.scorer.population import Population
-from hydra_ray.scorer.routed import routed_scores
-from hydra_ray.scorer.shared import user_fold
-from hydra_ray.scorer.store import Lineage
+from hydra_ray.rows import arrow_list
+from hydra_ray.scorer.heads import features
+from hydra_ray.scorer.heads.columns import flat_values, list_lengths, lists_of, require_finite, rows_of
+from hydra_ray.scorer.heads.features import NAMES, FeaturePart, target_distributions
+from hydra_ray.scorer.heads.store import Lineage
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, starts_of
+from hydra_ray.scorer.linear.prior import Population
+from hydra_ray.scorer.linear.routed import routed_scores
+from hydra_ray.scorer.linear.shared import user_fold
 from hydra_ray.seeds import seed_of
 
 EVALUATED = -1

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import TrainingError
-from hydra_ray.placement import ONE_CPU, Bundle
+from hydra_ray.runs.resources import ONE_CPU, Bundle
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, float]]
 """What a trial does with its point of the grid, and the line it reports."""

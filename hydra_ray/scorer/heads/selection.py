@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray.errors import HeadMismatchError
-from hydra_ray.records import HEADS, ScoredUser, arrow_schema
-from hydra_ray.scorer.columns import flat_values, list_lengths, lists_of
-from hydra_ray.scorer.configurations import Configuration, Fit
-from hydra_ray.scorer.heads import Bools, Floats, Ints, starts_of
-from hydra_ray.scorer.population import Population
-from hydra_ray.scorer.projected import EVALUATED, ProjectedPart
-from hydra_ray.scorer.store import HEADS_SCHEMA
-from hydra_ray.scorer.trials import COHORTS, TrialPart
+from hydra_ray.rows import HEADS, ScoredUser, arrow_schema
+from hydra_ray.scorer.heads.columns import flat_values, list_lengths, lists_of
+from hydra_ray.scorer.heads.kinds import Configuration, Fit
+from hydra_ray.scorer.heads.projection import EVALUATED, ProjectedPart
+from hydra_ray.scorer.heads.store import HEADS_SCHEMA
+from hydra_ray.scorer.heads.trials import COHORTS, TrialPart
+from hydra_ray.scorer.linear.groups import Bools, Floats, Ints, starts_of
+from hydra_ray.scorer.linear.prior import Population
 
 _MAX_PRECISION = float(np.finfo(np.float16).max)
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from hydra_ray import storage
 from hydra_ray.errors import HeadMismatchError, StorageError
-from hydra_ray.records import arrow_list, from_table
-from hydra_ray.scorer.population import DESCRIPTION
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.rows import arrow_list, from_table
+from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.scorer.linear.prior import DESCRIPTION
 
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""

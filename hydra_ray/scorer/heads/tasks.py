@@ -10,11 +10,11 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.config import HeadsConfig
 from hydra_ray.errors import HeadMismatchError
-from hydra_ray.records import ScoredUser, arrow_schema
-from hydra_ray.scorer.configurations import Configuration, configurations
-from hydra_ray.scorer.features import features_table, read_features, sample_training_users
-from hydra_ray.scorer.population import Population, TrainingGroups, fit_population, read_population
-from hydra_ray.scorer.projected import (
+from hydra_ray.rows import ScoredUser, arrow_schema
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.features import features_table, read_features, sample_training_users
+from hydra_ray.scorer.heads.kinds import Configuration, configurations
+from hydra_ray.scorer.heads.projection import (
     ProjectedPart,
     group_folds,
     project,
@@ -23,7 +23,7 @@ from hydra_ray.scorer.projected import (
     user_folds,
     write_projected,
 )
-from hydra_ray.scorer.selection import (
+from hydra_ray.scorer.heads.selection import (
     choose_configurations,
     cohort_losses,
     head_rows,
@@ -31,8 +31,7 @@ from hydra_ray.scorer.selection import (
     scored_rows,
     stored_scores,
 )
-from hydra_ray.scorer.shared import Widths
-from hydra_ray.scorer.store import (
+from hydra_ray.scorer.heads.store import (
     Lineage,
     heads_table,
     population_folder,
@@ -42,8 +41,9 @@ from hydra_ray.scorer.store import (
     scores_table,
     write_heads,
 )
-from hydra_ray.scorer.trials import COHORTS, fit_part, inputs_of, read_trial, write_trial
-from hydra_ray.stages import Stage
+from hydra_ray.scorer.heads.trials import COHORTS, fit_part, inputs_of, read_trial, write_trial
+from hydra_ray.scorer.linear.prior import Population, TrainingGroups, fit_population, read_population
+from hydra_ray.scorer.linear.shared import Widths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ def make_population(job: HeadJob) -> None:
     variances = {rank: config.prior_scale * values for rank, values in population.variances.items()}
     population = replace(population, variances=variances)
     if "paper" in config.kinds:
-        from hydra_ray.scorer.paper import start_network
+        from hydra_ray.scorer.heads.paper import start_network
 
         population = replace(population, network_K=start_network(table.scaled(population.scales_D), config))
     population.write(job.population_folder, f"{job.population.fingerprint}-{job.fold}")

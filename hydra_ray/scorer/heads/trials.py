@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.records import arrow_list
-from hydra_ray.scorer.columns import flat_values, lists_of, rows_of
-from hydra_ray.scorer.configurations import Configuration, Fit
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
-from hydra_ray.scorer.newton import require_finite
-from hydra_ray.scorer.population import Population
-from hydra_ray.scorer.projected import ProjectedPart
+from hydra_ray.rows import arrow_list
+from hydra_ray.scorer.heads.columns import flat_values, lists_of, rows_of
+from hydra_ray.scorer.heads.kinds import Configuration, Fit
+from hydra_ray.scorer.heads.projection import ProjectedPart
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.linear.newton import require_finite
+from hydra_ray.scorer.linear.prior import Population
 
 COHORTS = ("training", "new")
 """Users alike, by is_new: what a head of one kind gains differs between those who taught it and those who did not."""

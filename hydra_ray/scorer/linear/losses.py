@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from hydra_ray.scorer.heads import Floats, Segments, log_softmax
+from hydra_ray.scorer.linear.groups import Floats, Segments, log_softmax
 
 Derivatives = tuple[Floats, Floats, Floats]
 """Costs, slopes and curvatures, one of each a row."""

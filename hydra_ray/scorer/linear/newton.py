@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_ray.errors import FeatureError
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable
-from hydra_ray.scorer.losses import SOFTMAX, Loss
-from hydra_ray.scorer.objective import Objective, State, chunks_of
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable
+from hydra_ray.scorer.linear.losses import SOFTMAX, Loss
+from hydra_ray.scorer.linear.objective import Objective, State, chunks_of
 
 MAX_STEPS = 60
 MAX_HALVINGS = 40

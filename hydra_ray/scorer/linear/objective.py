@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, Segments
-from hydra_ray.scorer.losses import Loss
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, Segments
+from hydra_ray.scorer.linear.losses import Loss
 
 CHUNK_ELEMENTS = 400_000
 """Inputs that are worked on at once, in numbers: fewer calls for few users cost more than a cache saves."""

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from hydra_ray.scorer.heads import Floats, GroupTable
-from hydra_ray.scorer.losses import SOFTMAX, Loss
-from hydra_ray.scorer.newton import minimized, require_finite, standardized
-from hydra_ray.scorer.objective import Objective, State, pooled_rows
+from hydra_ray.scorer.linear.groups import Floats, GroupTable
+from hydra_ray.scorer.linear.losses import SOFTMAX, Loss
+from hydra_ray.scorer.linear.newton import minimized, require_finite, standardized
+from hydra_ray.scorer.linear.objective import Objective, State, pooled_rows
 
 TOLERANCE = 1e-8
 """Newton decrement, in nats, at which a step is the last."""

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from hydra_ray import storage
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
-from hydra_ray.scorer.newton import Regression
-from hydra_ray.scorer.routed import RoutedHeads, fit_routed_heads, rescaled, routed_scores
-from hydra_ray.scorer.shared import SharedHead, Widths, fit_shared_heads, search
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.linear.newton import Regression
+from hydra_ray.scorer.linear.routed import RoutedHeads, fit_routed_heads, rescaled, routed_scores
+from hydra_ray.scorer.linear.shared import SharedHead, Widths, fit_shared_heads, search
 from hydra_ray.seeds import rng_of
 
 START_VARIANCES = (1e-4, 1e-3, 0.01, 0.1, 1.0)

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses, group_probabilities
-from hydra_ray.scorer.shared import NUM_USER_FOLDS
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, group_losses, group_probabilities
+from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 from hydra_ray.seeds import rng_of
 
 NUM_HEADS = 7

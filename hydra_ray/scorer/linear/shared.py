@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from hydra_ray.errors import TrainingError
-from hydra_ray.scorer.common import CommonRegression
-from hydra_ray.scorer.heads import Bools, Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, group_losses
+from hydra_ray.scorer.linear.pooled import CommonRegression
 from hydra_ray.seeds import rng_of, seed_of
 
 RIDGE_VARIANCES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)

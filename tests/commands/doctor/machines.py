@@ -1,6 +1,6 @@
 """Machines that are not there."""
 
-from hydra_ray.doctor.machine import GIGABYTE, Gpu, Machine, Torch
+from hydra_ray.commands.doctor.machine import GIGABYTE, Gpu, Machine, Torch
 
 RTX_4090 = Gpu(name="NVIDIA GeForce RTX 4090", memory_bytes=24564 << 20, free_bytes=24100 << 20, capability=(8, 9))
 A100 = Gpu(name="NVIDIA A100-SXM4-80GB", memory_bytes=81920 << 20, free_bytes=81200 << 20, capability=(8, 0))

@@ -8,9 +8,9 @@ import pytest
 from builders import run_config
 from model_folders import BERT, LLAMA, write_model
 
-from hydra_ray.doctor.memory import size_of
-from hydra_ray.doctor.models import generator_finding
-from hydra_ray.generate.vllm_engine import supports_architecture
+from hydra_ray.commands.doctor.memory import size_of
+from hydra_ray.commands.doctor.models import generator_finding
+from hydra_ray.generate.engines.vllm import supports_architecture
 from hydra_ray.lamp.tasks import TASKS
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]

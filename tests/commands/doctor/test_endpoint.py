@@ -5,8 +5,8 @@ import pytest
 from builders import GENERATOR, run_config
 from fault_server import ANSWER, CUT_OFF, HANG, HTML, FaultServer, Reply
 
+from hydra_ray.commands.doctor.endpoint import endpoint_findings
 from hydra_ray.config import GeneratorConfig
-from hydra_ray.doctor.endpoint import endpoint_findings
 from hydra_ray.findings import Finding
 
 KEY = "DOCTOR_TEST_KEY"

@@ -1,6 +1,6 @@
 from without_packages import command_without, modules_of
 
-from hydra_ray.doctor.examination import examine
+from hydra_ray.commands.doctor.examination import examine
 from hydra_ray.findings import Finding
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_ray.doctor.machine import GIGABYTE, disk_of, parse_gpus, this_machine
+from hydra_ray.commands.doctor.machine import GIGABYTE, disk_of, parse_gpus, this_machine
 
 TWO = """\
 0, GPU-aaaa, NVIDIA GeForce RTX 4090, 24564, 24090, 8.9, 580.95.05

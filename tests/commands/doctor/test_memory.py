@@ -7,10 +7,10 @@ from builders import run_config
 from machines import A100, RTX_4090, T4, V100, machine
 from model_folders import write_model
 
+from hydra_ray.commands.doctor.machine import GIGABYTE, Machine
+from hydra_ray.commands.doctor.memory import ModelSize, cpu_finding, gpu_findings, size_of
+from hydra_ray.commands.doctor.model_files import describe_model
 from hydra_ray.config import RunConfig
-from hydra_ray.doctor.machine import GIGABYTE, Machine
-from hydra_ray.doctor.memory import ModelSize, cpu_finding, gpu_findings, size_of
-from hydra_ray.doctor.model_files import describe_model
 from hydra_ray.findings import Finding
 
 QWEN_7B = ModelSize(weight_bytes=15_231_233_024, token_bytes=57_344, num_heads=28)

@@ -10,8 +10,8 @@ from model_folders import BERT, LLAMA, write_model
 from simulated_hub import Repository, simulated_hub
 
 from hydra_ray import storage
-from hydra_ray.doctor.model_files import describe_model
-from hydra_ray.doctor.models import context_limit
+from hydra_ray.commands.doctor.model_files import describe_model
+from hydra_ray.commands.doctor.models import context_limit
 from hydra_ray.errors import ModelError
 from hydra_ray.models import load_tokenizer
 
@@ -59,7 +59,7 @@ def test_a_shard_that_is_missing_in_the_store_is_told_before_anything_is_brought
 def test_a_model_of_the_hub_is_described_without_its_weights(tmp_path: Path):
     folder = Path(write_model(tmp_path / "model", LLAMA, weight_bytes=1 << 20))
     code = """
-from hydra_ray.doctor.model_files import describe_model
+from hydra_ray.commands.doctor.model_files import describe_model
 found = describe_model("org/model")
 print(found.architecture, found.weight_bytes, found.missing_bytes)
 """

@@ -7,12 +7,12 @@ import pytest
 from machines import A100, RTX_4090, machine
 from model_folders import write_model
 
+from hydra_ray.commands.doctor.machine import Gpu
+from hydra_ray.commands.doctor.memory import GPU_ALLOWANCE_BYTES, gpu_findings, size_of
+from hydra_ray.commands.doctor.model_files import describe_model
 from hydra_ray.config import load_config
-from hydra_ray.doctor.machine import Gpu
-from hydra_ray.doctor.memory import GPU_ALLOWANCE_BYTES, gpu_findings, size_of
-from hydra_ray.doctor.model_files import describe_model
 
-PAGE = (Path(__file__).parents[2] / "docs" / "one-gpu.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "one-gpu.md").read_text(encoding="utf-8")
 CONFIG = load_config("gpu")
 # As its config.json has them.
 QWEN = {

@@ -5,7 +5,7 @@ import pytest
 
 from hydra_ray.api import configured
 from hydra_ray.cli import main
-from hydra_ray.pipeline import personalize
+from hydra_ray.stages.run import personalize
 
 
 @pytest.mark.ray  # without Ray, but half a minute

@@ -15,8 +15,8 @@ from machines import RTX_4090, T4, machine
 from model_folders import BERT, LLAMA, write_model
 
 from hydra_ray.cli import main
+from hydra_ray.commands.doctor.machine import Machine, Torch
 from hydra_ray.config import PlantedConfig
-from hydra_ray.doctor.machine import Machine, Torch
 from hydra_ray.lamp.planted import write_planted
 
 LABELS = ["hardware", "software", "billing"]
@@ -62,14 +62,14 @@ class Setup:
 
     def be_on(self, here: Machine) -> None:
         """Run on a machine that is not there."""
-        self.monkeypatch.setattr("hydra_ray.doctor.examination.this_machine", lambda: here)
+        self.monkeypatch.setattr("hydra_ray.commands.doctor.examination.this_machine", lambda: here)
 
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(
-        "hydra_ray.generate.vllm_engine.supports_architecture", lambda name: name in LLAMA["architectures"]
+        "hydra_ray.generate.engines.vllm.supports_architecture", lambda name: name in LLAMA["architectures"]
     )
     encoder = write_model(tmp_path / "encoder", BERT)
     (tmp_path / "users.jsonl").write_text("".join(json.dumps(user(number)) + "\n" for number in range(40)))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from hydra_ray.commands.submit.inputs import copy_there, place_files, place_folder
 from hydra_ray.errors import ConfigError, InputError
-from hydra_ray.submit.inputs import copy_there, place_files, place_folder
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import yaml
 from builders import run_config
 
 from hydra_ray.cli import main
-from hydra_ray.errors import ConfigError, HydraError
-from hydra_ray.submit.job import (
+from hydra_ray.commands.submit.job import (
     added_users_job,
     config_job,
     forgetting_job,
@@ -19,6 +18,7 @@ from hydra_ray.submit.job import (
     other_source,
     run_job,
 )
+from hydra_ray.errors import ConfigError, HydraError
 
 
 @pytest.fixture

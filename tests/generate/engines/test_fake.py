@@ -1,9 +1,9 @@
 import dataclasses
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig
-from hydra_ray.generate.engine import open_engine
-from hydra_ray.generate.fake_engine import COPY_PROBABILITY
-from hydra_ray.records import Message, Request
+from hydra_ray.generate.engines.fake import COPY_PROBABILITY
+from hydra_ray.generate.engines.opening import open_engine
+from hydra_ray.rows import Message, Request
 
 LABELS = ("comedy", "romance", "fantasy")
 

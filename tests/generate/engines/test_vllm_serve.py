@@ -15,11 +15,11 @@ import pytest
 from builders import GENERATOR, run_config
 
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
-from hydra_ray.generate.engine import open_engine
+from hydra_ray.generate.engines.opening import open_engine
 from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
 from hydra_ray.models import resolve_model
-from hydra_ray.pipeline import personalize
-from hydra_ray.records import Completion, Message, Request
+from hydra_ray.rows import Completion, Message, Request
+from hydra_ray.stages.run import personalize
 
 MAX_TOKENS = 512
 START_SECONDS = 600

@@ -14,7 +14,7 @@ def test_vectors_are_the_mean_hidden_states_of_each_text_alone():
     from transformers import AutoModel, AutoTokenizer
 
     from hydra_ray.models import resolve_model
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     folder = resolve_model(ENCODER)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -30,7 +30,7 @@ def test_vectors_are_the_mean_hidden_states_of_each_text_alone():
 
 
 def test_equal_texts_have_equal_vectors():
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     vectors = open_encoder(ENCODER, 32)(TEXTS * 50)
     assert (vectors.reshape(50, len(TEXTS), -1) == vectors[: len(TEXTS)]).all()
@@ -38,19 +38,19 @@ def test_equal_texts_have_equal_vectors():
 
 
 def test_no_texts_have_no_vectors():
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     assert open_encoder(ENCODER, 32)([]).shape == (0, 384)
 
 
 def test_an_encoder_is_loaded_once():
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     assert open_encoder(ENCODER, 32) is open_encoder(ENCODER, 32)
 
 
 def test_an_encoder_that_is_missing_or_reads_less_is_refused(tmp_path):
-    from hydra_ray.scorer.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import open_encoder
 
     with pytest.raises(ConfigError, match=r"retrieve\.max_text_tokens is 9000, but the encoder reads at most 512"):
         open_encoder(ENCODER, 9000)

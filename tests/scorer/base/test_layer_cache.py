@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from hydra_ray.scorer.base import Base, share_trunk
-from hydra_ray.scorer.shape import BaseShape
-from hydra_ray.scorer.trunk import LowerLayers, Trunk, layers_of, num_equal_layers
+from hydra_ray.scorer.base.layer_cache import LowerLayers, Trunk, layers_of, num_equal_layers
+from hydra_ray.scorer.base.model import Base, share_trunk
+from hydra_ray.scorer.base.spec import BaseShape
 
 WORDS = ["cat", "dog", "red", "blue", "sun", "moon", "tea", "rice"]
 QUERIES = ["cat", "dog red blue sun", "cat", "moon " * 12, "tea rice"]
@@ -18,7 +18,7 @@ NUM_LAYERS = 3
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16 the padding of a batch moves the last digits."""
-    monkeypatch.setattr("hydra_ray.scorer.encoder.has_fast_bfloat16", lambda _: False)
+    monkeypatch.setattr("hydra_ray.scorer.base.encoder.has_fast_bfloat16", lambda _: False)
 
 
 @pytest.fixture(scope="module")

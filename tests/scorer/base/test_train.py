@@ -7,11 +7,13 @@ import pytest
 
 from hydra_ray.config import BaseConfig, PlacementConfig
 from hydra_ray.errors import DamagedError
-from hydra_ray.records import Candidate, Group, UserExamples, arrow_schema, from_table, to_table
-from hydra_ray.scorer.features import FeatureWriter, is_holdout, read_features
-from hydra_ray.scorer.lessons import LessonStream
-from hydra_ray.scorer.training import TrainingTask, _run_workers, train_bases
-from hydra_ray.stages import Stage
+from hydra_ray.rows import Candidate, Group, UserExamples, arrow_schema, from_table, to_table
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.base.batches import LessonStream
+from hydra_ray.scorer.base.task import TrainingTask
+from hydra_ray.scorer.base.train import _run_workers, train_bases
+from hydra_ray.scorer.heads.features import FeatureWriter, read_features
+from hydra_ray.scorer.splits import is_holdout
 from hydra_ray.storage import read_json, read_part, write_part
 
 WORDS = ["cat", "dog", "red", "blue", "sun", "moon", "tea", "rice", "king", "road"]
@@ -168,8 +170,8 @@ def test_holdout_takes_about_its_share_of_the_users():
 def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path, interaction):
     import torch
 
-    from hydra_ray.scorer.base import load_base, new_base, write_base
-    from hydra_ray.scorer.shape import BaseShape
+    from hydra_ray.scorer.base.model import load_base, new_base, write_base
+    from hydra_ray.scorer.base.spec import BaseShape
 
     shape = BaseShape(interaction=interaction, plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
     base = new_base(encoder, shape, seed=1).train(False)
@@ -190,8 +192,8 @@ def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path
 
 @pytest.mark.ray
 def test_a_base_whose_weights_have_changed_is_never_used(encoder, tmp_path):
-    from hydra_ray.scorer.base import load_base, new_base, write_base
-    from hydra_ray.scorer.shape import BaseShape
+    from hydra_ray.scorer.base.model import load_base, new_base, write_base
+    from hydra_ray.scorer.base.spec import BaseShape
 
     shape = BaseShape(interaction="pair", plain_names=(), width=8, max_text_tokens=32)
     write_base(new_base(encoder, shape, seed=1), str(tmp_path), {})
@@ -207,8 +209,8 @@ def test_a_base_whose_weights_have_changed_is_never_used(encoder, tmp_path):
 def test_mean_of_bilinear_features_is_close_to_the_cosine(encoder):
     import torch
 
-    from hydra_ray.scorer.base import new_base
-    from hydra_ray.scorer.shape import BaseShape
+    from hydra_ray.scorer.base.model import new_base
+    from hydra_ray.scorer.base.spec import BaseShape
 
     shape = BaseShape(interaction="bilinear", plain_names=(), width=32, max_text_tokens=32)
     base = new_base(encoder, shape, seed=0).train(False)
@@ -222,10 +224,10 @@ def test_mean_of_bilinear_features_is_close_to_the_cosine(encoder):
 def test_learner_s_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_path):
     import torch
 
-    from hydra_ray.scorer.base import new_base
-    from hydra_ray.scorer.heads import group_losses
-    from hydra_ray.scorer.learner import Learner, frozen_table, user_losses
-    from hydra_ray.scorer.shape import BaseShape
+    from hydra_ray.scorer.base.model import new_base
+    from hydra_ray.scorer.base.objective import Learner, frozen_table, user_losses
+    from hydra_ray.scorer.base.spec import BaseShape
+    from hydra_ray.scorer.linear.groups import group_losses
 
     lessons = list(stream_of(write_examples(tmp_path), holdout_fraction=0).lessons(is_held_out=False))[:7]
     shape = BaseShape(interaction="bilinear", plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
@@ -251,9 +253,9 @@ def test_learner_s_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pat
 def test_pointwise_losses_judge_every_candidate_alone(encoder, tmp_path):
     import torch
 
-    from hydra_ray.scorer.base import new_base
-    from hydra_ray.scorer.learner import Learner, frozen_table
-    from hydra_ray.scorer.shape import BaseShape
+    from hydra_ray.scorer.base.model import new_base
+    from hydra_ray.scorer.base.objective import Learner, frozen_table
+    from hydra_ray.scorer.base.spec import BaseShape
 
     lessons = list(stream_of(write_examples(tmp_path), holdout_fraction=0).lessons(is_held_out=False))[:3]
     shape = BaseShape(interaction="bilinear", plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
@@ -274,8 +276,8 @@ def test_pointwise_losses_judge_every_candidate_alone(encoder, tmp_path):
 
 @pytest.mark.ray
 def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
-    from hydra_ray.scorer.base import new_base
-    from hydra_ray.scorer.shape import BaseShape
+    from hydra_ray.scorer.base.model import new_base
+    from hydra_ray.scorer.base.spec import BaseShape
 
     base = new_base(encoder, BaseShape(interaction="pair", plain_names=(), width=8, max_text_tokens=32), seed=0)
     base.freeze_below(1)
@@ -375,7 +377,7 @@ def test_torch_alone_trains_the_weights_that_deepspeed_trains(encoder, tmp_path,
 
 
 def shape_of(description):
-    from hydra_ray.scorer.shape import BaseShape
+    from hydra_ray.scorer.base.spec import BaseShape
 
     return BaseShape(
         interaction=description["interaction"],

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_features import NUM_CANDIDATES, NUM_PSEUDO, WIDTH, plant
 
-from hydra_ray.records import Candidate, Group, UserExamples, to_table
-from hydra_ray.scorer.features import (
+from hydra_ray.rows import Candidate, Group, UserExamples, to_table
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.features import (
     SCHEMA,
     FeatureWriter,
-    is_new_in,
     read_features,
     sample_training_users,
     target_distributions,
 )
-from hydra_ray.scorer.heads import starts_of, target_distribution
-from hydra_ray.stages import Stage
+from hydra_ray.scorer.linear.groups import starts_of, target_distribution
+from hydra_ray.scorer.splits import is_new_in
 from hydra_ray.storage import read_part, write_part
 
 
@@ -123,8 +123,8 @@ def test_features_are_made_and_written_some_users_at_a_time(tmp_path, monkeypatc
     shape = SimpleNamespace(width=2, plain_names=["one"])
     base = SimpleNamespace(shape=shape, num_features=3, learned_features=learned, plain_features=lambda each: each)
     training = {"fold": None, "training": {"best_epoch": 0}}
-    monkeypatch.setattr("hydra_ray.scorer.base.load_base", lambda _: (base, {"fingerprint": "base0", **training}))
-    monkeypatch.setattr("hydra_ray.scorer.features.ROW_GROUP_USERS", 3)
+    monkeypatch.setattr("hydra_ray.scorer.base.model.load_base", lambda _: (base, {"fingerprint": "base0", **training}))
+    monkeypatch.setattr("hydra_ray.scorer.heads.features.ROW_GROUP_USERS", 3)
     stage = Stage(name="writer", fingerprint="0", root=str(tmp_path), num_buckets=1)
     users = [
         UserExamples(user_id=f"u{user}", is_new=False, groups=(group_of(user),) if user else ()) for user in range(7)

@@ -16,16 +16,16 @@ from planted_heads import (
 
 from hydra_ray.config import PlacementConfig
 from hydra_ray.errors import FeatureError, HeadMismatchError
-from hydra_ray.records import HEADS, from_table
-from hydra_ray.scorer.configurations import configurations
-from hydra_ray.scorer.features import SCHEMA, read_features
-from hydra_ray.scorer.fitting import fit_heads
-from hydra_ray.scorer.job import fit_projected, make_population, make_projected, make_trial
-from hydra_ray.scorer.newton import Regression
-from hydra_ray.scorer.population import read_population
-from hydra_ray.scorer.selection import choose_configurations, donors, heads_of
-from hydra_ray.scorer.store import UserHead, heads_table, population_folder, read_heads
-from hydra_ray.scorer.trials import read_trial, run_trial
+from hydra_ray.rows import HEADS, from_table
+from hydra_ray.scorer.heads.features import SCHEMA, read_features
+from hydra_ray.scorer.heads.fit import fit_heads
+from hydra_ray.scorer.heads.kinds import configurations
+from hydra_ray.scorer.heads.selection import choose_configurations, donors, heads_of
+from hydra_ray.scorer.heads.store import UserHead, heads_table, population_folder, read_heads
+from hydra_ray.scorer.heads.tasks import fit_projected, make_population, make_projected, make_trial
+from hydra_ray.scorer.heads.trials import read_trial, run_trial
+from hydra_ray.scorer.linear.newton import Regression
+from hydra_ray.scorer.linear.prior import read_population
 from hydra_ray.storage import read_counters, read_part, remove_folder, write_part
 
 

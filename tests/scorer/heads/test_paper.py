@@ -6,8 +6,8 @@ import pytest
 from group_tables import choosing_users, random_table
 
 from hydra_ray.config import HeadsConfig
-from hydra_ray.scorer.heads import group_losses
-from hydra_ray.scorer.paper import network_scores, start_network, train_networks
+from hydra_ray.scorer.heads.paper import network_scores, start_network, train_networks
+from hydra_ray.scorer.linear.groups import group_losses
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 NUM_FEATURES, WIDTH = 3, 4

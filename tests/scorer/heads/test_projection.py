@@ -7,11 +7,11 @@ from planted_features import NUM_CANDIDATES, plant
 from planted_heads import head_job, prepare
 
 from hydra_ray.errors import FeatureError, HeadMismatchError
-from hydra_ray.scorer import features, projected
-from hydra_ray.scorer.features import ROW_GROUP_USERS, read_features, row_group_slices
-from hydra_ray.scorer.job import make_population, make_projected
-from hydra_ray.scorer.population import read_population
-from hydra_ray.scorer.projected import EVALUATED, group_folds, read_names, read_projected, user_folds
+from hydra_ray.scorer.heads import features, projection
+from hydra_ray.scorer.heads.features import ROW_GROUP_USERS, read_features, row_group_slices
+from hydra_ray.scorer.heads.projection import EVALUATED, group_folds, read_names, read_projected, user_folds
+from hydra_ray.scorer.heads.tasks import make_population, make_projected
+from hydra_ray.scorer.linear.prior import read_population
 from hydra_ray.seeds import seed_of
 from hydra_ray.storage import read_part, write_part, write_row_groups
 
@@ -143,7 +143,7 @@ def test_projected_features_that_are_no_numbers_are_refused_with_their_stage_and
     job = head_job(tmp_path, stage)
     prepare(job)
     assert read_population(job.population_folder).routed is not None
-    spoil(job.projected_part(1), projected.SCHEMA, column, np.nan)
+    spoil(job.projected_part(1), projection.SCHEMA, column, np.nan)
     with pytest.raises(FeatureError, match=rf"{column} of 1 users in .*planted/heads/.*bucket-00001"):
         list(job.read_projected(1, ()))
 
@@ -158,7 +158,7 @@ def test_projected_features_of_another_base_or_population_are_refused(planted):
 def test_a_part_in_several_row_groups_reads_as_in_one(planted):
     location = planted.projected_part(0)
     [whole] = planted.read_projected(0, ())
-    table = read_part(location, projected.SCHEMA)
+    table = read_part(location, projection.SCHEMA)
     pieces = [table.slice(start, 7) for start in range(0, table.num_rows, 7)]
     write_row_groups(f"{location}.pieces", table.schema, pieces, {})
     parts = list(read_projected(f"{location}.pieces", planted.lineage(), is_graded=False))

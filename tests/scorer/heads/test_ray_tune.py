@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.errors import TrainingError
-from hydra_ray.scorer.tuning import run_trials
-from hydra_ray.stopping import Stopped, stops_gracefully
+from hydra_ray.runs.signals import Stopped, stops_gracefully
+from hydra_ray.scorer.heads.ray_tune import run_trials
 from hydra_ray.storage import exists, join, write_bytes
-from hydra_ray.stream import start_ray
 
 GRID = {"fold": [0, 1], "buckets": [[0, 2], [1]]}
 

@@ -9,11 +9,11 @@ import pytest
 from planted_heads import fit_projected_buckets, head_job, in_row_groups, scored, stored_heads
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from hydra_ray.scorer.features import SCHEMA, WIDTHS_KEY
-from hydra_ray.scorer.job import make_population, make_projected
-from hydra_ray.scorer.population import read_population
-from hydra_ray.scorer.store import BASE_KEY
-from hydra_ray.stages import Stage
+from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.heads.features import SCHEMA, WIDTHS_KEY
+from hydra_ray.scorer.heads.store import BASE_KEY
+from hydra_ray.scorer.heads.tasks import make_population, make_projected
+from hydra_ray.scorer.linear.prior import read_population
 from hydra_ray.storage import write_part
 
 NUM_USERS, NUM_QUERIES, NUM_LEARNED, NUM_BUCKETS = 60, 8, 10, 3

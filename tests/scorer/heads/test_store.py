@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 
 from hydra_ray import storage
 from hydra_ray.errors import HeadMismatchError, StorageError
-from hydra_ray.records import from_table
-from hydra_ray.scorer.features import ROW_GROUP_USERS
-from hydra_ray.scorer.store import HEADS_SCHEMA, HeadStore, Lineage, UserHead, heads_table, read_heads, write_heads
-from hydra_ray.stages import Stage, bucket_of
+from hydra_ray.rows import from_table
+from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.scorer.heads.features import ROW_GROUP_USERS
+from hydra_ray.scorer.heads.store import (
+    HEADS_SCHEMA,
+    HeadStore,
+    Lineage,
+    UserHead,
+    heads_table,
+    read_heads,
+    write_heads,
+)
 
 LINEAGE = Lineage(base="base0", population="population0")
 RANK = 32

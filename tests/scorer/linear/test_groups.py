@@ -5,7 +5,7 @@ import pytest
 from group_tables import objective, random_table
 from scipy.special import softmax
 
-from hydra_ray.scorer.heads import TARGET_SHARPNESS, group_losses, group_probabilities, target_distribution
+from hydra_ray.scorer.linear.groups import TARGET_SHARPNESS, group_losses, group_probabilities, target_distribution
 
 
 def test_group_losses_are_cross_entropies():

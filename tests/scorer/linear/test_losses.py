@@ -6,8 +6,8 @@ from group_tables import cost_of_group
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydra_ray.scorer.heads import GroupTable, starts_of
-from hydra_ray.scorer.losses import LOSSES
+from hydra_ray.scorer.linear.groups import GroupTable, starts_of
+from hydra_ray.scorer.linear.losses import LOSSES
 
 STEP = 1e-5
 loss_of_name = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)

@@ -10,10 +10,10 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from hydra_ray.errors import FeatureError
-from hydra_ray.scorer import objective as objectives
-from hydra_ray.scorer.heads import GroupTable, starts_of
-from hydra_ray.scorer.losses import LOGISTIC, LOSSES, SQUARED
-from hydra_ray.scorer.newton import Belief, Regression
+from hydra_ray.scorer.linear import objective as objectives
+from hydra_ray.scorer.linear.groups import GroupTable, starts_of
+from hydra_ray.scorer.linear.losses import LOGISTIC, LOSSES, SQUARED
+from hydra_ray.scorer.linear.newton import Belief, Regression
 
 loss_of_name = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 ragged_users = st.lists(st.integers(0, 5), min_size=1, max_size=6)

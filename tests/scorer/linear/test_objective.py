@@ -4,9 +4,9 @@ from group_tables import objective, random_table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydra_ray.scorer import objective as objectives
-from hydra_ray.scorer.losses import LOSSES
-from hydra_ray.scorer.objective import Objective, chunks_of
+from hydra_ray.scorer.linear import objective as objectives
+from hydra_ray.scorer.linear.losses import LOSSES
+from hydra_ray.scorer.linear.objective import Objective, chunks_of
 
 VARIANCES = np.array([0.5, 2.0, 1.0])
 loss_of_name = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)

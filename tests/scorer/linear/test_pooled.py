@@ -1,8 +1,8 @@
 import numpy as np
 from group_tables import random_table
 
-from hydra_ray.scorer.common import CommonRegression
-from hydra_ray.scorer.newton import Regression
+from hydra_ray.scorer.linear.newton import Regression
+from hydra_ray.scorer.linear.pooled import CommonRegression
 
 
 def test_a_common_code_is_that_of_one_user_who_has_all_groups():

@@ -5,9 +5,9 @@ import pytest
 from group_tables import choosing_users
 from numpy.typing import ArrayLike
 
-from hydra_ray.scorer.heads import group_losses, starts_of
-from hydra_ray.scorer.newton import Regression
-from hydra_ray.scorer.population import (
+from hydra_ray.scorer.linear.groups import group_losses, starts_of
+from hydra_ray.scorer.linear.newton import Regression
+from hydra_ray.scorer.linear.prior import (
     TrainingGroups,
     choose_factors,
     estimate_deviations,
@@ -17,8 +17,8 @@ from hydra_ray.scorer.population import (
     read_population,
     start_variances,
 )
-from hydra_ray.scorer.routed import RoutedHeads
-from hydra_ray.scorer.shared import NUM_USER_FOLDS, Widths
+from hydra_ray.scorer.linear.routed import RoutedHeads
+from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS, Widths
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3, 0.0, 0.8])
 

@@ -5,10 +5,10 @@ import pytest
 from group_tables import choosing_users, random_table
 from scipy.optimize import check_grad
 
-from hydra_ray.scorer import routed
-from hydra_ray.scorer.heads import group_losses
-from hydra_ray.scorer.routed import fit_routed_heads, rescaled
-from hydra_ray.scorer.shared import NUM_USER_FOLDS
+from hydra_ray.scorer.linear import routed
+from hydra_ray.scorer.linear.groups import group_losses
+from hydra_ray.scorer.linear.routed import fit_routed_heads, rescaled
+from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3])
 KINDS = np.array([[1.5, 0.0, 0.0, 0.0], [0.0, 1.5, -1.0, 0.0], [-1.5, 0.0, 1.0, 0.0]])

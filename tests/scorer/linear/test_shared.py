@@ -8,10 +8,10 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from hydra_ray.errors import TrainingError
-from hydra_ray.scorer import shared
-from hydra_ray.scorer.heads import GroupTable, starts_of
-from hydra_ray.scorer.newton import Regression
-from hydra_ray.scorer.shared import (
+from hydra_ray.scorer.linear import shared
+from hydra_ray.scorer.linear.groups import GroupTable, starts_of
+from hydra_ray.scorer.linear.newton import Regression
+from hydra_ray.scorer.linear.shared import (
     NUM_USER_FOLDS,
     PSEUDO_WEIGHTS,
     RIDGE_VARIANCES,

@@ -1,0 +1,48 @@
+"""Which engine a configuration names; each is imported only where it is opened."""
+
+from typing import TYPE_CHECKING
+
+from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
+from hydra_ray.generate.engine import Engine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def open_engine(config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> Engine:
+    """Load the generator that `config` names into this process.
+
+    Args:
+        task: the task whose answers it will write, to check that they fit; None for requests of any kind.
+
+    Raises:
+        ConfigError: a label of the task is longer than the task's answers may be, or an endpoint's key is missing.
+        ModelError: the model is missing or cannot be loaded.
+    """
+    if config.engine == "fake":
+        from hydra_ray.generate.engines.fake import FakeEngine
+
+        return FakeEngine()
+    if config.api is not None:
+        from hydra_ray.generate.engines.limiter_actor import open_limiter
+        from hydra_ray.generate.engines.openai import OpenAiEngine
+
+        return OpenAiEngine(config, config.api, open_limiter(config.api))
+    from hydra_ray.generate.engines.vllm import VllmEngine
+
+    return VllmEngine(config, placement, task)
+
+
+def open_tokenizer(config: GeneratorConfig) -> "PreTrainedTokenizerBase":
+    """The tokenizer with which prompts for the generator that `config` names are fitted.
+
+    Raises:
+        ModelError: the model is missing or its tokenizer cannot be loaded.
+    """
+    if config.engine == "fake":
+        from hydra_ray.generate.engines.fake import fake_tokenizer
+
+        return fake_tokenizer()
+    from hydra_ray.models import load_tokenizer
+
+    return load_tokenizer(config.model)
