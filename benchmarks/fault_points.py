@@ -24,6 +24,7 @@ import psutil
 import pyarrow as pa
 
 import hydra_ray.generate.engines.opening
+import hydra_ray.storage.files
 import hydra_ray.storage.local
 from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig
@@ -113,7 +114,7 @@ def install() -> None:
     }
     for name, function in disturbed.items():
         setattr(storage, name, function)
-        setattr(storage.files, name, function)
+        setattr(hydra_ray.storage.files, name, function)
 
 
 def strike(folder: Path, point: Point) -> Fault | None:

@@ -19,14 +19,14 @@ from itertools import chain
 import psutil
 from heads import workers
 from memory import watched
-from simulated_heads import BUCKET_KEY, LINEAGE, Shape, ids_by_bucket, population_of, write_bucket
+from simulated_heads import BUCKET_KEY, LINEAGE, Shape, ids_by_bucket, prior_of, write_bucket
 
 from hydra_ray.config import HeadsConfig, PlacementConfig
 from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.forget.removal import forget_users
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.fit import fit_heads
-from hydra_ray.scorer.heads.store import HeadStore, population_folder
+from hydra_ray.scorer.heads.store import HeadStore, prior_folder
 
 MAX_SECONDS = 600.0
 SECONDS_BETWEEN_SAMPLES = 0.5
@@ -42,7 +42,7 @@ def main() -> int:
         num_buckets = max(1, round(arguments.users / arguments.users_per_bucket))
         stage = Stage(name="adapter.heads", fingerprint=f"{1:016x}", root=root, num_buckets=num_buckets)
         ids = simulate(stage, ids_by_bucket(arguments.users, num_buckets), shape)
-        population_of(shape).write(population_folder(stage.folder, 0), LINEAGE.population)
+        prior_of(shape).write(prior_folder(stage.folder, 0), LINEAGE.head_prior)
         with watched(psutil.Process(), SECONDS_BETWEEN_SAMPLES) as samples:
             seconds, is_good = live(stage, ids, arguments, shape)
     print(f"{seconds:.1f} s in all (at most {MAX_SECONDS:.0f}), peak of all processes {max(samples) / 1e9:.2f} GB")
@@ -98,10 +98,10 @@ def live(stage: Stage, known: Sequence[str], arguments: argparse.Namespace, shap
     return sum(seconds), is_found and is_forgotten and is_added
 
 
-def fit(stage: Stage, population: Stage, rank: int) -> dict[str, float]:
+def fit(stage: Stage, head_prior: Stage, rank: int) -> dict[str, float]:
     """Heads and scores of the users of a stage; both counted as the stage of heads counts them."""
     config = HeadsConfig(kinds=("shared", "lowrank"), ranks=(rank,), num_shards=NUM_SHARDS)
-    counters = fit_heads(stage, stage, population, config, PlacementConfig(), ["base"], is_graded=False)
+    counters = fit_heads(stage, stage, head_prior, config, PlacementConfig(), ["base"], has_soft_targets=False)
     stage.complete(0.0, counters)
     return counters
 

@@ -13,15 +13,15 @@ from hydra_ray.config import HeadsConfig
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.scorer.heads.columns import lists_of
 from hydra_ray.scorer.heads.features import row_group_slices
-from hydra_ray.scorer.heads.kinds import Configuration
+from hydra_ray.scorer.heads.kinds import HeadKind
 from hydra_ray.scorer.heads.projection import SCHEMA, write_projected
 from hydra_ray.scorer.heads.store import Lineage, heads_table, projected_table
 from hydra_ray.scorer.heads.tasks import fit_projected
 from hydra_ray.scorer.linear.groups import Floats, GroupTable, Ints
-from hydra_ray.scorer.linear.prior import Population
+from hydra_ray.scorer.linear.prior import HeadPrior
 from hydra_ray.scorer.linear.shared import SharedHead
 
-LINEAGE = Lineage(base="benchmark", population="benchmark")
+LINEAGE = Lineage(base="benchmark", head_prior="benchmark")
 BUCKET_KEY = "benchmark"
 LARGEST_VARIANCE = 0.1
 """Of a code; about what real sets show."""
@@ -123,16 +123,16 @@ def fit_bucket(stage: Stage, bucket: int, shape: Shape) -> None:
         stage.part(projected_table(0), bucket),
         stage.part(heads_table(0), bucket),
         LINEAGE,
-        Configuration(name=f"lowrank-{shape.rank}", kind="lowrank", rank=shape.rank, settings=settings),
-        population_of(shape),
-        is_graded=False,
+        HeadKind(name=f"lowrank-{shape.rank}", kind="lowrank", rank=shape.rank, settings=settings),
+        prior_of(shape),
+        has_soft_targets=False,
     )
 
 
-def population_of(shape: Shape) -> Population:
+def prior_of(shape: Shape) -> HeadPrior:
     """What training users would have taught: a shared head that says nothing, and the true prior."""
     nothing = SharedHead(weights_D=np.zeros(shape.rank), left_out_KD=np.zeros((0, shape.rank)))
-    return Population(
+    return HeadPrior(
         base_fingerprint=LINEAGE.base,
         scales_D=np.ones(shape.rank),
         query_head=nothing,

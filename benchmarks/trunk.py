@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from hydra_ray.models import resolve_model
-from hydra_ray.scorer.base.layer_cache import Trunk
+from hydra_ray.scorer.base.layer_cache import HiddenStateCache
 from hydra_ray.scorer.base.model import Base, new_base
 from hydra_ray.scorer.base.spec import BaseShape
 
@@ -35,19 +35,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rng = random.Random(0)
     pairs = [(text_of(rng, 10, 80), text_of(rng, 2, 80)) for _ in range(arguments.pairs)]
-    shape = BaseShape(interaction="pair", plain_names=(), width=64, max_text_tokens=256)
+    shape = BaseShape(interaction="pair", handcrafted_names=(), width=64, max_text_tokens=256)
     plain, kept = (new_base(resolve_model(ENCODER), shape, seed=0) for _ in range(2))
     plain.freeze_below(arguments.layers)
-    kept.freeze_below(arguments.layers, Trunk())
+    kept.freeze_below(arguments.layers, HiddenStateCache())
     expected = read(plain, pairs)
     differences = [float((expected - read(kept, pairs)).abs().max()) for _ in ("keeping", "kept")]
     print(f"largest difference of a feature: {max(differences)}")
     for work in (read, train):
         rounds = [(seconds(work, plain, pairs), seconds(work, kept, pairs)) for _ in range(arguments.rounds)]
-        without, with_trunk = (statistics.median(side) for side in zip(*rounds, strict=True))
+        without, with_cache = (statistics.median(side) for side in zip(*rounds, strict=True))
         print(
-            f"{work.__name__}: {len(pairs)} pairs, without {without:.2f} s, with {with_trunk:.2f} s, ratio "
-            f"{without / with_trunk:.2f}; rounds {[round(before / after, 2) for before, after in rounds]}",
+            f"{work.__name__}: {len(pairs)} pairs, without {without:.2f} s, with {with_cache:.2f} s, ratio "
+            f"{without / with_cache:.2f}; rounds {[round(before / after, 2) for before, after in rounds]}",
             flush=True,
         )
 

@@ -156,7 +156,7 @@ class Candidate:
     candidate_id: str
     text: str
     plain: tuple[float, ...]
-    """Plain features, in the order of the use's `plain_names`."""
+    """Plain features, in the order of the use's `handcrafted_names`."""
     quality: float | None
     """Higher is better, 0 to 1; None where it is unknown or must not be known (an evaluated query)."""
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from hydra_ray.config import HeadsConfig
 from hydra_ray.rows import ScoredUser, arrow_schema, from_table
 from hydra_ray.runs.stage import Stage
-from hydra_ray.scorer.heads.kinds import configurations
+from hydra_ray.scorer.heads.kinds import head_kinds
 from hydra_ray.scorer.heads.projection import SCHEMA
 from hydra_ray.scorer.heads.selection import cohort_losses
 from hydra_ray.scorer.heads.store import UserHead, heads_table, read_heads, scores_table
-from hydra_ray.scorer.heads.tasks import HeadJob, make_bucket, make_population, make_projected, make_trial
+from hydra_ray.scorer.heads.tasks import HeadJob, make_bucket, make_prior, make_projected, make_trial
 from hydra_ray.storage import add_counters, read_counters, read_part, write_row_groups
 
 
@@ -19,17 +19,17 @@ def head_job(root, features, fold=0, **settings):
     return HeadJob(
         features=features,
         stage=stage,
-        population=stage,
+        head_prior=stage,
         config=config,
-        is_graded=False,
-        num_trusted=0,
+        has_soft_targets=False,
+        num_prefitted=0,
         base_name="base",
         fold=fold,
     )
 
 
 def prepare(job):
-    make_population(job)
+    make_prior(job)
     for bucket in job.stage.buckets:
         make_projected(job, bucket)
 
@@ -40,7 +40,7 @@ def fit_without_tune(job):
 
 
 def fit_projected_buckets(job):
-    names = [configuration.name for configuration in configurations(job.config)]
+    names = [head_kind.name for head_kind in head_kinds(job.config)]
     for name in names:
         make_trial(job, name, job.stage.buckets)
     cohorts = cohort_losses([add_counters(map(read_counters, job.trial_parts(name))) for name in names])

@@ -35,13 +35,13 @@ class Drafted:
     drafted: DraftedUser
 
 
-def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
+def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     """Names of the plain features of a candidate of this task, in order."""
     if not config.adapter.has_plain_features:
         return ()
     if not task.is_closed:
-        return draft_features.plain_names(config.drafts)
-    return label_features.plain_names(task, config.drafts, has_own_labels=config.adapter.has_own_labels)
+        return draft_features.handcrafted_names(config.drafts)
+    return label_features.handcrafted_names(task, config.drafts, has_own_labels=config.adapter.has_own_labels)
 
 
 def adapter_examples(
@@ -123,7 +123,7 @@ def _pool(context: Context, task: Task, config: DraftsConfig) -> Pool:
 
 
 def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig, vectors: Vectors) -> Floats:
-    """One row each candidate, in the order of `plain_names`."""
+    """One row each candidate, in the order of `handcrafted_names`."""
     if not pool or not config.adapter.has_plain_features:
         return np.zeros((len(pool), 0))
     if task.is_closed:

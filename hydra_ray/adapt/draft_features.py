@@ -41,13 +41,13 @@ _NAMES = (
 _LEAD_WORDS = 25
 
 
-def plain_names(config: DraftsConfig) -> tuple[str, ...]:
+def handcrafted_names(config: DraftsConfig) -> tuple[str, ...]:
     """Names of the plain features of a draft, in order."""
     return _NAMES + tuple(f"is_{name}_answer" for name in config.prompts)
 
 
 def text_features(pool: Pool, context: Context, config: DraftsConfig, vectors: Vectors) -> Floats:
-    """Plain features of every candidate, one row each, in the order of `plain_names`."""
+    """Plain features of every candidate, one row each, in the order of `handcrafted_names`."""
     candidates = list(pool)
     greedy, probes = greedy_drafts(context, config), probe_drafts(context, config)
     columns: dict[str, Sequence[float]] = {
@@ -60,7 +60,7 @@ def text_features(pool: Pool, context: Context, config: DraftsConfig, vectors: V
         **_encoded_columns(candidates, context, vectors),
         **_source_columns(pool, context, config),
     }
-    return np.array([columns[name] for name in plain_names(config)]).T
+    return np.array([columns[name] for name in handcrafted_names(config)]).T
 
 
 def _word_columns(candidates: Sequence[str], context: Context) -> dict[str, Sequence[float]]:

@@ -33,7 +33,7 @@ _NAMES = (
 )
 _TEXT_NAME = "log_p_text"  # what the text says about its label, whoever wrote it
 _OWN_NAME = "log_p_own"  # the same, given the user's records
-TRUSTED_NAMES = (_OWN_NAME,)
+PREFITTED_NAMES = (_OWN_NAME,)
 """The features that are fitted scores themselves; they stand last."""
 _RATING_NAMES = (  # distance from a mean rating, in label ranges
     "history_distance",
@@ -50,7 +50,7 @@ _OPTION_NAMES = (  # of what the label stands for with the history
 )
 
 
-def plain_names(task: Task, config: DraftsConfig, *, has_own_labels: bool = True) -> tuple[str, ...]:
+def handcrafted_names(task: Task, config: DraftsConfig, *, has_own_labels: bool = True) -> tuple[str, ...]:
     """Names of the plain features of a label, in order.
 
     Args:
@@ -60,14 +60,14 @@ def plain_names(task: Task, config: DraftsConfig, *, has_own_labels: bool = True
     options = _OPTION_NAMES if task.option_pattern else ()
     text = (_TEXT_NAME,) if task.has_labelled_records else ()
     biases = tuple(f"label={label}" for label in task.labels)
-    trusted = TRUSTED_NAMES if task.has_labelled_records and has_own_labels else ()
-    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + trusted
+    prefitted = PREFITTED_NAMES if task.has_labelled_records and has_own_labels else ()
+    return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + prefitted
 
 
 def closed_features(
     context: Context, task: Task, config: DraftsConfig, vectors: Vectors, *, has_own_labels: bool = True
 ) -> Floats:
-    """Plain features of every label, one row each, in the order of `plain_names`."""
+    """Plain features of every label, one row each, in the order of `handcrafted_names`."""
     texts = [task.option_text(context.query, label) for label in task.labels]
     history = _shares(task, Counter(record.output for record in context.history))
     retrieved = _shares(task, _weighted_outputs(context.retrieved, context.retrieved_weights))
@@ -99,7 +99,7 @@ def closed_features(
     if task.option_pattern:
         columns |= _option_columns(context, texts, vectors)
     columns |= {f"label={label}": _indicator(task, label) for label in task.labels}
-    return np.stack([columns[name] for name in plain_names(task, config, has_own_labels=has_own_labels)], axis=1)
+    return np.stack([columns[name] for name in handcrafted_names(task, config, has_own_labels=has_own_labels)], axis=1)
 
 
 def _shares(task: Task, counts: Mapping[str, float]) -> Floats:

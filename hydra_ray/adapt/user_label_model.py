@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 from hydra_ray.config import Task
 from hydra_ray.retrieve.dense import Floats
 from hydra_ray.scorer.linear.groups import GroupTable, Ints, starts_of
-from hydra_ray.scorer.linear.pooled import CommonRegression
+from hydra_ray.scorer.linear.pooled import PooledRegression
 from hydra_ray.scorer.linear.prior import within_group_scales
 from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
@@ -94,7 +94,7 @@ def _fit(inputs_NLI: Floats, labels_N: Ints) -> Floats:
     )
     scales_I = within_group_scales(table)
     scaled = table.scaled(scales_I)
-    regression = CommonRegression(scaled, scaled.features_ND, np.zeros(len(targets_N)))
+    regression = PooledRegression(scaled, scaled.features_ND, np.zeros(len(targets_N)))
     variances_I = np.full(num_inputs, PRIOR_VARIANCE)
     return regression.code(variances_I, np.ones(num_records), np.zeros(num_inputs)) / scales_I
 

@@ -48,8 +48,8 @@ def addition_summary(plan: Plan) -> dict[str, Any]:
         run, taught_by, num_users, num_queries, num_rejected; heads: by scorer, how many users got which configuration;
         requests: of the generator, and asked_now: those that had never been answered before; seconds.
     """
-    assert plan.teacher is not None
-    taught = {stage.folder for stage in plan.teacher.stages.values()}
+    assert plan.parent is not None
+    taught = {stage.folder for stage in plan.parent.stages.values()}
     manifests = {stage.name: stage.manifest() for stage in plan.stages() if stage.folder not in taught}
     counters = {name: manifest["counters"] for name, manifest in manifests.items()}
     users = counters["users"]

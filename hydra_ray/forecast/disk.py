@@ -18,7 +18,7 @@ def expected_bytes(plan: Plan, volumes: list[StageVolume]) -> float:
     bases = sum(
         len(set(scorer.base_folds)) * (weight_bytes(scorer.config.base.encoder) or 0)
         for scorer in (plan.reranker, plan.adapter)
-        if plan.teacher is None
+        if plan.parent is None
     )
     requests = sum(volume.all.requests.value for volume in volumes)
     return run_bytes(users, bases, requests, plan.reranker.num_folds)

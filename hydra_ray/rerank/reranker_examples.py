@@ -22,7 +22,7 @@ _PAIR_NAMES = (
 )
 
 
-def plain_names(task: Task, config: RunConfig) -> tuple[str, ...]:
+def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     """Names of the plain features of a (query, record) pair, in order."""
     if not config.reranker.has_plain_features:
         return ()

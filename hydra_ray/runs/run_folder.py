@@ -18,7 +18,7 @@ _STAGES = "stages.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Teacher:
+class ParentRun:
     """A finished run that taught what a later run uses."""
 
     config: RunConfig
@@ -101,7 +101,7 @@ def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
     }
 
 
-def read_teacher(config: RunConfig) -> Teacher | None:
+def read_parent(config: RunConfig) -> ParentRun | None:
     """The finished run that taught what the run `config` uses; None where that run's own training users teach.
 
     Raises:
@@ -117,7 +117,7 @@ def read_teacher(config: RunConfig) -> Teacher | None:
     buckets = [(each.users.num_buckets, each.users.bucket_key) for each in (taught, config)]
     if buckets[0] != buckets[1]:
         raise ConfigError(f"users.num_buckets and users.bucket_key must be those of the run {taught.run}")
-    return Teacher(config=taught, stages=recorded_stages(folder, config))
+    return ParentRun(config=taught, stages=recorded_stages(folder, config))
 
 
 def _plain(stage: Stage) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.base.spec import DESCRIPTION as BASE
 from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.heads.features import row_group_slices
-from hydra_ray.scorer.heads.store import heads_table, population_folder, read_lineage
-from hydra_ray.scorer.linear.prior import read_population
+from hydra_ray.scorer.heads.store import heads_table, prior_folder, read_lineage
+from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.serving.folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.serving.model_card import base_card, model_card
 from hydra_ray.stages.plan import Plan, ScorerPlan
@@ -77,9 +77,9 @@ def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
     base = storage.join(scorer.base.folder, base_name_of(scorer.base_folds[FOLD]))
     files = storage.read_json(storage.join(base, BASE))["files"]
     storage.copy_files(base, exported.path(name), [*files, BASE])
-    heads, population = exported.stage(f"{name}.heads"), population_folder(scorer.population.folder, FOLD)
-    lineage = read_lineage(population)
-    read_population(population).write(population_folder(heads.folder, FOLD), lineage.population)
+    heads, head_prior = exported.stage(f"{name}.heads"), prior_folder(scorer.head_prior.folder, FOLD)
+    lineage = read_lineage(head_prior)
+    read_prior(head_prior).write(prior_folder(heads.folder, FOLD), lineage.head_prior)
     for bucket in scorer.heads.buckets:
         source, destination = (stage.part(heads_table(FOLD), bucket) for stage in (scorer.heads, heads))
         storage.write_bytes(destination, storage.read_bytes(source))

@@ -13,12 +13,12 @@ import torch
 from hydra_ray.config import ScorerConfig
 from hydra_ray.rows import Group
 from hydra_ray.scorer.base.model import Base, load_base
-from hydra_ray.scorer.heads.kinds import Configuration, configurations
+from hydra_ray.scorer.heads.kinds import HeadKind, head_kinds
 from hydra_ray.scorer.heads.projection import EVALUATED, ProjectedPart
 from hydra_ray.scorer.heads.selection import Heads, head_scores, heads_of
-from hydra_ray.scorer.heads.store import HeadStore, heads_table, population_folder, read_lineage
+from hydra_ray.scorer.heads.store import HeadStore, heads_table, prior_folder, read_lineage
 from hydra_ray.scorer.linear.groups import Floats, GroupTable
-from hydra_ray.scorer.linear.prior import Population, read_population
+from hydra_ray.scorer.linear.prior import HeadPrior, read_prior
 from hydra_ray.scorer.linear.routed import routed_scores
 from hydra_ray.serving.folder import FOLD, Exported
 
@@ -52,11 +52,11 @@ class GroupScorer:
         """
         config: ScorerConfig = getattr(exported.config, name)
         heads = exported.stage(f"{name}.heads")
-        folder = population_folder(heads.folder, FOLD)
+        folder = prior_folder(heads.folder, FOLD)
         self._exported = exported
         self._base: Base = load_base(exported.path(name))[0]
-        self._population: Population = read_population(folder)
-        self._kinds: list[Configuration] = configurations(config.heads)
+        self._head_prior: HeadPrior = read_prior(folder)
+        self._kinds: list[HeadKind] = head_kinds(config.heads)
         self._store = HeadStore(stage=heads, fold=FOLD, bucket_key=exported.bucket_key, lineage=read_lineage(folder))
         self._kept: OrderedDict[str, OwnHead] = OrderedDict()
         self._sides: OrderedDict[tuple[str, ...], torch.Tensor] = OrderedDict()
@@ -76,18 +76,18 @@ class GroupScorer:
         Args:
             history: what the encoder makes of the records that may be used; empty where no heads are routed by it.
         """
-        features_ND, population = self._features(group), self._population
+        features_ND, head_prior = self._features(group), self._head_prior
         folds_N = np.full(len(features_ND), -1)
-        shared_N = population.shared_scores(features_ND, np.zeros(len(features_ND), bool), folds_N)
-        mixtures_GE, added_NE = population.routes(np.array([history]), folds_N[:1], features_ND, folds_N)
+        shared_N = head_prior.shared_scores(features_ND, np.zeros(len(features_ND), bool), folds_N)
+        mixtures_GE, added_NE = head_prior.routes(np.array([history]), folds_N[:1], features_ND, folds_N)
         part = _part_of(
             _as_stored(shared_N),
             _as_stored(mixtures_GE),
             _as_stored(added_NE),
-            _as_stored(features_ND @ population.basis_DR),
+            _as_stored(features_ND @ head_prior.basis_DR),
             features_ND,
         )
-        personal_N = head_scores(part, head.heads, self._kinds, population, part.offsets_N)
+        personal_N = head_scores(part, head.heads, self._kinds, head_prior, part.offsets_N)
         return {"personal": personal_N, "shared": part.shared_N, "routed": part.offsets_N}
 
     def _read_head(self, user_id: str) -> OwnHead:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import hydra_ray.adapt.adapter_examples
 import hydra_ray.rerank.reranker_examples
-from hydra_ray.adapt.label_features import TRUSTED_NAMES
+from hydra_ray.adapt.label_features import PREFITTED_NAMES
 from hydra_ray.adapt.label_model import needs_labeller
 from hydra_ray.config import ApiConfig, HeadsConfig, PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completions import CompletionStore
@@ -17,12 +17,11 @@ from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS, input_fingerprint
 from hydra_ray.models.known import RunModels, UsedModel, models_of, without_pins
 from hydra_ray.runs.root import bucket_key_name, forgotten_pseudonyms
-from hydra_ray.runs.run_folder import Teacher, read_teacher, run_folder_of
+from hydra_ray.runs.run_folder import ParentRun, read_parent, run_folder_of
 from hydra_ray.runs.stage import Stage, fingerprint
+from hydra_ray.scorer.base.spec import Interaction
 from hydra_ray.storage import require_absolute
 from hydra_ray.storage.locations import reach
-
-Interaction = Literal["pair", "bilinear"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +31,10 @@ class ScorerPlan:
     config: ScorerConfig
     interaction: Interaction
     """How the base sees a candidate: together with the query, or each by itself (closed label sets)."""
-    plain_names: tuple[str, ...]
-    num_trusted: int
+    handcrafted_names: tuple[str, ...]
+    num_prefitted: int
     """How many of the last plain features are fitted scores themselves."""
-    is_graded: bool
+    has_soft_targets: bool
     """Whether candidates that are not the best of their group have a part in what is learned. In closed tasks the
     adapter learns how likely each label is the right one, and the expected quality is taken when it chooses."""
     base_folds: tuple[int | None, ...]
@@ -45,7 +44,7 @@ class ScorerPlan:
     base: Stage
     features: Stage
     heads: Stage
-    population: Stage
+    head_prior: Stage
     """The heads that keep what training users teach: these, or those of the run that taught."""
 
     @property
@@ -66,7 +65,7 @@ class Plan:
     """The run's, in which the models' names are those of what they hold now."""
     models: RunModels
     task: Task
-    teacher: Teacher | None
+    parent: ParentRun | None
     """The finished run that taught; None where this run's own training users teach."""
     completions: CompletionStore
     """What the generator has answered in any run under the same root."""
@@ -94,7 +93,7 @@ class Plan:
     @property
     def known_users(self) -> Stage | None:
         """The users of the run that taught, who cannot be added; None where this run's own training users teach."""
-        return None if self.teacher is None else self.teacher.stages[self.users.name]
+        return None if self.parent is None else self.parent.stages[self.users.name]
 
     @property
     def run_folder(self) -> str:
@@ -118,12 +117,12 @@ def plan_run(config: RunConfig) -> Plan:
     require_absolute(config.storage.root, "storage.root")
     reach(config.storage)
     task = task_of(config.lamp)
-    teacher = read_teacher(config)
+    parent = read_parent(config)
     models = models_of(config)
     given, config = config, models.pinned(config)
-    make = _Maker(config=config, models=models, teacher=teacher)
+    make = _Maker(config=config, models=models, parent=parent)
     users = make.users(task)
-    if teacher is not None and users.is_complete():
+    if parent is not None and users.is_complete():
         users = replace(users, only_buckets=tuple(users.committed_buckets(USERS)))
         make = replace(make, only_buckets=users.only_buckets)
     generator = _generator_settings(config, models, task)
@@ -145,7 +144,7 @@ def plan_run(config: RunConfig) -> Plan:
         config=config,
         models=models,
         task=task,
-        teacher=teacher,
+        parent=parent,
         completions=_completions(config, models),
         users=users,
         profiles=profiles,
@@ -166,7 +165,7 @@ class _Maker:
 
     config: RunConfig
     models: RunModels
-    teacher: Teacher | None
+    parent: ParentRun | None
     only_buckets: tuple[int, ...] | None = None
 
     def users(self, task: Task) -> Stage:
@@ -188,18 +187,18 @@ class _Maker:
             settings={"version": version, **settings},
             inputs=tuple(each.fingerprint for each in inputs),
         )
-        if self.teacher is not None and name not in _OWN_STAGES:
-            self.teacher.require_like(stage)
+        if self.parent is not None and name not in _OWN_STAGES:
+            self.parent.require_like(stage)
         return stage
 
     def frozen(self, name: str, version: int, settings: Mapping[str, Any], inputs: Sequence[Stage]) -> Stage:
         """A stage that learns from all users: in its place that of the run that taught, if one did."""
         own = self.stage(name, version, settings, inputs)
-        return own if self.teacher is None else self.teacher.stages[name]
+        return own if self.parent is None else self.parent.stages[name]
 
     def taught(self, name: str) -> list[Stage]:
         """The stage of the run that taught, if one did and made it."""
-        stages = {} if self.teacher is None else self.teacher.stages
+        stages = {} if self.parent is None else self.parent.stages
         return [stages[name]] if name in stages else []
 
     def scorer(self, name: Literal["reranker", "adapter"], task: Task, inputs: Sequence[Stage]) -> ScorerPlan:
@@ -208,46 +207,46 @@ class _Maker:
         is_adapter = name == "adapter"
         interaction: Interaction = "bilinear" if is_adapter and task.is_closed else "pair"
         encoder = _encoder_settings(section, self.models.adapter if is_adapter else self.models.reranker)
-        names = _PLAIN_NAMES[name](task, config)
+        names = _HANDCRAFTED_NAMES[name](task, config)
         # The adapter's plain features compare texts by the encoder.
         compared = {**encoder, "drafts": config.drafts} if is_adapter else {}
         base_settings = {**section.base.model_dump(mode="json"), "encoder": encoder["encoder"]}
         version = 4 if is_adapter else 3  # only the adapter's hold histories
         examples = self.stage(f"{name}.examples", version, {"task": task, "plain_names": names, **compared}, inputs)
         base = self.frozen(f"{name}.base", 2, {"base": base_settings, "interaction": interaction}, [examples])
-        featured = [base] if self.teacher is None else [base, examples]
+        featured = [base] if self.parent is None else [base, examples]
         features = self.stage(f"{name}.features", 2, {}, featured)
-        population = self.taught(f"{name}.heads")
-        num_trusted = sum(each in TRUSTED_NAMES for each in names)
-        fitted = {"trusted": num_trusted} if num_trusted else {}
+        head_prior = self.taught(f"{name}.heads")
+        num_prefitted = sum(each in PREFITTED_NAMES for each in names)
+        fitted = {"trusted": num_prefitted} if num_prefitted else {}
         # What judges the heads differs only where the base was trained on some of the users.
         judged = {"judges": "unseen users"} if section.base.num_epochs and "lowrank" in section.heads.kinds else {}
         settings = {"heads": _heads_settings(section.heads), **fitted, **judged}
-        heads = self.stage(f"{name}.heads", 5, settings, [features, *population])
+        heads = self.stage(f"{name}.heads", 5, settings, [features, *head_prior])
         return ScorerPlan(
             config=section,
             interaction=interaction,
-            plain_names=names,
-            num_trusted=num_trusted,
-            is_graded=not (is_adapter and task.is_closed),
+            handcrafted_names=names,
+            num_prefitted=num_prefitted,
+            has_soft_targets=not (is_adapter and task.is_closed),
             base_folds=self._base_folds(section),
             examples=examples,
             base=base,
             features=features,
             heads=heads,
-            population=population[0] if population else heads,
+            head_prior=head_prior[0] if head_prior else heads,
         )
 
     def _base_folds(self, scorer: ScorerConfig) -> tuple[int | None, ...]:
-        num_folds = (self.config if self.teacher is None else self.teacher.config).users.num_folds
+        num_folds = (self.config if self.parent is None else self.parent.config).users.num_folds
         is_common = num_folds == 1 or not scorer.base.num_epochs
         folds = tuple(None if is_common else fold for fold in range(num_folds))
-        return folds if self.teacher is None else folds[:1]
+        return folds if self.parent is None else folds[:1]
 
 
-_PLAIN_NAMES = {
-    "reranker": hydra_ray.rerank.reranker_examples.plain_names,
-    "adapter": hydra_ray.adapt.adapter_examples.plain_names,
+_HANDCRAFTED_NAMES = {
+    "reranker": hydra_ray.rerank.reranker_examples.handcrafted_names,
+    "adapter": hydra_ray.adapt.adapter_examples.handcrafted_names,
 }
 _OWN_STAGES = ("users", "report")
 """Of a run that another one taught, the stages whose settings need not be that run's."""

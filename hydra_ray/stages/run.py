@@ -38,8 +38,8 @@ from hydra_ray.runs.signals import require_not_stopped
 from hydra_ray.runs.stage import Stage
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.scorer.base.spec import base_name_of
-from hydra_ray.scorer.heads.store import population_folder
-from hydra_ray.scorer.linear.prior import feature_weights, read_population
+from hydra_ray.scorer.heads.store import prior_folder
+from hydra_ray.scorer.linear.prior import feature_weights, read_prior
 from hydra_ray.stages.explained import explain_examples
 from hydra_ray.stages.outline import write_outline
 from hydra_ray.stages.parts import (
@@ -85,7 +85,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: Callable[
 def _run_stages(plan: Plan, until: str) -> Plan:
     config = plan.config
     reused = {stage.name for stage in plan.stages() if stage.is_complete()}
-    if plan.teacher is not None:
+    if plan.parent is not None:
         users(plan)
         plan = plan_run(config)  # which buckets hold users is known now
     if not plan.report.is_complete():
@@ -186,7 +186,7 @@ def report(plan: Plan, reused: Collection[str]) -> None:
         from hydra_ray.evaluate.report import build_report
         from hydra_ray.evaluate.report_page import render_page
 
-        if plan.teacher is not None and not any(
+        if plan.parent is not None and not any(
             query.target for user, _ in answered_users(plan.users, plan.answers) for query in user.queries
         ):
             return {}
@@ -210,7 +210,7 @@ def report(plan: Plan, reused: Collection[str]) -> None:
     ):
         if storage.exists(location := storage.join(stage.folder, name)):
             storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
-    if plan.teacher is not None:
+    if plan.parent is not None:
         storage.write_json(storage.join(plan.run_folder, "summary.json"), addition_summary(plan))
     record_stages(plan.run_folder, plan.stages())
     logger.info("report: %s", plan.run_folder)
@@ -225,10 +225,10 @@ def _train(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
         plan.base,
         plan.config.base,
         plan.interaction,
-        plan.plain_names,
+        plan.handcrafted_names,
         placement,
         list(dict.fromkeys(plan.base_folds)),
-        is_graded=plan.is_graded,
+        has_soft_targets=plan.has_soft_targets,
     )
 
 
@@ -250,12 +250,12 @@ def _fit(plan: ScorerPlan, placement: PlacementConfig) -> Counters:
     return fit_heads(
         plan.features,
         plan.heads,
-        plan.population,
+        plan.head_prior,
         heads,
         placement,
         base_names,
-        is_graded=plan.is_graded,
-        num_trusted=plan.num_trusted,
+        has_soft_targets=plan.has_soft_targets,
+        num_prefitted=plan.num_prefitted,
     )
 
 
@@ -306,7 +306,7 @@ def _gates(plan: Plan) -> list[Gate | None]:
     num_folds = plan.adapter.num_folds
     if not plan.config.answers.is_gated:
         return [None] * num_folds
-    outcomes = list(read_outcomes(plan.gate if plan.teacher is None else plan.teacher.stages[plan.gate.name]))
+    outcomes = list(read_outcomes(plan.gate if plan.parent is None else plan.parent.stages[plan.gate.name]))
     return [fit_gate([outcome for outcome in outcomes if outcome.fold == fold]) for fold in range(num_folds)]
 
 
@@ -327,13 +327,11 @@ def _feature_weights(plan: Plan) -> list[FeatureWeight]:
     """What each plain feature counts for, on the mean of the folds."""
     weights: list[FeatureWeight] = []
     for name, scorer in (("reranker", plan.reranker), ("adapter", plan.adapter)):
-        populations = [
-            read_population(population_folder(scorer.population.folder, fold)) for fold in range(scorer.num_folds)
-        ]
-        by_fold = [dict(feature_weights(each, scorer.plain_names)) for each in populations]
+        head_priors = [read_prior(prior_folder(scorer.head_prior.folder, fold)) for fold in range(scorer.num_folds)]
+        by_fold = [dict(feature_weights(each, scorer.handcrafted_names)) for each in head_priors]
         weights += [
             FeatureWeight(scorer=name, name=each, weight=fmean(fold[each] for fold in by_fold))
-            for each in scorer.plain_names
+            for each in scorer.handcrafted_names
         ]
     return weights
 

@@ -7,7 +7,7 @@ import pytest
 from builders import LETTERS, encode, examples_of, labeller_of, rows_of, run_config, user
 
 from hydra_ray.adapt import draft_features, label_features
-from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples, plain_names
+from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples, handcrafted_names
 from hydra_ray.adapt.label_model import fit_labeller
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.quality import quality
@@ -33,15 +33,17 @@ def examples(someone: User, task: Task = PLANTED, write=copying, config: RunConf
 
 def plain(group: Group, name: str, task: Task = PLANTED) -> dict[str, float]:
     """One named feature by candidate."""
-    place = plain_names(task, CONFIG).index(name)
+    place = handcrafted_names(task, CONFIG).index(name)
     return {candidate.candidate_id: candidate.plain[place] for candidate in group.candidates}
 
 
 @pytest.mark.parametrize("task", [PLANTED, TASKS["LaMP_3"], HEADLINES])
 def test_the_named_features_are_those_of_the_kind_of_task(task: Task):
-    names = plain_names(task, CONFIG)
+    names = handcrafted_names(task, CONFIG)
     expected = (
-        label_features.plain_names(task, CONFIG.drafts) if task.is_closed else draft_features.plain_names(CONFIG.drafts)
+        label_features.handcrafted_names(task, CONFIG.drafts)
+        if task.is_closed
+        else draft_features.handcrafted_names(CONFIG.drafts)
     )
     assert names == expected
     assert len(set(names)) == len(names)
@@ -158,7 +160,7 @@ def test_the_labeller_tells_what_the_querys_text_says_and_what_the_users_records
 def test_without_plain_features_there_are_none_and_nothing_else_differs():
     config = run_config(adapter={"has_plain_features": False, "base": CONFIG.adapter.base.model_dump()})
     for task in (PLANTED, HEADLINES):
-        assert plain_names(task, config) == ()
+        assert handcrafted_names(task, config) == ()
         bare, full = examples(user(8), task, config=config), examples(user(8), task)
         assert bare.groups == tuple(
             replace(group, candidates=tuple(replace(each, plain=()) for each in group.candidates))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.adapt.context import Context
-from hydra_ray.adapt.draft_features import plain_names, text_features
+from hydra_ray.adapt.draft_features import handcrafted_names, text_features
 from hydra_ray.adapt.pool import Pool, pool_of
 from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
@@ -102,7 +102,7 @@ EXPECTED = {
 
 def features(context: Context, pool: Pool = POOL, vectors: Vectors = VECTORS) -> dict[str, list[float]]:
     """Each named feature of all candidates."""
-    return named_features(plain_names(DRAFTS), text_features(pool, context, DRAFTS, vectors))
+    return named_features(handcrafted_names(DRAFTS), text_features(pool, context, DRAFTS, vectors))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -111,7 +111,7 @@ def test_a_feature_of_each_candidate_is_as_worked_out_by_hand(name: str):
 
 
 def test_these_are_all_the_features_of_a_candidate():
-    assert set(plain_names(DRAFTS)) == set(EXPECTED)
+    assert set(handcrafted_names(DRAFTS)) == set(EXPECTED)
 
 
 def test_a_word_that_the_user_never_wrote_is_not_in_the_users_vocabulary():

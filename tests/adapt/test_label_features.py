@@ -8,7 +8,7 @@ import pytest
 from builders import answer, named_features
 
 from hydra_ray.adapt.context import Context
-from hydra_ray.adapt.label_features import closed_features, plain_names
+from hydra_ray.adapt.label_features import closed_features, handcrafted_names
 from hydra_ray.adapt.label_model import LabelledText
 from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.lamp.tasks import TASKS
@@ -80,7 +80,7 @@ EXPECTED = {
 
 def features(context: Context, task: Task = TASK, vectors: Vectors = VECTORS) -> dict[str, list[float]]:
     """Each named feature of all labels."""
-    return named_features(plain_names(task, DRAFTS), closed_features(context, task, DRAFTS, vectors))
+    return named_features(handcrafted_names(task, DRAFTS), closed_features(context, task, DRAFTS, vectors))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -89,15 +89,15 @@ def test_a_feature_of_each_label_is_as_worked_out_by_hand(name: str):
 
 
 def test_these_are_all_the_features_of_a_classification():
-    assert set(plain_names(TASK, DRAFTS)) == set(EXPECTED)
+    assert set(handcrafted_names(TASK, DRAFTS)) == set(EXPECTED)
 
 
 def test_on_demand_what_records_say_of_labels_is_left_to_the_heads():
-    names = plain_names(TASK, DRAFTS, has_own_labels=False)
-    assert names == plain_names(TASK, DRAFTS)[:-1]
+    names = handcrafted_names(TASK, DRAFTS, has_own_labels=False)
+    assert names == handcrafted_names(TASK, DRAFTS)[:-1]
     everything = closed_features(CONTEXT, TASK, DRAFTS, VECTORS)
     found = closed_features(CONTEXT, TASK, DRAFTS, VECTORS, has_own_labels=False)
-    assert plain_names(TASK, DRAFTS)[-1] == "log_p_own"
+    assert handcrafted_names(TASK, DRAFTS)[-1] == "log_p_own"
     assert np.array_equal(found, everything[:, :-1])
 
 

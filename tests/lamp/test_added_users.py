@@ -58,7 +58,7 @@ def counts_of(stage: Stage) -> dict[int, int]:
 
 
 @pytest.fixture(autouse=True)
-def teacher(known: Stage, files_of: Any) -> None:
+def parent(known: Stage, files_of: Any) -> None:
     """Fills the users of the run that taught."""
     path = Path(files_of("taught", "abc").lamp.users_files[0])
     path.write_text(path.read_text() + '\n{"user_id": "t", "is_new": false, "history": [], "queries": []}')

@@ -15,7 +15,7 @@ from hydra_ray.lamp.users import ingest
 from hydra_ray.rows import Rejected, User, arrow_schema, from_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
-TEACHER = {**user_row("teacher"), "is_new": False}
+PARENT = {**user_row("teacher"), "is_new": False}
 ROWS = [(case, format_) for case in CASES for format_ in case.formats]
 
 
@@ -23,13 +23,13 @@ def lamp_section(folder: Path, format_: str, files: dict[str, bytes], task: obje
     """The configuration of users who are in `files`, beside one good training user."""
     folder.mkdir()
     if format_ == LAMP:
-        teachers = files_of(LAMP, [TEACHER])
+        teachers = files_of(LAMP, [PARENT])
         files = {**files, **{name.replace("dev", "train"): content for name, content in teachers.items()}}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     if format_ == LAMP:
         return {"task": task, "root": str(folder)}
-    (folder / "teacher.jsonl").write_bytes(files_of(".jsonl", [TEACHER])["users.jsonl"])
+    (folder / "teacher.jsonl").write_bytes(files_of(".jsonl", [PARENT])["users.jsonl"])
     return {"task": task, "users_files": [str(folder / name) for name in ("teacher.jsonl", *files)]}
 
 

@@ -4,7 +4,7 @@ import pytest
 from builders import answer, run_config, user
 
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.rerank.reranker_examples import plain_names, reranker_examples, select_records
+from hydra_ray.rerank.reranker_examples import handcrafted_names, reranker_examples, select_records
 from hydra_ray.retrieve.ranking import rank_queries
 from hydra_ray.rows import Probe, ProbedQuery, ProbedUser, User
 
@@ -42,7 +42,7 @@ def test_candidates_are_the_retrieved_records_with_the_quality_of_their_probes()
     assert [group.query_id for group in examples.groups] == [query.query_id for query in probed.queries]
     for group, query in zip(examples.groups, probed.queries, strict=True):
         assert [c.candidate_id for c in group.candidates] == [r.record_id for r in query.retrieved]
-        assert all(len(c.plain) == len(plain_names(TASK, CONFIG)) for c in group.candidates)
+        assert all(len(c.plain) == len(handcrafted_names(TASK, CONFIG)) for c in group.candidates)
         for candidate in group.candidates:
             assert candidate.quality == (float(int(candidate.candidate_id) % 2) if group.is_pseudo else None)
 
@@ -50,7 +50,7 @@ def test_candidates_are_the_retrieved_records_with_the_quality_of_their_probes()
 def test_without_plain_features_there_are_none_and_nothing_else_differs():
     someone = user(6)
     config = run_config(reranker={"has_plain_features": False, "base": CONFIG.reranker.base.model_dump()})
-    assert plain_names(TASK, config) == ()
+    assert handcrafted_names(TASK, config) == ()
     bare = reranker_examples(someone, probed_user(someone), TASK, config)
     full = reranker_examples(someone, probed_user(someone), TASK, CONFIG)
     assert bare.groups == tuple(
@@ -64,7 +64,9 @@ def test_a_record_without_input_is_its_output_and_is_compared_by_it():
     group = reranker_examples(someone, probed_user(someone), task, CONFIG).groups[0]
     outputs = {record.record_id: record.output for record in someone.history}
     assert {each.candidate_id: each.text for each in group.candidates} == outputs
-    found = {each.text: dict(zip(plain_names(task, CONFIG), each.plain, strict=True)) for each in group.candidates}
+    found = {
+        each.text: dict(zip(handcrafted_names(task, CONFIG), each.plain, strict=True)) for each in group.candidates
+    }
     assert found["comedy"]["query_overlap"] == pytest.approx(2 / 3)
     assert found["romance"]["query_overlap"] == 0
 
@@ -81,7 +83,7 @@ def test_what_the_record_says_of_its_output_is_a_feature_of_a_closed_task():
     someone = user(6)  # the query mentions comedy and romance
     group = reranker_examples(someone, probed_user(someone), TASK, CONFIG).groups[0]
     for candidate in group.candidates:
-        features = dict(zip(plain_names(TASK, CONFIG), candidate.plain, strict=True))
+        features = dict(zip(handcrafted_names(TASK, CONFIG), candidate.plain, strict=True))
         output = next(record.output for record in someone.history if record.record_id == candidate.candidate_id)
         assert [label for label in TASK.labels if features[f"output={label}"]] == [output]
         assert features["output_coverage"] == float(output in {"comedy", "romance"})

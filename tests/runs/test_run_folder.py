@@ -43,8 +43,8 @@ def test_what_is_learned_from_all_users_is_the_teachers_and_the_rest_is_its_own(
     own, theirs = ({stage.name: stage.folder for stage in plan.stages()} for plan in (added, taught))
     assert set(own) == set(theirs)
     assert {name for name in own if own[name] == theirs[name]} == FROZEN
-    assert added.reranker.population.folder == taught.reranker.heads.folder
-    assert added.adapter.population.folder == taught.adapter.heads.folder
+    assert added.reranker.head_prior.folder == taught.reranker.heads.folder
+    assert added.adapter.head_prior.folder == taught.adapter.heads.folder
     assert added.completions == taught.completions
 
 
@@ -89,7 +89,7 @@ def test_a_stage_whose_code_has_changed_since_is_refused(tmp_path: Path):
 def test_where_it_runs_and_what_is_reported_may_differ(tmp_path: Path, section: dict[str, Any]):
     config = run_config(str(tmp_path))
     record(config)
-    assert plan_run(later(config, tmp_path, **section)).teacher is not None
+    assert plan_run(later(config, tmp_path, **section)).parent is not None
 
 
 def test_a_finished_run_teaches_also_when_its_raw_files_are_gone(tmp_path: Path):
@@ -98,7 +98,7 @@ def test_a_finished_run_teaches_also_when_its_raw_files_are_gone(tmp_path: Path)
     config = run_config(str(tmp_path), lamp={"planted": None, "users_files": [str(path)]})
     record(config)
     path.unlink()
-    assert plan_run(later(config, tmp_path)).teacher is not None
+    assert plan_run(later(config, tmp_path)).parent is not None
 
 
 def test_a_run_that_is_missing_unfinished_or_itself_taught_teaches_nobody(tmp_path: Path):

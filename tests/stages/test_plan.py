@@ -212,12 +212,16 @@ def test_a_trained_base_is_trained_for_each_fold_and_an_untrained_one_serves_all
 def test_only_where_one_label_is_right_is_the_rest_of_a_group_worth_nothing(lamp_4: str):
     closed = plan_run(run_config())
     text = plan_run(run_config(lamp={"task": "LaMP_4", "planted": None, "root": lamp_4}))
-    assert (closed.reranker.is_graded, closed.adapter.is_graded, closed.adapter.interaction) == (
+    assert (closed.reranker.has_soft_targets, closed.adapter.has_soft_targets, closed.adapter.interaction) == (
         True,
         False,
         "bilinear",
     )
-    assert (text.reranker.is_graded, text.adapter.is_graded, text.adapter.interaction) == (True, True, "pair")
+    assert (text.reranker.has_soft_targets, text.adapter.has_soft_targets, text.adapter.interaction) == (
+        True,
+        True,
+        "pair",
+    )
 
 
 def test_another_encoder_in_the_same_folder_changes_what_is_retrieved(tmp_path: Path):

@@ -64,7 +64,7 @@ def base(monkeypatch: pytest.MonkeyPatch):
     def load(location: str):
         names = Path(location).name.split(",")
         model = SimpleNamespace(
-            shape=SimpleNamespace(width=2, plain_names=names),
+            shape=SimpleNamespace(width=2, handcrafted_names=names),
             num_features=2 + len(names),
             learned_features=learned,
             plain_features=lambda plain: plain.float(),
@@ -74,7 +74,7 @@ def base(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hydra_ray.scorer.base.model.load_base", load)
 
 
-def feature_parts(folder: Path, examples: list[UserExamples], *, is_graded: bool) -> list[FeaturePart]:
+def feature_parts(folder: Path, examples: list[UserExamples], *, has_soft_targets: bool) -> list[FeaturePart]:
     """What is read of these users' features in each fold."""
     stage = Stage(name="examples", fingerprint="0", root=str(folder), num_buckets=1)
     num_plain = len(examples[0].groups[0].candidates[0].plain)
@@ -82,7 +82,7 @@ def feature_parts(folder: Path, examples: list[UserExamples], *, is_graded: bool
     write_part(stage.part("examples", 0), to_table(examples, UserExamples))
     FeatureWriter(stage, stage, stage, [name])(0)
     location = stage.part(features_table(name), 0)
-    return [next(read_features(location, fold, is_graded=is_graded)) for fold in range(NUM_FOLDS)]
+    return [next(read_features(location, fold, has_soft_targets=has_soft_targets)) for fold in range(NUM_FOLDS)]
 
 
 def is_same(first: FeaturePart, second: FeaturePart) -> bool:
@@ -109,8 +109,8 @@ def test_targets_of_users_who_are_new_in_a_fold_change_no_request_and_no_part_th
         records = [reranker_examples(each.user, each.probed, task, CONFIG) for each in rows]
         answers = examples_of(*rows, task=task)
         return [
-            feature_parts(tmp_path / name / "reranker", records, is_graded=True),
-            feature_parts(tmp_path / name / "adapter", answers, is_graded=not task.is_closed),
+            feature_parts(tmp_path / name / "reranker", records, has_soft_targets=True),
+            feature_parts(tmp_path / name / "adapter", answers, has_soft_targets=not task.is_closed),
         ]
 
     users = people(is_cross_fitted)
@@ -132,7 +132,7 @@ def test_targets_of_users_who_are_new_in_a_fold_change_no_request_and_no_part_th
 @pytest.mark.parametrize("fold", range(NUM_FOLDS))
 def test_in_its_fold_a_new_users_own_query_is_unknown_and_the_pseudo_queries_are_known(tmp_path: Path, fold: int):
     rows = [rows_of(each, copying) for each in people(is_cross_fitted=True)]
-    part = feature_parts(tmp_path, examples_of(*rows), is_graded=False)[fold]
+    part = feature_parts(tmp_path, examples_of(*rows), has_soft_targets=False)[fold]
     user_of_group = np.repeat(np.arange(4), np.diff(part.table.user_starts))
     for group, is_known in enumerate(part.is_known_G):
         is_new = user_of_group[group] % NUM_FOLDS == fold

@@ -22,7 +22,7 @@ from hydra_ray.engine.connecting import ADDRESS, require_cluster_address
 from hydra_ray.errors import ClusterError, HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.runs.run_folder import read_teacher
+from hydra_ray.runs.run_folder import read_parent
 from hydra_ray.storage.locations import reach
 
 
@@ -49,7 +49,7 @@ def examine_configuration(
         task = task_of(given.lamp)
         config = configured(given)
         reach(config.storage)
-        read_teacher(config)
+        read_parent(config)
     except HydraError as error:
         return _wrong_settings(path, error)
     found = [Finding(name="configuration", value=f"{path}: run {config.run}, task {task.name}")]

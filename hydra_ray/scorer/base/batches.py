@@ -17,7 +17,7 @@ WINDOW_BATCHES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class TrainingGroup:
     """A group that teaches: its candidates' qualities are known and differ."""
 
     user_index: int
@@ -32,7 +32,7 @@ class Survey:
 
     num_users: int
     """Training users in all parts, those of other ranks included."""
-    num_lessons: int
+    num_training_groups: int
     """Of this rank, without those held out."""
     num_held_out: int
     num_plain: int
@@ -41,7 +41,7 @@ class Survey:
     plain_squares: np.ndarray
 
 
-class LessonStream:
+class TrainingGroupStream:
     """One rank's share of the training users: every `num_ranks`-th of each part, from `rank` on."""
 
     def __init__(
@@ -53,28 +53,28 @@ class LessonStream:
         num_ranks: int = 1,
         fold: int | None = None,
         *,
-        is_graded: bool,
+        has_soft_targets: bool,
     ) -> None:
         """Count everything once.
 
         Args:
             fold: of a cross-fitted run, whose new users are left out.
-            is_graded: see `target_distribution`.
+            has_soft_targets: see `target_distribution`.
         """
         self._locations, self._config, self._rank, self._num_ranks = locations, config, rank, num_ranks
-        self._fold, self._is_graded = fold, is_graded
+        self._fold, self._has_soft_targets = fold, has_soft_targets
         self._offsets = [0]
         """Training users before each part."""
-        num_lessons = num_held_out = count = 0
+        num_training_groups = num_held_out = count = 0
         sums, squares = np.zeros(num_plain), np.zeros(num_plain)
         for location in locations:
             num_users, users = self._part(location, 0)
             self._offsets.append(self._offsets[-1] + num_users)
             for _, user in users:
-                lessons = sum(1 for _ in _lessons(0, user, is_graded))
+                training_groups = sum(1 for _ in _training_groups(0, user, has_soft_targets))
                 is_held_out = self._is_held_out(user)
-                num_held_out += lessons if is_held_out else 0
-                num_lessons += 0 if is_held_out else lessons
+                num_held_out += training_groups if is_held_out else 0
+                num_training_groups += 0 if is_held_out else training_groups
                 plain = [candidate.plain for group in user.groups for candidate in group.candidates]
                 if plain:
                     count += len(plain)
@@ -82,35 +82,35 @@ class LessonStream:
                     squares += np.sum(np.square(plain), axis=0)
         self.survey = Survey(
             num_users=self._offsets[-1],
-            num_lessons=num_lessons,
+            num_training_groups=num_training_groups,
             num_held_out=num_held_out,
             num_plain=count,
             plain_sums=sums,
             plain_squares=squares,
         )
 
-    def lessons(self, *, is_held_out: bool) -> Iterator[Lesson]:
+    def training_groups(self, *, is_held_out: bool) -> Iterator[TrainingGroup]:
         """Lessons of the users who are held out, or of the others, in the order they are stored."""
         return self._read(range(len(self._locations)), is_held_out=is_held_out)
 
-    def epoch(self, epoch: int, batch_size: int) -> Iterator[list[Lesson]]:
+    def epoch(self, epoch: int, batch_size: int) -> Iterator[list[TrainingGroup]]:
         """Batches of lessons to train on, shuffled, groups of similar length together."""
         rng = rng_of(self._config.seed, "epoch", str(epoch), str(self._rank))
         # All ranks take the parts in one order, so that a part that was just read is likely to be cached.
         order = rng_of(self._config.seed, "parts", str(epoch)).permutation(len(self._locations))
-        window: list[Lesson] = []
-        for lesson in self._read(order, is_held_out=False):
-            window.append(lesson)
+        window: list[TrainingGroup] = []
+        for each in self._read(order, is_held_out=False):
+            window.append(each)
             if len(window) == WINDOW_BATCHES * batch_size:
                 yield from _batches(window, batch_size, rng)
                 window = []
         yield from _batches(window, batch_size, rng)
 
-    def _read(self, order: Sequence[int] | np.ndarray, *, is_held_out: bool) -> Iterator[Lesson]:
+    def _read(self, order: Sequence[int] | np.ndarray, *, is_held_out: bool) -> Iterator[TrainingGroup]:
         for place in order:
             for index, user in self._part(self._locations[place], self._offsets[place])[1]:
                 if self._is_held_out(user) == is_held_out:
-                    yield from _lessons(index, user, self._is_graded)
+                    yield from _training_groups(index, user, self._has_soft_targets)
 
     def _is_held_out(self, user: UserExamples) -> bool:
         return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
@@ -125,14 +125,16 @@ class LessonStream:
         return len(rows), zip(positions.tolist(), users, strict=True)
 
 
-def _lessons(user_index: int, user: UserExamples, is_graded: bool) -> Iterator[Lesson]:
+def _training_groups(user_index: int, user: UserExamples, has_soft_targets: bool) -> Iterator[TrainingGroup]:
     for group in user.groups:
-        targets = target_distribution([candidate.quality for candidate in group.candidates], is_graded=is_graded)
+        targets = target_distribution(
+            [candidate.quality for candidate in group.candidates], has_soft_targets=has_soft_targets
+        )
         if targets is not None:
-            yield Lesson(user_index=user_index, group=group, targets=tuple(targets))
+            yield TrainingGroup(user_index=user_index, group=group, targets=tuple(targets))
 
 
-def _batches(window: list[Lesson], batch_size: int, rng: np.random.Generator) -> Iterator[list[Lesson]]:
+def _batches(window: list[TrainingGroup], batch_size: int, rng: np.random.Generator) -> Iterator[list[TrainingGroup]]:
     shuffled = [window[place] for place in rng.permutation(len(window))]
     shuffled.sort(key=_length)
     starts = np.arange(0, len(shuffled), batch_size)
@@ -140,5 +142,5 @@ def _batches(window: list[Lesson], batch_size: int, rng: np.random.Generator) ->
         yield shuffled[start : start + batch_size]
 
 
-def _length(lesson: Lesson) -> int:
-    return len(lesson.group.query) + max(len(candidate.text) for candidate in lesson.group.candidates)
+def _length(each: TrainingGroup) -> int:
+    return len(each.group.query) + max(len(candidate.text) for candidate in each.group.candidates)

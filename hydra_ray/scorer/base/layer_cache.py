@@ -20,7 +20,7 @@ MAX_BYTES = 2 << 30
 """Of the states that are kept: about 1.4 million tokens of an encoder of width 384."""
 
 
-class Trunk:
+class HiddenStateCache:
     """States of texts after the lower layers."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -54,9 +54,9 @@ class Trunk:
 class LowerLayers:
     """The lower layers of one encoder, which do nothing for texts whose states the trunk has."""
 
-    def __init__(self, encoder: PreTrainedModel, num_layers: int, trunk: Trunk) -> None:
+    def __init__(self, encoder: PreTrainedModel, num_layers: int, cache: HiddenStateCache) -> None:
         """Put itself before the encoder's first `num_layers` layers, at least one; they must not be trained."""
-        self._trunk = trunk
+        self._cache = cache
         self._given: torch.Tensor | None = None
         self._seen: Any = None
         layers = layers_of(encoder)[:num_layers]
@@ -67,17 +67,17 @@ class LowerLayers:
 
     def known(self, texts: Sequence[Text]) -> list[bool]:
         """Which texts' states the trunk has."""
-        return [text in self._trunk for text in texts]
+        return [text in self._cache for text in texts]
 
     def run(self, encode: Callable[[], torch.Tensor], texts: Sequence[Text], mask_NL: torch.Tensor) -> torch.Tensor:
         """What `encode` makes of a batch of these texts, which are all known or all kept from now on."""
         if all(self.known(texts)):
-            self._given = self._trunk.states(texts, mask_NL)
+            self._given = self._cache.states(texts, mask_NL)
         try:
             encoded = encode()
             # Layers that give more than their states are not known in encoders; their states would not be kept.
             if self._given is None and isinstance(self._seen, torch.Tensor):
-                self._trunk.keep(texts, self._seen, mask_NL)
+                self._cache.keep(texts, self._seen, mask_NL)
         finally:
             self._given = self._seen = None
         return encoded

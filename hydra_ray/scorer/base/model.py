@@ -10,7 +10,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError, DamagedError
 from hydra_ray.scorer.base.encoder import distinct, load_encoder, pool, require_length
-from hydra_ray.scorer.base.layer_cache import LowerLayers, Trunk, layers_of, num_equal_layers
+from hydra_ray.scorer.base.layer_cache import HiddenStateCache, LowerLayers, layers_of, num_equal_layers
 from hydra_ray.scorer.base.spec import DESCRIPTION, BaseShape
 
 _PROJECTION = "projection.safetensors"
@@ -49,19 +48,19 @@ class Base(nn.Module):
         rows = torch.linalg.qr(torch.randn(hidden, shape.width, generator=generator)).Q.T * hidden**0.5
         self.query_projection = nn.Parameter(rows.clone())
         self.candidate_projection = nn.Parameter(rows.clone()) if shape.interaction == "bilinear" else None
-        self.register_buffer("plain_means", torch.zeros(len(shape.plain_names)))
-        self.register_buffer("plain_scales", torch.ones(len(shape.plain_names)))
+        self.register_buffer("plain_means", torch.zeros(len(shape.handcrafted_names)))
+        self.register_buffer("plain_scales", torch.ones(len(shape.handcrafted_names)))
 
     @property
     def num_features(self) -> int:
         """Learned and plain features of a candidate."""
-        return self.shape.width + len(self.shape.plain_names)
+        return self.shape.width + len(self.shape.handcrafted_names)
 
-    def freeze_below(self, num_layers: int, trunk: Trunk | None = None) -> None:
+    def freeze_below(self, num_layers: int, cache: HiddenStateCache | None = None) -> None:
         """Leave only the upper `num_layers` of the encoder, and the projection, to be trained.
 
         Args:
-            trunk: keeps what the layers below give.
+            cache: keeps what the layers below give.
         """
         self.encoder.requires_grad_(False)
         layers = layers_of(self.encoder)
@@ -69,12 +68,12 @@ class Base(nn.Module):
         self._trained_layers = layers[num_frozen:]
         for layer in self._trained_layers:
             layer.requires_grad_(True)
-        if trunk is not None:
-            self.keep_below(num_frozen, trunk)
+        if cache is not None:
+            self.keep_below(num_frozen, cache)
 
-    def keep_below(self, num_layers: int, trunk: Trunk) -> None:
-        """Let `trunk` keep what the encoder's first `num_layers` layers give; they must not be trained."""
-        self._lower = LowerLayers(self.encoder, num_layers, trunk) if num_layers else None
+    def keep_below(self, num_layers: int, cache: HiddenStateCache) -> None:
+        """Let `cache` keep what the encoder's first `num_layers` layers give; they must not be trained."""
+        self._lower = LowerLayers(self.encoder, num_layers, cache) if num_layers else None
 
     def train(self, mode: bool = True) -> "Base":
         """Switch dropout on in the trained layers alone."""
@@ -115,14 +114,14 @@ class Base(nn.Module):
         return pool(self.encoder, self.tokenizer, texts, second, self.shape.max_text_tokens, self._lower)
 
 
-def share_trunk(bases: Sequence[Base]) -> Trunk:
+def share_cache(bases: Sequence[Base]) -> HiddenStateCache:
     """A trunk that keeps what the layers give that are the same in all of these bases, which must not be trained."""
-    trunk = Trunk()
+    cache = HiddenStateCache()
     if len(bases) > 1:
         num_layers = num_equal_layers([base.encoder for base in bases])
         for base in bases:
-            base.keep_below(num_layers, trunk)
-    return trunk
+            base.keep_below(num_layers, cache)
+    return cache
 
 
 def new_base(encoder_folder: str, shape: BaseShape, seed: int) -> Base:
@@ -148,7 +147,7 @@ def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str
         fingerprint = _weights_fingerprint(folder)
         files = sorted(os.listdir(folder))
         storage.copy_files(folder, location, files)
-    whole = {**asdict(base.shape), "fingerprint": fingerprint, "files": files, **description}
+    whole = {**base.shape.to_json(), "fingerprint": fingerprint, "files": files, **description}
     storage.write_json(storage.join(location, DESCRIPTION), whole)
     return fingerprint
 
@@ -161,12 +160,7 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
         ModelError: it is incomplete.
     """
     description = storage.read_json(storage.join(location, DESCRIPTION))
-    shape = BaseShape(
-        interaction=description["interaction"],
-        plain_names=tuple(description["plain_names"]),
-        width=description["width"],
-        max_text_tokens=description["max_text_tokens"],
-    )
+    shape = BaseShape.from_json(description)
     with tempfile.TemporaryDirectory() as temporary:
         folder = location
         if storage.is_uri(location):

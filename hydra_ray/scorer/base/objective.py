@@ -13,7 +13,7 @@ from torch import nn
 
 from hydra_ray.config import BaseConfig
 from hydra_ray.rows import Candidate
-from hydra_ray.scorer.base.batches import Lesson
+from hydra_ray.scorer.base.batches import TrainingGroup
 from hydra_ray.scorer.base.model import Base
 from hydra_ray.scorer.linear.groups import GroupTable, starts_of
 from hydra_ray.scorer.linear.prior import within_group_scales
@@ -28,7 +28,7 @@ EVALUATED_GROUPS = 64
 """Groups scored at once without gradients."""
 
 
-class Learner(nn.Module):
+class TrainingModel(nn.Module):
     """Scores candidates as (w + B a_u) . features; the codes a_u start at zero."""
 
     def __init__(self, base: Base, num_users: int, loss: Literal["query", "pointwise"] = "query") -> None:
@@ -40,35 +40,36 @@ class Learner(nn.Module):
         self.codes = nn.Embedding(num_users, CODE_WIDTH)
         nn.init.zeros_(self.codes.weight)
 
-    def features(self, lessons: Sequence[Lesson]) -> torch.Tensor:
+    def features(self, training_groups: Sequence[TrainingGroup]) -> torch.Tensor:
         """Features (N, D) of all candidates, group by group."""
-        queries = [lesson.group.query for lesson in lessons for _ in lesson.group.candidates]
-        candidates = candidates_of(lessons)
+        queries = [each.group.query for each in training_groups for _ in each.group.candidates]
+        candidates = candidates_of(training_groups)
         learned = self.base.learned_features(queries, [candidate.text for candidate in candidates])
         plain = torch.tensor([candidate.plain for candidate in candidates])
         return torch.cat([learned, self.base.plain_features(plain)], dim=1)
 
-    def forward(self, lessons: Sequence[Lesson], *, is_personal: bool = True) -> torch.Tensor:
+    def forward(self, training_groups: Sequence[TrainingGroup], *, is_personal: bool = True) -> torch.Tensor:
         """Loss of each group (G): the cross-entropy of its targets, or the mean cross-entropy of each candidate's own
         quality; of no group, a zero that depends on all trained parameters."""
-        if not lessons:
+        if not training_groups:
             return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum(0, keepdim=True) * 0.0
-        features = self.features(lessons)
+        features = self.features(training_groups)
         scores = features @ self.weights
-        lengths = [len(lesson.group.candidates) for lesson in lessons]
+        lengths = [len(each.group.candidates) for each in training_groups]
         if is_personal:
-            users = torch.tensor([lesson.user_index for lesson in lessons], device=features.device)
+            users = torch.tensor([each.user_index for each in training_groups], device=features.device)
             codes = self.codes(users).repeat_interleave(torch.tensor(lengths, device=features.device), dim=0)
             scores = scores + ((features @ self.basis) * codes).sum(1)
         if self.loss == "pointwise":
-            qualities = [candidate.quality for candidate in candidates_of(lessons)]
+            qualities = [candidate.quality for candidate in candidates_of(training_groups)]
             wanted = torch.tensor(qualities, device=features.device)
             losses = nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
             return torch.stack([own.mean() for own in losses.split(lengths)])
         # Padding has a score of -inf and a target of 0; it must not enter the product.
         padded = nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
         targets = nn.utils.rnn.pad_sequence(
-            [torch.tensor(lesson.targets, device=features.device) for lesson in lessons], batch_first=True
+            [torch.tensor(each.targets, device=features.device) for each in training_groups],
+            batch_first=True,
         )
         return -(torch.where(targets > 0, padded.log_softmax(1), 0.0) * targets).sum(1)
 
@@ -82,23 +83,23 @@ class Learner(nn.Module):
         ]
 
 
-def candidates_of(lessons: Sequence[Lesson]) -> list[Candidate]:
+def candidates_of(training_groups: Sequence[TrainingGroup]) -> list[Candidate]:
     """All candidates, group by group."""
-    return [candidate for lesson in lessons for candidate in lesson.group.candidates]
+    return [candidate for each in training_groups for candidate in each.group.candidates]
 
 
 @torch.inference_mode()
-def frozen_table(learner: Learner, lessons: Iterator[Lesson]) -> GroupTable:
+def frozen_table(training_model: TrainingModel, training_groups: Iterator[TrainingGroup]) -> GroupTable:
     """The lessons as the untrained base sees them; users are those of consecutive lessons."""
-    learner.eval()
+    training_model.eval()
     pieces, targets, qualities, lengths, users = [], [], [], [], []
-    while batch := list(islice(lessons, EVALUATED_GROUPS)):
-        pieces.append(learner.features(batch).float().cpu().numpy())
-        targets.extend(lesson.targets for lesson in batch)
-        qualities.extend([candidate.quality for candidate in lesson.group.candidates] for lesson in batch)
-        lengths.extend(len(lesson.targets) for lesson in batch)
-        users.extend(lesson.user_index for lesson in batch)
-    num_features = learner.base.num_features
+    while batch := list(islice(training_groups, EVALUATED_GROUPS)):
+        pieces.append(training_model.features(batch).float().cpu().numpy())
+        targets.extend(each.targets for each in batch)
+        qualities.extend([candidate.quality for candidate in each.group.candidates] for each in batch)
+        lengths.extend(len(each.targets) for each in batch)
+        users.extend(each.user_index for each in batch)
+    num_features = training_model.base.num_features
     return GroupTable(
         features_ND=np.concatenate([np.zeros((0, num_features), np.float32), *pieces]),
         targets_N=np.concatenate([np.zeros(0), *targets]),
@@ -109,13 +110,13 @@ def frozen_table(learner: Learner, lessons: Iterator[Lesson]) -> GroupTable:
 
 
 @torch.inference_mode()
-def user_losses(learner: Learner, lessons: Iterator[Lesson]) -> np.ndarray:
+def user_losses(training_model: TrainingModel, training_groups: Iterator[TrainingGroup]) -> np.ndarray:
     """Mean loss of each user under the shared head, in the order of the users."""
-    learner.eval()
+    training_model.eval()
     losses, users = [], []
-    while batch := list(islice(lessons, EVALUATED_GROUPS)):
-        losses.extend(learner(batch, is_personal=False).tolist())
-        users.extend(lesson.user_index for lesson in batch)
+    while batch := list(islice(training_groups, EVALUATED_GROUPS)):
+        losses.extend(training_model(batch, is_personal=False).tolist())
+        users.extend(each.user_index for each in batch)
     _, places = np.unique(users, return_inverse=True)
     return np.bincount(places, weights=losses) / np.maximum(np.bincount(places), 1)
 

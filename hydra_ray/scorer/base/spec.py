@@ -1,7 +1,8 @@
 """What a base is apart from its weights, and where its files are; importable without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 Interaction = Literal["pair", "bilinear"]
 """pair: the two texts are encoded together. bilinear: each alone, for closed label sets."""
@@ -19,7 +20,26 @@ class BaseShape:
     """What a base is, apart from its weights."""
 
     interaction: Interaction
-    plain_names: tuple[str, ...]
+    handcrafted_names: tuple[str, ...]
     width: int
     """Learned features a candidate."""
     max_text_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the shape as a base's description holds it."""
+        return {
+            "interaction": self.interaction,
+            "plain_names": list(self.handcrafted_names),
+            "width": self.width,
+            "max_text_tokens": self.max_text_tokens,
+        }
+
+    @classmethod
+    def from_json(cls, description: Mapping[str, Any]) -> Self:
+        """Return the shape in a base's description."""
+        return cls(
+            interaction=description["interaction"],
+            handcrafted_names=tuple(description["plain_names"]),
+            width=description["width"],
+            max_text_tokens=description["max_text_tokens"],
+        )

@@ -21,7 +21,7 @@ class TrainingTask:
     placement: PlacementConfig
     fold: int | None
     """Of a cross-fitted run, whose new users teach nothing; None where all training users teach."""
-    is_graded: bool
+    has_soft_targets: bool
     """Whether candidates that are not the best of their group have a part in what is learned."""
 
     @property

@@ -30,11 +30,11 @@ def train_bases(
     stage: Stage,
     config: BaseConfig,
     interaction: Interaction,
-    plain_names: Sequence[str],
+    handcrafted_names: Sequence[str],
     placement: PlacementConfig,
     folds: Sequence[int | None],
     *,
-    is_graded: bool,
+    has_soft_targets: bool,
 ) -> dict[str, float]:
     """Train a base for each fold on the training users of `examples`, one after the other, and store them in `stage`.
 
@@ -42,7 +42,7 @@ def train_bases(
 
     Args:
         folds: of a cross-fitted run, whose new users teach nothing; None where all training users teach.
-        is_graded: whether candidates that are not the best of their group have a part in what is learned.
+        has_soft_targets: whether candidates that are not the best of their group have a part in what is learned.
 
     Returns:
         Counters, of all bases together: lessons (groups that teach), epochs, the chosen epochs (0: untrained), held-out
@@ -54,7 +54,7 @@ def train_bases(
     start = time.monotonic()
     shape = BaseShape(
         interaction=interaction,
-        plain_names=tuple(plain_names),
+        handcrafted_names=tuple(handcrafted_names),
         width=config.width,
         max_text_tokens=config.max_text_tokens,
     )
@@ -66,7 +66,7 @@ def train_bases(
             shape=shape,
             placement=placement,
             fold=fold,
-            is_graded=is_graded,
+            has_soft_targets=has_soft_targets,
         )
         for fold in folds
     ]

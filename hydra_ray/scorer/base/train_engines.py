@@ -17,8 +17,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 
 from hydra_ray.config import PlacementConfig
-from hydra_ray.scorer.base.batches import Lesson
-from hydra_ray.scorer.base.objective import Learner
+from hydra_ray.scorer.base.batches import TrainingGroup
+from hydra_ray.scorer.base.objective import TrainingModel
 
 MAX_NORM = 1.0
 """Of all gradients together."""
@@ -28,7 +28,7 @@ _CHECKPOINT = "engine"
 class TrainingEngine(Protocol):
     """Trains a learner; all ranks do the same at the same time."""
 
-    def losses(self, lessons: Sequence[Lesson]) -> torch.Tensor:
+    def losses(self, training_groups: Sequence[TrainingGroup]) -> torch.Tensor:
         """The learner's loss of each group."""
         ...
 
@@ -54,7 +54,7 @@ def prepare_process(placement: PlacementConfig, num_ranks: int) -> None:
 
 
 def open_engine(
-    learner: Learner,
+    training_model: TrainingModel,
     optimizer: torch.optim.Optimizer,
     rate_factor: Callable[[int], float],
     placement: PlacementConfig,
@@ -68,22 +68,22 @@ def open_engine(
     """
     schedule = LambdaLR(optimizer, rate_factor)
     if placement.train_gpus_per_worker:
-        learner.to(ray.train.torch.get_device())
+        training_model.to(ray.train.torch.get_device())
     if placement.zero_stage:
-        return DeepSpeedEngine(learner, optimizer, schedule, placement.zero_stage, local_batch)
-    return TorchEngine(learner, optimizer, schedule)
+        return DeepSpeedEngine(training_model, optimizer, schedule, placement.zero_stage, local_batch)
+    return TorchEngine(training_model, optimizer, schedule)
 
 
 class TorchEngine:
     """Torch alone: what ZeRO stage 0 is."""
 
-    def __init__(self, learner: Learner, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
-        self._learner, self._optimizer, self._schedule = learner, optimizer, schedule
-        self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    def __init__(self, training_model: TrainingModel, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
+        self._training_model, self._optimizer, self._schedule = training_model, optimizer, schedule
+        self._trained = [parameter for parameter in training_model.parameters() if parameter.requires_grad]
 
-    def losses(self, lessons: Sequence[Lesson]) -> torch.Tensor:
+    def losses(self, training_groups: Sequence[TrainingGroup]) -> torch.Tensor:
         """See `TrainingEngine`."""
-        return self._learner(lessons)
+        return self._training_model(training_groups)
 
     def step(self, loss: torch.Tensor) -> None:
         """See `TrainingEngine`."""
@@ -100,7 +100,7 @@ class TorchEngine:
     def save(self, folder: str) -> None:
         """See `TrainingEngine`; all ranks hold the same, so the first one writes it."""
         if dist.get_rank() == 0:
-            named = self._learner.named_parameters()
+            named = self._training_model.named_parameters()
             state = {
                 "learner": {name: parameter.detach() for name, parameter in named if parameter.requires_grad},
                 "optimizer": self._optimizer.state_dict(),
@@ -111,7 +111,7 @@ class TorchEngine:
     def load(self, folder: str) -> None:
         """See `TrainingEngine`."""
         state = torch.load(os.path.join(folder, f"{_CHECKPOINT}.pt"), map_location="cpu", weights_only=True)
-        self._learner.load_state_dict(state["learner"], strict=False)
+        self._training_model.load_state_dict(state["learner"], strict=False)
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
 
@@ -121,7 +121,7 @@ class DeepSpeedEngine:
 
     def __init__(
         self,
-        learner: Learner,
+        training_model: TrainingModel,
         optimizer: torch.optim.Optimizer,
         schedule: LambdaLR,
         zero_stage: int,
@@ -130,7 +130,7 @@ class DeepSpeedEngine:
         import deepspeed
 
         self._engine: Any = deepspeed.initialize(
-            model=learner,
+            model=training_model,
             optimizer=optimizer,
             lr_scheduler=schedule,  # pyright: ignore[reportArgumentType]
             config={
@@ -144,9 +144,9 @@ class DeepSpeedEngine:
             },
         )[0]
 
-    def losses(self, lessons: Sequence[Lesson]) -> torch.Tensor:
+    def losses(self, training_groups: Sequence[TrainingGroup]) -> torch.Tensor:
         """See `TrainingEngine`."""
-        return self._engine(lessons)
+        return self._engine(training_groups)
 
     def step(self, loss: torch.Tensor) -> None:
         """See `TrainingEngine`."""

@@ -22,10 +22,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from hydra_ray.models import resolve_model
-from hydra_ray.scorer.base.batches import LessonStream, Survey
-from hydra_ray.scorer.base.layer_cache import Trunk
+from hydra_ray.scorer.base.batches import Survey, TrainingGroupStream
+from hydra_ray.scorer.base.layer_cache import HiddenStateCache
 from hydra_ray.scorer.base.model import new_base, write_base
-from hydra_ray.scorer.base.objective import Learner, frozen_table, join_tables, ridge_head, user_losses
+from hydra_ray.scorer.base.objective import TrainingModel, frozen_table, join_tables, ridge_head, user_losses
 from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.base.task import TrainingTask
 from hydra_ray.scorer.base.train_engines import TrainingEngine, open_engine, prepare_process
@@ -80,11 +80,15 @@ def _load_progress(folder: str) -> Progress:
 def write_untrained(task: TrainingTask) -> None:
     """Write the base as it is before training, with the standardization of the plain features."""
     torch.set_num_threads(task.placement.train_threads)
-    stream = LessonStream(
-        task.locations, len(task.shape.plain_names), task.config, fold=task.fold, is_graded=task.is_graded
+    stream = TrainingGroupStream(
+        task.locations,
+        len(task.shape.handcrafted_names),
+        task.config,
+        fold=task.fold,
+        has_soft_targets=task.has_soft_targets,
     )
-    learner = _new_learner(task, stream.survey)
-    _write(task, learner, Progress(), stream.survey)
+    training_model = _new_training_model(task, stream.survey)
+    _write(task, training_model, Progress(), stream.survey)
 
 
 def train(tasks: Sequence[TrainingTask]) -> None:
@@ -92,75 +96,83 @@ def train(tasks: Sequence[TrainingTask]) -> None:
     num_ranks = ray.train.get_context().get_world_size()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     prepare_process(tasks[0].placement, num_ranks)
-    trunk = Trunk()
+    cache = HiddenStateCache()
     for task in tasks:
         # Rank 0 writes the base while the others go on: they must not each look for themselves.
         if not _gathered(task.is_done())[0]:
-            _train_base(task, ray.train.get_context().get_world_rank(), num_ranks, trunk)
+            _train_base(task, ray.train.get_context().get_world_rank(), num_ranks, cache)
 
 
-def _train_base(task: TrainingTask, rank: int, num_ranks: int, trunk: Trunk) -> None:
-    stream = LessonStream(
-        task.locations, len(task.shape.plain_names), task.config, rank, num_ranks, task.fold, is_graded=task.is_graded
+def _train_base(task: TrainingTask, rank: int, num_ranks: int, cache: HiddenStateCache) -> None:
+    stream = TrainingGroupStream(
+        task.locations,
+        len(task.shape.handcrafted_names),
+        task.config,
+        rank,
+        num_ranks,
+        task.fold,
+        has_soft_targets=task.has_soft_targets,
     )
     survey = _add_surveys(stream.survey)
-    learner = _new_learner(task, survey, trunk)
-    if not survey.num_lessons:
+    training_model = _new_training_model(task, survey, cache)
+    if not survey.num_training_groups:
         if rank == 0:
-            _write(task, learner, Progress(), survey)
+            _write(task, training_model, Progress(), survey)
         return
     checkpoint = _own_checkpoint(task)
     if checkpoint is None:
-        _start_shared_head(learner, stream, task, num_ranks)
+        _start_shared_head(training_model, stream, task, num_ranks)
     num_steps = _num_steps(stream.survey, task, num_ranks)
-    engine = _open_engine(learner, task, num_ranks, num_steps)
+    engine = _open_engine(training_model, task, num_ranks, num_steps)
     if checkpoint is None:
-        progress = Progress(start_losses=_holdout_losses(learner, stream))
+        progress = Progress(start_losses=_holdout_losses(training_model, stream))
         progress.holdout_losses = [_mean(progress.start_losses)] if len(progress.start_losses) else []
     else:
         progress = _resume(engine, checkpoint)
     for epoch in range(progress.epochs_done, task.config.num_epochs):
         start = time.monotonic()
-        progress.train_losses.append(_train_epoch(engine, learner, stream, epoch, num_steps, task, num_ranks))
+        progress.train_losses.append(_train_epoch(engine, training_model, stream, epoch, num_steps, task, num_ranks))
         progress.epochs_done = epoch + 1
-        _judge(progress, learner, _holdout_losses(learner, stream))
+        _judge(progress, training_model, _holdout_losses(training_model, stream))
         _LOG.info("epoch %d: %s, %.1f s", epoch + 1, progress.numbers(), time.monotonic() - start)
         _checkpoint(engine, progress, rank, task)
     if rank == 0:
-        learner.load_state_dict(progress.best_weights, strict=False)
+        training_model.load_state_dict(progress.best_weights, strict=False)
         if progress.best_epoch == 0:
-            learner = _new_learner(task, survey)
-        _write(task, learner, progress, survey)
+            training_model = _new_training_model(task, survey)
+        _write(task, training_model, progress, survey)
 
 
-def _new_learner(task: TrainingTask, survey: Survey, trunk: Trunk | None = None) -> Learner:
+def _new_training_model(task: TrainingTask, survey: Survey, cache: HiddenStateCache | None = None) -> TrainingModel:
     torch.manual_seed(task.config.seed)
     base = new_base(resolve_model(task.config.encoder), task.shape, task.config.seed)
-    base.freeze_below(task.config.trainable_layers, trunk)
+    base.freeze_below(task.config.trainable_layers, cache)
     if survey.num_plain:
         means = survey.plain_sums / survey.num_plain
         variances = np.maximum(survey.plain_squares / survey.num_plain - means**2, 0)
         base.plain_means.copy_(torch.from_numpy(means))
         base.plain_scales.copy_(torch.from_numpy(np.sqrt(np.where(variances > 1e-10, variances, 1.0))))
-    return Learner(base, max(survey.num_users, 1), task.config.loss)
+    return TrainingModel(base, max(survey.num_users, 1), task.config.loss)
 
 
-def _start_shared_head(learner: Learner, stream: LessonStream, task: TrainingTask, num_ranks: int) -> None:
+def _start_shared_head(
+    training_model: TrainingModel, stream: TrainingGroupStream, task: TrainingTask, num_ranks: int
+) -> None:
     """Fit the shared head to the untrained base, the same on all ranks."""
     if task.placement.train_gpus_per_worker:
-        learner.to(ray.train.torch.get_device())
-    share = islice(stream.lessons(is_held_out=False), MAX_START_GROUPS // num_ranks)
-    tables = _gathered(frozen_table(learner, share))
+        training_model.to(ray.train.torch.get_device())
+    share = islice(stream.training_groups(is_held_out=False), MAX_START_GROUPS // num_ranks)
+    tables = _gathered(frozen_table(training_model, share))
     weights = ridge_head(join_tables(tables), task.shape.width, task.config.seed)
     with torch.no_grad():
-        learner.weights.copy_(torch.from_numpy(weights))
+        training_model.weights.copy_(torch.from_numpy(weights))
 
 
-def _open_engine(learner: Learner, task: TrainingTask, num_ranks: int, num_steps: int) -> TrainingEngine:
-    optimizer = torch.optim.AdamW(learner.parameter_groups(task.config))
+def _open_engine(training_model: TrainingModel, task: TrainingTask, num_ranks: int, num_steps: int) -> TrainingEngine:
+    optimizer = torch.optim.AdamW(training_model.parameter_groups(task.config))
     total = task.config.num_epochs * num_steps
     return open_engine(
-        learner, optimizer, lambda step: _rate_factor(step, total), task.placement, _local_batch(task, num_ranks)
+        training_model, optimizer, lambda step: _rate_factor(step, total), task.placement, _local_batch(task, num_ranks)
     )
 
 
@@ -176,13 +188,13 @@ def _local_batch(task: TrainingTask, num_ranks: int) -> int:
 
 def _num_steps(survey: Survey, task: TrainingTask, num_ranks: int) -> int:
     """Steps of the rank with the most lessons: all ranks must take the same number."""
-    return max(-(-each // _local_batch(task, num_ranks)) for each in _gathered(survey.num_lessons))
+    return max(-(-each // _local_batch(task, num_ranks)) for each in _gathered(survey.num_training_groups))
 
 
 def _train_epoch(
     engine: TrainingEngine,
-    learner: Learner,
-    stream: LessonStream,
+    training_model: TrainingModel,
+    stream: TrainingGroupStream,
     epoch: int,
     num_steps: int,
     task: TrainingTask,
@@ -192,7 +204,7 @@ def _train_epoch(
     torch.manual_seed(seed_of(task.config.seed, "dropout", str(epoch), str(dist.get_rank())))
     batches = stream.epoch(epoch, _local_batch(task, num_ranks))
     total, count = 0.0, 0
-    learner.train()
+    training_model.train()
     for _ in range(num_steps):
         batch = next(batches, [])
         losses = engine.losses(batch)
@@ -203,11 +215,11 @@ def _train_epoch(
     return float(sums[0] / max(sums[1], 1))
 
 
-def _holdout_losses(learner: Learner, stream: LessonStream) -> np.ndarray:
-    return np.concatenate(_gathered(user_losses(learner, stream.lessons(is_held_out=True))))
+def _holdout_losses(training_model: TrainingModel, stream: TrainingGroupStream) -> np.ndarray:
+    return np.concatenate(_gathered(user_losses(training_model, stream.training_groups(is_held_out=True))))
 
 
-def _judge(progress: Progress, learner: Learner, losses: np.ndarray) -> None:
+def _judge(progress: Progress, training_model: TrainingModel, losses: np.ndarray) -> None:
     """Keep the epoch just trained if it is the best, and by more than one standard error better than none."""
     epoch = progress.epochs_done
     if not len(losses):
@@ -222,7 +234,7 @@ def _judge(progress: Progress, learner: Learner, losses: np.ndarray) -> None:
         progress.best_epoch = epoch
         progress.best_weights = {
             name: parameter.detach().cpu().clone()
-            for name, parameter in learner.named_parameters()
+            for name, parameter in training_model.named_parameters()
             if parameter.requires_grad and name.startswith("base.")
         }
 
@@ -256,15 +268,19 @@ def _resume(engine: TrainingEngine, checkpoint: ray.train.Checkpoint) -> Progres
         return _load_progress(folder)
 
 
-def _write(task: TrainingTask, learner: Learner, progress: Progress, survey: Survey) -> None:
+def _write(task: TrainingTask, training_model: TrainingModel, progress: Progress, survey: Survey) -> None:
     description = {
         "encoder": task.config.encoder,
         "seed": task.config.seed,
         "fold": task.fold,
         "holdout_fraction": task.config.holdout_fraction,
-        "training": {**progress.numbers(), "num_lessons": survey.num_lessons, "num_held_out": survey.num_held_out},
+        "training": {
+            **progress.numbers(),
+            "num_lessons": survey.num_training_groups,
+            "num_held_out": survey.num_held_out,
+        },
     }
-    write_base(learner.base, task.destination, description)
+    write_base(training_model.base, task.destination, description)
 
 
 def _add_surveys(survey: Survey) -> Survey:
@@ -272,7 +288,7 @@ def _add_surveys(survey: Survey) -> Survey:
     surveys = _gathered(survey)
     return Survey(
         num_users=survey.num_users,
-        num_lessons=sum(each.num_lessons for each in surveys),
+        num_training_groups=sum(each.num_training_groups for each in surveys),
         num_held_out=sum(each.num_held_out for each in surveys),
         num_plain=sum(each.num_plain for each in surveys),
         plain_sums=np.sum([each.plain_sums for each in surveys], axis=0),

@@ -90,11 +90,11 @@ class FeatureWriter:
             base: has the bases `base_names`.
             stage: gets a table of features of each.
         """
-        from hydra_ray.scorer.base.model import load_base, share_trunk
+        from hydra_ray.scorer.base.model import load_base, share_cache
 
         self._examples, self._stage = examples, stage
         self._bases = {name: load_base(storage.join(base.folder, name)) for name in base_names}
-        self._trunk = share_trunk([base for base, _ in self._bases.values()])
+        self._cache = share_cache([base for base, _ in self._bases.values()])
 
     def __call__(self, bucket: int) -> dict[str, float]:
         """Make and commit the bucket's missing parts, some users at a time; returns the counters of each."""
@@ -105,7 +105,7 @@ class FeatureWriter:
             "groups": sum(len(user.groups) for user in users),
             "candidates": sum(len(group.candidates) for user in users for group in user.groups),
         }
-        self._trunk.clear()
+        self._cache.clear()
         for name, (base, description) in self._bases.items():
             location = self._stage.part(features_table(name), bucket)
             if not storage.exists(location):
@@ -116,7 +116,7 @@ class FeatureWriter:
 
 
 def _schema(base: "Base", description: Mapping[str, Any]) -> pa.Schema:
-    widths = f"{base.shape.width} {len(base.shape.plain_names)}"
+    widths = f"{base.shape.width} {len(base.shape.handcrafted_names)}"
     return SCHEMA.with_metadata({BASE_KEY: description["fingerprint"].encode(), WIDTHS_KEY: widths.encode()})
 
 
@@ -154,22 +154,22 @@ def row_group_slices(num_users: int) -> list[slice]:
     return [slice(*own) for own in pairwise(bounds)]
 
 
-def read_features(location: str, fold: int, *, is_graded: bool) -> Iterator[FeaturePart]:
+def read_features(location: str, fold: int, *, has_soft_targets: bool) -> Iterator[FeaturePart]:
     """The row groups of the part of a features table, without the qualities of the queries that `fold` evaluates.
 
     Args:
-        is_graded: see `target_distributions`.
+        has_soft_targets: see `target_distributions`.
 
     Raises:
         StorageError: there is none, or it is no features table.
         FeatureError: features are NaN or infinite.
     """
     for table in _tables(location):
-        yield _feature_part(table, table.schema.metadata, fold, is_graded)
+        yield _feature_part(table, table.schema.metadata, fold, has_soft_targets)
 
 
 def sample_training_users(
-    locations: Sequence[str], num_users: int, seed: int, fold: int, *, is_graded: bool
+    locations: Sequence[str], num_users: int, seed: int, fold: int, *, has_soft_targets: bool
 ) -> FeaturePart:
     """At most `num_users` training users of a fold, by a hash of their ids; one row group is read at a time.
 
@@ -186,10 +186,10 @@ def sample_training_users(
         chosen = np.argsort(ranks)[:num_users]
         if (chosen >= len(kept_ranks)).any():
             kept, kept_ranks = pa.concat_tables([kept, own]).take(chosen), ranks[chosen]
-    return _feature_part(kept, metadata, fold, is_graded)
+    return _feature_part(kept, metadata, fold, has_soft_targets)
 
 
-def target_distributions(qualities_N: Floats, group_starts: Ints, *, is_graded: bool) -> tuple[Floats, Bools]:
+def target_distributions(qualities_N: Floats, group_starts: Ints, *, has_soft_targets: bool) -> tuple[Floats, Bools]:
     """Target distributions of all groups (see `target_distribution`), and which groups' qualities are all known.
 
     Args:
@@ -204,7 +204,7 @@ def target_distributions(qualities_N: Floats, group_starts: Ints, *, is_graded: 
     best, worst = np.maximum.reduceat(qualities_N, starts), np.minimum.reduceat(qualities_N, starts)
     is_known_G[is_known_G] = ~np.isnan(best)
     distances_N = qualities_N - np.repeat(best, lengths)
-    shares_N = np.exp(distances_N * TARGET_SHARPNESS) if is_graded else (distances_N == 0).astype(np.float64)
+    shares_N = np.exp(distances_N * TARGET_SHARPNESS) if has_soft_targets else (distances_N == 0).astype(np.float64)
     sums_N = np.repeat(np.add.reduceat(shares_N, starts), lengths)
     return np.divide(shares_N, sums_N, out=targets_N, where=np.repeat(best > worst, lengths)), is_known_G
 
@@ -243,7 +243,7 @@ def _rows(users: Sequence[UserExamples], features: Floats, description: dict[str
         }
 
 
-def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, is_graded: bool) -> FeaturePart:
+def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, has_soft_targets: bool) -> FeaturePart:
     num_learned, num_plain = map(int, metadata[WIDTHS_KEY].split())
     is_new_U = is_new_in(part, fold)
     lengths = flat_values(part, "num_candidates").astype(np.int64)
@@ -253,7 +253,7 @@ def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, is
     is_hidden_G = np.repeat(is_new_U, np.diff(user_starts)) & ~is_pseudo_G
     qualities = flat_values(part, "qualities").astype(np.float64)
     qualities = np.where(np.repeat(is_hidden_G, lengths), np.nan, qualities)
-    targets, is_known = target_distributions(qualities, group_starts, is_graded=is_graded)
+    targets, is_known = target_distributions(qualities, group_starts, has_soft_targets=has_soft_targets)
     return FeaturePart(
         user_ids=part["user_id"].to_pylist(),
         is_new_U=is_new_U,

@@ -16,10 +16,10 @@ from hydra_ray import storage
 from hydra_ray.config import HeadsConfig, PlacementConfig
 from hydra_ray.runs.resources import core_bundle
 from hydra_ray.runs.stage import Stage
-from hydra_ray.scorer.heads.kinds import configurations
+from hydra_ray.scorer.heads.kinds import head_kinds
 from hydra_ray.scorer.heads.ray_tune import run_trials
 from hydra_ray.scorer.heads.selection import cohort_losses
-from hydra_ray.scorer.heads.tasks import HeadJob, make_bucket, make_population, make_projected, make_trial
+from hydra_ray.scorer.heads.tasks import HeadJob, make_bucket, make_prior, make_projected, make_trial
 from hydra_ray.scorer.heads.trials import COHORTS
 from hydra_ray.scorer.linear.prior import DESCRIPTION
 
@@ -30,23 +30,23 @@ _COHORTS = "cohorts.json"
 def fit_heads(
     features: Stage,
     stage: Stage,
-    population: Stage,
+    head_prior: Stage,
     config: HeadsConfig,
     placement: PlacementConfig,
     base_names: Sequence[str],
     *,
-    is_graded: bool,
-    num_trusted: int = 0,
+    has_soft_targets: bool,
+    num_prefitted: int = 0,
 ) -> dict[str, float]:
     """Fit the heads of every fold and write its tables of heads and scores in `stage`.
 
     What a killed call has committed is kept. Ray must be running.
 
     Args:
-        population: the heads that keep what training users teach: `stage`, or those of the run that taught.
+        head_prior: the heads that keep what training users teach: `stage`, or those of the run that taught.
         base_names: of each fold, the base whose features its heads are fitted on.
-        is_graded: whether candidates that are not the best of their group have a part in what is learned.
-        num_trusted: how many of the last features are fitted scores themselves.
+        has_soft_targets: whether candidates that are not the best of their group have a part in what is learned.
+        num_prefitted: how many of the last features are fitted scores themselves.
 
     Returns:
         Counters: users, and how many of each cohort got which configuration.
@@ -58,10 +58,10 @@ def fit_heads(
         HeadJob(
             features=features,
             stage=stage,
-            population=population,
+            head_prior=head_prior,
             config=config,
-            is_graded=is_graded,
-            num_trusted=num_trusted,
+            has_soft_targets=has_soft_targets,
+            num_prefitted=num_prefitted,
             base_name=name,
             fold=fold,
         )
@@ -72,13 +72,9 @@ def fit_heads(
         import ray
 
         options = core_bundle(placement).options()
-        make = ray.remote(**options)(make_population)
+        make = ray.remote(**options)(make_prior)
         ray.get(
-            [
-                make.remote(job)
-                for job in unfinished
-                if not storage.exists(storage.join(job.population_folder, DESCRIPTION))
-            ]
+            [make.remote(job) for job in unfinished if not storage.exists(storage.join(job.prior_folder, DESCRIPTION))]
         )
         run = ray.remote(**options)(make_projected)
         ray.get([run.remote(job, bucket) for job in unfinished for bucket in job.unprojected_buckets()])
@@ -86,7 +82,7 @@ def fit_heads(
         write = ray.remote(**options)(make_bucket)
         writing = []
         for job in unfinished:
-            names = [configuration.name for configuration in configurations(config)]
+            names = [head_kind.name for head_kind in head_kinds(config)]
             cohorts = _known_losses(job, names)
             _log_losses(f"{stage.name}, fold {job.fold}" if len(jobs) > 1 else stage.name, names, cohorts)
             writing += [write.remote(job, bucket, cohorts) for bucket in job.missing_buckets()]
@@ -102,7 +98,7 @@ def _run_trials(jobs: Sequence[HeadJob], placement: PlacementConfig) -> None:
     num_shards = min(config.num_shards, len(stage.buckets))
     grid = {
         "fold": [job.fold for job in jobs],
-        "configuration": [each.name for each in configurations(config)],
+        "configuration": [each.name for each in head_kinds(config)],
         "buckets": [list(stage.buckets)[shard::num_shards] for shard in range(num_shards)],
     }
     work = partial(_run_trial, {job.fold: job for job in jobs})
@@ -115,7 +111,7 @@ def _run_trial(jobs: Mapping[int, HeadJob], settings: Mapping[str, Any]) -> dict
 
 def _known_losses(job: HeadJob, names: Sequence[str]) -> np.ndarray:
     """Mean held-out losses (configurations, cohorts) of the run that taught: who comes later is judged by them too."""
-    location = storage.join(job.population_folder, _COHORTS)
+    location = storage.join(job.prior_folder, _COHORTS)
     if not storage.exists(location):
         losses = cohort_losses([_added_counters(job.trial_parts(name)) for name in names])
         storage.write_json(location, dict(zip(names, losses.tolist(), strict=True)))

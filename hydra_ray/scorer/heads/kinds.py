@@ -9,7 +9,7 @@ from hydra_ray.config import HeadsConfig
 from hydra_ray.scorer.heads.projection import ProjectedPart
 from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints
 from hydra_ray.scorer.linear.newton import Belief, Regression
-from hydra_ray.scorer.linear.prior import Population
+from hydra_ray.scorer.linear.prior import HeadPrior
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
+class HeadKind:
     """One kind of head with its settings. Key: name."""
 
     name: str
@@ -36,12 +36,12 @@ class Configuration:
         """Whether the base's own features are needed, and not only what they were projected to."""
         return _KINDS[self.kind].reads_features
 
-    def inputs(self, part: ProjectedPart, population: Population) -> Floats:
+    def inputs(self, part: ProjectedPart, head_prior: HeadPrior) -> Floats:
         """What a code is applied to, one row a candidate."""
-        return _KINDS[self.kind].inputs(self, part, population)
+        return _KINDS[self.kind].inputs(self, part, head_prior)
 
     def fit(
-        self, table: GroupTable, offsets_N: Floats, population: Population, fold_G: Ints, folds: Sequence[int]
+        self, table: GroupTable, offsets_N: Floats, head_prior: HeadPrior, fold_G: Ints, folds: Sequence[int]
     ) -> tuple[Fit, list[Floats]]:
         """The codes of all users, and the codes (U, K) that were fitted without each fold.
 
@@ -51,7 +51,7 @@ class Configuration:
             fold_G: each group's fold.
             folds: which to leave out in turn.
         """
-        return _KINDS[self.kind].fit(self, table, offsets_N, population, [fold_G != fold for fold in folds])
+        return _KINDS[self.kind].fit(self, table, offsets_N, head_prior, [fold_G != fold for fold in folds])
 
     def scores(self, inputs_ND: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
         """Each candidate's score by the code of its user."""
@@ -61,75 +61,75 @@ class Configuration:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
     reads_features: bool
-    inputs: Callable[[Configuration, ProjectedPart, Population], Floats]
-    fit: Callable[[Configuration, GroupTable, Floats, Population, Sequence[Bools]], tuple[Fit, list[Floats]]]
-    scores: Callable[[Configuration, Floats, Floats, Ints, Floats], Floats]
+    inputs: Callable[[HeadKind, ProjectedPart, HeadPrior], Floats]
+    fit: Callable[[HeadKind, GroupTable, Floats, HeadPrior, Sequence[Bools]], tuple[Fit, list[Floats]]]
+    scores: Callable[[HeadKind, Floats, Floats, Ints, Floats], Floats]
 
 
-def configurations(config: HeadsConfig) -> list[Configuration]:
+def head_kinds(config: HeadsConfig) -> list[HeadKind]:
     """The head configurations that a user may get, shared first if it is one of them."""
-    found: list[Configuration] = []
+    found: list[HeadKind] = []
     for kind in ("shared", "lowrank", "paper"):
         ranks = sorted(set(config.ranks)) if kind == "lowrank" else [0]
         if kind in config.kinds:
             found += [
-                Configuration(name=f"{kind}-{rank}" if rank else kind, kind=kind, rank=rank, settings=config)
+                HeadKind(name=f"{kind}-{rank}" if rank else kind, kind=kind, rank=rank, settings=config)
                 for rank in ranks
             ]
     return found
 
 
-def _projected_inputs(configuration: Configuration, part: ProjectedPart, _: Population) -> Floats:
+def _projected_inputs(head_kind: HeadKind, part: ProjectedPart, _: HeadPrior) -> Floats:
     """The rank's columns; a rank above the number of features means all directions."""
-    return part.table.features_ND[:, : configuration.rank]
+    return part.table.features_ND[:, : head_kind.rank]
 
 
-def _linear_scores(_: Configuration, inputs_NR: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
+def _linear_scores(_: HeadKind, inputs_NR: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
     return offsets_N + np.einsum("nr,nr->n", inputs_NR, codes_UK[user_N])
 
 
 def _fit_shared(
-    _: Configuration, table: GroupTable, __: Floats, ___: Population, kept_FG: Sequence[Bools]
+    _: HeadKind, table: GroupTable, __: Floats, ___: HeadPrior, kept_FG: Sequence[Bools]
 ) -> tuple[Fit, list[Floats]]:
     nothing = np.zeros((table.num_users, 0))
     return Fit(codes_UK=nothing, precisions_UK=nothing), [nothing] * len(kept_FG)
 
 
 def _fit_lowrank(
-    _: Configuration, table: GroupTable, offsets_N: Floats, population: Population, kept_FG: Sequence[Bools]
+    _: HeadKind, table: GroupTable, offsets_N: Floats, head_prior: HeadPrior, kept_FG: Sequence[Bools]
 ) -> tuple[Fit, list[Floats]]:
-    variances_R = population.variances[table.features_ND.shape[1]]
+    variances_R = head_prior.variances[table.features_ND.shape[1]]
     regression = Regression(table, table.features_ND, offsets_N)
     found = regression.updated(Belief.prior(table.num_users, variances_R))
     left_out = [regression.codes(variances_R, is_kept_G.astype(float), found.codes_UR) for is_kept_G in kept_FG]
     return Fit(codes_UK=found.codes_UR, precisions_UK=found.precisions_UR), left_out
 
 
-def _paper_inputs(_: Configuration, part: ProjectedPart, population: Population) -> Floats:
-    return part.features_ND / population.scales_D
+def _paper_inputs(_: HeadKind, part: ProjectedPart, head_prior: HeadPrior) -> Floats:
+    return part.features_ND / head_prior.scales_D
 
 
 def _fit_paper(
-    configuration: Configuration,
+    head_kind: HeadKind,
     table: GroupTable,
     _: Floats,
-    population: Population,
+    head_prior: HeadPrior,
     kept_FG: Sequence[Bools],
 ) -> tuple[Fit, list[Floats]]:
     from hydra_ray.scorer.heads.paper import train_networks
 
-    settings = configuration.settings
+    settings = head_kind.settings
     codes, *left_out = (
-        train_networks(table, population.network_K, is_kept_G.astype(float), settings, settings.paper_epochs)
+        train_networks(table, head_prior.network_K, is_kept_G.astype(float), settings, settings.paper_epochs)
         for is_kept_G in [np.ones(table.num_groups, bool), *kept_FG]
     )
     return Fit(codes_UK=codes, precisions_UK=np.zeros((table.num_users, 0))), left_out
 
 
-def _paper_scores(configuration: Configuration, inputs_ND: Floats, _: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
+def _paper_scores(head_kind: HeadKind, inputs_ND: Floats, _: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
     from hydra_ray.scorer.heads.paper import network_scores
 
-    return network_scores(inputs_ND, user_N, codes_UK, configuration.settings.paper_width)
+    return network_scores(inputs_ND, user_N, codes_UK, head_kind.settings.paper_width)
 
 
 _KINDS: Mapping[str, _Kind] = {

@@ -22,7 +22,7 @@ from hydra_ray.scorer.heads.columns import flat_values, list_lengths, lists_of, 
 from hydra_ray.scorer.heads.features import NAMES, FeaturePart, target_distributions
 from hydra_ray.scorer.heads.store import Lineage
 from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, starts_of
-from hydra_ray.scorer.linear.prior import Population
+from hydra_ray.scorer.linear.prior import HeadPrior
 from hydra_ray.scorer.linear.routed import routed_scores
 from hydra_ray.scorer.linear.shared import user_fold
 from hydra_ray.seeds import seed_of
@@ -86,7 +86,7 @@ class ProjectedPart:
         return routed_scores(self.shared_N, self.added_NE, lent_UE[self.table.user_of_candidate()])
 
 
-def project(part: FeaturePart, population: Population, num_folds: int, seed: int) -> pa.Table:
+def project(part: FeaturePart, head_prior: HeadPrior, num_folds: int, seed: int) -> pa.Table:
     """Rows of the projected table.
 
     Args:
@@ -97,9 +97,9 @@ def project(part: FeaturePart, population: Population, num_folds: int, seed: int
     user_fold_U = user_folds(part)
     user_fold_G, user_fold_N = user_fold_U[table.user_of_group()], user_fold_U[table.user_of_candidate()]
     is_pseudo_N = part.is_pseudo_G[table.group_of_candidate()]
-    shared_N = population.shared_scores(table.features_ND, is_pseudo_N, user_fold_N)
-    mixtures_GE, added_NE = population.routes(part.histories_GH, user_fold_G, table.features_ND, user_fold_N)
-    inputs_NR = table.features_ND @ population.basis_DR
+    shared_N = head_prior.shared_scores(table.features_ND, is_pseudo_N, user_fold_N)
+    mixtures_GE, added_NE = head_prior.routes(part.histories_GH, user_fold_G, table.features_ND, user_fold_N)
+    inputs_NR = table.features_ND @ head_prior.basis_DR
     groups_U = np.diff(table.user_starts)
     candidates_U = np.bincount(table.user_of_candidate(), minlength=table.num_users)
     columns = {name: part.names[name].combine_chunks() for name in NAMES} | {
@@ -125,12 +125,12 @@ def write_projected(location: str, tables: Iterable[pa.Table], lineage: Lineage,
     storage.write_row_groups(location, schema, tables, {})
 
 
-def read_projected(location: str, lineage: Lineage, *, is_graded: bool) -> Iterator[ProjectedPart]:
+def read_projected(location: str, lineage: Lineage, *, has_soft_targets: bool) -> Iterator[ProjectedPart]:
     """A bucket's part of the projected table, a row group at a time.
 
     Args:
         lineage: of what is fitted on it.
-        is_graded: see `target_distributions`.
+        has_soft_targets: see `target_distributions`.
 
     Raises:
         StorageError: there is none, or it is no projected table.
@@ -142,7 +142,7 @@ def read_projected(location: str, lineage: Lineage, *, is_graded: bool) -> Itera
     for table in storage.read_row_groups(location, SCHEMA, names):
         lineage.require(table.schema.metadata, location)
         require_finite(table, numbers, location)
-        yield _projected_part(table, is_graded)
+        yield _projected_part(table, has_soft_targets)
 
 
 def read_names(location: str) -> Iterator[pa.Table]:
@@ -183,12 +183,12 @@ def group_folds(part: FeaturePart, num_folds: int, seed: int) -> Ints:
     return folds
 
 
-def _projected_part(table: pa.Table, is_graded: bool) -> ProjectedPart:
+def _projected_part(table: pa.Table, has_soft_targets: bool) -> ProjectedPart:
     rank = int((table.schema.metadata or {})[RANK_KEY])
     group_starts = starts_of(flat_values(table, "num_candidates"))
     num_candidates = int(group_starts[-1])
     qualities_N = flat_values(table, "qualities").astype(np.float64)
-    targets_N, _ = target_distributions(qualities_N, group_starts, is_graded=is_graded)
+    targets_N, _ = target_distributions(qualities_N, group_starts, has_soft_targets=has_soft_targets)
     mixtures_GE = rows_of(flat_values(table, "mixtures"), len(group_starts) - 1)
     shared_N, added_NE = flat_values(table, "shared"), rows_of(flat_values(table, "added"), num_candidates)
     return ProjectedPart(

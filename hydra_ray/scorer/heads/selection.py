@@ -9,12 +9,12 @@ import pyarrow as pa
 from hydra_ray.errors import HeadMismatchError
 from hydra_ray.rows import HEADS, ScoredUser, arrow_schema
 from hydra_ray.scorer.heads.columns import flat_values, list_lengths, lists_of
-from hydra_ray.scorer.heads.kinds import Configuration, Fit
+from hydra_ray.scorer.heads.kinds import Fit, HeadKind
 from hydra_ray.scorer.heads.projection import EVALUATED, ProjectedPart
 from hydra_ray.scorer.heads.store import HEADS_SCHEMA
 from hydra_ray.scorer.heads.trials import COHORTS, TrialPart
 from hydra_ray.scorer.linear.groups import Bools, Floats, Ints, starts_of
-from hydra_ray.scorer.linear.prior import Population
+from hydra_ray.scorer.linear.prior import HeadPrior
 
 _MAX_PRECISION = float(np.finfo(np.float16).max)
 
@@ -55,7 +55,7 @@ def cohort_losses(counters: Sequence[Mapping[str, float]]) -> Floats:
     )
 
 
-def choose_configurations(
+def choose_kinds(
     loss_sums_KU: Floats, num_groups_U: Ints, is_new_U: Bools, cohorts_K2: Floats, num_prior_groups: int
 ) -> Ints:
     """Index of each user's configuration: the lowest held-out loss, shrunk to the cohort's mean; the first of equals.
@@ -83,7 +83,7 @@ def head_rows(
     users: ProjectedPart | TrialPart,
     num_groups_U: Ints,
     chosen_U: Ints,
-    kinds: Sequence[Configuration],
+    kinds: Sequence[HeadKind],
     fits: Sequence[Fit],
     losses_UK: Floats,
 ) -> pa.Table:
@@ -111,7 +111,7 @@ def head_rows(
     return pa.Table.from_arrays([columns[name] for name in HEADS_SCHEMA.names], schema=HEADS_SCHEMA)
 
 
-def heads_of(table: pa.Table, kinds: Sequence[Configuration]) -> Heads:
+def heads_of(table: pa.Table, kinds: Sequence[HeadKind]) -> Heads:
     """The heads of a table of HEADS_SCHEMA.
 
     Raises:
@@ -137,7 +137,7 @@ def heads_of(table: pa.Table, kinds: Sequence[Configuration]) -> Heads:
 
 
 def head_scores(
-    part: ProjectedPart, heads: Heads, kinds: Sequence[Configuration], population: Population, offsets_N: Floats
+    part: ProjectedPart, heads: Heads, kinds: Sequence[HeadKind], head_prior: HeadPrior, offsets_N: Floats
 ) -> Floats:
     """Every candidate's score by its user's head.
 
@@ -148,7 +148,7 @@ def head_scores(
     for place, kind in enumerate(kinds):
         rows = (heads.chosen_U == place)[user_N]
         if rows.any():
-            inputs = kind.inputs(part, population)[rows]
+            inputs = kind.inputs(part, head_prior)[rows]
             scores_N[rows] = kind.scores(inputs, offsets_N[rows], user_N[rows], heads.codes[place])
     return scores_N
 
@@ -156,8 +156,8 @@ def head_scores(
 def stored_scores(
     parts: Iterable[ProjectedPart],
     heads: Iterable[pa.Table],
-    kinds: Sequence[Configuration],
-    population: Population,
+    kinds: Sequence[HeadKind],
+    head_prior: HeadPrior,
 ) -> Iterator[ScoredPart]:
     """Every candidate's score by the stored heads, some users at a time.
 
@@ -169,9 +169,9 @@ def stored_scores(
         own = heads_of(table, kinds)
         donors_U = donors(part.is_new_U)
         scores = {
-            "personal": head_scores(part, own, kinds, population, part.offsets_N),
+            "personal": head_scores(part, own, kinds, head_prior, part.offsets_N),
             "shared": part.shared_N,
-            "shuffled": head_scores(part, own.of(donors_U), kinds, population, part.lent_offsets(donors_U)),
+            "shuffled": head_scores(part, own.of(donors_U), kinds, head_prior, part.lent_offsets(donors_U)),
             "routed": part.offsets_N,
         }
         yield ScoredPart(part=part, heads=own, scores=scores)
@@ -191,7 +191,7 @@ def out_of_fold_scores(scored: ScoredPart, personal_KN: Sequence[Floats]) -> Flo
 
 
 def scored_rows(
-    scored: ScoredPart, names: pa.Table, scores: Mapping[str, Floats], kinds: Sequence[Configuration]
+    scored: ScoredPart, names: pa.Table, scores: Mapping[str, Floats], kinds: Sequence[HeadKind]
 ) -> pa.Table:
     """Rows of the scores table.
 
@@ -226,7 +226,7 @@ def scored_rows(
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _names_of(chosen_U: Ints, kinds: Sequence[Configuration]) -> pa.Array:
+def _names_of(chosen_U: Ints, kinds: Sequence[HeadKind]) -> pa.Array:
     return pa.array([kind.name for kind in kinds], pa.string()).take(pa.array(chosen_U))
 
 

@@ -21,7 +21,7 @@ from hydra_ray.scorer.linear.prior import DESCRIPTION
 
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""
-POPULATION_KEY = b"hydra_ray.population"
+PRIOR_KEY = b"hydra_ray.population"
 """Key in the schema metadata: fingerprint of the shared heads, basis and priors."""
 
 
@@ -40,7 +40,7 @@ def heads_table(fold: int) -> str:
     return f"heads/fold-{fold}"
 
 
-def population_folder(stage_folder: str, fold: int) -> str:
+def prior_folder(stage_folder: str, fold: int) -> str:
     """Location of what training users teach in a fold; 0 where the run is not cross-fitted.
 
     Args:
@@ -55,12 +55,12 @@ class Lineage:
 
     base: str
     """Fingerprint of the base."""
-    population: str
+    head_prior: str
     """Fingerprint of the shared heads, basis and priors."""
 
     def metadata(self) -> dict[bytes, bytes]:
         """For the schema of a table."""
-        return {BASE_KEY: self.base.encode(), POPULATION_KEY: self.population.encode()}
+        return {BASE_KEY: self.base.encode(), PRIOR_KEY: self.head_prior.encode()}
 
     def require(self, metadata: Mapping[bytes, bytes] | None, location: str) -> None:
         """Check what the schema of the table at `location` says.
@@ -68,7 +68,7 @@ class Lineage:
         Raises:
             HeadMismatchError: it belongs to another base or population.
         """
-        for key, kind, expected in ((BASE_KEY, "base", self.base), (POPULATION_KEY, "population", self.population)):
+        for key, kind, expected in ((BASE_KEY, "base", self.base), (PRIOR_KEY, "population", self.head_prior)):
             found = (metadata or {}).get(key, b"").decode()
             if found != expected:
                 raise HeadMismatchError(
@@ -84,7 +84,7 @@ def read_lineage(folder: str) -> Lineage:
         StorageError: there is no population.
     """
     description = storage.read_json(storage.join(folder, DESCRIPTION))
-    return Lineage(base=description["base_fingerprint"], population=description["fingerprint"])
+    return Lineage(base=description["base_fingerprint"], head_prior=description["fingerprint"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class UserHead:
 
     user_id: str
     is_new: bool
-    configuration: str
+    head_kind: str
     """Name of the head configuration that held-out history chose."""
     code: tuple[float, ...]
     """What the configuration adds to the shared heads; empty where it adds nothing."""

@@ -13,7 +13,7 @@ from hydra_ray.errors import HeadMismatchError
 from hydra_ray.rows import ScoredUser, arrow_schema
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.features import features_table, read_features, sample_training_users
-from hydra_ray.scorer.heads.kinds import Configuration, configurations
+from hydra_ray.scorer.heads.kinds import HeadKind, head_kinds
 from hydra_ray.scorer.heads.projection import (
     ProjectedPart,
     group_folds,
@@ -24,7 +24,7 @@ from hydra_ray.scorer.heads.projection import (
     write_projected,
 )
 from hydra_ray.scorer.heads.selection import (
-    choose_configurations,
+    choose_kinds,
     cohort_losses,
     head_rows,
     out_of_fold_scores,
@@ -34,7 +34,7 @@ from hydra_ray.scorer.heads.selection import (
 from hydra_ray.scorer.heads.store import (
     Lineage,
     heads_table,
-    population_folder,
+    prior_folder,
     projected_table,
     read_heads,
     read_lineage,
@@ -42,7 +42,7 @@ from hydra_ray.scorer.heads.store import (
     write_heads,
 )
 from hydra_ray.scorer.heads.trials import COHORTS, fit_part, inputs_of, read_trial, write_trial
-from hydra_ray.scorer.linear.prior import Population, TrainingGroups, fit_population, read_population
+from hydra_ray.scorer.linear.prior import HeadPrior, TrainingGroups, fit_prior, read_prior
 from hydra_ray.scorer.linear.shared import Widths
 
 
@@ -52,21 +52,21 @@ class HeadJob:
 
     features: Stage
     stage: Stage
-    population: Stage
+    head_prior: Stage
     """The heads that keep what training users teach: `stage`, or those of the run that taught."""
     config: HeadsConfig
-    is_graded: bool
+    has_soft_targets: bool
     """Whether candidates that are not the best of their group have a part in what is learned."""
-    num_trusted: int
+    num_prefitted: int
     """How many of the last features are fitted scores themselves."""
     base_name: str
     fold: int
     """Of a cross-fitted run; 0 where the run's splits say who is new."""
 
     @property
-    def population_folder(self) -> str:
+    def prior_folder(self) -> str:
         """Location of the population."""
-        return population_folder(self.population.folder, self.fold)
+        return prior_folder(self.head_prior.folder, self.fold)
 
     @property
     def scores_table(self) -> str:
@@ -88,15 +88,15 @@ class HeadJob:
 
     def lineage(self) -> Lineage:
         """What the codes mean something for."""
-        return read_lineage(self.population_folder)
+        return read_lineage(self.prior_folder)
 
-    def read_projected(self, bucket: int, kinds: Sequence[Configuration]) -> Iterator[ProjectedPart]:
+    def read_projected(self, bucket: int, kinds: Sequence[HeadKind]) -> Iterator[ProjectedPart]:
         """What `kinds` read of one bucket, a row group at a time."""
-        parts = read_projected(self.projected_part(bucket), self.lineage(), is_graded=self.is_graded)
+        parts = read_projected(self.projected_part(bucket), self.lineage(), has_soft_targets=self.has_soft_targets)
         if not any(kind.reads_features for kind in kinds):
             yield from parts
             return
-        full = read_features(self.features_part(bucket), self.fold, is_graded=self.is_graded)
+        full = read_features(self.features_part(bucket), self.fold, has_soft_targets=self.has_soft_targets)
         for part, own in zip(parts, full, strict=True):
             assert own.user_ids == part.user_ids, "features of other users"
             yield replace(part, features_ND=own.table.features_ND)
@@ -118,11 +118,13 @@ class HeadJob:
         return [self.trial_part(name, bucket) for bucket in self.stage.buckets]
 
 
-def make_population(job: HeadJob) -> None:
+def make_prior(job: HeadJob) -> None:
     """Estimate what training users teach about all users, and store it."""
     config = job.config
     locations = [job.features_part(bucket) for bucket in job.features.buckets]
-    part = sample_training_users(locations, config.max_prior_users, config.seed, job.fold, is_graded=job.is_graded)
+    part = sample_training_users(
+        locations, config.max_prior_users, config.seed, job.fold, has_soft_targets=job.has_soft_targets
+    )
     teaches_G = part.table.teaches()
     table = part.table.select(teaches_G)
     groups = TrainingGroups(
@@ -131,22 +133,22 @@ def make_population(job: HeadJob) -> None:
         fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
         histories_GH=part.histories_GH[teaches_G],
         user_fold_U=user_folds(part),
-        is_judge_U=part.is_unseen_U,
+        is_validation_U=part.is_unseen_U,
     )
-    population = fit_population(
+    head_prior = fit_prior(
         groups,
-        Widths(part.num_learned, job.num_trusted),
+        Widths(part.num_learned, job.num_prefitted),
         config.ranks if "lowrank" in config.kinds else (),
         config.seed,
         part.base_fingerprint,
     )
-    variances = {rank: config.prior_scale * values for rank, values in population.variances.items()}
-    population = replace(population, variances=variances)
+    variances = {rank: config.prior_scale * values for rank, values in head_prior.variances.items()}
+    head_prior = replace(head_prior, variances=variances)
     if "paper" in config.kinds:
         from hydra_ray.scorer.heads.paper import start_network
 
-        population = replace(population, network_K=start_network(table.scaled(population.scales_D), config))
-    population.write(job.population_folder, f"{job.population.fingerprint}-{job.fold}")
+        head_prior = replace(head_prior, network_K=start_network(table.scaled(head_prior.scales_D), config))
+    head_prior.write(job.prior_folder, f"{job.head_prior.fingerprint}-{job.fold}")
 
 
 def make_projected(job: HeadJob, bucket: int) -> None:
@@ -155,29 +157,29 @@ def make_projected(job: HeadJob, bucket: int) -> None:
     Raises:
         HeadMismatchError: they are of another base than the population.
     """
-    population, location = read_population(job.population_folder), job.features_part(bucket)
+    head_prior, location = read_prior(job.prior_folder), job.features_part(bucket)
 
     def tables() -> Iterator[pa.Table]:
-        for part in read_features(location, job.fold, is_graded=job.is_graded):
-            if part.base_fingerprint != population.base_fingerprint:
+        for part in read_features(location, job.fold, has_soft_targets=job.has_soft_targets):
+            if part.base_fingerprint != head_prior.base_fingerprint:
                 raise HeadMismatchError(
                     f"{location} holds features of the base {part.base_fingerprint}, but the shared head in "
-                    f"{job.population_folder} was fitted on those of {population.base_fingerprint}. Remove "
+                    f"{job.prior_folder} was fitted on those of {head_prior.base_fingerprint}. Remove "
                     f"{job.stage.folder}."
                 )
-            yield project(part, population, job.config.num_folds, job.config.seed)
+            yield project(part, head_prior, job.config.num_folds, job.config.seed)
 
-    write_projected(job.projected_part(bucket), tables(), job.lineage(), population.basis_DR.shape[1])
+    write_projected(job.projected_part(bucket), tables(), job.lineage(), head_prior.basis_DR.shape[1])
 
 
 def make_trial(job: HeadJob, name: str, buckets: Sequence[int]) -> dict[str, float]:
     """Run one trial: the configuration `name` on `buckets`; returns its cohorts' mean held-out losses."""
-    configuration = next(each for each in configurations(job.config) if each.name == name)
-    population = read_population(job.population_folder)
+    head_kind = next(each for each in head_kinds(job.config) if each.name == name)
+    head_prior = read_prior(job.prior_folder)
     for bucket in buckets:
         location = job.trial_part(name, bucket)
         if not storage.exists(location):
-            write_trial(location, job.read_projected(bucket, [configuration]), configuration, population)
+            write_trial(location, job.read_projected(bucket, [head_kind]), head_kind, head_prior)
     counters = storage.add_counters(storage.read_counters(job.trial_part(name, bucket)) for bucket in buckets)
     losses = cohort_losses([counters])[0]
     return {f"{cohort}_loss": float(loss) for cohort, loss in zip(COHORTS, losses, strict=True)}
@@ -200,31 +202,31 @@ def fit_projected(
     location: str,
     heads_location: str,
     lineage: Lineage,
-    configuration: Configuration,
-    population: Population,
+    head_kind: HeadKind,
+    head_prior: HeadPrior,
     *,
-    is_graded: bool,
+    has_soft_targets: bool,
 ) -> None:
     """Fit the heads of all users of one projected part in one configuration, nothing held out, and store them."""
 
     def tables() -> Iterator[pa.Table]:
-        for part in read_projected(location, lineage, is_graded=is_graded):
-            table = inputs_of(part, configuration, population)
-            taught, fit, _ = fit_part(part, table, configuration, population, folds=())
+        for part in read_projected(location, lineage, has_soft_targets=has_soft_targets):
+            table = inputs_of(part, head_kind, head_prior)
+            taught, fit, _ = fit_part(part, table, head_kind, head_prior, folds=())
             everybody_U, losses_UK = np.zeros(taught.num_users, np.int64), np.zeros((taught.num_users, 0))
-            yield head_rows(part, np.diff(taught.user_starts), everybody_U, [configuration], [fit], losses_UK)
+            yield head_rows(part, np.diff(taught.user_starts), everybody_U, [head_kind], [fit], losses_UK)
 
     write_heads(heads_location, tables(), lineage, {})
 
 
 def _chosen_heads(job: HeadJob, bucket: int, cohorts: np.ndarray, counters: dict[str, float]) -> Iterator[pa.Table]:
     """The heads that held-out history chooses; counts them."""
-    kinds = configurations(job.config)
+    kinds = head_kinds(job.config)
     for trials in zip(*(read_trial(job.trial_part(kind.name, bucket)) for kind in kinds), strict=True):
         users, num_groups_U = trials[0], trials[0].num_groups_U
         assert all(trial.user_ids == users.user_ids for trial in trials), "trials of other users"
         sums_KU = np.stack([trial.loss_sums_U for trial in trials])
-        chosen_U = choose_configurations(sums_KU, num_groups_U, users.is_new_U, cohorts, job.config.num_folds)
+        chosen_U = choose_kinds(sums_KU, num_groups_U, users.is_new_U, cohorts, job.config.num_folds)
         counters["rows"] += len(chosen_U)
         for (is_new, place), count in Counter(zip(users.is_new_U.tolist(), chosen_U.tolist(), strict=True)).items():
             key = f"{COHORTS[is_new]}.{kinds[place].name}"
@@ -235,9 +237,9 @@ def _chosen_heads(job: HeadJob, bucket: int, cohorts: np.ndarray, counters: dict
 
 def _scores(job: HeadJob, bucket: int) -> Iterator[pa.Table]:
     """Rows of the scores table: by the stored heads, and out of fold where a group was learned from."""
-    kinds, population = configurations(job.config), read_population(job.population_folder)
+    kinds, head_prior = head_kinds(job.config), read_prior(job.prior_folder)
     heads = read_heads(job.stage.part(job.heads_table, bucket), job.lineage())
-    scored = stored_scores(job.read_projected(bucket, kinds), heads, kinds, population)
+    scored = stored_scores(job.read_projected(bucket, kinds), heads, kinds, head_prior)
     names = read_names(job.projected_part(bucket))
     by_kind = (read_trial(job.trial_part(kind.name, bucket)) for kind in kinds)
     for each, own_names, *trials in zip(scored, names, *by_kind, strict=True):

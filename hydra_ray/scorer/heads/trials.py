@@ -9,11 +9,11 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.rows import arrow_list
 from hydra_ray.scorer.heads.columns import flat_values, lists_of, rows_of
-from hydra_ray.scorer.heads.kinds import Configuration, Fit
+from hydra_ray.scorer.heads.kinds import Fit, HeadKind
 from hydra_ray.scorer.heads.projection import ProjectedPart
 from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, group_losses
 from hydra_ray.scorer.linear.newton import require_finite
-from hydra_ray.scorer.linear.prior import Population
+from hydra_ray.scorer.linear.prior import HeadPrior
 
 COHORTS = ("training", "new")
 """Users alike, by is_new: what a head of one kind gains differs between those who taught it and those who did not."""
@@ -46,20 +46,20 @@ class TrialPart:
     """Scores by the final head for evaluated queries, out of fold for all others."""
 
 
-def run_trial(part: ProjectedPart, configuration: Configuration, population: Population) -> TrialPart:
+def run_trial(part: ProjectedPart, head_kind: HeadKind, head_prior: HeadPrior) -> TrialPart:
     """Fit the configuration to every user of `part`, on all that may be learned from and with each fold left out.
 
     Raises:
         FeatureError: a score is NaN or infinite; a loss that is no number would win every comparison.
     """
-    table = inputs_of(part, configuration, population)
+    table = inputs_of(part, head_kind, head_prior)
     user_N, fold_N = table.user_of_candidate(), part.fold_G[table.group_of_candidate()]
-    folds = range(configuration.settings.num_folds)
-    taught, fit, left_out = fit_part(part, table, configuration, population, folds)
-    personal_N = configuration.scores(table.features_ND, part.offsets_N, user_N, fit.codes_UK)
+    folds = range(head_kind.settings.num_folds)
+    taught, fit, left_out = fit_part(part, table, head_kind, head_prior, folds)
+    personal_N = head_kind.scores(table.features_ND, part.offsets_N, user_N, fit.codes_UK)
     for fold, codes_UK in zip(folds, left_out, strict=True):
         rows = fold_N == fold
-        personal_N[rows] = configuration.scores(table.features_ND[rows], part.offsets_N[rows], user_N[rows], codes_UK)
+        personal_N[rows] = head_kind.scores(table.features_ND[rows], part.offsets_N[rows], user_N[rows], codes_UK)
     require_finite(personal_N)
     losses_G = group_losses(taught, personal_N[table.teaches()[table.group_of_candidate()]])
     return TrialPart(
@@ -72,16 +72,16 @@ def run_trial(part: ProjectedPart, configuration: Configuration, population: Pop
     )
 
 
-def inputs_of(part: ProjectedPart, configuration: Configuration, population: Population) -> GroupTable:
+def inputs_of(part: ProjectedPart, head_kind: HeadKind, head_prior: HeadPrior) -> GroupTable:
     """The candidates of `part` as the configuration reads them."""
-    return replace(part.table, features_ND=configuration.inputs(part, population))
+    return replace(part.table, features_ND=head_kind.inputs(part, head_prior))
 
 
 def fit_part(
     part: ProjectedPart,
     table: GroupTable,
-    configuration: Configuration,
-    population: Population,
+    head_kind: HeadKind,
+    head_prior: HeadPrior,
     folds: Sequence[int],
 ) -> tuple[GroupTable, Fit, list[Floats]]:
     """What may be learned from, the codes of all users, and those that were fitted without each of `folds`.
@@ -91,19 +91,17 @@ def fit_part(
     """
     teaches_G = table.teaches()
     taught, offsets_N = table.select(teaches_G), part.offsets_N[teaches_G[table.group_of_candidate()]]
-    return taught, *configuration.fit(taught, offsets_N, population, part.fold_G[teaches_G], folds)
+    return taught, *head_kind.fit(taught, offsets_N, head_prior, part.fold_G[teaches_G], folds)
 
 
-def write_trial(
-    location: str, parts: Iterable[ProjectedPart], configuration: Configuration, population: Population
-) -> None:
+def write_trial(location: str, parts: Iterable[ProjectedPart], head_kind: HeadKind, head_prior: HeadPrior) -> None:
     """Run the trial row group by row group and commit it; its counters are the cohorts' held-out losses and numbers of
     groups."""
     counters = {f"{cohort}.{name}": 0.0 for cohort in COHORTS for name in ("loss", "groups")}
 
     def tables() -> Iterator[pa.Table]:
         for part in parts:
-            trial = run_trial(part, configuration, population)
+            trial = run_trial(part, head_kind, head_prior)
             for is_new, cohort in enumerate(COHORTS):
                 rows = trial.is_new_U == bool(is_new)
                 counters[f"{cohort}.loss"] += float(trial.loss_sums_U[rows].sum())

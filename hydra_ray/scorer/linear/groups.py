@@ -128,17 +128,17 @@ def starts_of(lengths: Sequence[int] | Ints) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def target_distribution(qualities: Sequence[float | None], *, is_graded: bool) -> list[float] | None:
+def target_distribution(qualities: Sequence[float | None], *, has_soft_targets: bool) -> list[float] | None:
     """What a group's scores should be, or None where it teaches nothing: all qualities equal, or one unknown.
 
     Args:
-        is_graded: also candidates that are not the best have their part: a softmax of the qualities. Without it the
-            best candidates share everything.
+        has_soft_targets: the target is the softmax of the qualities over all candidates; else the best candidates
+            share it equally.
     """
     if any(quality is None for quality in qualities) or len(set(qualities)) < 2:
         return None
     values = np.array(qualities, np.float64)
-    if not is_graded:
+    if not has_soft_targets:
         best = values == values.max()
         return (best / best.sum()).tolist()
     logits = (values - values.max()) * TARGET_SHARPNESS

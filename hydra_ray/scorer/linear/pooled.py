@@ -18,7 +18,7 @@ TOLERANCE = 1e-8
 """Newton decrement, in nats, at which a step is the last."""
 
 
-class CommonRegression:
+class PooledRegression:
     """All users' groups, made ready for the one code that all users share.
 
     One code and very many rows: there is but one Hessian, and Newton's steps are solved for directly.

@@ -38,7 +38,7 @@ MAX_SEARCH_USERS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Population:
+class HeadPrior:
     """Shared heads, basis and priors, in the units of the stored features."""
 
     base_fingerprint: str
@@ -101,7 +101,7 @@ _ARRAYS = "population.safetensors"
 DESCRIPTION = "population.json"
 
 
-def read_population(folder: str) -> Population:
+def read_prior(folder: str) -> HeadPrior:
     """The population stored at `folder`.
 
     Raises:
@@ -111,7 +111,7 @@ def read_population(folder: str) -> Population:
 
     description = storage.read_json(storage.join(folder, DESCRIPTION))
     arrays = load(storage.read_bytes(storage.join(folder, _ARRAYS)))
-    return Population(
+    return HeadPrior(
         base_fingerprint=description["base_fingerprint"],
         scales_D=arrays["scales"],
         query_head=SharedHead(weights_D=arrays["query.weights"], left_out_KD=arrays["query.left_out"]),
@@ -134,14 +134,14 @@ def _to_safetensors(arrays: Mapping[str, Floats]) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
-def feature_weights(population: Population, plain_names: Sequence[str]) -> list[tuple[str, float]]:
+def feature_weights(head_prior: HeadPrior, handcrafted_names: Sequence[str]) -> list[tuple[str, float]]:
     """Each plain feature's weight in the shared head of queries, per standard deviation within a query.
 
     Args:
-        plain_names: of the plain features, which come last.
+        handcrafted_names: of the plain features, which come last.
     """
-    weights = population.query_head.weights_D * population.scales_D
-    return list(zip(plain_names, weights[len(weights) - len(plain_names) :].tolist(), strict=True))
+    weights = head_prior.query_head.weights_D * head_prior.scales_D
+    return list(zip(handcrafted_names, weights[len(weights) - len(handcrafted_names) :].tolist(), strict=True))
 
 
 def within_group_scales(table: GroupTable) -> Floats:
@@ -194,7 +194,7 @@ def choose_factors(
     offsets_N: Floats,
     start_D: Floats,
     user_half_U: Ints,
-    is_judge_U: Bools,
+    is_validation_U: Bools,
     fold_G: Ints,
     ranks: Sequence[int],
 ) -> dict[int, float]:
@@ -208,7 +208,7 @@ def choose_factors(
         is_judge_U: the users whom the base was not trained on.
     """
     losses = {rank: dict.fromkeys(VARIANCE_FACTORS, 0.0) for rank in ranks}
-    half_G, may_judge_G = user_half_U[table.user_of_group()], is_judge_U[table.user_of_group()]
+    half_G, may_judge_G = user_half_U[table.user_of_group()], is_validation_U[table.user_of_group()]
     for half in np.unique(half_G[may_judge_G]):
         teaches_G, judges_G = half_G != half, (half_G == half) & may_judge_G
         taught, judged = table.select(teaches_G).without_empty_users(), table.select(judges_G)
@@ -249,7 +249,7 @@ class TrainingGroups:
     histories_GH: Floats
     """The records that may be used for each group's query; of no width where they are not known."""
     user_fold_U: Ints
-    is_judge_U: Bools
+    is_validation_U: Bools
     """The users whom the base was not trained on."""
 
     def without_empty_users(self) -> "TrainingGroups":
@@ -259,13 +259,13 @@ class TrainingGroups:
             self,
             table=self.table.without_empty_users(),
             user_fold_U=self.user_fold_U[has_groups_U],
-            is_judge_U=self.is_judge_U[has_groups_U],
+            is_validation_U=self.is_validation_U[has_groups_U],
         )
 
 
-def fit_population(
+def fit_prior(
     groups: TrainingGroups, widths: Widths, ranks: Sequence[int], seed: int, base_fingerprint: str
-) -> Population:
+) -> HeadPrior:
     """Everything that training users teach about all users, but the networks.
 
     Args:
@@ -276,8 +276,8 @@ def fit_population(
     """
     groups = groups.without_empty_users()
     scales = within_group_scales(groups.table)
-    scaled, is_judge_U, user_fold_U = groups.table.scaled(scales), groups.is_judge_U, groups.user_fold_U
-    heads = fit_shared_heads(scaled, groups.is_pseudo_G, user_fold_U, widths, is_judge_U, seed)
+    scaled, is_validation_U, user_fold_U = groups.table.scaled(scales), groups.is_validation_U, groups.user_fold_U
+    heads = fit_shared_heads(scaled, groups.is_pseudo_G, user_fold_U, widths, is_validation_U, seed)
     query_head, pseudo_head = heads
     user_fold_N, is_pseudo_N = user_fold_U[scaled.user_of_candidate()], groups.is_pseudo_G[scaled.group_of_candidate()]
     offsets_N = np.where(
@@ -288,7 +288,7 @@ def fit_population(
     routed = None
     if groups.histories_GH.shape[1]:
         # Where the base has seen nobody, a fold of users judges.
-        judges_U = user_fold_U == 0 if is_judge_U.all() else is_judge_U
+        judges_U = user_fold_U == 0 if is_validation_U.all() else is_validation_U
         routed = fit_routed_heads(scaled, offsets_N, groups.histories_GH, judges_U, user_fold_U, seed)
     if routed is not None:
         mixtures_GE = routed.mixtures(groups.histories_GH, user_fold_U[scaled.user_of_group()])
@@ -302,12 +302,12 @@ def fit_population(
         directions, values = estimate_deviations(scaled, offsets_N, start_D)
         basis = directions[:, : max(ranks)]
         distinct = sorted({min(rank, len(scales)) for rank in ranks})
-        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, is_judge_U, groups.fold_G, distinct)
+        factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, is_validation_U, groups.fold_G, distinct)
         variances = {rank: factor * values[:rank] for rank, factor in factors.items()}
     query_head, pseudo_head = (
         SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads
     )
-    return Population(
+    return HeadPrior(
         base_fingerprint=base_fingerprint,
         scales_D=scales,
         query_head=query_head,

@@ -65,7 +65,7 @@ def fit_routed_heads(
     table: GroupTable,
     offsets_N: Floats,
     histories_GH: Floats,
-    is_judge_U: Bools,
+    is_validation_U: Bools,
     user_fold_U: Ints,
     seed: int,
 ) -> RoutedHeads | None:
@@ -83,7 +83,7 @@ def fit_routed_heads(
     means = histories_GH.mean(axis=0)
     components = _components(histories_GH - means)
     problem = _Problem(table, offsets_N, (histories_GH - means) @ components.T, seed)
-    judges_G, fold_G = is_judge_U[table.user_of_group()], user_fold_U[table.user_of_group()]
+    judges_G, fold_G = is_validation_U[table.user_of_group()], user_fold_U[table.user_of_group()]
     if not judges_G.any() or judges_G.all():
         return None
     losses = {np.inf: group_losses(table, offsets_N)[judges_G].mean()}

@@ -14,12 +14,12 @@ import numpy as np
 
 from hydra_ray.errors import TrainingError
 from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, group_losses
-from hydra_ray.scorer.linear.pooled import CommonRegression
+from hydra_ray.scorer.linear.pooled import PooledRegression
 from hydra_ray.seeds import rng_of, seed_of
 
 RIDGE_VARIANCES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Candidates for the prior variance of the shared head's weights, of features that vary by 1 within a group."""
-TRUSTED_VARIANCES = (*RIDGE_VARIANCES, 10.0)
+PREFITTED_VARIANCES = (*RIDGE_VARIANCES, 10.0)
 """Those of features which are fitted scores themselves: with hardly any ridge, what others add starts from them."""
 PSEUDO_WEIGHTS = (1.0, 0.3, 0.1, 0.0)
 """Candidates for what a pseudo-query counts for the head of queries, on which a query counts 1."""
@@ -41,7 +41,7 @@ class Widths(NamedTuple):
 
     learned: int
     """How many come from the base; they have a ridge of their own."""
-    trusted: int = 0
+    prefitted: int = 0
     """How many are fitted scores themselves, with a ridge of their own too."""
 
 
@@ -85,7 +85,7 @@ def fit_shared_heads(
     is_pseudo_G: Bools,
     user_fold_U: Ints,
     widths: Widths,
-    is_judge_U: Bools,
+    is_validation_U: Bools,
     seed: int,
 ) -> tuple[SharedHead, SharedHead]:
     """The shared heads of queries and of pseudo-queries; one for both where there is but one kind.
@@ -103,7 +103,7 @@ def fit_shared_heads(
             "shared head on. Check the share of failed answers and the qualities of the stage before."
         )
     problem = _Problem(table, is_pseudo_G, user_fold_U, widths, seed)
-    may_judge_G = is_judge_U[table.user_of_group()]
+    may_judge_G = is_validation_U[table.user_of_group()]
     of_pseudo = problem.choose(_judges(may_judge_G, is_pseudo_G), _START, [1.0])
     pseudo_head = problem.head(of_pseudo)
     if is_pseudo_G.all() or not is_pseudo_G.any():
@@ -131,7 +131,7 @@ class _Problem:
         self._is_pseudo_G = is_pseudo_G[order]
         self._is_sampled_G = np.isin(user_G, chosen)[order]
         self._widths, self._num_plain = widths, table.features_ND.shape[1] - sum(widths)
-        self._regression = CommonRegression(self._table, self._table.features_ND, np.zeros(len(table.features_ND)))
+        self._regression = PooledRegression(self._table, self._table.features_ND, np.zeros(len(table.features_ND)))
         self._order = order
         self._start = np.zeros(table.features_ND.shape[1])
 
@@ -142,7 +142,7 @@ class _Problem:
         values: Mapping[str, Sequence[float]] = {
             "pseudo_weight": pseudo_weights,
             "plain_variance": RIDGE_VARIANCES if self._num_plain else [1.0],
-            "trusted_variance": TRUSTED_VARIANCES if self._widths.trusted else [1.0],
+            "trusted_variance": PREFITTED_VARIANCES if self._widths.prefitted else [1.0],
             "learned_variance": RIDGE_VARIANCES if self._widths.learned else [1.0],
         }
         return search(lambda choice: self._loss(choice, judges_G), start, values)
@@ -167,7 +167,7 @@ class _Problem:
     def _prior_and_weights(self, choice: _Choice) -> tuple[Floats, Floats]:
         variances = [choice.learned_variance, choice.plain_variance, choice.trusted_variance]
         weights_G = np.where(self._is_pseudo_G, choice.pseudo_weight, 1.0)
-        return np.repeat(variances, [self._widths.learned, self._num_plain, self._widths.trusted]), weights_G
+        return np.repeat(variances, [self._widths.learned, self._num_plain, self._widths.prefitted]), weights_G
 
 
 def search(cost: Callable[[ChoiceT], float], start: ChoiceT, values: Mapping[str, Sequence[float]]) -> ChoiceT:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from hydra_ray.scorer.base.layer_cache import LowerLayers, Trunk, layers_of, num_equal_layers
-from hydra_ray.scorer.base.model import Base, share_trunk
+from hydra_ray.scorer.base.layer_cache import HiddenStateCache, LowerLayers, layers_of, num_equal_layers
+from hydra_ray.scorer.base.model import Base, share_cache
 from hydra_ray.scorer.base.spec import BaseShape
 
 WORDS = ["cat", "dog", "red", "blue", "sun", "moon", "tea", "rice"]
@@ -42,7 +42,7 @@ def encoder(seed: int = 0) -> BertModel:
 
 
 def base(tokenizer: BertTokenizerFast, interaction: str = "pair") -> Base:
-    shape = BaseShape(interaction=interaction, plain_names=(), width=4, max_text_tokens=32)
+    shape = BaseShape(interaction=interaction, handcrafted_names=(), width=4, max_text_tokens=32)
     return Base(encoder(), tokenizer, shape, seed=0)
 
 
@@ -60,7 +60,7 @@ def test_features_and_gradients_are_those_without_a_trunk(
 ) -> None:
     plain, kept = base(tokenizer, interaction), base(tokenizer, interaction)
     plain.freeze_below(1)
-    kept.freeze_below(1, Trunk(max_bytes))
+    kept.freeze_below(1, HiddenStateCache(max_bytes))
     with torch.inference_mode():
         kept.eval().learned_features(QUERIES[:3], CANDIDATES[:3])
     for each in (plain, kept):
@@ -77,7 +77,7 @@ def test_features_and_gradients_are_those_without_a_trunk(
 def test_lower_layers_see_a_text_once_while_there_is_room(tokenizer: BertTokenizerFast) -> None:
     roomy, full = base(tokenizer), base(tokenizer)
     for each, max_bytes, seen in ((roomy, 1 << 20, 5), (full, 0, 10)):
-        each.freeze_below(1, Trunk(max_bytes))
+        each.freeze_below(1, HiddenStateCache(max_bytes))
         lower, upper = (count_texts(layers_of(each.encoder)[number].attention) for number in (0, NUM_LAYERS - 1))
         for _ in range(2):
             each.learned_features(QUERIES, CANDIDATES)
@@ -85,13 +85,13 @@ def test_lower_layers_see_a_text_once_while_there_is_room(tokenizer: BertTokeniz
 
 
 def test_a_trunk_that_is_cleared_has_its_room_again(tokenizer: BertTokenizerFast) -> None:
-    trunk = Trunk(1500)
+    cache = HiddenStateCache(1500)
     kept = base(tokenizer)
-    kept.freeze_below(1, trunk)
+    kept.freeze_below(1, cache)
     counts = count_texts(layers_of(kept.encoder)[0].attention)
     for queries in (["cat"], ["cat"], ["dog"], ["dog"]):
         kept.learned_features(queries, ["red"])
-        trunk.clear()
+        cache.clear()
     for _ in range(2):
         kept.learned_features(["cat"], ["red"])
     assert len(counts) == 5
@@ -108,7 +108,7 @@ def test_bases_that_share_a_trunk_have_their_own_features(tokenizer: BertTokeniz
         return one.requires_grad_(False).eval()
 
     alone, sharing = [of_fold(fold) for fold in range(3)], [of_fold(fold) for fold in range(3)]
-    share_trunk(sharing)
+    share_cache(sharing)
     counts = [count_texts(layers_of(each.encoder)[0].attention) for each in sharing]
     features = [each.learned_features(QUERIES, CANDIDATES) for each in sharing]
     assert [sum(each) for each in counts] == [5, 0, 0]
@@ -130,5 +130,5 @@ def test_equal_layers_are_counted_from_below() -> None:
 
 def test_weights_keep_their_names(tokenizer: BertTokenizerFast) -> None:
     kept = encoder()
-    LowerLayers(kept, 2, Trunk())
+    LowerLayers(kept, 2, HiddenStateCache())
     assert list(kept.state_dict()) == list(encoder().state_dict())

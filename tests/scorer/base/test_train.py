@@ -9,7 +9,7 @@ from hydra_ray.config import BaseConfig, PlacementConfig
 from hydra_ray.errors import DamagedError
 from hydra_ray.rows import Candidate, Group, UserExamples, arrow_schema, from_table, to_table
 from hydra_ray.runs.stage import Stage
-from hydra_ray.scorer.base.batches import LessonStream
+from hydra_ray.scorer.base.batches import TrainingGroupStream
 from hydra_ray.scorer.base.task import TrainingTask
 from hydra_ray.scorer.base.train import _run_workers, train_bases
 from hydra_ray.scorer.heads.features import FeatureWriter, read_features
@@ -17,7 +17,7 @@ from hydra_ray.scorer.splits import is_holdout
 from hydra_ray.storage import read_json, read_part, write_part
 
 WORDS = ["cat", "dog", "red", "blue", "sun", "moon", "tea", "rice", "king", "road"]
-PLAIN_NAMES = ("noise", "constant")
+HANDCRAFTED_NAMES = ("noise", "constant")
 
 
 def example_user(user_id, rng, *, is_new, is_pair, fold):
@@ -100,21 +100,23 @@ def base_config(encoder, **settings):
 
 def stream_of(stage, rank=0, num_ranks=1, fold=None, **settings):
     config = base_config("any", **settings)
-    return LessonStream(stage.parts("examples"), 2, config, rank, num_ranks, fold, is_graded=False)
+    return TrainingGroupStream(stage.parts("examples"), 2, config, rank, num_ranks, fold, has_soft_targets=False)
 
 
-def keys_of(lessons):
-    return [(lesson.user_index, lesson.group.group_id) for lesson in lessons]
+def keys_of(training_groups):
+    return [(each.user_index, each.group.group_id) for each in training_groups]
 
 
 def test_ranks_share_the_training_users_and_nobody_else(tmp_path):
     stage = write_examples(tmp_path)
-    whole = keys_of(stream_of(stage).lessons(is_held_out=False)) + keys_of(stream_of(stage).lessons(is_held_out=True))
+    whole = keys_of(stream_of(stage).training_groups(is_held_out=False)) + keys_of(
+        stream_of(stage).training_groups(is_held_out=True)
+    )
     shares = [
         key
         for rank in range(3)
         for is_held_out in (False, True)
-        for key in keys_of(stream_of(stage, rank, 3).lessons(is_held_out=is_held_out))
+        for key in keys_of(stream_of(stage, rank, 3).training_groups(is_held_out=is_held_out))
     ]
     assert sorted(shares) == sorted(whole)
     assert len(whole) == len(set(whole)) == 10 * 5
@@ -126,7 +128,7 @@ def test_users_of_the_fold_teach_nothing(tmp_path, fold):
     stage = write_examples(tmp_path)
     streams = stream_of(stage), stream_of(stage, fold=fold)
     everybody, others = (
-        {lesson.group for is_held_out in (False, True) for lesson in stream.lessons(is_held_out=is_held_out)}
+        {each.group for is_held_out in (False, True) for each in stream.training_groups(is_held_out=is_held_out)}
         for stream in streams
     )
     new = {
@@ -145,8 +147,8 @@ def test_users_of_the_fold_teach_nothing(tmp_path, fold):
 def test_survey_counts_what_is_streamed(tmp_path):
     stream = stream_of(write_examples(tmp_path))
     assert stream.survey.num_users == 10
-    assert stream.survey.num_lessons == len(list(stream.lessons(is_held_out=False)))
-    assert stream.survey.num_held_out == len(list(stream.lessons(is_held_out=True))) > 0
+    assert stream.survey.num_training_groups == len(list(stream.training_groups(is_held_out=False)))
+    assert stream.survey.num_held_out == len(list(stream.training_groups(is_held_out=True))) > 0
     assert stream.survey.plain_sums[1] == 3.0 * stream.survey.num_plain == 3.0 * 10 * 5 * 4
 
 
@@ -156,7 +158,9 @@ def test_an_epoch_is_every_lesson_once_in_an_order_of_its_own(tmp_path):
     assert epochs[0] == epochs[2] != epochs[1]
     assert sorted(len(batch) for batch in epochs[0])[1:] == [4] * (len(epochs[0]) - 1)
     for batches in epochs:
-        assert sorted(key for batch in batches for key in batch) == sorted(keys_of(stream.lessons(is_held_out=False)))
+        assert sorted(key for batch in batches for key in batch) == sorted(
+            keys_of(stream.training_groups(is_held_out=False))
+        )
 
 
 def test_holdout_takes_about_its_share_of_the_users():
@@ -173,7 +177,7 @@ def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path
     from hydra_ray.scorer.base.model import load_base, new_base, write_base
     from hydra_ray.scorer.base.spec import BaseShape
 
-    shape = BaseShape(interaction=interaction, plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
+    shape = BaseShape(interaction=interaction, handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
     base = new_base(encoder, shape, seed=1).train(False)
     base.plain_means.fill_(2.0)
     fingerprint = write_base(base, str(tmp_path / "base"), {"seed": 1})
@@ -195,7 +199,7 @@ def test_a_base_whose_weights_have_changed_is_never_used(encoder, tmp_path):
     from hydra_ray.scorer.base.model import load_base, new_base, write_base
     from hydra_ray.scorer.base.spec import BaseShape
 
-    shape = BaseShape(interaction="pair", plain_names=(), width=8, max_text_tokens=32)
+    shape = BaseShape(interaction="pair", handcrafted_names=(), width=8, max_text_tokens=32)
     write_base(new_base(encoder, shape, seed=1), str(tmp_path), {})
     weights = tmp_path / "model.safetensors"
     changed = bytearray(weights.read_bytes())
@@ -212,7 +216,7 @@ def test_mean_of_bilinear_features_is_close_to_the_cosine(encoder):
     from hydra_ray.scorer.base.model import new_base
     from hydra_ray.scorer.base.spec import BaseShape
 
-    shape = BaseShape(interaction="bilinear", plain_names=(), width=32, max_text_tokens=32)
+    shape = BaseShape(interaction="bilinear", handcrafted_names=(), width=32, max_text_tokens=32)
     base = new_base(encoder, shape, seed=0).train(False)
     with torch.no_grad():
         pooled = base._pool(["cat dog", "moon"])
@@ -225,28 +229,30 @@ def test_learner_s_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pat
     import torch
 
     from hydra_ray.scorer.base.model import new_base
-    from hydra_ray.scorer.base.objective import Learner, frozen_table, user_losses
+    from hydra_ray.scorer.base.objective import TrainingModel, frozen_table, user_losses
     from hydra_ray.scorer.base.spec import BaseShape
     from hydra_ray.scorer.linear.groups import group_losses
 
-    lessons = list(stream_of(write_examples(tmp_path), holdout_fraction=0).lessons(is_held_out=False))[:7]
-    shape = BaseShape(interaction="bilinear", plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
+    training_groups = list(stream_of(write_examples(tmp_path), holdout_fraction=0).training_groups(is_held_out=False))[
+        :7
+    ]
+    shape = BaseShape(interaction="bilinear", handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
     base = new_base(encoder, shape, seed=0)
     base.freeze_below(1)
-    learner = Learner(base, num_users=10).eval()
-    torch.nn.init.normal_(learner.codes.weight)
-    torch.nn.init.normal_(learner.weights)
-    table = frozen_table(learner, iter(lessons))
+    training_model = TrainingModel(base, num_users=10).eval()
+    torch.nn.init.normal_(training_model.codes.weight)
+    torch.nn.init.normal_(training_model.weights)
+    table = frozen_table(training_model, iter(training_groups))
     with torch.no_grad():
-        codes = learner.codes.weight[[lesson.user_index for lesson in lessons for _ in lesson.targets]].numpy()
-        shared = table.features_ND @ learner.weights.numpy()
-        personal = shared + ((table.features_ND @ learner.basis.numpy()) * codes).sum(1)
-        np.testing.assert_allclose(learner(lessons).numpy(), group_losses(table, personal), rtol=1e-3)
+        codes = training_model.codes.weight[[each.user_index for each in training_groups for _ in each.targets]].numpy()
+        shared = table.features_ND @ training_model.weights.numpy()
+        personal = shared + ((table.features_ND @ training_model.basis.numpy()) * codes).sum(1)
+        np.testing.assert_allclose(training_model(training_groups).numpy(), group_losses(table, personal), rtol=1e-3)
     expected = group_losses(table, shared)
     np.testing.assert_allclose(
-        user_losses(learner, iter(lessons)), [expected[:5].mean(), expected[5:].mean()], rtol=1e-3
+        user_losses(training_model, iter(training_groups)), [expected[:5].mean(), expected[5:].mean()], rtol=1e-3
     )
-    assert learner([]).item() == 0
+    assert training_model([]).item() == 0
 
 
 @pytest.mark.ray
@@ -254,24 +260,26 @@ def test_pointwise_losses_judge_every_candidate_alone(encoder, tmp_path):
     import torch
 
     from hydra_ray.scorer.base.model import new_base
-    from hydra_ray.scorer.base.objective import Learner, frozen_table
+    from hydra_ray.scorer.base.objective import TrainingModel, frozen_table
     from hydra_ray.scorer.base.spec import BaseShape
 
-    lessons = list(stream_of(write_examples(tmp_path), holdout_fraction=0).lessons(is_held_out=False))[:3]
-    shape = BaseShape(interaction="bilinear", plain_names=PLAIN_NAMES, width=8, max_text_tokens=32)
-    learner = Learner(new_base(encoder, shape, seed=0), num_users=10, loss="pointwise").eval()
-    torch.nn.init.normal_(learner.weights)
-    table = frozen_table(learner, iter(lessons))
-    scores = table.features_ND @ learner.weights.detach().numpy()
+    training_groups = list(stream_of(write_examples(tmp_path), holdout_fraction=0).training_groups(is_held_out=False))[
+        :3
+    ]
+    shape = BaseShape(interaction="bilinear", handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
+    training_model = TrainingModel(new_base(encoder, shape, seed=0), num_users=10, loss="pointwise").eval()
+    torch.nn.init.normal_(training_model.weights)
+    table = frozen_table(training_model, iter(training_groups))
+    scores = table.features_ND @ training_model.weights.detach().numpy()
     expected = []
-    for lesson, start in zip(lessons, table.group_starts[:-1], strict=True):
+    for each, start in zip(training_groups, table.group_starts[:-1], strict=True):
         losses = []
-        for place, candidate in enumerate(lesson.group.candidates):
+        for place, candidate in enumerate(each.group.candidates):
             probability = 1 / (1 + math.exp(-scores[start + place]))
             chance = candidate.quality * math.log(probability) + (1 - candidate.quality) * math.log(1 - probability)
             losses.append(-chance)
         expected.append(sum(losses) / len(losses))
-    np.testing.assert_allclose(learner(lessons, is_personal=False).detach().numpy(), expected, rtol=1e-3)
+    np.testing.assert_allclose(training_model(training_groups, is_personal=False).detach().numpy(), expected, rtol=1e-3)
 
 
 @pytest.mark.ray
@@ -279,7 +287,7 @@ def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
     from hydra_ray.scorer.base.model import new_base
     from hydra_ray.scorer.base.spec import BaseShape
 
-    base = new_base(encoder, BaseShape(interaction="pair", plain_names=(), width=8, max_text_tokens=32), seed=0)
+    base = new_base(encoder, BaseShape(interaction="pair", handcrafted_names=(), width=8, max_text_tokens=32), seed=0)
     base.freeze_below(1)
     trained = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
     assert {name for name in trained if not name.startswith("encoder.encoder.layer.1.")} == {"query_projection"}
@@ -298,8 +306,8 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
     def train(name, placement, **settings):
         stage = stage_at(tmp_path, name)
         settings = config.model_copy(update=settings)
-        arguments = (settings, "bilinear", PLAIN_NAMES, placement)
-        counters = train_bases(examples, stage, *arguments, folds=[None], is_graded=False)
+        arguments = (settings, "bilinear", HANDCRAFTED_NAMES, placement)
+        counters = train_bases(examples, stage, *arguments, folds=[None], has_soft_targets=False)
         description = read_json(f"{stage.folder}/base/base.json")
         assert counters["lessons"] + counters["held_out"] == 50
         assert not (tmp_path / "stages" / "planted" / name / ("b" * 16) / "train").exists()
@@ -320,7 +328,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         shape=shape_of(straight),
         placement=two,
         fold=None,
-        is_graded=False,
+        has_soft_targets=False,
     )
     _run_workers([task], f"{broken.folder}/train", broken.name)
     first = read_json(f"{broken.folder}/base/base.json")
@@ -340,7 +348,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
     for stage in (single, untrained):
         writer = FeatureWriter(examples, stage, stage, ["base"])
         assert [writer(bucket)["rows"] for bucket in range(2)] == [9, 6]
-        [part] = read_features(stage.part("features/base", 0), 7, is_graded=False)
+        [part] = read_features(stage.part("features/base", 0), 7, has_soft_targets=False)
         assert part.table.features_ND.shape == (9 * 5 * 4, 8 + 2)
         assert part.base_fingerprint == read_json(f"{stage.folder}/base/base.json")["fingerprint"]
         assert part.user_ids == sorted(part.user_ids)
@@ -363,7 +371,9 @@ def test_torch_alone_trains_the_weights_that_deepspeed_trains(encoder, tmp_path,
         stage = stage_at(tmp_path, f"zero{zero_stage}-{num_epochs}")
         placement = PlacementConfig(train_workers=train_workers, zero_stage=zero_stage)
         settings = config.model_copy(update={"num_epochs": num_epochs})
-        train_bases(examples, stage, settings, "bilinear", PLAIN_NAMES, placement, folds=[None], is_graded=False)
+        train_bases(
+            examples, stage, settings, "bilinear", HANDCRAFTED_NAMES, placement, folds=[None], has_soft_targets=False
+        )
         return load_file(f"{stage.folder}/base/model.safetensors"), read_json(f"{stage.folder}/base/base.json")
 
     (alone, told), (spread, told_spread), (untrained, _) = train(0), train(1), train(0, num_epochs=0)
@@ -381,7 +391,7 @@ def shape_of(description):
 
     return BaseShape(
         interaction=description["interaction"],
-        plain_names=tuple(description["plain_names"]),
+        handcrafted_names=tuple(description["plain_names"]),
         width=description["width"],
         max_text_tokens=description["max_text_tokens"],
     )
@@ -394,7 +404,7 @@ def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_pa
     config, placement = base_config(encoder, learning_rate=5e-3), PlacementConfig()
 
     def train(stage, folds):
-        return train_bases(examples, stage, config, "pair", PLAIN_NAMES, placement, folds, is_graded=False)
+        return train_bases(examples, stage, config, "pair", HANDCRAFTED_NAMES, placement, folds, has_soft_targets=False)
 
     def base(stage, fold):
         return read_json(f"{stage.folder}/base-{fold}/base.json")
@@ -409,7 +419,7 @@ def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_pa
         shape=shape_of(base(together, 0)),
         placement=placement,
         fold=1,
-        is_graded=False,
+        has_soft_targets=False,
     )
     _run_workers([task], f"{together.folder}/train", together.name)
     first = base(together, 1)["training"]["train_losses"]

@@ -30,7 +30,7 @@ def fold_column(features, bucket):
 def test_users_of_the_fold_are_new_and_their_real_qualities_hidden(tmp_path, fold):
     features, _ = plant(tmp_path, num_training=12, num_new=4, num_folds=3)
     for bucket in range(2):
-        [part] = read_features(features.part("features/base", bucket), fold, is_graded=False)
+        [part] = read_features(features.part("features/base", bucket), fold, has_soft_targets=False)
         folds = fold_column(features, bucket)
         np.testing.assert_array_equal(part.is_new_U, np.isnan(folds) | (folds == fold))
         is_evaluated_G = part.is_new_U[part.table.user_of_group()] & ~part.is_pseudo_G
@@ -45,7 +45,7 @@ def test_users_of_the_fold_are_new_and_their_real_qualities_hidden(tmp_path, fol
 def test_each_user_of_a_fold_is_new_in_that_fold_alone(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=12, num_new=0, num_folds=3)
     location = features.part("features/base", 0)
-    is_new = np.stack([next(read_features(location, fold, is_graded=False)).is_new_U for fold in range(3)])
+    is_new = np.stack([next(read_features(location, fold, has_soft_targets=False)).is_new_U for fold in range(3)])
     assert (is_new.sum(axis=0) == 1).all()
 
 
@@ -58,14 +58,14 @@ def test_without_folds_only_the_split_says_who_is_new(tmp_path):
 
 def test_a_fold_may_have_nobody(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=6, num_new=0, num_folds=2)
-    [part] = read_features(features.part("features/base", 0), 7, is_graded=False)
+    [part] = read_features(features.part("features/base", 0), 7, has_soft_targets=False)
     assert not part.is_new_U.any()
     assert part.is_known_G.all()
 
 
 def test_a_part_without_users_reads_as_nobody(tmp_path):
     features, _ = plant(tmp_path, num_buckets=3, num_training=1, num_new=1)
-    [part] = read_features(features.part("features/base", 2), 0, is_graded=False)
+    [part] = read_features(features.part("features/base", 2), 0, has_soft_targets=False)
     assert part.user_ids == []
     assert part.table.features_ND.shape == (0, WIDTH)
 
@@ -74,18 +74,18 @@ def test_histories_are_a_row_a_group(tmp_path):
     features, _ = plant(tmp_path, num_buckets=1, num_training=4, num_new=1)
     location = features.part("features/base", 0)
     flat = np.concatenate(read_part(location, SCHEMA)["history"].to_pylist())
-    [part] = read_features(location, 0, is_graded=False)
+    [part] = read_features(location, 0, has_soft_targets=False)
     np.testing.assert_allclose(part.histories_GH, flat.reshape(part.table.num_groups, WIDTH), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("is_graded", "expected"), [(False, [0, 0, 1, 0, 0]), (True, None)])
-def test_grades_count_only_where_asked_for(tmp_path, is_graded, expected):
+def test_grades_count_only_where_asked_for(tmp_path, has_soft_targets, expected):
     features, _ = plant(tmp_path, num_buckets=1, num_training=1, num_new=0)
     location = features.part("features/base", 0)
     table = read_part(location, SCHEMA)
     rows = [{**row, "qualities": [0.1, 0.2, 0.9, 0.3, 0.0] * (NUM_PSEUDO + 1)} for row in table.to_pylist()]
     write_part(location, pa.Table.from_pylist(rows, schema=table.schema))
-    targets = next(read_features(location, 0, is_graded=is_graded)).table.targets_N[:NUM_CANDIDATES]
+    targets = next(read_features(location, 0, has_soft_targets=has_soft_targets)).table.targets_N[:NUM_CANDIDATES]
     if expected is None:
         assert np.argsort(targets).tolist() == [4, 0, 1, 3, 2]
         assert (targets > 0).all()
@@ -96,7 +96,9 @@ def test_grades_count_only_where_asked_for(tmp_path, is_graded, expected):
 def test_sample_of_training_users_does_not_depend_on_the_parts(tmp_path):
     few, _ = plant(tmp_path / "few", num_buckets=1)
     many, _ = plant(tmp_path / "many", num_buckets=4)
-    samples = [sample_training_users(stage.parts("features/base"), 7, 0, 0, is_graded=False) for stage in (few, many)]
+    samples = [
+        sample_training_users(stage.parts("features/base"), 7, 0, 0, has_soft_targets=False) for stage in (few, many)
+    ]
     assert samples[0].user_ids == samples[1].user_ids
     assert len(samples[0].user_ids) == 7
     assert not samples[0].is_new_U.any()
@@ -105,7 +107,7 @@ def test_sample_of_training_users_does_not_depend_on_the_parts(tmp_path):
 def test_users_of_the_fold_are_not_sampled(tmp_path):
     features, _ = plant(tmp_path, num_training=12, num_new=4, num_folds=3)
     found = [
-        set(sample_training_users(features.parts("features/base"), 99, 0, fold, is_graded=False).user_ids)
+        set(sample_training_users(features.parts("features/base"), 99, 0, fold, has_soft_targets=False).user_ids)
         for fold in range(3)
     ]
     assert [len(users) for users in found] == [8, 8, 8]
@@ -120,7 +122,7 @@ def test_features_are_made_and_written_some_users_at_a_time(tmp_path, monkeypatc
         sizes.append(len(queries))
         return torch.tensor([[len(query), len(text)] for query, text in zip(queries, candidates, strict=True)]).float()
 
-    shape = SimpleNamespace(width=2, plain_names=["one"])
+    shape = SimpleNamespace(width=2, handcrafted_names=["one"])
     base = SimpleNamespace(shape=shape, num_features=3, learned_features=learned, plain_features=lambda each: each)
     training = {"fold": None, "training": {"best_epoch": 0}}
     monkeypatch.setattr("hydra_ray.scorer.base.model.load_base", lambda _: (base, {"fingerprint": "base0", **training}))
@@ -133,7 +135,7 @@ def test_features_are_made_and_written_some_users_at_a_time(tmp_path, monkeypatc
     counters = FeatureWriter(stage, stage, stage, ["base"])(0)
     assert counters == {"rows": 7, "groups": 6, "candidates": 12}
     assert sizes == [2, 4, 6]
-    parts = list(read_features(stage.part("features/base", 0), 0, is_graded=False))
+    parts = list(read_features(stage.part("features/base", 0), 0, has_soft_targets=False))
     assert [part.user_ids for part in parts] == [["u0", "u1"], ["u2", "u3"], ["u4", "u5", "u6"]]
     expected = [[[5 + user, 2, 0.5], [5 + user, 3, 0.5]] for user in range(1, 7)]
     features = np.concatenate([part.table.features_ND for part in parts])
@@ -157,9 +159,11 @@ def group_of(user):
     ),
     st.booleans(),
 )
-def test_targets_of_all_groups_are_those_of_each(groups, is_graded):
+def test_targets_of_all_groups_are_those_of_each(groups, has_soft_targets):
     flat = np.array([np.nan if value is None else value for own in groups for value in own], float)
-    targets, is_known = target_distributions(flat, starts_of([len(own) for own in groups]), is_graded=is_graded)
-    expected = [target_distribution(own, is_graded=is_graded) or [0.0] * len(own) for own in groups]
+    targets, is_known = target_distributions(
+        flat, starts_of([len(own) for own in groups]), has_soft_targets=has_soft_targets
+    )
+    expected = [target_distribution(own, has_soft_targets=has_soft_targets) or [0.0] * len(own) for own in groups]
     np.testing.assert_allclose(targets, [value for own in expected for value in own])
     assert is_known.tolist() == [bool(own) and None not in own for own in groups]

@@ -19,13 +19,13 @@ from hydra_ray.errors import FeatureError, HeadMismatchError
 from hydra_ray.rows import HEADS, from_table
 from hydra_ray.scorer.heads.features import SCHEMA, read_features
 from hydra_ray.scorer.heads.fit import fit_heads
-from hydra_ray.scorer.heads.kinds import configurations
-from hydra_ray.scorer.heads.selection import choose_configurations, donors, heads_of
-from hydra_ray.scorer.heads.store import UserHead, heads_table, population_folder, read_heads
-from hydra_ray.scorer.heads.tasks import fit_projected, make_population, make_projected, make_trial
+from hydra_ray.scorer.heads.kinds import head_kinds
+from hydra_ray.scorer.heads.selection import choose_kinds, donors, heads_of
+from hydra_ray.scorer.heads.store import UserHead, heads_table, prior_folder, read_heads
+from hydra_ray.scorer.heads.tasks import fit_projected, make_prior, make_projected, make_trial
 from hydra_ray.scorer.heads.trials import read_trial, run_trial
 from hydra_ray.scorer.linear.newton import Regression
-from hydra_ray.scorer.linear.prior import read_population
+from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.storage import read_counters, read_part, remove_folder, write_part
 
 
@@ -65,9 +65,9 @@ def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
     heads = stored_heads(job)
     assert users.keys() == {head.user_id for head in heads} == hidden.keys()
     for head in heads:
-        assert users[head.user_id].head == head.configuration
+        assert users[head.user_id].head == head.head_kind
         assert users[head.user_id].is_new == head.is_new
-        assert len(head.code) == {"shared": 0, "lowrank-4": 4}[head.configuration]
+        assert len(head.code) == {"shared": 0, "lowrank-4": 4}[head.head_kind]
         assert head.num_groups == NUM_PSEUDO + (not head.is_new)
     for user in users.values():
         assert [group.query_id for group in user.groups] == [f"q{group}" for group in range(NUM_PSEUDO + 1)]
@@ -77,7 +77,7 @@ def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
 def test_features_of_another_base_than_the_population_s_are_refused(tmp_path):
     features, _ = plant(tmp_path, num_training=10, num_new=4)
     job = head_job(tmp_path, features)
-    make_population(job)
+    make_prior(job)
     plant(tmp_path, num_training=10, num_new=4, base="base1")
     with pytest.raises(HeadMismatchError, match="base1"):
         make_projected(job, 0)
@@ -87,8 +87,8 @@ def test_a_prior_may_be_wider_than_it_was_estimated(tmp_path):
     features, _ = plant(tmp_path, num_training=30, num_new=4)
     plain, wide = head_job(tmp_path / "plain", features), head_job(tmp_path / "wide", features, prior_scale=3)
     for job in (plain, wide):
-        make_population(job)
-    estimated, scaled = (read_population(job.population_folder) for job in (plain, wide))
+        make_prior(job)
+    estimated, scaled = (read_prior(job.prior_folder) for job in (plain, wide))
     assert estimated.variances[4].sum() > 0
     assert scaled.variances[4] == pytest.approx(3 * estimated.variances[4])
 
@@ -114,9 +114,9 @@ def test_heads_and_own_scores_do_not_depend_on_the_row_groups_and_need_no_featur
     copied = in_row_groups(job, size, tmp_path)
     fit_projected_buckets(copied)
     for first, again in zip(stored_heads(job), stored_heads(copied), strict=True):
-        assert (first.user_id, first.configuration, first.num_groups) == (
+        assert (first.user_id, first.head_kind, first.num_groups) == (
             again.user_id,
-            again.configuration,
+            again.head_kind,
             again.num_groups,
         )
         np.testing.assert_allclose(again.code, first.code, atol=1e-4)
@@ -133,14 +133,14 @@ def test_heads_and_own_scores_do_not_depend_on_the_row_groups_and_need_no_featur
 
 def test_heads_of_one_configuration_are_those_of_its_trial(planted, tmp_path):
     job, _ = planted
-    lowrank = next(kind for kind in configurations(job.config) if kind.name == "lowrank-4")
-    population, location = read_population(job.population_folder), str(tmp_path / "heads.parquet")
-    fit_projected(job.projected_part(0), location, job.lineage(), lowrank, population, is_graded=False)
+    lowrank = next(kind for kind in head_kinds(job.config) if kind.name == "lowrank-4")
+    head_prior, location = read_prior(job.prior_folder), str(tmp_path / "heads.parquet")
+    fit_projected(job.projected_part(0), location, job.lineage(), lowrank, head_prior, has_soft_targets=False)
     [table] = read_heads(location, job.lineage())
     [trial] = read_trial(job.trial_part("lowrank-4", 0))
     heads = list(from_table(table, UserHead))
     assert [head.user_id for head in heads] == trial.user_ids
-    assert {head.configuration for head in heads} == {"lowrank-4"}
+    assert {head.head_kind for head in heads} == {"lowrank-4"}
     assert [head.num_groups for head in heads] == trial.num_groups_U.tolist()
     np.testing.assert_allclose([head.code for head in heads], trial.fit.codes_UK, atol=1e-6)
     np.testing.assert_allclose([head.precision for head in heads], trial.fit.precisions_UK, rtol=1e-3)
@@ -148,9 +148,9 @@ def test_heads_of_one_configuration_are_those_of_its_trial(planted, tmp_path):
 
 def test_a_stored_head_scores_what_was_not_learned_from(planted):
     job, _ = planted
-    basis_DR = read_population(job.population_folder).basis_DR
+    basis_DR = read_prior(job.prior_folder).basis_DR
     users = scored(job.stage)
-    [part] = read_features(job.features_part(1), 0, is_graded=False)
+    [part] = read_features(job.features_part(1), 0, has_soft_targets=False)
     heads = {head.user_id: head for head in stored_heads(job)}
     for user in np.flatnonzero(part.is_new_U):
         code = np.resize(heads[part.user_ids[user]].code or 0.0, basis_DR.shape[1])
@@ -164,18 +164,18 @@ def test_heads_of_an_unknown_configuration_are_refused(planted):
     job, _ = planted
     [table] = read_heads(job.stage.part(heads_table(0), 0), job.lineage())
     with pytest.raises(HeadMismatchError, match="lowrank-4, expected shared"):
-        heads_of(table, configurations(job.config.model_copy(update={"kinds": ("shared",)})))
+        heads_of(table, head_kinds(job.config.model_copy(update={"kinds": ("shared",)})))
 
 
 def test_choice_follows_own_history_only_when_there_is_enough_of_it():
     cohorts = np.array([[1.0, 1.0], [1.2, 1.2]])
     is_new, num_groups = np.array([True, True, False]), np.array([1, 40, 0])
     losses = np.array([[1.2, 48.0, 0.0], [0.8, 32.0, 0.0]])
-    assert choose_configurations(losses, num_groups, is_new, cohorts, 5).tolist() == [0, 1, 0]
+    assert choose_kinds(losses, num_groups, is_new, cohorts, 5).tolist() == [0, 1, 0]
 
 
 def test_equal_losses_choose_the_shared_head():
-    assert choose_configurations(np.ones((2, 1)), np.array([3]), np.array([True]), np.ones((2, 2)), 5).tolist() == [0]
+    assert choose_kinds(np.ones((2, 1)), np.array([3]), np.array([True]), np.ones((2, 2)), 5).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_control_without_another_user_is_the_shared_head(tmp_path):
 
 def test_control_is_the_score_by_the_next_user_s_head(planted):
     job, _ = planted
-    [part] = read_features(job.features_part(0), 0, is_graded=False)
+    [part] = read_features(job.features_part(0), 0, has_soft_targets=False)
     [projected] = job.read_projected(0, ())
-    basis_DR, donors_U = read_population(job.population_folder).basis_DR, donors(part.is_new_U)
+    basis_DR, donors_U = read_prior(job.prior_folder).basis_DR, donors(part.is_new_U)
     offsets_N = projected.lent_offsets(donors_U)
     heads, users = {head.user_id: head for head in stored_heads(job)}, scored(job.stage)
     user_N = part.table.user_of_candidate()
@@ -227,9 +227,9 @@ def test_scores_that_are_no_numbers_are_never_compared(planted, kind):
     job, _ = planted
     [part] = job.read_projected(0, ())
     spoilt = replace(part, offsets_N=np.where(np.arange(len(part.offsets_N)) == 7, np.nan, part.offsets_N))
-    configuration = next(each for each in configurations(job.config) if each.name == kind)
+    head_kind = next(each for each in head_kinds(job.config) if each.name == kind)
     with pytest.raises(FeatureError, match="are NaN or infinite, the first, nan, in row 7"):
-        run_trial(spoilt, configuration, read_population(job.population_folder))
+        run_trial(spoilt, head_kind, read_prior(job.prior_folder))
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +334,7 @@ def test_kinds_without_the_shared_head_never_choose_it(tmp_path, start):
     job = head_job(tmp_path, features, kinds=("paper",), paper_start=start, paper_loss="pointwise", paper_epochs=5)
     fit_without_tune(job)
     assert {user.head for user in scored(job.stage).values()} == {"paper"}
-    assert read_population(population_folder(job.stage.folder, 0)).variances == {}
+    assert read_prior(prior_folder(job.stage.folder, 0)).variances == {}
 
 
 @pytest.mark.ray
@@ -344,7 +344,7 @@ def test_fit_heads_with_tune_writes_the_same_tables_and_resumes(tmp_path, ray_tw
 
     def fit():
         return fit_heads(
-            features, job.stage, job.stage, job.config, PlacementConfig(), ["base", "base"], is_graded=False
+            features, job.stage, job.stage, job.config, PlacementConfig(), ["base", "base"], has_soft_targets=False
         )
 
     counters = fit()
@@ -368,7 +368,9 @@ def test_a_fit_that_was_killed_goes_on_from_what_it_has_projected_and_fitted(tmp
     prepare(job)
     make_trial(job, "lowrank-4", [0])
     remove_folder(features.folder)
-    counters = fit_heads(features, job.stage, job.stage, job.config, PlacementConfig(), ["base"], is_graded=False)
+    counters = fit_heads(
+        features, job.stage, job.stage, job.config, PlacementConfig(), ["base"], has_soft_targets=False
+    )
     assert counters["rows"] == 36
     plant(tmp_path / "other", num_training=24, num_new=12)
     other = head_job(tmp_path / "other", replace(features, root=str(tmp_path / "other")))

@@ -10,8 +10,8 @@ from hydra_ray.errors import FeatureError, HeadMismatchError
 from hydra_ray.scorer.heads import features, projection
 from hydra_ray.scorer.heads.features import ROW_GROUP_USERS, read_features, row_group_slices
 from hydra_ray.scorer.heads.projection import EVALUATED, group_folds, read_names, read_projected, user_folds
-from hydra_ray.scorer.heads.tasks import make_population, make_projected
-from hydra_ray.scorer.linear.prior import read_population
+from hydra_ray.scorer.heads.tasks import make_prior, make_projected
+from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.seeds import seed_of
 from hydra_ray.storage import read_part, write_part, write_row_groups
 
@@ -26,13 +26,13 @@ def planted(tmp_path_factory):
 
 
 def test_a_projected_part_says_of_every_candidate_what_the_population_makes_of_its_features(planted):
-    population = read_population(planted.population_folder)
+    head_prior = read_prior(planted.prior_folder)
     for bucket in planted.stage.buckets:
-        [full] = read_features(planted.features_part(bucket), 0, is_graded=False)
+        [full] = read_features(planted.features_part(bucket), 0, has_soft_targets=False)
         [part] = planted.read_projected(bucket, ())
         assert part.user_ids == full.user_ids
         np.testing.assert_array_equal(part.is_new_U, full.is_new_U)
-        np.testing.assert_allclose(part.table.features_ND, full.table.features_ND @ population.basis_DR, atol=1e-5)
+        np.testing.assert_allclose(part.table.features_ND, full.table.features_ND @ head_prior.basis_DR, atol=1e-5)
         np.testing.assert_array_equal(part.fold_G, group_folds(full, 5, 0))
         for name in ("targets_N", "qualities_N", "group_starts", "user_starts"):
             np.testing.assert_array_equal(getattr(part.table, name), getattr(full.table, name))
@@ -41,12 +41,12 @@ def test_a_projected_part_says_of_every_candidate_what_the_population_makes_of_i
             folds_U[full.table.user_of_candidate()],
             full.is_pseudo_G[full.table.group_of_candidate()],
         )
-        shared_N = population.shared_scores(full.table.features_ND, is_pseudo_N, folds_N)
+        shared_N = head_prior.shared_scores(full.table.features_ND, is_pseudo_N, folds_N)
         np.testing.assert_allclose(part.shared_N, shared_N, atol=1e-5)
-        assert population.routed is not None
-        mixtures_GE = population.routed.mixtures(full.histories_GH, folds_U[full.table.user_of_group()])
+        assert head_prior.routed is not None
+        mixtures_GE = head_prior.routed.mixtures(full.histories_GH, folds_U[full.table.user_of_group()])
         for row, group in enumerate(full.table.group_of_candidate()):
-            deviations_ED = population.routed.deviations_KED[folds_N[row]]
+            deviations_ED = head_prior.routed.deviations_KED[folds_N[row]]
             routed = full.table.features_ND[row] @ deviations_ED.T @ mixtures_GE[group]
             assert part.offsets_N[row] == pytest.approx(shared_N[row] + routed, abs=1e-4)
 
@@ -69,13 +69,13 @@ def test_projected_names_are_those_of_the_features(planted):
 
 
 def test_a_training_user_is_scored_by_a_shared_head_that_has_not_seen_the_user(planted):
-    [part] = read_features(planted.features_part(0), 0, is_graded=False)
-    population = read_population(planted.population_folder)
+    [part] = read_features(planted.features_part(0), 0, has_soft_targets=False)
+    head_prior = read_prior(planted.prior_folder)
     users = part.table.user_of_candidate()
-    left_out_N = part.table.features_ND @ population.pseudo_head.left_out_KD.T
-    whole_N = part.table.features_ND @ population.pseudo_head.weights_D
+    left_out_N = part.table.features_ND @ head_prior.pseudo_head.left_out_KD.T
+    whole_N = part.table.features_ND @ head_prior.pseudo_head.weights_D
     is_pseudo_N = part.is_pseudo_G[part.table.group_of_candidate()]
-    scores = population.shared_scores(part.table.features_ND, is_pseudo_N, user_folds(part)[users])
+    scores = head_prior.shared_scores(part.table.features_ND, is_pseudo_N, user_folds(part)[users])
     for user, is_new in enumerate(part.is_new_U):
         rows = (users == user) & is_pseudo_N
         matches = np.isclose(left_out_N[rows], scores[rows, None]).all(axis=0)
@@ -91,7 +91,7 @@ def folds_of(user_id, query_ids, num_folds, seed):
 
 @pytest.mark.parametrize("num_variants", [1, 3])
 def test_queries_are_dealt_to_folds_by_a_hash_and_the_groups_of_one_query_stay_together(planted, num_variants):
-    [part] = read_features(planted.features_part(0), 0, is_graded=False)
+    [part] = read_features(planted.features_part(0), 0, has_soft_targets=False)
     user_G = part.table.user_of_group()
     query_ids = [f"q{group // num_variants}" for group in range(part.table.num_groups)]
     found = group_folds(replace(part, query_ids=query_ids), 3, 7)
@@ -103,7 +103,7 @@ def test_queries_are_dealt_to_folds_by_a_hash_and_the_groups_of_one_query_stay_t
 
 
 def test_a_new_user_s_known_target_is_refused(planted):
-    [part] = read_features(planted.features_part(0), 0, is_graded=False)
+    [part] = read_features(planted.features_part(0), 0, has_soft_targets=False)
     with pytest.raises(AssertionError, match="new user"):
         group_folds(replace(part, is_known_G=np.ones_like(part.is_known_G)), 5, 0)
 
@@ -128,10 +128,10 @@ def spoil(location, schema, column, value):
 def test_features_that_are_no_numbers_are_refused_with_their_stage_and_bucket(tmp_path, value, column):
     stage, _ = plant(tmp_path, num_training=10, num_new=4)
     job = head_job(tmp_path, stage)
-    make_population(job)
+    make_prior(job)
     spoil(job.features_part(1), features.SCHEMA, column, value)
     make_projected(job, 0)
-    for refusing in (lambda: make_projected(job, 1), lambda: make_population(job)):
+    for refusing in (lambda: make_projected(job, 1), lambda: make_prior(job)):
         with pytest.raises(FeatureError, match=rf"{column} of 1 users in .*planted/features/.*bucket-00001"):
             refusing()
     assert job.unprojected_buckets() == [1]
@@ -142,7 +142,7 @@ def test_projected_features_that_are_no_numbers_are_refused_with_their_stage_and
     stage, _ = plant(tmp_path, num_training=30, num_new=4)
     job = head_job(tmp_path, stage)
     prepare(job)
-    assert read_population(job.population_folder).routed is not None
+    assert read_prior(job.prior_folder).routed is not None
     spoil(job.projected_part(1), projection.SCHEMA, column, np.nan)
     with pytest.raises(FeatureError, match=rf"{column} of 1 users in .*planted/heads/.*bucket-00001"):
         list(job.read_projected(1, ()))
@@ -150,9 +150,9 @@ def test_projected_features_that_are_no_numbers_are_refused_with_their_stage_and
 
 def test_projected_features_of_another_base_or_population_are_refused(planted):
     location, lineage = planted.projected_part(0), planted.lineage()
-    for other, name in ((replace(lineage, base="b2"), "base b"), (replace(lineage, population="p2"), "population p")):
+    for other, name in ((replace(lineage, base="b2"), "base b"), (replace(lineage, head_prior="p2"), "population p")):
         with pytest.raises(HeadMismatchError, match=f"expected {name[-1]}2: .* for another {name[:-2]}"):
-            next(read_projected(location, other, is_graded=False))
+            next(read_projected(location, other, has_soft_targets=False))
 
 
 def test_a_part_in_several_row_groups_reads_as_in_one(planted):
@@ -161,7 +161,7 @@ def test_a_part_in_several_row_groups_reads_as_in_one(planted):
     table = read_part(location, projection.SCHEMA)
     pieces = [table.slice(start, 7) for start in range(0, table.num_rows, 7)]
     write_row_groups(f"{location}.pieces", table.schema, pieces, {})
-    parts = list(read_projected(f"{location}.pieces", planted.lineage(), is_graded=False))
+    parts = list(read_projected(f"{location}.pieces", planted.lineage(), has_soft_targets=False))
     assert len(parts) == len(pieces) > 3
     assert [user_id for part in parts for user_id in part.user_ids] == whole.user_ids
     for name in ("features_ND", "targets_N"):

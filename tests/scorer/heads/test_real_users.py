@@ -12,8 +12,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.features import SCHEMA, WIDTHS_KEY
 from hydra_ray.scorer.heads.store import BASE_KEY
-from hydra_ray.scorer.heads.tasks import make_population, make_projected
-from hydra_ray.scorer.linear.prior import read_population
+from hydra_ray.scorer.heads.tasks import make_prior, make_projected
+from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.storage import write_part
 
 NUM_USERS, NUM_QUERIES, NUM_LEARNED, NUM_BUCKETS = 60, 8, 10, 3
@@ -84,10 +84,10 @@ def test_heads_of_real_users_fitted_at_once_are_those_fitted_user_by_user(tmp_pa
         pytest.skip("HYDRA_LAMP_DIR is not set")
     features, num_users = real_features(tmp_path, name)
     job = head_job(tmp_path, features, kinds=("lowrank",), ranks=(8,))
-    make_population(job)
+    make_prior(job)
     # A prior that lets heads differ, whether or not features as cheap as these support it.
-    population = replace(read_population(job.population_folder), variances={8: np.full(8, 0.1)})
-    population.write(job.population_folder, job.lineage().population)
+    head_prior = replace(read_prior(job.prior_folder), variances={8: np.full(8, 0.1)})
+    head_prior.write(job.prior_folder, job.lineage().head_prior)
     for bucket in features.buckets:
         make_projected(job, bucket)
     fit_projected_buckets(job)
@@ -98,7 +98,7 @@ def test_heads_of_real_users_fitted_at_once_are_those_fitted_user_by_user(tmp_pa
     assert np.median([np.abs(head.code).max() for head in heads]) > 0.01
     for together, by_itself in zip(heads, stored_heads(alone), strict=True):
         assert together.user_id == by_itself.user_id
-        assert together.configuration == by_itself.configuration
+        assert together.head_kind == by_itself.head_kind
         np.testing.assert_allclose(together.code, by_itself.code, atol=1e-4)
         np.testing.assert_allclose(together.held_out_losses, by_itself.held_out_losses, rtol=1e-4)
     scores, scores_alone = scored(job.stage), scored(alone.stage)

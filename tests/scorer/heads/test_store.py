@@ -22,7 +22,7 @@ from hydra_ray.scorer.heads.store import (
     write_heads,
 )
 
-LINEAGE = Lineage(base="base0", population="population0")
+LINEAGE = Lineage(base="base0", head_prior="population0")
 RANK = 32
 
 
@@ -31,7 +31,7 @@ def head_of(user_id, rng, rank=RANK):
     return UserHead(
         user_id=user_id,
         is_new=bool(rng.integers(2)),
-        configuration=f"lowrank-{rank}",
+        head_kind=f"lowrank-{rank}",
         code=tuple(rng.normal(size=rank).astype(np.float32).tolist()),
         precision=tuple((1 + rng.gamma(2, 3, size=rank)).astype(np.float16).tolist()),
         num_groups=int(rng.integers(20)),

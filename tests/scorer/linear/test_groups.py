@@ -22,20 +22,20 @@ def test_group_losses_are_cross_entropies():
 
 
 def test_the_best_share_everything_where_grades_do_not_count():
-    assert target_distribution([0.0, 1.0, 1.0, 0.0], is_graded=False) == [0.0, 0.5, 0.5, 0.0]
-    assert target_distribution([0.1, 0.5, 0.4, 0.5], is_graded=False) == [0.0, 0.5, 0.0, 0.5]
+    assert target_distribution([0.0, 1.0, 1.0, 0.0], has_soft_targets=False) == [0.0, 0.5, 0.5, 0.0]
+    assert target_distribution([0.1, 0.5, 0.4, 0.5], has_soft_targets=False) == [0.0, 0.5, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("qualities", [[0.1, 0.5, 0.4, 0.1], [0.0, 1.0], [-3.0, -1.0, 0.0]])
 def test_graded_targets_are_a_softmax_of_the_qualities(qualities):
     expected = softmax(TARGET_SHARPNESS * np.array(qualities))
-    np.testing.assert_allclose(target_distribution(qualities, is_graded=True), expected)
+    np.testing.assert_allclose(target_distribution(qualities, has_soft_targets=True), expected)
 
 
 @pytest.mark.parametrize("qualities", [[], [1.0], [0.5, 0.5], [0.0, 1.0, None]])
 @pytest.mark.parametrize("is_graded", [False, True])
-def test_groups_without_a_known_difference_teach_nothing(qualities, is_graded):
-    assert target_distribution(qualities, is_graded=is_graded) is None
+def test_groups_without_a_known_difference_teach_nothing(qualities, has_soft_targets):
+    assert target_distribution(qualities, has_soft_targets=has_soft_targets) is None
 
 
 def test_probabilities_are_a_softmax_within_each_group():

@@ -12,9 +12,9 @@ from hydra_ray.scorer.linear.prior import (
     choose_factors,
     estimate_deviations,
     feature_weights,
-    fit_population,
+    fit_prior,
     held_out_scores,
-    read_population,
+    read_prior,
     start_variances,
 )
 from hydra_ray.scorer.linear.routed import RoutedHeads
@@ -36,7 +36,7 @@ def folds(num_users):
 
 
 def estimate(table, ranks=(4,), *, is_pseudo: ArrayLike = True, num_learned=2):
-    return fit_population(groups_of(table, folds(table.num_users), is_pseudo), Widths(num_learned), ranks, 0, "base")
+    return fit_prior(groups_of(table, folds(table.num_users), is_pseudo), Widths(num_learned), ranks, 0, "base")
 
 
 def groups_of(table, user_fold_U, is_pseudo):
@@ -46,24 +46,24 @@ def groups_of(table, user_fold_U, is_pseudo):
         fold_G=np.arange(table.num_groups) % 4,
         histories_GH=np.zeros((table.num_groups, 0)),
         user_fold_U=user_fold_U,
-        is_judge_U=np.ones(len(user_fold_U), bool),
+        is_validation_U=np.ones(len(user_fold_U), bool),
     )
 
 
-def new_users_losses(population, table, rank=4, num_folds=6):
+def new_users_losses(head_prior, table, rank=4, num_folds=6):
     """Of new users' groups, by the shared head and by own heads that did not see the group."""
-    shared_N = population.shared_scores(
+    shared_N = head_prior.shared_scores(
         table.features_ND, np.ones(len(table.features_ND), bool), np.full(len(table.features_ND), -1)
     )
-    regression = Regression(table, table.features_ND @ population.basis_DR[:, :rank], shared_N)
-    personal_N = held_out_scores(regression, population.variances[rank], np.arange(table.num_groups) % num_folds)
+    regression = Regression(table, table.features_ND @ head_prior.basis_DR[:, :rank], shared_N)
+    personal_N = held_out_scores(regression, head_prior.variances[rank], np.arange(table.num_groups) % num_folds)
     return group_losses(table, shared_N).mean(), group_losses(table, personal_N).mean()
 
 
 @pytest.mark.parametrize("variance", [0.1, 1.0])
 def test_prior_variance_is_recovered_within_a_factor_of_two(variance):
-    population = estimate(planted(random_deviations(300, variance**0.5, seed=1)), ranks=(6,))
-    variances = population.variances[6] * np.linalg.norm(population.basis_DR, axis=0) ** 2
+    head_prior = estimate(planted(random_deviations(300, variance**0.5, seed=1)), ranks=(6,))
+    variances = head_prior.variances[6] * np.linalg.norm(head_prior.basis_DR, axis=0) ** 2
     assert variance / 2 < variances.mean() < variance * 2
 
 
@@ -78,14 +78,14 @@ def test_estimated_variances_are_those_of_simulated_users_within_two_fifths():
     np.testing.assert_allclose(found.sum(), (deviations**2).sum(), rtol=0.25)
 
 
-def factors(table, ranks, *, is_judge=True):
+def factors(table, ranks, *, is_validation=True):
     num_users = table.num_users
     return choose_factors(
         table,
         table.features_ND[:, :6] @ SHARED,
         np.full(table.features_ND.shape[1], 0.3),
         np.arange(num_users) % 2,
-        np.broadcast_to(is_judge, num_users),
+        np.broadcast_to(is_validation, num_users),
         np.arange(table.num_groups) % 4,
         ranks,
     )
@@ -107,8 +107,8 @@ def test_only_users_whom_the_base_has_not_seen_judge_the_basis():
     leaked = signs * 3 * table.targets_N + rng.normal(size=len(table.targets_N))
     leaky = replace(table, features_ND=np.hstack([table.features_ND, leaked[:, None]]))
     assert factors(leaky, [1])[1] > 0
-    assert factors(leaky, [1], is_judge=is_unseen)[1] == 0
-    assert factors(leaky, [1], is_judge=False)[1] == 0
+    assert factors(leaky, [1], is_validation=is_unseen)[1] == 0
+    assert factors(leaky, [1], is_validation=False)[1] == 0
 
 
 def test_basis_finds_the_direction_in_which_users_differ():
@@ -147,16 +147,16 @@ def test_two_directions_that_few_groups_of_many_features_show_are_found():
 @pytest.mark.parametrize("num_users", [20, 200])
 def test_users_who_do_not_differ_stay_at_the_shared_head(num_users):
     nobody_differs = np.zeros((num_users, 6))
-    population = estimate(planted(nobody_differs, num_groups=6))
-    shared, personal = new_users_losses(population, planted(nobody_differs, num_groups=6, seed=1))
+    head_prior = estimate(planted(nobody_differs, num_groups=6))
+    shared, personal = new_users_losses(head_prior, planted(nobody_differs, num_groups=6, seed=1))
     assert personal < shared + 0.02
 
 
 @pytest.mark.parametrize(("num_users", "gain"), [(24, 0.02), (200, 0.1)])
 def test_few_training_users_give_a_prior_that_helps_new_users(num_users, gain):
-    population = estimate(planted(random_deviations(num_users, 1.2, seed=3), num_groups=6))
+    head_prior = estimate(planted(random_deviations(num_users, 1.2, seed=3), num_groups=6))
     table = planted(random_deviations(100, 1.2, seed=4), num_groups=6, seed=5)
-    shared, personal = new_users_losses(population, table)
+    shared, personal = new_users_losses(head_prior, table)
     assert personal < shared - gain
 
 
@@ -177,17 +177,17 @@ def test_each_kind_of_query_is_scored_by_its_own_head():
     table = planted(np.zeros((20, 6)), num_groups=6)
     is_pseudo = np.arange(table.num_groups) % 6 < 3
     flipped = np.where(is_pseudo[table.group_of_candidate()][:, None], -table.features_ND, table.features_ND)
-    population = estimate(replace(table, features_ND=flipped), is_pseudo=is_pseudo)
+    head_prior = estimate(replace(table, features_ND=flipped), is_pseudo=is_pseudo)
     features = np.random.default_rng(0).normal(size=(4, 6))
-    found = population.shared_scores(features, np.array([True, False, True, False]), np.array([-1, -1, 2, 2]))
+    found = head_prior.shared_scores(features, np.array([True, False, True, False]), np.array([-1, -1, 2, 2]))
     expected = [
-        features[0] @ population.pseudo_head.weights_D,
-        features[1] @ population.query_head.weights_D,
-        features[2] @ population.pseudo_head.left_out_KD[2],
-        features[3] @ population.query_head.left_out_KD[2],
+        features[0] @ head_prior.pseudo_head.weights_D,
+        features[1] @ head_prior.query_head.weights_D,
+        features[2] @ head_prior.pseudo_head.left_out_KD[2],
+        features[3] @ head_prior.query_head.left_out_KD[2],
     ]
     np.testing.assert_allclose(found, expected)
-    assert population.pseudo_head.weights_D @ SHARED < 0 < population.query_head.weights_D @ SHARED
+    assert head_prior.pseudo_head.weights_D @ SHARED < 0 < head_prior.query_head.weights_D @ SHARED
 
 
 def test_weights_are_in_the_units_of_the_stored_features():
@@ -226,15 +226,15 @@ def test_codes_hold_what_histories_do_not_tell(is_told):
     table = planted(far + 0.3 * rng.normal(size=(200, 6)), num_groups=6)
     told = (kinds[:, None] if is_told else rng.integers(2, size=(200, 1))) + 0.1 * rng.normal(size=(200, 3))
     groups = replace(groups_of(table, folds(200), True), histories_GH=told[table.user_of_group()])
-    population = fit_population(groups, Widths(2), (4,), 0, "base")
-    assert (population.routed is not None) == is_told
-    assert (population.variances[4].sum() < 1.5) == is_told
+    head_prior = fit_prior(groups, Widths(2), (4,), 0, "base")
+    assert (head_prior.routed is not None) == is_told
+    assert (head_prior.variances[4].sum() < 1.5) == is_told
 
 
 def test_users_without_groups_change_nothing():
     table = planted(random_deviations(20, 1.0, seed=7), num_groups=4)
     counts = np.repeat(np.diff(table.user_starts), 2) * np.tile([0, 1], 20)
-    spaced = fit_population(
+    spaced = fit_prior(
         groups_of(replace(table, user_starts=starts_of(counts)), np.repeat(folds(20), 2), True),
         Widths(2),
         (4,),
@@ -248,9 +248,9 @@ def test_users_without_groups_change_nothing():
 
 @pytest.mark.parametrize("num_learned", [0, 2, 6])
 def test_one_training_user_is_enough(num_learned):
-    population = estimate(planted(np.zeros((1, 6))), num_learned=num_learned)
-    assert np.isfinite(population.variances[4]).all()
-    assert population.query_head.weights_D.any()
+    head_prior = estimate(planted(np.zeros((1, 6))), num_learned=num_learned)
+    assert np.isfinite(head_prior.variances[4]).all()
+    assert head_prior.query_head.weights_D.any()
 
 
 @pytest.mark.parametrize("has_routed", [False, True])
@@ -263,11 +263,11 @@ def test_stored_population_reads_back(tmp_path, has_routed):
         means_H=rng.normal(size=5),
         components_PH=rng.normal(size=(2, 5)),
     )
-    population = replace(estimate(planted(np.zeros((30, 6))), ranks=(2, 9)), routed=routed if has_routed else None)
-    population.write(str(tmp_path / "population"), "fingerprint")
-    found = read_population(str(tmp_path / "population"))
-    np.testing.assert_array_equal(found.basis_DR, population.basis_DR)
-    for head, expected in ((found.query_head, population.query_head), (found.pseudo_head, population.pseudo_head)):
+    head_prior = replace(estimate(planted(np.zeros((30, 6))), ranks=(2, 9)), routed=routed if has_routed else None)
+    head_prior.write(str(tmp_path / "population"), "fingerprint")
+    found = read_prior(str(tmp_path / "population"))
+    np.testing.assert_array_equal(found.basis_DR, head_prior.basis_DR)
+    for head, expected in ((found.query_head, head_prior.query_head), (found.pseudo_head, head_prior.pseudo_head)):
         np.testing.assert_array_equal(head.weights_D, expected.weights_D)
         np.testing.assert_array_equal(head.left_out_KD, expected.left_out_KD)
     assert found.variances.keys() == {2, 6}

@@ -34,9 +34,9 @@ def folds(num_users):
     return np.arange(num_users) % NUM_USER_FOLDS
 
 
-def fit(users, is_judge):
+def fit(users, is_validation):
     table, offsets, histories = users
-    return fit_routed_heads(table, offsets, histories, is_judge, folds(len(is_judge)), seed=0)
+    return fit_routed_heads(table, offsets, histories, is_validation, folds(len(is_validation)), seed=0)
 
 
 def scores_of(heads, table, offsets, histories, fold=-1):
@@ -157,8 +157,8 @@ def test_heads_serve_features_in_their_own_units(fitted):
 @pytest.mark.parametrize("num_users", [1, 2, 20])
 def test_without_judges_or_without_others_the_shared_head_scores(num_users):
     table, offsets, histories = kinds_of_users(num_users, 6)
-    for is_judge in (True, False):
-        heads = fit((table, offsets, histories), np.full(num_users, is_judge))
+    for is_validation in (True, False):
+        heads = fit((table, offsets, histories), np.full(num_users, is_validation))
         assert heads is None
         np.testing.assert_allclose(scores_of(heads, table, offsets, histories), offsets)
 

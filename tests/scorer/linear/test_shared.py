@@ -31,13 +31,13 @@ def folds(num_users):
     return np.arange(num_users) % NUM_USER_FOLDS
 
 
-def fit(table, is_pseudo=True, num_learned=2, is_judge=True, num_trusted=0):
+def fit(table, is_pseudo=True, num_learned=2, is_validation=True, num_prefitted=0):
     return fit_shared_heads(
         table,
         np.broadcast_to(is_pseudo, table.num_groups),
         folds(table.num_users),
-        Widths(num_learned, num_trusted),
-        np.broadcast_to(is_judge, table.num_users),
+        Widths(num_learned, num_prefitted),
+        np.broadcast_to(is_validation, table.num_users),
         seed=0,
     )
 
@@ -72,7 +72,7 @@ def test_trusted_features_have_a_ridge_of_their_own(monkeypatch):
     monkeypatch.setattr(shared, "_START", shared._START._replace(trusted_variance=3.0))
     variances = np.array([0.1] * 4 + [3.0] * 2)
     expected = ridge_optimum(table, variances, np.ones(table.num_groups))
-    np.testing.assert_allclose(fit(table, num_trusted=2)[1].weights_D, expected, atol=1e-3)
+    np.testing.assert_allclose(fit(table, num_prefitted=2)[1].weights_D, expected, atol=1e-3)
 
 
 def test_left_out_rows_are_optima_without_the_fold(monkeypatch):
@@ -180,7 +180,7 @@ def test_only_users_whom_the_base_has_not_seen_judge_the_ridge(is_pseudo):
     is_unseen = np.arange(40) % 4 == 0
     leaked = np.where(is_unseen[table.user_of_candidate()], rng.normal(size=len(table.targets_N)), table.targets_N)
     leaky = replace(table, features_ND=np.hstack([leaked[:, None], table.features_ND]))
-    judged, trusting = (fit(leaky, is_pseudo, num_learned=1, is_judge=who)[0] for who in (is_unseen, True))
+    judged, trusting = (fit(leaky, is_pseudo, num_learned=1, is_validation=who)[0] for who in (is_unseen, True))
     assert abs(judged.weights_D[0]) < 0.2 * abs(trusting.weights_D[0])
 
 
