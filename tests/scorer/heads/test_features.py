@@ -78,7 +78,7 @@ def test_histories_are_a_row_a_group(tmp_path):
     np.testing.assert_allclose(part.histories_GH, flat.reshape(part.table.num_groups, WIDTH), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("is_graded", "expected"), [(False, [0, 0, 1, 0, 0]), (True, None)])
+@pytest.mark.parametrize(("has_soft_targets", "expected"), [(False, [0, 0, 1, 0, 0]), (True, None)])
 def test_grades_count_only_where_asked_for(tmp_path, has_soft_targets, expected):
     features, _ = plant(tmp_path, num_buckets=1, num_training=1, num_new=0)
     location = features.part("features/base", 0)

@@ -33,7 +33,7 @@ def test_graded_targets_are_a_softmax_of_the_qualities(qualities):
 
 
 @pytest.mark.parametrize("qualities", [[], [1.0], [0.5, 0.5], [0.0, 1.0, None]])
-@pytest.mark.parametrize("is_graded", [False, True])
+@pytest.mark.parametrize("has_soft_targets", [False, True])
 def test_groups_without_a_known_difference_teach_nothing(qualities, has_soft_targets):
     assert target_distribution(qualities, has_soft_targets=has_soft_targets) is None
 
