@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, StorageConfig, check_settings
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
-from hydra_ray.storage import locations, s3
+from hydra_ray.storage import locations
+from hydra_ray.storage import s3 as s3_module
 
 Place = Callable[[str], str]
 
@@ -389,7 +390,7 @@ def test_a_store_that_cannot_be_used_is_told_by_location_and_endpoint_in_the_end
 ):
     with pytest.raises(StorageError, match=rf"s3://nobucket/x at {s3.endpoint}.*Check the bucket"):
         storage.write_bytes("s3://nobucket/x", b"")
-    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_module, "_ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     for use in (storage.exists, storage.read_bytes, lambda location: storage.write_bytes(location, b"")):
         with pytest.raises(StorageError, match=r"s3://hydra-ray/x|hydra-ray"):
@@ -405,7 +406,7 @@ def test_a_full_store_is_an_error_that_names_the_file(s3: FaultyS3, s3_root: str
 
 
 def test_the_configured_store_reaches_this_process_and_its_workers(monkeypatch: pytest.MonkeyPatch):
-    for name in (*s3.ENDPOINTS, *s3.REGIONS):
+    for name in (*s3_module.ENDPOINTS, *s3_module.REGIONS):
         monkeypatch.setenv(name, "")  # so that it is restored, whatever is set meanwhile
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")

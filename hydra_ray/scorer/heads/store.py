@@ -93,7 +93,7 @@ class UserHead:
 
     user_id: str
     is_new: bool
-    head_kind: str
+    configuration: str
     """Name of the head configuration that held-out history chose."""
     code: tuple[float, ...]
     """What the configuration adds to the shared heads; empty where it adds nothing."""

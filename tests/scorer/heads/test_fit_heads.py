@@ -65,9 +65,9 @@ def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
     heads = stored_heads(job)
     assert users.keys() == {head.user_id for head in heads} == hidden.keys()
     for head in heads:
-        assert users[head.user_id].head == head.head_kind
+        assert users[head.user_id].head == head.configuration
         assert users[head.user_id].is_new == head.is_new
-        assert len(head.code) == {"shared": 0, "lowrank-4": 4}[head.head_kind]
+        assert len(head.code) == {"shared": 0, "lowrank-4": 4}[head.configuration]
         assert head.num_groups == NUM_PSEUDO + (not head.is_new)
     for user in users.values():
         assert [group.query_id for group in user.groups] == [f"q{group}" for group in range(NUM_PSEUDO + 1)]
@@ -114,9 +114,9 @@ def test_heads_and_own_scores_do_not_depend_on_the_row_groups_and_need_no_featur
     copied = in_row_groups(job, size, tmp_path)
     fit_projected_buckets(copied)
     for first, again in zip(stored_heads(job), stored_heads(copied), strict=True):
-        assert (first.user_id, first.head_kind, first.num_groups) == (
+        assert (first.user_id, first.configuration, first.num_groups) == (
             again.user_id,
-            again.head_kind,
+            again.configuration,
             again.num_groups,
         )
         np.testing.assert_allclose(again.code, first.code, atol=1e-4)
@@ -140,7 +140,7 @@ def test_heads_of_one_configuration_are_those_of_its_trial(planted, tmp_path):
     [trial] = read_trial(job.trial_part("lowrank-4", 0))
     heads = list(from_table(table, UserHead))
     assert [head.user_id for head in heads] == trial.user_ids
-    assert {head.head_kind for head in heads} == {"lowrank-4"}
+    assert {head.configuration for head in heads} == {"lowrank-4"}
     assert [head.num_groups for head in heads] == trial.num_groups_U.tolist()
     np.testing.assert_allclose([head.code for head in heads], trial.fit.codes_UK, atol=1e-6)
     np.testing.assert_allclose([head.precision for head in heads], trial.fit.precisions_UK, rtol=1e-3)

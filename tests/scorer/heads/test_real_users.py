@@ -98,7 +98,7 @@ def test_heads_of_real_users_fitted_at_once_are_those_fitted_user_by_user(tmp_pa
     assert np.median([np.abs(head.code).max() for head in heads]) > 0.01
     for together, by_itself in zip(heads, stored_heads(alone), strict=True):
         assert together.user_id == by_itself.user_id
-        assert together.head_kind == by_itself.head_kind
+        assert together.configuration == by_itself.configuration
         np.testing.assert_allclose(together.code, by_itself.code, atol=1e-4)
         np.testing.assert_allclose(together.held_out_losses, by_itself.held_out_losses, rtol=1e-4)
     scores, scores_alone = scored(job.stage), scored(alone.stage)

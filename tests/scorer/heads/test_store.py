@@ -31,7 +31,7 @@ def head_of(user_id, rng, rank=RANK):
     return UserHead(
         user_id=user_id,
         is_new=bool(rng.integers(2)),
-        head_kind=f"lowrank-{rank}",
+        configuration=f"lowrank-{rank}",
         code=tuple(rng.normal(size=rank).astype(np.float32).tolist()),
         precision=tuple((1 + rng.gamma(2, 3, size=rank)).astype(np.float16).tolist()),
         num_groups=int(rng.integers(20)),
@@ -109,7 +109,7 @@ def test_a_look_up_reads_one_row_group_of_one_bucket(store, heads, monkeypatch):
         read.append((place, file.num_row_groups))
         return read_row_group(file, place, **options)
 
-    monkeypatch.setattr(storage, "open_part", noting)
+    monkeypatch.setattr(storage.files, "open_part", noting)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
     assert store.read_head("user 42") == heads["user 42"]
     assert opened == [store.stage.part(heads_table(0), bucket_of("user 42", 3, "key"))]
@@ -129,7 +129,7 @@ def test_a_bucket_that_is_missing_is_named(tmp_path):
         HeadStore(stage=stage, fold=0, bucket_key="key", lineage=LINEAGE).read_head("anybody")
 
 
-@pytest.mark.parametrize(("kind", "other"), [("base", {"base": "x1"}), ("population", {"population": "x1"})])
+@pytest.mark.parametrize(("kind", "other"), [("base", {"base": "x1"}), ("population", {"head_prior": "x1"})])
 def test_heads_of_another_base_or_population_are_refused(store, kind, other):
     lineage = replace(LINEAGE, **other)
     with pytest.raises(HeadMismatchError, match=f"{kind} {kind}0, expected x1"):

@@ -68,7 +68,7 @@ def test_shared_head_of_pairs_is_logistic_regression_on_all_users_differences(mo
 def test_trusted_features_have_a_ridge_of_their_own(monkeypatch):
     only_ridge(monkeypatch, 0.1)
     table = choosing_users(same_weights(12), num_groups=4)
-    monkeypatch.setattr(shared, "TRUSTED_VARIANCES", (3.0,))
+    monkeypatch.setattr(shared, "PREFITTED_VARIANCES", (3.0,))
     monkeypatch.setattr(shared, "_START", shared._START._replace(trusted_variance=3.0))
     variances = np.array([0.1] * 4 + [3.0] * 2)
     expected = ridge_optimum(table, variances, np.ones(table.num_groups))
