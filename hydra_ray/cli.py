@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra_ray import __version__
 from hydra_ray.config import STAGE_NAMES
 from hydra_ray.engine.connecting import ADDRESS, SUBMITTED_AS, require_cluster_address
 from hydra_ray.errors import HydraError, SubmissionAddressError
@@ -110,7 +111,8 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def fit_users(arguments: argparse.Namespace) -> int:
     """`hydra-ray fit-users`: heads and answers for users who come after a run is finished."""
-    from hydra_ray.commands.fit_users import added_config, addition_summary, summary_text
+    from hydra_ray.commands.fit_users import added_config, summary_text
+    from hydra_ray.stages.addition import addition_summary
     from hydra_ray.storage import is_uri
 
     users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]
@@ -318,6 +320,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     parser = argparse.ArgumentParser(prog="hydra-ray", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "--log-format",
         choices=FORMATS,
