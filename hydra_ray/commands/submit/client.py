@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hydra_ray.commands.submit.job import Job, job_environment
-from hydra_ray.engine.connecting import ADDRESS, TOKEN_HELP, send_token
 from hydra_ray.engine.listener import connection_error
+from hydra_ray.engine.ray_connection import ADDRESS, TOKEN_HELP, send_token
 from hydra_ray.errors import ClusterError
 
 if TYPE_CHECKING:
