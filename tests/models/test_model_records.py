@@ -60,7 +60,7 @@ import sys
 import pytest, in_process
 from builders import run_config
 from hydra_ray.config import RunConfig
-from hydra_ray.stages.run import personalize
+from hydra_ray.pipeline import personalize
 with pytest.MonkeyPatch.context() as patch:
     in_process.install(patch)
     personalize(RunConfig.model_validate_json(sys.argv[1]))
