@@ -31,7 +31,7 @@ from hydra_ray import cli
 from hydra_ray.commands.retry import clear_failures, failed_stages
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import HydraError, StorageError
-from hydra_ray.generate.completions import asker_of
+from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.generate.failures import TRANSIENT
 from hydra_ray.runs.stage import MANIFEST
 from hydra_ray.stages.plan import Plan, plan_run

@@ -25,9 +25,9 @@ import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, Task
 from hydra_ray.engine.ray_data import Counters, run_generation
-from hydra_ray.generate.asking import ask
-from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.opening import open_tokenizer
+from hydra_ray.generate.requests import ask
 from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from hydra_ray.sweep.config import Sweep, load_sweep
-from hydra_ray.sweep.running import forecast, ledger_of, sweep_folder
+from hydra_ray.sweep.runner import forecast, ledger_of, sweep_folder
 
 CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "sweep.yaml"
 

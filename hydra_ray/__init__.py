@@ -2,7 +2,7 @@
 
     from hydra_ray import load_run, load_scorer, run
 
-Importing this package loads nothing: each name is fetched from its module when it is first used.
+Importing this package loads nothing: each name is imported from its module when it is first used.
 """
 
 from importlib import import_module
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from hydra_ray.api import Run, load_run, run
     from hydra_ray.serving.scorer import ServedScorer, load_scorer
 
+__version__ = "0.1.0"
+"""Version of this package: pyproject.toml reads it from this line, so a checkout that is not installed has it too."""
 __all__ = ["Run", "ServedScorer", "load_run", "load_scorer", "run"]
 
 _MODULES = {

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra_ray import __version__
 from hydra_ray.config import STAGE_NAMES
-from hydra_ray.engine.connecting import ADDRESS, SUBMITTED_AS, require_cluster_address
+from hydra_ray.engine.ray_connection import ADDRESS, SUBMITTED_AS, require_cluster_address
 from hydra_ray.errors import HydraError, SubmissionAddressError
 from hydra_ray.extras import naming_extras, require_packages
 from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS, configure_logs
@@ -110,7 +111,8 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def fit_users(arguments: argparse.Namespace) -> int:
     """`hydra-ray fit-users`: heads and answers for users who come after a run is finished."""
-    from hydra_ray.commands.fit_users import added_config, addition_summary, summary_text
+    from hydra_ray.commands.fit_users import added_config, summary_text
+    from hydra_ray.stages.addition import addition_summary
     from hydra_ray.storage import is_uri
 
     users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]
@@ -220,7 +222,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     """`hydra-ray sweep`: many runs that share their stages; exit status 1 where a trial failed."""
     from hydra_ray.config import apply_setting
     from hydra_ray.sweep.config import load_sweep, require_root
-    from hydra_ray.sweep.running import forecast, run_sweep, summary_lines
+    from hydra_ray.sweep.runner import forecast, run_sweep, summary_lines
 
     loaded = load_sweep(arguments.config, arguments.overrides)
     base = apply_setting(loaded.base, "storage.root", _absolute_root(require_root(loaded)))
@@ -238,7 +240,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """`hydra-ray doctor`: what this machine has and lacks, for a configuration or in general, or a cluster for a run;
     exit status 1 at a problem."""
     if arguments.cluster is not None:
-        from hydra_ray.cluster.live import plan_placement
+        from hydra_ray.cluster.running_cluster import plan_placement
         from hydra_ray.config import load_config
 
         findings = plan_placement(load_config(arguments.cluster, arguments.subjects), arguments.nodes)
@@ -252,7 +254,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """`hydra-ray check`: whether the running cluster is fit for a run, node by node; exit status 1 at a problem."""
-    from hydra_ray.cluster.live import check_cluster
+    from hydra_ray.cluster.running_cluster import check_cluster
     from hydra_ray.config import load_config
 
     findings = check_cluster(load_config(arguments.config, arguments.overrides), arguments.wait)
@@ -318,6 +320,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     parser = argparse.ArgumentParser(prog="hydra-ray", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "--log-format",
         choices=FORMATS,

@@ -3,7 +3,7 @@
 from builders import user
 
 from hydra_ray import storage
-from hydra_ray.generate.completions import asker_of
+from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, Completion, SystemAnswer, User, to_table
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan

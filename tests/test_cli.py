@@ -9,10 +9,11 @@ from hydra_ray.cli import main
 DEMO = str(Path(__file__).parents[1] / "jobs" / "configs" / "demo.yaml")
 
 
-def test_help_imports_none_of_the_heavy_libraries():
+@pytest.mark.parametrize("arguments", [["run", "--help"], ["--version"]])
+def test_help_and_version_import_no_heavy_library(arguments: list[str]):
     code = (
         "import sys\nfrom hydra_ray.cli import main\n"
-        "try:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass\n"
+        f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('ray', 'torch', 'vllm', 'pyarrow', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

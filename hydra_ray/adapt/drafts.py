@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.adapt.prompting import GREEDY, Prompt, prompts_of
 from hydra_ray.config import DraftsConfig, RunConfig, Task
-from hydra_ray.generate.asking import ask, parse_completion
+from hydra_ray.generate.requests import ask, parse_completion
 from hydra_ray.lamp.quality import quality
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 from hydra_ray.rows import (

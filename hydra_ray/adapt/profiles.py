@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
-from hydra_ray.generate.asking import make_request
 from hydra_ray.generate.parsing import text_error
 from hydra_ray.generate.prompts import PROFILE_TOKENS, profile_messages
+from hydra_ray.generate.requests import make_request
 from hydra_ray.rows import Asked, Completion, ProfiledUser, User
 
 if TYPE_CHECKING:

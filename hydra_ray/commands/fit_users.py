@@ -8,11 +8,6 @@ from hydra_ray.config import RunConfig, apply_override, check_config
 from hydra_ray.errors import ConfigError
 from hydra_ray.findings import counted
 from hydra_ray.runs.run_folder import read_config
-from hydra_ray.scorer.heads.trials import COHORTS
-from hydra_ray.stages.plan import Plan
-
-_COHORT = f"{COHORTS[True]}."
-"""How the counters of heads begin that tell new users' configurations."""
 
 
 def added_config(
@@ -39,37 +34,6 @@ def added_config(
     for override in overrides:
         settings = apply_override(settings, override)
     return check_config(settings, source=f"the configuration for adding users to {run_folder}")
-
-
-def addition_summary(plan: Plan) -> dict[str, Any]:
-    """How many users a finished addition has, which heads they got, what was asked, and how long it took.
-
-    Returns:
-        run, taught_by, num_users, num_queries, num_rejected; heads: by scorer, how many users got which configuration;
-        requests: of the generator, and asked_now: those that had never been answered before; seconds.
-    """
-    assert plan.parent is not None
-    taught = {stage.folder for stage in plan.parent.stages.values()}
-    manifests = {stage.name: stage.manifest() for stage in plan.stages() if stage.folder not in taught}
-    counters = {name: manifest["counters"] for name, manifest in manifests.items()}
-    users = counters["users"]
-    return {
-        "run": plan.config.run,
-        "taught_by": plan.config.taught_by,
-        "num_users": round(users["users"]),
-        "num_queries": round(users["queries"]),
-        "num_rejected": round(users["rejected"]),
-        "heads": {
-            name: {
-                key.removeprefix(_COHORT): round(number)
-                for key, number in sorted(counters[f"{name}.heads"].items())
-                if key.startswith(_COHORT)
-            }
-            for name in ("reranker", "adapter")
-        },
-        **{name: round(sum(each.get(name, 0) for each in counters.values())) for name in ("requests", "asked_now")},
-        "seconds": round(sum(manifest["seconds"] for manifest in manifests.values()), 1),
-    }
 
 
 def summary_text(summary: dict[str, Any]) -> str:

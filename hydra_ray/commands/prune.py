@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hydra_ray import storage
 from hydra_ray.errors import HydraError, InputError
-from hydra_ray.generate.completions import STORES, asker_of
+from hydra_ray.generate.completion_store import STORES, asker_of
 from hydra_ray.runs.lease import alone
 from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
 from hydra_ray.stages.plan import plan_run

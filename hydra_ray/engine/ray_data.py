@@ -21,12 +21,12 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
-from hydra_ray.engine.connecting import cluster_address, tells_why, without_native_notes
 from hydra_ray.engine.progress import Progress
+from hydra_ray.engine.ray_connection import cluster_address, tells_why, without_native_notes
 from hydra_ray.engine.telemetry import Telemetry
 from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.errors import EndpointError, GenerationError, WorkerError
-from hydra_ray.generate.completions import CompletionStore, asker_of
+from hydra_ray.generate.completion_store import CompletionStore, asker_of
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
 from hydra_ray.rows import Asked, Completion, Request, from_table, to_table

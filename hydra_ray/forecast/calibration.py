@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.errors import GenerationError
-from hydra_ray.forecast.past import Observation
+from hydra_ray.forecast.past_runs import Observation
 from hydra_ray.generate.engine import Engine
 from hydra_ray.generate.engines.opening import open_engine
 from hydra_ray.rows import Request

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydra_ray.config import Task
-from hydra_ray.forecast.asked import ASKING, requests_of
-from hydra_ray.forecast.past import Written
-from hydra_ray.forecast.sample import Estimate, UserSample
+from hydra_ray.forecast.past_runs import Written
+from hydra_ray.forecast.predicted_requests import ASKING, requests_of
+from hydra_ray.forecast.user_sample import Estimate, UserSample
 from hydra_ray.generate.engines.vllm import CPU_BLOCK_TOKENS
 from hydra_ray.generate.prompts import render_prompt
 from hydra_ray.rows import Completion, Request

@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from hydra_ray.config import RunConfig
-from hydra_ray.forecast.asked import ASKING
-from hydra_ray.forecast.past import Stages
+from hydra_ray.forecast.past_runs import Stages
+from hydra_ray.forecast.predicted_requests import ASKING
 from hydra_ray.stages.plan import Plan
 
 _SECONDS: Mapping[str, tuple[float, float]] = {

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import RunConfig
-from hydra_ray.forecast.asked import ASKING, requests_of
 from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, chosen_requests
 from hydra_ray.forecast.counting import StageVolume, count_stages, label_tokens, users_of
 from hydra_ray.forecast.disk import expected_bytes
 from hydra_ray.forecast.durations import other_seconds
-from hydra_ray.forecast.past import Speed, Written, fit_speed, past_observations, past_runs, past_written
+from hydra_ray.forecast.past_runs import Speed, Written, fit_speed, past_observations, past_runs, past_written
+from hydra_ray.forecast.predicted_requests import ASKING, requests_of
 from hydra_ray.forecast.prices import limited_seconds, price_of
-from hydra_ray.forecast.sample import Estimate, UserSample, sample_users
+from hydra_ray.forecast.user_sample import Estimate, UserSample, sample_users
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.lamp.users import ingest
 from hydra_ray.runs.budget import units_of_copy

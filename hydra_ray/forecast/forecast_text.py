@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from hydra_ray.findings import counted
 from hydra_ray.forecast.forecast import Forecast
-from hydra_ray.forecast.sample import Estimate
 from hydra_ray.forecast.usage import Comparison
+from hydra_ray.forecast.user_sample import Estimate
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hydra_ray.config import GeneratorConfig, RunConfig
 from hydra_ray.forecast.counting import Volume
-from hydra_ray.forecast.sample import Estimate
+from hydra_ray.forecast.user_sample import Estimate
 
 MILLION = 1e6
 

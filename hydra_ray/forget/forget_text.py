@@ -6,7 +6,7 @@ from itertools import groupby
 from hydra_ray import storage
 from hydra_ray.errors import InputError
 from hydra_ray.findings import counted
-from hydra_ray.forget.cohorts import Learned
+from hydra_ray.forget.lineage import Learned
 from hydra_ray.forget.removal import Outcome
 from hydra_ray.runs.root import receipt_location
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hydra_ray import storage
-from hydra_ray.forget.cohorts import Learned
+from hydra_ray.forget.lineage import Learned
 from hydra_ray.rows import from_dict, to_dict
 from hydra_ray.runs.root import receipt_location
 

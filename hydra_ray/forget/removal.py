@@ -15,8 +15,8 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError, StorageError
-from hydra_ray.forget.artefacts import Artefact, Kind, artefacts
-from hydra_ray.forget.cohorts import learned_from, read_manifests
+from hydra_ray.forget.file_kinds import Artefact, Kind, artefacts
+from hydra_ray.forget.lineage import learned_from, read_manifests
 from hydra_ray.forget.receipts import Receipt, Removed, close_receipt, open_receipt, read_receipt
 from hydra_ray.forget.run_results import (
     Traces,

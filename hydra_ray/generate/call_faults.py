@@ -13,7 +13,7 @@ import openai
 from hydra_ray.config import ApiConfig
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.patience import retry_after_seconds
+from hydra_ray.generate.retry_policy import retry_after_seconds
 
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _AGAIN = (408, 409, 425, 429)

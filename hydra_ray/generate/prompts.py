@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.generate.control_tokens import control_pattern, defuse
-from hydra_ray.generate.forms import Contents, Example, Form, form_of, summary_form
+from hydra_ray.generate.prompt_forms import Contents, Example, Form, form_of, summary_form
 from hydra_ray.rows import Message, Record
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hydra_ray.errors import ModelError
-from hydra_ray.models import packaged, stored
+from hydra_ray.models import object_store, packaged
 from hydra_ray.models.content import CONFIG
 from hydra_ray.models.folder import FolderModel
 from hydra_ray.models.hub import REVISION, HubModel
+from hydra_ray.models.object_store import StoredModel
 from hydra_ray.models.packaged import PackagedModel
-from hydra_ray.models.stored import StoredModel
 from hydra_ray.storage.locations import is_uri
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ def open_model(spec: str) -> Model:
     if spec.startswith(packaged.PREFIX):
         return PackagedModel(name=spec.removeprefix(packaged.PREFIX))
     if is_uri(spec):
-        if not re.match(f"{stored.PREFIX}[^/]", spec):
+        if not re.match(f"{object_store.PREFIX}[^/]", spec):
             raise ModelError(
                 f"{spec!r}: models are brought from no other store than S3 and those that speak its protocol; expected "
                 f"{_EXPECTED}."
             )
-        location, _, content = spec.partition(stored.PIN)
+        location, _, content = spec.partition(object_store.PIN)
         return StoredModel(location=location.rstrip("/"), content=content)
     if os.path.isabs(spec) or spec.startswith("~"):
         return FolderModel(spec=spec)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.generate.asking import ask, parse_completion
+from hydra_ray.generate.requests import ask, parse_completion
 from hydra_ray.lamp.quality import quality
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.retrieve.ranking import RankedQuery, rank_queries, restore_queries

@@ -12,10 +12,10 @@ import hydra_ray.rerank.reranker_examples
 from hydra_ray.adapt.label_features import PREFITTED_NAMES
 from hydra_ray.adapt.label_model import needs_labeller
 from hydra_ray.config import ApiConfig, HeadsConfig, PoolConfig, RunConfig, ScorerConfig, Task
-from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS, input_fingerprint
-from hydra_ray.models.known import RunModels, UsedModel, models_of, without_pins
+from hydra_ray.models.model_records import RunModels, UsedModel, models_of, without_pins
 from hydra_ray.runs.root import bucket_key_name, forgotten_pseudonyms
 from hydra_ray.runs.run_folder import ParentRun, read_parent, run_folder_of
 from hydra_ray.runs.stage import Stage, fingerprint

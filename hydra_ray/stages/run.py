@@ -12,7 +12,6 @@ from statistics import fmean
 
 from hydra_ray import storage
 from hydra_ray.adapt.gate import Gate, fit_gate
-from hydra_ray.commands.fit_users import addition_summary
 from hydra_ray.config import STAGE_NAMES, PlacementConfig, RunConfig
 from hydra_ray.engine.ray_data import (
     Counters,
@@ -40,6 +39,7 @@ from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.heads.store import prior_folder
 from hydra_ray.scorer.linear.prior import feature_weights, read_prior
+from hydra_ray.stages.addition import addition_summary
 from hydra_ray.stages.explained import explain_examples
 from hydra_ray.stages.outline import write_outline
 from hydra_ray.stages.parts import (

@@ -8,8 +8,8 @@ from hydra_ray.evaluate.html_page import PageSection, figure, folded, render_she
 from hydra_ray.evaluate.report_tables import table
 from hydra_ray.sweep.config import Sweep, describe
 from hydra_ray.sweep.results import Result, Results
-from hydra_ray.sweep.reuse import StageUse
 from hydra_ray.sweep.space import encoded
+from hydra_ray.sweep.stage_reuse import StageUse
 from hydra_ray.sweep.sweep_plots import front_plot, importance_plot, parallel_plot
 
 _JUDGED = {

@@ -18,7 +18,7 @@ from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger
-from hydra_ray.sweep.reuse import Trial, last_stage, make_trial, stages_until
+from hydra_ray.sweep.stage_reuse import Trial, last_stage, make_trial, stages_until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

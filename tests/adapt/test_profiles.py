@@ -5,7 +5,7 @@ from builders import completion, rows_of, run_config, user
 
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.generate.engines.fake import fake_tokenizer
-from hydra_ray.generate.forms import ABOUT_USER
+from hydra_ray.generate.prompt_forms import ABOUT_USER
 from hydra_ray.generate.prompts import PROFILE_TOKENS, profile_messages
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import ProfiledUser, User

@@ -9,8 +9,8 @@ import yaml
 from builders import run_config
 from namespaces import can_have_namespaces, lan
 
-from hydra_ray.cluster.fit import placement_findings
-from hydra_ray.cluster.nodes import read_node_types
+from hydra_ray.cluster.node_types import read_node_types
+from hydra_ray.cluster.placement_plan import placement_findings
 
 ROOT = Path(__file__).parents[2]
 HEAD_ID = "f" * 51 + "00000"

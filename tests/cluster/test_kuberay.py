@@ -23,7 +23,7 @@ from manifests import (
     read_access,
 )
 
-from hydra_ray.cluster.nodes import read_node_types
+from hydra_ray.cluster.node_types import read_node_types
 
 BOTH = pytest.mark.parametrize("path", [RAY_CLUSTER, RAY_JOB], ids=lambda path: path.name)
 CRDS = os.environ.get("HYDRA_KUBERAY_CRDS", "")

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from ray_up import HEAD_IP, RAY_UP, TOKEN_PLACE, Started, instances, launch, prepared, read_ray_up, set_up
 
-from hydra_ray.cluster.nodes import read_node_types
+from hydra_ray.cluster.node_types import read_node_types
 
 WORKERS = [name for name in read_ray_up()["available_node_types"] if name != "head"]
 
@@ -51,7 +51,7 @@ def test_the_head_stays_and_gpus_are_spot(ray_up: dict[str, Any]):
 
 
 def test_every_container_may_open_enough_files(ray_up: dict[str, Any]):
-    from hydra_ray.cluster.facts import ENOUGH_OPEN_FILES
+    from hydra_ray.cluster.node_facts import ENOUGH_OPEN_FILES
 
     (limit,) = [each for each in ray_up["docker"]["run_options"] if "nofile" in each]
     assert int(limit.rsplit(":", 1)[1]) >= ENOUGH_OPEN_FILES

@@ -9,8 +9,8 @@ from builders import run_config
 from manifests import RAY_CLUSTER, RAY_JOB
 from ray_up import RAY_UP
 
-from hydra_ray.cluster.fit import placement_findings
-from hydra_ray.cluster.nodes import read_node_types
+from hydra_ray.cluster.node_types import read_node_types
+from hydra_ray.cluster.placement_plan import placement_findings
 from hydra_ray.config import load_config
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import pytest
 from builders import run_config
 
 from hydra_ray.cli import main
-from hydra_ray.commands.fit_users import added_config, addition_summary
+from hydra_ray.commands.fit_users import added_config
 from hydra_ray.commands.status import status_lines
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
@@ -20,6 +20,7 @@ from hydra_ray.rows import AnsweredUser, arrow_schema, from_table
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.scorer.heads.store import heads_table
+from hydra_ray.stages.addition import addition_summary
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part

@@ -11,7 +11,7 @@ from hydra_ray.cli import main
 from hydra_ray.commands.prune import prune, unneeded_answers
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
-from hydra_ray.generate.completions import asker_of
+from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.runs.run_folder import record_stages
 from hydra_ray.stages.plan import Plan, plan_run
 

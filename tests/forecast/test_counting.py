@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.forecast.counting import label_tokens, shared_prefix_tokens
-from hydra_ray.forecast.sample import UserSample
+from hydra_ray.forecast.user_sample import UserSample
 from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.lamp.tasks import TASKS
 

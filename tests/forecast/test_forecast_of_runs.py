@@ -10,11 +10,11 @@ from hydra_ray import storage
 from hydra_ray.cli import main
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
-from hydra_ray.forecast.asked import ASKING
 from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, measure
 from hydra_ray.forecast.forecast import Forecast, StageForecast, make_forecast
 from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
-from hydra_ray.forecast.past import Observation
+from hydra_ray.forecast.past_runs import Observation
+from hydra_ray.forecast.predicted_requests import ASKING
 from hydra_ray.forecast.usage import compare_with_use
 from hydra_ray.stages.plan import Plan
 

@@ -5,8 +5,8 @@ import pytest
 from hydra_ray.forecast.counting import StageVolume, Volume
 from hydra_ray.forecast.forecast import NOT_KNOWN, Forecast, StageForecast
 from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
-from hydra_ray.forecast.sample import Estimate
 from hydra_ray.forecast.usage import Comparison, StageUse
+from hydra_ray.forecast.user_sample import Estimate
 
 
 def number(value: float, error: float = 0) -> Estimate:

@@ -6,7 +6,7 @@ from builders import run_config
 from hydra_ray.config import RunConfig
 from hydra_ray.forecast.counting import Volume
 from hydra_ray.forecast.prices import limited_seconds, price_of
-from hydra_ray.forecast.sample import Estimate
+from hydra_ray.forecast.user_sample import Estimate
 
 VOLUME = Volume(
     requests=Estimate(value=600, low=500, high=700),

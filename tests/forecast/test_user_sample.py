@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from builders import user
 
-from hydra_ray.forecast.sample import Estimate, UserSample, sample_users
+from hydra_ray.forecast.user_sample import Estimate, UserSample, sample_users
 from hydra_ray.rows import User, to_table
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage import write_part

@@ -17,7 +17,7 @@ from bytes_below import files_below, mentions
 
 from hydra_ray.cli import main
 from hydra_ray.commands.fit_users import added_config
-from hydra_ray.forget.artefacts import Kind, artefacts
+from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.forget.receipts import Receipt
 from hydra_ray.rows import from_dict
 from hydra_ray.runs.root import pseudonym, receipt_location, root_key

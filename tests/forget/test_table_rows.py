@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
-from hydra_ray.forget.artefacts import Artefact, Kind
+from hydra_ray.forget.file_kinds import Artefact, Kind
 from hydra_ray.forget.table_rows import count_rows, drop_rows, read_rows
 from hydra_ray.rows import Rejected, to_table
 

@@ -10,8 +10,8 @@ from fault_server import ANSWER, FaultServer, Reply
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
 from hydra_ray.engine.ray_data import GeneratorActor, from_bytes, to_bytes
 from hydra_ray.errors import EndpointError
-from hydra_ray.generate.asking import make_request
-from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.requests import make_request
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Completion, Message, Request
 

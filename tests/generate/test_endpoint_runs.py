@@ -13,7 +13,7 @@ from fault_server import ANSWER, CUT_OFF, FaultServer, Reply
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.engines.fake import fake_tokenizer
-from hydra_ray.generate.limits import Limiter
+from hydra_ray.generate.rate_limits import Limiter
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.generate.engines.fake import fake_tokenizer
-from hydra_ray.generate.forms import ABOUT_USER, NO_INPUT, SUMMARY_INSTRUCTION
+from hydra_ray.generate.prompt_forms import ABOUT_USER, NO_INPUT, SUMMARY_INSTRUCTION
 from hydra_ray.generate.prompts import (
     PROFILE_TOKENS,
     count_prompt_tokens,

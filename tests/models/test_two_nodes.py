@@ -61,9 +61,9 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
     import ray
 
     def bring(location: str) -> str:
-        from hydra_ray.models import resolve_model, stored
+        from hydra_ray.models import object_store, resolve_model
 
-        stored.CHUNK_BYTES = _MEGABYTE
+        object_store.CHUNK_BYTES = _MEGABYTE
         return resolve_model(location)
 
     size = weight_bytes(location)

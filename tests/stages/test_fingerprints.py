@@ -13,7 +13,7 @@ import pytest
 
 from hydra_ray.config import RunConfig, load_config
 from hydra_ray.models import model_identity
-from hydra_ray.models.known import KnownModel, RunModels, UsedModel
+from hydra_ray.models.model_records import KnownModel, RunModels, UsedModel
 from hydra_ray.stages.plan import plan_run
 
 PINNED = Path(__file__).with_name("fingerprints.json")

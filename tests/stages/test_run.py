@@ -17,7 +17,7 @@ from hydra_ray.commands.fit_users import added_config
 from hydra_ray.commands.status import status_lines
 from hydra_ray.config import STAGE_NAMES, RunConfig
 from hydra_ray.evaluate.systems import SYSTEMS
-from hydra_ray.forget.artefacts import Kind, artefacts
+from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.forget.removal import forget_users
 from hydra_ray.rows import ScoredUser, arrow_schema, from_table
 from hydra_ray.runs.stage import Stage

@@ -7,7 +7,7 @@ import pytest
 
 from hydra_ray.sweep.config import Range, Sweep, SweepConfig
 from hydra_ray.sweep.results import Outcome, Results, gather
-from hydra_ray.sweep.reuse import StageUse
+from hydra_ray.sweep.stage_reuse import StageUse
 from hydra_ray.sweep.sweep_page import render_sweep_page
 from hydra_ray.sweep.sweep_plots import importance_plot, parallel_plot
 from hydra_ray.sweep.trial import Worth

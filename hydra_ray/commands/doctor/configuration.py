@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from hydra_ray.api import configured
-from hydra_ray.cluster.fit import placement_findings
-from hydra_ray.cluster.nodes import NodeType
+from hydra_ray.cluster.node_types import NodeType
+from hydra_ray.cluster.placement_plan import placement_findings
+from hydra_ray.commands.doctor.disk_space import disks_of, needs_of, room_findings, storage_finding
 from hydra_ray.commands.doctor.endpoint import endpoint_findings
 from hydra_ray.commands.doctor.machine import Machine, broken_torch
 from hydra_ray.commands.doctor.memory import cpu_finding, gpu_findings, size_of, wants_gpus
 from hydra_ray.commands.doctor.model_files import ModelDescription
 from hydra_ray.commands.doctor.models import encoder_findings, generator_finding
 from hydra_ray.commands.doctor.packages import missing_packages, package_versions
-from hydra_ray.commands.doctor.room import disks_of, needs_of, room_findings, storage_finding
 from hydra_ray.commands.doctor.users import SeenUsers, users_finding
 from hydra_ray.config import RunConfig, Task, load_config, read_settings
-from hydra_ray.engine.connecting import ADDRESS, require_cluster_address
+from hydra_ray.engine.ray_connection import ADDRESS, require_cluster_address
 from hydra_ray.errors import ClusterError, HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.lamp.tasks import task_of

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
+from hydra_ray.engine.listener import connection_error
 from hydra_ray.errors import EndpointError
 from hydra_ray.findings import Finding, problem
 from hydra_ray.rows import Message, Request
@@ -82,11 +83,10 @@ def _address_finding(api: ApiConfig) -> Finding:
             remedy = f"{url.scheme}_proxy in the environment is no URL with a host and a port: correct or unset it"
             return problem("endpoint", api.base_url, remedy)
         by = f" by the proxy {host}:{port}"
-    try:
-        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
-            return Finding(name="endpoint", value=f"{api.base_url}: something listens{by}")
-    except OSError as error:
+    error = connection_error(host, port, _CONNECT_SECONDS)
+    if error is not None:
         return problem("endpoint", f"{api.base_url}{by}", _why_unreachable(error, host, port))
+    return Finding(name="endpoint", value=f"{api.base_url}: something listens{by}")
 
 
 def _why_unreachable(error: OSError, host: str, port: int) -> str:

@@ -10,7 +10,7 @@ from hydra_ray.models import Model, open_model, refuse_own_code
 from hydra_ray.models.content import weight_files
 from hydra_ray.models.hub import HubModel
 from hydra_ray.models.node_cache import cache_folder
-from hydra_ray.models.stored import StoredModel
+from hydra_ray.models.object_store import StoredModel
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import shlex
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hydra_ray.commands.submit.job import Job, job_environment
-from hydra_ray.engine.connecting import ADDRESS, TOKEN_HELP, send_token
+from hydra_ray.engine.listener import connection_error
+from hydra_ray.engine.ray_connection import ADDRESS, TOKEN_HELP, send_token
 from hydra_ray.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", ADDRESS)
 """Environment variables in which Ray looks for where jobs are submitted to, before it looks at anything else."""
 _RAYS_OWN = re.compile(r"\S+ \S+\tINFO job_manager\.py:|Running entrypoint for job ")
 """Lines that Ray writes into a job's log before the job does."""
-_SECONDS_TO_LISTEN = 10
 
 
 def open_client(address: str | None) -> "JobSubmissionClient":
@@ -98,7 +97,7 @@ async def _print_log(client: "JobSubmissionClient", job_id: str) -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Ray itself would wait for minutes where a firewall is silent."""
+    """Check that the address accepts connections: Ray itself would wait for minutes behind a silent firewall."""
     url = urlsplit(address)
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -109,12 +108,9 @@ def _require_listener(address: str) -> None:
             f"{address} is no address to submit jobs to: expected http://HOST:8265, the address of the cluster's "
             "dashboard"
         )
-    try:
-        socket.create_connection((url.hostname, port), timeout=_SECONDS_TO_LISTEN).close()
-    except (OSError, UnicodeError) as error:  # a host name that cannot be one is the latter
-        reason = getattr(error, "strerror", None) or error
+    if (error := connection_error(url.hostname, port)) is not None:
         raise ClusterError(
-            f"nobody listens at {address}: {reason}. The dashboard is bound to the head itself: "
+            f"nobody listens at {address}: {error.strerror or error}. The dashboard is bound to the head itself: "
             "`ray dashboard CLUSTER.yaml`, `kubectl port-forward` or `ssh -L 8265:localhost:8265 HEAD` bring it here."
         ) from error
 

@@ -13,7 +13,7 @@ from hydra_ray import storage
 from hydra_ray.cluster.versions import source_digest
 from hydra_ray.commands.submit.inputs import Placed, place_files, place_folder
 from hydra_ray.config import StorageConfig, check_config, check_settings, load_config
-from hydra_ray.engine.connecting import SUBMITTED_AS
+from hydra_ray.engine.ray_connection import SUBMITTED_AS
 from hydra_ray.errors import ConfigError
 from hydra_ray.models import open_model
 from hydra_ray.runs.logs import FORMAT_VARIABLE

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.generate.limits import Limiter, Turns
+from hydra_ray.generate.rate_limits import Limiter, Turns
 
 _NAMESPACE = "hydra_ray"
 _MAX_CALLERS = 100_000

@@ -26,8 +26,8 @@ from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import Answered, call_arguments, expected_tokens, read_answers
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.limits import Turns
-from hydra_ray.generate.patience import Breaker, pause_seconds
+from hydra_ray.generate.rate_limits import Turns
+from hydra_ray.generate.retry_policy import Breaker, pause_seconds
 from hydra_ray.rows import Completion, Generation, Request
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import ray
 from hydra_ray.config import ApiConfig
 from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.generate.engines.limiter_actor import ClusterLimiter, open_limiter
-from hydra_ray.generate.limits import Limiter
+from hydra_ray.generate.rate_limits import Limiter
 
 pytestmark = [
     pytest.mark.ray,

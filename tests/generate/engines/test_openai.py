@@ -14,7 +14,7 @@ from hydra_ray.errors import ConfigError, EndpointError
 from hydra_ray.generate.engines.fake import FakeEngine
 from hydra_ray.generate.engines.openai import OpenAiEngine
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
-from hydra_ray.generate.limits import Limiter, Turns
+from hydra_ray.generate.rate_limits import Limiter, Turns
 from hydra_ray.rows import Completion, Message, Request
 
 SECRET_TEXT = "my diary of last summer"

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from hydra_ray import storage
-from hydra_ray.cluster.facts import NodeFacts, clock_seconds, facts_findings, gather_facts
-from hydra_ray.cluster.fit import DRIVER, Contents, contents_of, placement_findings
-from hydra_ray.cluster.nodes import NodeType, read_node_types
+from hydra_ray.cluster.node_facts import NodeFacts, clock_seconds, facts_findings, gather_facts
+from hydra_ray.cluster.node_types import NodeType, read_node_types
+from hydra_ray.cluster.placement_plan import DRIVER, Contents, contents_of, placement_findings
 from hydra_ray.cluster.versions import SOURCE, source_version
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ModelError

@@ -8,7 +8,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.generate.limits import Limiter, Limits
+from hydra_ray.generate.rate_limits import Limiter, Limits
 
 TIMEOUT = 20.0
 

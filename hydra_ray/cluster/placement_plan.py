@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from hydra_ray.cluster.nodes import NodeType
+from hydra_ray.cluster.node_types import NodeType
 from hydra_ray.config import BaseConfig, RunConfig
 from hydra_ray.extras import is_installed
 from hydra_ray.findings import Finding

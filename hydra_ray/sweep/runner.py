@@ -12,8 +12,8 @@ from hydra_ray.findings import counted
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger
 from hydra_ray.sweep.results import Results, config_yaml, gather, result_lines, results_table
-from hydra_ray.sweep.reuse import Trial, make_trial, stage_bounds, stage_uses, use_lines
 from hydra_ray.sweep.space import num_values, trial_settings
+from hydra_ray.sweep.stage_reuse import Trial, make_trial, stage_bounds, stage_uses, use_lines
 from hydra_ray.sweep.trial import require_judged
 
 logger = logging.getLogger(__name__)

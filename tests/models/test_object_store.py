@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError, ModelError
-from hydra_ray.models import model_identity, open_model, resolve_model, stored, weight_bytes
+from hydra_ray.models import model_identity, object_store, open_model, resolve_model, weight_bytes
 from hydra_ray.storage.s3 import S3Store
 
 MEGABYTE = 1 << 20
@@ -29,8 +29,8 @@ _SMALL_BYTES = 1000
 """More than all files have together that are no weights."""
 _NODE = """
 import sys
-from hydra_ray.models import resolve_model, stored
-stored.CHUNK_BYTES = 1 << 20
+from hydra_ray.models import resolve_model, object_store
+object_store.CHUNK_BYTES = 1 << 20
 print(resolve_model(sys.argv[1]))
 """
 
@@ -54,7 +54,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
         return tmp_path / name / "models"
 
     be("node-1")
-    monkeypatch.setattr(stored, "CHUNK_BYTES", MEGABYTE)
+    monkeypatch.setattr(object_store, "CHUNK_BYTES", MEGABYTE)
     return be
 
 
@@ -141,7 +141,7 @@ def test_several_processes_of_a_node_bring_a_model_once(uploaded, node, s3, tmp_
 
 @pytest.mark.parametrize("position", [0, MEGABYTE + 5, 3 * MEGABYTE - 1])
 def test_a_byte_flipped_on_the_disk_before_the_end_is_noticed_and_brought_again(uploaded, node, monkeypatch, position):
-    plain = stored._append
+    plain = object_store._append
 
     def append(file, content):
         if file.tell() >= 3 * MEGABYTE:
@@ -149,7 +149,7 @@ def test_a_byte_flipped_on_the_disk_before_the_end_is_noticed_and_brought_again(
         plain(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "_append", append)
+        patch.setattr(object_store, "_append", append)
         with pytest.raises(ModelError, match="HYDRA_CACHE_DIR"):
             resolve_model(uploaded.location)
     (weights,) = node("node-1").glob("small-*/model.safetensors")
@@ -178,7 +178,7 @@ def test_a_folder_that_was_only_touched_is_not_brought_again(uploaded, node, s3)
 
 
 def test_an_object_changed_while_it_is_brought_is_refused_by_name(uploaded, node, monkeypatch):
-    plain = stored._read_back
+    plain = object_store._read_back
 
     def change(target, journal):
         if target.name == "model.safetensors":
@@ -186,7 +186,7 @@ def test_an_object_changed_while_it_is_brought_is_refused_by_name(uploaded, node
             uploaded.put()
         return plain(target, journal)
 
-    monkeypatch.setattr(stored, "_read_back", change)
+    monkeypatch.setattr(object_store, "_read_back", change)
     with pytest.raises(ModelError, match=r"/small/(model.safetensors|tokenizer.json) was changed while it was read"):
         resolve_model(uploaded.location)
     monkeypatch.undo()
@@ -209,8 +209,8 @@ def test_a_model_replaced_after_the_plan_is_refused_by_whoever_has_the_plan(uplo
 
 
 def test_what_came_otherwise_than_the_store_says_is_refused(uploaded, node, monkeypatch):
-    plain = stored._read_back
-    monkeypatch.setattr(stored, "_read_back", lambda *paths: {**(plain(*paths) or {}), "md5": "0" * 32})
+    plain = object_store._read_back
+    monkeypatch.setattr(object_store, "_read_back", lambda *paths: {**(plain(*paths) or {}), "md5": "0" * 32})
     with pytest.raises(ModelError, match="did not come as it is in the store"):
         resolve_model(uploaded.location)
 
@@ -231,7 +231,7 @@ def test_a_cache_that_cannot_be_written_is_said(uploaded, monkeypatch, tmp_path)
 
 
 def test_a_model_for_which_there_is_no_room_is_not_begun(uploaded, node, monkeypatch):
-    monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 5 * MEGABYTE))
+    monkeypatch.setattr(object_store.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 5 * MEGABYTE))
     with pytest.raises(ModelError, match=r"needs 0.01 GB more on this node, and 0.01 GB are free .*HYDRA_CACHE_DIR"):
         resolve_model(uploaded.location)
     assert not list(node("node-1").glob("small-*/model.safetensors"))
@@ -241,7 +241,7 @@ def test_a_model_for_which_there_is_no_room_is_not_begun(uploaded, node, monkeyp
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_disk_that_fills_up_meanwhile_is_said_and_what_came_is_kept(uploaded, node, monkeypatch):
-    plain = stored._append
+    plain = object_store._append
 
     def append(file, content):
         if len(content) == MEGABYTE and file.tell() >= 2 * MEGABYTE:
@@ -250,7 +250,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_and_what_came_is_kept(uploaded, 
         plain(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stored, "_append", append)
+        patch.setattr(object_store, "_append", append)
         with pytest.raises(ModelError, match="HYDRA_CACHE_DIR"):
             resolve_model(uploaded.location)
     (weights,) = node("node-1").glob("small-*/model.safetensors")

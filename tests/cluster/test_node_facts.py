@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from builders import run_config
 
-from hydra_ray.cluster.facts import NodeFacts, clock_seconds, facts_findings, gather_facts
-from hydra_ray.cluster.fit import DRIVER, Contents, contents_of
-from hydra_ray.cluster.nodes import NodeType
+from hydra_ray.cluster.node_facts import NodeFacts, clock_seconds, facts_findings, gather_facts
+from hydra_ray.cluster.node_types import NodeType
+from hydra_ray.cluster.placement_plan import DRIVER, Contents, contents_of
 from hydra_ray.cluster.versions import versions
 from hydra_ray.config import PlacementConfig
 
@@ -131,7 +131,7 @@ def test_a_mixed_cluster_whose_nodes_have_what_they_run_is_fit():
 def test_deepspeed_is_asked_for_only_where_it_trains(
     monkeypatch: pytest.MonkeyPatch, zero_stage: int, taught_by: str | None, has_driver_one: bool, is_asked_for: bool
 ):
-    monkeypatch.setattr("hydra_ray.cluster.fit.is_installed", lambda _: has_driver_one)
+    monkeypatch.setattr("hydra_ray.cluster.placement_plan.is_installed", lambda _: has_driver_one)
     train = {"base": {"encoder": "/models/encoder", "num_epochs": 2}}
     config = run_config(reranker=train, adapter=train).model_copy(update={"taught_by": taught_by})
     config = config.model_copy(update={"placement": PlacementConfig(zero_stage=zero_stage)})

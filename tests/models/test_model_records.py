@@ -14,9 +14,9 @@ from simulated_hub import Repository, simulated_hub
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
-from hydra_ray.forget.artefacts import Kind, artefacts
+from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.models import model_identity, resolve_model
-from hydra_ray.models.known import MODELS
+from hydra_ray.models.model_records import MODELS
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
 

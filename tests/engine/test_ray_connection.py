@@ -10,7 +10,7 @@ import pytest
 import ray.exceptions
 
 from hydra_ray.cli import main
-from hydra_ray.engine.connecting import cluster_address, send_token, tells_why, without_native_notes
+from hydra_ray.engine.ray_connection import cluster_address, send_token, tells_why, without_native_notes
 from hydra_ray.errors import ClusterError, SubmissionAddressError
 
 TOUR = str(Path(__file__).parents[2] / "jobs" / "configs" / "tour.yaml")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray.forget.artefacts import Artefact, Kind
+from hydra_ray.forget.file_kinds import Artefact, Kind
 from hydra_ray.runs.stage import read_manifest
 
 _USERS = "stages/users/"

@@ -4,7 +4,7 @@ import pytest
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
-from hydra_ray.forget.artefacts import Kind, artefacts
+from hydra_ray.forget.file_kinds import Kind, artefacts
 
 STAGE = "ab" * 8
 KINDS = {

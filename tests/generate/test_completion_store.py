@@ -8,10 +8,10 @@ from bytes_below import mentions
 from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import StorageError
-from hydra_ray.generate.asking import make_request
-from hydra_ray.generate.completions import CompletionStore
+from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.fake import FakeEngine
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
+from hydra_ray.generate.requests import make_request
 from hydra_ray.rows import Asked, Completion, Message, Request
 
 CONFIG = GeneratorConfig(engine="fake", model="fake")

@@ -2,13 +2,13 @@
 
 import os
 import re
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra_ray.engine.listener import connection_error
 from hydra_ray.errors import ClusterError, SubmissionAddressError
 
 ADDRESS = "RAY_ADDRESS"
@@ -22,7 +22,6 @@ TOKEN_HELP = (
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _TOKEN_FILE = Path("~/.ray/auth_token")
 _NATIVE_NOTE = re.compile(r"\[[^\]]* [IW] \d+ \d+\] ")
-_SECONDS_TO_LISTEN = 10
 
 
 def cluster_address() -> str | None:
@@ -125,10 +124,8 @@ def _what_failed(address: str | None, error: Exception) -> str:
 
 
 def _require_listener(address: str, host: str, port: int) -> None:
-    """Ray itself would try for a minute or two."""
-    try:
-        socket.create_connection((host, port), timeout=_SECONDS_TO_LISTEN).close()
-    except OSError as error:
+    """Check that the port accepts connections: Ray itself would retry for a minute or two."""
+    if (error := connection_error(host, port)) is not None:
         raise ClusterError(
             f"nobody listens at {ADDRESS}={address}: {error.strerror or error}. Expected HOST:PORT of a running head "
             "(its port is 6379 where nothing else was chosen), which can be reached from inside the cluster only."

@@ -5,7 +5,7 @@ import pytest
 from builders import ENCODER, run_config
 
 from hydra_ray.forecast.durations import other_seconds
-from hydra_ray.forecast.past import (
+from hydra_ray.forecast.past_runs import (
     WRITTEN_SHARE,
     Observation,
     Written,

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hydra_ray.cluster.nodes import NodeType, read_node_types
+from hydra_ray.cluster.node_types import NodeType, read_node_types
 from hydra_ray.errors import ConfigError
 
 

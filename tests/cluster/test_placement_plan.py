@@ -8,8 +8,8 @@ from builders import run_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydra_ray.cluster.fit import blocking_copies, capacity, placement_findings, room, stage_needs
-from hydra_ray.cluster.nodes import NodeType
+from hydra_ray.cluster.node_types import NodeType
+from hydra_ray.cluster.placement_plan import blocking_copies, capacity, placement_findings, room, stage_needs
 from hydra_ray.runs.resources import Bundle
 from hydra_ray.stages.plan import plan_run
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_ray import storage
-from hydra_ray.cluster.fit import Contents
+from hydra_ray.cluster.placement_plan import Contents
 from hydra_ray.cluster.versions import ABSENT, PACKAGES, SOURCE, comparable, source_folder, versions
 from hydra_ray.errors import HydraError
 from hydra_ray.findings import Finding, counted

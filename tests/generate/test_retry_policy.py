@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydra_ray.generate.patience import Breaker, pause_seconds, retry_after_seconds
+from hydra_ray.generate.retry_policy import Breaker, pause_seconds, retry_after_seconds
 
 NOW = 1_700_000_000.0
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from hydra_ray.config import GeneratorConfig
-from hydra_ray.generate.asking import NUM_TOP_TOKENS, ask, make_request, parse_completion
 from hydra_ray.generate.engines.fake import fake_tokenizer
+from hydra_ray.generate.requests import NUM_TOP_TOKENS, ask, make_request, parse_completion
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Completion, Generation, Message, Record, Request
 

@@ -1,10 +1,9 @@
 """What the generator has answered before: kept by request, and never asked again.
 
 A request is named by a hash of its user, its exact messages, the sampling parameters, the seed and the number of
-samples (`generate/asking.py`), and a store by the model and what else decides its answers (`plan.py`). So stages, runs
-of other settings, trials of a sweep and folds of a cross-fitted run that ask the same get the same answer. Two users
-are never given one answer, also where they ask the same: whoever is forgotten takes along exactly what was asked for
-that user.
+samples (`generate/requests.py`); a store by the model and whatever else decides its answers. So stages, runs of other
+settings, trials of a sweep and folds of a cross-fitted run that ask the same get the same answer. Two users are never
+given one answer, even where they ask the same: removing a user removes exactly what was asked for that user.
 
 A bucket is a folder with files for each stage that asked something new, so that stages never write to one file. A
 stage writes answers while they come and merges its files when its part is asked. A listing that lags behind leads to a

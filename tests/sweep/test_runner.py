@@ -9,8 +9,8 @@ from hydra_ray.errors import ConfigError
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, SweepConfig, require_root
 from hydra_ray.sweep.ledger import Ledger
-from hydra_ray.sweep.reuse import stages_until
-from hydra_ray.sweep.running import exactly_once, forecast, ledger_of, sweep_folder
+from hydra_ray.sweep.runner import exactly_once, forecast, ledger_of, sweep_folder
+from hydra_ray.sweep.stage_reuse import stages_until
 
 SPACE = {"probes.num_records": [1, 3], "drafts.num_records": [1, 2]}
 

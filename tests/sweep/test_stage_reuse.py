@@ -7,8 +7,8 @@ from builders import run_config
 
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, SweepConfig
-from hydra_ray.sweep.reuse import Trial, make_trial, stage_bounds, stage_uses
 from hydra_ray.sweep.space import grid_points
+from hydra_ray.sweep.stage_reuse import Trial, make_trial, stage_bounds, stage_uses
 
 SPACE = {"probes.num_records": [2, 3], "drafts.num_records": [1, 2], "adapter.heads.prior_scale": [0.5, 1.0, 2.0]}
 MakeSweep = Callable[..., Sweep]

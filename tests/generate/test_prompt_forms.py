@@ -3,7 +3,7 @@
 import pytest
 
 from hydra_ray.config import GeneratorConfig
-from hydra_ray.generate.forms import Contents, Example, form_of
+from hydra_ray.generate.prompt_forms import Contents, Example, form_of
 from hydra_ray.lamp.tasks import TASKS
 
 FIRST, SECOND = Example(input="x1", output="y1"), Example(input="x2", output="y2")

@@ -11,8 +11,8 @@ from enum import StrEnum
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
-from hydra_ray.generate.completions import STORES
-from hydra_ray.models.known import MODELS
+from hydra_ray.generate.completion_store import STORES
+from hydra_ray.models.model_records import MODELS
 from hydra_ray.runs.root import FORGOTTEN, KEY
 from hydra_ray.runs.stage import LEASE, MANIFEST
 from hydra_ray.storage import DAMAGED_SUFFIX
@@ -107,7 +107,7 @@ def artefacts(root: str) -> list[Artefact]:
     if unknown:
         raise StorageError(
             f"{len(unknown)} files below {root} are of no kind that a user can be removed from, such as {unknown[:3]}. "
-            "Nothing was changed. Move what is not of hydra_ray elsewhere; for the rest, hydra_ray.forget.artefacts "
+            "Nothing was changed. Move what is not of hydra_ray elsewhere; for the rest, hydra_ray.forget.file_kinds "
             "must learn what it is."
         )
     return found
