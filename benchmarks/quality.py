@@ -21,10 +21,11 @@ from pathlib import Path
 from bars import Bar, SetRuns, judge_bars
 from quality_page import Curves, bar_lines, quality_page
 
-from hydra_ray.config import STAGE_NAMES, RunConfig, check_config, load_config
+from hydra_ray.config import RunConfig, check_config, load_config
 from hydra_ray.errors import HydraError
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.phrases import Report
+from hydra_ray.stages import STAGE_NAMES
 from hydra_ray.stages.run import personalize
 
 HERE = Path(__file__).parent

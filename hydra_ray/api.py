@@ -29,7 +29,7 @@ from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, User, arrow_schem
 from hydra_ray.runs.root import absolute_root, bucket_key_of
 from hydra_ray.runs.run_folder import read_config
 from hydra_ray.runs.stage import Stage, bucket_of
-from hydra_ray.stages.parts import scored_users
+from hydra_ray.stages.answers import scored_users
 from hydra_ray.stages.plan import Plan, plan_run
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(config: ConfigLike, overrides: Iterable[str] = (), until: str = "report"
     Args:
         config: a configuration, its settings, or the YAML file that has them.
         overrides: each `section.key=value`, the value in YAML.
-        until: name of the last stage to make, one of `hydra_ray.config.STAGE_NAMES`.
+        until: name of the last stage to make, one of `hydra_ray.stages.STAGE_NAMES`.
 
     Raises:
         HydraError: what went wrong, and what to do about it.

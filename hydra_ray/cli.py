@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra_ray import __version__
-from hydra_ray.config import STAGE_NAMES
 from hydra_ray.engine.ray_connection import ADDRESS, SUBMITTED_AS, require_cluster_address
 from hydra_ray.errors import HydraError, SubmissionAddressError
 from hydra_ray.extras import naming_extras, require_packages
 from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS, configure_logs
 from hydra_ray.runs.signals import Stopped, stops_gracefully
 from hydra_ray.shipped import is_configuration
+from hydra_ray.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
     from hydra_ray.commands.submit.job import Job

@@ -43,10 +43,6 @@ LabelSelector = Annotated[str, StringConstraints(pattern=rf"^!?({_LABEL}|in\({_L
 ResourceName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$")]
 
 
-STAGE_NAMES = ("users", "profiles", "probes", "reranker", "drafts", "adapter", "gate", "answers", "report")
-"""The stages of a run, in order."""
-
-
 class Section(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 

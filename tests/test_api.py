@@ -11,9 +11,9 @@ from builders import run_config
 
 import hydra_ray
 from hydra_ray.api import Run, configured, load_run
-from hydra_ray.config import STAGE_NAMES
 from hydra_ray.errors import ConfigError, InputError, StorageError
 from hydra_ray.evaluate.systems import SYSTEMS
+from hydra_ray.stages import STAGE_NAMES
 from hydra_ray.stages.plan import Plan
 from hydra_ray.storage import join, write_json
 

@@ -13,6 +13,7 @@ from hydra_ray.config import BaseConfig, RunConfig
 from hydra_ray.extras import is_installed
 from hydra_ray.findings import Finding
 from hydra_ray.runs.resources import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
+from hydra_ray.stages.definition import StageDefinition, definitions
 
 _SPOT = {"ray.io/market-type": "spot"}
 
@@ -60,41 +61,33 @@ class Need:
 
 
 def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
-    """What each stage that is not the driver's own work needs, in the stages' order."""
+    """Return what each stage that is not the driver's own work needs, in the stages' order."""
+    return {each.name: _needs(each, config) for each in definitions() if each.workers != "driver"}
+
+
+def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:
     placement = config.placement
-    step = Need(work="steps", bundle=step_bundle(placement))
-    asking = replace(step, contents=_asking(config))
-    copies = min(placement.generator_actors, config.users.num_buckets)
-    generator = Need(work="generator", bundle=generator_bundle(placement), wanted=copies, contents=_generating(config))
-    core = core_bundle(placement)
-    num_encoders = min(placement.encoder_actors, config.users.num_buckets)
-    encoders = Need(work="encoder", bundle=core, wanted=num_encoders, contents=_encoding())
-    adapter_encoders = replace(encoders, contents=_encoding(config.adapter.base.encoder))
-    trials = Need(
-        work="trials",
-        bundle=core,
-        wanted=placement.max_concurrent_trials,
-        contents=Contents(packages=_EVERYWHERE | {"torch"}),
+    encoding = _encoding(*stage.encoders(config))
+    step = Need(
+        work="steps", bundle=step_bundle(placement), contents=encoding if stage.encoders(config) else Contents()
     )
-
-    def scorer(name: str, examples: Need, base: BaseConfig) -> dict[str, list[Need]]:
-        return {
-            f"{name}.examples": [examples],
-            f"{name}.base": [_training(config, base)],
-            f"{name}.features": [encoders],
-            f"{name}.heads": [trials],
-        }
-
-    return {
-        "profiles": [asking, generator],
-        "probes": [replace(asking, contents=asking.contents | _retrieving(config)), generator],
-        **scorer("reranker", step, config.reranker.base),
-        "drafts": [asking, generator],
-        "adapter.labeller": [replace(adapter_encoders, wanted=1)],
-        **scorer("adapter", adapter_encoders, config.adapter.base),
-        "gate": [step],
-        "answers": [step],
-    }
+    if stage.asks is not None:
+        copies = min(placement.generator_actors, config.users.num_buckets)
+        bundle, contents = generator_bundle(placement), _generating(config)
+        asking = replace(step, contents=step.contents | _asking(config))
+        return [asking, Need(work="generator", bundle=bundle, wanted=copies, contents=contents)]
+    core = core_bundle(placement)
+    num_encoders = 1 if stage.workers == "encoder" else min(placement.encoder_actors, config.users.num_buckets)
+    trials = Contents(packages=_EVERYWHERE | {"torch"})
+    match stage.workers:
+        case "training":
+            return [_training(config, getattr(config, stage.module).base)]
+        case "trials":
+            return [Need(work="trials", bundle=core, wanted=placement.max_concurrent_trials, contents=trials)]
+        case "encoder" | "encoders":
+            return [Need(work="encoder", bundle=core, wanted=num_encoders, contents=encoding)]
+        case _:
+            return [step]
 
 
 def contents_of(config: RunConfig, node: NodeType) -> Contents:
@@ -120,11 +113,6 @@ def _generating(config: RunConfig) -> Contents:
         return Contents()
     packages = _EVERYWHERE | {"vllm", "torch", "transformers"}
     return Contents(packages=packages, models=frozenset({config.generator.model}))
-
-
-def _retrieving(config: RunConfig) -> Contents:
-    retrieve = config.retrieve
-    return _encoding(retrieve.encoder) if retrieve.needs_encoder and retrieve.encoder else Contents()
 
 
 def _encoding(*encoders: str) -> Contents:

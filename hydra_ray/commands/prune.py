@@ -13,12 +13,11 @@ from hydra_ray.errors import HydraError, InputError
 from hydra_ray.generate.completion_store import STORES, asker_of
 from hydra_ray.runs.lease import alone
 from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
+from hydra_ray.stages.definition import asking_definitions
 from hydra_ray.stages.plan import plan_run
 
 _DAY_SECONDS = 86_400
 _RUNS = "runs"
-_ASKING = ("profiles", "probes", "drafts")
-"""The stages that ask the generator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +102,7 @@ def _needs(root: str) -> _Needs:
     for run in _runs(root):
         folder = storage.join(root, _RUNS, run)
         fingerprints = recorded_fingerprints(folder)
-        askers |= {asker_of(stage, fingerprint) for stage in _ASKING for fingerprint in fingerprints}
+        askers |= {asker_of(each.name, fingerprint) for each in asking_definitions() for fingerprint in fingerprints}
         if not fingerprints:
             stores.add(_store_of(folder))
     return _Needs(stores=frozenset(stores), askers=frozenset(askers))

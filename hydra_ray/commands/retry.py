@@ -25,6 +25,8 @@ class FailedStage:
     """A stage of whose answers some failed."""
 
     stage: Stage
+    table: str
+    """Name of the table that is made of the answers."""
     failures: Mapping[int, Sequence[Failure]]
     """By bucket; only of buckets that have any."""
 
@@ -40,8 +42,9 @@ def failed_stages(plan: Plan, kinds: Collection[str] | None = None) -> list[Fail
         kinds: which failures count; all where not given.
     """
     found = [
-        FailedStage(stage=stage, failures=dict(_failures(stage, kinds)))
-        for stage in (plan.profiles, plan.probes, plan.drafts)
+        FailedStage(stage=stage, table=definition.tables(plan)[0], failures=dict(_failures(stage, kinds)))
+        for definition, stage in plan.made()
+        if definition.asks is not None
     ]
     return [each for each in found if each.failures]
 
@@ -123,7 +126,7 @@ def _clear(plan: Plan, failed: FailedStage) -> None:
     for bucket, failures in failed.failures.items():
         if kept := {failure.request_id for failure in failures if failure.kind not in TRANSIENT}:
             plan.completions.drop(bucket, kept)
-        storage.remove_file(stage.part(stage.name, bucket))
+        storage.remove_file(stage.part(failed.table, bucket))
         storage.remove_file(stage.part(ERRORS, bucket))
 
 

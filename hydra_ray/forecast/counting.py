@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import Task
 from hydra_ray.forecast.past_runs import Written
-from hydra_ray.forecast.predicted_requests import ASKING, requests_of
 from hydra_ray.forecast.user_sample import Estimate, UserSample
 from hydra_ray.generate.engines.vllm import CPU_BLOCK_TOKENS
 from hydra_ray.generate.prompts import render_prompt
-from hydra_ray.rows import Completion, Request
+from hydra_ray.rows import Completion, Request, User
+from hydra_ray.stages.definition import Preview, asking_definitions
 from hydra_ray.stages.plan import Plan
 
 if TYPE_CHECKING:
@@ -65,19 +65,43 @@ def count_stages(
         written: how much the generator writes, for what was never answered.
         is_blind: whether what the run has computed and the store knows is not to be looked at.
     """
-    tallies = {name: _Tally(name, tokenizer, written, _block_tokens(plan)) for name in ASKING}
+    asking = [each for each in asking_definitions() if each.is_made(plan.config)]
+    tallies = {each.name: _Tally(each.name, tokenizer, written, _block_tokens(plan)) for each in asking}
     for bucket, users in sample.users.items():
-        asked = requests_of(plan, bucket, users, tokenizer, written.of_profile(), is_blind=is_blind)
+        asked = previewed_requests(plan, bucket, users, tokenizer, written, is_blind=is_blind)
         known = {} if is_blind else plan.completions.read(bucket, [each for own in asked.values() for each in own])
         before: set[str] = set(known)
         for name, requests in asked.items():
             tallies[name].add(users_of(requests, [user.user_id for user in users]), known, before)
             before |= {request.request_id for request in requests}
-    is_known = not is_blind and plan.reranker.heads.is_complete() and plan.profiles.is_complete()
     is_whole = sample.size == sample.num_users
-    return [
-        tally.volume(sample, is_exact=is_whole and (name != "drafts" or is_known)) for name, tally in tallies.items()
-    ]
+    guessed = {each.name for each in asking if each.asks is not None and each.asks.is_guessed(plan, is_blind)}
+    return [tally.volume(sample, is_exact=is_whole and name not in guessed) for name, tally in tallies.items()]
+
+
+def previewed_requests(
+    plan: Plan,
+    bucket: int,
+    users: Sequence[User],
+    tokenizer: "PreTrainedTokenizerBase",
+    written: Written,
+    *,
+    is_blind: bool,
+) -> dict[str, list[Request]]:
+    """Return the distinct requests of some users of one bucket, by stage; a stage may repeat those of an earlier one.
+
+    Args:
+        written: lengths of what was never generated.
+        is_blind: whether not to look at what the run has computed already.
+    """
+    preview = Preview(
+        plan=plan, bucket=bucket, users=users, tokenizer=tokenizer, expected_tokens=written.of, is_blind=is_blind
+    )
+    return {
+        each.name: list({own.request.request_id: own.request for own in each.asks.preview(preview)}.values())
+        for each in asking_definitions()
+        if each.asks is not None and each.is_made(plan.config)
+    }
 
 
 def label_tokens(sample: UserSample, task: Task, tokenizer: "PreTrainedTokenizerBase") -> float:

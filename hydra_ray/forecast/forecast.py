@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.config import RunConfig
 from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, chosen_requests
-from hydra_ray.forecast.counting import StageVolume, count_stages, label_tokens, users_of
+from hydra_ray.forecast.counting import StageVolume, count_stages, label_tokens, previewed_requests, users_of
 from hydra_ray.forecast.disk import expected_bytes
 from hydra_ray.forecast.durations import other_seconds
 from hydra_ray.forecast.past_runs import Speed, Written, fit_speed, past_observations, past_runs, past_written
-from hydra_ray.forecast.predicted_requests import ASKING, requests_of
 from hydra_ray.forecast.prices import limited_seconds, price_of
 from hydra_ray.forecast.user_sample import Estimate, UserSample, sample_users
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.lamp.users import ingest
 from hydra_ray.runs.budget import units_of_copy
+from hydra_ray.stages.definition import asking_definitions
 from hydra_ray.stages.plan import Plan, plan_run
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def make_forecast(
     sample, tokenizer = sample_users(plan.users, max_users), open_tokenizer(config.generator)
     runs = past_runs(config, is_blind=is_blind)
     written = _expected_lengths(plan, sample, tokenizer) | past_written(runs, config)
-    observations, source = past_observations(runs, ASKING), f"{len(runs)} finished runs" if runs else NOT_KNOWN
+    asking_names = [each.name for each in asking_definitions() if each.is_made(config)]
+    observations, source = past_observations(runs, asking_names), f"{len(runs)} finished runs" if runs else NOT_KNOWN
     if measure is not None:
         calibration = measure(_calibration_job(plan, sample, tokenizer, Written(tokens=written)))
         written, observations = {**written, **calibration.written}, list(calibration.observations)
@@ -111,7 +112,7 @@ def make_forecast(
     others = other_seconds(plan, sample.num_users, runs)
     asking = {name: _asking_seconds(volume, speed, config) for name, volume in by_name.items()}
     is_complete = {stage.name: not is_blind and stage.is_complete() for stage in plan.stages()}
-    hours = _unit_hours((asking[name] for name in ASKING if not is_complete[name]), config)
+    hours = _unit_hours((asking[name] for name in asking_names if not is_complete[name]), config)
     return Forecast(
         run=config.run,
         counters=sample.counters,
@@ -129,7 +130,7 @@ def make_forecast(
         speed_source=source,
         unit="GPU" if config.placement.generator_gpus else "CPU",
         unit_hours=hours,
-        cost=price_of([by_name[name].new for name in ASKING if not is_complete[name]], hours, config),
+        cost=price_of([by_name[name].new for name in asking_names if not is_complete[name]], hours, config),
         num_bytes=expected_bytes(plan, volumes),
     )
 
@@ -147,7 +148,8 @@ def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedToke
     """Tokens of a generation that writes nothing but a label."""
     if not (plan.task.is_closed and plan.config.generator.is_constrained):
         return {}
-    return dict.fromkeys(("probes", "drafts"), label_tokens(sample, plan.task, tokenizer))
+    names = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "answers"]
+    return dict.fromkeys(names, label_tokens(sample, plan.task, tokenizer))
 
 
 def _calibration_job(
@@ -155,7 +157,7 @@ def _calibration_job(
 ) -> CalibrationJob:
     """The first requests of each asking stage; as the whole sample may be large, of its first bucket's first users."""
     bucket, users = next(iter(sample.users.items()))
-    asked = requests_of(plan, bucket, users[:NUM_REQUESTS], tokenizer, written.of_profile(), is_blind=True)
+    asked = previewed_requests(plan, bucket, users[:NUM_REQUESTS], tokenizer, written, is_blind=True)
     ids = [user.user_id for user in users[:NUM_REQUESTS]]
     chosen = {name: chosen_requests(users_of(requests, ids), NUM_REQUESTS) for name, requests in asked.items()}
     return CalibrationJob(

@@ -13,8 +13,8 @@ from scipy.optimize import nnls
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
-from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.models import open_model
+from hydra_ray.stages.definition import asking_definitions
 
 WRITTEN_SHARE = 0.75
 """Of the length limit, what a small model writes of a free text, where nothing is known: .6 to .9 of five real sets."""
@@ -40,10 +40,6 @@ class Written:
             max_tokens: its limit.
         """
         return min(self.tokens.get(stage, WRITTEN_SHARE * max_tokens), max_tokens)
-
-    def of_profile(self) -> float:
-        """Of a profile."""
-        return self.of("profiles", PROFILE_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,19 +111,24 @@ def past_observations(runs: Iterable[tuple[Mapping[str, Any], Stages]], names: S
 def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunConfig) -> dict[str, float]:
     """Mean tokens of a generation in each asking stage of past runs of the same task; no entry where there is none.
 
-    Drafts are as long as probes: of these each answer is one generation, of drafts several prompts may share it.
+    Answers are as long in every stage as in the first one that asks for them: there each answer is one generation,
+    while several prompts of a later stage may share one.
     """
+    texts = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "text"]
+    first, *others = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "answers"]
     task = config.model_dump(mode="json")["lamp"]["task"]
     counters = {
         name: [stages[name]["counters"] for past, stages in runs if past["lamp"]["task"] == task and name in stages]
-        for name in ("profiles", "probes")
+        for name in (*texts, first)
     }
-    found = {
+    found: dict[str, float] = {
         name: median(each["generated_tokens"] / each["answers"] for each in own if each.get("answers"))
         for name, own in counters.items()
         if any(each.get("answers") for each in own)
     }
-    return found | ({"drafts": found["probes"]} if "probes" in found else {})
+    if first in found:
+        found |= dict.fromkeys(others, found[first])
+    return found
 
 
 def _generator(config: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,13 +1,14 @@
 """Every kind of file below a storage root, and where users are in it.
 
-A file of no kind known here stops the forgetting before anything is changed: whoever adds an artefact decides here what
-becomes of the users in it.
+A file of no known kind stops the forgetting before anything is changed. Stages declare the kinds of their own files
+(`StageDefinition.file_kinds`); whoever adds another artefact decides here what becomes of the users in it.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
@@ -15,6 +16,7 @@ from hydra_ray.generate.completion_store import STORES
 from hydra_ray.models.model_records import MODELS
 from hydra_ray.runs.root import FORGOTTEN, KEY
 from hydra_ray.runs.stage import LEASE, MANIFEST
+from hydra_ray.stages.definition import StageDefinition, definitions
 from hydra_ray.storage import DAMAGED_SUFFIX
 
 
@@ -73,24 +75,40 @@ class Artefact:
 _FINGERPRINT = "[0-9a-f]{16}"
 _BUCKET = r"bucket-\d{5}"
 _STAGE = re.compile(rf"stages/[a-z]+(/[a-z]+)?/{_FINGERPRINT}")
-_TEACHING = re.compile(rf"stages/((reranker|adapter)/(base|heads)|adapter/labeller)/{_FINGERPRINT}/")
-_PATTERNS: dict[Kind, str] = {
-    Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|.+{re.escape(DAMAGED_SUFFIX)}|"
-    rf"{_STAGE.pattern}/(train|tune)/.+",
-    Kind.REJECTED: rf"stages/users/{_FINGERPRINT}/rejected/{_BUCKET}\.parquet",
+_ROOT_PATTERNS: dict[Kind, str] = {
+    Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|.+{re.escape(DAMAGED_SUFFIX)}",
     Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet",
     Kind.ANSWERS: rf"{STORES}/{_FINGERPRINT}/{_BUCKET}/[^/]+\.parquet",
-    Kind.PREDICTIONS: rf"(stages/answers/{_FINGERPRINT}|runs/[^/]+)/predictions\.json",
-    Kind.REPORT: rf"(stages/report/{_FINGERPRINT}|runs/[^/]+)/metrics\.json",
-    Kind.PAGE: rf"(stages/report/{_FINGERPRINT}|runs/[^/]+)/report\.html",
-    Kind.LEARNED: rf"{_STAGE.pattern}/(base(-\d+)?|population-\d+)/[^/]+|"
-    rf"stages/adapter/labeller/{_FINGERPRINT}/labeller\.safetensors",
+    Kind.PREDICTIONS: r"runs/[^/]+/predictions\.json",
+    Kind.REPORT: r"runs/[^/]+/metrics\.json",
+    Kind.PAGE: r"runs/[^/]+/report\.html",
     Kind.LEASE: rf"(.+/)?{re.escape(LEASE)}",
     Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|outline|stages|summary)\.json|"
     r"sweeps/.+|"
     rf"{KEY}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",
 }
-_KINDS = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}
+"""Kinds of files by their path, besides the kinds that stages declare of their own files."""
+
+
+@lru_cache
+def _patterns(stages: tuple[StageDefinition, ...]) -> tuple[tuple[Kind, re.Pattern[str]], ...]:
+    """Return the kinds with the patterns of their paths; the first that fits counts."""
+    unfinished, *others = _ROOT_PATTERNS.items()
+    declared = [
+        (Kind(kind), f"{_folder_pattern(stage)}/(?:{pattern})")
+        for stage in stages
+        for pattern, kind in stage.file_kinds.items()
+    ]
+    return tuple((kind, re.compile(pattern)) for kind, pattern in (unfinished, *declared, *others))
+
+
+def _folder_pattern(stage: StageDefinition) -> str:
+    return f"stages/{'/'.join(map(re.escape, stage.name.split('.')))}/{_FINGERPRINT}"
+
+
+def stage_of(path: str) -> StageDefinition | None:
+    """Return the definition of the stage that a path is a part of; None where there is none."""
+    return next((each for each in definitions() if re.match(f"{_folder_pattern(each)}/", f"{path}/")), None)
 
 
 def artefacts(root: str) -> list[Artefact]:
@@ -107,8 +125,8 @@ def artefacts(root: str) -> list[Artefact]:
     if unknown:
         raise StorageError(
             f"{len(unknown)} files below {root} are of no kind that a user can be removed from, such as {unknown[:3]}. "
-            "Nothing was changed. Move what is not of hydra_ray elsewhere; for the rest, hydra_ray.forget.file_kinds "
-            "must learn what it is."
+            "Nothing was changed. Move what is not of hydra_ray elsewhere; a file of a stage must be declared in the "
+            "`file_kinds` of its definition (hydra_ray.stages), any other one in hydra_ray.forget.file_kinds."
         )
     return found
 
@@ -119,9 +137,11 @@ def _kinds(paths: list[str], complete: set[str]) -> Iterator[tuple[str, Kind]]:
     Args:
         complete: folders of the stages that have a manifest.
     """
+    patterns = _patterns(definitions())
+    learning = [re.compile(f"{_folder_pattern(each)}/") for each in definitions() if each.learns_from is not None]
     for path in paths:
-        teaching = _TEACHING.match(path)
-        kind = next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(path)), None)
+        folder = next((match[0] for match in (each.match(path) for each in learning) if match), None)
+        kind = next((kind for kind, pattern in patterns if pattern.fullmatch(path)), None)
         if kind is not None:
-            is_unfinished = kind != Kind.LEASE and teaching and teaching[0] not in complete
+            is_unfinished = kind != Kind.LEASE and folder is not None and folder not in complete
             yield path, Kind.UNFINISHED if is_unfinished else kind

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray.forget.file_kinds import Artefact, Kind
+from hydra_ray.forget.file_kinds import Artefact, Kind, stage_of
 from hydra_ray.runs.stage import read_manifest
 
 _USERS = "stages/users/"
-_LABELLER = "stages/adapter/labeller/"
-_FOLD = re.compile(r"/(?:base|population)-(\d+)$")
+_FOLD = re.compile(r"/[a-z]+-(\d+)$")
 
 Manifests = Mapping[str, Mapping[str, Any]]
 """Content of the manifests, by the path of the stage's folder."""
@@ -75,7 +74,7 @@ def _cohorts(stage_folder: str, manifests: Manifests) -> Iterator[str | None]:
 def _taught(path: str, user: Mapping[str, Any]) -> bool:
     """Whether a user of the cohort had a part: all records teach a labeller; of bases and populations only those of
     folds in which the user is not new."""
-    if path.startswith(_LABELLER):
+    if _learns_from_all(path):
         return bool(user["history"])
     fold = _FOLD.search(path)
     return not user["is_new"] and (user["fold"] is None or fold is None or int(fold[1]) != user["fold"])
@@ -84,4 +83,10 @@ def _taught(path: str, user: Mapping[str, Any]) -> bool:
 def _size(path: str, cohort: str | None, manifests: Manifests) -> int | None:
     if cohort is None:
         return None
-    return int(manifests[cohort]["counters"]["users" if path.startswith(_LABELLER) else "train_users"])
+    return int(manifests[cohort]["counters"]["users" if _learns_from_all(path) else "train_users"])
+
+
+def _learns_from_all(path: str) -> bool:
+    """Whether the records of all users have a part in a stage, and not those of training users alone."""
+    stage = stage_of(path)
+    return stage is not None and stage.learns_from == "all users"

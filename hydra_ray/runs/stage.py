@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
+from hydra_ray.runs.settings import settings_of
 
 MANIFEST = "manifest.json"
 LEASE = "lease.json"
@@ -167,6 +168,4 @@ def read_manifest(location: str) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for key, value in settings.items()
-    }
+    return {key: settings_of(value) if isinstance(value, BaseModel) else value for key, value in settings.items()}

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from hydra_ray import storage
 from hydra_ray.runs.run_folder import read_config, root_of_run
 from hydra_ray.runs.stage import Stage
-from hydra_ray.scorer.base.spec import base_name_of
-from hydra_ray.scorer.heads.features import features_table
-from hydra_ray.scorer.heads.store import scores_table
+from hydra_ray.stages.definition import StageDefinition
 from hydra_ray.stages.plan import Plan, plan_run
 
 _OUTLINE = "outline.json"
@@ -38,12 +36,11 @@ class Outline:
 
 def outline_of(plan: Plan) -> Outline:
     """Return what a planned run consists of."""
-    tables = _tables(plan)
     return Outline(
         run=plan.config.run,
         task=plan.task.name,
         num_parts=len(plan.answers.buckets),
-        stages=tuple(StageOutline(stage=stage, tables=tuple(tables.get(stage.name, ()))) for stage in plan.stages()),
+        stages=tuple(StageOutline(stage=stage, tables=_tables(plan, definition)) for definition, stage in plan.made()),
     )
 
 
@@ -95,12 +92,7 @@ def read_outline(run_folder: str) -> Outline:
     )
 
 
-def _tables(plan: Plan) -> dict[str, list[str]]:
-    """The tables that tell how far a stage is, by the stage's name; none where it has no parts."""
-    found = {stage.name: [stage.name] for stage in plan.stages() if "." not in stage.name and stage != plan.report}
-    for scorer in (plan.reranker, plan.adapter):
-        bases = map(base_name_of, dict.fromkeys(scorer.base_folds))
-        found[scorer.examples.name] = ["examples"]
-        found[scorer.features.name] = [features_table(name) for name in bases]
-        found[scorer.heads.name] = [scores_table(fold) for fold in range(scorer.num_folds)]
-    return found
+def _tables(plan: Plan, definition: StageDefinition) -> tuple[str, ...]:
+    """Return the tables whose parts tell how far a stage is; of one that asks, the last that it writes of a bucket."""
+    tables = definition.tables(plan)
+    return tables[:1] if definition.asks is not None else tables

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray.config import STAGE_NAMES, RunConfig
+from hydra_ray.config import RunConfig
 from hydra_ray.runs.stage import Stage, fingerprint
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.sweep.config import Sweep
@@ -75,9 +75,8 @@ def make_trial(sweep: Sweep, settings: Settings) -> Trial:
 
 
 def stages_until(plan: Plan, until: str) -> tuple[Stage, ...]:
-    """A plan's stages up to `until`, one of STAGE_NAMES."""
-    names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1]
-    return tuple(stage for stage in plan.stages() if stage.name.split(".")[0] in names)
+    """Return a plan's stages up to `until`, one of `hydra_ray.stages.STAGE_NAMES`."""
+    return tuple(plan.stages(until))
 
 
 def stage_uses(trials: Iterable[Sequence[Stage]]) -> list[StageUse]:

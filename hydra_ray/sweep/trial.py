@@ -13,7 +13,7 @@ from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.systems import HYDRA
 from hydra_ray.runs.stage import Stage
-from hydra_ray.stages.parts import read_outcomes
+from hydra_ray.stages.gate import read_outcomes
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
 from hydra_ray.sweep.config import Sweep

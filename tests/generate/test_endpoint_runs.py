@@ -28,7 +28,8 @@ def without_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         in_process.install(patch)
         patch.setattr("hydra_ray.generate.engines.limiter_actor.open_limiter", Limiter)
-        patch.setattr("hydra_ray.stages.parts.open_tokenizer", lambda _: fake_tokenizer())
+        for module in ("profiles", "probes", "drafts"):
+            patch.setattr(f"hydra_ray.stages.{module}.open_tokenizer", lambda _: fake_tokenizer())
         yield
 
 

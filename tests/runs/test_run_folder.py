@@ -43,7 +43,7 @@ def test_what_is_learned_from_all_users_is_the_teachers_and_the_rest_is_its_own(
     own, theirs = ({stage.name: stage.folder for stage in plan.stages()} for plan in (added, taught))
     assert set(own) == set(theirs)
     assert {name for name in own if own[name] == theirs[name]} == FROZEN
-    assert added.reranker.head_prior.folder == taught.reranker.heads.folder
+    assert added.reranker.prior_heads.folder == taught.reranker.heads.folder
     assert added.adapter.head_prior.folder == taught.adapter.heads.folder
     assert added.completions == taught.completions
 

@@ -21,7 +21,7 @@ from hydra_ray.generate.parsing import failed_answer
 from hydra_ray.rows import Probe, Record, User, from_table
 from hydra_ray.serving.export import export_run
 from hydra_ray.serving.scorer import ServedScorer, load_scorer
-from hydra_ray.stages.parts import scored_users
+from hydra_ray.stages.answers import scored_users
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_json, read_part

@@ -25,8 +25,9 @@ def fingerprints(name: str) -> dict[str, str]:
     """Fingerprint by stage, of a root, a root's key, input files and models from elsewhere that are always the same."""
     config = load_config(CONFIGS / f"{name}.yaml", ["storage.root=/pinned"])
     with (
-        mock.patch("hydra_ray.stages.plan.bucket_key_name", return_value="key"),
-        mock.patch("hydra_ray.stages.plan.input_fingerprint", return_value=["input"]),
+        mock.patch("hydra_ray.stages.planning.bucket_key_name", return_value="key"),
+        mock.patch("hydra_ray.stages.users.bucket_key_name", return_value="key"),
+        mock.patch("hydra_ray.stages.users.input_fingerprint", return_value=["input"]),
         mock.patch("hydra_ray.stages.plan.models_of", _models),
     ):
         plan = plan_run(config)

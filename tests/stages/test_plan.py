@@ -5,9 +5,10 @@ from builders import ENCODER, run_config
 from model_files import write_model
 
 from hydra_ray import storage
-from hydra_ray.config import STAGE_NAMES, RunConfig
+from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError
 from hydra_ray.runs.root import receipt_location, root_key
+from hydra_ray.stages import STAGE_NAMES
 from hydra_ray.stages.plan import plan_run
 
 

@@ -15,13 +15,14 @@ from ended_commands import end_when
 
 from hydra_ray.commands.fit_users import added_config
 from hydra_ray.commands.status import status_lines
-from hydra_ray.config import STAGE_NAMES, RunConfig
+from hydra_ray.config import RunConfig
 from hydra_ray.evaluate.systems import SYSTEMS
 from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.forget.removal import forget_users
 from hydra_ray.rows import ScoredUser, arrow_schema, from_table
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.store import heads_table, scores_table
+from hydra_ray.stages import STAGE_NAMES
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part

@@ -9,7 +9,7 @@ import in_process
 import pytest
 from builders import run_config
 
-from hydra_ray.stages.parts import read_outcomes
+from hydra_ray.stages.gate import read_outcomes
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, SweepConfig
 from hydra_ray.sweep.ledger import Ledger

@@ -7,8 +7,8 @@ import pytest
 from builders import ENCODER, completion, run_config, user
 
 from hydra_ray.rows import ProbedUser, User, arrow_schema, from_table, to_table
-from hydra_ray.stages.parts import ProbesPart
 from hydra_ray.stages.plan import plan_run
+from hydra_ray.stages.probes import ProbesPart
 from hydra_ray.storage import read_part, write_part
 
 

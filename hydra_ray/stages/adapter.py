@@ -1,0 +1,99 @@
+"""The adapter, the scorer that chooses answers: label model, examples, base, features, heads."""
+
+from typing import TYPE_CHECKING, Any
+
+from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
+from hydra_ray.adapt.label_model import fit_labeller, needs_labeller, read_labeller, sampled_users
+from hydra_ray.engine.ray_data import Counters, run_actor_parts, run_task
+from hydra_ray.rows import DraftedUser, ProbedUser, UserExamples
+from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.planning import Planning, encoder_settings
+from hydra_ray.stages.scorer import EXAMPLES, examples_settings, scorer_stages, scores_of_users
+from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
+
+if TYPE_CHECKING:
+    from hydra_ray.stages.plan import Plan
+
+
+class AdapterExamplesPart:
+    """A bucket's groups of possible answers; made once in each worker, since it loads the encoder."""
+
+    def __init__(self, plan: "Plan"):
+        from hydra_ray.scorer.base.encoder import open_encoder
+
+        self._plan = plan
+        base = plan.config.adapter.base
+        self._encode = open_encoder(base.encoder, base.max_text_tokens)
+        self._labeller = read_labeller(plan.labeller.folder) if needs_labeller(plan.task, plan.config) else None
+
+    def __call__(self, bucket: int) -> Counters:
+        """Make and commit the part."""
+        plan, users = self._plan, read_users(self._plan, bucket)
+        rows = joined(
+            Drafted,
+            users,
+            probed=read_rows(plan.probes, "probes", bucket, ProbedUser),
+            scored=scores_of_users(plan, "reranker", bucket, users),
+            drafted=read_rows(plan.drafts, "drafts", bucket, DraftedUser),
+        )
+        examples = list(adapter_examples(rows, plan.task, plan.config, self._encode, self._labeller))
+        return write_rows(plan.stage("adapter.examples"), EXAMPLES, bucket, examples, UserExamples, {})
+
+
+def make_labeller(plan: "Plan") -> Counters:
+    """Fit the label model to the records of a sample of all users, and store it."""
+    from hydra_ray.scorer.base.encoder import open_encoder
+
+    if not needs_labeller(plan.task, plan.config):
+        return {}
+    base = plan.config.adapter.base
+    encode = open_encoder(base.encoder, base.max_text_tokens)
+    users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in read_users(plan, bucket)))
+    fit_labeller(plan.task, users, encode).write(plan.labeller.folder)
+    return {"records": sum(len(user.history) for user in users)}
+
+
+def _labeller_settings(planning: Planning) -> dict[str, Any]:
+    adapter, task = planning.config.adapter, planning.task
+    steps = {"steps": ["text", "records"]} if needs_labeller(task, planning.config) else {}
+    return {**encoder_settings(adapter, planning.models.adapter), **steps, "task": task}
+
+
+def _examples_settings(planning: Planning) -> dict[str, Any]:
+    # Handcrafted features compare texts by the encoder.
+    compared = encoder_settings(planning.config.adapter, planning.models.adapter)
+    return {**examples_settings(planning, "adapter"), **compared, "drafts": planning.config.drafts}
+
+
+def _make_examples(plan: "Plan") -> Counters:
+    stage, placement = plan.stage("adapter.examples"), plan.config.placement
+    return run_actor_parts(stage, [EXAMPLES], AdapterExamplesPart, {"plan": plan}, placement)
+
+
+STAGES = (
+    StageDefinition(
+        name="adapter.labeller",
+        version=1,
+        inputs=("users",),
+        settings=_labeller_settings,
+        make=lambda plan: run_task(make_labeller, plan, plan.config.placement),
+        is_inherited=True,
+        file_kinds={r"labeller\.safetensors": "learned"},
+        learns_from="all users",
+        workers="encoder",
+        encoders=lambda config: (config.adapter.base.encoder,),
+        duration=Duration(fixed=20, per_user=0.15, most_users=1000),
+    ),
+    StageDefinition(
+        name="adapter.examples",
+        version=4,  # the reranker's have no histories
+        inputs=("users", "probes", "reranker.heads", "drafts", "adapter.labeller"),
+        settings=_examples_settings,
+        make=_make_examples,
+        tables=lambda _: (EXAMPLES,),
+        workers="encoders",
+        encoders=lambda config: (config.adapter.base.encoder,),
+        duration=Duration(fixed=6, per_user=0.15),
+    ),
+    *scorer_stages("adapter", Duration(fixed=5, per_user=0.05), Duration(fixed=8, per_user=0.05)),
+)

@@ -1,0 +1,87 @@
+"""Answers: one per query and system, those of HYDRA in LaMP's official prediction format too."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hydra_ray import storage
+from hydra_ray.adapt.answers import Scored, answer_user
+from hydra_ray.adapt.gate import Gate
+from hydra_ray.engine.ray_data import Counters, run_parts
+from hydra_ray.lamp.predictions import official_predictions
+from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedUser
+from hydra_ray.runs.user_answers import answered_users
+from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.gate import fitted_gates, outcomes_of_users
+from hydra_ray.stages.scorer import scores_of_users
+from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
+
+if TYPE_CHECKING:
+    from hydra_ray.stages.plan import Plan
+
+PREDICTIONS = "predictions.json"
+"""Name of the file of official predictions."""
+_TABLE = "answers"
+
+
+class AnswersPart:
+    """Answers of all systems to the queries of a bucket's evaluated users."""
+
+    def __init__(self, plan: "Plan", gates: Sequence[Gate | None]):
+        """Take the gates, one for each fold."""
+        self._plan, self._gates = plan, gates
+
+    def __call__(self, bucket: int) -> Counters:
+        """Make and commit the part."""
+        plan = self._plan
+        rows = scored_users(plan, bucket)
+        answered = [answer_user(row, plan.task, self._gates[row.user.fold or 0]) for row in rows]
+        return write_rows(plan.answers, _TABLE, bucket, answered, AnsweredUser, {})
+
+
+def scored_users(plan: "Plan", bucket: int) -> list[Scored]:
+    """Return everything that the answers to a bucket's evaluated users are made from."""
+    users = [user for user in read_users(plan, bucket) if user.is_evaluated()]
+    return joined(
+        Scored,
+        users,
+        probed=read_rows(plan.probes, "probes", bucket, ProbedUser),
+        drafted=read_rows(plan.drafts, "drafts", bucket, DraftedUser),
+        reranker=scores_of_users(plan, "reranker", bucket, users),
+        adapter=scores_of_users(plan, "adapter", bucket, users),
+        outcome=outcomes_of_users(plan, bucket, users),
+    )
+
+
+def _make(plan: "Plan") -> Counters:
+    counters = run_parts(plan.answers, _TABLE, AnswersPart(plan, fitted_gates(plan)), plan.config.placement)
+    predictions = storage.join(plan.answers.folder, PREDICTIONS)
+    official_predictions(plan.task.prediction_name, _hydra_answers(plan), predictions)
+    return counters
+
+
+def _hydra_answers(plan: "Plan") -> Iterator[tuple[str, str]]:
+    """Yield (id, answer) of the personalized system; failed queries are left out, never empty.
+
+    An official LaMP id is unique; in your own data a query's id is so only within its user.
+    """
+    is_own = bool(plan.config.lamp.users_files)
+    for user, answered in answered_users(plan.users, plan.answers):
+        for query in answered.queries:
+            for answer in query.answers:
+                if answer.system == "hydra" and answer.value is not None:
+                    yield f"{user.user_id}/{query.query_id}" if is_own else query.query_id, answer.value
+
+
+STAGES = (
+    StageDefinition(
+        name="answers",
+        version=3,
+        inputs=("users", "drafts", "reranker.heads", "adapter.heads", "gate"),
+        parent_inputs=("gate",),
+        settings=lambda planning: {"answers": planning.config.answers},
+        make=_make,
+        tables=lambda _: (_TABLE,),
+        file_kinds={r"predictions\.json": "predictions"},
+        duration=Duration(fixed=0.5, per_user=0.005),
+    ),
+)

@@ -1,0 +1,116 @@
+"""What the fingerprints of a run's stages are made of, and the making of them.
+
+Nothing that decides *where* work runs (placement, storage) enters a fingerprint.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra_ray.config import ApiConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.models.model_records import RunModels, UsedModel
+from hydra_ray.runs.root import bucket_key_name
+from hydra_ray.runs.run_folder import ParentRun
+from hydra_ray.runs.settings import settings_of
+from hydra_ray.runs.stage import Stage, fingerprint
+from hydra_ray.stages.definition import StageDefinition
+
+_ANSWERING = {"model", "model_version", "has_structured_outputs", "has_log_probabilities"}
+"""Settings of an endpoint that its answers depend on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planning:
+    """A run while its stages are planned."""
+
+    given: RunConfig
+    """The configuration as it was given."""
+    config: RunConfig
+    """The same with models' names pinned to what they hold now."""
+    task: Task
+    models: RunModels
+    parent: ParentRun | None
+
+    def encoder_of(self, scorer: str) -> UsedModel:
+        """Return the encoder of the reranker or the adapter."""
+        return self.models.adapter if scorer == "adapter" else self.models.reranker
+
+
+def make_stage(
+    definition: StageDefinition,
+    planning: Planning,
+    planned: Mapping[str, Stage],
+    only_buckets: tuple[int, ...] | None = None,
+) -> Stage:
+    """Return the stage of a definition: its parent run's where it is inherited, else one of the run's own.
+
+    Args:
+        planned: the stages before it, by name.
+        only_buckets: buckets that it consists of, where it is not made of all of them.
+
+    Raises:
+        ConfigError: its settings must be those of the parent run, and are others.
+    """
+    config, parent = planning.config, planning.parent
+    settings = definition.settings(planning)
+    inputs = [planned[name] for name in definition.inputs]
+    if parent is not None:
+        inputs += [planned[name] for name in definition.child_inputs]
+        inputs += [parent.stages[name] for name in definition.parent_inputs if name in parent.stages]
+    read = [*definition.files(planning), *(each.fingerprint for each in inputs)]
+    stage = Stage(
+        name=definition.name,
+        fingerprint=fingerprint(definition.name, definition.version, settings, read),
+        root=config.storage.root.rstrip("/"),
+        num_buckets=config.users.num_buckets,
+        only_buckets=only_buckets,
+        settings={"version": definition.version, **settings},
+        inputs=tuple(each.fingerprint for each in inputs),
+    )
+    if parent is None:
+        return stage
+    if not definition.may_differ:
+        parent.require_like(stage)
+    return parent.stages[definition.name] if definition.is_inherited else stage
+
+
+def generator_settings(planning: Planning) -> dict[str, Any]:
+    """Return what the generator's answers depend on besides the prompts."""
+    generator = planning.config.generator
+    answering = settings_of(generator, exclude={"max_failed_fraction", "api"})
+    settings = {**answering, "model": planning.models.generator.identity, **_endpoint(generator.api)}
+    return {"generator": settings, "task": planning.task}
+
+
+def encoder_settings(scorer: ScorerConfig, encoder: UsedModel) -> dict[str, Any]:
+    """Return what an encoder's vector of a text depends on."""
+    return {"encoder": encoder.identity, "max_text_tokens": scorer.base.max_text_tokens}
+
+
+def draft_settings(planning: Planning) -> dict[str, Any]:
+    """Return the settings of drafts without those that choose among drafts."""
+    return settings_of(planning.config.drafts, exclude=set(PoolConfig.model_fields))
+
+
+def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
+    """Return the store of everything that the run's generator has answered in any run under the same root."""
+    generator = config.generator
+    # An endpoint is asked the very messages, whatever tokenizer fitted them.
+    loaded = {
+        "model": models.generator.identity,
+        "dtype": generator.dtype,
+        "max_model_tokens": generator.max_model_tokens,
+    }
+    settings = {
+        "engine": generator.engine,
+        **(loaded if generator.api is None else _endpoint(generator.api)),
+        "num_buckets": config.users.num_buckets,
+        "bucket_key": bucket_key_name(config),
+    }
+    return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))
+
+
+def _endpoint(api: ApiConfig | None) -> dict[str, Any]:
+    """Return what an endpoint's answers depend on besides the requests: not its address, and not its rate."""
+    return {} if api is None else {"api": api.model_dump(mode="json", include=_ANSWERING)}

@@ -1,0 +1,104 @@
+"""Probes: one-record prompts, labelled by whether the record helped."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra_ray.config import RetrieveConfig, RunConfig
+from hydra_ray.engine.ray_data import Counters
+from hydra_ray.generate.engines.opening import open_tokenizer
+from hydra_ray.generate.failures import ERRORS
+from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
+from hydra_ray.retrieve.dense import Encode, encode_ahead
+from hydra_ray.rows import Asked, Completion, ProbedUser, User
+from hydra_ray.runs.settings import settings_of
+from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition
+from hydra_ray.stages.planning import Planning, generator_settings
+from hydra_ray.stages.tables import read_rows, read_users, write_answers, write_rows
+from hydra_ray.storage import exists
+
+if TYPE_CHECKING:
+    from hydra_ray.stages.plan import Plan
+
+_RETRIEVED = "retrieved"
+
+
+class ProbesPart:
+    """Requests and labels of a bucket's probes."""
+
+    def __init__(self, plan: "Plan"):
+        self._plan = plan
+
+    def requests(self, bucket: int) -> list[Asked]:
+        """Return one greedy request for each query and record."""
+        config = self._plan.config
+        retrieved = self._retrieved(bucket)
+        return list(probe_requests(retrieved, self._plan.task, open_tokenizer(config.generator), config))
+
+    def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
+        """Commit the labelled probes."""
+        task = self._plan.task
+        rows = list(label_probes(self._retrieved(bucket), completions, task))
+        answers = [probe.answer for row in rows for query in row.queries for probe in query.probes]
+        return write_answers(self._plan.probes, bucket, rows, ProbedUser, answers, completions, task, counters)
+
+    def _retrieved(self, bucket: int) -> list[tuple[User, ProbedUser]]:
+        """Users with what was retrieved for them: ranked once, as encoders of two machines may not agree."""
+        users = read_users(self._plan, bucket)
+        stage, config = self._plan.probes, self._plan.config
+        if not exists(stage.part(_RETRIEVED, bucket)):
+            encode = open_retriever(users, config.retrieve)
+            found = [retrieve_records(user, self._plan.task, config, encode) for user in users]
+            write_rows(stage, _RETRIEVED, bucket, found, ProbedUser, {})
+        rows = read_rows(stage, _RETRIEVED, bucket, ProbedUser)
+        return [(user, rows[user.user_id]) for user in users]
+
+
+def open_retriever(users: Sequence[User], retrieve: RetrieveConfig) -> Encode | None:
+    """Return the retriever's encoder, with the texts of all `users` encoded; None where it has none."""
+    if not retrieve.needs_encoder or retrieve.encoder is None:
+        return None
+    from hydra_ray.scorer.base.encoder import open_encoder
+
+    return encode_ahead(users, open_encoder(retrieve.encoder, retrieve.max_text_tokens))
+
+
+def previewed_retrieval(preview: Preview) -> list[tuple[User, ProbedUser]]:
+    """Return the previewed users with what is retrieved for them, computed once."""
+    if _RETRIEVED not in preview.shared:
+        plan = preview.plan
+        encode = open_retriever(preview.users, plan.config.retrieve)
+        preview.shared[_RETRIEVED] = [
+            (user, retrieve_records(user, plan.task, plan.config, encode)) for user in preview.users
+        ]
+    return preview.shared[_RETRIEVED]
+
+
+def _preview(preview: Preview) -> Iterable[Asked]:
+    plan = preview.plan
+    return probe_requests(previewed_retrieval(preview), plan.task, preview.tokenizer, plan.config)
+
+
+def _settings(planning: Planning) -> dict[str, Any]:
+    """Return what is retrieved and probed, with the identity of the encoder in the place of its name."""
+    config, retriever = planning.config, planning.models.retriever
+    retrieve = {**settings_of(config.retrieve), "encoder": retriever and retriever.identity}
+    return {"probes": config.probes, "retrieve": retrieve, **generator_settings(planning)}
+
+
+def _encoders(config: RunConfig) -> tuple[str, ...]:
+    retrieve = config.retrieve
+    return (retrieve.encoder,) if retrieve.needs_encoder and retrieve.encoder else ()
+
+
+STAGES = (
+    StageDefinition(
+        name="probes",
+        version=3,
+        inputs=("users",),
+        settings=_settings,
+        asks=Asking(work=ProbesPart, preview=_preview, generations="answers"),
+        tables=lambda _: ("probes", ERRORS, _RETRIEVED),
+        encoders=_encoders,
+        duration=Duration(fixed=25, per_user=0.05),
+    ),
+)

@@ -1,0 +1,107 @@
+"""The report: metrics.json and report.html, and what of a finished run is kept in the run's own folder."""
+
+import logging
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from hydra_ray import storage
+from hydra_ray.engine.ray_data import Counters
+from hydra_ray.evaluate.report import FeatureWeight, StageCost
+from hydra_ray.models.model_records import without_pins
+from hydra_ray.runs.run_folder import record_stages
+from hydra_ray.runs.settings import settings_of
+from hydra_ray.runs.user_answers import answered_users
+from hydra_ray.scorer.heads.store import prior_folder
+from hydra_ray.scorer.linear.prior import feature_weights, read_prior
+from hydra_ray.stages.addition import addition_summary
+from hydra_ray.stages.answers import PREDICTIONS
+from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.explained import explain_examples
+from hydra_ray.stages.planning import Planning
+
+if TYPE_CHECKING:
+    from hydra_ray.stages.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+METRICS, PAGE = "metrics.json", "report.html"
+
+
+def publish(plan: "Plan") -> None:
+    """Copy what a person reads of a finished run to the run's own folder, and record there what the run consists of."""
+    for stage, name in ((plan.report, METRICS), (plan.report, PAGE), (plan.answers, PREDICTIONS)):
+        if storage.exists(location := storage.join(stage.folder, name)):
+            storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
+    if plan.parent is not None:
+        storage.write_json(storage.join(plan.run_folder, "summary.json"), addition_summary(plan))
+    record_stages(plan.run_folder, plan.stages())
+    logger.info("report: %s", plan.run_folder)
+
+
+def _make(plan: "Plan") -> Counters:
+    """Write the report; where a child run's users come without any target, there is nothing to report on."""
+    from hydra_ray.evaluate.report import build_report
+    from hydra_ray.evaluate.report_page import render_page
+
+    if plan.parent is not None and not any(
+        query.target for user, _ in answered_users(plan.users, plan.answers) for query in user.queries
+    ):
+        return {}
+    metrics = build_report(
+        plan.task,
+        answered_users(plan.users, plan.answers),
+        _costs(plan),
+        plan.config,
+        _feature_weights(plan),
+    )
+    metrics["examples"] = explain_examples(plan, metrics["examples"])
+    storage.write_json(storage.join(plan.report.folder, METRICS), metrics)
+    storage.write_bytes(storage.join(plan.report.folder, PAGE), render_page(metrics).encode())
+    return {}
+
+
+def _feature_weights(plan: "Plan") -> list[FeatureWeight]:
+    """Return the weight of each handcrafted feature, averaged over folds."""
+    weights: list[FeatureWeight] = []
+    for name, scorer in (("reranker", plan.reranker), ("adapter", plan.adapter)):
+        priors = [read_prior(prior_folder(scorer.prior_heads.folder, fold)) for fold in range(scorer.num_folds)]
+        by_fold = [dict(feature_weights(each, scorer.handcrafted_names)) for each in priors]
+        weights += [
+            FeatureWeight(scorer=name, name=each, weight=fmean(fold[each] for fold in by_fold))
+            for each in scorer.handcrafted_names
+        ]
+    return weights
+
+
+def _costs(plan: "Plan") -> list[StageCost]:
+    """Return what each finished stage took."""
+    return [
+        StageCost(
+            name=stage.name,
+            seconds=manifest["seconds"],
+            counters=manifest["counters"],
+            is_reused=stage.name in plan.reused,
+        )
+        for stage in plan.stages()
+        if stage.is_complete()
+        for manifest in [stage.manifest()]
+    ]
+
+
+def _settings(planning: Planning) -> dict[str, Any]:
+    return {"config": settings_of(without_pins(planning.given), exclude={"budget"})}
+
+
+STAGES = (
+    StageDefinition(
+        name="report",
+        version=6,
+        inputs=("answers",),
+        settings=_settings,
+        make=_make,
+        may_differ=True,
+        file_kinds={r"metrics\.json": "report", r"report\.html": "page"},
+        workers="driver",
+        duration=Duration(fixed=1, per_user=0.005),
+    ),
+)
