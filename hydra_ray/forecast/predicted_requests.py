@@ -40,7 +40,8 @@ def requests_of(
     *,
     is_blind: bool,
 ) -> dict[str, list[Request]]:
-    """The distinct requests of some users of one bucket, by stage; a stage's own list may repeat an earlier stage's.
+    """Return the distinct requests of some users of one bucket, by stage; a stage's own list may repeat an earlier
+    stage's.
 
     Args:
         profile_tokens: expected length of a profile.

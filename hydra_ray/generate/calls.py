@@ -36,7 +36,7 @@ class Answered:
 
 
 def call_arguments(request: Request, api: ApiConfig, samples: range, *, is_constrained: bool) -> dict[str, Any]:
-    """The arguments of `chat.completions.create` for some samples of a request.
+    """Return the arguments of `chat.completions.create` for some samples of a request.
 
     Args:
         samples: their indices; consecutive.
@@ -70,7 +70,7 @@ def expected_tokens(request: Request, num_samples: int) -> int:
 
 
 def read_answers(response: "ChatCompletion", num_samples: int, num_top_tokens: int) -> Answered:
-    """The answers in a response.
+    """Return the answers in a response.
 
     Raises:
         ValueError: it is no response with so many answers.

@@ -60,15 +60,15 @@ class CompletionStore:
         return storage.join(self.root, STORES, self.name)
 
     def bucket_folder(self, bucket: int) -> str:
-        """Location of what is kept of a bucket."""
+        """Return the location of what is kept of a bucket."""
         return storage.join(self.folder, f"bucket-{bucket:05d}")
 
     def lease(self, bucket: int) -> str:
-        """Location of the lease that whoever asks for a bucket holds."""
+        """Return the location of the lease that whoever asks for a bucket holds."""
         return storage.join(self.bucket_folder(bucket), LEASE)
 
     def read(self, bucket: int, requests: Iterable[Request], asker: str = "") -> dict[str, Completion]:
-        """The completions of those requests of a bucket that were answered, by request_id.
+        """Return the completions of those requests of a bucket that were answered, by request_id.
 
         Args:
             asker: read only what this one wrote; everything where it is empty.
@@ -78,13 +78,13 @@ class CompletionStore:
         return {request_id: _completion(each, users[request_id]) for request_id, each in found.items()}
 
     def unanswered(self, bucket: int, asked: Iterable[Asked]) -> list[Request]:
-        """The distinct requests of a bucket that were never answered, in the order in which they are asked."""
+        """Return the distinct requests of a bucket that were never answered, in the order in which they are asked."""
         requests = {each.request.request_id: each.request for each in asked}
         known = self.read(bucket, requests.values())
         return [request for request_id, request in requests.items() if request_id not in known]
 
     def has_any(self, bucket: int) -> bool:
-        """Whether anything was ever asked for a bucket."""
+        """Return whether anything was ever asked for a bucket."""
         return bool(self._files(bucket))
 
     def write(self, bucket: int, asker: str, completions: Iterable[Completion]) -> None:
@@ -120,7 +120,8 @@ class CompletionStore:
         return len(dropped)
 
     def _rows(self, bucket: int, asker: str, request_ids: Collection[str]) -> list[Kept]:
-        """Rows of some requests; a file that is gone was merged into another one, which the next listing shows."""
+        """Return the rows of some requests; a file that is gone was merged into another one, which the next listing
+        shows."""
         for _ in range(_MAX_LISTINGS):
             try:
                 return [row for location in self._files(bucket, asker) for row in _read(location, request_ids)]
@@ -139,7 +140,7 @@ class CompletionStore:
         return location
 
     def _files(self, bucket: int, asker: str = "") -> list[str]:
-        """Locations of a bucket's files; what is still being written has another ending."""
+        """Return the locations of a bucket's files; what is still being written has another ending."""
         folder = self.bucket_folder(bucket)
         names = storage.list_files(folder)
         return [storage.join(folder, name) for name in names if name.startswith(asker) and name.endswith(_SUFFIX)]
@@ -155,7 +156,7 @@ def asker_of(stage: str, fingerprint: str) -> str:
 
 
 def _read(location: str, request_ids: Collection[str] | None = None) -> Iterator[Kept]:
-    """The rows of a file, or those of some requests."""
+    """Return the rows of a file, or those of some requests."""
     try:
         table = storage.read_part(location, arrow_schema(Kept))
     except StorageError:

@@ -47,7 +47,7 @@ _ENOUGH_ANSWERS = 1000
 
 
 def failures_of(completions: Iterable[Completion], error_of: Callable[[Generation], str | None]) -> Iterator[Failure]:
-    """Rows of an errors table, each distinct request once.
+    """Yield the rows of an errors table, each distinct request once.
 
     Args:
         error_of: why a generation cannot be used; None where it can.

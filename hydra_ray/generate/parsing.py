@@ -57,7 +57,7 @@ def text_error(generation: Generation) -> str | None:
 
 
 def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) -> tuple[float, ...]:
-    """The generator's probability of each label, by the likely first tokens that the label begins with.
+    """Return the generator's probability of each label, by the likely first tokens that the label begins with.
 
     A token that several labels begin with is divided among them. What is left to a sum of 1 is what no label begins
     with, or was too unlikely to be told. Empty where no token is known, and where all labels begin alike: then the
@@ -75,12 +75,12 @@ def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) 
 
 
 def failed_answer(error: str) -> Answer:
-    """The answer of a request that the generator did not complete."""
+    """Return the answer of a request that the generator did not complete."""
     return Answer(text="", value=None, error=error, is_exact=False, num_tokens=0)
 
 
 def _find_label(task: Task, text: str) -> tuple[str | None, str | None, bool]:
-    """The label, the error, and whether the label was the whole text."""
+    """Return the label, the error, and whether the label was the whole text."""
     if text.strip() in task.labels:
         return text.strip(), None, True
     bare = _bare_label(text)
@@ -94,13 +94,13 @@ def _find_label(task: Task, text: str) -> tuple[str | None, str | None, bool]:
 
 
 def _rated_labels(labels: Iterable[str], text: str) -> list[str]:
-    """The labels whose value is among the numbers in `text`."""
+    """Return the labels whose value is among the numbers in `text`."""
     values = {float(number) for number in _NUMBER.findall(unicodedata.normalize("NFKC", text))}
     return [label for label in labels if float(label) in values]
 
 
 def _contained_labels(labels: tuple[str, ...], bare: str) -> list[str]:
-    """The labels that occur in `bare` as whole words and not only inside a longer label's occurrence."""
+    """Return the labels that occur in `bare` as whole words and not only inside a longer label's occurrence."""
     spans = [(match.span(), label) for label, pattern in _patterns(labels) for match in pattern.finditer(bare)]
     found = {
         label
@@ -122,7 +122,7 @@ def _bare_label(text: str) -> str:
 
 
 def _bare_text(task: Task, text: str) -> str:
-    """A text answer without what surrounds it: a lead-in such as "Title:", quotes, further lines."""
+    """Return a text answer without what surrounds it: a lead-in such as "Title:", quotes, further lines."""
     text = text.strip()
     lead_in = _LEAD_IN.match(text)
     if lead_in:
@@ -135,5 +135,5 @@ def _bare_text(task: Task, text: str) -> str:
 
 
 def _is_quoted_inside(text: str) -> bool:
-    """Whether the first and last quotes of `text` belong to two different quotations, as in '"a" and "b"'."""
+    """Return whether the first and last quotes of `text` belong to two different quotations, as in '"a" and "b"'."""
     return any(quote in text[1:-1] for quote in {text[0], text[-1]})

@@ -54,7 +54,7 @@ class Form:
 
 
 def form_of(task: Task, config: GeneratorConfig) -> Form:
-    """The form of the prompts that ask a task's queries."""
+    """Return the form of the prompts that ask a task's queries."""
     if config.prompt_form == "sentence":
         return Form(render=_sentence, shows_inputs=_has_input_in_sentence(task), no_input="")
     if task.is_history_labelled:
@@ -63,7 +63,7 @@ def form_of(task: Task, config: GeneratorConfig) -> Form:
 
 
 def summary_form(task: Task) -> Form:
-    """The form of the prompt that asks for a profile."""
+    """Return the form of the prompt that asks for a profile."""
     return Form(render=_summary, shows_inputs=_has_input_in_sentence(task), no_input="")
 
 

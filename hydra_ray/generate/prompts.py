@@ -71,7 +71,7 @@ def fit_messages(
     config: GeneratorConfig,
     profile: str | None = None,
 ) -> tuple[Message, ...]:
-    """The prompt that asks for the answer to `query_input`, short enough to leave room for task.max_tokens.
+    """Return the prompt that asks for the answer to `query_input`, short enough to leave room for task.max_tokens.
 
     Where the whole is too long, record inputs are cut evenly, then the least relevant examples are dropped, then the
     query is cut from its end, then the profile is left out. The instruction always stays as it is.
@@ -107,7 +107,8 @@ def fit_messages(
 def profile_messages(
     task: Task, records: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
 ) -> tuple[Message, ...]:
-    """The prompt that asks for a profile of the user with `records`, short enough to leave room for PROFILE_TOKENS.
+    """Return the prompt that asks for a profile of the user with `records`, short enough to leave room for
+    PROFILE_TOKENS.
 
     It shows as many of the newest records as fit, the newest one last. Records without a date are older than dated
     ones, and earlier ones older than later ones.
@@ -134,7 +135,7 @@ def profile_messages(
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The text of a prompt by the generator's chat template, up to where its answer begins.
+    """Return the text of a prompt by the generator's chat template, up to where its answer begins.
 
     Raises:
         ModelError: the generator has no chat template, or one that refuses such turns.
@@ -158,7 +159,7 @@ def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBa
 
 
 def count_prompt_tokens(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Length of the rendered prompt in tokens."""
+    """Return the length of the rendered prompt in tokens."""
     return _count_tokens(tokenizer, render_prompt(messages, tokenizer))
 
 
@@ -185,7 +186,7 @@ def _fit_most(
     room: int,
     min_examples: int = 0,
 ) -> tuple[Message, ...] | None:
-    """A prompt with as many of the most relevant examples as fit; None where `min_examples` are too many."""
+    """Return a prompt with as many of the most relevant examples as fit; None where `min_examples` are too many."""
     for num_dropped in range(len(texts.pairs) - min_examples + 1):
         messages = _fit_examples(form, task, replace(texts, pairs=texts.pairs[num_dropped:]), tokenizer, room)
         if messages is not None:
@@ -196,7 +197,7 @@ def _fit_most(
 def _fit_examples(
     form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
 ) -> tuple[Message, ...] | None:
-    """A prompt with all of the examples, their inputs cut where need be; None where that is not enough."""
+    """Return a prompt with all of the examples, their inputs cut where need be; None where that is not enough."""
     lengths = [text.num_tokens for text, _ in texts.pairs]
     fixed = texts.query.num_tokens + texts.profile.num_tokens + sum(output.num_tokens for _, output in texts.pairs)
     # Asked first, because frames of very many examples are costly to count.
@@ -222,7 +223,7 @@ def _fit_examples(
 def _fit_query(
     form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
 ) -> tuple[Message, ...] | None:
-    """A prompt whose query is cut until it fits; None where not even one token of it does."""
+    """Return a prompt whose query is cut until it fits; None where not even one token of it does."""
     limit = max(1, texts.query.num_tokens)
     while limit > 0:
         cut = replace(texts, query=_cut(tokenizer, texts.query, limit))
@@ -235,7 +236,7 @@ def _fit_query(
 
 
 def _even_cap(lengths: Sequence[int], total: int) -> int:
-    """The largest cap for which the lengths, each cut to it, sum to at most `total`."""
+    """Return the largest cap for which the lengths, each cut to it, sum to at most `total`."""
     remaining = total
     for position, length in enumerate(sorted(lengths)):
         share = remaining // (len(lengths) - position)
@@ -250,7 +251,7 @@ def _cut(tokenizer: "PreTrainedTokenizerBase", text: _Text, max_tokens: int) -> 
 
 
 def _messages(form: Form, task: Task, contents: Contents, tokenizer: "PreTrainedTokenizerBase") -> tuple[Message, ...]:
-    """The messages of a prompt, in turns that the generator knows.
+    """Return the messages of a prompt, in turns that the generator knows.
 
     Texts that hold no control token may make one together, so the whole is looked at again.
     """
@@ -264,7 +265,7 @@ def _messages(form: Form, task: Task, contents: Contents, tokenizer: "PreTrained
 
 @lru_cache(maxsize=4)
 def _knows_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the generator's chats may have a turn of the system; where not, the first turn says it."""
+    """Return whether the generator's chats may have a turn of the system; where not, the first turn says it."""
     user = Message(role="user", content="x")
     try:
         render_prompt([Message(role="system", content="x"), user], tokenizer)
@@ -290,7 +291,7 @@ def _safe_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int)
 def _frame_tokens(
     tokenizer: "PreTrainedTokenizerBase", task: Task, form: Form, num_examples: int, has_profile: bool
 ) -> int:
-    """Length of a prompt's fixed part: the task's own words and the chat template around all other texts."""
+    """Return the length of a prompt's fixed part: the task's own words and the chat template around all other texts."""
     example = Example(input="x" if form.shows_inputs else "", output="x")
     contents = Contents(examples=(example,) * num_examples, query="x", profile="x" if has_profile else "")
     num_texts = num_examples * (1 + form.shows_inputs) + 1 + has_profile

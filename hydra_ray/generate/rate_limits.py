@@ -47,7 +47,7 @@ class Limits:
         self._tokens = 0
 
     def wait_seconds(self, now: float, tokens: int) -> float:
-        """How long a call of so many tokens must wait if no other one ends before; 0 where it may begin now.
+        """Return how long a call of so many tokens must wait if no other one ends before; 0 where it may begin now.
 
         A call that is larger than the limit of a minute waits for a minute without any other.
         """

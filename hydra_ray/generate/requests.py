@@ -30,7 +30,7 @@ def ask(
     num_samples: int = 1,
     temperature: float = 0.0,
 ) -> Request:
-    """The request that asks `query_input` with `examples` (best first); greedy unless a temperature is given.
+    """Return the request that asks `query_input` with `examples` (best first); greedy unless a temperature is given.
 
     Args:
         profile: what the generator wrote about the user, put before everything else.
@@ -62,7 +62,7 @@ def make_request(
     choices: tuple[str, ...] = (),
     num_top_tokens: int = 0,
 ) -> Request:
-    """A request under the name that its content gives it."""
+    """Return a request under the name that its content gives it."""
     turns = [(message.role, message.content) for message in messages]
     content = [user_id, turns, num_samples, temperature, max_tokens, choices, num_top_tokens, config.seed]
     request_id = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
@@ -80,7 +80,7 @@ def make_request(
 
 
 def parse_completion(completion: Completion, num_samples: int, task: Task) -> list[Answer]:
-    """The answers of a request: `num_samples` of them, failed ones included."""
+    """Return the answers of a request: `num_samples` of them, failed ones included."""
     if completion.error is not None:
         return [failed_answer(completion.error)] * num_samples
     return [parse_answer(task, generation) for generation in completion.generations]

@@ -7,8 +7,8 @@ _FIRST_PAUSE_SECONDS = 0.5
 
 
 def pause_seconds(num_failed: int, retry_after: float | None, longest: float, draw: float) -> float:
-    """The pause before the next attempt: exponential back-off with full jitter, or what the endpoint asks for and a
-    little more, so that not all who were told the same come back at the same moment.
+    """Return the pause before the next attempt: exponential back-off with full jitter, or what the endpoint asks for
+    and a little more, so that not all who were told the same come back at the same moment.
 
     Args:
         num_failed: attempts so far, at least 1.
@@ -80,5 +80,5 @@ class Breaker:
         return len(self._failed) >= self._num_requests
 
     def is_dead(self, now: float) -> bool:
-        """Whether it has been suspected for long enough."""
+        """Return whether it has been suspected for long enough."""
         return self.is_suspected and now - self._since >= self._seconds

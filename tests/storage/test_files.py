@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, StorageConfig, check_settings
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
-from hydra_ray.storage import locations, s3
+from hydra_ray.storage import locations
+from hydra_ray.storage import s3 as s3_module
 
 Place = Callable[[str], str]
 
@@ -153,7 +154,7 @@ def test_what_is_missing_is_a_storage_error_that_names_it(place: Place, read: Ca
 @pytest.mark.parametrize("read", [storage.read_part, storage.read_counters])
 def test_a_table_that_is_cut_off_is_an_error_that_names_it_and_says_what_to_do(part: str, keep, read):
     storage.write_bytes(part, keep(storage.read_bytes(part)))
-    with pytest.raises(DamagedError, match=r"part\.parquet is damaged.*Remove it, and the manifest.*run again"):
+    with pytest.raises(DamagedError, match=r"part\.parquet is damaged.*Remove it, and its stage's manifest.*run again"):
         read(part)
 
 
@@ -217,7 +218,7 @@ def test_a_full_disk_sends_nothing_to_a_store_and_is_told_with_what_to_do(s3: Fa
     location = f"{s3_root}/{uuid.uuid4().hex}/part"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.NamedTemporaryFile", lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
-        with pytest.raises(StorageError, match=rf"cannot collect {location} in .*set TMPDIR"):
+        with pytest.raises(StorageError, match=rf"cannot buffer {location} in .*set TMPDIR"):
             storage.write_part(location, pa.table({"a": range(10_000)}))
     assert not storage.exists(location)
 
@@ -389,7 +390,7 @@ def test_a_store_that_cannot_be_used_is_told_by_location_and_endpoint_in_the_end
 ):
     with pytest.raises(StorageError, match=rf"s3://nobucket/x at {s3.endpoint}.*Check the bucket"):
         storage.write_bytes("s3://nobucket/x", b"")
-    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_module, "_ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     for use in (storage.exists, storage.read_bytes, lambda location: storage.write_bytes(location, b"")):
         with pytest.raises(StorageError, match=r"s3://hydra-ray/x|hydra-ray"):
@@ -405,7 +406,7 @@ def test_a_full_store_is_an_error_that_names_the_file(s3: FaultyS3, s3_root: str
 
 
 def test_the_configured_store_reaches_this_process_and_its_workers(monkeypatch: pytest.MonkeyPatch):
-    for name in (*s3.ENDPOINTS, *s3.REGIONS):
+    for name in (*s3_module.ENDPOINTS, *s3_module.REGIONS):
         monkeypatch.setenv(name, "")  # so that it is restored, whatever is set meanwhile
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")

@@ -61,7 +61,7 @@ def _answer(request: Request, sample: int) -> str:
 
 @cache
 def fake_tokenizer() -> "PreTrainedTokenizerBase":
-    """A tokenizer that counts words and marks; it needs no file and no torch."""
+    """Return a tokenizer that counts words and marks; it needs no file and no torch."""
     from tokenizers import Regex, Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Split

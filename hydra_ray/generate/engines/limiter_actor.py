@@ -13,7 +13,7 @@ _MAX_CALLERS = 100_000
 
 
 def open_limiter(api: ApiConfig) -> Turns:
-    """The limiter of an endpoint: the cluster's, or one of this process where it belongs to no cluster."""
+    """Return the limiter of an endpoint: the cluster's, or one of this process where it belongs to no cluster."""
     import ray
 
     return ClusterLimiter(api) if ray.is_initialized() else Limiter(api)

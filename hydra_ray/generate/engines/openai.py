@@ -103,7 +103,7 @@ class OpenAiEngine:
                 await answers.flush()
 
     async def _complete(self, client: "AsyncOpenAI", request: Request) -> Completion:
-        """All samples of a request, in as many calls as they need, or its failure."""
+        """Return all samples of a request, in as many calls as they need, or its failure."""
         size = self._api.max_samples_per_call or request.num_samples
         attempts, prompt_tokens, generations = _Attempts(), 0, list[Generation]()
         for start in range(0, request.num_samples, size):
@@ -218,7 +218,7 @@ class _Attempts:
         return max(self.left(deadline_seconds), 0.001)
 
     def left(self, deadline_seconds: float) -> float:
-        """Seconds that are left."""
+        """Return the seconds that are left."""
         return deadline_seconds - (time.monotonic() - (self._start or time.monotonic()))
 
 
@@ -250,14 +250,14 @@ class _Answers:
 
 
 def _taken(found: Answered | Fault, expected: int) -> int:
-    """Tokens that a call has taken: of one that was cut off nobody knows, of one that was refused none."""
+    """Return the tokens that a call has taken: of one that was cut off nobody knows, of one that was refused none."""
     if isinstance(found, Answered):
         return found.prompt_tokens + sum(each.num_tokens for each in found.generations)
     return expected if found.kind == FailureKind.TIMEOUT else 0
 
 
 def key_of(api: ApiConfig) -> str:
-    """The endpoint's key; a word where it wants none, since the client must be given one.
+    """Return the endpoint's key; a word where it wants none, since the client must be given one.
 
     Raises:
         ConfigError: the variable that should hold it is not set.

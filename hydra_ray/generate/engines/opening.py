@@ -34,7 +34,7 @@ def open_engine(config: GeneratorConfig, placement: PlacementConfig, task: Task 
 
 
 def open_tokenizer(config: GeneratorConfig) -> "PreTrainedTokenizerBase":
-    """The tokenizer with which prompts for the generator that `config` names are fitted.
+    """Return the tokenizer with which prompts for the generator that `config` names are fitted.
 
     Raises:
         ModelError: the model is missing or its tokenizer cannot be loaded.

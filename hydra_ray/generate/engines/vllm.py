@@ -92,7 +92,7 @@ class VllmEngine:
         gc.collect()
 
     def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Prompt], list[Completion]]:
-        """The requests that can be run, and completions with an error for the others."""
+        """Return the requests that can be run, and completions with an error for the others."""
         texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
         token_ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         prompts: list[_Prompt] = []
@@ -159,7 +159,7 @@ def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config:
 
 
 def supports_architecture(architecture: str) -> bool:
-    """Whether the installed vLLM can load models of an architecture: by code of its own, or by transformers'.
+    """Return whether the installed vLLM can load models of an architecture: by code of its own, or by transformers'.
 
     Raises:
         ImportError: vLLM cannot be imported.
@@ -238,7 +238,7 @@ def _gpu_settings(placement: PlacementConfig) -> dict[str, Any]:
 
 
 def _first_seed(seed: int, prompt: str) -> int:
-    """The seed of a request's first sample; vLLM counts on from it. Distinct prompts draw independently."""
+    """Return the seed of a request's first sample; vLLM counts on from it. Distinct prompts draw independently."""
     digest = hashlib.blake2b(f"{seed}\0{prompt}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2  # vLLM wants less than 2**63, also after counting on
 
@@ -263,7 +263,7 @@ def _completion(request: Request, output: "RequestOutput") -> Completion:
 
 
 def _first_tokens(output: "CompletionOutput") -> tuple[Token, ...]:
-    """The most likely first tokens; vLLM tells them as they were before any constraint."""
+    """Return the most likely first tokens; vLLM tells them as they were before any constraint."""
     if not output.logprobs:
         return ()
     return tuple(
