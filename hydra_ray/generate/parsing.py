@@ -1,7 +1,7 @@
-"""From what the generator wrote to an answer in the task's own terms, strictly.
+"""Strict parsing of generated texts into answers of the task.
 
 Nothing is guessed: an answer that is not a label, or does not contain exactly one, is an error with its text kept. So
-an empty answer is never right, and "comedy" never passes for "dark comedy".
+an empty answer is never correct, and "comedy" is never accepted for "dark comedy".
 """
 
 import math
@@ -19,16 +19,16 @@ NO_LABEL = "no label in the answer"
 SEVERAL_LABELS = "several labels in the answer"
 
 _ENDS = " \t\r\n\"'`´“”„‘’‚«»‹›.,;:!?()[]{}<>*_"  # noqa: RUF001
-"""Stripped from both ends; neither "-" nor "+" nor "#", which belong to labels such as -1 and c++."""
+"""Characters stripped from both ends; neither "-" nor "+" nor "#", which belong to labels such as -1 and c++."""
 _OPENING, _CLOSING = "\"'`“„‘«", "\"'`”“’»"  # noqa: RUF001
 _NUMBER = re.compile(r"(?<![\w.,+-])[-+]?\d+(?:\.\d+)?(?![.,]?\w)")
 _LEAD_IN = re.compile(r"(?:title|headline|answer|output|response|tweet)\s*:\s*", flags=re.IGNORECASE)
 _ONE_LINE_TOKENS = 64
-"""A text answer limited to this many tokens is one line (a title, a headline); what follows it is explanation."""
+"""Length limit up to which a text answer is one line (a title, a headline); what follows it is explanation."""
 
 
 def parse_answer(task: Task, generation: Generation) -> Answer:
-    """What `generation` answers to a query of `task`, or why that cannot be said."""
+    """Return the answer of `generation` to a query of `task`, or the reason why there is none."""
     text = generation.text
     is_exact = True
     if (error := text_error(generation)) is not None:
@@ -50,18 +50,19 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
 
 
 def text_error(generation: Generation) -> str | None:
-    """Why a generation is no answer whatever the task; None where it may be one."""
+    """Return why a generation is no answer to any task; None where it may be one."""
     if generation.finish_reason == "content_filter":
         return FILTERED
     return None if generation.text.strip() else EMPTY
 
 
 def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) -> tuple[float, ...]:
-    """Return the generator's probability of each label, by the likely first tokens that the label begins with.
+    """Return the generator's probability of each label, estimated from the likely first tokens that the label begins
+    with.
 
-    A token that several labels begin with is divided among them. What is left to a sum of 1 is what no label begins
-    with, or was too unlikely to be told. Empty where no token is known, and where all labels begin alike: then the
-    first token does not tell them apart.
+    The probability of a token that several labels begin with is divided among them. The sum may be below 1: some tokens
+    begin no label, or are too unlikely to be reported. Empty where no token is known, and where all labels begin with
+    the same character, so that the first token does not distinguish them.
     """
     if not first_tokens or len({label[:1].casefold() for label in labels}) == 1:
         return ()
@@ -100,7 +101,7 @@ def _rated_labels(labels: Iterable[str], text: str) -> list[str]:
 
 
 def _contained_labels(labels: tuple[str, ...], bare: str) -> list[str]:
-    """Return the labels that occur in `bare` as whole words and not only inside a longer label's occurrence."""
+    """Return the labels that occur in `bare` as whole words, not only inside an occurrence of a longer label."""
     spans = [(match.span(), label) for label, pattern in _patterns(labels) for match in pattern.finditer(bare)]
     found = {
         label
@@ -122,7 +123,7 @@ def _bare_label(text: str) -> str:
 
 
 def _bare_text(task: Task, text: str) -> str:
-    """Return a text answer without what surrounds it: a lead-in such as "Title:", quotes, further lines."""
+    """Return a text answer without a lead-in such as "Title:", surrounding quotes and further lines."""
     text = text.strip()
     lead_in = _LEAD_IN.match(text)
     if lead_in:
