@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hydra_ray.serving.scorer import ServedScorer, load_scorer
 
 __version__ = "0.1.0"
-"""Version of this package: pyproject.toml reads it from this line, so a checkout that is not installed has it too."""
+"""Version of this package. pyproject.toml reads it from here, so a checkout that is not installed has it too."""
 __all__ = ["Run", "ServedScorer", "load_run", "load_scorer", "run"]
 
 _MODULES = {

@@ -1,4 +1,4 @@
-"""Runs from Python, as typed results.
+"""Python API: runs as typed results.
 
 from hydra_ray import load_run, run
 
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ConfigLike = RunConfig | Mapping[str, Any] | str | Path
-"""A configuration, its settings, or the YAML file that has them."""
+"""A configuration, its settings as a mapping, or the YAML file that holds them."""
 
 
 @naming_extras()
 def run(config: ConfigLike, overrides: Iterable[str] = (), until: str = "report") -> "Run":
-    """Make every stage of a run up to `until` that is not complete yet, on the Ray cluster that RAY_ADDRESS names or
-    on one that is started here.
+    """Compute every stage of a run up to `until` that is not complete yet, on the Ray cluster that RAY_ADDRESS names or
+    on one started here.
 
     Args:
-        config: a configuration, its settings, or the YAML file that has them.
+        config: a configuration, its settings as a mapping, or the YAML file that holds them.
         overrides: each `section.key=value`, the value in YAML.
-        until: name of the last stage to make, one of `hydra_ray.stages.STAGE_NAMES`.
+        until: name of the last stage to compute, one of `hydra_ray.stages.STAGE_NAMES`.
 
     Raises:
-        HydraError: what went wrong, and what to do about it.
+        HydraError: its message says what went wrong and what to do.
     """
     from hydra_ray.stages.run import personalize
 
@@ -59,16 +59,16 @@ def run(config: ConfigLike, overrides: Iterable[str] = (), until: str = "report"
 
 @naming_extras()
 def load_run(folder: str | Path) -> "Run":
-    """The run in a folder, `<storage.root>/runs/<run>`, finished or not; nothing is computed.
+    """Return the run in a folder, `<storage.root>/runs/<run>`, finished or not; nothing is computed.
 
     Raises:
-        InputError: no run was started there.
+        InputError: the folder holds no run.
     """
     return Run(plan=plan_run(read_config(absolute_root(str(folder)))))
 
 
 def configured(config: ConfigLike, overrides: Iterable[str] = ()) -> RunConfig:
-    """A checked configuration whose root means the same for every process.
+    """Return a validated configuration whose storage root is absolute.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is wrong.
@@ -86,73 +86,74 @@ def configured(config: ConfigLike, overrides: Iterable[str] = ()) -> RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageState:
-    """How far a stage of a run is. Key: name."""
+    """Progress of a stage of a run. Key: name."""
 
     name: str
     is_complete: bool
     seconds: float | None
-    """Wall time of making it; None where it is not complete."""
+    """Wall time of computing it; None while it is not complete."""
     counters: Mapping[str, float]
-    """Sums over its parts, such as rows, requests and generated_tokens; empty where it is not complete."""
+    """Sums over its parts, such as rows, requests and generated_tokens; empty while it is not complete."""
     folder: str
-    """Of its tables."""
+    """Folder of its tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """One query of one user: what was asked, what was chosen, and why. Key: (user.user_id, query.query_id)."""
+    """One query of one user: the query, the chosen answer, and why it was chosen. Key: (user.user_id,
+    query.query_id)."""
 
     user: User
     query: Query
     explanation: Explanation
-    """The records that the retriever and the heads chose, and what each draft scored."""
+    """Records that the retriever and the heads chose, and the score of each draft."""
     answered: AnsweredQuery
-    """The answers of all systems."""
+    """Answers of all systems."""
     reranker_head: str
-    """Name of the head configuration that held-out history chose for this user."""
+    """Name of the head kind that was best for this user on held-out history."""
     adapter_head: str
 
     @property
     def answer(self) -> str | None:
-        """HYDRA's; None where it has none."""
+        """HYDRA's answer; None where it has none."""
         return next(each.value for each in self.answered.answers if each.system == "hydra")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run below its root: what it is configured as, how far it is, and what came out."""
+    """A run below its root: configuration, progress and results."""
 
     plan: Plan
-    """Its stages, with the folders of their tables."""
+    """Stages of the run, with the folders of their tables."""
 
     @property
     def config(self) -> RunConfig:
-        """Everything that was set."""
+        """Complete configuration."""
         return self.plan.config
 
     @property
     def task(self) -> Task:
-        """What was asked."""
+        """Task of the run."""
         return self.plan.task
 
     @property
     def folder(self) -> str:
-        """Where the report, the predictions and the configuration are."""
+        """Folder of the report, the predictions and the configuration."""
         return self.plan.run_folder
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether every stage is complete."""
         return self.plan.is_complete()
 
     @property
     def report_path(self) -> str:
-        """Location of the page that a person reads."""
+        """Location of the HTML report."""
         return storage.join(self.folder, "report.html")
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Everything that is known about the answers (`hydra_ray.evaluate.report` lists the keys).
+        """All metrics of the run (`hydra_ray.evaluate.report` lists the keys).
 
         Raises:
             InputError: the run has no report yet.
@@ -163,11 +164,11 @@ class Run:
         return storage.read_json(location)
 
     def stages(self) -> list[StageState]:
-        """Every stage in order."""
+        """Return the state of every stage, in order."""
         return [_state_of(stage) for stage in self.plan.stages()]
 
     def users(self) -> pa.Table:
-        """All users (rows `hydra_ray.rows.User`); of a large run read `self.plan.users.parts("users")` instead.
+        """Return all users (rows `hydra_ray.rows.User`); of a large run read `self.plan.users.parts("users")` instead.
 
         Raises:
             StorageError: the users stage is not complete.
@@ -176,8 +177,9 @@ class Run:
         return pa.concat_tables(parts)
 
     def answers(self) -> pa.Table:
-        """The answers of all systems to all evaluated queries, a row each: user_id, query_id, system, query, target,
-        value, error, quality (0 to 1, higher is better; null where the target is not known, 0 for a failure).
+        """Return the answers of all systems to all evaluated queries, one row each, with the columns user_id, query_id,
+        system, query, target, value, error, quality (0 to 1, higher is better; null where the target is unknown, 0 for
+        a failure).
 
         Raises:
             StorageError: the answers stage is not complete.
@@ -187,17 +189,17 @@ class Run:
 
     @naming_extras()
     def to_pandas(self) -> "pd.DataFrame":
-        """`answers()` as a data frame."""
+        """Return `answers()` as a data frame."""
         return self.answers().to_pandas()
 
     def story(self, user_id: str, query_id: str | None = None) -> Story:
-        """How the answer to one query of an evaluated user came about.
+        """Return how the answer to one query of an evaluated user came about.
 
         Args:
             query_id: by default the user's first query.
 
         Raises:
-            InputError: there is no such user among those who are evaluated, or no such query.
+            InputError: there is no such evaluated user, or no such query.
             StorageError: the answers stage is not complete.
         """
         bucket = bucket_of(user_id, self.plan.users.num_buckets, bucket_key_of(self.config))

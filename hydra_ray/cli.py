@@ -1,4 +1,5 @@
-"""`hydra-ray run | submit | status | report | doctor ...`: what people type; `jobs/` offers it to `ray job submit`."""
+"""Command line `hydra-ray run | submit | status | report | doctor ...`; the scripts in `jobs/` pass it to `ray job
+submit`."""
 
 import argparse
 import logging
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
 _CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
 SUBMITTED = ("run", "sweep", "plan", "check", "fit-users", "retry", "forget")
-"""Commands that a cluster can be given as a job."""
+"""Commands that can be submitted to a cluster as a job."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. A user's mistake is one message, never a traceback."""
+    """Run a command and return the exit status. A user's mistake is one message, never a traceback."""
     arguments = _parse(argv)
     configure_logs(arguments.log_format)
     try:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        print(f"stopped; what was committed is kept. Resume with:\n  {_command(argv)}", file=sys.stderr)
+        print(f"stopped; committed parts are kept. Resume with:\n  {_command(argv)}", file=sys.stderr)
         return stop.exit_status
 
 
@@ -61,7 +62,7 @@ def _tell_of_other_source() -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`hydra-ray run`: the whole path, or up to a stage."""
+    """Run a configuration up to its report or up to a given stage (`hydra-ray run`)."""
     from hydra_ray.api import configured
 
     config = configured(arguments.config, arguments.overrides)
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """`hydra-ray demo`: the shipped demo, from made-up users to a report."""
+    """Run the shipped demo, from synthetic users to a report (`hydra-ray demo`)."""
     from hydra_ray.api import configured
 
     seed = arguments.seed
@@ -87,7 +88,8 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """`hydra-ray plan`: what a configuration will take; of a finished run, what it was expected to take and took."""
+    """Print what a configuration is forecast to take, or for a finished run the forecast and what it took (`hydra-ray
+    plan`)."""
     from hydra_ray.api import configured
     from hydra_ray.forecast.forecast import make_forecast
     from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
@@ -110,7 +112,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def fit_users(arguments: argparse.Namespace) -> int:
-    """`hydra-ray fit-users`: heads and answers for users who come after a run is finished."""
+    """Fit heads and generate answers for users who are added to a finished run (`hydra-ray fit-users`)."""
     from hydra_ray.commands.fit_users import added_config, summary_text
     from hydra_ray.stages.addition import addition_summary
     from hydra_ray.storage import is_uri
@@ -126,7 +128,7 @@ def fit_users(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """`hydra-ray export`: a finished run as a folder that serves single requests without Ray."""
+    """Export a finished run to a folder that serves single requests without Ray (`hydra-ray export`)."""
     from hydra_ray.runs.run_folder import read_config
     from hydra_ray.serving.export import export_run
     from hydra_ray.stages.plan import plan_run
@@ -137,7 +139,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """`hydra-ray status`: how far a run is, stage by stage."""
+    """Print the progress of a run, stage by stage (`hydra-ray status`)."""
     from hydra_ray.commands.status import status_lines
 
     print("\n".join(status_lines(_absolute_root(arguments.run))))
@@ -145,7 +147,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """`hydra-ray report`: what each run shows, in words; of several runs also the average gain."""
+    """Print the results of each run as text; of several runs also the average gain (`hydra-ray report`)."""
     from hydra_ray.config import ReportConfig
     from hydra_ray.evaluate.metrics_file import read_report
     from hydra_ray.evaluate.summary import compare_systems, summarize, summary_text
@@ -161,7 +163,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """`hydra-ray compare`: what changed from one finished run to another, on the queries that both answered."""
+    """Print the differences between two finished runs on the queries that both answered (`hydra-ray compare`)."""
     from hydra_ray.commands.compare import compare_folders
     from hydra_ray.evaluate.comparison_text import comparison_text
 
@@ -178,7 +180,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def retry(arguments: argparse.Namespace) -> int:
-    """`hydra-ray retry`: ask again what the generator failed at, and make anew what was made of it."""
+    """Repeat the requests that failed, and recompute what depends on them (`hydra-ray retry`)."""
     from hydra_ray.commands.retry import checked_kinds, clear_failures, failed_stages, retry_lines, runs_to_repeat
     from hydra_ray.runs.run_folder import read_config
     from hydra_ray.stages.plan import plan_run
@@ -191,13 +193,13 @@ def retry(arguments: argparse.Namespace) -> int:
     from hydra_ray.stages.run import personalize
 
     for run_folder in runs_to_repeat(plan, cleared):
-        print(f"run the configuration of {run_folder} again: some of its answers came from failed ones")
+        print(f"run the configuration of {run_folder} again: some of its results depend on failed answers")
     print(personalize(plan.config).run_folder)
     return 0
 
 
 def forget(arguments: argparse.Namespace) -> int:
-    """`hydra-ray forget`: remove users from everything below a root; exit status 1 where one of them is unknown."""
+    """Remove users from everything below a root (`hydra-ray forget`); exit status 1 where one of them is unknown."""
     from hydra_ray.forget.forget_text import given_users, outcome_lines
     from hydra_ray.forget.removal import forget_users, root_of
 
@@ -208,7 +210,7 @@ def forget(arguments: argparse.Namespace) -> int:
 
 
 def prune(arguments: argparse.Namespace) -> int:
-    """`hydra-ray prune`: remove answers of the generator that no run needs, or that are old; tells first."""
+    """Remove, or first list, stored answers that no run needs or that are old (`hydra-ray prune`)."""
     from hydra_ray.commands.prune import prune, prune_lines, unneeded_answers
     from hydra_ray.forget.removal import root_of
 
@@ -219,7 +221,7 @@ def prune(arguments: argparse.Namespace) -> int:
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    """`hydra-ray sweep`: many runs that share their stages; exit status 1 where a trial failed."""
+    """Run many trials that share their stages (`hydra-ray sweep`); exit status 1 where a trial failed."""
     from hydra_ray.config import apply_setting
     from hydra_ray.sweep.config import load_sweep, require_root
     from hydra_ray.sweep.runner import forecast, run_sweep, summary_lines
@@ -237,8 +239,8 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """`hydra-ray doctor`: what this machine has and lacks, for a configuration or in general, or a cluster for a run;
-    exit status 1 at a problem."""
+    """Check this machine, in general or for a configuration, or a cluster for a run (`hydra-ray doctor`); exit status 1
+    at a problem."""
     if arguments.cluster is not None:
         from hydra_ray.cluster.running_cluster import plan_placement
         from hydra_ray.config import load_config
@@ -253,7 +255,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """`hydra-ray check`: whether the running cluster is fit for a run, node by node; exit status 1 at a problem."""
+    """Check the running cluster for a run, node by node (`hydra-ray check`); exit status 1 at a problem."""
     from hydra_ray.cluster.running_cluster import check_cluster
     from hydra_ray.config import load_config
 
@@ -263,7 +265,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """`hydra-ray submit`: a command as a job of a cluster; exit status is the job's."""
+    """Submit a command as a job of a cluster (`hydra-ray submit`); the exit status is the job's."""
     from hydra_ray.commands.submit.client import handling_lines, open_client, watch
     from hydra_ray.commands.submit.client import submit as hand_over
     from hydra_ray.commands.submit.inputs import copy_there
@@ -287,7 +289,7 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def _job(arguments: argparse.Namespace) -> "Job":
-    """What is to be submitted; its command is read as if it were typed here, so that a mistake is told here."""
+    """Return the job to submit, after parsing its command here, so that mistakes are reported before it is sent."""
     from hydra_ray.commands.submit.job import ON_CONFIG, added_users_job, config_job, forgetting_job, run_job
 
     name, target, rest = arguments.submitted, arguments.target, arguments.rest
@@ -303,13 +305,13 @@ def _job(arguments: argparse.Namespace) -> "Job":
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; overrides may stand before or after options, which argparse alone does not allow."""
+    """Return the parsed arguments; overrides may stand before or after options, which argparse alone does not allow."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command is submit:
         arguments.rest, rest = rest, []
         arguments.typed = _command(argv)
-    if arguments.log_format not in FORMATS:  # from the environment, which argparse does not check
+    if arguments.log_format not in FORMATS:  # from the environment, which argparse does not validate
         parser.error(f"{FORMAT_VARIABLE} is {arguments.log_format!r}; expected one of {', '.join(FORMATS)}")
     if rest and (not hasattr(arguments, "overrides") or any(each.startswith("-") for each in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -329,138 +331,157 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("run", help="run a configuration; what is complete is kept")
+    command = commands.add_parser("run", help="run a configuration; complete stages are reused")
     command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
-    command.add_argument("--until", choices=STAGE_NAMES, default="report", help="the last stage to run")
+    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to override")
+    command.add_argument("--until", choices=STAGE_NAMES, default="report", help="last stage to run")
     command.set_defaults(command=run)
 
-    command = commands.add_parser("demo", help="run the shipped demo: made-up users, small real models, a report")
+    command = commands.add_parser("demo", help="run the shipped demo: synthetic users, small real models, a report")
     command.add_argument(
-        "--seed", type=int, default=0, help="of the users and of the generator: another is a new sample"
+        "--seed", type=int, default=0, help="seed of the users and of the generator; another seed is a new sample"
     )
     command.set_defaults(command=demo)
 
-    command = commands.add_parser("plan", help="what a run will take before it is paid for, or took")
+    command = commands.add_parser(
+        "plan", help="forecast what a run will take, or compare the forecast with what it took"
+    )
     command.add_argument(
         "config", metavar="CONFIG|RUN", help=f"{_CONFIG_HELP}, or a run's folder: <storage.root>/runs/<run>"
     )
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
+    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to override")
     command.add_argument(
         "--no-calibration",
         action="store_true",
-        help="do not ask the generator anything: what finished runs under the same root took tells its speed",
+        help="send no request to the generator: estimate its speed from finished runs under the same root",
     )
     command.add_argument(
-        "--max-users", type=int, default=500, metavar="N", help="users to look at, from whom the rest is estimated"
+        "--max-users", type=int, default=500, metavar="N", help="number of users to sample for the estimate"
     )
     command.set_defaults(command=plan)
 
-    command = commands.add_parser("fit-users", help="add users to a finished run, which stays as it is")
+    command = commands.add_parser("fit-users", help="add users to a finished run, which is not changed")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
     command.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="settings to change, as of placement"
+        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
     )
     command.add_argument(
         "--users",
         metavar="FILE",
         action="append",
         required=True,
-        help=".jsonl or .parquet file of the users, all of whom are new; repeat it for more; or a folder of LaMP "
-        "files, of which the run's new split is read",
+        help=".jsonl or .parquet file of the users to add; may be repeated; or a folder of LaMP files, of which the "
+        "run's new split is read",
     )
-    command.add_argument("--name", help="tells this addition from others; by default the first file's name")
+    command.add_argument("--name", help="name of this addition; by default the first file's name")
     command.set_defaults(command=fit_users)
 
-    command = commands.add_parser("export", help="hand a finished run over to whoever serves it, without Ray")
+    command = commands.add_parser("export", help="export a finished run to a folder that serves requests without Ray")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
     command.add_argument("folder", metavar="FOLDER", help="a new folder or URI, outside the root")
     command.set_defaults(command=export)
 
-    command = commands.add_parser("status", help="how far a run is")
+    command = commands.add_parser("status", help="progress of a run")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
     command.set_defaults(command=status)
 
-    command = commands.add_parser("report", help="what runs show, in words and with intervals")
+    command = commands.add_parser("report", help="results of runs as text, with intervals")
     command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")
     command.set_defaults(command=report)
 
-    command = commands.add_parser("compare", help="what changed from one run to another, tested user by user")
+    command = commands.add_parser("compare", help="differences between two runs, tested user by user")
     command.add_argument("first", metavar="RUN_A", help="the folder of a finished run: <storage.root>/runs/<run>")
-    command.add_argument("second", metavar="RUN_B", help="that of another run of the same task")
-    command.add_argument("--html", metavar="FILE", help="write the comparison as a page, too")
+    command.add_argument("second", metavar="RUN_B", help="the folder of another run of the same task")
+    command.add_argument("--html", metavar="FILE", help="also write the comparison as an HTML page")
     command.set_defaults(command=compare)
 
-    command = commands.add_parser("retry", help="ask again what the generator failed at, and make anew what follows")
+    command = commands.add_parser("retry", help="repeat failed requests and recompute what depends on them")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
     command.add_argument(
         "--kind",
         action="append",
         default=[],
-        help="failures to ask again, as the errors tables name them; repeat it for more; by default those that need "
-        "not happen again: engine, timeout and unavailable",
+        help="kind of failures to retry, as in the errors tables; may be repeated; by default the transient ones: "
+        "engine, timeout and unavailable",
     )
     command.set_defaults(command=retry)
 
-    command = commands.add_parser("forget", help="remove users from everything that all runs under a root share")
-    command.add_argument("users", metavar="USER", nargs="*", help="ids as in the users table; LaMP's: <split>:<id>")
-    command.add_argument("--users-file", metavar="FILE", help="more ids, one a line: none is seen on a command line")
+    command = commands.add_parser("forget", help="remove users from all runs under a root")
+    command.add_argument(
+        "users", metavar="USER", nargs="*", help="user ids as in the users table; LaMP's: <split>:<id>"
+    )
+    command.add_argument(
+        "--users-file", metavar="FILE", help="file of user ids, one a line, which keeps them off the command line"
+    )
     command.add_argument("--run", required=True, help="the folder of any run under the root: <storage.root>/runs/<run>")
     command.set_defaults(command=forget)
 
-    command = commands.add_parser("prune", help="remove answers of the generator that no run needs, or that are old")
+    command = commands.add_parser(
+        "prune", help="remove stored answers of the generator that no run needs, or that are old"
+    )
     command.add_argument("run", metavar="RUN", help="the folder of any run under the root: <storage.root>/runs/<run>")
-    command.add_argument("--older-than", metavar="DAYS", type=float, help="also what finished runs asked so long ago")
-    command.add_argument("--yes", action="store_true", help="do it; without, only what would be removed is told")
+    command.add_argument(
+        "--older-than",
+        metavar="DAYS",
+        type=float,
+        help="also remove answers that finished runs requested more than DAYS ago",
+    )
+    command.add_argument("--yes", action="store_true", help="remove the files; without it they are only listed")
     command.set_defaults(command=prune)
 
-    command = commands.add_parser("sweep", help="vary settings of a run; trials share every stage that they can")
-    command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, or `sweep`, which is shipped")
+    command = commands.add_parser("sweep", help="vary settings of a run; trials share equal stages")
+    command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, or `sweep`, the shipped one")
     command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings of all trials")
-    command.add_argument("--dry", action="store_true", help="only say which stages there are to compute")
+    command.add_argument("--dry", action="store_true", help="only list the stages to compute")
     command.set_defaults(command=sweep)
 
-    command = commands.add_parser("check", help="prove that each node of the running cluster is fit for a run")
+    command = commands.add_parser("check", help="check that each node of the running cluster can do its part of a run")
     command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to change")
+    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to override")
     command.add_argument(
-        "--wait", type=float, default=900, metavar="SECONDS", help="how long nodes and models may take to come"
+        "--wait",
+        type=float,
+        default=900,
+        metavar="SECONDS",
+        help="seconds that starting nodes and fetching models may take",
     )
     command.set_defaults(command=check)
 
-    command = commands.add_parser("submit", help="run a command on a cluster, from a machine that is none of it")
+    command = commands.add_parser("submit", help="run a command as a job of a cluster, from a machine outside of it")
     command.add_argument(
-        "target", metavar="CONFIG|RUN", help="what the command takes; its other arguments and options follow"
+        "target", metavar="CONFIG|RUN", help="first argument of the command; its other arguments and options follow"
     )
     command.add_argument("--address", metavar="URL", help="http://HOST:8265 of the cluster; by default RAY_ADDRESS")
     command.add_argument(
-        "--command", dest="submitted", choices=SUBMITTED, default="run", help="what to run there; by default run"
+        "--command", dest="submitted", choices=SUBMITTED, default="run", help="command to submit; by default run"
     )
     command.add_argument(
-        "--upload", metavar="FOLDER", help="s3://bucket/folder to which users' files of this machine are copied first"
+        "--upload", metavar="FOLDER", help="s3://bucket/folder to which local files of users are copied first"
     )
     command.add_argument(
         "--wait",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="show the job's log until it ends, and end with its status; by default so",
+        help="show the job's log until it ends, and exit with its status (default)",
     )
     command.set_defaults(command=submit)
 
-    command = commands.add_parser("doctor", help="whether a configuration will run here, or what this machine lacks")
+    command = commands.add_parser("doctor", help="check this machine, for a configuration or in general")
     command.add_argument(
         "subjects",
         metavar="CONFIG|MODEL|section.key=value",
         nargs="*",
-        help="a YAML file and settings to change in it; or models to look for besides the demo's; with --cluster: "
-        "settings to change",
+        help="a YAML file and settings to override; or models to look for besides the demo's; with --cluster: settings "
+        "to override",
     )
-    command.add_argument("--call", action="store_true", help="make one call to CONFIG's endpoint, which may charge it")
-    command.add_argument("--cluster", metavar="CONFIG", help="where the work of this run's stages fits on a cluster")
+    command.add_argument(
+        "--call", action="store_true", help="also send one request to CONFIG's endpoint, which may charge for it"
+    )
+    command.add_argument("--cluster", metavar="CONFIG", help="check whether the stages of this run fit on a cluster")
     command.add_argument(
         "--nodes",
         metavar="FILE",
-        help="with --cluster: what nodes there may be, as ray_cluster.yaml; left out: those that are running now",
+        help="with --cluster: file of the cluster's node types, such as ray_cluster.yaml; by default the running nodes",
     )
     command.set_defaults(command=doctor)
     return parser
@@ -471,18 +492,18 @@ def _name(arguments: argparse.Namespace) -> str:
 
 
 def _command(argv: Sequence[str] | None) -> str:
-    """What to type to do the same again."""
+    """Return the command line that repeats this command."""
     from hydra_ray.runs.root import is_submitted_job
 
     if is_submitted_job():
         by_ray = shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", "python", *sys.argv])
         return os.environ.get(SUBMITTED_AS, by_ray)
-    return shlex.join(["hydra-ray", *_words(argv)])
+    return shlex.join(["hydra-ray", *_typed(argv)])
 
 
 def _submission(argv: Sequence[str] | None) -> str:
-    """What to type to submit a command that was typed to run here."""
-    words = list(_words(argv))
+    """Return the command line that submits a command that was typed to run here."""
+    words = list(_typed(argv))
     arguments = _parse(words)
     name = _name(arguments)
     if name == "demo":
@@ -496,7 +517,7 @@ def _submission(argv: Sequence[str] | None) -> str:
     return shlex.join(["hydra-ray", *words, *command, "--address", os.environ[ADDRESS]])
 
 
-def _words(argv: Sequence[str] | None) -> Sequence[str]:
+def _typed(argv: Sequence[str] | None) -> Sequence[str]:
     return sys.argv[1:] if argv is None else argv
 
 

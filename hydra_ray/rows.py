@@ -1,7 +1,7 @@
-"""The typed rows that stages exchange, and the Arrow schemas derived from them.
+"""Typed rows that stages exchange, and the Arrow schemas derived from them.
 
-A row is a frozen, slotted, keyword-only dataclass; its docstring states its key. `arrow_schema` turns a row type into
-the schema that is checked whenever a table crosses a border, so the dataclasses are the only description of a table.
+A row is a frozen, slotted, keyword-only dataclass; its docstring states its key. `arrow_schema` derives from a row type
+the schema that is checked whenever a table is read, so the dataclasses are the only definition of a table.
 """
 
 # pyarrow has no type stubs:
@@ -22,13 +22,13 @@ RowT = TypeVar("RowT")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One past item of a user: an input and the output the user gave it. Key: (user_id, record_id)."""
+    """One past interaction of a user: an input and the output the user gave it. Key: (user_id, record_id)."""
 
     record_id: str
     input: str
     output: str
     date: int | None = None
-    """Seconds since 1970 (UTC), or None where the source has no dates."""
+    """Seconds since 1970 (UTC); None where the source has no dates."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Query:
     query_id: str
     input: str
     target: str | None
-    """The right output, or None where it is not known."""
+    """Correct output; None where it is not known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +47,15 @@ class User:
 
     user_id: str
     is_new: bool
-    """True: only the history may ever be learned from. False: the queries' targets teach too, except in `fold`."""
+    """True: only the history may be trained on. False: the queries' targets may be too, except in `fold`."""
     fold: int | None = None
-    """The fold of a cross-fitted run in which the user is new; None where the run's splits say who is new."""
+    """Fold of a cross-fitted run in which the user is new; None where the run's splits decide who is new."""
     history: tuple[Record, ...]
     queries: tuple[Query, ...]
 
     def is_evaluated(self) -> bool:
-        """Whether the user is new at least once, so that the answers to the user's queries count."""
+        """Return whether the user is new in at least one fold, so that the answers to the user's queries are
+        evaluated."""
         return self.is_new or self.fold is not None
 
 
@@ -63,7 +64,7 @@ class Rejected:
     """An input sample that could not be used. Key: (source, position)."""
 
     source: str
-    """The file it came from."""
+    """File that the sample is in."""
     position: int
     """Index of the sample in its file, from 0."""
     sample_id: str
@@ -72,7 +73,7 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieved:
-    """A record that the retriever proposes for a query. Key: (user_id, query_id, record_id)."""
+    """A record retrieved for a query. Key: (user_id, query_id, record_id)."""
 
     record_id: str
     score: float
@@ -83,8 +84,8 @@ class Retrieved:
 class Answer:
     """One parsed answer of the generator.
 
-    `text` is what the generator wrote. `value` is the answer in the task's own terms (a label, a text), or None where
-    the text could not be understood; then `error` says why. Exactly one of `value` and `error` is set.
+    `text` is the generated text. `value` is the parsed answer (a label, a text), or None where the text could not be
+    parsed; then `error` says why. Exactly one of `value` and `error` is set.
     """
 
     text: str
@@ -93,12 +94,12 @@ class Answer:
     is_exact: bool
     """False where an unambiguous label was found inside a longer text."""
     num_tokens: int
-    """Generated tokens."""
+    """Number of generated tokens."""
     log_probability: float | None = None
-    """Of the whole text, in nats, where the generator tells it."""
+    """Log-probability of the whole text, in nats; None where the generator does not report it."""
     label_probabilities: tuple[float, ...] = ()
-    """The generator's probability of each label of a closed task, as far as its most likely first tokens tell; empty
-    where it does not tell them."""
+    """Generator's probability of each label of a closed task, estimated from its most likely first tokens; empty where
+    it does not report them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,20 +108,20 @@ class ProfiledUser:
 
     user_id: str
     profile: str | None
-    """What the generator wrote about the user; None where it was not asked or failed."""
+    """Generated description of the user; None where none was requested or it failed."""
     error: str | None
-    """Why there is no profile; None where there is one or none was asked for."""
+    """Reason why there is no profile; None where there is one or none was requested."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The generator's answer with one record as its example. Key: (user_id, query_id, record_id)."""
+    """Generated answer with one record as its example. Key: (user_id, query_id, record_id)."""
 
     record_id: str
     answer: Answer
     quality: float | None
-    """How good the answer is (task's quality measure, higher is better, 0 to 1); None where the answer failed, or where
-    the query's target must not be known."""
+    """Quality of the answer by the task's metric (0 to 1, higher is better); None where the answer failed, or where the
+    query's target must not be known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ class ProbedQuery:
     query_id: str
     is_pseudo: bool
     retrieved: tuple[Retrieved, ...]
-    """Best first."""
+    """Retrieved records, best first."""
     probes: tuple[Probe, ...]
 
 
@@ -148,7 +149,7 @@ class ProbedUser:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """Something a scorer can choose: a record (reranker), a draft or a label (adapter).
+    """An item that a scorer can choose: a record (reranker), a draft or a label (adapter).
 
     Key: (user_id, group_id, candidate_id).
     """
@@ -156,19 +157,19 @@ class Candidate:
     candidate_id: str
     text: str
     plain: tuple[float, ...]
-    """Plain features, in the order of the use's `handcrafted_names`."""
+    """Handcrafted features, in the order of the scorer's `handcrafted_names`."""
     quality: float | None
-    """Higher is better, 0 to 1; None where it is unknown or must not be known (an evaluated query)."""
+    """Quality (0 to 1, higher is better); None where it is unknown or must not be known (an evaluated query)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The candidates of one query, which compete with each other. Key: (user_id, group_id)."""
+    """Candidates of one query, among which a scorer chooses. Key: (user_id, group_id)."""
 
     group_id: str
     query_id: str
     variant: str
-    """Who chose what the candidates were made from: one of VARIANTS; "personal" where no choice came before."""
+    """Selector of the records that the candidates were made from: one of VARIANTS; "personal" where none was needed."""
     is_pseudo: bool
     query: str
     candidates: tuple[Candidate, ...]
@@ -182,24 +183,24 @@ class UserExamples:
     is_new: bool
     fold: int | None = None
     history: tuple[float, ...] = ()
-    """What the encoder makes of the records that may be used for each group's query, one group after the other; empty
-    where no heads are routed by it."""
+    """Encoder features of the records that may be used for each group's query, concatenated group by group; empty where
+    no heads are routed by them."""
     groups: tuple[Group, ...]
 
 
 VARIANTS = ("personal", "shared", "shuffled", "retrieved")
-"""Who chose the records of a prompt: the user's own head, the shared one, another user's (the control), or no head but
-the retriever."""
+"""Selectors of a prompt's records: the user's own head, the shared head, another user's head (the control), or the
+retriever alone."""
 HEADS = ("personal", "shared", "shuffled", "routed")
-"""Whose head scores a candidate: the user's own, the shared one, another user's (the control), or several shared ones
-that are mixed by the user's history."""
+"""Heads that score a candidate: the user's own, the shared one, another user's (the control), or several shared ones
+mixed by the user's history."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateScore:
     """One candidate's score by each of HEADS. Key: (user_id, group_id, candidate_id).
 
-    In the group of a pseudo-query `personal` is out of fold: by a head that was fitted without that pseudo-query.
+    In the group of a pseudo-query `personal` is out of fold: its head was fitted without that pseudo-query.
     """
 
     candidate_id: str
@@ -227,7 +228,7 @@ class ScoredUser:
     user_id: str
     is_new: bool
     head: str
-    """Name of the head configuration that held-out history chose for this user."""
+    """Name of the head kind that was best for this user on held-out history."""
     groups: tuple[ScoredGroup, ...]
 
 
@@ -238,9 +239,9 @@ class Draft:
     prompt: str
     """Name of the prompt (see `hydra_ray.adapt.prompting`)."""
     temperature: float
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     sample: int
-    """Index among the samples of its temperature."""
+    """Index among the samples of this temperature."""
     answer: Answer
     quality: float | None
     """As in Probe; None for evaluated queries and failed answers."""
@@ -248,11 +249,11 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecords:
-    """The records that stood in one prompt of a query. Key: (user_id, query_id, prompt)."""
+    """Records shown in one prompt of a query. Key: (user_id, query_id, prompt)."""
 
     prompt: str
     record_ids: tuple[str, ...]
-    """Best first."""
+    """Ids of the records, best first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,43 +277,43 @@ class DraftedUser:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GateOutcome:
-    """How good the systems are that the gate chooses among, for one user in one fold. Key: (user_id, fold)."""
+    """Quality of the systems that the gate chooses among, for one user in one fold. Key: (user_id, fold)."""
 
     user_id: str
     fold: int
     is_new: bool
-    """In this fold."""
+    """Whether the user is new in this fold."""
     pseudo: tuple[float, ...]
-    """Mean quality of each system's answers to the pseudo-queries, held out; empty where there is none."""
+    """Mean held-out quality of each system's answers to the pseudo-queries; empty where there is none."""
     num_pseudo: int
     queries: tuple[float, ...]
-    """The same for the user's own queries; empty where they may not be learned from."""
+    """Mean quality of each system's answers to the user's own queries; empty where they may not be trained on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SystemAnswer:
-    """What one of the compared systems answers to a query. Key: (user_id, query_id, system)."""
+    """Answer of one compared system to a query. Key: (user_id, query_id, system)."""
 
     system: str
     value: str | None
     error: str | None
-    """Why there is no value; None where there is one."""
+    """Reason why there is no value; None where there is one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AnsweredQuery:
-    """The answers of all systems to one evaluated query. Key: (user_id, query_id)."""
+    """Answers of all systems to one evaluated query. Key: (user_id, query_id)."""
 
     query_id: str
     answers: tuple[SystemAnswer, ...]
     pool: tuple[str, ...]
-    """The distinct answers that the generator proposed and the personalized adapter could choose among."""
+    """Distinct generated answers that the personalized adapter could choose among."""
     resampled: tuple[str, ...] = ()
-    """The understood samples of the retriever's prompt: how much the generator differs from itself."""
+    """Parsed samples of the retriever's prompt, which measure how much the generator varies."""
     choice: str = "hydra_personal"
-    """The system that the gate chose, whose answer is HYDRA's."""
+    """System that the gate chose, whose answer is HYDRA's."""
     reason: str = ""
-    """Why: the expected qualities that the gate compared, in words."""
+    """Reason of the choice: the expected qualities that the gate compared, as text."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,25 +337,25 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call of the generator. Key: request_id, a hash of everything else: equal requests have one answer."""
+    """One request to the generator. Key: request_id, a hash of everything else: equal requests have one answer."""
 
     request_id: str
     user_id: str
     messages: tuple[Message, ...]
     num_samples: int
     temperature: float
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     max_tokens: int
     choices: tuple[str, ...]
-    """The only texts the generator may write, where it can be constrained; empty for free text."""
+    """Only texts that may be generated, where the generator can be constrained; empty for free text."""
     num_top_tokens: int
-    """How many of the most likely first tokens to tell, where the generator can."""
+    """Number of most likely first tokens to report, where the generator can."""
     seed: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request and what its answer is for. Key: key, unique within a part."""
+    """A request with the key of what its answer is for. Key: key, unique within a part."""
 
     key: str
     request: Request
@@ -362,7 +363,7 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token that the generator might have written."""
+    """A candidate token of the generator with its probability."""
 
     text: str
     log_probability: float
@@ -376,30 +377,31 @@ class Generation:
     num_tokens: int
     finish_reason: str
     log_probability: float | None = None
-    """Of the whole text, in nats, before any constraint; None where the generator does not tell it."""
+    """Log-probability of the whole text, in nats, before any constraint; None where the generator does not report
+    it."""
     first_tokens: tuple[Token, ...] = ()
-    """The most likely first tokens, before any constraint; empty where they were not asked for or are not told."""
+    """Most likely first tokens, before any constraint; empty where they were not requested or are not reported."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What the generator returned for a request: num_samples generations, or an error. Key: request_id."""
+    """Result of a request: num_samples generations, or an error. Key: request_id."""
 
     request_id: str
     user_id: str
     prompt_tokens: int
     generations: tuple[Generation, ...]
     error: str | None
-    """Why there are no generations, without any text of the user; None where there are."""
+    """Reason why there are no generations, without any text of the user; None where there are."""
     failure: str | None = None
-    """The kind of the error, as `hydra_ray.generate.failures` names it; None where there is none."""
+    """Kind of the error, one of `hydra_ray.generate.failures.FailureKind`; None without an error."""
     attempts: int = 1
-    """Calls of the generator that were made for it."""
+    """Number of calls of the generator."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An answer that the generator did not give, or that nobody can use; a row of an `errors` table.
+    """An answer that the generator did not give or that cannot be used; a row of an `errors` table.
 
     Key: (request_id, sample).
     """
@@ -407,43 +409,43 @@ class Failure:
     user_id: str
     request_id: str
     sample: int | None
-    """Index among the samples of the request; None where all of it failed."""
+    """Index among the samples of the request; None where the whole request failed."""
     kind: str
-    """As `hydra_ray.generate.failures` names it."""
+    """One of `hydra_ray.generate.failures.FailureKind`."""
     message: str
-    """Without any text of the user."""
+    """Error message without any text of the user."""
     attempts: int
 
 
 @functools.cache
 def arrow_schema(row_type: type) -> pa.Schema:
-    """The Arrow schema of a table whose rows are `row_type`."""
+    """Return the Arrow schema of a table whose rows are `row_type`."""
     return pa.schema(_arrow_fields(row_type))
 
 
 def arrow_list(element: pa.DataType, *, nullable: bool = False) -> pa.DataType:
-    """The type of a list, its elements named as Parquet names them, so that a schema survives being stored."""
+    """Return a list type whose elements are named as Parquet names them, so that the schema survives storage."""
     return pa.list_(pa.field("element", element, nullable=nullable))
 
 
 def to_table(rows: Iterable[Any], row_type: type) -> pa.Table:
-    """A table of `rows`, each an instance of `row_type`."""
+    """Return a table of `rows`, each an instance of `row_type`."""
     return pa.Table.from_pylist([to_dict(row) for row in rows], schema=arrow_schema(row_type))
 
 
 def from_table(table: pa.Table, row_type: type[RowT]) -> Iterator[RowT]:
-    """The typed rows of `table`."""
+    """Yield the typed rows of `table`."""
     for row in table.to_pylist():
         yield from_dict(row, row_type)
 
 
 def to_dict(row: Any) -> dict[str, Any]:
-    """Nested plain dicts and tuples from a typed row: dataclasses.asdict without its copies, several times as fast."""
+    """Return nested plain dicts and tuples of a row: dataclasses.asdict without its copies, several times as fast."""
     return {name: flatten(getattr(row, name)) for name, flatten in _flatteners(type(row))}
 
 
 def from_dict(value: dict[str, Any], row_type: type[RowT]) -> RowT:
-    """A typed row from nested plain dicts and lists."""
+    """Return the row given as nested plain dicts and lists."""
     return row_type(**{name: build(value[name]) for name, build in _builders(row_type)})
 
 

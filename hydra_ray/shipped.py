@@ -1,6 +1,6 @@
-"""The configurations that come with the package, each found by its name.
+"""Configurations that are shipped with the package, found by name.
 
-They are the files of `jobs/configs`, to which `hydra_ray/configs` is a link; a wheel holds them themselves.
+They are the files of `jobs/configs`, to which `hydra_ray/configs` is a link; a wheel contains the files themselves.
 """
 
 import os
@@ -14,15 +14,15 @@ _SUFFIX = ".yaml"
 
 
 def shipped_names() -> list[str]:
-    """Names of the shipped configurations, sorted."""
+    """Return the sorted names of the shipped configurations."""
     return sorted(path.stem for path in FOLDER.glob(f"*{_SUFFIX}"))
 
 
 def find_configuration(given: str | Path) -> Path:
-    """The configuration file `given`, or where there is none the shipped configuration of that name.
+    """Return the file `given` if it exists, or else the shipped configuration of that name.
 
     Raises:
-        ConfigError: there is neither, or the file may not be looked at.
+        ConfigError: there is neither, or the file cannot be accessed.
     """
     path = Path(given)
     try:
@@ -44,5 +44,5 @@ def find_configuration(given: str | Path) -> Path:
 
 
 def is_configuration(given: str) -> bool:
-    """Whether `given`, where it may also be a run's folder, is meant as a configuration: a YAML file or a bare name."""
+    """Return whether `given` is meant as a configuration (a YAML file or a bare name) and not as a run's folder."""
     return given.endswith((_SUFFIX, ".yml")) or (given == Path(given).name and not os.path.isdir(given))

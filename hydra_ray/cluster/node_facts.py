@@ -122,7 +122,7 @@ def facts_findings(facts: Sequence[NodeFacts], planned: Mapping[str, str] | None
 
 
 def _version(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) -> Finding:
-    """A package may be missing where nothing imports it; wherever it is, it is the same."""
+    """Return a package may be missing where nothing imports it; wherever it is, it is the same."""
     lacking = [each.node for each in facts if each.versions[name] == ABSENT and each.packages >= {name}]
     if lacking:
         remedy = f"the plan puts work there that needs {name}: install it, or keep the work away by placement's labels"
@@ -140,7 +140,7 @@ def _version(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) 
 
 
 def _same(name: str, values: Iterable[tuple[str, str]], remedy: str, note: str = "") -> Finding:
-    """Whether all have one value.
+    """Return whether all have one value.
 
     Args:
         values: who has which.

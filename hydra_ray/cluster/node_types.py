@@ -27,11 +27,11 @@ class NodeType(Section):
     """Whether it is the node on which a submitted job's driver runs, unless it is told otherwise."""
 
     def amount(self, resource: str) -> float:
-        """How much of a resource each has."""
+        """Return how much of a resource each has."""
         return self.resources.get(resource, 0)
 
     def matches(self, selectors: Mapping[str, str]) -> bool:
-        """Whether Ray's label `selectors` allow these nodes."""
+        """Return whether Ray's label `selectors` allow these nodes."""
         return all(_is_allowed(self.labels.get(key), selector) for key, selector in selectors.items())
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ def _is_allowed(value: str | None, selector: str) -> bool:
 
 
 def read_node_types(path: str) -> list[NodeType]:
-    """The node types in the YAML file at `path`, the head first.
+    """Return the node types in the YAML file at `path`, the head first.
 
     It is what `ray up` takes, a manifest with a RayCluster or a RayJob, or a list `nodes` of `NodeType`s.
 
@@ -111,6 +111,6 @@ def _of_group(name: str, group: Mapping[str, Any], count: int, *, is_head: bool)
 
 
 def _quantity(text: str | float) -> float:
-    """A number of CPUs or GPUs as Kubernetes writes it: `500m` is a half."""
+    """Return a number of CPUs or GPUs as Kubernetes writes it: `500m` is a half."""
     text = str(text)
     return float(text.removesuffix("m")) / 1000 if text.endswith("m") else float(text)

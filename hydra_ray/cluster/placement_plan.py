@@ -157,19 +157,19 @@ def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: 
 
 
 def room(bundle: Bundle, node: NodeType) -> float:
-    """How many of `bundle` fit on one node; without end where it reserves nothing."""
+    """Return how many of `bundle` fit on one node; without end where it reserves nothing."""
     if not node.matches(bundle.labels):
         return 0
     return min((_times(node.amount(name), amount) for name, amount in bundle.amounts().items()), default=inf)
 
 
 def capacity(bundle: Bundle, nodes: Sequence[NodeType]) -> float:
-    """How many of `bundle` fit on all nodes together."""
+    """Return how many of `bundle` fit on all nodes together."""
     return sum(room(bundle, node) * node.count for node in nodes if node.count)
 
 
 def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
-    """How few of `copies` on one node leave no room there for a step; without end where a step always fits."""
+    """Return how few of `copies` on one node leave no room there for a step; without end where a step always fits."""
     if not room(step, node):
         return 0
     taken = copies.amounts()
@@ -185,12 +185,12 @@ def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
 
 
 def _times(amount: float, each: float) -> int:
-    """How often `each` goes into `amount`, Ray's fractions of a core included."""
+    """Return how often `each` goes into `amount`, Ray's fractions of a core included."""
     return int(amount / each + 1e-9)
 
 
 def _copies(config: RunConfig, num_parts: int) -> Finding:
-    """Whether each copy of the generator has a part to work on."""
+    """Return whether each copy of the generator has a part to work on."""
     copies = config.placement.generator_actors
     said = f"{copies} of the generator for {num_parts} parts with users"
     if copies <= num_parts:
@@ -245,7 +245,8 @@ def _reason(need: Need, nodes: Sequence[NodeType], fitting: float) -> str:
 
 
 def _deadlock(stage: str, needs: Sequence[Need], nodes: Sequence[NodeType]) -> Iterator[Finding]:
-    """A stage whose generator may take every place where its steps could run never ends: each waits for the other."""
+    """Yield a stage whose generator may take every place where its steps could run never ends: each waits for the
+    other."""
     if [need.work for need in needs] != ["steps", "generator"]:
         return
     step, copies = needs

@@ -24,7 +24,7 @@ _SECONDS_A_NODE = 180
 
 
 def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
-    """Whether a run fits on the nodes of the file at `nodes_path`; without one, on those that are running now.
+    """Return whether a run fits on the nodes of the file at `nodes_path`; without one, on those that are running now.
 
     Raises:
         ConfigError: the file does not say what nodes there are.
@@ -38,7 +38,7 @@ def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
 
 
 def check_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
-    """Whether a run can start on the cluster that RAY_ADDRESS names, as in a submitted job.
+    """Return whether a run can start on the cluster that RAY_ADDRESS names, as in a submitted job.
 
     Args:
         wait_seconds: as of `examine_cluster`.
@@ -55,7 +55,7 @@ def check_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
 
 
 def live_node_types() -> list[NodeType]:
-    """The nodes that are there now, the head first; alike ones together. Ray must be running."""
+    """Return the nodes that are there now, the head first; alike ones together. Ray must be running."""
     alike: dict[str, list[NodeType]] = {}
     for node in _alive():
         found = _node_type(node)
@@ -72,7 +72,7 @@ def live_node_types() -> list[NodeType]:
 
 
 def _node_type(node: Mapping[str, Any]) -> NodeType:
-    """A node as Ray lists it, without its name and whatever tells it from others like it."""
+    """Return a node as Ray lists it, without its name and whatever tells it from others like it."""
     amounts = node["Resources"]
     return NodeType(
         name="",
@@ -83,7 +83,8 @@ def _node_type(node: Mapping[str, Any]) -> NodeType:
 
 
 def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
-    """Whether a run can start: each kind of work finds a place, and every node has what it needs. Ray must be running.
+    """Return whether a run can start: each kind of work finds a place, and every node has what it needs. Ray must be
+    running.
 
     Args:
         wait_seconds: how long nodes that an autoscaler starts may take, and how long bringing a model to one.
@@ -106,7 +107,7 @@ def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
 
 
 def _placed(config: RunConfig, wait_seconds: float) -> Iterator[Finding]:
-    """A worker of each kind of work, started for real: an autoscaler starts nodes for what waits."""
+    """Yield a worker of each kind of work, started for real: an autoscaler starts nodes for what waits."""
     import ray
 
     kinds = {

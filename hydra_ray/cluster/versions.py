@@ -77,7 +77,7 @@ def installed_version(package: str) -> str | None:
 
 
 def _source_files(root: Path) -> Iterator[Path]:
-    """A checkout may hold as a link what a wheel holds as a folder."""
+    """Yield a checkout may hold as a link what a wheel holds as a folder."""
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = [name for name in names if not name.startswith((".", "__pycache__"))]
         for name in files:

@@ -12,7 +12,8 @@ from hydra_ray.runs.user_answers import answered_users
 
 
 def compare_folders(first: str, second: str) -> dict[str, Any]:
-    """The comparison (see `hydra_ray.evaluate.comparison`) of the runs in two folders, which may have other roots.
+    """Return the comparison (see `hydra_ray.evaluate.comparison`) of the runs in two folders, which may have other
+    roots.
 
     Raises:
         InputError: one of them is not finished or has no report, or they have another task or no query in common.

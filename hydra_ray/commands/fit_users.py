@@ -13,7 +13,7 @@ from hydra_ray.runs.run_folder import read_config
 def added_config(
     run_folder: str, users: Sequence[str], name: str | None = None, overrides: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration of the run that adds users to a finished run.
+    """Return the configuration of the run that adds users to a finished run.
 
     Args:
         run_folder: the finished run's.
@@ -37,7 +37,7 @@ def added_config(
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """A summary in a few lines."""
+    """Return a summary in a few lines."""
     heads = [
         f"{scorer} heads: {', '.join(f'{number} {kind}' for kind, number in found.items())}"
         for scorer, found in summary["heads"].items()

@@ -40,7 +40,7 @@ class _Needs:
 
 
 def unneeded_answers(root: str, older_than_days: float | None = None, now: float | None = None) -> list[Unneeded]:
-    """The files of answers below a root that no run needs, and those that are old.
+    """Return the files of answers below a root that no run needs, and those that are old.
 
     What a run that is not finished may still find is needed however old it is. What finished runs asked is needed by
     runs of other settings; it is unneeded only when it is old.
@@ -109,7 +109,7 @@ def _needs(root: str) -> _Needs:
 
 
 def _runs(root: str) -> list[str]:
-    """Names of the runs that were ever started below a root."""
+    """Return the names of the runs that were ever started below a root."""
     paths = (path.split("/") for path in storage.list_tree(storage.join(root, _RUNS)))
     return sorted({path[0] for path in paths if path[1:] == ["config.json"]})
 

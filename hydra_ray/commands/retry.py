@@ -31,12 +31,12 @@ class FailedStage:
     """By bucket; only of buckets that have any."""
 
     def kinds(self) -> Counter[str]:
-        """How many failures there are of each kind."""
+        """Return how many failures there are of each kind."""
         return Counter(failure.kind for failures in self.failures.values() for failure in failures)
 
 
 def failed_stages(plan: Plan, kinds: Collection[str] | None = None) -> list[FailedStage]:
-    """The stages of a run that asked the generator and whose committed parts hold failures.
+    """Return the stages of a run that asked the generator and whose committed parts hold failures.
 
     Args:
         kinds: which failures count; all where not given.
@@ -97,7 +97,7 @@ def retry_lines(cleared: Sequence[FailedStage], left: Sequence[FailedStage]) -> 
 
 
 def checked_kinds(kinds: Collection[str]) -> Collection[str]:
-    """The kinds of failures to ask again: the given ones, or else those that need not happen again.
+    """Return the kinds of failures to ask again: the given ones, or else those that need not happen again.
 
     Raises:
         ConfigError: there is no such kind.

@@ -1,4 +1,4 @@
-"""Progress that a person can follow and a log file can bear: at most one line every few seconds."""
+"""Progress lines for people and log files: at most one every few seconds."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ class Progress:
         self._last_line = 0.0
 
     def advance(self, counters: Mapping[str, float]) -> None:
-        """One more part is committed."""
+        """Count one more committed part."""
         self._num_done += 1
         self._counters = add_counters([self._counters, counters])
         now = time.monotonic()
@@ -34,7 +34,7 @@ class Progress:
             logger.info("%s", self.line(now - self._start))
 
     def line(self, seconds: float) -> str:
-        """What is known after `seconds` of work."""
+        """Return the progress line after `seconds` of work."""
         pieces = [f"{self._name}: {self._num_done}/{self._num_parts} parts"]
         if rows := self._counters.get("rows"):
             pieces.append(f"{rows:.0f} rows, {rows / seconds:.1f}/s")
@@ -45,7 +45,7 @@ class Progress:
         num_left = self._num_parts - self._num_done
         if not num_left:
             pieces.append(f"done in {seconds:.1f} s")
-        elif self._num_done > 1:  # the first part's time is mostly start-up, and says little of the others
+        elif self._num_done > 1:  # the first part's time is mostly start-up and does not predict the others
             left = round((seconds - self._first_part_seconds) / (self._num_done - 1) * num_left)
             pieces.append(f"{left // 60}:{left % 60:02} left")
         return "; ".join(pieces)

@@ -1,4 +1,4 @@
-"""Which Ray a command connects to, and what it means in one sentence where it cannot."""
+"""Connection to Ray: the cluster that a command uses, and a one-sentence error where it cannot connect."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from hydra_ray.errors import ClusterError, SubmissionAddressError
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that names the cluster; Ray sets it in a submitted job."""
 SUBMITTED_AS = "HYDRA_SUBMITTED_AS"
-"""Environment variable of a job: the command that submitted it, with which it goes on after a stop."""
+"""Environment variable of a job: the command that submitted it and that resumes it after a stop."""
 TOKEN_HELP = (
     "With RAY_AUTH_MODE=token, Ray looks for it in RAY_AUTH_TOKEN, then in the file RAY_AUTH_TOKEN_PATH, then in "
     "~/.ray/auth_token"
@@ -25,11 +25,11 @@ _NATIVE_NOTE = re.compile(r"\[[^\]]* [IW] \d+ \d+\] ")
 
 
 def cluster_address() -> str | None:
-    """Return the address of the cluster that this process is to connect to; None where it starts Ray by itself.
+    """Return the address of the cluster to connect to; None where this process starts Ray itself.
 
     Raises:
-        SubmissionAddressError: it is an address to which jobs are submitted.
-        ClusterError: it is Ray Client's, or nobody listens there.
+        SubmissionAddressError: it is a dashboard's address, to which jobs are submitted.
+        ClusterError: it is an address of Ray Client, or nothing listens there.
     """
     address = os.environ.get(ADDRESS, "")
     if address in ("", "local"):
@@ -42,29 +42,29 @@ def cluster_address() -> str | None:
 
 
 def require_cluster_address() -> None:
-    """Check what RAY_ADDRESS looks like, without asking anybody.
+    """Check the form of RAY_ADDRESS, without connecting.
 
     Raises:
-        SubmissionAddressError: it is an address to which jobs are submitted.
-        ClusterError: it is Ray Client's.
+        SubmissionAddressError: it is a dashboard's address, to which jobs are submitted.
+        ClusterError: it is an address of Ray Client.
     """
     address = os.environ.get(ADDRESS, "")
     if address.startswith(("http://", "https://")):
         raise SubmissionAddressError(
-            f"{ADDRESS} is {address}: jobs are submitted there, and this command would run here. Submit it with "
+            f"{ADDRESS} is {address}: jobs are submitted there, but this command runs here. Submit it with "
             f"`hydra-ray submit CONFIG --address {address}`, or unset {ADDRESS} to run on this machine."
         )
     if address.startswith("ray://"):
         raise ClusterError(
-            f"{ADDRESS} is {address}: Ray Client, through which Ray Data and Ray Train cannot be driven. Submit a job "
+            f"{ADDRESS} is {address}: Ray Client, which supports neither Ray Data nor Ray Train. Submit a job "
             "to the dashboard's address instead: `hydra-ray submit CONFIG --address http://HOST:8265`."
         )
 
 
 def send_token() -> None:
-    """Have Ray's client of jobs send the token where there is one, as Ray does where it connects to a cluster.
+    """Make Ray's job client send the authentication token if there is one, as Ray does when it joins a cluster.
 
-    Ray reads this when it is imported; where it is imported already, it stays as it is.
+    Ray reads the variable when it is imported, so nothing is done if it is imported already.
     """
     if "ray" in sys.modules:
         return
@@ -75,10 +75,10 @@ def send_token() -> None:
 
 @contextmanager
 def tells_why(address: str | None) -> Iterator[None]:
-    """Raise what keeps Ray from starting, or from being connected to, in one sentence.
+    """Convert what keeps Ray from starting or from being connected to into one sentence.
 
     Args:
-        address: of a running cluster; None where Ray starts here.
+        address: address of a running cluster; None where Ray starts in this process.
 
     Raises:
         ClusterError: Ray could not be started or connected to.
@@ -98,7 +98,7 @@ def tells_why(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def without_native_notes() -> Iterator[None]:
-    """Leave out what Ray's C++ side writes to standard error that is no error, such as which level it logs at."""
+    """Filter informational lines of Ray's C++ layer out of standard error."""
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as written:
@@ -118,8 +118,8 @@ def _what_failed(address: str | None, error: Exception) -> str:
     if address in (None, "auto"):
         return f"{_joined(error)} Start it with `ray start --head`, or unset {ADDRESS}."
     return (
-        "something listens there, but does not answer as a Ray head does. Either the token is wrong "
-        f"({TOKEN_HELP}), or the port is another one than Ray's (6379 where nothing else was chosen)."
+        "something listens there, but it does not answer like a Ray head. Either the token is wrong "
+        f"({TOKEN_HELP}), or the port is not Ray's (6379 by default)."
     )
 
 
@@ -128,7 +128,7 @@ def _require_listener(address: str, host: str, port: int) -> None:
     if (error := connection_error(host, port)) is not None:
         raise ClusterError(
             f"nobody listens at {ADDRESS}={address}: {error.strerror or error}. Expected HOST:PORT of a running head "
-            "(its port is 6379 where nothing else was chosen), which can be reached from inside the cluster only."
+            "(port 6379 by default), which can be reached from inside the cluster only."
         ) from error
 
 
@@ -137,5 +137,5 @@ def _first_sentence(error: Exception) -> str:
 
 
 def _joined(error: Exception) -> str:
-    """What an error says, on one line, without the way it took."""
+    """Return an error's message on one line, without its traceback."""
     return " ".join(str(error).partition("Traceback (most recent")[0].split()).removesuffix(" Last connection error:")

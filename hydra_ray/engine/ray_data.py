@@ -1,8 +1,8 @@
-"""Ray Data streams parts through a stage: CPU steps, generator actors, and one atomic commit a part.
+"""Ray Data pipelines over parts: CPU steps, generator actors, and one atomic commit per part.
 
 A row of the dataset is one part (a bucket of users), so a part never waits for another, memory is bounded by the parts
-in flight, and what is committed is never made again. Requests and completions travel as Arrow IPC bytes of their
-record types.
+in flight, and committed parts are never computed again. Requests and completions are serialized as Arrow IPC bytes of
+their row types.
 """
 
 import json
@@ -39,54 +39,54 @@ from hydra_ray.storage.locations import worker_environment
 logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 3
-"""How often an actor that died is started again before the run fails."""
+"""Maximum number of restarts of an actor that died, before the run fails."""
 
 _TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
-"""Modules of Ray Data that write the traceback of what they then raise."""
+"""Ray Data modules that log the traceback of errors that they also raise."""
 
 Counters = Mapping[str, float]
 
 
 class PartWork(Protocol):
-    """Makes one part of a stage and commits it."""
+    """Computes one part of a stage and commits it."""
 
     def __call__(self, bucket: int) -> Counters:
-        """Read the bucket's inputs, compute, write the part; return its counters."""
+        """Read the bucket's inputs, compute and write the part; return its counters."""
         ...
 
 
 class GenerationWork(Protocol):
-    """The CPU steps before and after the generator, for one part."""
+    """CPU steps before and after the generator, for one part."""
 
     def requests(self, bucket: int) -> list[Asked]:
-        """The requests of a bucket, and what their answers are for."""
+        """Return the requests of a bucket, each with the key of what it is for."""
         ...
 
     def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
-        """Label the completions, by their keys, and write the part; return its counters, the given ones included."""
+        """Label the completions, given by key, and write the part; return its counters, the given ones included."""
         ...
 
 
 def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start one in this process.
+    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start Ray in this process.
 
     Raises:
-        ClusterError: there is no such cluster, it is no cluster for this process, or Ray does not start.
+        ClusterError: the cluster does not exist, is not one to connect to, or Ray does not start.
     """
     address = cluster_address()
-    # What its C++ side tells a driver is of settings that Ray Data chooses and of processes that end, or comes as an
-    # exception too. It reads this when it is loaded.
+    # Ray's C++ layer logs to the driver only Ray Data's own settings, ended processes, and what is raised as an
+    # exception too. It reads this variable when it is loaded.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data
 
-    # On Ctrl-C Tune would end its trials and go on with what it has.
+    # On Ctrl-C, Tune would end its trials and continue with the results so far.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if not ray.is_initialized():
         with own_handlers(), tells_why(address), without_native_notes():
             _init_ray(address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Else the error of a step would reach this process without its class and its words.
+    # Otherwise the error of a step would lose its class and message on the way to this process.
     context.raise_original_map_exception = True
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def _init_ray(address: str | None) -> None:
         runtime = {"env_vars": _storage_environment()}
         ray.init(address, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
         return
-    # Ray runs its workers at nice 15, which lets any other process starve them.
+    # Ray runs its workers at nice 15, so any other process could starve them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         address="local",
@@ -113,14 +113,14 @@ def _init_ray(address: str | None) -> None:
 
 
 def _storage_environment() -> dict[str, str]:
-    """Where the object store is, for the cluster's workers; what a submitted job says itself must not be said again."""
+    """Return the object store's variables for the cluster's workers, without those that a submitted job sets itself."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    told = job.get("runtime_env", {}).get("env_vars", {})
-    return {name: value for name, value in worker_environment().items() if name not in told}
+    given = job.get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in worker_environment().items() if name not in given}
 
 
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
-    """Make the missing parts of `table` with `work`, spread over the cluster; returns the counters of all parts."""
+    """Compute the missing parts of `table` with `work`, spread over the cluster; return the counters of all parts."""
     step = step_bundle(placement).options()
     return _run(stage, [table], lambda buckets, _: buckets.map(_CommitPart(work), **step))
 
@@ -132,7 +132,7 @@ def run_actor_parts(
     arguments: Mapping[str, Any],
     placement: PlacementConfig,
 ) -> dict[str, float]:
-    """As `run_parts`, with work that loads models first: each actor constructs it and makes some parts."""
+    """Like `run_parts`, for work that loads models first: each actor constructs it once and computes several parts."""
     with _own_actors() as new_actor:
         return _run(
             stage,
@@ -150,7 +150,7 @@ def run_actor_parts(
 
 
 def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
-    """Do one piece of work on a worker of the cluster; returns its counters."""
+    """Run one piece of work on a worker of the cluster and return its counters."""
     import ray
 
     start_ray()
@@ -168,17 +168,17 @@ def run_generation(
     placement: PlacementConfig,
     go_on: Callable[[Counters], None],
 ) -> dict[str, float]:
-    """Make the missing parts: requests, generator actors, labels; returns the counters of all parts.
+    """Compute the missing parts: requests, generator actors, labels. Return the counters of all parts.
 
-    What the store knows is not asked again, and where it knows everything no generator is loaded.
+    Requests that the store has answers for are not sent again; if it has all of them, no generator is loaded.
 
     Args:
-        tables: that the work writes, all of which a bucket must have; the parts of the first one carry the counters.
-        go_on: raises where no more may be asked, by the counters of the parts that were committed here; called before
-            anything is asked and after each part.
+        tables: tables that the work writes, all of which a bucket must have; the first one's parts carry the counters.
+        go_on: raises where no more requests may be sent, given the counters of the parts committed by this call;
+            called before the first request and after each part.
 
     Raises:
-        GenerationError: the generator died again and again at a part, or too many answers failed.
+        GenerationError: the generator died repeatedly at one part, or too many answers failed.
     """
 
     def check(counters: Counters, is_over: bool) -> None:
@@ -215,18 +215,18 @@ def run_generation(
 
 
 def _commit_known(stage: Stage, tables: Sequence[str], job: "_GenerationJob", placement: PlacementConfig) -> None:
-    """Make the missing parts whose requests have all been answered before."""
+    """Commit the missing parts whose requests are all answered by the store."""
     asked_before = [bucket for bucket in stage.missing_buckets(*tables) if job.store.has_any(bucket)]
     if asked_before:
         steps = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options())
         with _told(stage):
-            # Ray Data's own sum would start actors for it.
+            # Ray Data's own sum would start actors.
             known = sum(row["is_known"] for row in _rows(steps))
         logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
 
 
 def _accept(counters: Counters, is_over: bool) -> None:
-    """Whatever the counters are."""
+    """Accept any counters."""
 
 
 def _run(
@@ -235,16 +235,17 @@ def _run(
     steps: Callable[[Any, int], Any],
     check: Callable[[Counters, bool], None] = _accept,
 ) -> dict[str, float]:
-    """Run a dataset of the missing buckets through `steps`, of which the last commits; the counters of all parts.
+    """Run a dataset of the missing buckets through `steps`, the last of which commits; return the counters of all
+    parts.
 
     Args:
-        steps: made of the dataset and the number of its buckets.
-        check: raises where the counters of what is committed, at the end or before, keep the stage from going on.
+        steps: builds the pipeline from the dataset and the number of its buckets.
+        check: raises where the counters of committed parts forbid going on; also called once at the end.
     """
     missing = _announce_missing(stage, tables)
     if missing:
         _follow(stage, steps(_buckets(missing), len(missing)), len(missing), check)
-    # A part that is cut off is noticed here, and not when the manifest says that all are there.
+    # A truncated part is detected here, before the manifest states that all parts exist.
     first, *_ = [[storage.read_counters(location) for location in stage.parts(table)] for table in tables]
     counters = storage.add_counters(first)
     check(counters, True)
@@ -252,7 +253,8 @@ def _run(
 
 
 class GeneratorActor:
-    """A generator in a Ray Data actor: one part's requests in, their completions out and, as they come, kept."""
+    """A generator in a Ray Data actor: takes one part's requests, returns their completions and stores them as they
+    arrive."""
 
     def __init__(
         self, task: Task, generator: GeneratorConfig, placement: PlacementConfig, store: CompletionStore, asker: str
@@ -265,12 +267,13 @@ class GeneratorActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer the requests of the one part in `batch`."""
         bucket, requests = int(batch["bucket"][0]), list(from_bytes(batch["requests"][0], Request))
-        # Runs that ask the same at the same time wait for each other here, and then find each other's answers.
+        # Concurrent runs with the same requests wait for each other here, and then find each other's answers.
         with lease(self._store.lease(bucket), f"the answers of {self._asker}, part {bucket}"):
             return {"bucket": batch["bucket"], "asked": batch["asked"], **self._answer(bucket, requests)}
 
     def _answer(self, bucket: int, requests: Sequence[Request]) -> dict[str, Any]:
-        """The completions of a part's requests, of which those that are known are not asked, and the time it took."""
+        """Return the completions of a part's requests, sending only those without a known answer, and the time
+        taken."""
         known = self._store.read(bucket, requests)
         new = [request for request in requests if request.request_id not in known]
         start = time.monotonic()
@@ -279,7 +282,7 @@ class GeneratorActor:
         except EndpointError:
             raise
         except GenerationError:
-            # An engine that failed is not asked again: the actor ends, and Ray starts another one for this part.
+            # A failed engine is not reused: the actor exits, and Ray starts another one for this part.
             logger.exception("the generator died")
             os._exit(1)
         self._store.merge(bucket, self._asker)
@@ -291,17 +294,17 @@ class GeneratorActor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GenerationJob:
-    """What the CPU steps of a generation stage share."""
+    """State that the CPU steps of a generating stage share."""
 
     work: GenerationWork
     store: CompletionStore
     asker: str
-    """What the stage's own files in the store are named after."""
+    """Prefix of the stage's own files in the store."""
     api: ApiConfig | None
-    """Whose prices count."""
+    """Endpoint whose prices apply; None without one."""
 
     def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
-        """Make the part of the new completions, failed ones included, and of those that were known."""
+        """Commit the part from the new completions, failed ones included, and from those known before."""
         requests = [each.request for each in asked]
         by_id = self.store.read(bucket, requests) | {each.request_id: each for each in new}
         own = self.store.read(bucket, requests, self.asker)
@@ -364,11 +367,11 @@ class _PartActor:
 
 
 def _buckets(missing: Sequence[int]) -> Any:
-    """A dataset with one row, and one block, for each bucket."""
+    """Return a dataset with one row, in one block, per bucket."""
     import ray.data
 
     start_ray()
-    # Ray Data has no other way yet to bound how often an actor is restarted.
+    # Ray Data has no other way yet to bound the number of restarts of an actor.
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
     return ray.data.from_items([{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing))
 
@@ -380,16 +383,16 @@ def _actors(size: int) -> Any:
 
 
 def _threads(num_threads: int) -> dict[str, Any]:
-    """Runtime environment of a worker that computes with so many OpenMP threads."""
+    """Return the runtime environment of a worker that computes with `num_threads` OpenMP threads."""
     return {"env_vars": {"OMP_NUM_THREADS": str(num_threads)}}
 
 
 @contextmanager
 def _own_actors() -> Iterator[Callable[[], dict[str, Any]]]:
-    """What each new actor of a dataset is started with; whatever becomes of the dataset, they end with the block.
+    """Yield a function that returns the options of each new actor; all of these actors end with the block.
 
-    Ray Data itself restarts actors for ever, also those that die each time. It ends them by letting go of them, and one
-    that was started again in the meantime stays, with the CPUs that the next stage waits for.
+    Ray Data itself restarts actors without limit. It ends them by dropping its references, so one that was restarted in
+    the meantime would keep the CPUs that the next stage waits for.
     """
     import ray
 
@@ -403,7 +406,7 @@ def _own_actors() -> Iterator[Callable[[], dict[str, Any]]]:
         yield new_actor
     finally:
         for name in names:
-            with suppress(ValueError):  # it has ended
+            with suppress(ValueError):  # it has already ended
                 ray.kill(ray.get_actor(name))
 
 
@@ -412,12 +415,12 @@ def _announce_missing(stage: Stage, tables: Sequence[str]) -> list[int]:
     num_parts = len(stage.buckets)
     num_present = num_parts - len(missing)
     if num_present:
-        logger.info("%s: %d of %d parts are there already and kept", stage.name, num_present, num_parts)
+        logger.info("%s: %d of %d parts exist already and are kept", stage.name, num_present, num_parts)
     return missing
 
 
 def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Counters, bool], None]) -> None:
-    """Run the dataset `committed`, one row a part, and tell each part when it is there."""
+    """Run the dataset `committed`, one row a part, and log each part as it is committed."""
     progress, telemetry = Progress(stage.name, num_parts), Telemetry(stage.name, num_parts)
     total: Counters = {}
     with _told(stage):
@@ -431,15 +434,15 @@ def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Count
 
 
 def _rows(steps: Any) -> Iterator[dict[str, Any]]:
-    """What the last of a dataset's steps returns, a row a part, each as soon as it is there."""
-    # Without prefetching, a part that is committed is told at once, not when the next one is.
+    """Yield the rows that the last step of a dataset returns, one per part, as they arrive."""
+    # Without prefetching, a committed part is logged at once, not when the next one is committed.
     for block in steps.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
         yield from block.to_pylist()
 
 
 @contextmanager
 def _told(stage: Stage) -> Iterator[None]:
-    """Raise what a worker raised, or what its death means, in this process's words."""
+    """Re-raise what a worker raised, or what its death means, as one of this package's errors."""
     import ray.exceptions
 
     try:
@@ -447,20 +450,20 @@ def _told(stage: Stage) -> Iterator[None]:
             yield
     except ray.exceptions.RayActorError as error:
         raise GenerationError(
-            f"stage {stage.name}: the worker died {_MAX_RESTARTS + 1} times at the same part; its last words "
-            f"are in Ray's logs. Committed parts are kept: {error}"
+            f"stage {stage.name}: the worker died {_MAX_RESTARTS + 1} times at the same part; see its output in Ray's "
+            f"logs. Committed parts are kept: {error}"
         ) from error
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
         raise WorkerError(
             f"stage {stage.name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "
-            "cluster is well."
+            "cluster is healthy."
         ) from error
 
 
 def to_bytes(rows: Sequence[Any], row_type: type) -> bytes:
-    """Typed rows as they travel."""
+    """Return rows serialized as an Arrow IPC stream."""
     table = to_table(rows, row_type)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -469,5 +472,5 @@ def to_bytes(rows: Sequence[Any], row_type: type) -> bytes:
 
 
 def from_bytes(content: bytes, row_type: type) -> Iterator[Any]:
-    """Typed rows that have travelled."""
+    """Yield the rows of an Arrow IPC stream."""
     return from_table(pa.ipc.open_stream(content).read_all(), row_type)

@@ -1,7 +1,7 @@
-"""What Prometheus sees of a run, at the endpoint that every Ray node has: counts by run and stage, and never a text.
+"""Prometheus metrics of a run, at the endpoint of every Ray node: counts by run and stage, never any text.
 
-Ray puts `ray_` before the names. Parts that were there already are not counted: these are counts of work, and a rate of
-them is the speed of now.
+Ray prefixes the names with `ray_`. Parts that existed before are not counted, so the rate of a counter is the current
+speed.
 """
 
 import functools
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 COUNTED = {
     "rows": "Rows committed",
-    "requests": "Requests that committed parts are made of, known answers included",
-    "asked_now": "Requests that the generator was asked now",
+    "requests": "Requests of committed parts, known answers included",
+    "asked_now": "Requests sent to the generator",
     "prompt_tokens": "Tokens of all prompts",
-    "generated_tokens": "Tokens that the generator wrote",
-    "answers": "Answers that were to be understood",
-    "failed": "Answers that failed or could not be understood",
+    "generated_tokens": "Generated tokens",
+    "answers": "Answers that were parsed",
+    "failed": "Answers that failed or could not be parsed",
 }
-"""Counters of parts that are exported, and what they count."""
+"""Counters of parts that are exported, with their descriptions."""
 _TAGS = ("run", "stage")
 _PART_SECONDS = [0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600]
 
 
 class Telemetry:
-    """Tells the committed parts of one stage, to metrics and to the log's finest level. Ray must be running."""
+    """Exports the committed parts of one stage as metrics, and logs them at debug level. Ray must be running."""
 
     def __init__(self, stage_name: str, num_parts: int):
         self._tags = {"run": work_names().get("run", ""), "stage": stage_name}
@@ -40,7 +40,7 @@ class Telemetry:
         _gauge("hydra_parts_to_do", "Parts of the stage that were missing when it started").set(num_parts, self._tags)
 
     def advance(self, bucket: int, counters: Mapping[str, float]) -> None:
-        """One more part is committed."""
+        """Count one more committed part."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         _counter("hydra_parts", "Parts committed").inc(1, self._tags)
@@ -48,11 +48,11 @@ class Telemetry:
         for name, description in COUNTED.items():
             if amount := counters.get(name):
                 _counter(f"hydra_{name}", description).inc(amount, self._tags)
-        logger.debug("part %d is committed", bucket, extra={"part": bucket, "seconds": round(seconds, 3), **counters})
+        logger.debug("part %d committed", bucket, extra={"part": bucket, "seconds": round(seconds, 3), **counters})
 
 
 def stage_ended(stage_name: str, seconds: float) -> None:
-    """Tell how long a whole stage took, where Ray is running: some stages do without."""
+    """Export how long a stage took, if Ray is running: some stages do without."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         tags = {"run": work_names().get("run", ""), "stage": stage_name}

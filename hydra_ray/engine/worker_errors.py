@@ -1,4 +1,4 @@
-"""What a worker raised, in this process: Ray hands it over with the whole way that it took."""
+"""Errors that a worker raised, re-raised in this process without Ray's wrapping."""
 
 import sys
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from ray.exceptions import RayTaskError
 
 _ADDED_BY_RAY = "\nFailed to "
-"""How what Ray Data appends begins: how its own retries are configured."""
+"""Start of the text that Ray Data appends about the configuration of its retries."""
 
 
 @contextmanager
 def tells_reason() -> Iterator[None]:
-    """Raise an error of ours that a worker raised as if it had been raised here; any other as Ray tells it.
+    """Re-raise an error of this package that a worker raised as if it had been raised here; others pass unchanged.
 
     Raises:
-        HydraError: a worker raised it.
+        HydraError: raised by a worker.
     """
     try:
         yield
     except Exception as error:
-        # Of other errors than a task's nothing is to be told anew; most work needs no Ray.
+        # Only task errors are unwrapped; most work needs no Ray.
         if "ray" not in sys.modules or not isinstance(error, _of_tasks()):
             raise
         reason = reason_of(error)
@@ -40,7 +40,7 @@ def _of_tasks() -> "type[RayTaskError]":
 
 
 def reason_of(error: BaseException) -> HydraError | None:
-    """Return the error of ours for which a task, or Ray Train's workers, failed; None where it is no error of ours."""
+    """Return this package's error for which a task, or Ray Train's workers, failed; None for any other error."""
     if isinstance(error, _of_tasks()):
         return reason_of(error.cause)
     for failure in getattr(error, "worker_failures", {}).values():

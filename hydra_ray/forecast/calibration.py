@@ -62,7 +62,7 @@ def measure(job: CalibrationJob) -> Calibration:
 
 
 def chosen_requests(by_user: Sequence[Sequence[Request]], num_requests: int) -> list[Request]:
-    """The requests of the first users, until there are enough."""
+    """Return the requests of the first users, until there are enough."""
     found: list[Request] = []
     for own in by_user:
         found.extend(own[: num_requests - len(found)])

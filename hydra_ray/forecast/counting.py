@@ -105,7 +105,7 @@ def previewed_requests(
 
 
 def label_tokens(sample: UserSample, task: Task, tokenizer: "PreTrainedTokenizerBase") -> float:
-    """Mean length of a label and the mark that ends it, each label as often as in the sample's histories."""
+    """Return the mean length of a label and the mark that ends it, each label as often as in the sample's histories."""
     lengths = {label: 1 + len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in task.labels}
     outputs = (record.output for users in sample.users.values() for user in users for record in user.history)
     known = [lengths[output] for output in outputs if output in lengths] or list(lengths.values())
@@ -113,7 +113,7 @@ def label_tokens(sample: UserSample, task: Task, tokenizer: "PreTrainedTokenizer
 
 
 def users_of(requests: Sequence[Request], user_ids: Sequence[str]) -> list[list[Request]]:
-    """Each user's requests, in the order of `user_ids`."""
+    """Return each user's requests, in the order of `user_ids`."""
     by_user: dict[str, list[Request]] = {user_id: [] for user_id in user_ids}
     for request in requests:
         by_user[request.user_id].append(request)
@@ -121,7 +121,8 @@ def users_of(requests: Sequence[Request], user_ids: Sequence[str]) -> list[list[
 
 
 def shared_prefix_tokens(prompts: Sequence[Sequence[int]], block: int) -> int:
-    """Tokens of a batch of prompts that the prefix cache holds when they come, in the engine's order: sorted.
+    """Return the tokens of a batch of prompts that the prefix cache holds when they come, in the engine's order:
+    sorted.
 
     The longest prefix that a sorted prompt shares with any before it, it shares with the one just before it. The last
     token of a prompt is always computed.
@@ -159,7 +160,7 @@ class _Tally:
             )
 
     def volume(self, sample: UserSample, *, is_exact: bool) -> StageVolume:
-        """The sums for all users."""
+        """Return the sums for all users."""
         rows_UX: NDArray[np.float64] = np.array(self._rows, np.float64).reshape(-1, 6)
         totals = [sample.total(rows_UX[:, place]) for place in range(6)]
         return StageVolume(
@@ -184,7 +185,7 @@ def _sums(lengths: Sequence[tuple[int, float]]) -> Iterator[float]:
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the prefix that two prompts share, the second's last token left out."""
+    """Return the length of the prefix that two prompts share, the second's last token left out."""
     length = 0
     for one, other in zip(first, second[:-1], strict=False):
         if one != other:

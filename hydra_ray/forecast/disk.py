@@ -13,7 +13,7 @@ _FOLD_BYTES = 250
 
 
 def expected_bytes(plan: Plan, volumes: list[StageVolume]) -> float:
-    """Bytes that the whole run takes below its root."""
+    """Return the bytes that the whole run takes below its root."""
     users = sum(storage.file_state(location)[0] for location in plan.users.parts(USERS))
     bases = sum(
         len(set(scorer.base_folds)) * (weight_bytes(scorer.config.base.encoder) or 0)
@@ -25,5 +25,5 @@ def expected_bytes(plan: Plan, volumes: list[StageVolume]) -> float:
 
 
 def run_bytes(users_bytes: float, bases_bytes: float, num_requests: float, num_folds: int) -> float:
-    """Bytes of a run's users, of its bases, and of all tables that hold something of a request."""
+    """Return the bytes of a run's users, of its bases, and of all tables that hold something of a request."""
     return users_bytes + bases_bytes + num_requests * (_REQUEST_BYTES + _FOLD_BYTES * num_folds)

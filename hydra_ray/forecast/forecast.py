@@ -136,7 +136,7 @@ def make_forecast(
 
 
 def _with_users(config: RunConfig) -> Plan:
-    """The plan, its users stage complete."""
+    """Return the plan, its users stage complete."""
     plan = plan_run(config)
     if not plan.users.is_complete():
         plan.users.complete(0.0, ingest(config, plan.users, plan.known_users))
@@ -145,7 +145,7 @@ def _with_users(config: RunConfig) -> Plan:
 
 
 def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
-    """Tokens of a generation that writes nothing but a label."""
+    """Return the tokens of a generation that writes nothing but a label."""
     if not (plan.task.is_closed and plan.config.generator.is_constrained):
         return {}
     names = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "answers"]
@@ -155,7 +155,8 @@ def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedToke
 def _calibration_job(
     plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase", written: Written
 ) -> CalibrationJob:
-    """The first requests of each asking stage; as the whole sample may be large, of its first bucket's first users."""
+    """Return the first requests of each asking stage; as the whole sample may be large, of its first bucket's first
+    users."""
     bucket, users = next(iter(sample.users.items()))
     asked = previewed_requests(plan, bucket, users[:NUM_REQUESTS], tokenizer, written, is_blind=True)
     ids = [user.user_id for user in users[:NUM_REQUESTS]]

@@ -94,7 +94,7 @@ def _totals(forecast: Forecast) -> Iterator[str]:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Rows with aligned columns, all but the first to the right."""
+    """Yield the rows with aligned columns, all but the first to the right."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     for first, *others in rows:
         yield "  ".join(

@@ -64,7 +64,7 @@ class Speed:
 
 
 def fit_speed(observations: Sequence[Observation]) -> Speed | None:
-    """The speed that explains the observations best, each by its relative error; None without any.
+    """Return the speed that explains the observations best, each by its relative error; None without any.
 
     Neither coefficient is negative, and where the observations say little of one, it follows from the other.
     """
@@ -109,7 +109,8 @@ def past_observations(runs: Iterable[tuple[Mapping[str, Any], Stages]], names: S
 
 
 def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunConfig) -> dict[str, float]:
-    """Mean tokens of a generation in each asking stage of past runs of the same task; no entry where there is none.
+    """Return the mean tokens of a generation in each asking stage of past runs of the same task; no entry where there
+    is none.
 
     Answers are as long in every stage as in the first one that asks for them: there each answer is one generation,
     while several prompts of a later stage may share one.

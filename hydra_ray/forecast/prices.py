@@ -28,7 +28,7 @@ def price_of(volumes: Sequence[Volume], unit_hours: float | None, config: RunCon
 
 
 def limited_seconds(volume: Volume, generator: GeneratorConfig) -> float:
-    """The least time that an endpoint's limits leave for `volume`; 0 where there are none."""
+    """Return the least time that an endpoint's limits leave for `volume`; 0 where there are none."""
     api = generator.api
     if api is None:
         return 0.0

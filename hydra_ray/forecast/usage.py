@@ -33,7 +33,7 @@ class Comparison:
 
 
 def is_finished(config: RunConfig) -> bool:
-    """Whether a run has told what it took."""
+    """Return whether a run has told what it took."""
     return storage.exists(_metrics_location(config))
 
 

@@ -30,7 +30,7 @@ class Estimate:
         return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
 
     def scaled(self, factor: float) -> "Estimate":
-        """The same number in another unit."""
+        """Return the same number in another unit."""
         return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
@@ -54,7 +54,7 @@ class UserSample:
         return sum(map(len, self.users.values()))
 
     def total(self, values_U: NDArray[np.floating]) -> Estimate:
-        """The sum over all users of a run, by its values for those of the sample."""
+        """Return the sum over all users of a run, by its values for those of the sample."""
         size = len(values_U)
         if not size:
             return Estimate(value=0.0, low=0.0, high=0.0)
@@ -65,7 +65,7 @@ class UserSample:
 
 
 def sample_users(users: Stage, max_users: int) -> UserSample:
-    """At most `max_users` users of a complete users stage, of as few buckets as hold them.
+    """Return at most `max_users` users of a complete users stage, of as few buckets as hold them.
 
     Users are in a bucket by a hash, so that each bucket is itself a sample. One bucket is in memory at a time.
     """

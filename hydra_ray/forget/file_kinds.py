@@ -112,7 +112,7 @@ def stage_of(path: str) -> StageDefinition | None:
 
 
 def artefacts(root: str) -> list[Artefact]:
-    """Every file below a root.
+    """Return every file below a root.
 
     Raises:
         StorageError: there are files of no known kind.
@@ -132,7 +132,7 @@ def artefacts(root: str) -> list[Artefact]:
 
 
 def _kinds(paths: list[str], complete: set[str]) -> Iterator[tuple[str, Kind]]:
-    """Paths of known kinds; in a stage that is to teach but was not completed, everything is unfinished.
+    """Yield the paths of known kinds; in a stage that is to teach but was not completed, everything is unfinished.
 
     Args:
         complete: folders of the stages that have a manifest.

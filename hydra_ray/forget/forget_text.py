@@ -12,7 +12,7 @@ from hydra_ray.runs.root import receipt_location
 
 
 def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:
-    """The ids that were typed, and those in a file, one a line.
+    """Return the ids that were typed, and those in a file, one a line.
 
     Raises:
         InputError: the file cannot be read, or there is no id at all.

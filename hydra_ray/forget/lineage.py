@@ -33,7 +33,7 @@ class Learned:
 
 
 def read_manifests(found: Sequence[Artefact]) -> Manifests:
-    """All manifests among the artefacts."""
+    """Return all manifests among the artefacts."""
     return {each.folder: read_manifest(each.location) for each in found if each.is_manifest}
 
 
@@ -55,7 +55,7 @@ def learned_from(
 
 
 def _cohorts(stage_folder: str, manifests: Manifests) -> Iterator[str | None]:
-    """The users stages that a stage's result comes from, and None where a way there is lost."""
+    """Yield the users stages that a stage's result comes from, and None where a way there is lost."""
     folders = {manifest["fingerprint"]: folder for folder, manifest in manifests.items()}
     waiting, seen = [stage_folder], set[str]()
     is_lost = False
@@ -72,8 +72,8 @@ def _cohorts(stage_folder: str, manifests: Manifests) -> Iterator[str | None]:
 
 
 def _taught(path: str, user: Mapping[str, Any]) -> bool:
-    """Whether a user of the cohort had a part: all records teach a labeller; of bases and populations only those of
-    folds in which the user is not new."""
+    """Return whether a user of the cohort had a part: all records teach a labeller; of bases and populations only those
+    of folds in which the user is not new."""
     if _learns_from_all(path):
         return bool(user["history"])
     fold = _FOLD.search(path)

@@ -48,7 +48,7 @@ class Receipt:
 
 
 def read_receipt(root: str, user: str) -> Receipt | None:
-    """The receipt of a user, given by pseudonym; None where there is none."""
+    """Return the receipt of a user, given by pseudonym; None where there is none."""
     location = receipt_location(root, user)
     return from_dict(storage.read_json(location), Receipt) if storage.exists(location) else None
 

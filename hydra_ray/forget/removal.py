@@ -64,7 +64,7 @@ class _Found:
 
 
 def root_of(run_folder: str) -> str:
-    """The storage root that the folder of a run is in.
+    """Return the storage root that the folder of a run is in.
 
     Raises:
         InputError: there is no run.

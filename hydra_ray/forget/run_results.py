@@ -24,7 +24,7 @@ class Traces:
 
 
 def traces_of(rows: Iterable[Mapping[str, Any]]) -> Traces:
-    """The traces of users.
+    """Return the traces of users.
 
     Args:
         rows: theirs of the users and answers tables of all runs.
@@ -48,7 +48,7 @@ def prediction_ids(user_id: str, query_id: str) -> Iterator[str]:
 
 
 def find_in_predictions(location: str, traces: Traces) -> Counter[str]:
-    """How many predictions of a file are by which user."""
+    """Return how many predictions of a file are by which user."""
     owners = (traces.prediction_ids.get(query_id) for query_id, _ in read_predictions(location)[1])
     return Counter(owner for owner in owners if owner is not None)
 
@@ -88,7 +88,7 @@ def drop_from_report(location: str, user_ids: Collection[str], traces: Traces) -
 
 
 def without_users(report: Any, user_ids: Collection[str], traces: Traces) -> Any:
-    """A copy of a JSON value in which users have neither entries of lists, nor places in columns, nor reasons.
+    """Return a copy of a JSON value in which users have neither entries of lists, nor places in columns, nor reasons.
 
     An entry is a mapping with the `user_id`; columns are the lists of a mapping whose `user_id` is one of them, all
     others of that length included.

@@ -19,7 +19,7 @@ _OWNER = {Kind.TABLE: USER_ID, Kind.ANSWERS: "user"}
 
 
 def count_rows(table: Artefact, users: Collection[str]) -> Counter[str]:
-    """How many rows of a table each of some users has.
+    """Return how many rows of a table each of some users has.
 
     Args:
         users: as the table has them: pseudonyms in what the generator answered, else ids.
@@ -35,7 +35,7 @@ def count_rows(table: Artefact, users: Collection[str]) -> Counter[str]:
 
 
 def read_rows(table: Artefact, users: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of some users, who are given as in `count_rows`."""
+    """Yield the rows of some users, who are given as in `count_rows`."""
     for rows in storage.read_row_groups(table.location, _schema(table)):
         yield from rows.filter(_is_theirs(table, rows, users)).to_pylist()
 
@@ -51,7 +51,7 @@ def drop_rows(table: Artefact, users: Collection[str]) -> None:
 
 
 def _or_empty(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The tables that have rows; an empty one where none has."""
+    """Yield the tables that have rows; an empty one where none has."""
     num_rows = 0
     for rows in tables:
         num_rows += rows.num_rows

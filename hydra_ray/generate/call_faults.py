@@ -1,7 +1,7 @@
-"""What a failed call means: for its request, for the endpoint, and for whether to try again.
+"""Classification of failed calls: the failure of the request, whether the endpoint lives, and whether to retry.
 
-Messages say what is known without any text of the endpoint's own, which may repeat the prompt: the status, and an error
-code where it looks like one.
+Messages hold the status, and the error code if it looks like one, but no text of the endpoint's own, which may repeat
+the prompt.
 """
 
 import re
@@ -17,34 +17,34 @@ from hydra_ray.generate.retry_policy import retry_after_seconds
 
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _AGAIN = (408, 409, 425, 429)
-"""Status codes below 500 after which asking again may help."""
+"""Status codes below 500 after which a retry may succeed."""
 _KINDS = {
     "context_length_exceeded": FailureKind.TOO_LONG,
     "content_filter": FailureKind.CONTENT_FILTER,
     "content_policy_violation": FailureKind.CONTENT_FILTER,
 }
-"""What the codes of refused requests mean."""
+"""Failure kinds of refused requests, by error code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Why a call yielded no answer."""
+    """Reason why a call returned no answer."""
 
     kind: FailureKind
     message: str
     is_final: bool
-    """Whether asking again would end alike."""
+    """Whether a retry would fail in the same way."""
     is_answered: bool
-    """Whether the endpoint gave a proper answer, so that it lives."""
+    """Whether the endpoint sent a well-formed response, which shows that it is alive."""
     retry_after: float | None = None
-    """Seconds that the endpoint asks to wait."""
+    """Seconds that the endpoint asks to wait; None where it does not."""
 
 
 def fault_of(error: Exception, api: ApiConfig) -> Fault:
-    """What an error of the client means for its request.
+    """Return the fault that an exception of the client means for its request.
 
     Raises:
-        EndpointError: every request would end like this one.
+        EndpointError: every request would fail in the same way.
     """
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, api)
@@ -52,7 +52,7 @@ def fault_of(error: Exception, api: ApiConfig) -> Fault:
         message = f"no answer within {api.attempt_timeout_seconds:g} s"
         return Fault(kind=FailureKind.TIMEOUT, message=message, is_final=False, is_answered=False)
     if isinstance(error, UnicodeError):
-        message = "the prompt is no text that can be sent"
+        message = "the prompt cannot be encoded as UTF-8"
         return Fault(kind=FailureKind.REFUSED, message=message, is_final=True, is_answered=False)
     if isinstance(error, openai.APIConnectionError):
         message = f"the connection failed ({type(error.__cause__ or error).__name__})"

@@ -1,8 +1,8 @@
-"""One call of an OpenAI-compatible chat endpoint: what is sent, and what comes back.
+"""One call of an OpenAI-compatible chat endpoint: its arguments and its response.
 
-Samples are asked for by `n`, all in one call where the endpoint allows it, because a prompt is paid once a call. Each
-sample has a seed of its own, its request's and its index: endpoints that draw the samples of a call from consecutive
-seeds, as vLLM does, answer the same however the samples are divided among calls.
+Samples are requested by `n`, all in one call where the endpoint allows it, because a prompt is billed once per call.
+Each sample has its own seed, the sum of its request's seed and its index: endpoints that draw the samples of a call
+from consecutive seeds, as vLLM does, return the same samples however they are divided among calls.
 """
 
 from collections.abc import Sequence
@@ -16,31 +16,32 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion import ChatCompletion, Choice
 
 _MAX_TOP_TOKENS = 20
-"""More are told by no hosted endpoint."""
+"""Maximum number of top tokens that hosted endpoints report."""
 _IMPOSSIBLE = -9999.0
-"""Log-probability by which endpoints say that a token could not have been written."""
+"""Log-probability that endpoints report for tokens that could not have been generated."""
 _CHARACTERS_PER_TOKEN = 4
-"""Of English text, about; only for what a call is expected to take before it has."""
+"""Approximate characters per token of English text, for estimating the size of a call beforehand."""
 _FRAME_TOKENS = 4
-"""What a message takes besides its text, about."""
+"""Approximate number of tokens of a message besides its text."""
 _SEED_BITS = 31
-"""Larger seeds are cut by some endpoints, and rounded by gateways that read numbers as floats."""
+"""Number of bits of a seed: some endpoints truncate larger ones, and gateways that parse numbers as floats round
+them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """What came back of one call."""
+    """Result of one successful call."""
 
     prompt_tokens: int
     generations: tuple[Generation, ...]
 
 
 def call_arguments(request: Request, api: ApiConfig, samples: range, *, is_constrained: bool) -> dict[str, Any]:
-    """The arguments of `chat.completions.create` for some samples of a request.
+    """Return the arguments of `chat.completions.create` for some samples of a request.
 
     Args:
-        samples: their indices; consecutive.
-        is_constrained: whether to let the endpoint write nothing but the request's choices.
+        samples: consecutive sample indices.
+        is_constrained: whether to constrain the endpoint to the request's choices.
     """
     arguments: dict[str, Any] = {
         "model": api.model,
@@ -51,7 +52,7 @@ def call_arguments(request: Request, api: ApiConfig, samples: range, *, is_const
     if len(samples) > 1:
         arguments["n"] = len(samples)
     if request.temperature:
-        # Room above for the indices, so that no two samples of a request share a seed.
+        # One bit is left for the indices, so that no two samples of a request share a seed.
         arguments["seed"] = (request.seed % 2 ** (_SEED_BITS - 1)) + samples.start
     if api.has_log_probabilities:
         arguments["logprobs"] = True
@@ -63,17 +64,17 @@ def call_arguments(request: Request, api: ApiConfig, samples: range, *, is_const
 
 
 def expected_tokens(request: Request, num_samples: int) -> int:
-    """About how many tokens a call takes at most, prompt and answers."""
+    """Return an approximate upper bound of the tokens of a call, prompt and answers."""
     characters = sum(len(message.content) for message in request.messages)
     prompt = characters // _CHARACTERS_PER_TOKEN + _FRAME_TOKENS * len(request.messages)
     return prompt + num_samples * request.max_tokens
 
 
 def read_answers(response: "ChatCompletion", num_samples: int, num_top_tokens: int) -> Answered:
-    """The answers in a response.
+    """Return the generations in a response.
 
     Raises:
-        ValueError: it is no response with so many answers.
+        ValueError: it is not a chat completion with `num_samples` choices.
     """
     try:
         choices = sorted(response.choices, key=lambda choice: choice.index)
@@ -88,14 +89,14 @@ def read_answers(response: "ChatCompletion", num_samples: int, num_top_tokens: i
             ),
         )
     except (AttributeError, TypeError) as error:
-        # The client hands over whatever JSON came, or its text.
-        raise ValueError("got something else than a chat completion") from error
+        # The client returns whatever JSON it received, or its text.
+        raise ValueError("the response is not a chat completion") from error
 
 
 def _generation(choice: "Choice", num_tokens: int, num_top_tokens: int) -> Generation:
     told = choice.logprobs.content if choice.logprobs else None
     text = choice.message.content
-    # A refusal comes as a text of its own, which is no answer.
+    # A refusal has a field of its own and is no answer.
     is_refused = text is None and choice.message.refusal is not None
     return Generation(
         text=text or "",
@@ -111,7 +112,7 @@ def _generation(choice: "Choice", num_tokens: int, num_top_tokens: int) -> Gener
 
 
 def _lengths(choices: Sequence["Choice"], completion_tokens: int) -> list[int]:
-    """Generated tokens of each answer: those that are told, and an even share of what else was counted."""
+    """Return the generated tokens of each choice: as reported, plus an even share of the unattributed tokens."""
     lengths = [len(choice.logprobs.content or ()) if choice.logprobs else 0 for choice in choices]
     share, rest = divmod(max(completion_tokens - sum(lengths), 0), len(lengths))
     return [length + share + (place < rest) for place, length in enumerate(lengths)]

@@ -1,13 +1,13 @@
-"""What the generator has answered before: kept by request, and never asked again.
+"""Store of completions by request, so that no request is sent twice.
 
 A request is named by a hash of its user, its exact messages, the sampling parameters, the seed and the number of
 samples (`generate/requests.py`); a store by the model and whatever else decides its answers. So stages, runs of other
 settings, trials of a sweep and folds of a cross-fitted run that ask the same get the same answer. Two users are never
 given one answer, even where they ask the same: removing a user removes exactly what was asked for that user.
 
-A bucket is a folder with files for each stage that asked something new, so that stages never write to one file. A
-stage writes answers while they come and merges its files when its part is asked. A listing that lags behind leads to a
-question that is asked again, never to a wrong or a missing answer. Rows hold the user's pseudonym and no user id.
+A bucket is a folder with separate files for each stage that sent new requests, so that stages never write to the same
+file. A stage writes completions as they arrive and merges its files when its part is done. A stale listing can only
+cause a request to be repeated, never a wrong or missing answer. Rows hold the user's pseudonym and no user id.
 """
 
 import hashlib
@@ -28,16 +28,16 @@ STORES = "completions"
 """Name of the folder of all stores in a root."""
 _SUFFIX = ".parquet"
 _MAX_LISTINGS = 5
-"""How often a bucket is listed anew because files were merged or removed while they were read."""
+"""Maximum number of times a bucket is listed again because files were merged or removed while they were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A completion as it is kept. Key: request_id."""
+    """Row of a stored completion. Key: request_id."""
 
     request_id: str
     user: str
-    """The user's pseudonym by the root's key."""
+    """Pseudonym of the user by the root's key."""
     prompt_tokens: int
     generations: tuple[Generation, ...]
     error: str | None
@@ -47,51 +47,51 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionStore:
-    """The completions of one generator for the users of one bucketing."""
+    """Completions of one generator for the users of one assignment to buckets."""
 
     root: str
-    """storage.root of the runs that share it."""
+    """Storage root of the runs that share the store."""
     name: str
-    """A fingerprint of everything that decides its answers besides the requests."""
+    """Fingerprint of everything that decides the answers besides the requests."""
 
     @property
     def folder(self) -> str:
-        """Location of everything that is kept."""
+        """Folder of the store."""
         return storage.join(self.root, STORES, self.name)
 
     def bucket_folder(self, bucket: int) -> str:
-        """Location of what is kept of a bucket."""
+        """Return the folder of a bucket."""
         return storage.join(self.folder, f"bucket-{bucket:05d}")
 
     def lease(self, bucket: int) -> str:
-        """Location of the lease that whoever asks for a bucket holds."""
+        """Return the location of the lease held while requests of a bucket are sent."""
         return storage.join(self.bucket_folder(bucket), LEASE)
 
     def read(self, bucket: int, requests: Iterable[Request], asker: str = "") -> dict[str, Completion]:
-        """The completions of those requests of a bucket that were answered, by request_id.
+        """Return the stored completions of those requests of a bucket that have one, by request_id.
 
         Args:
-            asker: read only what this one wrote; everything where it is empty.
+            asker: read only files of this asker; all files where it is empty.
         """
         users = {each.request_id: each.user_id for each in requests}
         found = {each.request_id: each for each in self._rows(bucket, asker, users)}
         return {request_id: _completion(each, users[request_id]) for request_id, each in found.items()}
 
     def unanswered(self, bucket: int, asked: Iterable[Asked]) -> list[Request]:
-        """The distinct requests of a bucket that were never answered, in the order in which they are asked."""
+        """Return the distinct requests of a bucket without a stored completion, in the given order."""
         requests = {each.request.request_id: each.request for each in asked}
         known = self.read(bucket, requests.values())
         return [request for request_id, request in requests.items() if request_id not in known]
 
     def has_any(self, bucket: int) -> bool:
-        """Whether anything was ever asked for a bucket."""
+        """Return whether any completion is stored for a bucket."""
         return bool(self._files(bucket))
 
     def write(self, bucket: int, asker: str, completions: Iterable[Completion]) -> None:
-        """Keep completions of a bucket, in a new file; but not failures that asking again may put right.
+        """Store completions of a bucket in a new file, except transient failures.
 
         Args:
-            asker: the stage that asked, as `asker_of` names it.
+            asker: the requesting stage, as named by `asker_of`.
         """
         answered = [each for each in completions if each.failure not in TRANSIENT]
         if answered:
@@ -99,7 +99,7 @@ class CompletionStore:
             self._write(bucket, asker, [_kept(each, pseudonym(each.user_id, key)) for each in answered])
 
     def merge(self, bucket: int, asker: str) -> None:
-        """Make one file of all that an asker wrote of a bucket; it must not be writing meanwhile."""
+        """Merge an asker's files of a bucket into one; the asker must not be writing meanwhile."""
         files = self._files(bucket, asker)
         if len(files) > 1:
             rows = {row.request_id: row for location in files for row in _read(location)}
@@ -108,7 +108,7 @@ class CompletionStore:
                 storage.remove_file(location)
 
     def drop(self, bucket: int, request_ids: Collection[str]) -> int:
-        """Forget that some requests of a bucket were answered; returns of how many of them it was known."""
+        """Remove the stored completions of some requests of a bucket; return how many of these had one."""
         dropped: set[str] = set()
         for location in self._files(bucket):
             rows = list(_read(location))
@@ -120,18 +120,20 @@ class CompletionStore:
         return len(dropped)
 
     def _rows(self, bucket: int, asker: str, request_ids: Collection[str]) -> list[Kept]:
-        """Rows of some requests; a file that is gone was merged into another one, which the next listing shows."""
+        """Return the stored rows of some requests; a file that is gone was merged into another, which the next listing
+        shows."""
         for _ in range(_MAX_LISTINGS):
             try:
                 return [row for location in self._files(bucket, asker) for row in _read(location, request_ids)]
             except _FileGoneError:
                 continue
         raise StorageError(
-            f"the files in {self.bucket_folder(bucket)} change all the time; run again when no other does"
+            f"the files in {self.bucket_folder(bucket)} kept changing while they were read: run again when no other "
+            "run is under way"
         )
 
     def _write(self, bucket: int, asker: str, rows: Sequence[Kept]) -> str:
-        """Put rows into a file that their requests name; returns its location."""
+        """Write rows to a file that is named by their requests; return its location."""
         content = "".join(sorted(row.request_id for row in rows))
         name = f"{asker}-{hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}{_SUFFIX}"
         location = storage.join(self.bucket_folder(bucket), name)
@@ -139,23 +141,23 @@ class CompletionStore:
         return location
 
     def _files(self, bucket: int, asker: str = "") -> list[str]:
-        """Locations of a bucket's files; what is still being written has another ending."""
+        """Return the locations of a bucket's files, without those still being written."""
         folder = self.bucket_folder(bucket)
         names = storage.list_files(folder)
         return [storage.join(folder, name) for name in names if name.startswith(asker) and name.endswith(_SUFFIX)]
 
 
 class _FileGoneError(Exception):
-    """A file was there when its folder was listed, and is not there any more."""
+    """A file was in a listing of its folder and does not exist any more."""
 
 
 def asker_of(stage: str, fingerprint: str) -> str:
-    """What a stage is called in the names of the files that it writes."""
+    """Return the prefix of a stage's files in the store."""
     return f"{stage}-{fingerprint}"
 
 
 def _read(location: str, request_ids: Collection[str] | None = None) -> Iterator[Kept]:
-    """The rows of a file, or those of some requests."""
+    """Return the rows of a file, optionally only those of some requests."""
     try:
         table = storage.read_part(location, arrow_schema(Kept))
     except StorageError:

@@ -1,7 +1,7 @@
-"""Control tokens of chat templates in texts that people wrote: there they are made ordinary text.
+"""Neutralizes chat templates' control tokens in users' texts.
 
-Whoever serves the generator renders and tokenizes the messages, perhaps with another tokenizer than the one at hand. So
-what is defused are that tokenizer's own control tokens, and those of the common chat templates whatever the generator.
+The generator's server renders and tokenizes the messages, perhaps with a different tokenizer from the local one. So
+both the local tokenizer's control tokens and those of all common chat templates are neutralized.
 """
 
 import re
@@ -24,37 +24,37 @@ _TEMPLATES = (
     r"</?s>|<(?:bos|eos|pad|unk)>",
 )
 _FOLDABLE = re.compile(r"[^\t\n\r -~]")
-"""All characters that a normalizer may change."""
+"""Characters that a tokenizer's normalizer may change."""
 _INVISIBLE = {"Cc", "Cf", "Me", "Mn"}
 """Unicode categories that some tokenizers drop before they look for their tokens."""
 _KEPT = "\t\n\r"
-"""Control characters that all tokenizers keep as white space; of the others some are white space only to Python."""
+"""Control characters that all tokenizers keep as white space; others are white space only to some."""
 
 
 @lru_cache(maxsize=4)
 def control_pattern(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
-    """Matches what means something to the generator, or to a common chat template, and is not ordinary text."""
+    """Return a pattern that matches control tokens of the tokenizer and of common chat templates."""
     special = {str(token) for token in tokenizer.all_special_tokens}
     template = str(tokenizer.chat_template or "")
-    # A few models do not call the tokens of their turns special.
+    # A few models do not mark their turn tokens as special.
     special |= {
         token.content
         for token in tokenizer.added_tokens_decoder.values()
         if token.special or (not token.content.isalnum() and token.content in template)
     }
-    # White space around a token is no part of what has to be broken, and a single character cannot be.
+    # Surrounding white space need not be broken, and a single character cannot be.
     own = sorted({token.strip() for token in special if len(token.strip()) > 1}, key=len, reverse=True)
     return re.compile("|".join([*map(re.escape, own), *_TEMPLATES]), flags=re.IGNORECASE)
 
 
 def defuse(text: str, pattern: re.Pattern[str]) -> str:
-    """`text` with a space after the first character of every control token, which makes it ordinary text.
+    """Return `text` with a space after the first character of every control token, which makes it ordinary text.
 
-    What a tokenizer's normalizer may turn into a control token (full-width or other compatible characters, with
-    invisible ones in between) counts as one. A text without any is returned as it is.
+    A sequence that a tokenizer's normalizer may turn into a control token (full-width or other compatible characters,
+    with invisible ones in between) counts as one. A text without any is returned unchanged.
 
     Args:
-        pattern: as of `control_pattern`.
+        pattern: pattern of `control_pattern`.
     """
     starts = _starts(text, pattern)
     while starts:
@@ -64,20 +64,20 @@ def defuse(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def _starts(text: str, pattern: re.Pattern[str]) -> set[int]:
-    """Where control tokens begin, in the text as it stands and as a normalizer may see it."""
+    """Return the start positions of control tokens, in the text and in its normalized form."""
     starts = {match.start() for match in pattern.finditer(text)}
     if not _FOLDABLE.search(text):
         return starts
     found = [match.span() for match in pattern.finditer(text.translate(_FOLDED))]
     if found:
         origins = [position for position, character in enumerate(text) for _ in _FOLDED[ord(character)]]
-        # What a single character becomes cannot be broken.
+        # A token that a single character expands to cannot be broken.
         starts |= {origins[start] for start, end in found if origins[start] < origins[end - 1]}
     return starts
 
 
 class _Folded(dict[int, str]):
-    """For each code point the compatible characters that it may become; nothing where it may be dropped."""
+    """Maps each code point to its compatibility decomposition; to nothing where a normalizer may drop it."""
 
     def __missing__(self, code_point: int) -> str:
         character = chr(code_point)

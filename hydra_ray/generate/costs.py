@@ -1,4 +1,4 @@
-"""What the answers to a stage's requests took, as counters of its parts."""
+"""Requests, tokens and cost of a part, as its counters."""
 
 from collections.abc import Collection
 
@@ -9,17 +9,16 @@ from hydra_ray.rows import Completion, Generation
 def answer_counters(
     used: Collection[Completion], asked: Collection[Completion], api: ApiConfig | None
 ) -> dict[str, float]:
-    """Counters of what a part used, and of what was asked and paid for it.
+    """Return the counters of the completions that a part used, and of those that were requested and paid for it.
 
     Args:
-        used: one completion for each distinct request, whoever asked it.
-        asked: those of them that were asked for this very part.
-        api: whose prices count; None where nothing is paid.
+        used: one completion for each distinct request, from the store or new.
+        asked: those of them that were requested for this part.
+        api: endpoint whose prices apply; None where nothing is paid.
 
     Returns:
-        requests, prompt_tokens, generated_tokens and cut (generations that reached their largest length): of all that
-        is used; asked_now, asked_tokens, attempts (calls of the generator), and cost where there are prices: of what
-        was asked.
+        requests, prompt_tokens, generated_tokens and cut (generations that reached their length limit), over `used`;
+        asked_now, asked_tokens, attempts (calls of the generator), and cost where there are prices, over `asked`.
     """
     counters: dict[str, float] = {
         "requests": len(used),

@@ -1,4 +1,4 @@
-"""The generator as everything else sees it: requests in, completions out."""
+"""Interface of generators: requests in, completions out."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -6,31 +6,31 @@ from typing import Protocol
 from hydra_ray.rows import Completion, Request
 
 Keep = Callable[[Sequence[Completion]], None]
-"""Puts completions where they outlast the engine."""
+"""Function that stores completions so that they outlast the engine."""
 
 
 def keep_nowhere(_: Sequence[Completion]) -> None:
-    """For callers who need completions only once all are there."""
+    """Store nothing, for callers that need the completions only once all have arrived."""
 
 
 class Engine(Protocol):
-    """A generator that can be asked."""
+    """A loaded or connected generator."""
 
     def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        """One completion a request, joined by request_id; the order is not defined.
+        """Return one completion per request, joined by request_id; the order is undefined.
 
-        The result depends on nothing but the requests: neither on earlier calls nor on the process. A request that
-        cannot be completed yields a completion with an error.
+        The result depends only on the requests, neither on earlier calls nor on the process. A request that cannot be
+        completed yields a completion with an error.
 
         Args:
-            keep: called with every completion, several at a time, as soon as they are worth keeping.
+            keep: called with batches of completions that may be stored, each completion once, as they arrive.
 
         Raises:
-            EndpointError: nothing can be asked of the generator, whoever asks it.
-            GenerationError: the generator itself failed and cannot be used any more.
+            EndpointError: the generator answers no request, from any client.
+            GenerationError: this engine failed and cannot be used any more.
         """
         ...
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Release the generator's memory."""
         ...

@@ -1,7 +1,7 @@
-"""What can go wrong with an answer, and the `errors` table that tells it.
+"""Kinds of failed answers, and the `errors` table that records them.
 
-A failed answer is a row here besides its place in the stage's own table. What asking again may help is told apart from
-what would end alike: only the former is asked again by itself.
+A failed answer is a row here in addition to its place in the stage's own table. Transient failures, which a retry may
+repair, are distinguished from permanent ones; only the former are retried by default.
 """
 
 from collections import Counter
@@ -14,43 +14,43 @@ from hydra_ray.rows import Completion, Failure, Generation
 
 
 class FailureKind(StrEnum):
-    """Why there is no usable answer."""
+    """Reason why there is no usable answer."""
 
     CUT = "cut"
-    """The answer reached the largest number of tokens before it could be understood."""
+    """The answer reached its length limit before it could be parsed."""
     CONTENT_FILTER = "content_filter"
-    """The generator's own filter stopped the answer."""
+    """The generator's content filter stopped the answer."""
     EMPTY = "empty"
-    """Nothing was written."""
+    """The answer is empty."""
     UNPARSABLE = "unparsable"
-    """What was written is no answer to the task."""
+    """The answer is not one to the task."""
     TOO_LONG = "too_long"
-    """The prompt does not fit the generator."""
+    """The prompt does not fit the generator's context."""
     REFUSED = "refused"
-    """The generator does not take this request."""
+    """The generator rejects this request."""
     TIMEOUT = "timeout"
-    """No answer came within the request's deadline."""
+    """No answer arrived before the request's deadline."""
     UNAVAILABLE = "unavailable"
-    """The generator was overloaded or out of reach at every attempt."""
+    """The generator was overloaded or unreachable at every attempt."""
     ENGINE = "engine"
     """The generator failed at this request."""
 
 
 TRANSIENT = frozenset({FailureKind.TIMEOUT, FailureKind.UNAVAILABLE, FailureKind.ENGINE})
-"""Kinds of which asking again may make an answer; they are never kept as answered."""
+"""Kinds of failures that a retry may repair; they are never stored as answers."""
 ERRORS = "errors"
-"""Name of the table."""
+"""Name of the errors table."""
 COUNTER = "failed."
-"""How the counters begin that tell the failures of a kind."""
+"""Prefix of the counters of failures by kind."""
 _ENOUGH_ANSWERS = 1000
-"""Fewer do not stop a stage before its end: the first ones may be worse than the rest."""
+"""Minimum number of answers before failures stop a running stage: the first ones may be worse than the rest."""
 
 
 def failures_of(completions: Iterable[Completion], error_of: Callable[[Generation], str | None]) -> Iterator[Failure]:
-    """Rows of an errors table, each distinct request once.
+    """Yield the rows of an errors table, each distinct request once.
 
     Args:
-        error_of: why a generation cannot be used; None where it can.
+        error_of: returns why a generation cannot be used; None where it can.
     """
     for completion in {each.request_id: each for each in completions}.values():
         if completion.error is not None:
@@ -61,23 +61,23 @@ def failures_of(completions: Iterable[Completion], error_of: Callable[[Generatio
 
 
 def count_kinds(failures: Iterable[Failure]) -> dict[str, int]:
-    """Counters of the failures, by kind."""
+    """Return the number of failures by kind, as counters."""
     return dict(Counter(f"{COUNTER}{failure.kind}" for failure in failures))
 
 
 def require_answers(
     stage: str, errors: str, counters: Mapping[str, float], max_failed_fraction: float, is_over: bool
 ) -> None:
-    """Check that not too many of a stage's answers failed.
+    """Check that the share of failed answers of a stage does not exceed the limit.
 
     Args:
-        stage: its name.
-        errors: where its errors table is.
-        counters: sums over the parts that are committed.
-        is_over: whether these are all parts.
+        stage: name of the stage.
+        errors: folder of its errors table.
+        counters: sums over the committed parts.
+        is_over: whether all parts are committed.
 
     Raises:
-        GenerationError: too many did.
+        GenerationError: it does.
     """
     num_answers, num_failed = counters.get("answers", 0), counters.get("failed", 0)
     if num_failed <= max_failed_fraction * num_answers or (num_answers < _ENOUGH_ANSWERS and not is_over):

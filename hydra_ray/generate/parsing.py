@@ -1,7 +1,7 @@
-"""From what the generator wrote to an answer in the task's own terms, strictly.
+"""Strict parsing of generated texts into answers of the task.
 
 Nothing is guessed: an answer that is not a label, or does not contain exactly one, is an error with its text kept. So
-an empty answer is never right, and "comedy" never passes for "dark comedy".
+an empty answer is never correct, and "comedy" is never accepted for "dark comedy".
 """
 
 import math
@@ -19,16 +19,16 @@ NO_LABEL = "no label in the answer"
 SEVERAL_LABELS = "several labels in the answer"
 
 _ENDS = " \t\r\n\"'`´“”„‘’‚«»‹›.,;:!?()[]{}<>*_"  # noqa: RUF001
-"""Stripped from both ends; neither "-" nor "+" nor "#", which belong to labels such as -1 and c++."""
+"""Characters stripped from both ends; neither "-" nor "+" nor "#", which belong to labels such as -1 and c++."""
 _OPENING, _CLOSING = "\"'`“„‘«", "\"'`”“’»"  # noqa: RUF001
 _NUMBER = re.compile(r"(?<![\w.,+-])[-+]?\d+(?:\.\d+)?(?![.,]?\w)")
 _LEAD_IN = re.compile(r"(?:title|headline|answer|output|response|tweet)\s*:\s*", flags=re.IGNORECASE)
 _ONE_LINE_TOKENS = 64
-"""A text answer limited to this many tokens is one line (a title, a headline); what follows it is explanation."""
+"""Length limit up to which a text answer is one line (a title, a headline); what follows it is explanation."""
 
 
 def parse_answer(task: Task, generation: Generation) -> Answer:
-    """What `generation` answers to a query of `task`, or why that cannot be said."""
+    """Return the answer of `generation` to a query of `task`, or the reason why there is none."""
     text = generation.text
     is_exact = True
     if (error := text_error(generation)) is not None:
@@ -50,18 +50,19 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
 
 
 def text_error(generation: Generation) -> str | None:
-    """Why a generation is no answer whatever the task; None where it may be one."""
+    """Return why a generation is no answer to any task; None where it may be one."""
     if generation.finish_reason == "content_filter":
         return FILTERED
     return None if generation.text.strip() else EMPTY
 
 
 def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) -> tuple[float, ...]:
-    """The generator's probability of each label, by the likely first tokens that the label begins with.
+    """Return the generator's probability of each label, estimated from the likely first tokens that the label begins
+    with.
 
-    A token that several labels begin with is divided among them. What is left to a sum of 1 is what no label begins
-    with, or was too unlikely to be told. Empty where no token is known, and where all labels begin alike: then the
-    first token does not tell them apart.
+    The probability of a token that several labels begin with is divided among them. The sum may be below 1: some tokens
+    begin no label, or are too unlikely to be reported. Empty where no token is known, and where all labels begin with
+    the same character, so that the first token does not distinguish them.
     """
     if not first_tokens or len({label[:1].casefold() for label in labels}) == 1:
         return ()
@@ -75,12 +76,12 @@ def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) 
 
 
 def failed_answer(error: str) -> Answer:
-    """The answer of a request that the generator did not complete."""
+    """Return the answer of a request that the generator did not complete."""
     return Answer(text="", value=None, error=error, is_exact=False, num_tokens=0)
 
 
 def _find_label(task: Task, text: str) -> tuple[str | None, str | None, bool]:
-    """The label, the error, and whether the label was the whole text."""
+    """Return the label, the error, and whether the label was the whole text."""
     if text.strip() in task.labels:
         return text.strip(), None, True
     bare = _bare_label(text)
@@ -94,13 +95,13 @@ def _find_label(task: Task, text: str) -> tuple[str | None, str | None, bool]:
 
 
 def _rated_labels(labels: Iterable[str], text: str) -> list[str]:
-    """The labels whose value is among the numbers in `text`."""
+    """Return the labels whose value is among the numbers in `text`."""
     values = {float(number) for number in _NUMBER.findall(unicodedata.normalize("NFKC", text))}
     return [label for label in labels if float(label) in values]
 
 
 def _contained_labels(labels: tuple[str, ...], bare: str) -> list[str]:
-    """The labels that occur in `bare` as whole words and not only inside a longer label's occurrence."""
+    """Return the labels that occur in `bare` as whole words, not only inside an occurrence of a longer label."""
     spans = [(match.span(), label) for label, pattern in _patterns(labels) for match in pattern.finditer(bare)]
     found = {
         label
@@ -122,7 +123,7 @@ def _bare_label(text: str) -> str:
 
 
 def _bare_text(task: Task, text: str) -> str:
-    """A text answer without what surrounds it: a lead-in such as "Title:", quotes, further lines."""
+    """Return a text answer without a lead-in such as "Title:", surrounding quotes and further lines."""
     text = text.strip()
     lead_in = _LEAD_IN.match(text)
     if lead_in:
@@ -135,5 +136,5 @@ def _bare_text(task: Task, text: str) -> str:
 
 
 def _is_quoted_inside(text: str) -> bool:
-    """Whether the first and last quotes of `text` belong to two different quotations, as in '"a" and "b"'."""
+    """Return whether the first and last quotes of `text` belong to two different quotations, as in '"a" and "b"'."""
     return any(quote in text[1:-1] for quote in {text[0], text[-1]})

@@ -1,9 +1,9 @@
-"""The forms of a prompt: how a task's words, a user's records and a query become messages.
+"""Prompt forms: how a task's instruction, a user's records and a query become messages.
 
-chat: a record is a turn pair, its input the user's turn and its output the assistant's; the most relevant one stands
-last, next to the query. Records that are no answers (`Task.is_history_labelled`) are quoted in the query's turn.
-sentence: LaMP's own form (Salemi et al., 2024, appendix): a record is a sentence, the most relevant one first, and all
-is one message. summary: records as lines, and the wish for a profile of their user.
+chat: a record is a pair of turns, its input the user's and its output the assistant's; the most relevant one comes
+last, next to the query. Records that are not answers (`Task.is_history_labelled`) are quoted in the query's turn.
+sentence: LaMP's own form (Salemi et al., 2024, appendix): a record is a sentence, the most relevant one first, and
+everything is one message. summary: records as lines, and an instruction to write a profile of their user.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.rows import Message
 
 NO_INPUT = "Show me an example of the style to write in."
-"""The user's turn of an example whose record has an output only."""
+"""User's turn of an example whose record has an output only."""
 ABOUT_USER = "About this user: "
-"""What stands before a profile."""
+"""Text before a profile."""
 SUMMARY_INSTRUCTION = (
     "Here is what one person wrote or chose in the past. Describe in two or three sentences what this person likes and "
     "how this person writes or decides, so that somebody else could answer in this person's place. Write nothing else."
@@ -27,34 +27,34 @@ class Example:
     """A record as it appears in a prompt."""
 
     input: str
-    """Empty where the form does not show it."""
+    """Input of the record; empty where the form does not show it."""
     output: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """All texts of a prompt but the task's own."""
+    """Texts of a prompt besides the task's own."""
 
     examples: tuple[Example, ...] = ()
-    """The most relevant one last."""
+    """Examples, the most relevant one last."""
     query: str = ""
     profile: str = ""
-    """What is known about the user; empty where nothing is."""
+    """Description of the user; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """A way to write a prompt."""
+    """Renders the contents of a prompt as messages."""
 
     render: Callable[[Task, Contents], tuple[Message, ...]]
     shows_inputs: bool
     """Whether examples appear with their inputs."""
     no_input: str
-    """What stands for an input that is empty."""
+    """Substitute for an empty input."""
 
 
 def form_of(task: Task, config: GeneratorConfig) -> Form:
-    """The form of the prompts that ask a task's queries."""
+    """Return the form of the prompts that ask a task's queries."""
     if config.prompt_form == "sentence":
         return Form(render=_sentence, shows_inputs=_has_input_in_sentence(task), no_input="")
     if task.is_history_labelled:
@@ -63,7 +63,7 @@ def form_of(task: Task, config: GeneratorConfig) -> Form:
 
 
 def summary_form(task: Task) -> Form:
-    """The form of the prompt that asks for a profile."""
+    """Return the form of the prompt that asks for a profile."""
     return Form(render=_summary, shows_inputs=_has_input_in_sentence(task), no_input="")
 
 

@@ -1,7 +1,7 @@
-"""Prompts that fit the generator: instruction, examples, query, and perhaps a profile of the user.
+"""Prompts fitted to the generator's context: instruction, examples, query, and optionally a profile of the user.
 
-Lengths are the generator's own tokens. Each text is tokenized once a process; whether a prompt fits is mostly decided
-by a sum, and by rendering it only where the sum comes close to the limit. No message holds a control token, so no text
+Lengths are in the generator's tokens. Each text is tokenized once per process; whether a prompt fits is mostly decided
+by a sum, and by rendering it only where the sum is close to the limit. No message contains a control token, so no text
 opens or closes a turn.
 """
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROFILE_TOKENS = 96
-"""Length limit of a profile that the generator writes."""
+"""Length limit of a generated profile, in tokens."""
 
 _MIN_INPUT_TOKENS = 16
-"""A record's input is not cut below this: a shorter one says too little, and the record is better dropped."""
+"""Minimum length to which a record's input is cut: a shorter one is of little use, and the record is better dropped."""
 _MIN_RECORD_TOKENS = 8
-"""A record costs hardly less than this, so no more than a prompt can hold are looked at."""
+"""Assumed minimum length of a record, which bounds how many records are considered for a prompt."""
 _SLACK_TOKENS = 4
-"""A text's allowance for tokens that differ between a text alone and inside a prompt."""
+"""Allowance per text for tokens that differ between a text alone and inside a prompt."""
 _MAX_ATTEMPTS = 4
-"""Renderings of a prompt with the same examples; the first one nearly always fits."""
+"""Maximum number of renderings of a prompt with the same examples; the first one nearly always fits."""
 _MAX_CHARACTERS_PER_TOKEN = 50
-"""Longer texts are cut by characters before they are tokenized, so that a whole book costs no more than a page."""
+"""Bound by which longer texts are cut before they are tokenized, so that a whole book costs no more than a page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ _NOTHING = _Text(text="", num_tokens=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Texts:
-    """What a prompt is to hold."""
+    """Texts that a prompt should contain."""
 
     pairs: tuple[tuple[_Text, _Text], ...] = ()
     """Inputs and outputs of the examples, the most relevant one last."""
@@ -71,14 +71,14 @@ def fit_messages(
     config: GeneratorConfig,
     profile: str | None = None,
 ) -> tuple[Message, ...]:
-    """The prompt that asks for the answer to `query_input`, short enough to leave room for task.max_tokens.
+    """Return the prompt for an answer to `query_input`, short enough to leave room for task.max_tokens.
 
-    Where the whole is too long, record inputs are cut evenly, then the least relevant examples are dropped, then the
-    query is cut from its end, then the profile is left out. The instruction always stays as it is.
+    If everything together is too long, record inputs are cut evenly, then the least relevant examples are dropped, then
+    the query is truncated, then the profile is left out. The instruction is never cut.
 
     Args:
-        examples: records to learn from, most relevant first.
-        profile: what is known about the user (PAG, Richardson et al. 2023), put before everything else.
+        examples: records shown as examples, most relevant first.
+        profile: description of the user (PAG, Richardson et al. 2023), put before everything else.
 
     Raises:
         ConfigError: not even the instruction and one token of the query fit.
@@ -107,10 +107,10 @@ def fit_messages(
 def profile_messages(
     task: Task, records: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
 ) -> tuple[Message, ...]:
-    """The prompt that asks for a profile of the user with `records`, short enough to leave room for PROFILE_TOKENS.
+    """Return the prompt for a profile of the user with `records`, short enough to leave room for PROFILE_TOKENS.
 
-    It shows as many of the newest records as fit, the newest one last. Records without a date are older than dated
-    ones, and earlier ones older than later ones.
+    It shows as many of the newest records as fit, the newest one last. Records without a date count as older than dated
+    ones, and earlier ones in the history as older than later ones.
 
     Args:
         records: a user's history, at least one record.
@@ -134,7 +134,7 @@ def profile_messages(
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The text of a prompt by the generator's chat template, up to where its answer begins.
+    """Return the text of a prompt by the generator's chat template, up to where its answer begins.
 
     Raises:
         ModelError: the generator has no chat template, or one that refuses such turns.
@@ -158,14 +158,14 @@ def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBa
 
 
 def count_prompt_tokens(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Length of the rendered prompt in tokens."""
+    """Return the length of the rendered prompt in tokens."""
     return _count_tokens(tokenizer, render_prompt(messages, tokenizer))
 
 
 def _pairs(
     form: Form, examples: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
 ) -> tuple[tuple[_Text, _Text], ...]:
-    """Inputs and outputs of `examples` (most relevant first) as the form shows them, most relevant last."""
+    """Return the inputs and outputs of `examples` (most relevant first) as the form shows them, most relevant last."""
     return tuple(
         (
             _safe_text(tokenizer, record.input.strip() or form.no_input, config.max_text_tokens)
@@ -185,7 +185,7 @@ def _fit_most(
     room: int,
     min_examples: int = 0,
 ) -> tuple[Message, ...] | None:
-    """A prompt with as many of the most relevant examples as fit; None where `min_examples` are too many."""
+    """Return a prompt with as many of the most relevant examples as fit; None where `min_examples` are too many."""
     for num_dropped in range(len(texts.pairs) - min_examples + 1):
         messages = _fit_examples(form, task, replace(texts, pairs=texts.pairs[num_dropped:]), tokenizer, room)
         if messages is not None:
@@ -196,10 +196,10 @@ def _fit_most(
 def _fit_examples(
     form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
 ) -> tuple[Message, ...] | None:
-    """A prompt with all of the examples, their inputs cut where need be; None where that is not enough."""
+    """Return a prompt with all examples, their inputs cut where needed; None where that is not enough."""
     lengths = [text.num_tokens for text, _ in texts.pairs]
     fixed = texts.query.num_tokens + texts.profile.num_tokens + sum(output.num_tokens for _, output in texts.pairs)
-    # Asked first, because frames of very many examples are costly to count.
+    # Checked first, because frames of very many examples are costly to count.
     if fixed + sum(min(length, _MIN_INPUT_TOKENS) for length in lengths) > room:
         return None
     fixed += _frame_tokens(tokenizer, task, form, len(lengths), bool(texts.profile.text))  # pyright: ignore[reportArgumentType]
@@ -222,7 +222,7 @@ def _fit_examples(
 def _fit_query(
     form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
 ) -> tuple[Message, ...] | None:
-    """A prompt whose query is cut until it fits; None where not even one token of it does."""
+    """Return a prompt whose query is cut until it fits; None where not even one token of it does."""
     limit = max(1, texts.query.num_tokens)
     while limit > 0:
         cut = replace(texts, query=_cut(tokenizer, texts.query, limit))
@@ -235,7 +235,7 @@ def _fit_query(
 
 
 def _even_cap(lengths: Sequence[int], total: int) -> int:
-    """The largest cap for which the lengths, each cut to it, sum to at most `total`."""
+    """Return the largest cap for which the lengths, each cut to it, sum to at most `total`."""
     remaining = total
     for position, length in enumerate(sorted(lengths)):
         share = remaining // (len(lengths) - position)
@@ -250,9 +250,9 @@ def _cut(tokenizer: "PreTrainedTokenizerBase", text: _Text, max_tokens: int) -> 
 
 
 def _messages(form: Form, task: Task, contents: Contents, tokenizer: "PreTrainedTokenizerBase") -> tuple[Message, ...]:
-    """The messages of a prompt, in turns that the generator knows.
+    """Return the messages of a prompt, in roles that the generator's template accepts.
 
-    Texts that hold no control token may make one together, so the whole is looked at again.
+    Texts without a control token may form one together, so the rendered messages are checked again.
     """
     messages = form.render(task, contents)
     if messages[0].role == "system" and not _knows_system(tokenizer):
@@ -264,25 +264,25 @@ def _messages(form: Form, task: Task, contents: Contents, tokenizer: "PreTrained
 
 @lru_cache(maxsize=4)
 def _knows_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the generator's chats may have a turn of the system; where not, the first turn says it."""
+    """Return whether the generator's chat template accepts a system turn; where not, the first turn includes it."""
     user = Message(role="user", content="x")
     try:
         render_prompt([Message(role="system", content="x"), user], tokenizer)
     except ModelError:
-        render_prompt([user], tokenizer)  # fails too where that is not the reason
+        render_prompt([user], tokenizer)  # raises too where the system turn is not the reason
         return False
     return True
 
 
 @lru_cache(maxsize=8192)
 def _safe_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int) -> _Text:
-    """`text`, cut to `max_tokens`, its control tokens defused, so that no record can open a turn."""
+    """Return `text`, cut to `max_tokens`, its control tokens neutralized, so that no record can open a turn."""
     text = defuse(text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN], control_pattern(tokenizer))
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     if len(ends) <= max_tokens:
         return _Text(text=text, num_tokens=len(ends))
     end = ends[max_tokens - 1][1] if max_tokens else 0
-    # A character may be several tokens, which then share its offsets; it is kept whole.
+    # A character may be several tokens that share its offsets; it is kept whole.
     return _Text(text=text[:end], num_tokens=sum(1 for _, token_end in ends if token_end <= end))
 
 
@@ -290,7 +290,7 @@ def _safe_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int)
 def _frame_tokens(
     tokenizer: "PreTrainedTokenizerBase", task: Task, form: Form, num_examples: int, has_profile: bool
 ) -> int:
-    """Length of a prompt's fixed part: the task's own words and the chat template around all other texts."""
+    """Return the length of a prompt's fixed part: the task's own texts and the chat template around all others."""
     example = Example(input="x" if form.shows_inputs else "", output="x")
     contents = Contents(examples=(example,) * num_examples, query="x", profile="x" if has_profile else "")
     num_texts = num_examples * (1 + form.shows_inputs) + 1 + has_profile

@@ -1,7 +1,7 @@
-"""What may be asked of an endpoint, and when: calls and tokens a minute, calls at the same time.
+"""Client-side rate limits of an endpoint: calls and tokens per minute, concurrent calls.
 
-`Limits` is the rule alone, with time as an argument: sliding windows, so that in no 60 seconds, wherever they begin,
-more is begun than is allowed. `Limiter` lets callers wait for their turn, first come, first served.
+`Limits` is the pure rule, with time as an argument: sliding windows, so that no 60 seconds, wherever they begin, exceed
+a limit. `Limiter` makes callers wait for their turn, first come, first served.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ _WINDOW_SECONDS = 60.0
 
 
 class Turns(Protocol):
-    """Where callers wait for their turn."""
+    """Queue in which callers wait for their turn."""
 
     async def reserve(self, tokens: int) -> int:
-        """Wait until a call that may take so many tokens may begin; returns the number of its ticket."""
+        """Wait until a call of up to `tokens` tokens may begin; return its ticket."""
         ...
 
     async def settle(self, ticket: int, tokens: int) -> None:
-        """The call of a ticket has ended, and has taken so many tokens."""
+        """Record that the call of a ticket has ended and has taken `tokens` tokens."""
         ...
 
 
@@ -36,27 +36,28 @@ class _Call:
 
 
 class Limits:
-    """The calls of the last minute, and whether one more may begin. Seconds of `now` count from anywhere, and grow."""
+    """Calls of the last minute, and whether one more may begin. `now` is in seconds of any monotonic clock."""
 
     def __init__(self, config: ApiConfig):
         self.config = config
         self._calls: OrderedDict[int, _Call] = OrderedDict()
-        """Those of the last minute, by ticket, oldest first."""
+        """Calls of the last minute, by ticket, oldest first."""
         self._under_way: dict[int, float] = {}
-        """Starts of the calls that have not ended, by ticket. One whose caller died ends by its time-out."""
+        """Start times of the calls that have not ended, by ticket. One whose caller died ends at its time-out."""
         self._tokens = 0
 
     def wait_seconds(self, now: float, tokens: int) -> float:
-        """How long a call of so many tokens must wait if no other one ends before; 0 where it may begin now.
+        """Return how many seconds a call of `tokens` tokens must wait if no other call ends before; 0 if it may begin
+        now.
 
-        A call that is larger than the limit of a minute waits for a minute without any other.
+        A call larger than the limit per minute waits until no other call is in the window.
         """
         self._drop_past(now)
         return max(self._slot_wait(now), self._request_wait(now), self._token_wait(now, tokens), 0.0)
 
     def begin(self, now: float, tokens: int) -> int:
-        """Count a call that begins now; returns its ticket."""
-        # Whoever holds a ticket of a limiter that died must not settle another one's call.
+        """Record a call that begins now; return its ticket."""
+        # A ticket of a limiter that died must not settle a call of the new one.
         ticket = secrets.randbits(63)
         self._calls[ticket] = _Call(now, tokens)
         self._under_way[ticket] = now
@@ -64,7 +65,7 @@ class Limits:
         return ticket
 
     def settle(self, ticket: int, tokens: int) -> None:
-        """Put what a call has taken in the place of what it might have; it has ended."""
+        """Record that a call has ended, replacing its estimated tokens by the actual ones."""
         self._under_way.pop(ticket, None)
         if ticket in self._calls:
             call = self._calls[ticket]
@@ -105,14 +106,14 @@ class Limits:
 
 
 class Limiter:
-    """Callers' turns in one process."""
+    """Rate limiter for the callers of one process."""
 
     def __init__(self, config: ApiConfig, clock: Callable[[], float] = time.monotonic):
         self._limits, self._clock = Limits(config), clock
         self._turn, self._ended = asyncio.Lock(), asyncio.Event()
 
     async def reserve(self, tokens: int) -> int:
-        """Wait until a call that may take so many tokens may begin; returns the number of its ticket."""
+        """Wait until a call of up to `tokens` tokens may begin; return its ticket."""
         async with self._turn:
             while (seconds := self._limits.wait_seconds(self._clock(), tokens)) > 0:
                 self._ended.clear()
@@ -123,11 +124,11 @@ class Limiter:
             return self._limits.begin(self._clock(), tokens)
 
     async def settle(self, ticket: int, tokens: int) -> None:
-        """The call of a ticket has ended, and has taken so many tokens."""
+        """Record that the call of a ticket has ended and has taken `tokens` tokens."""
         self._limits.settle(ticket, tokens)
         self._ended.set()
 
     async def configure(self, config: ApiConfig) -> None:
-        """From now on other limits hold."""
+        """Replace the limits."""
         self._limits.config = config
         self._ended.set()

@@ -1,4 +1,4 @@
-"""A question to the generator and its parsed answers: the same for probes and drafts."""
+"""Requests to the generator and their parsed answers, shared by probes and drafts."""
 
 import hashlib
 import json
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_TOP_TOKENS = 20
-"""Most likely first tokens that are asked for with a greedy answer to a closed task: as many as hosted APIs tell."""
+"""Number of most likely first tokens requested with a greedy answer to a closed task: the most that hosted APIs
+report."""
 
 
 def ask(
@@ -30,13 +31,14 @@ def ask(
     num_samples: int = 1,
     temperature: float = 0.0,
 ) -> Request:
-    """The request that asks `query_input` with `examples` (best first); greedy unless a temperature is given.
+    """Return the request for an answer to `query_input` with `examples` (best first); greedy unless a temperature is
+    given.
 
     Args:
-        profile: what the generator wrote about the user, put before everything else.
+        profile: generated description of the user, put before everything else.
     """
     if config.is_constrained and task.is_closed:
-        # A constrained generator may spell a label in more tokens than its tokenizer would, at most one a byte.
+        # A constrained generator may emit a label in more tokens than its tokenizer would: at most one per byte.
         longest = max(len(label.encode()) for label in task.labels)
         task = task.model_copy(update={"max_tokens": max(task.max_tokens, longest + 1)})
     return make_request(
@@ -62,7 +64,7 @@ def make_request(
     choices: tuple[str, ...] = (),
     num_top_tokens: int = 0,
 ) -> Request:
-    """A request under the name that its content gives it."""
+    """Return a request whose id is a hash of its content."""
     turns = [(message.role, message.content) for message in messages]
     content = [user_id, turns, num_samples, temperature, max_tokens, choices, num_top_tokens, config.seed]
     request_id = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
@@ -80,7 +82,7 @@ def make_request(
 
 
 def parse_completion(completion: Completion, num_samples: int, task: Task) -> list[Answer]:
-    """The answers of a request: `num_samples` of them, failed ones included."""
+    """Return the `num_samples` answers of a request, failed ones included."""
     if completion.error is not None:
         return [failed_answer(completion.error)] * num_samples
     return [parse_answer(task, generation) for generation in completion.generations]

@@ -1,4 +1,4 @@
-"""How long to wait for an endpoint: pauses between attempts, and when to take it for dead."""
+"""Retry policy for an endpoint: back-off between attempts, and a circuit breaker for dead endpoints."""
 
 import email.utils
 from collections.abc import Mapping
@@ -7,30 +7,30 @@ _FIRST_PAUSE_SECONDS = 0.5
 
 
 def pause_seconds(num_failed: int, retry_after: float | None, longest: float, draw: float) -> float:
-    """The pause before the next attempt: exponential back-off with full jitter, or what the endpoint asks for and a
-    little more, so that not all who were told the same come back at the same moment.
+    """Return the pause before the next attempt: exponential back-off with full jitter, or the requested pause plus
+    jitter, so that clients do not retry in step.
 
     Args:
-        num_failed: attempts so far, at least 1.
-        retry_after: what the endpoint asked for, in seconds.
-        longest: bound of the back-off.
+        num_failed: failed attempts so far, at least 1.
+        retry_after: pause that the endpoint asked for, in seconds.
+        longest: upper bound of the back-off, in seconds.
         draw: uniform in [0, 1).
     """
     if retry_after is not None:
         return retry_after + draw * _FIRST_PAUSE_SECONDS
-    # The exponent is bounded so that many attempts do not overflow a float.
+    # The exponent is bounded, so that many attempts do not overflow a float.
     return draw * min(longest, _FIRST_PAUSE_SECONDS * 2 ** min(num_failed - 1, 30))
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """What an endpoint's answer asks for: `retry-after-ms`, or `Retry-After` in seconds or as an HTTP date.
+    """Return the pause that a response asks for: `retry-after-ms`, or `Retry-After` in seconds or as an HTTP date.
 
     Args:
         headers: names in lower case.
-        now: seconds since 1970; counts where the answer has no date of its own.
+        now: seconds since 1970, used where the response has no `Date`.
 
     Returns:
-        Seconds, not negative; None where nothing is asked for or it cannot be understood.
+        Seconds, not negative; None where the header is missing or malformed.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -42,7 +42,7 @@ def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
     until = _timestamp(headers.get("retry-after"))
     if until is None:
         return None
-    # By the endpoint's own clock, where it shows it: ours may differ.
+    # Relative to the endpoint's own clock, if it reports it: the local one may differ.
     return max(0.0, until - (_timestamp(headers.get("date")) or now))
 
 
@@ -54,8 +54,8 @@ def _timestamp(date: str | None) -> float | None:
 
 
 class Breaker:
-    """Tells a dead endpoint from single requests that fail: by distinct requests that failed one after another, over a
-    time in which no call was answered. Seconds count from anywhere, and grow."""
+    """Circuit breaker: distinguishes a dead endpoint from failing requests, by the number of distinct requests that
+    failed in a row and the time without any answer. Times are in seconds of any monotonic clock."""
 
     def __init__(self, num_requests: int, seconds: float):
         self._num_requests, self._seconds = num_requests, seconds
@@ -64,21 +64,21 @@ class Breaker:
         self._last_sign = float("-inf")
 
     def sign_of_life(self, now: float) -> None:
-        """An answer came, if only one that asks to wait."""
+        """Record a response, even one that asks to wait."""
         self._failed.clear()
         self._last_sign = now
 
     def failed(self, request_id: str, start: float) -> None:
-        """A call that began at `start` was not answered."""
+        """Record that a call that began at `start` got no response."""
         if not self._failed:
             self._since = max(start, self._last_sign)
         self._failed.add(request_id)
 
     @property
     def is_suspected(self) -> bool:
-        """Whether so many failed in a row that the endpoint rather than the requests must be the cause."""
+        """Whether so many requests failed in a row that the endpoint must be the cause."""
         return len(self._failed) >= self._num_requests
 
     def is_dead(self, now: float) -> bool:
-        """Whether it has been suspected for long enough."""
+        """Return whether the endpoint has been suspected for long enough."""
         return self.is_suspected and now - self._since >= self._seconds

@@ -99,7 +99,7 @@ class HubModel:
         return None
 
     def _fetch(self, with_weights: bool) -> Path:
-        """The snapshot's folder, after bringing what is not there yet; without a hub, whatever is there."""
+        """Return the snapshot's folder, after bringing what is not there yet; without a hub, whatever is there."""
         listed = self._listed()
         if listed is None:
             return self._cached()
@@ -117,7 +117,7 @@ class HubModel:
         return model_files(listed, with_weights=with_weights)
 
     def _here(self, *, with_weights: bool) -> Path | None:
-        """The snapshot's folder, if all that is wanted is in it; the hub is not asked."""
+        """Return the snapshot's folder, if all that is wanted is in it; the hub is not asked."""
         from huggingface_hub import get_cached_repo_tree
         from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -137,7 +137,7 @@ class HubModel:
         return Path(found) if isinstance(found, str) else None
 
     def _listed(self) -> dict[str, Any] | None:
-        """The files of the commit as the hub lists them; None where it cannot be asked."""
+        """Return the files of the commit as the hub lists them; None where it cannot be asked."""
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
@@ -147,14 +147,14 @@ class HubModel:
         return None
 
     def _cached(self) -> Path:
-        """The snapshot's folder, of which it is not known whether all is in it."""
+        """Return the snapshot's folder, of which it is not known whether all is in it."""
         from huggingface_hub import snapshot_download
 
         with _asking(self.spec):
             return Path(snapshot_download(self.repository, revision=self.commit, local_files_only=True))
 
     def _download(self, files: Mapping[str, Any]) -> Path:
-        """The snapshot's folder, after bringing some of its files that are not there yet."""
+        """Return the snapshot's folder, after bringing some of its files that are not there yet."""
         from huggingface_hub import snapshot_download
 
         num_bytes = sum(each.size for name, each in files.items() if self._cached_file(name) is None)

@@ -125,7 +125,7 @@ def _with_models(config: RunConfig, generator: str, retriever: str | None, reran
 
 
 def _find(root: str, spec: str, others: Sequence[KnownModel], *, with_weights: bool) -> UsedModel:
-    """A model of a run that also uses `others`."""
+    """Return a model of a run that also uses `others`."""
     model = open_model(spec)
     try:
         source = model.source(with_weights=with_weights)

@@ -114,7 +114,7 @@ class StoredModel:
         return 0 if _is_whole(self._place(wanted)) else sum(each.num_bytes for each in wanted.values())
 
     def _place(self, wanted: Mapping[str, StoredObject]) -> Path:
-        """The folder of this node for what is wanted of the model as it is in the store now."""
+        """Return the folder of this node for what is wanted of the model as it is in the store now."""
         name = self.location.rstrip("/").rpartition("/")[2]
         return cache_folder() / f"{name}-{_version(self.location, wanted)}"
 

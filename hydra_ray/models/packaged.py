@@ -81,7 +81,7 @@ class PackagedModel:
         return 0
 
     def _carried(self) -> Path | None:
-        """The Hugging Face folder, if the package carries one."""
+        """Return the Hugging Face folder, if the package carries one."""
         configs = sorted(_folder(self.name).rglob(CONFIG), key=lambda path: len(path.parts))
         return next((each.parent for each in configs if weight_files(names_below(each.parent))), None)
 

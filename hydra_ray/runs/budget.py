@@ -1,6 +1,6 @@
-"""The budget of a run: what it has used, by its committed parts, against what it may cost.
+"""Budget of a run: compares what its committed parts have cost with what the run may cost.
 
-It is looked at between parts, so a run may exceed it by what the parts under way take.
+The check runs between parts, so a run may exceed its budget by the cost of the parts in flight.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,16 +14,16 @@ from hydra_ray.storage import read_counters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """What was asked of the generator and is paid for."""
+    """Tokens and money spent on the generator."""
 
     tokens: float
-    """Of prompts and answers that were not known before."""
+    """Prompt and generated tokens of requests that were not answered from the store."""
     cost: float
-    """By the prices of `generator.api` and of an hour."""
+    """Cost by the prices of `generator.api` and by the price of an hour."""
 
 
 def spending_of(counters: Iterable[Mapping[str, float]], config: RunConfig) -> Spending:
-    """What counters of asking stages, or of their parts, come to."""
+    """Return the spending recorded in the counters of generating stages, or of their parts."""
     tokens = cost = 0.0
     for each in counters:
         tokens += each.get("asked_tokens", 0.0)
@@ -34,7 +34,7 @@ def spending_of(counters: Iterable[Mapping[str, float]], config: RunConfig) -> S
 
 
 def committed_counters(stages: Iterable[tuple[Stage, str]]) -> list[Mapping[str, float]]:
-    """Counters of everything that is committed of some stages, each with the name of its table."""
+    """Return the counters of everything committed in some stages, each given with the name of its table."""
     return [
         counters
         for stage, table in stages
@@ -47,13 +47,14 @@ def committed_counters(stages: Iterable[tuple[Stage, str]]) -> list[Mapping[str,
 
 
 def require_within(config: RunConfig, spent: Spending, is_anything_left: Callable[[], bool]) -> None:
-    """Check that a run may go on asking.
+    """Check that a run may send more requests to the generator.
 
     Args:
-        is_anything_left: asked only where the budget is used up; a stage that is done with it may end.
+        is_anything_left: tells whether requests remain; called only when the budget is used up, so that a stage with
+            no further requests can complete.
 
     Raises:
-        BudgetError: it has used what it may.
+        BudgetError: the budget is used up and requests remain.
     """
     budget = config.budget
     limits = (("max_tokens", budget.max_tokens, spent.tokens), ("max_cost", budget.max_cost, spent.cost))
@@ -67,5 +68,5 @@ def require_within(config: RunConfig, spent: Spending, is_anything_left: Callabl
 
 
 def units_of_copy(placement: PlacementConfig) -> float:
-    """GPUs that a copy of the generator holds, or CPUs where it holds no GPU."""
+    """Return the number of GPUs that a copy of the generator holds, or of CPUs where it holds no GPU."""
     return placement.generator_gpus or placement.generator_cpus

@@ -1,12 +1,12 @@
-"""One owner at a time of a place below a root, such as the folder of a stage that is being made.
+"""Leases: one owner at a time of a place below a root, such as the folder of a stage that is being computed.
 
-A lease is a small file. Whoever puts it there first owns the place, and changes the file every few seconds. Those who
-wait watch whether it changes, by a clock of their own that never jumps, so that nobody's time of day matters. A lease
-that has not changed for a minute, or whose process on this machine is gone, is taken over. Every change of owner is a
-conditional write: of several who try, one wins.
+A lease is a small file. The process that creates it owns the place and rewrites the file every few seconds (a
+heartbeat). Waiting processes watch whether it changes, by their own monotonic clocks, so wall clocks need not agree. A
+lease that has not changed for a minute, or whose process on this machine has ended, is taken over. Every change of
+owner is a compare-and-swap: of several contenders, exactly one wins.
 
-Leases save work, results do not rest on them: a part is put whole and by its content, so an owner who was stopped for
-long and comes back after a take-over leaves whole parts too, and is told.
+Leases avoid duplicate work; correctness does not depend on them. A part is written atomically and is determined by its
+inputs, so an owner that was suspended and resumes after a take-over writes valid parts too, and logs a warning.
 """
 
 import json
@@ -34,14 +34,14 @@ _THREADS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How often owners and waiters look, in seconds."""
+    """Intervals of heartbeats and polls, in seconds."""
 
     beat_seconds: float = 10
-    """Between two changes of a lease by its owner."""
+    """Time between two heartbeats of the owner."""
     poll_seconds: float = 1
-    """Between two looks of a waiter."""
+    """Time between two polls of a waiting process."""
     patience_seconds: float = 60
-    """Without a change, after which the owner counts as dead."""
+    """Time without a heartbeat after which the owner counts as dead."""
 
 
 PACE = Pace()
@@ -49,41 +49,41 @@ PACE = Pace()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Content of a lease: who holds it. Key: name."""
+    """Content of a lease: the process that holds it. Key: name."""
 
     name: str
-    """Of this holding alone."""
+    """Unique identifier of this acquisition."""
     host: str
     pid: int
     machine: str
-    """Where the process number means this process: boot and process namespace; empty where that cannot be told."""
+    """Boot id and PID namespace within which the process id is meaningful; empty where they cannot be read."""
     started: str
-    """When the process started, in the kernel's own count since the boot."""
+    """Start time of the process in the kernel's clock ticks since boot."""
     beat: int = 0
-    """How often the owner has changed the lease."""
+    """Number of heartbeats so far."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
     def is_gone(self) -> bool:
-        """Whether it is certain that the process has ended: only of processes of this machine."""
+        """Return whether the process has certainly ended; known only for processes of this machine."""
         return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
 
     def is_here(self) -> bool:
-        """Whether it is certain that the process lives."""
+        """Return whether the process is certainly alive; known only for processes of this machine."""
         return bool(self.machine) and self.machine == _machine() and _started(self.pid) == self.started
 
     def content(self) -> bytes:
-        """As the lease holds it."""
+        """Return the content of the lease file."""
         return json.dumps(asdict(self)).encode()
 
 
 @contextmanager
 def lease(location: str, what: str, pace: Pace = PACE) -> Iterator[None]:
-    """Hold the lease at `location` for the length of the block; first wait until nobody else does.
+    """Hold the lease at `location` for the duration of the block; wait first until it is free.
 
     Args:
-        what: is to be done, for the log.
+        what: the work that the lease protects, for log lines.
 
     Raises:
         StorageError: the lease cannot be read or written.
@@ -101,11 +101,12 @@ def lease(location: str, what: str, pace: Pace = PACE) -> Iterator[None]:
 
 @contextmanager
 def claim(stage: Stage, pace: Pace = PACE) -> Iterator[None]:
-    """Hold a stage that is to be made, when no other run makes it and nobody is being forgotten."""
+    """Hold the lease of a stage once no other run computes the stage and no user is being removed from the root."""
     forgetting, what = root_lease(stage.root), f"stage {stage.name}"
     while True:
         with lease(stage.lease_location, what, pace):
-            # Whoever forgets holds the root's lease first and looks for stages' leases then, so one sees the other.
+            # `alone` takes the root's lease first and then looks for leases of stages, so one of the two sees the
+            # other.
             if storage.read_if_there(forgetting) is None:
                 yield
                 return
@@ -115,10 +116,10 @@ def claim(stage: Stage, pace: Pace = PACE) -> Iterator[None]:
 
 @contextmanager
 def alone(root: str, what: str) -> Iterator[None]:
-    """Hold a whole root, below which no run is under way meanwhile.
+    """Hold the lease of a whole root while no run is active below it.
 
     Raises:
-        StorageError: a run is.
+        StorageError: a run is active below the root.
     """
     with lease(root_lease(root), what):
         paths = [path for path in storage.list_tree(root) if path.endswith(LEASE) and path != LEASE]
@@ -126,26 +127,26 @@ def alone(root: str, what: str) -> Iterator[None]:
         if live:
             location, owner = next(iter(live.items()))
             raise StorageError(
-                f"{owner} is at work below {root} ({location}). Nothing was changed: come back to {what} when no run "
-                "is under way."
+                f"a run is active below {root}: {owner} holds {location}. Nothing was changed. Repeat the "
+                f"command ({what}) when no run is under way."
             )
         yield
 
 
 def root_lease(root: str) -> str:
-    """Location of the lease of a whole root, which is held while users are forgotten."""
+    """Return the location of the lease of a whole root, which is held while users are removed."""
     return storage.join(root, LEASE)
 
 
 def run_lease(root: str, run: str) -> str:
-    """Location of the lease of a run: not in the run's own folder, which a run may make anew."""
+    """Return the location of a run's lease, outside the run's own folder, which a run may recreate."""
     return storage.join(root, "leases", run, LEASE)
 
 
 def live_owners(locations: Iterable[str], pace: Pace = PACE) -> dict[str, Owner]:
-    """Who holds which of the leases; leases whose owners are dead are left out.
+    """Return the owners of those leases that are held, by location; leases of dead owners are left out.
 
-    It takes as long as an owner may be silent where one on another machine does not change its lease.
+    Takes up to `patience_seconds` where an owner on another machine sends no heartbeat.
     """
     locations = list(locations)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -155,7 +156,7 @@ def live_owners(locations: Iterable[str], pace: Pace = PACE) -> dict[str, Owner]
 
 @dataclass(slots=True, kw_only=True)
 class _Holding:
-    """A lease that is held."""
+    """A lease held by this process."""
 
     location: str
     what: str
@@ -164,25 +165,25 @@ class _Holding:
     is_over: threading.Event = field(default_factory=threading.Event)
 
     def beat(self) -> None:
-        """Change the lease again and again until the holding is over or lost."""
+        """Send heartbeats until the lease is released or lost."""
         while not self.is_over.wait(self.pace.beat_seconds):
             try:
                 is_kept = self._renew()
             except StorageError as error:
-                logger.warning("%s: its lease could not be renewed, which will be tried again: %s", self.what, error)
+                logger.warning("%s: cannot renew the lease, will retry: %s", self.what, error)
             else:
                 if not is_kept:
-                    logger.warning("%s: another run took over after a silence, and both go on", self.what)
+                    logger.warning("%s: another run took over after missed heartbeats; both go on", self.what)
                     return
 
     def release(self) -> None:
-        """Remove the lease, if it is still this one's."""
+        """Remove the lease if this process still holds it."""
         try:
             found = storage.read_if_there(self.location)
             if found is not None and _owner(found).name == self.owner.name:
                 storage.remove_file(self.location)
         except StorageError as error:
-            logger.warning("%s: its lease could not be removed and will expire: %s", self.what, error)
+            logger.warning("%s: cannot remove the lease, it will expire: %s", self.what, error)
 
     def _renew(self) -> bool:
         found = storage.read_if_there(self.location)
@@ -193,14 +194,14 @@ class _Holding:
 
 
 class _Watch:
-    """For how long a lease has not changed."""
+    """Measures how long a lease has not changed."""
 
     def __init__(self) -> None:
         self._content: bytes | None = None
         self._since = time.monotonic()
 
     def silence_seconds(self, content: bytes) -> float:
-        """Since when the content is this one, as far as was seen."""
+        """Return for how many seconds the content has been the given one, as far as this process has seen."""
         if content != self._content:
             self._content, self._since = content, time.monotonic()
         return time.monotonic() - self._since
@@ -217,11 +218,11 @@ def _acquire(location: str, what: str, pace: Pace) -> Owner:
         owner = _owner(found)
         if owner.is_gone() or watch.silence_seconds(found) > pace.patience_seconds:
             if storage.write_over(location, found, own.content()):
-                logger.info("%s: takes over from %s, which is gone", what, owner)
+                logger.info("%s: takes over from %s, which has ended", what, owner)
                 return own
             continue
         if owner.name != told:
-            logger.info("%s: waits for %s, which is at it", what, owner)
+            logger.info("%s: waits for %s, which is working on it", what, owner)
             told = owner.name
         time.sleep(pace.poll_seconds)
 
@@ -241,7 +242,7 @@ def _live_owner(location: str, pace: Pace) -> Owner | None:
 
 
 def _owner(content: bytes) -> Owner:
-    """Who holds a lease; of one that is cut off or of another version, somebody of whom nothing is known."""
+    """Return the owner that a lease names; an unknown one where the content is cut off or of another version."""
     try:
         return from_dict(json.loads(content), Owner)
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -264,7 +265,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine started; None where there is none, or only what its parent has not collected."""
+    """Return the start time of a process of this machine; None where there is none, or only a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

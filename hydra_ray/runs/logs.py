@@ -1,7 +1,7 @@
-"""What runs tell while they work: lines for people, or one JSON object a line for machines.
+"""Logging of runs: text lines for people, or one JSON object a line for machines.
 
-Every line knows the run, the stage and the part that it is about. None may hold what users wrote: messages name places
-and numbers, and of an error JSON lines tell its kind and where it arose, never what it says.
+Every line carries its run, stage and part. No line may contain text of users: messages name locations and numbers, and
+JSON lines record an exception's class and stack frames, never its message.
 """
 
 import json
@@ -17,13 +17,13 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 FORMATS: tuple[LogFormat, ...] = ("text", "json")
 FORMAT_VARIABLE = "HYDRA_LOG_FORMAT"
-"""Environment variable that chooses the format where the command line does not, as in a submitted job."""
+"""Environment variable that selects the format where the command line does not, as in a submitted job."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_at_work: ContextVar[dict[str, str]] = ContextVar("at_work", default={})  # noqa: B039 (it is never changed in place)
+_at_work: ContextVar[dict[str, str]] = ContextVar("at_work", default={})  # noqa: B039 (never mutated)
 
 
 def configure_logs(log_format: str) -> None:
-    """Write this process's log to stderr; as JSON it also tells every part.
+    """Send this process's log to stderr; with JSON, at debug level, so that every part is logged.
 
     Args:
         log_format: one of FORMATS.
@@ -41,7 +41,7 @@ def configure_logs(log_format: str) -> None:
 
 @contextmanager
 def at_work(**names: str) -> Iterator[None]:
-    """Within it, lines and metrics of this thread are about this run or this stage."""
+    """Attach names such as run and stage to this thread's log lines and metrics within the block."""
     token = _at_work.set({**_at_work.get(), **names})
     try:
         yield
@@ -50,15 +50,15 @@ def at_work(**names: str) -> Iterator[None]:
 
 
 def work_names() -> dict[str, str]:
-    """What is being worked on: run and stage, as far as they are known."""
+    """Return the run and the stage being worked on, as far as they are known."""
     return dict(_at_work.get())
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; what a record was given as `extra` is among its keys."""
+    """Formats each record as one JSON object, including whatever the record was given as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the JSON line of a record."""
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname,

@@ -1,6 +1,6 @@
-"""What each kind of work reserves on a node, and on which nodes it may run.
+"""Ray resources that each kind of work reserves, and the nodes on which it may run.
 
-Said here once: for the engines that start the work, and for the dry plan that tells whether a cluster has room for it.
+Used both by the engines that start the work and by the placement plan, which tells whether a cluster has room for it.
 """
 
 from collections.abc import Mapping
@@ -10,25 +10,25 @@ from typing import Any
 from hydra_ray.config import PlacementConfig
 
 _STEP_CPUS = 0.5
-"""Ray CPUs of a step on one part; below 1 so that steps and a generator fit on two cores together."""
+"""Ray CPUs of a CPU step on one part; below 1 so that steps and a generator fit on two cores together."""
 _TRAIN_WORKER_CPUS = 0.25
-"""Ray CPUs of a training worker: little, so that two and Ray's own steps fit on a small machine. Its real threads are
-placement.train_threads."""
+"""Ray CPUs of a training worker; small, so that two workers and Ray's own tasks fit on a small machine. The number of
+its threads is placement.train_threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """What one worker reserves on one node."""
+    """Resources that one worker reserves on one node."""
 
     cpus: float
     gpus: float = 0
     resources: Mapping[str, float] = field(default_factory=dict)
-    """Custom Ray resources."""
+    """Custom Ray resources, by name."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Label selectors, in Ray's syntax."""
 
     def options(self) -> dict[str, Any]:
-        """As options of a Ray task, an actor or a step of Ray Data."""
+        """Return the options of a Ray task, a Ray actor or a Ray Data operator."""
         options: dict[str, Any] = {"num_cpus": self.cpus}
         if self.gpus:
             options["num_gpus"] = self.gpus
@@ -39,27 +39,27 @@ class Bundle:
         return options
 
     def amounts(self) -> dict[str, float]:
-        """Everything that is counted, by Ray's names."""
+        """Return the reserved amounts that are not zero, by Ray's resource names."""
         amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
         return {name: amount for name, amount in amounts.items() if amount}
 
 
 ONE_CPU = Bundle(cpus=1)
-"""What a task of Ray reserves by default."""
+"""Default reservation of a Ray task."""
 
 
 def step_bundle(placement: PlacementConfig) -> Bundle:
-    """A step on one part: reading, prompting, labelling, writing."""
+    """Return the resources of a CPU step on one part: reading, prompting, labelling, writing."""
     return Bundle(cpus=_STEP_CPUS, resources=placement.step_resources, labels=placement.step_labels)
 
 
 def core_bundle(placement: PlacementConfig) -> Bundle:
-    """Work that keeps a core busy: encoding, a population, a trial."""
+    """Return the resources of work that keeps a core busy: encoding, estimating a prior, a trial."""
     return Bundle(cpus=1, resources=placement.step_resources, labels=placement.step_labels)
 
 
 def generator_bundle(placement: PlacementConfig) -> Bundle:
-    """One copy of the generator, with all of its tensor parallel ranks."""
+    """Return the resources of one copy of the generator, with all of its tensor parallel ranks."""
     return Bundle(
         cpus=placement.generator_cpus,
         gpus=placement.generator_gpus,
@@ -69,7 +69,7 @@ def generator_bundle(placement: PlacementConfig) -> Bundle:
 
 
 def train_bundle(placement: PlacementConfig) -> Bundle:
-    """One worker that trains a base."""
+    """Return the resources of one worker that trains a base."""
     return Bundle(
         cpus=_TRAIN_WORKER_CPUS,
         gpus=placement.train_gpus_per_worker,

@@ -1,7 +1,7 @@
-"""Which finished run serves users who come later: its bases, shared heads, labeller and gate stay as they are.
+"""Folder of a run, and the finished parent run from which a child run takes bases, shared heads, label model and gate.
 
-A finished run records its stages in its own folder. Whoever builds on it finds them there by fingerprint, also when
-the files that its users came from are no longer at hand.
+A finished run records its stages in its folder. A child run finds them there by fingerprint, even when the parent's
+input files are no longer available.
 """
 
 import json
@@ -19,22 +19,22 @@ _STAGES = "stages.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentRun:
-    """A finished run that taught what a later run uses."""
+    """A finished run whose trained stages a child run uses."""
 
     config: RunConfig
     stages: Mapping[str, Stage]
-    """By name; only those that the run made."""
+    """Stages that the run computed, by name."""
 
     def require_like(self, stage: Stage) -> None:
-        """Check that a stage of a later run computes what the same stage of this run does.
+        """Check that a stage of a child run has the settings of the parent's stage of that name.
 
         Raises:
-            ConfigError: its settings are others.
+            ConfigError: its settings differ.
         """
         if stage.name not in self.stages:
             return
-        own, asked = self.stages[stage.name].settings, _plain(stage)
-        differing = sorted(name for name in {*own, *asked} if own.get(name) != asked.get(name))
+        own, given = self.stages[stage.name].settings, _plain(stage)
+        differing = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
         if differing:
             raise ConfigError(
                 f"stage {stage.name} differs from that of the run {self.config.run} in {', '.join(differing)}. Users"
@@ -43,17 +43,17 @@ class ParentRun:
 
 
 def run_folder_of(root: str, run: str) -> str:
-    """Where a run's report, answers and state are."""
+    """Return the folder of a run's report, answers and state."""
     return storage.join(root, "runs", run)
 
 
 def root_of_run(run_folder: str) -> str:
-    """The storage root above a run's folder, from wherever one looks at it."""
+    """Return the storage root above a run's folder."""
     return run_folder.rstrip("/").rsplit("/", 2)[0]
 
 
 def read_config(run_folder: str) -> RunConfig:
-    """The configuration of the run in `run_folder`.
+    """Return the configuration of the run in `run_folder`.
 
     Raises:
         InputError: no run was started there.
@@ -65,23 +65,23 @@ def read_config(run_folder: str) -> RunConfig:
 
 
 def record_stages(run_folder: str, stages: Iterable[Stage]) -> None:
-    """Tell in a finished run's folder what it consists of."""
+    """Write the fingerprints and settings of a finished run's stages to its folder."""
     recorded = {stage.name: {"fingerprint": stage.fingerprint, "settings": _plain(stage)} for stage in stages}
     storage.write_json(storage.join(run_folder, _STAGES), recorded)
 
 
 def recorded_fingerprints(run_folder: str) -> frozenset[str]:
-    """Of the stages that the run in `run_folder` consists of; of a run that is not finished none are known."""
+    """Return the fingerprints of the stages of the run in `run_folder`; none for a run that is not finished."""
     location = storage.join(run_folder, _STAGES)
     recorded = storage.read_json(location) if storage.exists(location) else {}
     return frozenset(each["fingerprint"] for each in recorded.values())
 
 
 def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
-    """The stages, by name, that the finished run in `run_folder` consists of.
+    """Return the stages, by name, of the finished run in `run_folder`.
 
     Args:
-        config: tells the number of buckets.
+        config: the run's configuration, for its number of buckets.
 
     Raises:
         InputError: the run is not finished.
@@ -102,24 +102,27 @@ def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
 
 
 def read_parent(config: RunConfig) -> ParentRun | None:
-    """The finished run that taught what the run `config` uses; None where that run's own training users teach.
+    """Return the parent run that `config` names in `taught_by`; None where the run trains on its own users.
 
     Raises:
         InputError: there is no such run, or it is not finished.
-        ConfigError: its users are in other buckets, or another run taught it.
+        ConfigError: its users are in other buckets, or it is itself a child run.
     """
     if config.taught_by is None:
         return None
     folder = run_folder_of(config.storage.root, config.taught_by)
-    taught = read_config(folder)
-    if taught.taught_by is not None:
-        raise ConfigError(f"the run {taught.run} was itself taught by {taught.taught_by}: add users to that one")
-    buckets = [(each.users.num_buckets, each.users.bucket_key) for each in (taught, config)]
+    parent = read_config(folder)
+    if parent.taught_by is not None:
+        raise ConfigError(
+            f"taught_by={parent.run} is itself a child run of {parent.taught_by}: add users to {parent.taught_by} "
+            "instead"
+        )
+    buckets = [(each.users.num_buckets, each.users.bucket_key) for each in (parent, config)]
     if buckets[0] != buckets[1]:
-        raise ConfigError(f"users.num_buckets and users.bucket_key must be those of the run {taught.run}")
-    return ParentRun(config=taught, stages=recorded_stages(folder, config))
+        raise ConfigError(f"users.num_buckets and users.bucket_key must be those of the run {parent.run}")
+    return ParentRun(config=parent, stages=recorded_stages(folder, config))
 
 
 def _plain(stage: Stage) -> dict[str, Any]:
-    """The stage's settings as they are read back from JSON."""
+    """Return the stage's settings as they are read back from JSON."""
     return json.loads(json.dumps(stage.plain_settings()))

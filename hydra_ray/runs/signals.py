@@ -1,7 +1,7 @@
-"""Being asked to stop: the first signal ends the program in an orderly way, the second at once.
+"""Graceful shutdown: the first signal stops the program in an orderly way, the second one at once.
 
-Ctrl-C, SIGTERM and `ray job stop` (which sends SIGTERM, and SIGKILL some seconds later) are treated alike: parts in
-flight are dropped, and what is committed stays.
+Ctrl-C, SIGTERM and `ray job stop` (which sends SIGTERM, then SIGKILL after some seconds) are handled alike: parts in
+flight are dropped, committed parts are kept.
 """
 
 import os
@@ -21,7 +21,7 @@ _deferring: list[None] = []
 
 
 class Stopped(KeyboardInterrupt):
-    """The program was asked to stop. Raised wherever the main thread is when the signal comes."""
+    """Raised in the main thread, wherever it is, when a signal asks the program to stop."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal_number)
@@ -29,13 +29,13 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """As shells tell that a signal ended a program: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit status by the shell's convention: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.signal_number
 
 
 @contextmanager
 def stops_gracefully() -> Iterator[None]:
-    """Let signals raise Stopped meanwhile; in another thread than the main one, which no signal reaches, nothing."""
+    """Let signals raise Stopped within the block; does nothing outside the main thread, which signals never reach."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -44,7 +44,7 @@ def stops_gracefully() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # Where a signal comes while Ray waits, Ray says KeyboardInterrupt, whatever the handler raised.
+        # If a signal arrives while Ray waits, Ray raises KeyboardInterrupt whatever the handler raised.
         require_not_stopped()
         raise
     finally:
@@ -55,7 +55,7 @@ def stops_gracefully() -> Iterator[None]:
 
 @contextmanager
 def defers_stop() -> Iterator[None]:
-    """Raise at the end of the block what a signal would have raised within; a second one still ends the program."""
+    """Postpone what a signal would raise to the end of the block; a second signal still ends the program."""
     _deferring.append(None)
     try:
         yield
@@ -67,7 +67,7 @@ def defers_stop() -> Iterator[None]:
 
 @contextmanager
 def own_handlers() -> Iterator[None]:
-    """Keep what this program does on signals, whatever a library puts in its place meanwhile."""
+    """Restore this program's signal handlers after a block in which a library may replace them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,10 +81,10 @@ def own_handlers() -> Iterator[None]:
 
 
 def call_aside(work: Callable[[], T], watch: Callable[[], None], seconds: float = 5.0) -> T:
-    """What `work` returns, called in a thread of its own: there, libraries let signals alone.
+    """Return the result of `work`, called in a separate thread, where libraries leave signals alone.
 
     Args:
-        watch: called here every so many `seconds` meanwhile.
+        watch: called in this thread every `seconds` meanwhile.
     """
     outcome: Future[T] = Future()
 
@@ -101,10 +101,10 @@ def call_aside(work: Callable[[], T], watch: Callable[[], None], seconds: float 
 
 
 def require_not_stopped() -> None:
-    """Check that no signal has come.
+    """Check that no signal has arrived.
 
     Raises:
-        Stopped: one has, and what it raised was swallowed, as happens where an object is being finalized.
+        Stopped: a signal arrived and its exception was swallowed, as happens in finalizers.
     """
     if _received:
         raise Stopped(_received[0])

@@ -1,9 +1,9 @@
-"""Content-addressed stages: fingerprint, part-level commit, skip before read.
+"""Content-addressed stages: fingerprint, atomic commit of each part, skip before read.
 
 A stage turns tables into tables. Its folder is named by a fingerprint of everything its result depends on: its own
 settings, the fingerprints of its inputs, and a version number that is raised when its code changes meaning. A part
-(one bucket of users) is committed by one atomic write; the manifest is written last and says that all parts are there.
-So a folder with a manifest is never computed again, and in one without only the missing parts are.
+(one bucket of users) is committed by one atomic write; the manifest is written last and states that all parts exist.
+A folder with a manifest is never computed again; in one without, only the missing parts are computed.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from hydra_ray.runs.settings import settings_of
 
 MANIFEST = "manifest.json"
 LEASE = "lease.json"
-"""Name of the file in a stage's folder that tells who is making it."""
+"""Name of the lease file in a stage's folder."""
 _FORMAT = 1
-"""Of manifests."""
+"""Version of the manifest format."""
 _MANIFEST_KEYS = {"stage", "fingerprint", "num_buckets", "inputs", "settings", "seconds", "counters", "finished_at"}
 _TABLE_SUFFIX = ".parquet"
 _THREADS = 8
 
 
 def fingerprint(name: str, version: int, settings: Mapping[str, Any], inputs: Sequence[str]) -> str:
-    """Sixteen hex digits that name a stage's result.
+    """Return sixteen hex digits that name a stage's result.
 
     Args:
-        settings: what the stage's result depends on besides its inputs; pydantic models or plain JSON values.
+        settings: everything else that the result depends on; pydantic models or plain JSON values.
         inputs: fingerprints of the stages (or raw files) it reads, in a fixed order.
     """
     text = json.dumps([name, version, _plain(settings), list(inputs)], sort_keys=True, ensure_ascii=False)
@@ -42,42 +42,42 @@ def fingerprint(name: str, version: int, settings: Mapping[str, Any], inputs: Se
 
 
 def bucket_of(user_id: str, num_buckets: int, key: str) -> int:
-    """The bucket of a user: a keyed hash, so that ids cannot be guessed from places and load is even."""
+    """Return the bucket of a user: a keyed hash, so that load is even and ids cannot be guessed from paths."""
     digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8, key=key.encode()).digest()
     return int.from_bytes(digest, "big") % num_buckets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage's folder: where its tables, its other artefacts and its manifest are."""
+    """Locations of a stage's tables, other artefacts and manifest."""
 
     name: str
     """Dotted, such as "probes" or "reranker.base"."""
     fingerprint: str
     root: str
-    """storage.root of the run."""
+    """Storage root of the run."""
     num_buckets: int
-    """Buckets that users are divided into."""
+    """Number of buckets that users are divided into."""
     only_buckets: tuple[int, ...] | None = None
-    """The buckets that the stage consists of, where it is not made of all of them."""
+    """Buckets that the stage covers; None for all of them."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """For the manifest: what the fingerprint was made of."""
+    """Settings in the fingerprint, recorded in the manifest."""
     inputs: tuple[str, ...] = ()
-    """For the manifest: fingerprints of the stages whose results it reads."""
+    """Fingerprints of the stages that this one reads, recorded in the manifest."""
 
     @property
     def buckets(self) -> Sequence[int]:
-        """The buckets that the stage consists of, ascending."""
+        """Buckets that the stage covers, ascending."""
         return range(self.num_buckets) if self.only_buckets is None else self.only_buckets
 
     @property
     def folder(self) -> str:
-        """Location of everything that the stage writes."""
+        """Folder of everything that the stage writes."""
         return storage.join(self.root, "stages", *self.name.split("."), self.fingerprint)
 
     @property
     def lease_location(self) -> str:
-        """Location of the file that tells who is making the stage."""
+        """Location of the stage's lease."""
         return storage.join(self.folder, LEASE)
 
     @property
@@ -86,32 +86,32 @@ class Stage:
         return storage.join(self.folder, MANIFEST)
 
     def is_complete(self) -> bool:
-        """Whether nothing is left to do."""
+        """Return whether the stage has a manifest, so that nothing is left to compute."""
         return storage.exists(self.manifest_location)
 
     def part(self, table: str, bucket: int) -> str:
-        """Location of one part of one of the stage's tables."""
+        """Return the location of one part of one of the stage's tables."""
         return storage.join(self.folder, table, f"bucket-{bucket:05d}{_TABLE_SUFFIX}")
 
     def parts(self, table: str) -> list[str]:
-        """Locations of all parts of a table, present or not, in bucket order."""
+        """Return the locations of all parts of a table, present or not, in bucket order."""
         return [self.part(table, bucket) for bucket in self.buckets]
 
     def missing_buckets(self, *tables: str) -> list[int]:
-        """Buckets whose part of any of the tables has not been committed."""
+        """Return the buckets for which a part of any of the tables is missing."""
         present = [storage.present(self.parts(table)) for table in tables]
         return [bucket for bucket, *are_there in zip(self.buckets, *present, strict=True) if not all(are_there)]
 
     def committed_buckets(self, table: str) -> list[int]:
-        """Buckets whose part of `table` has been committed."""
+        """Return the buckets whose part of `table` is committed."""
         missing = set(self.missing_buckets(table))
         return [bucket for bucket in self.buckets if bucket not in missing]
 
     def set_aside_damaged(self) -> list[str]:
-        """Give tables in the folder that are cut off or no tables another name, so that they are made again.
+        """Rename files in the folder that are truncated or no Parquet, so that they are computed again.
 
         Returns:
-            Their locations.
+            Their former locations.
         """
         names = [name for name in storage.list_tree(self.folder) if name.endswith(_TABLE_SUFFIX)]
         locations = [storage.join(self.folder, name) for name in names]
@@ -120,11 +120,11 @@ class Stage:
             return [location for location, is_damaged in zip(locations, found, strict=True) if is_damaged]
 
     def plain_settings(self) -> dict[str, Any]:
-        """The settings as plain JSON values."""
+        """Return the settings as plain JSON values."""
         return _plain(self.settings)
 
     def complete(self, seconds: float, counters: Mapping[str, float]) -> None:
-        """Write the manifest: from now on the stage is skipped."""
+        """Write the manifest, after which the stage is skipped."""
         storage.write_json(
             self.manifest_location,
             {
@@ -141,7 +141,7 @@ class Stage:
         )
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest.
+        """Return the content of the manifest.
 
         Raises:
             StorageError: the stage is not complete, or the manifest is of another version or damaged.
@@ -152,7 +152,7 @@ class Stage:
 
 
 def read_manifest(location: str) -> dict[str, Any]:
-    """The manifest of a stage.
+    """Return the content of the manifest at `location`.
 
     Raises:
         StorageError: there is none, or it is of another version or damaged.
@@ -161,8 +161,9 @@ def read_manifest(location: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format", _FORMAT) != _FORMAT or not found.keys() >= _MANIFEST_KEYS:
         keys = sorted(found) if isinstance(found, dict) else type(found).__name__
         raise StorageError(
-            f"{location} is no manifest of format {_FORMAT} with {sorted(_MANIFEST_KEYS)}, it has {keys}: another "
-            "version of hydra_ray wrote it. Use that version, another storage.root, or remove the stage's folder."
+            f"{location} is no manifest of format {_FORMAT}: got the keys {keys}, expected {sorted(_MANIFEST_KEYS)}. "
+            "Another version of hydra_ray wrote it: use that version, another storage.root, or remove the stage's "
+            "folder."
         )
     return found
 

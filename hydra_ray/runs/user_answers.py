@@ -1,4 +1,4 @@
-"""New users beside their answers, read from the tables of a run."""
+"""Evaluated users joined with their answers, read from the tables of a run."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from hydra_ray.runs.stage import Stage
 
 
 def answered_users(users: Stage, answers: Stage) -> Iterator[tuple[User, AnsweredUser]]:
-    """Everybody who is evaluated, a bucket at a time.
+    """Yield each evaluated user with the user's answers, one bucket in memory at a time.
 
     Args:
         users, answers: complete stages of one run.

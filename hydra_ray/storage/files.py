@@ -1,7 +1,7 @@
 """Files and Parquet tables, local or at s3://bucket/key, written atomically.
 
-Locations are plain strings: absolute paths or URIs. What an object store lists may lag behind what it has, so listings
-find files that nobody else names, and never tell that one is missing.
+Locations are plain strings: absolute paths or URIs. Listings of an object store may be stale, so they only serve to
+find files that nothing else names, never to conclude that one is missing.
 """
 
 import json
@@ -20,15 +20,15 @@ from hydra_ray.storage.local import forbidden
 from hydra_ray.storage.locations import is_uri, require_supported, store_of
 
 COUNTERS_KEY = b"hydra_ray.counters"
-"""Key in a Parquet file's schema metadata under which a part keeps its counters, as JSON."""
+"""Key in a Parquet file's schema metadata under which a part's counters are stored, as JSON."""
 DAMAGED_SUFFIX = ".damaged"
-"""What the name of a file ends with that was set aside."""
-_MISSING = "If it is a stage's, remove the stage's manifest.json, run again, and only what is missing is made anew."
-_ANEW = "Remove it, and the manifest.json of its stage if it is a stage's; run again, and only this is made anew."
+"""Suffix of the name of a damaged file that was set aside."""
+_MISSING = "If it belongs to a stage, remove the stage's manifest.json and run again: only what is missing is computed."
+_ANEW = "Remove it, and its stage's manifest.json if it has one, and run again: only this file is computed again."
 
 
 def require_absolute(location: str, setting: str) -> str:
-    """`location`, if it means the same on every machine and from every working directory.
+    """Return `location` if it means the same on every machine and from every working directory.
 
     Raises:
         ConfigError: it is a relative path, or in a store that is not supported.
@@ -43,20 +43,20 @@ def require_absolute(location: str, setting: str) -> str:
 
 
 def join(location: str, *names: str) -> str:
-    """`location` extended by `names`."""
+    """Return `location` extended by `names`."""
     return "/".join([location.rstrip("/"), *names])
 
 
 def exists(location: str) -> bool:
-    """Whether a file is at `location`."""
+    """Return whether a file is at `location`."""
     store, path = store_of(location)
     return store.state(path) is not None
 
 
 def present(locations: Sequence[str]) -> list[bool]:
-    """Whether a file is at each of the locations, which are all in one store.
+    """Return whether a file is at each of the locations, which are all in one store.
 
-    Each is asked for by itself: what an object store lists may lag behind what it has.
+    Each is queried by itself, because an object store's listing may be stale.
     """
     if not locations:
         return []
@@ -65,61 +65,61 @@ def present(locations: Sequence[str]) -> list[bool]:
 
 
 def list_files(location: str) -> list[str]:
-    """Names of the files directly in the folder `location`, sorted; empty if there is no such folder."""
+    """Return the sorted names of the files directly in the folder `location`; empty if there is no such folder."""
     store, path = store_of(location)
     return sorted(store.list_files(path, is_recursive=False))
 
 
 def list_tree(location: str) -> list[str]:
-    """Paths of all files below the folder `location`, relative to it, sorted; empty if there is no such folder."""
+    """Return the sorted relative paths of all files below the folder `location`; empty if there is no such folder."""
     store, path = store_of(location)
     return sorted(store.list_files(path, is_recursive=True))
 
 
 def remove_file(location: str) -> None:
-    """Remove the file at `location`, if it is there."""
+    """Remove the file at `location` if it exists."""
     store, path = store_of(location)
     store.remove_file(path)
 
 
 def write_bytes(location: str, content: bytes) -> None:
-    """Put `content` at `location`, all or nothing."""
+    """Write `content` to `location`, atomically."""
     store, path = store_of(location)
     store.put(path, content)
 
 
 def write_new(location: str, content: bytes) -> bool:
-    """Put `content` at `location`, all or nothing, unless a file is there: of several writers the first one wins.
+    """Create a file at `location`, atomically, unless one exists: of several writers exactly one succeeds.
 
     Returns:
-        Whether this one did.
+        Whether this writer did.
     """
     store, path = store_of(location)
     return store.put_new(path, content)
 
 
 def write_over(location: str, expected: bytes, content: bytes) -> bool:
-    """Put `content` in the place of a file whose content is `expected`: of several writers the first one wins.
+    """Replace a file whose content is `expected` (compare-and-swap): of several writers exactly one succeeds.
 
     Returns:
-        Whether this one did; False also where there is no such file.
+        Whether this writer did; False also where there is no such file.
     """
     store, path = store_of(location)
     return store.put_over(path, expected, content)
 
 
 def open_output(location: str) -> AbstractContextManager[IO[bytes]]:
-    """A new file to fill from its start; it is at `location` only after the block has ended without an error.
+    """Return a new file, writable from its start; it appears at `location` only if the block ends without an error.
 
     Raises:
-        StorageError: it cannot be written, such as for want of room; then nothing is left of it.
+        StorageError: it cannot be written, such as on a full disk; then nothing is left of it.
     """
     store, path = store_of(location)
     return store.output(path)
 
 
 def open_input(location: str) -> IO[bytes]:
-    """The file at `location`, readable from any position.
+    """Return the file at `location`, open for random access.
 
     Raises:
         StorageError: there is none.
@@ -130,7 +130,7 @@ def open_input(location: str) -> IO[bytes]:
 
 
 def file_state(location: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds: what can be known of a file without reading it.
+    """Return the size in bytes and the modification time in nanoseconds of a file, without reading it.
 
     Raises:
         StorageError: there is no such file.
@@ -143,7 +143,7 @@ def file_state(location: str) -> tuple[int, int]:
 
 
 def read_bytes(location: str) -> bytes:
-    """The content of the file at `location`.
+    """Return the content of the file at `location`.
 
     Raises:
         StorageError: there is none.
@@ -155,35 +155,35 @@ def read_bytes(location: str) -> bytes:
 
 
 def read_if_there(location: str) -> bytes | None:
-    """The content of the file at `location`; None where there is none."""
+    """Return the content of the file at `location`; None if there is no such file."""
     store, path = store_of(location)
     with _reading(location):
         return store.content(path)
 
 
 def write_json(location: str, value: Any) -> None:
-    """Put `value` at `location` as JSON, all or nothing."""
+    """Write `value` to `location` as JSON, atomically."""
     write_bytes(location, json.dumps(value, indent=2, ensure_ascii=False).encode())
 
 
 def read_json(location: str) -> Any:
-    """The JSON value at `location`.
+    """Return the JSON value at `location`.
 
     Raises:
         StorageError: there is none.
-        DamagedError: it is no JSON.
+        DamagedError: it is not JSON.
     """
     try:
         return json.loads(read_bytes(location))
     except ValueError as error:
-        raise DamagedError(f"{location} is damaged, it is no JSON: {error}. {_ANEW}") from error
+        raise DamagedError(f"{location} is damaged, it is not JSON: {error}. {_ANEW}") from error
 
 
 def write_part(location: str, table: pa.Table, counters: Mapping[str, float] | None = None) -> None:
-    """Put `table` at `location` as one Parquet file, all or nothing.
+    """Write `table` to `location` as one Parquet file, atomically.
 
     Args:
-        counters: sums that describe how the part was made (rows, tokens, seconds); kept in the file itself.
+        counters: sums that describe how the part was computed (rows, tokens, seconds); stored in the file itself.
     """
     write_row_groups(location, table.schema, [table], counters or {})
 
@@ -191,18 +191,18 @@ def write_part(location: str, table: pa.Table, counters: Mapping[str, float] | N
 def write_row_groups(
     location: str, schema: pa.Schema, tables: Iterable[pa.Table], counters: Mapping[str, float]
 ) -> None:
-    """Put `tables` at `location` as one Parquet file, a row group each, all or nothing; one is in memory at a time.
+    """Write `tables` to `location` as one Parquet file, a row group each, atomically; one table is in memory at a time.
 
     Args:
-        counters: as of `write_part`; read after the last table, so that they may grow while tables are made.
+        counters: as for `write_part`; read after the last table, so that they may grow while tables are computed.
     """
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key != COUNTERS_KEY}
     schema = schema.with_metadata(metadata)
-    # Floating-point numbers hardly repeat: a dictionary of them takes several times the time and more room.
+    # Floats hardly repeat: dictionary encoding would take several times as long and more space.
     repeating = [path for path, kind in _leaves(schema) if not pa.types.is_floating(kind)]
     with (
         open_output(location) as file,
-        # pyarrow's own types know of all columns or none only.
+        # pyarrow's type stubs only allow a bool here.
         pq.ParquetWriter(
             file,
             schema,
@@ -217,23 +217,23 @@ def write_row_groups(
 
 
 def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
-    """The table at `location`.
+    """Return the table at `location`.
 
     Args:
-        schema: what the table must look like, metadata aside.
+        schema: the schema that the table must have, metadata aside.
 
     Raises:
-        StorageError: there is no table, it cannot be read, or its schema is another.
+        StorageError: there is no table, it cannot be read, or its schema differs.
     """
     with open_part(location, schema) as file, _reading(location):
         return file.read()
 
 
 def set_aside_if_damaged(location: str) -> bool:
-    """Give the table at `location` another name if it is no table, so that it can be made again.
+    """Rename the file at `location` if it is not a readable Parquet file, so that it can be computed again.
 
     Returns:
-        Whether it was set aside.
+        Whether it was renamed.
     """
     try:
         open_part(location).close()
@@ -250,15 +250,15 @@ def read_row_groups(
     columns: Sequence[str] | None = None,
     choose: Callable[[pq.ParquetFile], Iterable[int]] | None = None,
 ) -> Iterator[pa.Table]:
-    """The row groups of the table at `location`, one in memory at a time.
+    """Yield the row groups of the table at `location`, one in memory at a time.
 
     Args:
-        schema: what the table must look like, metadata aside.
-        columns: the columns to read; all where not given.
-        choose: which row groups to read, by what the footer says; all where not given.
+        schema: the schema that the table must have, metadata aside.
+        columns: columns to read; all by default.
+        choose: returns the row groups to read, given the open file's footer; all by default.
 
     Raises:
-        StorageError: there is no table, it cannot be read, or its schema is another.
+        StorageError: there is no table, it cannot be read, or its schema differs.
     """
     with open_part(location, schema) as file:
         for place in range(file.num_row_groups) if choose is None else choose(file):
@@ -268,17 +268,17 @@ def read_row_groups(
 
 
 def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
-    """The Parquet file at `location`, of which the footer alone has been read.
+    """Return the Parquet file at `location`, of which only the footer has been read.
 
     Args:
-        schema: what the table must look like, metadata aside.
+        schema: the schema that the table must have, metadata aside.
 
     Raises:
-        StorageError: there is no table, it cannot be read, or its schema is another.
+        StorageError: there is no table, it cannot be read, or its schema differs.
     """
     store, path = store_of(location)
     with _reading(location):
-        # Of a remote table the pages that are wanted are asked for together.
+        # Fetch the wanted pages of a remote table in few, coalesced requests.
         file = pq.ParquetFile(path, filesystem=store.arrow, pre_buffer=store.is_remote, page_checksum_verification=True)
     found = file.schema_arrow
     if schema is not None and not found.equals(schema, check_metadata=False):
@@ -288,7 +288,7 @@ def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
 
 
 def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
-    """Parquet's own columns: their dotted paths and types."""
+    """Yield the dotted paths and types of Parquet's leaf columns."""
     for field in fields:
         path, kind = prefix + field.name, field.type
         if pa.types.is_list(kind):
@@ -316,13 +316,13 @@ def _reading(location: str) -> Iterator[None]:
 
 
 def read_counters(location: str) -> dict[str, float]:
-    """The counters of the part at `location`, from its footer alone."""
+    """Return the counters of the part at `location`, from its footer alone."""
     with open_part(location) as file:
         return json.loads((file.metadata.metadata or {}).get(COUNTERS_KEY, b"{}"))
 
 
 def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The sums of several parts' counters, by name."""
+    """Return the sums of several parts' counters, by name."""
     total: dict[str, float] = {}
     for each in counters:
         for name, value in each.items():
@@ -331,19 +331,19 @@ def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def copy_files(source: str, destination: str, names: Iterable[str]) -> None:
-    """Copy files from one folder to another; not all or nothing, so write what marks them as complete afterwards."""
+    """Copy files from one folder to another; not atomic, so write the file that marks them as complete afterwards."""
     for name in names:
         with open_input(join(source, name)) as file, open_output(join(destination, name)) as copy:
             shutil.copyfileobj(file, copy, length=16 << 20)
 
 
 def remove_folder(location: str) -> None:
-    """Remove the folder `location` and everything below it, if it is there."""
+    """Remove the folder `location` and everything below it, if it exists."""
     store, path = store_of(location)
     store.remove_folder(path)
 
 
 def arrow_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of `location` and the path in it, for libraries that write by themselves."""
+    """Return the Arrow file system of `location` and the path in it, for libraries that do their own I/O."""
     store, path = store_of(location)
     return store.arrow, path

@@ -1,6 +1,6 @@
-"""Files of this machine, or of a file system that is mounted on it.
+"""Local files, or files of a mounted file system.
 
-A file is written under a temporary name, flushed to disk and renamed, so nobody sees half of one, and a full disk
+A file is written under a temporary name, flushed to disk and renamed, so no reader sees a partial file, and a full disk
 leaves nothing behind.
 """
 
@@ -21,13 +21,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalStore:
-    """Files by absolute path; see `hydra_ray.storage`, whose functions say what each method promises."""
+    """Files by absolute path; `hydra_ray.storage` documents the contract of each method."""
 
     arrow: pafs.FileSystem = pafs.LocalFileSystem()
     is_remote = False
 
     def state(self, path: str) -> tuple[int, int] | None:
-        """Size in bytes and time of the last change in nanoseconds; None where there is no file."""
+        """Return the size in bytes and the modification time in nanoseconds; None if there is no file."""
         try:
             found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -35,15 +35,15 @@ class LocalStore:
         except PermissionError as error:
             raise forbidden(path) from error
         except OSError as error:
-            raise StorageError(f"{path} cannot be looked at ({error.strerror or error}): set another path") from error
+            raise StorageError(f"cannot access {path} ({error.strerror or error}): set another path") from error
         return None if os.path.isdir(path) else (found.st_size, found.st_mtime_ns)
 
     def present(self, paths: Iterable[str]) -> list[bool]:
-        """Whether a file is at each path."""
+        """Return whether a file is at each path."""
         return [os.path.isfile(path) for path in paths]
 
     def content(self, path: str) -> bytes | None:
-        """What a file holds; None where there is none."""
+        """Return the content of a file; None if there is none."""
         try:
             with open(path, "rb") as file:
                 return file.read()
@@ -51,40 +51,40 @@ class LocalStore:
             return None
 
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
-        """Paths of the files in a folder, relative to it, in no order."""
+        """Return the relative paths of the files in a folder, unordered."""
         selector = pafs.FileSelector(path, allow_not_found=True, recursive=is_recursive)
         start = len(path.rstrip("/")) + 1
         return [info.path[start:] for info in self.arrow.get_file_info(selector) if info.is_file]
 
     def remove_file(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(path)
 
     def remove_folder(self, path: str) -> None:
-        """Remove a folder and everything below it, if it is there."""
+        """Remove a folder and everything below it, if it exists."""
         with suppress(FileNotFoundError):
             shutil.rmtree(path)
 
     def move(self, path: str, destination: str) -> None:
-        """Give a file another name in its folder."""
+        """Rename a file within its file system."""
         os.replace(path, destination)
 
     @contextmanager
     def output(self, path: str) -> Iterator[IO[bytes]]:
-        """A new file to fill, which is at `path` only after the block has ended without an error."""
+        """Open a new file, which appears at `path` only if the block ends without an error."""
         with self._temporary(path) as (file, temporary):
             yield file
             _flush(file)
             os.replace(temporary, path)
 
     def put(self, path: str, content: bytes) -> None:
-        """Put a whole file at `path`."""
+        """Write a whole file to `path`."""
         with self.output(path) as file:
             file.write(content)
 
     def put_new(self, path: str, content: bytes) -> bool:
-        """Put a file at `path` unless one is there; whether it was put."""
+        """Create a file at `path` unless one exists; return whether it was created."""
         with self._temporary(path) as (file, temporary):
             file.write(content)
             _flush(file)
@@ -95,15 +95,15 @@ class LocalStore:
         return True
 
     def put_over(self, path: str, expected: bytes, content: bytes) -> bool:
-        """Put a file in the place of one whose content is `expected`; whether it was put.
+        """Replace a file whose content is `expected`; return whether it was replaced.
 
-        The lock is held for the time of the exchange alone, and the kernel gives it back when its owner dies.
+        The lock is held only for the exchange, and the kernel releases it when its owner dies.
         """
         while os.path.exists(path):
             with suppress(FileNotFoundError), open(path, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if not _is_at(file, path):
-                    continue  # another writer put its file there while this one waited for the lock
+                    continue  # another writer replaced the file while this one waited for the lock
                 if file.read() != expected:
                     return False
                 self.put(path, content)
@@ -112,7 +112,8 @@ class LocalStore:
 
     @contextmanager
     def _temporary(self, path: str) -> Iterator[tuple[IO[bytes], str]]:
-        """A file beside `path`, open for writing, and its name; it is gone after the block unless it was renamed."""
+        """Open a temporary file beside `path` and yield it with its name; remove it after the block unless it was
+        renamed."""
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -123,20 +124,20 @@ class LocalStore:
         except OSError as error:
             raise _unwritten(path, error) from error
         finally:
-            with suppress(OSError):  # whatever kept it from being written may keep it from being looked for
+            with suppress(OSError):  # what prevented writing may prevent removing too
                 os.unlink(temporary)
 
 
 def forbidden(location: str) -> StorageError:
-    """What is said where a file is there, or may be, and must not be read."""
+    """Return the error for a file that may not be read."""
     return StorageError(
-        f"{location} may not be read (permission denied): give this program's user the right to read it, and to enter "
+        f"cannot read {location} (permission denied): give this program's user the right to read it, and to enter "
         "the folders above it"
     )
 
 
 def _unwritten(path: str, error: OSError) -> StorageError:
-    """What is said where a file could not be written; nothing is left of it then."""
+    """Return the error for a file that could not be written, and of which nothing is left."""
     if error.errno in _FULL:
         folder = os.path.dirname(path)
         return StorageError(

@@ -1,6 +1,6 @@
-"""Which store a location is in: this machine's files, or an object store.
+"""Resolves a location to its store: local files, or an object store.
 
-Where the object store is comes from the environment, so that every process of a cluster finds it by a location alone.
+The environment names the object store's endpoint, so that every process of a cluster needs only a location.
 """
 
 import os
@@ -16,10 +16,10 @@ _LOCAL = LocalStore()
 
 
 def reach(config: StorageConfig) -> None:
-    """Tell this process, and those that it starts, where the object store is.
+    """Set the object store's endpoint and region in the environment of this process and of those that it starts.
 
     Raises:
-        ConfigError: the environment names another one.
+        ConfigError: the environment names a different one.
     """
     for setting, value, names in (("endpoint", config.endpoint, ENDPOINTS), ("region", config.region, REGIONS)):
         if value is None:
@@ -32,17 +32,18 @@ def reach(config: StorageConfig) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """What a process on another machine must be told to reach the same object store; credentials are never among it."""
+    """Return the environment variables that a process on another machine needs to reach the same object store, without
+    credentials."""
     return {name: os.environ[name] for name in (*ENDPOINTS, *REGIONS) if os.environ.get(name)}
 
 
 def is_uri(location: str) -> bool:
-    """Whether `location` names an object store and not a local path."""
+    """Return whether `location` names an object store and not a local path."""
     return _URI.match(location) is not None
 
 
 def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
-    """The store that `location` is in, and its path there.
+    """Return the store that `location` is in, and its path there.
 
     Raises:
         ConfigError: there is no such store, or the location carries credentials.
@@ -55,15 +56,15 @@ def store_of(location: str) -> tuple[LocalStore | S3Store, str]:
 
 
 def require_supported(location: str) -> None:
-    """Refuse a location in a store of another kind; no store is asked.
+    """Check that `location` is in a supported kind of store, without contacting it.
 
     Raises:
-        ConfigError: there is no such store, or the location carries credentials.
+        ConfigError: the kind of store is not supported, or the location carries credentials.
     """
     match = _URI.match(location)
     if match is None:
         return
-    # A secret may hold a slash, so that what is left of it looks like a bucket with a port.
+    # A secret may contain a slash; the rest of it then looks like a bucket with a port.
     if re.search("[@:]", match["bucket"]) or re.search("[?#]", location):
         raise ConfigError(
             f"a location {match['scheme']}://... carries credentials or options, which would stand in configurations "
@@ -72,7 +73,7 @@ def require_supported(location: str) -> None:
         )
     if match["scheme"] != "s3" or not match["bucket"]:
         raise ConfigError(
-            f"{location!r} is in no store that is supported: expected an absolute path or s3://bucket/folder, which is "
-            "in S3 or in a store that speaks its protocol (storage.endpoint). Copy the files to one of these, or mount "
-            "the other store on every node and give the path."
+            f"{location!r} is in a store that is not supported: expected an absolute path or s3://bucket/folder, which "
+            "is in S3 or in a store that speaks its protocol (storage.endpoint). Copy the files to one of these, or "
+            "mount the other store on every node and give the path."
         )

@@ -1,11 +1,11 @@
 """Objects of a store that speaks S3, by `bucket/key`.
 
-Tables are read through pyarrow, which reads only the ranges that it needs. Whatever else is done goes through s3fs: it
-asks for one object without listing a folder, uploads all or nothing, and puts an object on a condition. Both repeat
-what a store refuses for the moment (503) and what breaks off, a limited number of times, waiting longer each time.
+Tables are read through pyarrow, which reads only the byte ranges that it needs. Everything else goes through s3fs,
+which queries one object without listing a folder, uploads atomically, and supports conditional writes. Both retry
+throttled (503) and interrupted requests a limited number of times, with exponential back-off.
 
-Credentials come from the standard chain alone (environment, ~/.aws, the machine's role): nothing here takes or tells
-them.
+Credentials come from the standard chain alone (environment, ~/.aws, the machine's role); this module neither takes nor
+logs them.
 """
 
 import base64
@@ -26,46 +26,46 @@ import pyarrow.fs as pafs
 from hydra_ray.errors import ConfigError, StorageError
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""Environment variables that tell the store's URL, the first that is set."""
+"""Environment variables that may hold the store's URL; the first that is set counts."""
 REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
-"""Environment variables that tell the region, the first that is set."""
+"""Environment variables that may hold the region; the first that is set counts."""
 _ATTEMPTS = 8
-"""How often a request is sent at most; with the pauses between them that is about half a minute."""
+"""Maximum number of attempts of a request; with the pauses between them, about half a minute."""
 _CHUNK_BYTES = 16 << 20
 _THREADS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredObject:
-    """An object as its store describes it."""
+    """Metadata of an object as its store reports it."""
 
     num_bytes: int
     etag: str
-    """Changes whenever the content does."""
+    """Entity tag, which changes with the content."""
     md5: str | None = None
-    """Of the content, in hex digits, where the store tells it."""
+    """MD5 of the content in hex; None where the store does not report it."""
     sha256: str | None = None
-    """The same."""
+    """SHA-256 of the content in hex; None where the store does not report it."""
 
 
 class S3Store:
-    """Objects by `bucket/key`; see `hydra_ray.storage`, whose functions say what each method promises."""
+    """Objects by `bucket/key`; `hydra_ray.storage` documents the contract of each method."""
 
     is_remote = True
 
     def __init__(self, endpoint: str | None, region: str):
-        """Connect, to AWS where there is no endpoint."""
+        """Connect to the endpoint, or to AWS where none is given."""
         import s3fs
 
-        # It tells in every process where it found credentials.
+        # It logs in every process where it found credentials.
         logging.getLogger("aiobotocore").setLevel(logging.WARNING)
         retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
         self.arrow: pafs.FileSystem = pafs.S3FileSystem(
             region=region, endpoint_override=endpoint, retry_strategy=retries
         )
-        # Stores other than AWS seldom have a host name for each bucket.
+        # Stores other than AWS rarely support virtual-hosted buckets.
         style = {"s3": {"addressing_style": "path"}} if endpoint else {}
-        # s3fs itself repeats what it cannot read to the end, so that botocore need not be as patient.
+        # s3fs itself retries interrupted reads, so botocore needs fewer attempts.
         self._objects = s3fs.S3FileSystem(
             endpoint_url=endpoint,
             client_kwargs={"region_name": region},
@@ -75,7 +75,7 @@ class S3Store:
         )
 
     def state(self, path: str) -> tuple[int, int] | None:
-        """Size in bytes and time of the last change in nanoseconds; None where there is no object."""
+        """Return the size in bytes and the modification time in nanoseconds; None if there is no object."""
         bucket, _, key = path.partition("/")
         with _asking(path):
             try:
@@ -85,19 +85,19 @@ class S3Store:
         return head["ContentLength"], int(head["LastModified"].timestamp()) * 10**9
 
     def present(self, paths: Iterable[str]) -> list[bool]:
-        """Whether an object is at each path: each is asked for by itself, because a listing may lag behind."""
+        """Return whether an object is at each path; each is queried by itself, because a listing may be stale."""
         with ThreadPoolExecutor(_THREADS) as pool:
             return [found is not None for found in pool.map(self.state, paths)]
 
     def content(self, path: str) -> bytes | None:
-        """What an object holds; None where there is none."""
+        """Return the content of an object; None if there is none."""
         with _asking(path):
             return self._content(path)
 
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
-        """Keys below a folder, relative to it, in no order.
+        """Return the relative keys below a folder, unordered.
 
-        Libraries mark folders by empty objects whose keys end with a slash: those are left out.
+        Empty objects whose keys end with a slash mark folders for some libraries; they are left out.
         """
         folder = path.rstrip("/") + "/"
         with _asking(path):
@@ -105,7 +105,7 @@ class S3Store:
         return [each.removeprefix(folder) for each in found if each.startswith(folder) and not each.endswith("/")]
 
     def list_objects(self, path: str) -> dict[str, StoredObject]:
-        """The objects below a folder, by their keys relative to it."""
+        """Return the metadata of the objects below a folder, by relative key."""
         folder = path.rstrip("/") + "/"
         with _asking(path):
             found: Any = self._objects.find(folder, detail=True)
@@ -116,7 +116,7 @@ class S3Store:
         }
 
     def describe(self, path: str) -> StoredObject | None:
-        """What the store knows of an object's content; None where there is no object."""
+        """Return the metadata of an object, digests included; None if there is no object."""
         bucket, _, key = path.partition("/")
         with _asking(path):
             try:
@@ -124,7 +124,7 @@ class S3Store:
             except FileNotFoundError:
                 return None
         etag, checksum = head["ETag"].strip('"'), head.get("ChecksumSHA256", "-")
-        # Of an object in parts, or one encrypted by a key of somebody's own, neither is the digest of the content.
+        # For multipart uploads and customer-managed encryption neither is the digest of the content.
         is_plain = head.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in head
         return StoredObject(
             num_bytes=head["ContentLength"],
@@ -134,7 +134,7 @@ class S3Store:
         )
 
     def remove_file(self, path: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if it exists."""
         bucket, _, key = path.partition("/")
         with _asking(path):
             self._objects.call_s3("delete_object", Bucket=bucket, Key=key)
@@ -148,13 +148,13 @@ class S3Store:
                 return
 
     def move(self, path: str, destination: str) -> None:
-        """Give an object another key; for a moment it has both."""
+        """Rename an object by copy and delete; for a moment both keys exist."""
         with _asking(path):
             self._objects.mv(path, destination)
 
     @contextmanager
     def output(self, path: str) -> Iterator[IO[bytes]]:
-        """A new file to fill, which is sent to `path` only after the block has ended without an error."""
+        """Open a new file, which is uploaded to `path` only if the block ends without an error."""
         try:
             with tempfile.NamedTemporaryFile() as file:
                 yield file  # pyright: ignore[reportReturnType]
@@ -166,22 +166,22 @@ class S3Store:
         except OSError as error:
             folder = tempfile.gettempdir()
             raise StorageError(
-                f"cannot collect s3://{path} in {folder} ({shutil.disk_usage(folder).free >> 20} MB free) before it is "
-                f"sent: {error}. Free space there or set TMPDIR, and run again: what was committed is kept."
+                f"cannot buffer s3://{path} in {folder} ({shutil.disk_usage(folder).free >> 20} MB free) before the "
+                f"upload: {error}. Free space there or set TMPDIR, and run again: what was committed is kept."
             ) from error
 
     def put(self, path: str, content: bytes) -> None:
-        """Put a whole object at `path`."""
+        """Upload a whole object to `path`."""
         with _asking(path):
             self._objects.pipe_file(path, content)
 
     def put_new(self, path: str, content: bytes) -> bool:
-        """Put an object at `path` unless one is there; whether it was put."""
+        """Create an object at `path` unless one exists; return whether it was created."""
         with _asking(path):
             return self._put_if(path, content, IfNoneMatch="*")
 
     def put_over(self, path: str, expected: bytes, content: bytes) -> bool:
-        """Put an object in the place of one whose content is `expected`; whether it was put."""
+        """Replace an object whose content is `expected`; return whether it was replaced."""
         bucket, _, key = path.partition("/")
         with _asking(path):
             try:
@@ -197,23 +197,23 @@ class S3Store:
         except OSError as error:
             if not _is_refused(error):
                 raise
-            # A request whose answer was lost is sent again, and then finds what it put itself.
+            # A retried request whose first response was lost finds the object that it wrote itself.
             return self._content(path) == content
         return True
 
     def _content(self, path: str) -> bytes | None:
         try:
-            # In one piece: what is fetched in several is not asked for again where it breaks off.
+            # In one request: s3fs does not retry interrupted concurrent range requests.
             return self._objects.cat_file(path, max_concurrency=1)  # pyright: ignore[reportReturnType]
         except FileNotFoundError:
             return None
 
 
 def s3_store(path: str) -> S3Store:
-    """Return the store that holds `path`: the endpoint and the region that the environment names.
+    """Return the store that holds `path`, at the endpoint and region that the environment names.
 
     Raises:
-        ConfigError: the endpoint is no URL.
+        ConfigError: the endpoint is not a URL.
     """
     endpoint = _first_set(ENDPOINTS)
     if endpoint is not None and not re.match("https?://[^/]", endpoint):
@@ -242,14 +242,14 @@ def _first_set(names: Iterable[str]) -> str | None:
 
 
 def _is_refused(error: OSError) -> bool:
-    """Whether a condition of a request did not hold: s3fs has no error of its own for this."""
+    """Return whether a conditional request failed its condition; s3fs has no exception class for this."""
     code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
     return code in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")
 
 
 @contextmanager
 def _asking(path: str) -> Iterator[None]:
-    """Turns whatever goes wrong with a store into an error that says where, and what to do."""
+    """Convert any failure of a store into a StorageError that names the object and what to check."""
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
 
@@ -262,7 +262,7 @@ def _asking(path: str) -> Iterator[None]:
 
 
 def unreachable(path: str, error: Exception) -> StorageError:
-    """What is said where a store did not do what it was asked."""
+    """Return the error for a request that a store did not fulfil."""
     endpoint = _first_set(ENDPOINTS) or "AWS"
     return StorageError(
         f"s3://{path} at {endpoint}: {error}. Check the bucket, the store (storage.endpoint or AWS_ENDPOINT_URL_S3, "

@@ -24,17 +24,17 @@ class Figures:
 
 
 def pareto_front(results: Sequence[Figures], space: Mapping[str, Values]) -> list[int]:
-    """Positions of the results that no other beats in both aims, or in one without losing in the other."""
+    """Return the positions of the results that no other beats in both aims, or in one without losing in the other."""
     return sorted({trial.number for trial in _study(results, space).best_trials}) if results else []
 
 
 def best_result(results: Sequence[Figures]) -> int:
-    """Position of the result with the best quality; of equals the one with fewer tokens, then the first."""
+    """Return the position of the result with the best quality; of equals the one with fewer tokens, then the first."""
     return min(range(len(results)), key=lambda place: (-results[place].quality, results[place].generated_tokens, place))
 
 
 def importances(results: Sequence[Figures], space: Mapping[str, Values], seed: int) -> dict[str, float]:
-    """How much of the variation of quality each setting explains by itself, the most important first.
+    """Return how much of the variation of quality each setting explains by itself, the most important first.
 
     Functional ANOVA of a random forest (Hutter et al., 2014); shares of what all settings explain by themselves, which
     add up to 1, or zeros where quality does not vary.

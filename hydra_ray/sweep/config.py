@@ -101,7 +101,7 @@ class Sweep:
     """The base's settings with all overrides, not checked yet: a trial's are."""
 
     def run_config(self, settings: Mapping[str, Any]) -> RunConfig:
-        """The base with `settings`, by dotted name.
+        """Return the base with `settings`, by dotted name.
 
         Raises:
             ConfigError: they do not go together.
@@ -112,7 +112,7 @@ class Sweep:
         return check_config(merged, source=f"the sweep {self.config.sweep} with {describe(settings)}")
 
     def is_possible(self, settings: Mapping[str, Any]) -> bool:
-        """Whether the base with `settings` is a configuration."""
+        """Return whether the base with `settings` is a configuration."""
         try:
             self.run_config(settings)
         except ConfigError:
@@ -126,7 +126,7 @@ def describe(settings: Mapping[str, Any]) -> str:
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
-    """The sweep in the YAML file at `path`.
+    """Return the sweep in the YAML file at `path`.
 
     Args:
         path: a file, or the name of a shipped sweep.
@@ -146,7 +146,7 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
 
 
 def require_root(sweep: Sweep) -> str:
-    """The storage root that the base names.
+    """Return the storage root that the base names.
 
     Raises:
         ConfigError: it names none.

@@ -23,6 +23,6 @@ class Ledger:
         storage.write_json(storage.join(self.folder, name), {"stage": stage.name, "run": run})
 
     def counts(self) -> Counter[tuple[str, str]]:
-        """How often each stage was computed, by name and fingerprint."""
+        """Return how often each stage was computed, by name and fingerprint."""
         names = [name.removesuffix(".json").rsplit("-", 2) for name in storage.list_files(self.folder)]
         return Counter((stage, fingerprint) for stage, fingerprint, _ in names)

@@ -75,7 +75,7 @@ def run_trials(sweep: Sweep, points: Sequence[Settings] | None, folder: str, led
 
 
 def num_fitting(resources: Mapping[str, float], placement: PlacementConfig) -> int:
-    """How many trials have room beside each other, so that none holds what another one waits for; at least 1.
+    """Return how many trials have room beside each other, so that none holds what another one waits for; at least 1.
 
     Args:
         resources: of the whole cluster, by Ray's names.
@@ -117,7 +117,7 @@ def _trial(code: Mapping[str, Any], sweep: Sweep, ledger: Ledger) -> None:
 
 
 def _run(sweep: Sweep, settings: Settings, ledger: Ledger) -> dict[str, Any]:
-    """The trial's worth; where it cannot be known, only why: the same would happen again."""
+    """Return the trial's worth; where it cannot be known, only why: the same would happen again."""
     try:
         return as_reported(run_trial(sweep, settings, ledger))
     except HydraError as error:

@@ -97,7 +97,7 @@ def results_table(results: Results) -> pa.Table:
 
 
 def result_lines(results: Results, num_shown: int = 20) -> list[str]:
-    """The best results as a table of text."""
+    """Return the best results as a table of text."""
     keys = list(results.best.settings)
     rows = [["quality", "interval", "tokens", "front", *keys, "run"]]
     for result in results.results[:num_shown]:
@@ -113,12 +113,12 @@ def result_lines(results: Results, num_shown: int = 20) -> list[str]:
 
 
 def config_yaml(config: RunConfig) -> str:
-    """A configuration, every setting of it, as YAML that runs as it is."""
+    """Return a configuration, every setting of it, as YAML that runs as it is."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """A column of one type: of values of several types, their JSON."""
+    """Return a column of one type: of values of several types, their JSON."""
     types = {type(value) for value in values if value is not None}
     if len(types) <= 1 or types <= {int, float}:
         return pa.array(values)

@@ -35,7 +35,7 @@ def sweep_folder(sweep: Sweep) -> str:
 
 
 def forecast(sweep: Sweep) -> Forecast:
-    """How many trials there are, how many stage results they need, and how many of these need not be computed.
+    """Return how many trials there are, how many stage results they need, and how many of these need not be computed.
 
     Raises:
         HydraError: a setting is wrong, or an input or a model is missing.
@@ -114,7 +114,7 @@ def summary_lines(sweep: Sweep, results: Results) -> list[str]:
 
 
 def exactly_once(ledger: Ledger) -> str:
-    """How many stages the sweep has computed in all its attempts, and which of them more than once."""
+    """Return how many stages the sweep has computed in all its attempts, and which of them more than once."""
     counts = ledger.counts()
     repeated = [f"{name} {fingerprint} {count} times" for (name, fingerprint), count in counts.items() if count > 1]
     was = "was" if len(counts) == 1 else "were"

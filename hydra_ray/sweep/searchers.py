@@ -25,7 +25,7 @@ def optuna_searcher(
     is_possible: Callable[[Settings], bool],
     prefix: str,
 ) -> Searcher:
-    """A tree-structured Parzen estimator that asks for `batch_size` trials and waits for all of them.
+    """Return a tree-structured Parzen estimator that asks for `batch_size` trials and waits for all of them.
 
     So what it asks for depends on nothing but the seed, the batches and the results: a search that starts again asks
     for the same trials.

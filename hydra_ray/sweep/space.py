@@ -20,7 +20,8 @@ _DRAWS_PER_TRIAL = 100
 
 
 def trial_settings(sweep: Sweep) -> list[Settings]:
-    """The points of a grid or of a random search, in the order in which they are tried; only such as go together.
+    """Return the points of a grid or of a random search, in the order in which they are tried; only such as go
+    together.
 
     Raises:
         ConfigError: no combination is a configuration.
@@ -37,7 +38,7 @@ def trial_settings(sweep: Sweep) -> list[Settings]:
 
 
 def grid_points(space: Mapping[str, Values]) -> list[Settings]:
-    """Every combination of lists of values, the last setting changing fastest."""
+    """Return every combination of lists of values, the last setting changing fastest."""
     lists = [values for values in space.values() if not isinstance(values, Range)]
     return [dict(zip(space, point, strict=True)) for point in product(*lists)]
 
@@ -45,7 +46,7 @@ def grid_points(space: Mapping[str, Values]) -> list[Settings]:
 def random_points(
     space: Mapping[str, Values], num_points: int, seed: int, is_possible: Callable[[Settings], bool]
 ) -> list[Settings]:
-    """Distinct possible points, drawn evenly; fewer where the space has no more."""
+    """Return distinct possible points, drawn evenly; fewer where the space has no more."""
     rng = rng_of(seed, "sweep")
     found: dict[str, Settings] = {}
     for _ in range(num_points * _DRAWS_PER_TRIAL):
@@ -94,7 +95,7 @@ def probe_points(space: Mapping[str, Values], num_starts: int, seed: int) -> Ite
 
 
 def num_values(values: Values) -> float:
-    """How many values there are to choose from; infinite for a range of numbers that need not be whole."""
+    """Return how many values there are to choose from; infinite for a range of numbers that need not be whole."""
     if not isinstance(values, Range):
         return len(values)
     return values.high - values.low + 1 if values.is_whole else math.inf
@@ -111,12 +112,12 @@ def _why_impossible(sweep: Sweep) -> str:
 
 
 def encoded(value: Any) -> Any:
-    """A value as search algorithms and TensorBoard take it: whatever is no plain value as JSON."""
+    """Return a value as search algorithms and TensorBoard take it: whatever is no plain value as JSON."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def decoded(values: Values, code: Any) -> Any:
-    """The value that `encoded` made `code` of."""
+    """Return the value that `encoded` made `code` of."""
     if isinstance(values, Range):
         return code
     return next(value for value in values if name_of({"": encoded(value)}) == name_of({"": code}))

@@ -53,12 +53,12 @@ class Bounds:
 
 
 def last_stage(sweep: Sweep) -> str:
-    """The stage that trials end with."""
+    """Return the stage that trials end with."""
     return "gate" if sweep.config.judged_on == "history" else "report"
 
 
 def make_trial(sweep: Sweep, settings: Settings) -> Trial:
-    """The run of a point; its name says what is answered, whatever the sweep's file says of other points.
+    """Return the run of a point; its name says what is answered, whatever the sweep's file says of other points.
 
     Raises:
         HydraError: the settings do not go together, or an input or a model is missing.
@@ -80,7 +80,7 @@ def stages_until(plan: Plan, until: str) -> tuple[Stage, ...]:
 
 
 def stage_uses(trials: Iterable[Sequence[Stage]]) -> list[StageUse]:
-    """How often each stage is wanted and how often it must be computed, in the order of a run.
+    """Return how often each stage is wanted and how often it must be computed, in the order of a run.
 
     Args:
         trials: each one's stages.
@@ -101,7 +101,7 @@ def stage_uses(trials: Iterable[Sequence[Stage]]) -> list[StageUse]:
 
 
 def stage_bounds(sweep: Sweep, num_trials: int) -> Bounds:
-    """How many results trials can need that a search has still to choose.
+    """Return how many results trials can need that a search has still to choose.
 
     A stage has at most as many results as the settings that it depends on have combinations.
     """
@@ -125,7 +125,7 @@ def _affecting_settings(sweep: Sweep) -> Mapping[str, set[str]]:
 
 
 def use_lines(uses: Sequence[StageUse]) -> list[str]:
-    """The uses as a table of text."""
+    """Return the uses as a table of text."""
     rows: list[tuple[Any, ...]] = [("stage", "wanted", "distinct", "complete", "to compute")]
     rows += [(use.name, use.wanted, use.distinct, use.complete, use.distinct - use.complete) for use in uses]
     sums = [sum(row[place] for row in rows[1:]) for place in range(1, 5)]

@@ -20,8 +20,8 @@ _NUM_TICKS = 5
 
 
 def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> str:
-    """Every trial as a line through its settings to its tokens and its quality: the better, the stronger; the best one
-    in another colour."""
+    """Return every trial as a line through its settings to its tokens and its quality: the better, the stronger; the
+    best one in another colour."""
     columns = [(key, *_scaled(values, [result.settings[key] for result in results])) for key, values in space.items()]
     tokens = [result.worth.generated_tokens for result in results]
     qualities = [result.worth.quality for result in results]
@@ -118,7 +118,7 @@ def _shown(number: float) -> str:
 def _scaled_numbers(
     numbers: Sequence[float], shown: Callable[[float], str] = _shown
 ) -> tuple[list[float], list[tuple[float, str]]]:
-    """The same of numbers, from the lowest to the highest; in the middle where all are equal."""
+    """Return the same of numbers, from the lowest to the highest; in the middle where all are equal."""
     low, high = min(numbers), max(numbers)
     if low == high:
         return [0.5] * len(numbers), [(0.5, shown(low))]

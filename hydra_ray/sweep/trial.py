@@ -108,8 +108,8 @@ def quality_of(plan: Plan, sweep: Sweep) -> Interval:
 
 
 def best_system_quality(outcomes_US: Sequence[Sequence[float]], bootstrap: ReportConfig) -> Interval:
-    """Mean quality over users of the system that is best on the average: what the gate would choose for a user of whom
-    nothing is known.
+    """Return the mean quality over users of the system that is best on the average: what the gate would choose for a
+    user of whom nothing is known.
 
     Args:
         outcomes_US: each user's quality by each of the systems that the gate chooses among.
@@ -124,10 +124,10 @@ def best_system_quality(outcomes_US: Sequence[Sequence[float]], bootstrap: Repor
 
 
 def worth_of(reported: Mapping[str, Any]) -> Worth:
-    """A trial's worth as Ray Tune hands it back."""
+    """Return a trial's worth as Ray Tune hands it back."""
     return Worth(**{name: reported[name] for name in Worth.__dataclass_fields__})
 
 
 def as_reported(worth: Worth) -> dict[str, Any]:
-    """A trial's worth as Ray Tune takes it."""
+    """Return a trial's worth as Ray Tune takes it."""
     return asdict(worth)

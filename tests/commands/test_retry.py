@@ -208,7 +208,7 @@ def test_while_a_run_is_under_way_nothing_is_cleared(config: RunConfig, generato
     generator.kind = FailureKind.TIMEOUT
     plan = run(config)
     before = parts(plan)
-    with lease(run_lease(config.storage.root, "other"), "another run"), pytest.raises(StorageError, match="is at work"):
+    with lease(run_lease(config.storage.root, "other"), "another run"), pytest.raises(StorageError, match="is active"):
         clear_failures(plan, [FailureKind.TIMEOUT])
     assert parts(plan) == before
     assert plan.probes.is_complete()

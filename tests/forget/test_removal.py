@@ -155,7 +155,7 @@ def test_nobody_is_forgotten_while_a_run_is_under_way(planned: Plan):
     before = mentions(root_folder(planned), "ann-x")
     with (
         claim(planned.drafts),
-        pytest.raises(StorageError, match=r"at work below .*stages/drafts/.*Nothing was changed"),
+        pytest.raises(StorageError, match=r"a run is active below .*stages/drafts/.*Nothing was changed"),
     ):
         forget_users(root_folder(planned), ["ann-x"])
     assert mentions(root_folder(planned), "ann-x") == before != {}

@@ -117,7 +117,7 @@ def test_a_run_that_is_missing_unfinished_or_itself_taught_teaches_nobody(tmp_pa
     assert "is not finished" in str(mistake())
     write_json(f"{folder}/config.json", {**config.model_dump(mode="json"), "taught_by": "first"})
     assert isinstance(mistake(), ConfigError)
-    assert "itself taught by first" in str(mistake())
+    assert "itself a child run of first" in str(mistake())
 
 
 @pytest.mark.parametrize("users", [{"num_buckets": 3}, {"bucket_key": "other"}])

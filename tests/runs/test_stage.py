@@ -135,7 +135,7 @@ def test_damaged_parts_of_a_stage_are_set_aside_and_missing_again(stage):
 def test_a_manifest_of_another_version_is_an_error_that_names_it_and_says_what_to_do(stage, change):
     stage.complete(0, {})
     storage.write_json(stage.manifest_location, change(stage.manifest()))
-    with pytest.raises(StorageError, match=rf"{stage.manifest_location}.*another version.*remove the stage's folder"):
+    with pytest.raises(StorageError, match=rf"{stage.manifest_location}.*Another version.*remove the stage's folder"):
         stage.manifest()
 
 

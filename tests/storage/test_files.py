@@ -154,7 +154,7 @@ def test_what_is_missing_is_a_storage_error_that_names_it(place: Place, read: Ca
 @pytest.mark.parametrize("read", [storage.read_part, storage.read_counters])
 def test_a_table_that_is_cut_off_is_an_error_that_names_it_and_says_what_to_do(part: str, keep, read):
     storage.write_bytes(part, keep(storage.read_bytes(part)))
-    with pytest.raises(DamagedError, match=r"part\.parquet is damaged.*Remove it, and the manifest.*run again"):
+    with pytest.raises(DamagedError, match=r"part\.parquet is damaged.*Remove it, and its stage's manifest.*run again"):
         read(part)
 
 
@@ -218,7 +218,7 @@ def test_a_full_disk_sends_nothing_to_a_store_and_is_told_with_what_to_do(s3: Fa
     location = f"{s3_root}/{uuid.uuid4().hex}/part"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.NamedTemporaryFile", lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
-        with pytest.raises(StorageError, match=rf"cannot collect {location} in .*set TMPDIR"):
+        with pytest.raises(StorageError, match=rf"cannot buffer {location} in .*set TMPDIR"):
             storage.write_part(location, pa.table({"a": range(10_000)}))
     assert not storage.exists(location)
 

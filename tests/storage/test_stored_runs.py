@@ -192,10 +192,10 @@ def test_a_damaged_part_of_a_finished_stage_stops_the_run_until_it_is_removed_as
     cut_off(damaged)
     for location in (plan.probes.manifest_location, *plan.probes.parts("probes")):
         storage.remove_file(location)
-    with pytest.raises(DamagedError, match=rf"{damaged} is damaged.*Remove it, and the manifest.json of its stage"):
+    with pytest.raises(DamagedError, match=rf"{damaged} is damaged.*Remove it, and its stage's manifest.json"):
         personalize(config, until="probes")
     storage.remove_file(damaged)
-    with pytest.raises(StorageError, match=rf"no file at {damaged}.*remove the stage's manifest.json, run again"):
+    with pytest.raises(StorageError, match=rf"no file at {damaged}.*remove the stage's manifest.json and run again"):
         personalize(config, until="probes")
     storage.remove_file(plan.users.manifest_location)
     asked.clear()
@@ -225,7 +225,7 @@ def test_what_a_killed_run_of_the_same_name_held_is_taken_over(config: RunConfig
         dead = storage.read_json(location) | {"started": "1"}
     storage.write_json(location, dead)
     personalize(config, until="users")
-    assert f"run test: takes over from process {dead['pid']} on {dead['host']}, which is gone" in caplog.text
+    assert f"run test: takes over from process {dead['pid']} on {dead['host']}, which has ended" in caplog.text
     assert not storage.exists(location)
 
 

@@ -106,7 +106,7 @@ def _examine_room(config: RunConfig, seen: SeenUsers, models: _Models) -> Iterat
 
 
 def _examine_work(config: RunConfig, machine: Machine, models: _Models, seen: SeenUsers | None) -> Iterator[Finding]:
-    """Whether the run's work has room on this machine: GPUs, memory, and what Ray counts."""
+    """Yield whether the run's work has room on this machine: GPUs, memory, and what Ray counts."""
     try:
         require_cluster_address()
     except ClusterError as error:

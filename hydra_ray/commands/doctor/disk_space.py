@@ -31,7 +31,7 @@ class Need:
 
 
 def storage_finding(root: str, given: str) -> Finding:
-    """Whether files can be written, read and removed below the root of a run.
+    """Return whether files can be written, read and removed below the root of a run.
 
     Args:
         given: the root as the configuration has it.
@@ -65,7 +65,7 @@ def storage_finding(root: str, given: str) -> Finding:
 def needs_of(
     config: RunConfig, seen: SeenUsers, generator: ModelDescription | None, encoders: Sequence[ModelDescription]
 ) -> list[Need]:
-    """The room that a run needs on this machine.
+    """Return the room that a run needs on this machine.
 
     Args:
         generator: None where none is loaded.
@@ -88,7 +88,7 @@ def needs_of(
 
 
 def room_findings(needs: Sequence[Need], disks: Mapping[str, Disk]) -> Iterator[Finding]:
-    """Whether the disks have the room: folders on the same one share it.
+    """Yield whether the disks have the room: folders on the same one share it.
 
     Args:
         disks: of each folder that something needs.
@@ -108,7 +108,7 @@ def room_findings(needs: Sequence[Need], disks: Mapping[str, Disk]) -> Iterator[
 
 
 def disks_of(needs: Sequence[Need]) -> dict[str, Disk]:
-    """The disks of the folders that something needs."""
+    """Return the disks of the folders that something needs."""
     return {need.folder: disk_of(need.folder) for need in needs}
 
 
@@ -121,5 +121,5 @@ def _bases_bytes(config: RunConfig, encoders: Sequence[ModelDescription]) -> int
 
 
 def _missing_folders(folder: Path) -> list[Path]:
-    """A folder and those above it that are not there, the lowest first."""
+    """Return a folder and those above it that are not there, the lowest first."""
     return [each for each in (folder, *folder.parents) if not os.path.exists(each)]

@@ -48,7 +48,7 @@ def endpoint_findings(generator: GeneratorConfig, *, is_called: bool) -> Iterato
 
 
 def _key_finding(api: ApiConfig) -> Finding:
-    """Whether the key's variable holds what can be sent; the key itself is never told."""
+    """Return whether the key's variable holds what can be sent; the key itself is never told."""
     name = api.api_key_env
     if name is None:
         return Finding(name="endpoint's key", value="none is wanted")
@@ -69,7 +69,7 @@ def _key_finding(api: ApiConfig) -> Finding:
 
 
 def _address_finding(api: ApiConfig) -> Finding:
-    """Whether something listens where the calls go: the endpoint, or the proxy that the environment names."""
+    """Return whether something listens where the calls go: the endpoint, or the proxy that the environment names."""
     url = urlsplit(api.base_url)
     host, port = url.hostname or "", url.port or _PORTS[url.scheme]
     proxy = None if proxy_bypass(host) else getproxies().get(url.scheme)

@@ -40,7 +40,7 @@ def examine(subjects: Sequence[str] = (), *, is_called: bool = False) -> list[Fi
 
 
 def is_configuration(subject: str) -> bool:
-    """Whether a word names a configuration's file, and neither a model nor a setting."""
+    """Return whether a word names a configuration's file, and neither a model nor a setting."""
     return os.path.isfile(subject) or subject in shipped_names() or _is_yaml(subject)
 
 

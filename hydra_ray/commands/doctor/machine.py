@@ -71,7 +71,7 @@ class Disk:
 
 
 def this_machine() -> Machine:
-    """The facts of the machine that this process runs on."""
+    """Return the facts of the machine that this process runs on."""
     gpus, driver = _gpus()
     total, available = _memory()
     return Machine(
@@ -85,7 +85,7 @@ def this_machine() -> Machine:
 
 
 def disk_of(folder: str) -> Disk:
-    """The file system of a folder; of one that is not there yet, of the nearest folder above it."""
+    """Return the file system of a folder; of one that is not there yet, of the nearest folder above it."""
     place = Path(folder)
     while not os.path.isdir(place):
         place = place.parent
@@ -123,7 +123,7 @@ def broken_torch(torch: Torch) -> Finding:
 
 
 def _memory() -> tuple[int, int]:
-    """Bytes in all, and those that can still be had."""
+    """Return the bytes in all, and those that can still be had."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = page * os.sysconf("SC_PHYS_PAGES")
     available = _linux_available() or total
@@ -142,7 +142,7 @@ def _linux_available() -> int | None:
 
 
 def _first_number(paths: tuple[str, ...]) -> int | None:
-    """The number in the first of the files that has one: `max` stands for no limit."""
+    """Return the number in the first of the files that has one: `max` stands for no limit."""
     for path in paths:
         try:
             return int(Path(path).read_text(encoding="ascii"))
@@ -152,7 +152,7 @@ def _first_number(paths: tuple[str, ...]) -> int | None:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs that this process may use, and the driver's version, as nvidia-smi tells them."""
+    """Return the GPUs that this process may use, and the driver's version, as nvidia-smi tells them."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True)

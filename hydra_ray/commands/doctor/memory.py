@@ -46,7 +46,7 @@ class ModelSize:
 
 
 def size_of(found: "ModelDescription", dtype: str) -> ModelSize | None:
-    """The size of a generator; None where its weights are not on this machine."""
+    """Return the size of a generator; None where its weights are not on this machine."""
     if found.weight_bytes is None:
         return None
     text: Any = found.config.get_text_config()
@@ -74,7 +74,7 @@ def wants_gpus(config: RunConfig) -> dict[str, float]:
 
 
 def gpu_findings(config: RunConfig, machine: Machine, size: ModelSize | None) -> Iterator[Finding]:
-    """Whether the GPUs that a run reserves are there, can be used, and hold the generator."""
+    """Yield whether the GPUs that a run reserves are there, can be used, and hold the generator."""
     wanted = wants_gpus(config)
     if not wanted:
         unused = f"; {len(machine.gpus)} here" if machine.gpus else ""
@@ -98,7 +98,7 @@ def gpu_findings(config: RunConfig, machine: Machine, size: ModelSize | None) ->
 
 
 def cpu_finding(config: RunConfig, machine: Machine, size: ModelSize | None, num_copies: int) -> Finding | None:
-    """Whether the memory holds the generator's copies, where they run on the CPU; None where none does.
+    """Return whether the memory holds the generator's copies, where they run on the CPU; None where none does.
 
     Args:
         num_copies: that are loaded at the same time.
@@ -124,7 +124,7 @@ def cpu_finding(config: RunConfig, machine: Machine, size: ModelSize | None, num
 
 
 def _driver(machine: Machine) -> Finding:
-    """Whether the installed torch can use the GPUs at all."""
+    """Return whether the installed torch can use the GPUs at all."""
     torch = machine.torch
     if torch.cuda is None:
         return problem("cuda", f"torch {torch.version} is a build for CPUs", _GPU_LOCK)
@@ -150,7 +150,7 @@ def _capability(config: RunConfig, machine: Machine) -> Iterator[Finding]:
 
 
 def _fit(config: RunConfig, gpu: Gpu, size: ModelSize) -> Finding:
-    """Whether a copy of the generator has room on each GPU that it takes."""
+    """Return whether a copy of the generator has room on each GPU that it takes."""
     placement, tokens = config.placement, config.generator.max_model_tokens
     num_ranks = max(1, int(placement.generator_gpus))
     if size.num_heads and size.num_heads % num_ranks:

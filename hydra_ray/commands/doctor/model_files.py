@@ -113,7 +113,7 @@ def _require_headers(model: StoredModel) -> None:
 
 
 def _safetensors_bytes(file: IO[bytes], num_bytes: int) -> int | None:
-    """The size that a file of safetensors should have by its header; None where it has none."""
+    """Return the size that a file of safetensors should have by its header; None where it has none."""
     start = file.read(_LENGTH_BYTES)
     length = int.from_bytes(start, "little")
     if len(start) < _LENGTH_BYTES or length > num_bytes - _LENGTH_BYTES:

@@ -85,7 +85,7 @@ def _said(found: ModelDescription) -> str:
 
 
 def context_limit(found: ModelDescription) -> int | None:
-    """The longest text that a model reads, in its tokens; None where its files do not tell."""
+    """Return the longest text that a model reads, in its tokens; None where its files do not tell."""
     text = found.config.get_text_config()
     limits = [getattr(text, "max_position_embeddings", None), getattr(found.tokenizer, "model_max_length", None)]
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}

@@ -38,7 +38,7 @@ class _Pin:
 
 
 def package_findings() -> Iterator[Finding]:
-    """A finding for each pinned package; extras only where one of theirs is installed, but vLLM in any case."""
+    """Yield a finding for each pinned package; extras only where one of theirs is installed, but vLLM in any case."""
     pins = _pins()
     if not pins:
         yield problem("hydra_ray", "not installed", "install it, see README")
@@ -70,7 +70,7 @@ def package_versions(config: RunConfig) -> list[Finding]:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a package; None where it is not installed."""
+    """Return the installed version of a package; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -78,7 +78,7 @@ def version_of(package: str) -> str | None:
 
 
 def _pins() -> dict[str, _Pin]:
-    """The pinned requirements of this package by name; nothing where it is not installed."""
+    """Return the pinned requirements of this package by name; nothing where it is not installed."""
     try:
         requirements = importlib.metadata.requires("hydra_ray") or []
     except importlib.metadata.PackageNotFoundError:

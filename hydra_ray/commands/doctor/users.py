@@ -77,7 +77,8 @@ class SeenUsers:
 
 
 def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | None]:
-    """Whether the users can be read as the task wants them, and what was seen of them; None where they cannot."""
+    """Return whether the users can be read as the task wants them, and what was seen of them; None where they
+    cannot."""
     seen = SeenUsers()
     try:
         if config.lamp.planted is not None:
@@ -170,7 +171,7 @@ def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
 
 
 def _root_key(root: str) -> str:
-    """The key that divides users under a root; empty where nothing has been run under it."""
+    """Return the key that divides users under a root; empty where nothing has been run under it."""
     try:
         return (storage.read_if_there(storage.join(root, KEY)) or b"").decode().strip()
     except (HydraError, OSError):

@@ -82,7 +82,7 @@ def watch(client: "JobSubmissionClient", job_id: str) -> int:
 
 
 def handling_lines(client: "JobSubmissionClient", job_id: str) -> list[str]:
-    """How to see a job, and how to stop it."""
+    """Return how to see a job, and how to stop it."""
     where = shlex.quote(client.get_address())
     return [
         f"  see it:  ray job logs --follow {job_id} --address {where}",

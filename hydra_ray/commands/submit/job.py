@@ -162,7 +162,7 @@ def _run(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[st
 
 
 def _sweep(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any], Sequence[str]]:
-    """A sweep goes with the configuration that it names, beside each other."""
+    """Return a sweep goes with the configuration that it names, beside each other."""
     sweep, file = load_sweep(path, overrides), find_configuration(path)
     require_root(sweep)
     settings = sweep.config.model_dump(mode="json", exclude_unset=True)

@@ -1,4 +1,4 @@
-"""A generator that answers by a fixed rule, for tests of everything around it."""
+"""Rule-based generator for tests of everything around a generator."""
 
 import hashlib
 import random
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COPY_PROBABILITY = 0.6
-"""How often an answer is the output of the example next to the query: what a good choice of records can exploit."""
+"""Probability that an answer copies the output of the example next to the query, which a good choice of records can
+exploit."""
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -25,13 +26,13 @@ class FakeEngine:
     """Copies the output of the last example, or else answers by a hash of the prompt, the seed and the sample."""
 
     def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        """One completion a request, the same for the same request."""
+        """Return one completion per request, the same for the same request."""
         completions = [_complete(request) for request in requests]
         keep(completions)
         return completions
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 def _complete(request: Request) -> Completion:
@@ -61,7 +62,7 @@ def _answer(request: Request, sample: int) -> str:
 
 @cache
 def fake_tokenizer() -> "PreTrainedTokenizerBase":
-    """A tokenizer that counts words and marks; it needs no file and no torch."""
+    """Return a tokenizer of words and punctuation marks; it needs neither files nor torch."""
     from tokenizers import Regex, Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Split

@@ -1,4 +1,4 @@
-"""One limiter for the whole cluster: a named Ray actor, which all copies of the generator of all runs ask for turns."""
+"""Cluster-wide rate limiter: a named Ray actor that all copies of the generator of all runs share."""
 
 import hashlib
 import json
@@ -9,21 +9,21 @@ from hydra_ray.generate.rate_limits import Limiter, Turns
 
 _NAMESPACE = "hydra_ray"
 _MAX_CALLERS = 100_000
-"""Callers who wait in the actor at the same time."""
+"""Maximum number of callers that wait in the actor at the same time."""
 
 
 def open_limiter(api: ApiConfig) -> Turns:
-    """The limiter of an endpoint: the cluster's, or one of this process where it belongs to no cluster."""
+    """Return an endpoint's limiter: the cluster's, or one of this process where Ray is not running."""
     import ray
 
     return ClusterLimiter(api) if ray.is_initialized() else Limiter(api)
 
 
 class ClusterLimiter:
-    """The turns of all callers of a model at an endpoint with one key, in a Ray cluster.
+    """Rate limiter of a model at an endpoint with one key, shared by a Ray cluster.
 
-    The actor outlives the run: runs that begin later, or at the same time, share it. The limits of the run that came
-    last hold. It needs no CPU. Where it dies, another one begins anew, knowing nothing of the last minute.
+    The actor outlives the run: concurrent and later runs share it. The limits of the most recent run apply. It reserves
+    no CPU. If it dies, a new one starts without the calls of the last minute.
     """
 
     def __init__(self, api: ApiConfig):
@@ -31,11 +31,11 @@ class ClusterLimiter:
         self._actor = self._find()
 
     async def reserve(self, tokens: int) -> int:
-        """Wait until a call that may take so many tokens may begin; returns the number of its ticket."""
+        """Wait until a call of up to `tokens` tokens may begin; return its ticket."""
         return await self._ask("reserve", tokens)
 
     async def settle(self, ticket: int, tokens: int) -> None:
-        """The call of a ticket has ended, and has taken so many tokens."""
+        """Record that the call of a ticket has ended and has taken `tokens` tokens."""
         await self._ask("settle", ticket, tokens)
 
     async def _ask(self, method: str, *arguments: int) -> Any:

@@ -1,10 +1,9 @@
-"""Any OpenAI-compatible endpoint as the generator: many calls at once, patient with the endpoint, but not for ever.
+"""OpenAI-compatible endpoints: many concurrent calls, with retries and a bounded wait.
 
-A request that fails is a completion with an error. The endpoint stops the run where every request would fail: it
-refuses the key, the model or each of the first requests, or was not heard of for `breaker_seconds`. While the endpoint
-rather than a request is suspected, requests are not given up, so that a short outage costs no answer. Whatever is
-answered is kept within a second or so, also where the run is stopped then. Neither the key nor a text of a user is in
-any message.
+A failed request becomes a completion with an error. The run stops where every request would fail: the endpoint refuses
+the key, the model or each of the first requests, or was silent for `breaker_seconds`. While the endpoint rather than
+a request is suspected, requests are not given up, so that a short outage loses no answer. Answers are stored within
+about a second, even if the run is stopped then. No message contains the key or a text of a user.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import openai
-import openai.resources.chat  # which the client would load in the time of its first call
+import openai.resources.chat  # otherwise loaded lazily, during the first call
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
@@ -35,13 +34,13 @@ if TYPE_CHECKING:
 
 _KEEP_SECONDS = 1.0
 _KEEP_REQUESTS = 100
-"""Answers are kept when so many wait, or that long after the last ones."""
+"""Number of waiting answers at which they are stored before `_KEEP_SECONDS` have passed."""
 _MANY_REFUSALS = 10
-"""So many refused requests before any is answered mean that the endpoint takes none of this form."""
+"""Number of refused requests, before any is answered, that means that the endpoint accepts none of this form."""
 
 
 class OpenAiEngine:
-    """An endpoint, the turns in which it may be asked, and how it has behaved so far."""
+    """Client of an endpoint, with its rate limiter and its circuit breaker."""
 
     def __init__(self, config: GeneratorConfig, api: ApiConfig, turns: Turns):
         self._api, self._turns = api, turns
@@ -50,11 +49,11 @@ class OpenAiEngine:
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
         self._num_refused, self._has_answered = 0, False
         for library in ("openai", "httpx", "httpx2", "httpcore"):
-            # Below this level they tell addresses and, when asked to debug, whole requests.
+            # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
 
     def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        """One completion a request, in the order in which they were answered.
+        """Return one completion per request, in the order of arrival.
 
         Raises:
             EndpointError: the endpoint is dead, or refuses every request.
@@ -62,7 +61,7 @@ class OpenAiEngine:
         return asyncio.run(self._generate(requests, keep))
 
     def close(self) -> None:
-        """Nothing to give back: each part has connections of its own."""
+        """Do nothing: each part opens its own connections."""
 
     async def _generate(self, requests: Sequence[Request], keep: Keep) -> list[Completion]:
         answers = _Answers(keep)
@@ -77,7 +76,8 @@ class OpenAiEngine:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
-            # Where nothing but refusals came, the form of the calls may be the cause: then they are asked again.
+            # If there were only refusals, the form of the calls may be the cause: they are not stored, so a rerun
+            # repeats them.
             if self._has_answered or len(answers.all) == len(requests):
                 await answers.flush()
         return answers.all
@@ -90,20 +90,20 @@ class OpenAiEngine:
                 await answers.flush()
 
     async def _watch(self, answers: "_Answers") -> None:
-        """Keep what has been answered, and end everything when the endpoint is dead."""
+        """Store answers periodically, and raise when the endpoint is dead."""
         while True:
             await asyncio.sleep(min(_KEEP_SECONDS, self._api.breaker_seconds / 10))
             if self._breaker.is_dead(time.monotonic()):
                 raise EndpointError(
                     f"the endpoint {self._api.base_url} is dead: no call was answered for "
                     f"{self._api.breaker_seconds:g} s, and {counted(self._api.breaker_failures, 'request')} or more "
-                    "failed in a row. What was answered before is kept; run again when it answers."
+                    "failed in a row. Earlier answers are kept; run again when it answers."
                 )
             if self._has_answered:
                 await answers.flush()
 
     async def _complete(self, client: "AsyncOpenAI", request: Request) -> Completion:
-        """All samples of a request, in as many calls as they need, or its failure."""
+        """Return all samples of a request, in as many calls as they need, or its failure."""
         size = self._api.max_samples_per_call or request.num_samples
         attempts, prompt_tokens, generations = _Attempts(), 0, list[Generation]()
         for start in range(0, request.num_samples, size):
@@ -127,8 +127,8 @@ class OpenAiEngine:
         if self._num_refused >= _MANY_REFUSALS and not self._has_answered:
             raise EndpointError(
                 f"the endpoint {self._api.base_url} refused each of the first {_MANY_REFUSALS} requests, the last one: "
-                f"{fault.message}. Check the settings in generator.api that say what it takes: has_log_probabilities, "
-                "has_structured_outputs, length_field, max_samples_per_call."
+                f"{fault.message}. Check the settings in generator.api that say what it supports: "
+                "has_log_probabilities, has_structured_outputs, length_field, max_samples_per_call."
             )
         return Completion(
             request_id=request.request_id,
@@ -143,7 +143,7 @@ class OpenAiEngine:
     async def _call(
         self, client: "AsyncOpenAI", request: Request, samples: range, attempts: "_Attempts"
     ) -> Answered | Fault:
-        """Call until there is an answer, or no more reason to hope for one."""
+        """Call the endpoint until it answers, the fault is final, or attempts or time run out."""
         num_failed = 0
         while True:
             async with self._turn(request, len(samples)) as turn:
@@ -182,7 +182,7 @@ class OpenAiEngine:
 
     @asynccontextmanager
     async def _turn(self, request: Request, num_samples: int) -> AsyncIterator["_Turn"]:
-        """Wait for a turn; in the end tell what it took."""
+        """Wait for a turn of the rate limiter; at the end report the tokens taken."""
         turn = _Turn(expected_tokens(request, num_samples))
         ticket = await self._turns.reserve(turn.tokens)
         try:
@@ -198,32 +198,32 @@ class OpenAiEngine:
 
 
 class _Turn:
-    """A call in its turn: how many tokens it has taken, or may take."""
+    """A call admitted by the rate limiter, with the tokens that it has taken or may take."""
 
     def __init__(self, tokens: int):
         self.tokens = tokens
 
 
 class _Attempts:
-    """The calls of one request, and how long ago the first one began."""
+    """Number of calls of one request, and the time since the first one."""
 
     def __init__(self) -> None:
         self.number = 0
         self._start: float | None = None
 
     def begin(self, deadline_seconds: float) -> float:
-        """Count a call that begins; returns the seconds that are left to it, at least a moment."""
+        """Count a call that begins; return the seconds left for it, at least a millisecond."""
         self.number += 1
         self._start = time.monotonic() if self._start is None else self._start
         return max(self.left(deadline_seconds), 0.001)
 
     def left(self, deadline_seconds: float) -> float:
-        """Seconds that are left."""
+        """Return the seconds left until the deadline."""
         return deadline_seconds - (time.monotonic() - (self._start or time.monotonic()))
 
 
 class _Answers:
-    """What came so far, and what of it is not kept yet."""
+    """Completions so far, and the number of them that are stored."""
 
     def __init__(self, keep: Keep):
         self.all: list[Completion] = []
@@ -232,35 +232,35 @@ class _Answers:
 
     @property
     def num_waiting(self) -> int:
-        """How many are not kept yet."""
+        """Number of completions that are not stored yet."""
         return len(self.all) - self._num_kept
 
     def add(self, completion: Completion) -> None:
-        """One more."""
+        """Add a completion."""
         self.all.append(completion)
 
     async def flush(self) -> None:
-        """Keep what is not kept yet, while others go on asking."""
+        """Store the waiting completions, while other requests continue."""
         async with self._keeping:
             batch = self.all[self._num_kept :]
             if batch:
                 await asyncio.to_thread(self._keep, batch)
-            # Not before: a thread that had not begun when everything was cancelled keeps nothing.
+            # Only now: a thread that had not started when everything was cancelled stores nothing.
             self._num_kept += len(batch)
 
 
 def _taken(found: Answered | Fault, expected: int) -> int:
-    """Tokens that a call has taken: of one that was cut off nobody knows, of one that was refused none."""
+    """Return the tokens that a call has taken: the expected number if it timed out, none if it was refused."""
     if isinstance(found, Answered):
         return found.prompt_tokens + sum(each.num_tokens for each in found.generations)
     return expected if found.kind == FailureKind.TIMEOUT else 0
 
 
 def key_of(api: ApiConfig) -> str:
-    """The endpoint's key; a word where it wants none, since the client must be given one.
+    """Return the endpoint's key; a placeholder where it needs none, since the client requires one.
 
     Raises:
-        ConfigError: the variable that should hold it is not set.
+        ConfigError: the environment variable of the key is not set.
     """
     if api.api_key_env is None:
         return "none"

@@ -1,4 +1,4 @@
-"""Which engine a configuration names; each is imported only where it is opened."""
+"""Opens the engine that a configuration names; each engine module is imported only when it is opened."""
 
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def open_engine(config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> Engine:
-    """Load the generator that `config` names into this process.
+    """Load the generator that `config` names into this process, or connect to its endpoint.
 
     Args:
-        task: the task whose answers it will write, to check that they fit; None for requests of any kind.
+        task: task whose labels must fit the answer length; None for requests of any kind.
 
     Raises:
         ConfigError: a label of the task is longer than the task's answers may be, or an endpoint's key is missing.
@@ -34,7 +34,7 @@ def open_engine(config: GeneratorConfig, placement: PlacementConfig, task: Task 
 
 
 def open_tokenizer(config: GeneratorConfig) -> "PreTrainedTokenizerBase":
-    """The tokenizer with which prompts for the generator that `config` names are fitted.
+    """Return the tokenizer with which prompts for the generator are fitted to its context.
 
     Raises:
         ModelError: the model is missing or its tokenizer cannot be loaded.

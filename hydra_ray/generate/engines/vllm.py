@@ -1,10 +1,10 @@
-"""vLLM in this process, without an engine process beside it.
+"""vLLM engine in this process, without a separate engine process.
 
-What a batch yields depends on the batch alone, so that a part that is generated again after a crash comes out the same:
-the prefix cache is emptied first, prompts are put into a fixed order, and each sample draws from a generator of its
-own, seeded by its request's seed, its prompt and its index. On CPU this needs prefill in one piece: in vLLM 0.32 a
-partial prefill rewinds the request's random generator, which PyTorch cannot do on CPU. Per-sample seeds cost nothing
-measurable against unseeded samples (benchmarks/generate.py).
+The result of a batch depends on the batch alone, so that a part generated again after a crash is the same: the prefix
+cache is emptied first, prompts are sorted, and each sample draws from a random generator of its own, seeded by its
+request's seed, its prompt and its index. On CPU this requires unchunked prefill: in vLLM 0.32 a chunked prefill rewinds
+the request's random generator, which PyTorch cannot do on CPU. Per-sample seeds have no measurable cost against
+unseeded samples (benchmarks/generate.py).
 """
 
 import gc
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
 
 CPU_BLOCK_TOKENS = 32
-"""Tokens in a block of the key-value cache on CPU, where vLLM's own choice of 128 shares few prefixes."""
+"""Tokens per block of the key-value cache on CPU, where vLLM's default of 128 shares few prefixes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prompt:
-    """A request that can be run. Key: request.request_id."""
+    """A request that fits the model, tokenized. Key: request.request_id."""
 
     request: Request
     token_ids: list[int]
@@ -43,7 +43,7 @@ class _Prompt:
 
 
 class VllmEngine:
-    """A model that vLLM has loaded, on the CPU or on the GPUs that this process sees."""
+    """A model loaded by vLLM, on the CPU or on the GPUs that this process sees."""
 
     def __init__(self, config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> None:
         self._config = config
@@ -55,13 +55,13 @@ class VllmEngine:
         """The loaded model, for measuring it without this class."""
 
     def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        """One completion a request, in the order in which they were run.
+        """Return one completion per request, in the order in which they were run.
 
         Raises:
             GenerationError: vLLM failed; this engine cannot be used any more.
         """
         prompts, rejected = self._prepare(requests)
-        # Neighbours with a common prefix find it in the cache.
+        # Prompts with a common prefix become neighbours and find it in the cache.
         prompts.sort(key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
         try:
             if not self.llm.reset_prefix_cache():
@@ -83,7 +83,7 @@ class VllmEngine:
         return completions
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Release the model's memory."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
         self.llm.llm_engine.engine_core.shutdown()
@@ -92,7 +92,7 @@ class VllmEngine:
         gc.collect()
 
     def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Prompt], list[Completion]]:
-        """The requests that can be run, and completions with an error for the others."""
+        """Return the prompts that can be run, and completions with an error for the other requests."""
         texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
         token_ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         prompts: list[_Prompt] = []
@@ -115,7 +115,7 @@ class VllmEngine:
         return prompts, rejected
 
     def _reason_against(self, request: Request, prompt_tokens: int) -> tuple[str | None, str | None]:
-        """Why a request cannot be run, and the kind of failure that this is."""
+        """Return why a request cannot be run, and the kind of failure; None and None where it can."""
         if prompt_tokens + request.max_tokens > self._config.max_model_tokens:
             error = (
                 f"prompt too long: {prompt_tokens} tokens and an answer of {request.max_tokens} exceed "
@@ -123,7 +123,7 @@ class VllmEngine:
             )
             return error, FailureKind.TOO_LONG
         if request.temperature == 0 and request.num_samples != 1:
-            error = f"greedy answers are all alike: got num_samples={request.num_samples}, expected 1"
+            error = f"greedy samples are identical: got num_samples={request.num_samples}, expected 1"
             return error, FailureKind.REFUSED
         return None, None
 
@@ -139,15 +139,15 @@ class VllmEngine:
             max_tokens=request.max_tokens,
             seed=_first_seed(request.seed, prompt.text) if request.temperature else None,
             structured_outputs=StructuredOutputsParams(choice=list(request.choices)) if is_constrained else None,
-            logprobs=request.num_top_tokens,  # 0: only those of the tokens that were written
+            logprobs=request.num_top_tokens,  # 0: only those of the generated tokens
         )
 
 
 def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig) -> None:
-    """Refuse a task of which an answer is cut before its label ends.
+    """Check that no label of the task is longer than its answers may be.
 
     Raises:
-        ConfigError: naming the label.
+        ConfigError: a label is longer.
     """
     for label in task.labels:
         num_tokens = len(tokenizer(label, add_special_tokens=False)["input_ids"])
@@ -159,18 +159,18 @@ def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config:
 
 
 def supports_architecture(architecture: str) -> bool:
-    """Whether the installed vLLM can load models of an architecture: by code of its own, or by transformers'.
+    """Return whether the installed vLLM can load models of an architecture, natively or through transformers.
 
     Raises:
         ImportError: vLLM cannot be imported.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("vllm").setLevel(logging.ERROR)  # it logs before it has read the variable
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it logs before it reads the variable
     import transformers
 
     try:
         from vllm import ModelRegistry
-    except OSError as error:  # a library that it needs is not there
+    except OSError as error:  # a shared library that it needs is missing
         raise ImportError(str(error)) from error
     return architecture in ModelRegistry.get_supported_archs() or hasattr(transformers, architecture)
 
@@ -184,7 +184,7 @@ def _load(config: GeneratorConfig, placement: PlacementConfig) -> "LLM":
         from vllm import LLM
 
         if is_cpu:
-            # Where torch had been imported before, OpenMP did not see the variable.
+            # If torch was imported earlier, OpenMP did not read the environment variable.
             torch.set_num_threads(placement.generator_threads)
         return LLM(
             model=location,
@@ -204,7 +204,7 @@ def _load(config: GeneratorConfig, placement: PlacementConfig) -> "LLM":
 
 
 def _set_environment(placement: PlacementConfig) -> None:
-    """Set what vLLM and OpenMP read from the environment when they are imported."""
+    """Set the environment variables that vLLM and OpenMP read when they are imported."""
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
@@ -231,16 +231,16 @@ def _gpu_settings(placement: PlacementConfig) -> dict[str, Any]:
     num_ranks = max(1, int(placement.generator_gpus))
     return {
         "tensor_parallel_size": num_ranks,
-        # All ranks are on this node, where Ray reserved their GPUs; vLLM would ask Ray for them once more.
+        # All ranks are on this node, where Ray reserved their GPUs; by default vLLM would request them from Ray again.
         "distributed_executor_backend": "mp" if num_ranks > 1 else None,
         "gpu_memory_utilization": placement.gpu_memory_fraction,
     }
 
 
 def _first_seed(seed: int, prompt: str) -> int:
-    """The seed of a request's first sample; vLLM counts on from it. Distinct prompts draw independently."""
+    """Return the seed of a request's first sample, from which vLLM counts on; distinct prompts draw independently."""
     digest = hashlib.blake2b(f"{seed}\0{prompt}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 2  # vLLM wants less than 2**63, also after counting on
+    return int.from_bytes(digest, "big") >> 2  # vLLM requires seeds below 2**63, even after counting on
 
 
 def _completion(request: Request, output: "RequestOutput") -> Completion:
@@ -263,7 +263,7 @@ def _completion(request: Request, output: "RequestOutput") -> Completion:
 
 
 def _first_tokens(output: "CompletionOutput") -> tuple[Token, ...]:
-    """The most likely first tokens; vLLM tells them as they were before any constraint."""
+    """Return the most likely first tokens; vLLM reports them before any constraint."""
     if not output.logprobs:
         return ()
     return tuple(
