@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import hydra_ray.stages
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.errors import ConfigError
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS
@@ -43,11 +45,15 @@ class Plan:
 
         Args:
             until: last of `hydra_ray.stages.STAGE_NAMES` to yield the stages of; all where not given.
+
+        Raises:
+            ConfigError: there is no stage `until`.
         """
-        found = list(definitions())
-        modules = list(dict.fromkeys(each.module for each in found))
-        wanted = modules if until is None else modules[: modules.index(until) + 1]
-        for each in found:
+        names = hydra_ray.stages.STAGE_NAMES
+        if until is not None and until not in names:
+            raise ConfigError(f"until is {until!r}, expected one of {', '.join(names)}")
+        wanted = names if until is None else names[: names.index(until) + 1]
+        for each in definitions():
             if each.module in wanted and each.is_made(self.config):
                 yield each, self.planned[each.name]
 

@@ -234,3 +234,8 @@ def test_another_encoder_in_the_same_folder_changes_what_is_retrieved(tmp_path: 
     after = fingerprints(run_config(**retrieve))
     assert before["users"] == after["users"]
     assert before["probes"] != after["probes"]
+
+
+def test_a_last_stage_that_does_not_exist_is_named_with_those_that_do(tmp_path):
+    with pytest.raises(ConfigError, match=r"until is 'draft', expected one of users, .* drafts"):
+        list(plan_run(run_config(str(tmp_path))).stages("draft"))
