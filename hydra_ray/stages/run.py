@@ -35,6 +35,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
     """
     require_packages(config)
     plan = plan_run(config)
+    next(plan.stages(until))  # an unknown stage is told before anything is written
     # Two runs of one name would mix their reports.
     with (
         telling(on_computed),
