@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hydra_ray.config import RunConfig, Section, StorageConfig, Task, apply_override, check_config, load_config
 from hydra_ray.errors import ConfigError
 
-SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
 CONFIGS = [path for path in SHIPPED if "sweep" not in yaml.safe_load(path.read_text())]
 SCORER = {"base": {"encoder": "none"}}
 SETTINGS = {
