@@ -15,7 +15,7 @@ ResourceName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$")]
 class Section(BaseModel):
     """Base of all sections: frozen, an unknown key is an error, and the docstring under a field is its description.
 
-    Descriptions are read by `docs/configuration/`, which makes the reference page and the JSON Schemas of them.
+    `make docs` makes the page of settings and the JSON Schemas of the descriptions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

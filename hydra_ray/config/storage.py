@@ -14,8 +14,8 @@ class StorageConfig(Section):
     """Storage root: where everything that lasts is kept. Changes no result."""
 
     root: str
-    """Absolute folder, or s3://bucket/folder. Runs under one root share the results of stages by content. Not empty,
-    and no other kind of URI."""
+    """Folder that all nodes share, or s3://bucket/folder; no other kind of URI. A relative folder is for one machine
+    only. Runs under one root share the results of stages by content."""
     endpoint: str | None = Field(default=None, pattern=r"^https?://[^/@?#]+$")
     """URL of the S3 store that holds every s3:// location, such as http://minio:9000. Null takes the environment's
     AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else AWS."""
