@@ -11,7 +11,7 @@ SEED ?= 0
 SECONDS ?= 60
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: chosen demo test test-install check types unit lint fuzz quality bench-heads chaos install lock uv
+.PHONY: chosen demo test test-install check types unit lint docs fuzz quality bench-heads chaos install lock uv
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -38,6 +38,10 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+
+# After any change to a setting or its description: docs/configuration.md and the JSON Schemas beside the configurations.
+docs: install
+	$(BIN)/python docs/configuration_files.py
 
 # Each target for SECONDS (minutes for a first look, 600 before a release); what is found is kept in fuzz/corpus.
 fuzz: install

@@ -1,6 +1,7 @@
 """Configurations that are shipped with the package, found by name.
 
-They are the files of `jobs/configs`, to which `hydra_ray/configs` is a link; a wheel contains the files themselves.
+They are the YAML files of `jobs/configs`, to which `hydra_ray/configs` is a link; a wheel contains the files
+themselves. The JSON Schemas that they name on their first line lie beside them.
 """
 
 import os

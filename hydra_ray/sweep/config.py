@@ -22,17 +22,19 @@ from hydra_ray.shipped import find_configuration
 
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)+$")]
 """A dotted setting of a run."""
-_USELESS_SECTIONS = ("storage", "placement", "report")
-"""What a sweep cannot vary: no answer depends on it."""
+UNVARIED_SECTIONS = ("storage", "placement", "report")
+"""Sections that a sweep cannot vary: no answer depends on them."""
 
 
 class Range(Section):
-    """All numbers from `low` to `high`, both included; whole ones where both are whole."""
+    """Range of a setting: all numbers from `low` to `high`, whole ones where both are whole."""
 
     low: int | float
+    """Smallest value, included; below `high`, and above 0 where `log` is set."""
     high: int | float
+    """Largest value, included."""
     log: bool = False
-    """Whether ratios count instead of differences: for learning rates and variances."""
+    """Whether values are spread evenly by their logarithm: for learning rates and variances."""
 
     @property
     def is_whole(self) -> bool:
@@ -52,29 +54,32 @@ class SweepConfig(Section):
     """A sweep over settings of one run."""
 
     sweep: Name
-    """Name of the sweep; the folder of its results below storage.root/sweeps, and how its trials' runs begin."""
+    """Name of the sweep: the folder of its results below storage.root/sweeps, and the beginning of its runs' names."""
     base: str
-    """The run's configuration, a path from this file's folder."""
-    overrides: dict[Key, Any] = Field(default_factory=dict)
+    """Configuration of the run whose settings are varied: a path from this file's folder."""
+    overrides: dict[Key, Any] = Field(default={})
     """Settings that all trials have instead of the base's, by dotted name."""
     space: dict[Key, Annotated[tuple[Any, ...], Field(min_length=1)] | Range] = Field(min_length=1)
-    """What is varied, by dotted name: a list of values, or a range."""
+    """Varied settings, by dotted name: each a list of values, or a range, which the search grid cannot have. None of
+    the sections storage, placement and report, and none that is in `overrides`."""
     search: Literal["grid", "random", "optuna"] = "grid"
-    """grid: every combination of the lists. random: distinct combinations, drawn evenly. optuna: a tree-structured
-    Parzen estimator with two aims, more quality and fewer generated tokens; it asks for trials in batches of
-    `max_concurrent`, so that a sweep that was killed asks for the same ones again."""
+    """Search method. grid: every combination of the lists. random: distinct combinations, drawn evenly. optuna: a
+    tree-structured Parzen estimator with two objectives, more quality and fewer generated tokens; it asks for trials in
+    batches of `max_concurrent`, so that a sweep that was killed asks for the same ones again."""
     num_trials: int | None = Field(default=None, gt=0)
-    """Trials of random and optuna; a grid has as many as combinations."""
+    """Number of trials; needed by the searches random and optuna, and only there: a grid has one for each
+    combination."""
     max_concurrent: int | None = Field(default=None, gt=0)
-    """Trials at the same time. Null: as many as the cluster has CPUs and GPUs for when the sweep starts. More than that
-    can leave trials waiting for each other for ever, unless the cluster grows."""
+    """Largest number of trials at the same time. Null: as many as the cluster has CPUs and GPUs for when the sweep
+    starts. More than that can leave trials waiting for each other for ever, unless the cluster grows."""
     judged_on: Literal["history", "queries"] = "history"
-    """history: held-out records of the new users' own histories, so that no target of an evaluated query chooses a
-    setting, and trials end before anything is evaluated. queries: the evaluated queries, as reports show; what was
-    chosen on them cannot be judged on them again."""
+    """Observations that trials are compared on. history: held-out records of the new users' own histories, so that no
+    target of an evaluated query chooses a setting, and trials end before anything is evaluated. queries: the evaluated
+    queries, as reports show; what was chosen on them cannot be judged on them again."""
     seed: int = 0
+    """Seed of the searches random and optuna."""
     mlflow_uri: str | None = None
-    """Where an MLflow server also keeps the trials; needs the package mlflow."""
+    """URI of an MLflow server that also keeps the trials; needs the package mlflow."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -83,7 +88,7 @@ class SweepConfig(Section):
         ranges = sorted(key for key, values in self.space.items() if isinstance(values, Range))
         if self.search == "grid" and ranges:
             raise ValueError(f"a grid needs lists: give the values of {', '.join(ranges)}, or search: random or optuna")
-        useless = sorted(key for key in self.space if key.split(".")[0] in _USELESS_SECTIONS)
+        useless = sorted(key for key in self.space if key.split(".")[0] in UNVARIED_SECTIONS)
         if useless:
             raise ValueError(f"{', '.join(useless)} cannot be varied: it changes no quality")
         both = sorted({*self.space} & {*self.overrides})

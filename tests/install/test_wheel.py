@@ -125,7 +125,11 @@ def test_the_wheel_of_the_source_archive_holds_every_file_of_the_package(built: 
     )
     wanted = {str(path.relative_to(ROOT)): path.read_bytes() for path in paths if path.suffix != ".pyc"}
     assert {name: text for name, text in found.items() if name.startswith("hydra_ray/")} == wanted
-    assert {"hydra_ray/configs/demo.yaml", "hydra_ray/evaluate/page.html"} <= wanted.keys()
+    assert {
+        "hydra_ray/configs/demo.yaml",
+        "hydra_ray/configs/sweep.schema.json",
+        "hydra_ray/evaluate/page.html",
+    } <= wanted.keys()
     (source,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(source) as archive:
         assert not any(member.issym() or member.islnk() for member in archive.getmembers())

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from test_config import CONFIGS
 
 from hydra_ray.config import ApiConfig, GeneratorConfig, load_config
+from hydra_ray.shipped import FOLDER
 
 API = {"base_url": "https://api.example.org/v1", "model": "small-1"}
 
@@ -53,7 +53,7 @@ def test_an_endpoint_is_given_to_the_engine_that_asks_one_and_to_no_other():
 
 
 def test_the_shipped_configuration_of_an_endpoint_is_the_demo_but_for_who_answers():
-    found = {path.stem: load_config(path) for path in CONFIGS if path.stem in ("api", "demo")}
+    found = {name: load_config(FOLDER / f"{name}.yaml") for name in ("api", "demo")}
     changed = {"run", "generator", "placement"}
     demo, api = (found[name].model_dump(exclude=changed) for name in ("demo", "api"))
     assert api == demo

@@ -1,0 +1,16 @@
+"""The section `report`."""
+
+from pydantic import Field
+
+from hydra_ray.config.section import Section
+
+
+class ReportConfig(Section):
+    """Stage `report`: metrics, baselines and confidence intervals."""
+
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Level of the confidence intervals."""
+    num_resamples: int = Field(default=2000, gt=0)
+    """Number of bootstrap resamples; users are resampled, with all their queries."""
+    seed: int = 0
+    """Seed of the bootstrap."""

@@ -1,0 +1,72 @@
+"""The configuration of a run as a whole: its name and its sections."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from hydra_ray.config.drafts import AnswersConfig, DraftsConfig
+from hydra_ray.config.generator import GeneratorConfig
+from hydra_ray.config.placement import BudgetConfig, PlacementConfig
+from hydra_ray.config.report import ReportConfig
+from hydra_ray.config.retrieve import ProbesConfig, RetrieveConfig
+from hydra_ray.config.scorer import AdapterConfig, ScorerConfig
+from hydra_ray.config.section import RunName, Section
+from hydra_ray.config.storage import StorageConfig
+from hydra_ray.config.users import LampConfig, UsersConfig
+
+
+class RunConfig(Section):
+    """One run: the whole path for one task."""
+
+    run: RunName
+    """Name of the run: the folder of its report and answers below storage.root/runs."""
+    taught_by: RunName | None = None
+    """Name of the parent run: a finished run under the same root whose bases, shared heads, label model and gate are
+    used as they are (of a cross-fitted run those of fold 0); all users are new then. Not this run's own name. Null
+    learns them from this run's training users."""
+    storage: StorageConfig
+    """Storage root and its S3 store."""
+    lamp: LampConfig
+    """Task and source of the users."""
+    users: UsersConfig = UsersConfig()
+    """Division of users into buckets and folds."""
+    retrieve: RetrieveConfig = RetrieveConfig()
+    """Ranking of a user's records for a query."""
+    generator: GeneratorConfig
+    """Black-box LLM."""
+    probes: ProbesConfig = ProbesConfig()
+    """Probes of single records."""
+    reranker: ScorerConfig
+    """Scorer of records."""
+    drafts: DraftsConfig = DraftsConfig()
+    """Proposed answers."""
+    adapter: AdapterConfig
+    """Scorer of drafts."""
+    answers: AnswersConfig = AnswersConfig()
+    """Choice of one answer."""
+    report: ReportConfig = ReportConfig()
+    """Confidence intervals of the report."""
+    budget: BudgetConfig = BudgetConfig()
+    """Limits of cost."""
+    placement: PlacementConfig = PlacementConfig()
+    """Resources on the cluster."""
+
+    @property
+    def named_models(self) -> list[str]:
+        """Every model that the run names, each once."""
+        named = [self.generator.model, self.retrieve.encoder, self.reranker.base.encoder, self.adapter.base.encoder]
+        return list(dict.fromkeys(each for each in named if each is not None))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.taught_by is not None and (self.taught_by == self.run or self.users.num_folds > 1):
+            raise ValueError("taught_by names another run, and its users are new: users.num_folds must be 1")
+        if self.drafts.num_records > self.probes.num_records:
+            raise ValueError("drafts.num_records (k) must not exceed probes.num_records (N)")
+        if self.answers.is_gated and not {"zero_shot", "rag_k"} <= set(self.drafts.prompts):
+            raise ValueError(
+                "answers.is_gated needs zero_shot and rag_k among drafts.prompts: the gate chooses among them"
+            )
+        if self.drafts.num_pseudo_queries > self.probes.num_pseudo_queries:
+            raise ValueError("drafts.num_pseudo_queries must not exceed probes.num_pseudo_queries (M)")
+        return self

@@ -1,0 +1,102 @@
+"""The sections `reranker` and `adapter`: two scorers, each with a shared base and heads."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from hydra_ray.config.section import Section
+
+
+class BaseConfig(Section):
+    """Base of a scorer: a text encoder with a projection, shared by all users."""
+
+    encoder: str
+    """Text encoder, named as `generator.model` is."""
+    width: int = Field(default=32, ge=0)
+    """Number of learned features of a candidate. 0 leaves the encoder out: only handcrafted features count then."""
+    max_text_tokens: int = Field(default=96, gt=0)
+    """Length, in the encoder's tokens, to which a text or a pair of texts is cut."""
+    trainable_layers: int = Field(default=1, ge=0)
+    """Number of upper layers of the encoder that are trained; the lower ones and the embeddings stay frozen."""
+    num_epochs: int = Field(default=2, ge=0)
+    """Number of passes over the training users' groups (the candidates of one query are a group); 0 leaves the base
+    untrained."""
+    batch_groups: int = Field(default=16, gt=0)
+    """Number of groups in a batch, over all workers."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """Learning rate of AdamW."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of AdamW."""
+    holdout_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the training users whose loss chooses the epoch; 0 keeps the last epoch."""
+    loss: Literal["query", "pointwise"] = "query"
+    """Training loss. query: softmax cross-entropy over the candidates of a query. pointwise: logistic loss of each
+    candidate alone, as published."""
+    seed: int = 0
+    """Seed of the projection's initial weights, the holdout and the order of batches."""
+
+
+class HeadsConfig(Section):
+    """Heads of a scorer: each listed kind and rank is fitted, and held-out history chooses one for each user.
+
+    The shared head is always fitted, as the baseline to beat. Where histories are known, shared heads that are routed
+    by them are fitted as well; where these help, lowrank heads deviate from them and not from the shared head.
+    """
+
+    kinds: tuple[Literal["shared", "lowrank", "paper"], ...] = ("shared", "lowrank")
+    """Kinds of heads, at least one. shared: no parameters of the user's own. lowrank: a deviation B a_u in a learned
+    basis B, with a Gaussian prior on the code a_u whose variance is estimated from the training users. paper: the
+    two-layer network for each user of the publication."""
+    ranks: tuple[int, ...] = (16,)
+    """Ranks R of the lowrank heads' basis, each fitted as a kind of its own; at least one where `kinds` contains
+    lowrank."""
+    num_folds: int = Field(default=5, gt=1)
+    """Number of folds of a user's history that are held out in turn to choose the head."""
+    num_shards: int = Field(default=1, gt=0)
+    """Number of shards of buckets. A Ray Tune trial fits all users of one shard with one kind of head."""
+    max_prior_users: int = Field(default=2000, gt=0)
+    """Largest number of training users, a seeded sample, from whom the shared head, the basis and the prior are
+    estimated."""
+    paper_width: int = Field(default=16, gt=0)
+    """Number of hidden units of a paper head."""
+    paper_epochs: int = Field(default=50, gt=0)
+    """Number of full-batch steps of a paper head."""
+    paper_start: Literal["shared", "random"] = "shared"
+    """Initial weights of a paper head: those of a network fitted to all training users, or random ones, as
+    published."""
+    paper_loss: Literal["query", "pointwise"] = "query"
+    """Loss of a paper head. query: softmax cross-entropy over the candidates of a query. pointwise: logistic loss of
+    each candidate alone, as published."""
+    paper_learning_rate: float = Field(default=1e-2, gt=0)
+    """Learning rate of a paper head."""
+    prior_scale: float = Field(default=1, gt=0)
+    """Factor on the prior variances of lowrank heads; 1 keeps the estimate (empirical Bayes)."""
+    seed: int = 0
+    """Seed of the folds, the sample of prior users and random initial weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.kinds:
+            raise ValueError("kinds must not be empty")
+        if "lowrank" in self.kinds and not self.ranks:
+            raise ValueError("ranks must not be empty where kinds contains lowrank")
+        return self
+
+
+class ScorerConfig(Section):
+    """Stage `reranker`: the scorer that chooses which records stand in the prompt."""
+
+    base: BaseConfig
+    """Base, shared by all users."""
+    heads: HeadsConfig = HeadsConfig()
+    """Heads, one for each user."""
+    has_plain_features: bool = True
+    """Whether a candidate has the handcrafted features beside the base's learned ones; the publication has none."""
+
+
+class AdapterConfig(ScorerConfig):
+    """Stage `adapter`: the scorer that chooses among the drafts."""
+
+    has_own_labels: bool = True
+    """Whether, where records show labels, one handcrafted feature is the score that the user's own label model, fitted
+    to all users' records, gives a label. Without it, a user's preferences are left to the heads."""

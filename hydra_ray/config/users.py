@@ -1,0 +1,81 @@
+"""The sections `lamp` and `users`: where users come from, and how they are divided."""
+
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from hydra_ray.config.section import Section
+from hydra_ray.config.task import Task
+
+NAMED, DESCRIBED = "<named>", "<described>"
+"""Tags of the two ways to give a task, by which an error is told of the one that was taken."""
+
+
+class PlantedConfig(Section):
+    """Planted-preference sample: seeded users whose hidden preferences are known."""
+
+    num_train_users: int = Field(default=24, gt=0)
+    """Number of training users, whose targets are learned from."""
+    num_new_users: int = Field(default=12, gt=0)
+    """Number of new users, who are evaluated, and of whom only the history is learned from."""
+    num_records: int = Field(default=24, gt=1)
+    """Number of history records of each user."""
+    seed: int = 0
+    """Seed of the sample."""
+
+
+class LampConfig(Section):
+    """Users: exactly one of `root`, `users_files` and `planted` says where they come from."""
+
+    task: Annotated[
+        Annotated[str, Tag(NAMED)] | Annotated[Task, Tag(DESCRIBED)],
+        Discriminator(lambda given: DESCRIBED if isinstance(given, Mapping | Task) else NAMED),
+    ]
+    """Name of a built-in task (LaMP_1, LaMP_2N, LaMP_2M, LaMP_3 to LaMP_7, planted), or the description of a task of
+    your own: a mapping of its settings."""
+    root: str | None = None
+    """Folder of official LaMP files: `<split>_questions.json` and `<split>_outputs.json`."""
+    train_split: str | None = "train"
+    """Split of the training users. Null where the run learns nothing of what users share, since another run did
+    (`taught_by`)."""
+    new_split: str = "dev"
+    """Split of the new users: heads are fitted on their history, and their queries are evaluated."""
+    users_files: tuple[str, ...] = ()
+    """Files of your own users, .jsonl or .parquet, one row a user (README, "On your data")."""
+    planted: PlantedConfig | None = None
+    """Planted-preference sample to make in the place of files that are read."""
+    drop_leaks: bool = False
+    """Whether users are left out whose history gives the target of a query away: in a text task by a record whose
+    output is the target, in a closed task by a record whose input is that of the query, up to case and white space.
+    They are counted in any case."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum((self.root is not None, bool(self.users_files), self.planted is not None)) != 1:
+            raise ValueError("set exactly one of root, users_files and planted")
+        return self
+
+
+class UsersConfig(Section):
+    """Stage `users`: raw files become users, divided into buckets."""
+
+    num_buckets: int = Field(default=4, gt=0)
+    """Number of buckets of users, and so of parts of every table. A part is the unit of work, commit and resumption:
+    choose enough to keep all workers busy, each with some hundred requests for the generator."""
+    bucket_key: str | None = Field(default=None, min_length=1, max_length=64)
+    """Key of the hash that assigns users to buckets. Null takes the storage root's own secret. With a key given, runs
+    under all roots divide users alike, and arrive at the very same figures."""
+    max_rejected_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of malformed samples; with more the run stops."""
+    max_users: int | None = Field(default=None, gt=0)
+    """Largest number of samples that are read of each split, to try things out; null reads all."""
+    num_folds: int = Field(default=1, gt=0)
+    """Number of cross-fitting folds. With more than 1, the users of both splits are divided into folds, each user is
+    new in one and trains in the others; the generator's answers are shared by all folds. With `taught_by` it must be
+    1."""
+    fold_seed: int = 0
+    """Seed of the division into folds."""
+    leaves_out_forgotten: bool = False
+    """Whether what was learned from users who are now forgotten is learned again without them. Forgotten users are
+    never taken in again in any case; with this, who was forgotten becomes part of the stages' fingerprints."""
