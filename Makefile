@@ -31,8 +31,9 @@ check: install
 types:
 	$(BIN)/pyright
 
+# As many at a time as there are cores, each with one thread: numpy's own threads would only wait for each other.
 unit:
-	$(BIN)/pytest -q -m "not ray"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=8 --dist=worksteal -m "not ray"
 
 lint:
 	$(BIN)/ruff check .

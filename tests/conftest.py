@@ -1,5 +1,6 @@
 """Settings of all tests, and an object store for those that need one."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -27,6 +28,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: set HYDRA_SLOW=1"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of all later collections of garbage: millions of objects, half a second each time."""
+    _forget_for_collections()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_of_a_module_is_collected_with_it() -> Iterator[None]:
+    yield
+    _forget_for_collections()
+
+
+def _forget_for_collections() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

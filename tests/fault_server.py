@@ -27,6 +27,8 @@ class Reply:
     finish_reason: str = "stop"
     seconds: float = 0
     """Until it is answered."""
+    held_until: threading.Event | None = None
+    """It is not answered before this is set."""
     is_cut_off: bool = False
     """The connection is closed in the middle of the body."""
 
@@ -103,6 +105,8 @@ class FaultServer:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
+            if reply.held_until is not None:
+                await asyncio.get_running_loop().run_in_executor(None, reply.held_until.wait)
             await asyncio.sleep(reply.seconds)
             return await self._reply(call, body, reply)
         finally:

@@ -33,7 +33,18 @@ def person(number: int, num_records: int = 8, favourite: str | None = None) -> U
 
 
 PEOPLE = [person(number, favourite=FAVOURITE if number % 3 == 0 else None) for number in range(60)]
-FITTED = fit_labeller(TASK, PEOPLE, encode)
+FEW = PEOPLE[:20]
+"""Some of every fold."""
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Labeller:
+    return fit_labeller(TASK, PEOPLE, encode)
+
+
+@pytest.fixture(scope="module")
+def fitted_to_few() -> Labeller:
+    return fit_labeller(TASK, FEW, encode)
 
 
 def told(fitted: Labeller, someone: User, text: str, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,12 +55,12 @@ def told(fitted: Labeller, someone: User, text: str, records: Sequence[Record]) 
     return np.exp(found.by_text_L), np.exp(found.by_user_L)
 
 
-def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does():
+def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does(fitted: Labeller):
     favourite, told_by_text = TASK.labels.index(FAVOURITE), TASK.labels.index(TEXT_LABEL)
     faithful, eager = person(100), person(100, favourite=FAVOURITE)
     query = f"{WORDS[TEXT_LABEL]} 100"
-    by_text, by_faithful = told(FITTED, faithful, query, faithful.history)
-    again, by_eager = told(FITTED, eager, query, eager.history)
+    by_text, by_faithful = told(fitted, faithful, query, faithful.history)
+    again, by_eager = told(fitted, eager, query, eager.history)
     assert by_text == pytest.approx(again)
     assert by_text.argmax() == by_faithful.argmax() == told_by_text
     assert by_eager.argmax() == favourite
@@ -57,26 +68,26 @@ def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does():
         assert probabilities.sum() == pytest.approx(1)
 
 
-def test_only_the_given_records_are_looked_at():
+def test_only_the_given_records_are_looked_at(fitted: Labeller):
     eager = person(101, favourite=FAVOURITE)
     favourite = TASK.labels.index(FAVOURITE)
-    some = [told(FITTED, eager, f"{WORDS[TEXT_LABEL]} 1", eager.history[:n])[1][favourite] for n in (0, 2, 8)]
+    some = [told(fitted, eager, f"{WORDS[TEXT_LABEL]} 1", eager.history[:n])[1][favourite] for n in (0, 2, 8)]
     assert some == sorted(some)
     changed = replace(eager, history=(*eager.history[:2], *person(102, favourite=TEXT_LABEL).history[2:]))
-    assert told(FITTED, changed, f"{WORDS[TEXT_LABEL]} 1", changed.history[:2])[1][favourite] == pytest.approx(some[1])
+    assert told(fitted, changed, f"{WORDS[TEXT_LABEL]} 1", changed.history[:2])[1][favourite] == pytest.approx(some[1])
 
 
 def test_a_users_records_and_those_of_the_same_fold_do_not_teach_what_labels_the_users_texts(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("hydra_ray.adapt.text_classifier.STRENGTHS", (1.0,))
-    before = fit_labeller(TASK, PEOPLE, encode)
+    before = fit_labeller(TASK, FEW, encode)
     for own in range(5):
         people = [
             replace(each, history=tuple(replace(record, output=TEXT_LABEL) for record in each.history))
             if user_fold(each.user_id) == own
             else each
-            for each in PEOPLE
+            for each in FEW
         ]
         after = fit_labeller(TASK, people, encode)
         is_same = [np.allclose(before.text.weights_KLF[k], after.text.weights_KLF[k], atol=1e-9) for k in range(5)]
@@ -84,13 +95,16 @@ def test_a_users_records_and_those_of_the_same_fold_do_not_teach_what_labels_the
 
 
 @pytest.mark.parametrize(("text", "output"), [("", FAVOURITE), ("some text", "no label")])
-def test_records_without_a_text_or_with_another_answer_show_no_label(text: str, output: str):
+def test_records_without_a_text_or_with_another_answer_show_no_label(
+    fitted_to_few: Labeller, text: str, output: str
+):
     someone = person(103)
     bare = replace(someone, history=(*someone.history, Record(record_id="x", input=text, output=output)))
     query = f"{WORDS[TEXT_LABEL]} 1"
-    assert told(FITTED, bare, query, bare.history)[1] == pytest.approx(told(FITTED, bare, query, bare.history[:-1])[1])
-    again = fit_labeller(TASK, [*PEOPLE, replace(bare, history=bare.history[-1:])], encode)
-    assert again.own.weights_KI == pytest.approx(FITTED.own.weights_KI)
+    with_all, without = (told(fitted_to_few, bare, query, shown)[1] for shown in (bare.history, bare.history[:-1]))
+    assert with_all == pytest.approx(without)
+    again = fit_labeller(TASK, [*FEW, replace(bare, history=bare.history[-1:])], encode)
+    assert again.own.weights_KI == pytest.approx(fitted_to_few.own.weights_KI)
 
 
 def test_without_records_all_labels_are_alike():
@@ -99,13 +113,12 @@ def test_without_records_all_labels_are_alike():
         assert probabilities == pytest.approx(np.full(len(TASK.labels), 1 / len(TASK.labels)))
 
 
-def test_a_labeller_is_the_same_when_it_is_read_again(tmp_path: Path):
-    FITTED.write(str(tmp_path))
+def test_a_labeller_is_the_same_when_it_is_read_again(fitted_to_few: Labeller, tmp_path: Path):
+    fitted_to_few.write(str(tmp_path))
     again = read_labeller(str(tmp_path))
     query = f"{WORDS[TEXT_LABEL]} 1"
-    for before, after in zip(
-        told(FITTED, PEOPLE[0], query, PEOPLE[0].history), told(again, PEOPLE[0], query, PEOPLE[0].history), strict=True
-    ):
+    first, second = (told(each, PEOPLE[0], query, PEOPLE[0].history) for each in (fitted_to_few, again))
+    for before, after in zip(first, second, strict=True):
         assert np.array_equal(before, after)
 
 

@@ -243,20 +243,19 @@ def test_being_asked_to_slow_down_is_no_sign_of_death():
 
 def test_answers_are_kept_while_others_are_still_awaited():
     kept: list[str] = []
-    is_kept = threading.Event()
+    is_kept, may_answer = threading.Event(), threading.Event()
 
     def keep(completions: Sequence[Completion]) -> None:
         kept.extend(each.request_id for each in completions)
         is_kept.set()
 
-    hanging = [ANSWER, ANSWER, *[HANG] * 3]
-    with FaultServer(*hanging) as server:
-        engine = engine_of(server.url, max_concurrent_requests=1, attempt_timeout_seconds=4)
+    with FaultServer(ANSWER, ANSWER, Reply(held_until=may_answer)) as server:
+        engine = engine_of(server.url, max_concurrent_requests=1)
         asking = threading.Thread(target=engine.generate, args=(requests(5), keep))
         asking.start()
         assert is_kept.wait(30)
         assert sorted(kept) == ["r0", "r1"]
-        server.replies.clear()
+        may_answer.set()
         asking.join()
     assert sorted(kept) == [f"r{place}" for place in range(5)]
 
@@ -270,20 +269,21 @@ def test_what_was_answered_before_the_endpoint_died_is_kept():
 
 def test_answers_whose_keeping_was_cancelled_before_it_began_are_kept_in_the_end(monkeypatch: pytest.MonkeyPatch):
     kept: list[Completion] = []
-    original, cancelled = asyncio.to_thread, []
+    keep, original, keeping_begins = kept.extend, asyncio.to_thread, threading.Event()
 
     async def to_thread(*arguments: Any) -> Any:
-        if not cancelled:
+        # The client has work for a thread too, before it sends its first call.
+        if arguments[0] == keep and not keeping_begins.is_set():
             # As where no thread is free until everything is cancelled.
-            cancelled.append(True)
-            await asyncio.sleep(3600)
+            keeping_begins.set()
+            await asyncio.Event().wait()
         return await original(*arguments)
 
     monkeypatch.setattr(asyncio, "to_thread", to_thread)
-    replies = [*[ANSWER] * 5, Reply(status=401, seconds=2)]
+    replies = [*[ANSWER] * 5, Reply(status=401, held_until=keeping_begins)]
     with FaultServer(*replies) as server, pytest.raises(EndpointError):
-        engine_of(server.url, max_concurrent_requests=1).generate(requests(20), kept.extend)
-    assert cancelled
+        engine_of(server.url, max_concurrent_requests=1).generate(requests(20), keep)
+    assert keeping_begins.is_set()
     assert [each.request_id for each in kept] == [f"r{place}" for place in range(5)]
 
 
