@@ -122,12 +122,15 @@ def _fit(
     present = np.unique(labels_N[is_kept_N])
     if len(present) < 2:
         return np.zeros_like(weights), np.zeros(num_labels)
-    model = LogisticRegression(C=strength, max_iter=300).fit(inputs[is_kept_N], labels_N[is_kept_N])
+    kept = csr_matrix(inputs[is_kept_N])
+    # The ridge leaves the weights of words that no text has at zero, and most hashed words are such.
+    seen = np.flatnonzero(kept.getnnz(axis=0))
+    model = LogisticRegression(C=strength, max_iter=300).fit(kept[:, seen], labels_N[is_kept_N])
     coefficients, intercepts = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn keeps one row for two classes
         coefficients, intercepts = (
             np.vstack([-coefficients, coefficients]) / 2,
             np.hstack([-intercepts, intercepts]) / 2,
         )
-    weights[present], biases[present] = coefficients, intercepts
+    weights[np.ix_(present, seen)], biases[present] = coefficients, intercepts
     return weights, biases
