@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 _LARGE_BYTES = 1000
 """Files from this size on are kept as the hub keeps large ones: by their SHA-256, at another address."""
 _PATH = re.compile(r"/(?:api/models/)?(?P<name>[\w.-]+/[\w.-]+)(/(?P<kind>revision|tree|resolve)/(?P<rest>[^?]+))?")
@@ -47,6 +49,15 @@ class Hub:
     endpoint: str = ""
     storage: str = ""
     """Where large files are: another host, whose answers nobody takes for the hub's."""
+
+    def take_the_place_of_the_real_one(self, patch: pytest.MonkeyPatch, cache: Path) -> None:
+        """Let this process ask this hub, and keep what it gets in `cache`."""
+        constants = "huggingface_hub.constants"
+        patch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+        patch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+        patch.setattr(f"{constants}.ENDPOINT", self.endpoint)
+        files = f"{self.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", files)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.requests.append(f"{handler.command} {handler.path}")

@@ -189,10 +189,7 @@ def test_a_name_of_the_hub_stays_where_runs_used_it_and_pins_what_new_ones_use(
     with simulated_hub() as hub:
         hub.repositories["org/model"] = Repository()
         commit = hub.repositories["org/model"].commit(write_model(tmp_path / "uploaded"))
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-        files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+        hub.take_the_place_of_the_real_one(monkeypatch, cache=tmp_path / "hub")
         plan = plan_run(config)
         assert like(plan, "hub")
         assert plan.config.generator.model == f"org/model@{commit}"

@@ -142,7 +142,7 @@ def test_a_user_is_forgotten_on_a_store(stored: Plan):
 @pytest.mark.ray
 def test_a_run_on_ray_and_a_store_resumes_after_it_was_killed(s3: FaultyS3, s3_root: str, tmp_path: Path):
     untrained = {"base": {**run_config().adapter.base.model_dump(), "num_epochs": 0, "width": 8}}
-    config = run_config(f"{s3_root}/on-ray", users={"num_buckets": 8}, adapter=untrained)
+    config = run_config(f"{s3_root}/on-ray", users={"num_buckets": 8}, reranker=untrained, adapter=untrained)
     plan = plan_run(config)
     settings = tmp_path / "config.yaml"
     settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -56,24 +53,16 @@ def test_a_shard_that_is_missing_in_the_store_is_told_before_anything_is_brought
         describe_model(location)
 
 
-def test_a_model_of_the_hub_is_described_without_its_weights(tmp_path: Path):
+def test_a_model_of_the_hub_is_described_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = Path(write_model(tmp_path / "model", LLAMA, weight_bytes=1 << 20))
-    code = """
-from hydra_ray.commands.doctor.model_files import describe_model
-found = describe_model("org/model")
-print(found.architecture, found.weight_bytes, found.missing_bytes)
-"""
     with simulated_hub() as hub:
-        hub.repositories["org/model"] = Repository()
-        hub.repositories["org/model"].commit(folder)
-        own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, **own}, capture_output=True, text=True, check=False
-        )
+        hub.repositories["org/described"] = Repository()
+        hub.repositories["org/described"].commit(folder)
+        hub.take_the_place_of_the_real_one(monkeypatch, cache=tmp_path / "hf")
+        found = describe_model("org/described")
         assert hub.served_bytes < 1 << 20
-    assert done.returncode == 0, done.stderr
     size = (folder / "model.safetensors").stat().st_size
-    assert done.stdout.split() == ["LlamaForCausalLM", str(size), str(size)]
+    assert (found.architecture, found.weight_bytes, found.missing_bytes) == ("LlamaForCausalLM", size, size)
 
 
 def test_a_model_that_is_not_in_the_store_is_told(s3_root: str):
