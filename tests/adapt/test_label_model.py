@@ -95,9 +95,7 @@ def test_a_users_records_and_those_of_the_same_fold_do_not_teach_what_labels_the
 
 
 @pytest.mark.parametrize(("text", "output"), [("", FAVOURITE), ("some text", "no label")])
-def test_records_without_a_text_or_with_another_answer_show_no_label(
-    fitted_to_few: Labeller, text: str, output: str
-):
+def test_records_without_a_text_or_with_another_answer_show_no_label(fitted_to_few: Labeller, text: str, output: str):
     someone = person(103)
     bare = replace(someone, history=(*someone.history, Record(record_id="x", input=text, output=output)))
     query = f"{WORDS[TEXT_LABEL]} 1"
