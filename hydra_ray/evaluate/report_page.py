@@ -1,14 +1,13 @@
-"""The report as one self-contained page: metrics.json in, HTML out; every sentence follows from the numbers."""
+"""The report as one self-contained page, made of the content of a metrics.json; every sentence follows from it."""
 
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from hydra_ray.evaluate import report_plots
-from hydra_ray.evaluate.example_page import examples_html
-from hydra_ray.evaluate.html_page import PageSection, figure, folded, render_shell, tile
+from hydra_ray.evaluate.page_parts import Heading, PlotFigure, Table, Tile, make_row, make_table
 from hydra_ray.evaluate.phrases import (
     MINUS,
     Figure,
@@ -21,6 +20,8 @@ from hydra_ray.evaluate.phrases import (
     plain_figure,
     signed_figure,
 )
+from hydra_ray.evaluate.rendering import render
+from hydra_ray.evaluate.report_examples import Examples, examples_of
 from hydra_ray.evaluate.report_tables import (
     bounds,
     comparison_table,
@@ -30,17 +31,70 @@ from hydra_ray.evaluate.report_tables import (
     heads_table,
     quality_table,
     stage_table,
-    table,
 )
 from hydra_ray.evaluate.settings import seeds
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.text_report import card
+from hydra_ray.evaluate.text_report import Section, card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How a run is made again."""
+
+    run: str
+    intervals: str
+    """How intervals were estimated."""
+    commands: str
+    configuration: str
+    """As YAML."""
+    versions: Table
+    seeds: Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportPage:
+    """What templates/report.html shows."""
+
+    heading: Heading
+    tiles: Sequence[Tile]
+    ladder: PlotFigure
+    by_history: Sequence[PlotFigure]
+    card: Sequence[Section]
+    against_each: Sequence[PlotFigure]
+    all_figures: Sequence[Table]
+    users_and_gate: Sequence[Table]
+    examples: Examples | None
+    costs: Sequence[PlotFigure]
+    stages: Table
+    heads: Sequence[Table]
+    making: Making
 
 
 def render_page(report: Report) -> str:
-    """The page for the content of a metrics.json (see `hydra_ray.evaluate.report`)."""
-    task = report["task"]
-    return render_shell(
+    """Return the page for the content of a metrics.json (see `hydra_ray.evaluate.report`)."""
+    gate, features = gate_table(report), feature_table(report)
+    page = ReportPage(
+        heading=_heading(report),
+        tiles=_tiles(report),
+        ladder=_ladder(report),
+        by_history=_by_history(report),
+        card=card(report),
+        against_each=_against_each(report),
+        all_figures=[quality_table(report), *difference_tables(report)],
+        users_and_gate=[comparison_table(report), *([] if gate is None else [gate])],
+        examples=examples_of(report),
+        costs=_costs(report),
+        stages=stage_table(report),
+        heads=[heads_table(report), *([] if features is None else [features])],
+        making=_making(report),
+    )
+    return render("report.html", page)
+
+
+def _heading(report: Report) -> Heading:
+    task, name = report["task"], report["best_prompt_baseline"]
+    sentence = compared(report, HYDRA, name) if name is not None else ""
+    return Heading(
         title=f"{report['run']}: HYDRA on {task['name']}",
         subtitle=(
             f"Run {report['run']} · task {task['name']} ({task['kind']}) · "
@@ -48,67 +102,42 @@ def render_page(report: Report) -> str:
             f"{counted(report['num_queries'], 'judged query', 'judged queries')}"
         ),
         headline=headline(report),
-        lead=_lead(report),
-        opening=f'<div class="tiles">{_tiles(report)}</div><div class="plots">{_first_plots(report)}</div>',
-        sections=_sections(report),
+        lead=sentence[:1].upper() + sentence[1:],
     )
 
 
-def _sections(report: Report) -> list[PageSection]:
-    comparisons = figure("HYDRA against each system", _by_users(report), report_plots.comparison_plot(report))
-    tables = folded("All figures of all systems", quality_table(report) + difference_tables(report))
-    return [
-        PageSection(name="shown", title="What this shows", html=f'<div class="card">{_card(report)}</div>'),
-        PageSection(
-            name="systems",
-            title="Against each system",
-            html=f'<div class="plots">{_difference_figure(report)}{comparisons}</div>{tables}'
-            + folded("Users won and lost, and what the gate chose", comparison_table(report) + gate_table(report)),
-        ),
-        PageSection(name="examples", title="Examples", html=examples_html(report)),
-        PageSection(name="cost", title="Time and cost", html=_cost(report)),
-        PageSection(name="making", title="How to make it again", html=_making(report)),
-    ]
-
-
-def _lead(report: Report) -> str:
-    name = report["best_prompt_baseline"]
-    sentence = compared(report, HYDRA, name) if name is not None else ""
-    return sentence[:1].upper() + sentence[1:]
-
-
-def _card(report: Report) -> str:
-    blocks: list[str] = []
-    for section in card(report):
-        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in section.sentences)
-        blocks.append(f"<section><h3>{escape(section.title)}</h3><ul>{sentences}</ul></section>")
-    return "".join(blocks)
-
-
-def _tiles(report: Report) -> str:
+def _tiles(report: Report) -> list[Tile]:
     metric, systems = report["metrics"][0], report["systems"]
     own: Figure = systems[HYDRA]["metrics"][metric["name"]]
-    tiles = [tile("HYDRA", plain_figure(own["value"]), f"{metric['title']} {bounds(own, is_signed=False)}")]
+    tiles = [_quality_tile("HYDRA", own, metric["title"])]
     name = report["best_prompt_baseline"]
     if name is not None:
         rival, title = systems[name]["metrics"][metric["name"]], systems[name]["title"]
-        lift = report["differences"][HYDRA][name][metric["name"]]
+        lift = signed_figure(report["differences"][HYDRA][name][metric["name"]]["value"])
         users = report["comparisons"][name]["overall"]
+        won, note = f"{users['win']} : {users['loss']}", f"better : worse off, {users['tie']:,} the same"
         tiles = [
-            tile(f"HYDRA {MINUS} {title}", signed_figure(lift["value"]), _lift_note(report, name)),
+            Tile(title=f"HYDRA {MINUS} {title}", value=lift, note=_lift_note(report, name)),
             *tiles,
-            tile(title, plain_figure(rival["value"]), f"{metric['title']} {bounds(rival, is_signed=False)}"),
-            tile("Users", f"{users['win']} : {users['loss']}", f"better : worse off, {users['tie']:,} the same"),
+            _quality_tile(title, rival, metric["title"]),
+            Tile(title="Users", value=won, note=note),
         ]
-    totals = report["totals"]
+    return [*tiles, _time_tile(report["totals"])]
+
+
+def _quality_tile(system: str, figure: Figure, metric: str) -> Tile:
+    return Tile(title=system, value=plain_figure(figure["value"]), note=f"{metric} {bounds(figure, is_signed=False)}")
+
+
+def _time_tile(totals: Mapping[str, float]) -> Tile:
     read, written = totals.get("prompt_tokens", 0), totals.get("generated_tokens", 0)
     note = f"{read:,.0f} tokens read, {written:,.0f} written, {counted(int(totals.get('failed', 0)), 'failure')}"
     cost = f"; cost {totals['cost']:,.2f}" if "cost" in totals else ""
-    return "".join([*tiles, tile("Time of all stages", duration(totals["seconds"]), note + cost)])
+    return Tile(title="Time of all stages", value=duration(totals["seconds"]), note=note + cost)
 
 
 def _lift_note(report: Report, rival: str) -> str:
-    """The interval of the lift, and the lift in relation to the rival's quality."""
+    """Return the interval of the lift, and the lift in relation to the rival's quality."""
     metric, systems = report["metrics"][0], report["systems"]
     lift = report["differences"][HYDRA][rival][metric["name"]]
     interval = f"; {percent(report)} {bounds(lift, is_signed=True)}" if lift["low"] is not None else ""
@@ -117,62 +146,71 @@ def _lift_note(report: Report, rival: str) -> str:
     return f"{metric['title']}{interval}{relative}"
 
 
-def _first_plots(report: Report) -> str:
-    intervals = f"{percent(report)} bootstrap intervals over users."
+def _ladder(report: Report) -> PlotFigure:
     oracle = (
-        " The oracle picks the best of the generator's own proposals; HYDRA may choose any label and so pass it."
+        "The oracle picks the best of the generator's own proposals; HYDRA may choose any label and so pass it."
         if report["task"]["labels"]
-        else " The oracle picks the best of the personal heads' drafts: HYDRA chooses among them and cannot pass it."
+        else "The oracle picks the best of the personal heads' drafts: HYDRA chooses among them and cannot pass it."
     )
-    ladder = figure("Quality ladder", intervals + oracle, report_plots.quality_plot(report))
-    by_history = ""
+    note = f"{percent(report)} bootstrap intervals over users. {oracle}"
+    return PlotFigure(title="Quality ladder", note=note, plot=report_plots.quality_plot(report))
+
+
+def _by_history(report: Report) -> list[PlotFigure]:
+    figures: list[PlotFigure] = []
     rival = report["best_prompt_baseline"]
     if rival is not None:
         title = f"Who gains and who is harmed, against {report['systems'][rival]['title']}"
-        by_history += figure(title, _by_users(report), report_plots.history_plot(report, rival))
+        plot = report_plots.history_plot(report, rival)
+        figures.append(PlotFigure(title=title, note=_by_users(report), plot=plot))
     curve = report["history_curve"]
     if len(curve["points"]) > 1:
-        about = f"Users in groups of about the same size; {percent(report)} intervals."
+        note = f"Users in groups of about the same size; {percent(report)} intervals."
         plot = report_plots.curve_plot("history-curve", curve, "records in the history", report["quality_title"])
-        by_history += figure("Quality by length of history", about, plot)
-    return f"{ladder}<div>{by_history}</div>"
+        figures.append(PlotFigure(title="Quality by length of history", note=note, plot=plot))
+    return figures
 
 
 def _by_users(report: Report) -> str:
     return f"Users, by {report['metrics'][0]['title']}."
 
 
-def _difference_figure(report: Report) -> str:
+def _against_each(report: Report) -> list[PlotFigure]:
     note = "Paired on the same resamples: an interval that misses 0 is a difference."
-    return figure("HYDRA minus each system", note, report_plots.difference_plot(report))
+    difference, outcomes = report_plots.difference_plot(report), report_plots.comparison_plot(report)
+    return [
+        PlotFigure(title="HYDRA minus each system", note=note, plot=difference),
+        PlotFigure(title="HYDRA against each system", note=_by_users(report), plot=outcomes),
+    ]
 
 
-def _cost(report: Report) -> str:
-    figures = ""
+def _costs(report: Report) -> list[PlotFigure]:
+    figures: list[PlotFigure] = []
     if report["stages"]:
-        figures = figure("Time", "Wall time of each stage.", report_plots.seconds_plot(report))
+        plot = report_plots.seconds_plot(report)
+        figures.append(PlotFigure(title="Time", note="Wall time of each stage.", plot=plot))
     if any(stage["counters"].get("generated_tokens") for stage in report["stages"]):
-        figures += figure("Tokens", "What the generator read and wrote.", report_plots.tokens_plot(report))
-    chosen = folded("Heads that were chosen, and what weighs in them", heads_table(report) + feature_table(report))
-    return f'<div class="plots">{figures}</div>{stage_table(report)}{chosen}'
+        plot = report_plots.tokens_plot(report)
+        figures.append(PlotFigure(title="Tokens", note="What the generator read and wrote.", plot=plot))
+    return figures
 
 
-def _making(report: Report) -> str:
+def _making(report: Report) -> Making:
     config, bootstrap, run = report["config"], report["bootstrap"], report["run"]
-    configuration = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
     folder = f"{config['storage']['root'].rstrip('/')}/runs/{run}"
     commands = [f"hydra-ray run {run}.yaml", f"hydra-ray status {folder}", f"hydra-ray report {folder}"]
-    return (
-        f"<p class='note'>Save the configuration below as <code>{escape(run)}.yaml</code>; stages that are already "
-        f"under its <code>storage.root</code> are reused. Intervals are of the percentile bootstrap: "
-        f"{bootstrap['num_resamples']:,} resamples of users, {percent(report)}.</p>"
-        f'<pre tabindex="0">{escape(chr(10).join(commands))}</pre>'
-        + folded("Configuration", f'<pre tabindex="0">{escape(configuration)}</pre>')
-        + folded("Versions", _named_values("Versions", "package", report["versions"]))
-        + folded("Seeds", _named_values("Seeds", "setting", seeds(config)))
+    return Making(
+        run=run,
+        intervals=(
+            "Intervals are of the percentile bootstrap: "
+            f"{bootstrap['num_resamples']:,} resamples of users, {percent(report)}."
+        ),
+        commands="\n".join(commands),
+        configuration=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
+        versions=_named_values("Versions", "package", report["versions"]),
+        seeds=_named_values("Seeds", "setting", seeds(config)),
     )
 
 
-def _named_values(caption: str, title: str, values: Mapping[str, Any]) -> str:
-    rows = [("", escape(name), escape(str(value))) for name, value in values.items()]
-    return table(caption, [title, "value"], rows)
+def _named_values(caption: str, title: str, values: Mapping[str, Any]) -> Table:
+    return make_table(caption, [title, "value"], (make_row(name, str(value)) for name, value in values.items()))

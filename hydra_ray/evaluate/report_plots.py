@@ -2,22 +2,16 @@
 # pyright: reportUnknownMemberType=false
 """The report's plots as inline SVG whose colours are the page's own CSS variables, so that both themes work."""
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.evaluate.phrases import span
+from hydra_ray.evaluate.svg_plot import COLOURS, Plot, draw_plot
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, VARIANTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# matplotlib wants real colours: each variable has a stand-in that is replaced in the finished SVG.
-_VARIABLES = ("ink", "muted", "line", "paper", "accent", "prompt", "count", "head", "worse")
-COLOURS = {name: f"#0000{position + 1:02x}" for position, name in enumerate(_VARIABLES)}
 _ROLES = {
     **dict.fromkeys(PROMPT_SYSTEMS, "prompt"),
     **dict.fromkeys(COUNTING_SYSTEMS, "count"),
@@ -28,31 +22,9 @@ _ROLES = {
 _HOLLOW = ("hydra_shuffled", ORACLE)
 _CURVE_STYLES = {RAG: ("prompt", "-"), "hydra_shared": ("head", "--"), "hydra_personal": ("head", "-")}
 _CURVE_ROWS = 7
-_WIDTH_INCHES = 4.8
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hydra_ray",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.parse_math": False,
-    "text.color": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["line"],
-    "axes.labelcolor": COLOURS["muted"],
-    "xtick.color": COLOURS["line"],
-    "xtick.labelcolor": COLOURS["muted"],
-    "ytick.labelcolor": COLOURS["ink"],
-    "grid.color": COLOURS["line"],
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "ytick.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "x",
-    "axes.axisbelow": True,
-}
 
 
-def quality_plot(report: Mapping[str, Any]) -> str:
+def quality_plot(report: Mapping[str, Any]) -> Plot:
     """The quality ladder: every system's main metric with its interval."""
     main, systems = report["metrics"][0], report["systems"]
     figures = [system["metrics"][main["name"]] for system in systems.values()]
@@ -69,10 +41,10 @@ def quality_plot(report: Mapping[str, Any]) -> str:
     description = "; ".join(
         f"{system['title']} {figure['value']:.3f}" for system, figure in zip(systems.values(), figures, strict=True)
     )
-    return svg("quality", f"{main['title']} of each system with its interval", description, len(systems), draw)
+    return draw_plot("quality", f"{main['title']} of each system with its interval", description, len(systems), draw)
 
 
-def difference_plot(report: Mapping[str, Any]) -> str:
+def difference_plot(report: Mapping[str, Any]) -> Plot:
     """HYDRA minus every other system by the main metric, drawn so that better is always to the right."""
     main, differences = report["metrics"][0], report["differences"][HYDRA]
     names = list(differences)
@@ -88,10 +60,10 @@ def difference_plot(report: Mapping[str, Any]) -> str:
             axes.invert_xaxis()
 
     described = (f"minus {title} {figure['value']:+.3f}" for title, figure in zip(titles, figures, strict=True))
-    return svg("differences", "HYDRA minus each other system", "; ".join(described), len(names) + 1, draw)
+    return draw_plot("differences", "HYDRA minus each other system", "; ".join(described), len(names) + 1, draw)
 
 
-def change_plot(comparison: Mapping[str, Any]) -> str:
+def change_plot(comparison: Mapping[str, Any]) -> Plot:
     """By how much each system's main metric changed from one run to another, better always to the right."""
     main, systems = comparison["metrics"][0], comparison["systems"]
     figures = [found["metrics"][main["name"]]["difference"] for found in systems.values()]
@@ -106,22 +78,22 @@ def change_plot(comparison: Mapping[str, Any]) -> str:
             axes.invert_xaxis()
 
     described = (f"{title} {figure['value']:+.3f}" for title, figure in zip(titles, figures, strict=True))
-    return svg("changes", "Change of each system", "; ".join(described), len(systems) + 1, draw)
+    return draw_plot("changes", "Change of each system", "; ".join(described), len(systems) + 1, draw)
 
 
-def gain_plot(comparison: Mapping[str, Any]) -> str:
+def gain_plot(comparison: Mapping[str, Any]) -> Plot:
     """For how many users each system is better, as good, and worse in the second run."""
     rows = {found["titles"][1]: found["users"] for found in comparison["systems"].values()}
     return _outcomes("gains", "Users for whom the second run wins, ties and loses", rows)
 
 
-def comparison_plot(report: Mapping[str, Any]) -> str:
+def comparison_plot(report: Mapping[str, Any]) -> Plot:
     """For how many users HYDRA is better than, as good as, and worse than each other system."""
     rows = {report["systems"][name]["title"]: groups["overall"] for name, groups in report["comparisons"].items()}
     return _outcomes("comparisons", "Users for whom HYDRA wins, ties and loses", rows)
 
 
-def history_plot(report: Mapping[str, Any], rival: str) -> str:
+def history_plot(report: Mapping[str, Any], rival: str) -> Plot:
     """The same against one system, by the length of the users' histories."""
     rows = {
         f"{span(group['min_records'], group['max_records'])} records": report["comparisons"][rival][name]
@@ -130,7 +102,7 @@ def history_plot(report: Mapping[str, Any], rival: str) -> str:
     return _outcomes("history", "Users for whom HYDRA wins, ties and loses, by length of history", rows)
 
 
-def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) -> str:
+def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) -> Plot:
     """A learning curve: the quality of its systems, point by point, with intervals.
 
     Args:
@@ -160,10 +132,10 @@ def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) 
         f"{point['label']}: " + ", ".join(f"{titles[each]} {point['quality'][each]['value']:.3f}" for each in titles)
         for point in points
     )
-    return svg(name, f"{y_title} by {x_title}", described, _CURVE_ROWS, draw)
+    return draw_plot(name, f"{y_title} by {x_title}", described, _CURVE_ROWS, draw)
 
 
-def seconds_plot(report: Mapping[str, Any]) -> str:
+def seconds_plot(report: Mapping[str, Any]) -> Plot:
     """Wall time of each stage; a stage that was reused is only outlined."""
     stages = report["stages"]
 
@@ -183,10 +155,10 @@ def seconds_plot(report: Mapping[str, Any]) -> str:
         _legend(axes, 2)
 
     described = "; ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in stages)
-    return svg("seconds", "Wall time of each stage", described, len(stages) + 1, draw)
+    return draw_plot("seconds", "Wall time of each stage", described, len(stages) + 1, draw)
 
 
-def tokens_plot(report: Mapping[str, Any]) -> str:
+def tokens_plot(report: Mapping[str, Any]) -> Plot:
     """Tokens that the generator read and wrote in each stage that asks it."""
     from matplotlib.ticker import EngFormatter
 
@@ -206,10 +178,10 @@ def tokens_plot(report: Mapping[str, Any]) -> str:
         f"{stage['name']} {prompt:.0f} prompt and {generated:.0f} generated tokens"
         for stage, prompt, generated in zip(stages, read, written, strict=True)
     )
-    return svg("tokens", "Tokens of each stage", described, len(stages) + 1, draw)
+    return draw_plot("tokens", "Tokens of each stage", described, len(stages) + 1, draw)
 
 
-def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> str:
+def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> Plot:
     def draw(axes: "Axes") -> None:
         start = [0.0] * len(rows)
         for outcome, colour in (("win", "accent"), ("tie", "line"), ("loss", "worse")):
@@ -241,7 +213,7 @@ def _outcomes(name: str, title: str, rows: Mapping[str, Mapping[str, int]]) -> s
     described = "; ".join(
         f"{row}: {counts['win']} wins, {counts['tie']} ties, {counts['loss']} losses" for row, counts in rows.items()
     )
-    return svg(name, title, described, len(rows) + 1, draw)
+    return draw_plot(name, title, described, len(rows) + 1, draw)
 
 
 def _intervals(axes: "Axes", names: Sequence[str], figures: Sequence[Mapping[str, Any]]) -> None:
@@ -260,48 +232,3 @@ def _rows(axes: "Axes", titles: Sequence[str]) -> None:
 
 def _legend(axes: "Axes", num_columns: int) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=num_columns, frameon=False, borderaxespad=0)
-
-
-def svg(
-    name: str,
-    title: str,
-    description: str,
-    num_rows: int,
-    draw: Callable[["Axes"], None],
-    width_inches: float = _WIDTH_INCHES,
-) -> str:
-    """A plot as an SVG element that fits its column.
-
-    Args:
-        name: unique on the page.
-        description: the figures that are drawn, in words.
-        num_rows: how high it is, in lines of text.
-        draw: draws it, in colours of COLOURS.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width_inches, 0.75 + 0.28 * num_rows), layout="constrained")
-        draw(figure.add_subplot())
-        drawn = _drawn(figure)
-    for variable, colour in COLOURS.items():
-        drawn = drawn.replace(colour, f"var(--{variable})")
-    # Identifiers are the page's, not the plot's: without the prefix one plot would use another's shapes.
-    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
-    opening, rest = drawn.split(">", 1)
-    view_box = re.search(r'viewBox="[^"]+"', opening)
-    assert view_box is not None
-    return (
-        f'<svg {view_box[0]} role="img" aria-labelledby="{name}-title {name}-desc">'
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>{rest}'
-    )
-
-
-def _drawn(figure: "Figure") -> str:
-    """The figure's SVG element, without what refers to anything outside the page."""
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
-    whole = sink.getvalue()
-    without_metadata = re.sub(r"<metadata>.*?</metadata>", "", whole[whole.index("<svg") :], flags=re.DOTALL)
-    return without_metadata.replace("xlink:href", "href").strip()

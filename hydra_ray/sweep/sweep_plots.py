@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hydra_ray.evaluate.report_plots import COLOURS, svg
+from hydra_ray.evaluate.svg_plot import COLOURS, Plot, draw_plot
 from hydra_ray.sweep.config import Range
 from hydra_ray.sweep.results import Result
 from hydra_ray.sweep.space import Values, encoded, name_of
@@ -19,9 +19,9 @@ _FAINTEST = 0.25
 _NUM_TICKS = 5
 
 
-def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> str:
-    """Return every trial as a line through its settings to its tokens and its quality: the better, the stronger; the
-    best one in another colour."""
+def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> Plot:
+    """Every trial as a line through its settings to its tokens and its quality: the better, the stronger; the best one
+    in another colour."""
     columns = [(key, *_scaled(values, [result.settings[key] for result in results])) for key, values in space.items()]
     tokens = [result.worth.generated_tokens for result in results]
     qualities = [result.worth.quality for result in results]
@@ -55,10 +55,12 @@ def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> str
         + f": quality {result.worth.quality:.3f}, {result.worth.generated_tokens} tokens"
         for result in results
     )
-    return svg("parallel", "Every trial's settings, tokens and quality", described, _PARALLEL_ROWS, draw, _WIDTH_INCHES)
+    return draw_plot(
+        "parallel", "Every trial's settings, tokens and quality", described, _PARALLEL_ROWS, draw, _WIDTH_INCHES
+    )
 
 
-def importance_plot(importances: Mapping[str, float]) -> str:
+def importance_plot(importances: Mapping[str, float]) -> Plot:
     """What each setting explains."""
 
     def draw(axes: "Axes") -> None:
@@ -70,10 +72,10 @@ def importance_plot(importances: Mapping[str, float]) -> str:
         axes.set_ylim(len(shares) - 0.4, -0.6)
 
     described = "; ".join(f"{key} {share:.0%}" for key, share in importances.items())
-    return svg("importance", "Importance of each setting for quality", described, len(importances) + 1, draw)
+    return draw_plot("importance", "Importance of each setting for quality", described, len(importances) + 1, draw)
 
 
-def front_plot(results: Sequence[Result]) -> str:
+def front_plot(results: Sequence[Result]) -> Plot:
     """Quality against generated tokens, and the trials that no other beats in both."""
     front = sorted(
         (result for result in results if result.is_on_front), key=lambda result: result.worth.generated_tokens
@@ -93,7 +95,7 @@ def front_plot(results: Sequence[Result]) -> str:
         axes.grid(visible=True, axis="y")
 
     described = "; ".join(f"{each.worth.generated_tokens} tokens, quality {each.worth.quality:.3f}" for each in front)
-    return svg("front", "Quality against generated tokens: the Pareto front", described, _FRONT_ROWS, draw)
+    return draw_plot("front", "Quality against generated tokens: the Pareto front", described, _FRONT_ROWS, draw)
 
 
 def _scaled(values: Values, chosen: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
@@ -118,7 +120,7 @@ def _shown(number: float) -> str:
 def _scaled_numbers(
     numbers: Sequence[float], shown: Callable[[float], str] = _shown
 ) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return the same of numbers, from the lowest to the highest; in the middle where all are equal."""
+    """The same of numbers, from the lowest to the highest; in the middle where all are equal."""
     low, high = min(numbers), max(numbers)
     if low == high:
         return [0.5] * len(numbers), [(0.5, shown(low))]
