@@ -42,7 +42,7 @@ def test_a_link_of_a_checkout_counts_like_the_folder_that_a_wheel_has(copy: Path
     assert source_digest(copy) == linked
 
 
-@pytest.mark.parametrize("name", ["cli.py", "evaluate/page.html", "evaluate/style.css", "new.py"])
+@pytest.mark.parametrize("name", ["cli.py", "evaluate/templates/base.html", "evaluate/templates/style.css", "new.py"])
 def test_any_change_of_code_or_package_data_changes_the_digest(copy: Path, name: str):
     with (copy / name).open("a") as file:
         file.write("\n")

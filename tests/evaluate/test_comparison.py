@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from parsed_page import ParsedPage
 from synthetic import synthetic_config
 
 from hydra_ray.config import Task
@@ -207,6 +208,17 @@ def test_a_comparison_is_plain_json_and_so_is_all_that_its_page_needs(comparison
         assert found["titles"][0] in page
     assert page.count("<svg") == 2
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_names_and_settings_of_a_comparison_are_shown_as_text(comparison: dict[str, Any]) -> None:
+    harmless, text = ParsedPage(render_comparison(comparison)), '<script>alert(1)</script> "{{ 7 * 7 }}" {% raw %}'
+    hostile = json.loads(json.dumps(comparison)) | {"runs": [text, text], "systems_alone": [[text], []]}
+    hostile["settings"] = [{"name": text, "values": [text, None]}]
+    hostile["versions"] = [{"name": text, "values": [None, text]}]
+    page = ParsedPage(render_comparison(hostile))
+    assert page.text.count(text) > 30
+    assert set(page.tags) == set(harmless.tags)
+    assert (page.tags.count("article"), page.tags.count("table")) == (0, 5)
 
 
 def test_the_printed_comparison_has_a_line_for_every_system(comparison: dict[str, Any]) -> None:

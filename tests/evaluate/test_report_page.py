@@ -1,46 +1,20 @@
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from parsed_page import ParsedPage
 
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.evaluate.report import StageCost, build_report
 from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.evaluate.text_report import card
 
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks that elements are nested properly, and collects tags, attributes and text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes.extend(attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes.extend(attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+HOSTILE = (
+    "<script>alert(1)</script> & \"quoted\" 'single' $headline ${lead} {{ 7 * 7 }} {% raw %} {# note #} "
+    "</pre></dd> --> \u202e\u05e9\u05dc\u05d5\u05dd\u202c \x07\x1b"
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +30,7 @@ def html(report: dict[str, Any]) -> str:
 
 
 def test_the_page_is_well_formed_and_names_every_system_with_its_figures(report: dict[str, Any], html: str) -> None:
-    page = Page(html)
+    page = ParsedPage(html)
     for system in report["systems"].values():
         assert system["title"] in page.text
         for figure in system["metrics"].values():
@@ -66,7 +40,7 @@ def test_the_page_is_well_formed_and_names_every_system_with_its_figures(report:
 
 
 def test_the_page_says_what_the_card_says(report: dict[str, Any], html: str) -> None:
-    text = Page(html).text
+    text = ParsedPage(html).text
     for section in card(report):
         assert section.title in text
         for sentence in section.sentences:
@@ -74,7 +48,7 @@ def test_the_page_says_what_the_card_says(report: dict[str, Any], html: str) -> 
 
 
 def test_the_page_asks_for_nothing_outside_itself(html: str) -> None:
-    page = Page(html)
+    page = ParsedPage(html)
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.tags)
     references = [value or "" for name, value in page.attributes if name in ("src", "href", "xlink:href")]
     assert all(value.startswith("#") for value in references)
@@ -84,7 +58,7 @@ def test_the_page_asks_for_nothing_outside_itself(html: str) -> None:
 
 
 def test_identifiers_are_unique_and_references_resolve(html: str) -> None:
-    page = Page(html)
+    page = ParsedPage(html)
     identifiers = [value for name, value in page.attributes if name == "id"]
     assert len(identifiers) == len(set(identifiers))
     assert {value for name, value in page.attributes if name == "href"} <= {f"#{each}" for each in identifiers}
@@ -98,24 +72,25 @@ def test_plots_take_their_colours_from_the_theme(html: str) -> None:
 
 @pytest.mark.parametrize("task", ["text"], indirect=True)
 def test_texts_of_users_are_shown_and_never_interpreted(report: dict[str, Any]) -> None:
-    attack = '<script>alert(1)</script> & "quoted" $headline ${lead}'
     hostile = json.loads(json.dumps(report))
-    hostile["run"] = attack
+    hostile["run"] = HOSTILE
     for example in hostile["examples"]:
-        example |= {"input": attack, "target": attack, "user_id": attack, "query_id": attack}
+        example |= {"input": HOSTILE, "target": HOSTILE, "user_id": HOSTILE, "query_id": HOSTILE}
         example["answers"] = {
-            name: {"value": attack, "error": None} if name == "hydra" else {"value": None, "error": attack}
+            name: {"value": HOSTILE, "error": None} if name == "hydra" else {"value": None, "error": HOSTILE}
             for name in example["answers"]
         }
-    hostile["heads"]["reranker"] = {attack: 3}
-    hostile["gate"] = {attack: {**hostile["gate"]["hydra_shared"], "reasons": [attack]}}
-    hostile["features"] = [{"scorer": attack, "name": attack, "weight": 1.0}]
-    hostile["config"]["run"] = attack
+    hostile["heads"]["reranker"] = {HOSTILE: 3}
+    hostile["gate"] = {HOSTILE: {**hostile["gate"]["hydra_shared"], "reasons": [HOSTILE]}}
+    hostile["features"] = [{"scorer": HOSTILE, "name": HOSTILE, "weight": 1.0}]
+    hostile["config"]["run"] = HOSTILE
+    hostile["stages"][0]["name"] = "<script>alert(2)</script>"
+    hostile["versions"] = {HOSTILE: HOSTILE}
     html = render_page(hostile)
-    page = Page(html)
+    page = ParsedPage(html)
     assert "script" not in page.tags
     assert "<script" not in html
-    assert page.text.count(attack) > 10 * len(hostile["examples"])
+    assert page.text.count(HOSTILE) > 10 * len(hostile["examples"])
 
 
 @pytest.mark.parametrize("task", ["text"], indirect=True)
@@ -123,7 +98,7 @@ def test_a_page_survives_one_user_no_stage_and_no_example(
     task: Task, config: RunConfig, make_answers: Callable[..., list[Any]]
 ) -> None:
     report = build_report(task, make_answers(task, 1), [], config)
-    page = Page(render_page(report | {"examples": []}))
+    page = ParsedPage(render_page(report | {"examples": []}))
     assert "No difference can be shown" in page.text
     assert "one user alone gives no interval" in page.text
 

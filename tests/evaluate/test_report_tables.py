@@ -1,7 +1,5 @@
 """What the table of stages tells of failures and costs."""
 
-import re
-
 from synthetic import CLASSIFICATION, synthetic_answers, synthetic_config
 
 from hydra_ray.evaluate.phrases import duration, span
@@ -12,14 +10,15 @@ ASKED = {"requests": 100, "answers": 100, "prompt_tokens": 9000, "generated_toke
 
 
 def cells_of(*counters: dict[str, float]) -> dict[str, list[str]]:
-    """The cells of each stage's row, without their tags, and of the titles."""
+    """The cells of each stage's row, with their notes, and of the titles."""
     costs = [
         StageCost(name=f"stage-{place}", seconds=10, counters=each, is_reused=place == 0)
         for place, each in enumerate(counters)
     ]
     report = build_report(CLASSIFICATION, synthetic_answers(CLASSIFICATION, 4), costs, synthetic_config())
-    lines = re.findall(r"<tr.*?</tr>", stage_table(report))
-    found = ([re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<t[hd][^>]*>.*?</t[hd]>", line)] for line in lines)
+    table = stage_table(report)
+    lines = (table.titles, *(row.cells for row in table.rows))
+    found = ([f"{cell.text} {cell.note}".strip() for cell in line] for line in lines)
     return {cells[0]: cells[1:] for cells in found}
 
 

@@ -128,7 +128,7 @@ def test_the_wheel_of_the_source_archive_holds_every_file_of_the_package(built: 
     assert {
         "hydra_ray/configs/demo.yaml",
         "hydra_ray/configs/sweep.schema.json",
-        "hydra_ray/evaluate/page.html",
+        "hydra_ray/evaluate/templates/base.html",
     } <= wanted.keys()
     (source,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(source) as archive:

@@ -4,6 +4,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from parsed_page import ParsedPage
 
 from hydra_ray.sweep.config import Range, Sweep, SweepConfig
 from hydra_ray.sweep.results import Outcome, Results, gather
@@ -74,16 +75,34 @@ def test_what_a_trial_failed_at_is_shown_as_text():
     assert "<b>no room" not in page
 
 
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "\" onload='x'", "{{ 7 * 7 }}{% raw %}", "</pre></svg>"])
+def test_values_of_trials_and_the_configuration_are_shown_as_text(text: str):
+    values = [text, "other"]
+    config = SweepConfig.model_validate({**SWEEP.config.model_dump(), "space": {"a.b": values, "a.c": [1, 2]}})
+    sweep = Sweep(config=config, base={})
+    points = [{"a.b": value, "a.c": number} for value in values for number in (1, 2)]
+    outcomes = [
+        Outcome(settings=point, worth=worth(*each), error=None) for point, each in zip(points, FOUR, strict=True)
+    ]
+    uses = [StageUse(name=text, wanted=4, distinct=1, complete=1)]
+    page = ParsedPage(render_sweep_page(sweep, gather(sweep, outcomes), f"key:\n  {text}\n", uses, Counter()))
+    assert f"\n  {text}\n" in page.text
+    # The headline, two rows of trials, the stage, the configuration, an axis of a plot, two trials in its description.
+    assert page.text.count(text) == 8
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 3
+
+
 @pytest.mark.parametrize("figures", [[(0.5, 1000)], [(0.5, 1000), (0.5, 1000)], FOUR])
 def test_trials_can_be_drawn_however_few_or_equal_they_are(figures: list[tuple[float, int]]):
     results = gathered(figures)
     parallel = parallel_plot(results.results, SWEEP.config.space)
-    assert f"quality {results.best.worth.quality:.3f}" in parallel
-    assert "probes.num_records 0%" in importance_plot(results.importances) or len(figures) == 4
+    assert f"quality {results.best.worth.quality:.3f}" in parallel.description
+    assert "probes.num_records 0%" in importance_plot(results.importances).description or len(figures) == 4
 
 
 def test_a_range_that_counts_ratios_is_drawn_so():
     results = gathered(FOUR)
     space = {"adapter.heads.prior_scale": Range(low=0.1, high=10.0, log=True)}
-    labels = re.findall(r">([0-9.]+)</text>", parallel_plot(results.results, space))
+    labels = re.findall(r">([0-9.]+)</text>", parallel_plot(results.results, space).drawing)
     assert {"0.1", "0.8", "6.4"} <= set(labels)  # of 0.1 to 6.4: both ends and the middle
