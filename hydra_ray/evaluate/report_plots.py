@@ -1,6 +1,6 @@
 # matplotlib's signatures leave most argument types open, which strict checking reports at every call.
 # pyright: reportUnknownMemberType=false
-"""The report's plots as inline SVG whose colours are the page's own CSS variables, so that both themes work."""
+"""Plots of reports and comparisons of runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ _CURVE_ROWS = 7
 
 
 def quality_plot(report: Mapping[str, Any]) -> Plot:
-    """The quality ladder: every system's main metric with its interval."""
+    """Draw the quality ladder: every system's main metric with its interval."""
     main, systems = report["metrics"][0], report["systems"]
     figures = [system["metrics"][main["name"]] for system in systems.values()]
 
@@ -45,7 +45,7 @@ def quality_plot(report: Mapping[str, Any]) -> Plot:
 
 
 def difference_plot(report: Mapping[str, Any]) -> Plot:
-    """HYDRA minus every other system by the main metric, drawn so that better is always to the right."""
+    """Draw HYDRA minus every other system by the main metric, better always to the right."""
     main, differences = report["metrics"][0], report["differences"][HYDRA]
     names = list(differences)
     figures = [differences[name][main["name"]] for name in names]
@@ -64,7 +64,7 @@ def difference_plot(report: Mapping[str, Any]) -> Plot:
 
 
 def change_plot(comparison: Mapping[str, Any]) -> Plot:
-    """By how much each system's main metric changed from one run to another, better always to the right."""
+    """Draw the change of each system's main metric from one run to another, better always to the right."""
     main, systems = comparison["metrics"][0], comparison["systems"]
     figures = [found["metrics"][main["name"]]["difference"] for found in systems.values()]
     titles = [found["titles"][1] for found in systems.values()]
@@ -82,19 +82,19 @@ def change_plot(comparison: Mapping[str, Any]) -> Plot:
 
 
 def gain_plot(comparison: Mapping[str, Any]) -> Plot:
-    """For how many users each system is better, as good, and worse in the second run."""
+    """Draw the shares of users for whom each system is better, as good, and worse in the second run."""
     rows = {found["titles"][1]: found["users"] for found in comparison["systems"].values()}
     return _outcomes("gains", "Users for whom the second run wins, ties and loses", rows)
 
 
 def comparison_plot(report: Mapping[str, Any]) -> Plot:
-    """For how many users HYDRA is better than, as good as, and worse than each other system."""
+    """Draw the shares of users for whom HYDRA is better than, as good as, and worse than each other system."""
     rows = {report["systems"][name]["title"]: groups["overall"] for name, groups in report["comparisons"].items()}
     return _outcomes("comparisons", "Users for whom HYDRA wins, ties and loses", rows)
 
 
 def history_plot(report: Mapping[str, Any], rival: str) -> Plot:
-    """The same against one system, by the length of the users' histories."""
+    """Draw the shares of users for whom HYDRA wins, ties and loses against one system, by length of history."""
     rows = {
         f"{span(group['min_records'], group['max_records'])} records": report["comparisons"][rival][name]
         for name, group in report["history_groups"].items()
@@ -103,7 +103,7 @@ def history_plot(report: Mapping[str, Any], rival: str) -> Plot:
 
 
 def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) -> Plot:
-    """A learning curve: the quality of its systems, point by point, with intervals.
+    """Draw a learning curve: the quality of its systems, point by point, with intervals.
 
     Args:
         name: unique on the page.
@@ -136,7 +136,7 @@ def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) 
 
 
 def seconds_plot(report: Mapping[str, Any]) -> Plot:
-    """Wall time of each stage; a stage that was reused is only outlined."""
+    """Draw the wall time of each stage; a stage that was reused is only outlined."""
     stages = report["stages"]
 
     def draw(axes: "Axes") -> None:
@@ -159,7 +159,7 @@ def seconds_plot(report: Mapping[str, Any]) -> Plot:
 
 
 def tokens_plot(report: Mapping[str, Any]) -> Plot:
-    """Tokens that the generator read and wrote in each stage that asks it."""
+    """Draw the tokens that the generator read and wrote in each stage that asks it."""
     from matplotlib.ticker import EngFormatter
 
     stages = [stage for stage in report["stages"] if stage["counters"].get("generated_tokens")]

@@ -1,4 +1,4 @@
-"""A sweep's plots, as inline SVG in the page's own colours."""
+"""Plots of a sweep's trials."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,10 @@ _NUM_TICKS = 5
 
 
 def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> Plot:
-    """Every trial as a line through its settings to its tokens and its quality: the better, the stronger; the best one
-    in another colour."""
+    """Draw every trial as a line through its settings to its tokens and its quality.
+
+    The better a trial, the stronger its line; the best one has another colour.
+    """
     columns = [(key, *_scaled(values, [result.settings[key] for result in results])) for key, values in space.items()]
     tokens = [result.worth.generated_tokens for result in results]
     qualities = [result.worth.quality for result in results]
@@ -61,7 +63,7 @@ def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> Plo
 
 
 def importance_plot(importances: Mapping[str, float]) -> Plot:
-    """What each setting explains."""
+    """Draw the share of the variation of quality that each setting explains."""
 
     def draw(axes: "Axes") -> None:
         shares = [100 * share for share in importances.values()]
@@ -76,7 +78,7 @@ def importance_plot(importances: Mapping[str, float]) -> Plot:
 
 
 def front_plot(results: Sequence[Result]) -> Plot:
-    """Quality against generated tokens, and the trials that no other beats in both."""
+    """Draw quality against generated tokens, and the front of trials that no other beats in both."""
     front = sorted(
         (result for result in results if result.is_on_front), key=lambda result: result.worth.generated_tokens
     )
@@ -99,7 +101,7 @@ def front_plot(results: Sequence[Result]) -> Plot:
 
 
 def _scaled(values: Values, chosen: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights from 0 to 1 of the values that trials chose, and the labels of an axis.
+    """Return heights from 0 to 1 of the values that trials chose, and the labels of an axis.
 
     A list's values stand at equal distances in their order.
     """
@@ -120,7 +122,7 @@ def _shown(number: float) -> str:
 def _scaled_numbers(
     numbers: Sequence[float], shown: Callable[[float], str] = _shown
 ) -> tuple[list[float], list[tuple[float, str]]]:
-    """The same of numbers, from the lowest to the highest; in the middle where all are equal."""
+    """Return heights and labels of numbers, from the lowest to the highest; in the middle where all are equal."""
     low, high = min(numbers), max(numbers)
     if low == high:
         return [0.5] * len(numbers), [(0.5, shown(low))]
