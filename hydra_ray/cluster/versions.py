@@ -25,7 +25,7 @@ _DISTRIBUTIONS = {
 PACKAGES = frozenset(_DISTRIBUTIONS)
 _BUILT_PER_DEVICE = ("torch", "vllm")
 """Packages whose version names the device they are built for, after a plus sign."""
-SOURCE_SUFFIXES = (".py", ".html", ".css", ".yaml", ".typed")
+SOURCE_SUFFIXES = (".py", ".html", ".css", ".yaml", ".json", ".typed")
 """What a wheel of this package holds; everything else in its folder is made by running it or by an editor."""
 
 
