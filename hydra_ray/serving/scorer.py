@@ -1,6 +1,6 @@
 """Scores one request of one user by an exported run, in this process: no Ray, no root, no generator.
 
-What a candidate is compared with is made exactly as in the run (`adapt/examples.py`): the user's history, the records
+What a candidate is compared with is made exactly as in the run (`adapt/adapter_examples.py`): the user's history, the records
 that are retrieved for the query, the reranker's weights of them, the drafts. So the scores are the run's own, but for
 the rounding of the encoder, which depends a little on which texts it sees together.
 """
