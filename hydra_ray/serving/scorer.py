@@ -1,8 +1,8 @@
-"""Scores one request of one user by an exported run, in this process: no Ray, no root, no generator.
+"""Scorer of single requests by an exported run, in this process: without Ray, root or generator.
 
-What a candidate is compared with is made exactly as in the run (`adapt/examples.py`): the user's history, the records
-that are retrieved for the query, the reranker's weights of them, the drafts. So the scores are the run's own, but for
-the rounding of the encoder, which depends a little on which texts it sees together.
+The features are computed exactly as in the run (`adapt/adapter_examples.py`), from the user's history, the records
+retrieved for the query, the reranker's weights of them, and the drafts. So the scores are the run's own, up to the
+rounding of the encoder, which depends slightly on the texts in its batch.
 """
 
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""Drafts: answers to the retriever's prompts, to those that the heads' choices of records make, and samples."""
+"""Drafts: the generator's answers to prompts of retrieved records and of those that heads choose, and samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

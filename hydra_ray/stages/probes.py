@@ -1,4 +1,4 @@
-"""Probes: one-record prompts, labelled by whether the record helped."""
+"""Probes: the generator's answers to one-record prompts, labelled by whether the record helped."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
