@@ -1,4 +1,4 @@
-"""A sweep's plots, as inline SVG in the page's own colours."""
+"""Plots of a sweep, as inline SVG in the page's colours."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ _NUM_TICKS = 5
 
 
 def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> str:
-    """Return every trial as a line through its settings to its tokens and its quality: the better, the stronger; the
+    """Return a parallel-coordinates plot of the trials' settings, tokens and quality: the better, the more opaque; the
     best one in another colour."""
     columns = [(key, *_scaled(values, [result.settings[key] for result in results])) for key, values in space.items()]
     tokens = [result.worth.generated_tokens for result in results]
@@ -59,7 +59,7 @@ def parallel_plot(results: Sequence[Result], space: Mapping[str, Values]) -> str
 
 
 def importance_plot(importances: Mapping[str, float]) -> str:
-    """What each setting explains."""
+    """Return a bar chart of the importance of each setting."""
 
     def draw(axes: "Axes") -> None:
         shares = [100 * share for share in importances.values()]
@@ -74,7 +74,7 @@ def importance_plot(importances: Mapping[str, float]) -> str:
 
 
 def front_plot(results: Sequence[Result]) -> str:
-    """Quality against generated tokens, and the trials that no other beats in both."""
+    """Return a plot of quality against generated tokens with the Pareto front."""
     front = sorted(
         (result for result in results if result.is_on_front), key=lambda result: result.worth.generated_tokens
     )
@@ -97,9 +97,9 @@ def front_plot(results: Sequence[Result]) -> str:
 
 
 def _scaled(values: Values, chosen: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights from 0 to 1 of the values that trials chose, and the labels of an axis.
+    """Return heights from 0 to 1 of the values that trials chose, and the ticks of their axis.
 
-    A list's values stand at equal distances in their order.
+    Values of a list are spaced equally, in their order.
     """
     if not isinstance(values, Range):
         names = list(dict.fromkeys(name_of({"": value}) for value in values))
@@ -118,7 +118,7 @@ def _shown(number: float) -> str:
 def _scaled_numbers(
     numbers: Sequence[float], shown: Callable[[float], str] = _shown
 ) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return the same of numbers, from the lowest to the highest; in the middle where all are equal."""
+    """Return heights from 0 to 1 of numbers, and the ticks of their axis; all in the middle if they are equal."""
     low, high = min(numbers), max(numbers)
     if low == high:
         return [0.5] * len(numbers), [(0.5, shown(low))]

@@ -60,7 +60,7 @@ def test_a_shipped_configuration_is_submitted_by_its_name(folder: Path, command:
     "setting", ["lamp.users_files=[gs://b/x.jsonl]", "generator.model=abfs://b/m", "reranker.base.encoder=./model"]
 )
 def test_what_no_cluster_could_find_is_refused_before_it_is_asked(folder: Path, setting: str):
-    with pytest.raises(HydraError, match=r"no other store|a store that is not supported|expected an absolute folder"):
+    with pytest.raises(HydraError, match=r"only be fetched from S3|a store that is not supported|expected an absolute folder"):
         config_job("run", "my.yaml", [setting], [setting], "/shared/inputs", has_page=True)
 
 
