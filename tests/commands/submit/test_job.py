@@ -120,7 +120,7 @@ def test_a_cluster_with_another_source_says_so(monkeypatch: pytest.MonkeyPatch):
         (["my.yaml", "drafts.num_sample=3"], "did you mean drafts"),
         (["no.yaml"], "cannot read the configuration no.yaml"),
         (["my.yaml", "--upload", "/x"], "no cluster to submit to"),
-        (["my.yaml", "--upload", "/x", "--address", "head:6379"], "is no address to submit jobs to"),
+        (["my.yaml", "--upload", "/x", "--address", "head:6379"], "is not an address to submit jobs to"),
         (["my.yaml", "--upload", "/x", "--address", "http://127.0.0.1:9"], "nobody listens at http://127.0.0.1:9"),
         (["/r/runs/x", "ann", "--command", "forget"], "Ray keeps and shows"),
     ],
