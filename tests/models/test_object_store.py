@@ -86,7 +86,7 @@ def test_a_model_is_brought_once_and_is_what_was_uploaded(uploaded, node, s3, ca
     assert s3.served_bytes == served
 
 
-def test_the_same_content_has_one_identity_in_a_folder_in_the_store_and_on_another_node(uploaded, node):
+def test_equal_content_has_one_identity_in_folder_store_and_other_node(uploaded, node):
     here = model_identity(uploaded.location)
     node("node-2")
     assert model_identity(uploaded.location) == model_identity(str(uploaded.folder)) == here

@@ -99,7 +99,7 @@ def bringing(cache: Path) -> int:
     raise AssertionError(f"nobody writes below {cache}")
 
 
-def test_a_run_whose_encoder_is_in_the_store_answers_as_with_the_same_encoder_in_a_folder(
+def test_a_run_with_its_encoder_in_the_store_answers_as_with_it_in_a_folder(
     caches: dict[str, Path], location: str, tmp_path: Path
 ):
     answers: list[bytes] = []
