@@ -152,11 +152,11 @@ def _same(name: str, values: Iterable[tuple[str, str]], remedy: str, note: str =
     for node, value in values:
         nodes.setdefault(value, []).append(node)
     common = max(nodes, key=lambda each: len(nodes[each]))
-    told = f"{common} on {counted(len(nodes[common]), 'node')}"
+    text = f"{common} on {counted(len(nodes[common]), 'node')}"
     if len(nodes) == 1:
-        return Finding(name=name, value=told + note)
+        return Finding(name=name, value=text + note)
     others = "; ".join(f"{each} on {', '.join(where)}" for each, where in nodes.items() if each != common)
-    return Finding(name=name, value=f"{told}; {others}", is_problem=True, remedy=remedy)
+    return Finding(name=name, value=f"{text}; {others}", is_problem=True, remedy=remedy)
 
 
 def _model(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) -> Finding:
@@ -220,11 +220,11 @@ def _models(contents: Contents) -> tuple[dict[str, str], dict[str, str]]:
     # A complete model includes its tokenizer.
     only = sorted(contents.tokenizers - contents.models)
     asked += [(f"tokenizer of {name}", name, _tokenizer_identity) for name in only]
-    for told, name, identity in asked:
+    for label, name, identity in asked:
         try:
-            found[told] = identity(name)
+            found[label] = identity(name)
         except HydraError as error:
-            missing[told] = str(error)
+            missing[label] = str(error)
     return found, missing
 
 

@@ -50,7 +50,7 @@ def learned_from(
         Learned(path=path, cohort=cohort, num_users=_size(path, cohort, manifests))
         for path, stage_folder in sorted(parts.items())
         for cohort in _cohorts(stage_folder, manifests)
-        if cohort is None or (cohort in rows and _taught(path, rows[cohort]))
+        if cohort is None or (cohort in rows and _was_trained_on(path, rows[cohort]))
     ]
 
 
@@ -71,7 +71,7 @@ def _cohorts(stage_folder: str, manifests: Manifests) -> Iterator[str | None]:
         yield None
 
 
-def _taught(path: str, user: Mapping[str, Any]) -> bool:
+def _was_trained_on(path: str, user: Mapping[str, Any]) -> bool:
     """Return whether a user of the cohort contributed: label models are trained on all records; bases and priors only
     on users of folds in which they are not new."""
     if _learns_from_all(path):

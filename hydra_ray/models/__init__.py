@@ -52,7 +52,7 @@ class Model(Protocol):
         """Return a name that keeps meaning the model of this identity even when the place holds another one."""
         ...
 
-    def bring(self, *, with_weights: bool) -> Path:
+    def fetch(self, *, with_weights: bool) -> Path:
         """Return the local folder of the model, fetching it first if it is not there yet."""
         ...
 
@@ -111,7 +111,7 @@ def resolve_model(spec: str, *, with_weights: bool = True) -> str:
     Raises:
         ModelError: the model is missing, incomplete, or cannot be fetched.
     """
-    return str(open_model(spec).bring(with_weights=with_weights))
+    return str(open_model(spec).fetch(with_weights=with_weights))
 
 
 def model_identity(spec: str, *, with_weights: bool = True) -> str:

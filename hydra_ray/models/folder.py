@@ -73,14 +73,14 @@ class FolderModel:
         """Return the folder: it must hold the same model on every node."""
         return self.spec
 
-    def bring(self, *, with_weights: bool) -> Path:
+    def fetch(self, *, with_weights: bool) -> Path:
         """Return the folder after checking that it is complete."""
         require_whole(self.folder, self.spec, with_weights=with_weights)
         return self.folder
 
     def identity(self, *, with_weights: bool) -> str:
         """Return the identity of the folder's content."""
-        return folder_identity(self.bring(with_weights=with_weights), with_weights=with_weights)
+        return folder_identity(self.fetch(with_weights=with_weights), with_weights=with_weights)
 
     def former_identity(self) -> str:
         """Return the folder's identity from before content hashes."""

@@ -58,7 +58,7 @@ class HubModel:
         """Return the repository and its commit."""
         return f"{self.repository}{REVISION}{self.commit}"
 
-    def bring(self, *, with_weights: bool) -> Path:
+    def fetch(self, *, with_weights: bool) -> Path:
         """Return the snapshot's folder in this node's Hugging Face cache, downloading it first if needed.
 
         Raises:
@@ -79,11 +79,11 @@ class HubModel:
         folder = self._here(with_weights=with_weights)
         listed = None if folder else self._listed()
         if listed is None:
-            return folder_identity(self.bring(with_weights=with_weights), with_weights=with_weights)
+            return folder_identity(self.fetch(with_weights=with_weights), with_weights=with_weights)
         wanted = self._wanted(listed, with_weights)
-        told = {name: listed[name].lfs.sha256 for name in wanted if listed[name].lfs is not None}
-        small = {name: listed[name] for name in wanted if name not in told}
-        return identity_of(content_of({**told, **file_digests(self._download(small), small)}))
+        reported = {name: listed[name].lfs.sha256 for name in wanted if listed[name].lfs is not None}
+        small = {name: listed[name] for name in wanted if name not in reported}
+        return identity_of(content_of({**reported, **file_digests(self._download(small), small)}))
 
     def former_identity(self) -> str | None:
         """Return the name, which was the whole identity; None for a configured revision, which had none."""
@@ -142,7 +142,7 @@ class HubModel:
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
-        with contextlib.suppress(UnreachableHubError), _asking(self.spec):
+        with contextlib.suppress(UnreachableHubError), _hub_errors(self.spec):
             entries = HfApi().list_repo_tree(self.repository, recursive=True, revision=self.commit)
             return {each.path: each for each in entries if isinstance(each, RepoFile)}
         return None
@@ -151,7 +151,7 @@ class HubModel:
         """Return the snapshot's folder, which may be incomplete."""
         from huggingface_hub import snapshot_download
 
-        with _asking(self.spec):
+        with _hub_errors(self.spec):
             return Path(snapshot_download(self.repository, revision=self.commit, local_files_only=True))
 
     def _download(self, files: Mapping[str, Any]) -> Path:
@@ -163,7 +163,7 @@ class HubModel:
             _require_room(self.spec, num_bytes)
             _LOG.info("downloading %s from the hub, %.2f GB", self.pinned(""), num_bytes / 1e9)
         start = time.monotonic()
-        with _asking(self.spec):
+        with _hub_errors(self.spec):
             folder = snapshot_download(
                 self.repository,
                 revision=self.commit,
@@ -195,7 +195,7 @@ def _commit(repository: str, revision: str) -> str:
         from huggingface_hub import HfApi
     except ImportError as error:
         raise UnreachableHubError(f"{spec} is a model of the hub, and huggingface_hub is not installed here") from error
-    with _asking(spec):
+    with _hub_errors(spec):
         return HfApi().resolve_revision(repository, revision=revision or None).resolved
 
 
@@ -225,7 +225,7 @@ def _silent() -> Any:
 
 
 @contextlib.contextmanager
-def _asking(spec: str) -> Iterator[None]:
+def _hub_errors(spec: str) -> Iterator[None]:
     """Convert errors of huggingface_hub into errors that say what to do."""
     import httpx2
     from huggingface_hub import constants, errors

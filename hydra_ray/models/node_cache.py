@@ -52,8 +52,8 @@ def file_digest(path: Path) -> str:
     state = [str(path), found.st_size, found.st_mtime_ns]
     known = cache_folder() / "digests" / f"{hashlib.blake2b(str(path).encode(), digest_size=16).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError):
-        *told, digest = json.loads(known.read_bytes())
-        if told == state:
+        *recorded, digest = json.loads(known.read_bytes())
+        if recorded == state:
             return digest
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, hashlib.sha256).hexdigest()

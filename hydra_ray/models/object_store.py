@@ -77,14 +77,14 @@ class StoredModel:
         """Return the location with the required content."""
         return f"{self.location}{PIN}{content_in(identity)}"
 
-    def bring(self, *, with_weights: bool) -> Path:
+    def fetch(self, *, with_weights: bool) -> Path:
         """Return the folder of this node that holds the model, fetching it first if needed.
 
         Raises:
             ModelError: it is not a model or not the required one, it was changed meanwhile, the disk is full, or the
                 store refuses it.
         """
-        with _said_of(self.location):
+        with _model_errors(self.location):
             return self._bring(with_weights=with_weights)
 
     def identity(self, *, with_weights: bool) -> str:
@@ -94,7 +94,7 @@ class StoredModel:
         if known and (known.weights or not with_weights):
             return identity_of(known if with_weights else known.without_weights())
         try:
-            return identity_of(_content(_read_marker(self.bring(with_weights=with_weights)) or {}))
+            return identity_of(_content(_read_marker(self.fetch(with_weights=with_weights)) or {}))
         except _NoRoomError:
             return identity_of(self._read_through(with_weights=with_weights))
 
@@ -102,7 +102,7 @@ class StoredModel:
         """Return the former identity of a copy of the model in a folder."""
         objects = {name: each.num_bytes for name, each in self._objects().items()}
         shown = {name: size for name, size in objects.items() if not any(p.startswith(".") for p in name.split("/"))}
-        return former_identity(shown, (self.bring(with_weights=False) / CONFIG).read_bytes())
+        return former_identity(shown, (self.fetch(with_weights=False) / CONFIG).read_bytes())
 
     def weight_bytes(self) -> int | None:
         """Return the size of the weights by the store's listing; None where there are none."""
@@ -142,7 +142,7 @@ class StoredModel:
         digests: dict[str, str] = {}
         for name, listed in self._wanted(with_weights=with_weights).items():
             digest = hashlib.sha256()
-            with _said_of(self.location):
+            with _model_errors(self.location):
                 store, path = _store(f"{self.location}/{name}")
                 for chunk in _chunks(store, path, range(0, listed.num_bytes, CHUNK_BYTES), listed.num_bytes):
                     digest.update(chunk)
@@ -158,7 +158,7 @@ class StoredModel:
         return {name: objects[name] for name in model_files(objects, with_weights=with_weights)}
 
     def _objects(self) -> dict[str, StoredObject]:
-        with _said_of(self.location):
+        with _model_errors(self.location):
             store, path = _store(self.location)
             return store.list_objects(path)
 
@@ -185,12 +185,12 @@ class _Delivery:
         kept = f", of which {present / 1e9:.2f} GB are here" if present else ""
         _LOG.info("fetching %s, %.2f GB%s, to %s", self.location, num_bytes / 1e9, kept, self.folder)
         try:
-            told = {name: self._bring(name) for name in self.wanted}
+            entries = {name: self._bring(name) for name in self.wanted}
         except OSError as error:
             if error.errno in _FULL:
                 raise self._no_room(num_bytes - sum(map(self._present, self.wanted))) from error
             raise
-        write_whole(self.folder / _MARKER, json.dumps(told).encode())
+        write_whole(self.folder / _MARKER, json.dumps(entries).encode())
         _LOG.info("fetched %s in %.1f s", self.location, time.monotonic() - start)
 
     def _bring(self, name: str) -> dict[str, Any]:
@@ -271,12 +271,12 @@ def _chunks(store: S3Store, path: str, offsets: range, size: int) -> Iterator[by
     """Yield an object's bytes from each offset to the next, in order; several requests run concurrently."""
     if not offsets:
         return
-    with _reading(path):
+    with _store_errors(path):
         source = store.arrow.open_input_file(path)
 
     def read(offset: int) -> bytes:
         wanted = min(CHUNK_BYTES, size - offset)
-        with _reading(path):
+        with _store_errors(path):
             chunk = source.read_at(wanted, offset)
             if len(chunk) != wanted:
                 raise EOFError(f"got {len(chunk)} bytes at {offset}, expected {wanted}")
@@ -335,8 +335,8 @@ def _read_back(target: Path, journal: Path) -> dict[str, str] | None:
 
 def _is_whole(folder: Path) -> bool:
     """Return whether a model was fetched completely and its files are unchanged."""
-    told = _read_marker(folder)
-    return told is not None and not any(_is_damaged(folder / name, known) for name, known in told.items())
+    entries = _read_marker(folder)
+    return entries is not None and not any(_is_damaged(folder / name, known) for name, known in entries.items())
 
 
 def _is_damaged(path: Path, known: Mapping[str, Any]) -> bool:
@@ -356,8 +356,8 @@ def _read_marker(folder: Path) -> dict[str, dict[str, Any]] | None:
     return None
 
 
-def _content(told: Mapping[str, Mapping[str, Any]]) -> Content:
-    return content_of({name: each["sha256"] for name, each in told.items()})
+def _content(entries: Mapping[str, Mapping[str, Any]]) -> Content:
+    return content_of({name: each["sha256"] for name, each in entries.items()})
 
 
 def _version(location: str, wanted: Mapping[str, StoredObject]) -> str:
@@ -372,7 +372,7 @@ def _store(location: str) -> tuple[S3Store, str]:
 
 
 @contextlib.contextmanager
-def _said_of(location: str) -> Iterator[None]:
+def _model_errors(location: str) -> Iterator[None]:
     """Convert errors of a store or a disk into errors about the model."""
     try:
         yield
@@ -388,7 +388,7 @@ def _said_of(location: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
+def _store_errors(path: str) -> Iterator[None]:
     """Convert read errors into errors of the store, to distinguish them from errors of this node's disk."""
     try:
         yield

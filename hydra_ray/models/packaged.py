@@ -48,7 +48,7 @@ class PackagedModel:
         """Return the model's name: every node must have the same version installed."""
         return self.spec
 
-    def bring(self, *, with_weights: bool) -> Path:
+    def fetch(self, *, with_weights: bool) -> Path:
         """Return the model's folder; a GGUF file is converted first, once, which takes about half a minute."""
         folder = self._carried()
         if folder is None:

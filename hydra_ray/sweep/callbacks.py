@@ -21,20 +21,20 @@ class Announcer(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Log a trial that reported a result."""
-        self._tell(trial.last_result)
+        self._log(trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Log a trial that failed without a result."""
-        self._tell({})
+        self._log({})
 
-    def _tell(self, reported: dict[str, Any]) -> None:
+    def _log(self, reported: dict[str, Any]) -> None:
         self._num_ended += 1
-        told = "failed"
+        outcome = "failed"
         if "quality" in reported:
             quality, tokens = f"{reported['quality']:.3f}", reported["generated_tokens"]
             computed = counted(reported["num_computed"], "stage")
-            told = f"{reported['run']}: quality {quality}, {tokens} generated tokens, {computed} computed"
-        logger.info("trial %d of %d: %s", self._num_ended, self._num_trials, told)
+            outcome = f"{reported['run']}: quality {quality}, {tokens} generated tokens, {computed} computed"
+        logger.info("trial %d of %d: %s", self._num_ended, self._num_trials, outcome)
 
 
 class EventWriter(TBXLoggerCallback):

@@ -118,8 +118,8 @@ def exactly_once(ledger: Ledger) -> str:
     counts = ledger.counts()
     repeated = [f"{name} {fingerprint} {count} times" for (name, fingerprint), count in counts.items() if count > 1]
     was = "was" if len(counts) == 1 else "were"
-    told = f"{counted(len(counts), 'stage')} {was} computed by this sweep, "
-    return told + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
+    sentence = f"{counted(len(counts), 'stage')} {was} computed by this sweep, "
+    return sentence + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
 
 
 def _left_out(sweep: Sweep, num_trials: int) -> Sequence[str]:

@@ -60,7 +60,7 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
 ):
     import ray
 
-    def bring(location: str) -> str:
+    def fetch(location: str) -> str:
         from hydra_ray.models import object_store, resolve_model
 
         object_store.CHUNK_BYTES = _MEGABYTE
@@ -68,7 +68,7 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
 
     size = weight_bytes(location)
     assert size
-    remote: Any = ray.remote(num_cpus=1, max_retries=3)(bring)
+    remote: Any = ray.remote(num_cpus=1, max_retries=3)(fetch)
     folder = ray.get(remote.options(resources={"first": 1}).remote(location))
     assert Path(folder).is_relative_to(caches["first"])
     s3.disturb(*[Fault.NONE] * 40, *[Fault.STALL] * 100)

@@ -116,9 +116,9 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
             answered = read_answers(client.chat.completions.create(**arguments), 1, 0)
     except (openai.OpenAIError, TimeoutError, ValueError) as error:
         return problem("endpoint: one call", api.model, _why_failed(error, api))
-    told = f"{answered.prompt_tokens} prompt tokens, ended by {answered.generations[0].finish_reason}"
+    details = f"{answered.prompt_tokens} prompt tokens, ended by {answered.generations[0].finish_reason}"
     took = time.monotonic() - start
-    return Finding(name="endpoint: one call", value=f"{api.model} answered in {took:.1f} s ({told})")
+    return Finding(name="endpoint: one call", value=f"{api.model} answered in {took:.1f} s ({details})")
 
 
 def _why_failed(error: Exception, api: ApiConfig) -> str:

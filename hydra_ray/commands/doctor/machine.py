@@ -161,7 +161,7 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
     return parse_gpus(done.stdout, os.environ.get(_VISIBLE))
 
 
-def parse_gpus(told: str, visible: str | None) -> tuple[tuple[Gpu, ...], str]:
+def parse_gpus(output: str, visible: str | None) -> tuple[tuple[Gpu, ...], str]:
     """Return the GPUs and the driver's version in the output of nvidia-smi for `_SMI_FIELDS`.
 
     Args:
@@ -170,7 +170,7 @@ def parse_gpus(told: str, visible: str | None) -> tuple[tuple[Gpu, ...], str]:
     wanted = None if visible is None else [each.strip() for each in visible.split(",") if each.strip()]
     found: list[Gpu] = []
     driver = ""
-    for row in csv.reader(told.splitlines(), skipinitialspace=True):
+    for row in csv.reader(output.splitlines(), skipinitialspace=True):
         if len(row) != len(_SMI_FIELDS):
             continue
         index, uuid, name, total, free, capability, driver = row

@@ -53,7 +53,7 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
     from transformers import AutoConfig, AutoTokenizer
 
     model = open_model(spec)
-    folder = model.bring(with_weights=False)
+    folder = model.fetch(with_weights=False)
     try:
         # Otherwise transformers asks on the terminal whether to run code in the model's folder.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -72,7 +72,7 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
         ) from error
     missing = model.missing_bytes() if with_weights else 0
     if with_weights and not missing:
-        model.bring(with_weights=True)
+        model.fetch(with_weights=True)
     elif isinstance(model, StoredModel):
         _require_shards(model)
         _require_headers(model)
@@ -103,9 +103,9 @@ def _require_headers(model: StoredModel) -> None:
         location = storage.join(model.location, name)
         found, _ = storage.file_state(location)
         with storage.open_input(location) as file:
-            told = _safetensors_bytes(file, found)
-        if told != found:
-            why = "are no safetensors" if told is None else f"should be {told} bytes long"
+            expected = _safetensors_bytes(file, found)
+        if expected != found:
+            why = "are no safetensors" if expected is None else f"should be {expected} bytes long"
             raise ModelError(
                 f"{location} ({found} bytes) holds no whole weights: they {why}; it may be cut off or a pointer of "
                 "git-lfs (`git lfs pull`). Put the file there again."

@@ -38,7 +38,7 @@ class SeenUsers:
     ids: list[str] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     """Sample and file in which each user was first read."""
-    num_taught: int = 0
+    num_trainable: int = 0
     """Number of users read whose targets may be trained on."""
     num_new: int = 0
     rejected: list[Rejected] = field(default_factory=list)
@@ -65,7 +65,7 @@ class SeenUsers:
         self.ids.append(sample.user.user_id)
         self.num_records.append(len(sample.user.history))
         self.num_new += sample.user.is_new
-        self.num_taught += not sample.user.is_new
+        self.num_trainable += not sample.user.is_new
 
     def _require_usable(self, sample: Sample, config: RunConfig) -> None:
         """Check what a run requires of a user beyond being well-formed."""
@@ -164,7 +164,7 @@ def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
         )
     if not seen.is_whole or config.users.num_folds > 1:
         return
-    if not seen.num_taught and config.taught_by is None:
+    if not seen.num_trainable and config.taught_by is None:
         raise InputError("all users are new: some are needed with is_new false, whose targets may be learned from")
     if not seen.num_new and config.taught_by is None:
         raise InputError("no user is new: some are needed with is_new true, who are answered")

@@ -43,7 +43,7 @@ def open_client(address: str | None) -> "JobSubmissionClient":
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ[_ADDRESSES[0]] = named  # otherwise the environment's address would take precedence over the given one
-    with _told(named):
+    with _explained(named):
         return JobSubmissionClient(named)
 
 
@@ -56,7 +56,7 @@ def submit(client: "JobSubmissionClient", job: Job, typed: str) -> str:
     Raises:
         ClusterError: the cluster rejected it.
     """
-    with tempfile.TemporaryDirectory() as folder, _told(client.get_address()):
+    with tempfile.TemporaryDirectory() as folder, _explained(client.get_address()):
         for name, content in job.files.items():
             Path(folder, name).write_bytes(content)
         sent = {"working_dir": folder} if job.files else {}
@@ -69,7 +69,7 @@ def watch(client: "JobSubmissionClient", job_id: str) -> int:
     Raises:
         ClusterError: the connection to the cluster was lost.
     """
-    with _told(client.get_address()):
+    with _explained(client.get_address()):
         asyncio.run(_print_log(client, job_id))
         info = client.get_job_info(job_id)
     if info.status == "SUCCEEDED":
@@ -116,7 +116,7 @@ def _require_listener(address: str) -> None:
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
+def _explained(address: str) -> Iterator[None]:
     """Convert what prevents a cluster from accepting or showing jobs into one sentence."""
     import aiohttp
     import ray.exceptions
@@ -142,7 +142,7 @@ def _told(address: str) -> Iterator[None]:
             "http://HOST:8265"
         ) from error
     except (RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        if "returned 404" in told:
+        reason = " ".join(str(error).split())
+        if "returned 404" in reason:
             raise ClusterError(f"{address} is no Ray dashboard: it has no jobs. Expected http://HOST:8265") from error
-        raise ClusterError(f"{address} did not take the job: {told}") from error
+        raise ClusterError(f"{address} did not take the job: {reason}") from error

@@ -107,9 +107,9 @@ def added_users_job(
         HydraError: the cluster cannot read the run's folder or a file.
     """
     placed = place_files(users, "--users", upload)
-    told = [word for each in placed.locations for word in ("--users", each)]
+    arguments = [word for each in placed.locations for word in ("--users", each)]
     named = ["--name", name] if name is not None else []
-    words = ("fit-users", _folder(run), *overrides, *told, *named)
+    words = ("fit-users", _folder(run), *overrides, *arguments, *named)
     return Job(words=words, copies=placed.copies, notes=placed.notes)
 
 
@@ -140,8 +140,8 @@ def job_environment(typed: str) -> dict[str, str]:
     Args:
         typed: command that submits it.
     """
-    told = {SUBMITTED_AS: typed, CLIENT_SOURCE: source_digest()}
-    return told | {name: os.environ[name] for name in (FORMAT_VARIABLE,) if name in os.environ}
+    variables = {SUBMITTED_AS: typed, CLIENT_SOURCE: source_digest()}
+    return variables | {name: os.environ[name] for name in (FORMAT_VARIABLE,) if name in os.environ}
 
 
 def other_source() -> str | None:
@@ -179,9 +179,9 @@ def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
         raise ConfigError(f"the section lamp is {lamp!r}; expected a mapping")
     if lamp.get("root") is not None:
         placed = place_folder(lamp, upload)
-        found, told = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
+        found, override = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
     else:
         found = list(lamp.get("users_files") or ())
         placed = place_files(found, "lamp.users_files", upload)
-        told = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
-    return placed, "" if list(placed.locations) == list(found) else told.strip()
+        override = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
+    return placed, "" if list(placed.locations) == list(found) else override.strip()
