@@ -1,4 +1,4 @@
-"""Doing a stage's work once: skipped where it is complete, claimed by one process, its manifest written last."""
+"""Execution of a stage: skipped where it is complete, claimed by one process, its manifest written last."""
 
 import logging
 import time
@@ -45,7 +45,7 @@ def complete(stage: Stage, work: Callable[[], Counters]) -> None:
     """Do the stage's work and write its manifest, unless that was done before."""
     require_not_stopped()
     if stage.is_complete():
-        stage.manifest()  # one of another version is told before anything builds on its tables
+        stage.manifest()  # fails early on a manifest of another version
         logger.info("%s: complete, kept (%s)", stage.name, stage.fingerprint)
         return
     with claim(stage), at_work(stage=stage.name):

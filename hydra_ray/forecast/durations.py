@@ -33,7 +33,7 @@ def beside_generator(name: str, stage: Mapping[str, Any], generator_actors: int)
 
 
 def _correction(definition: StageDefinition, runs: Sequence[tuple[Mapping[str, Any], Stages]]) -> float:
-    """Return the median ratio of past runs' times to the table's."""
+    """Return the median ratio of past runs' times to the declared ones."""
     name, ratios = definition.name, list[float]()
     for settings, stages in runs:
         counters = stages["users"]["counters"] if "users" in stages else {}
@@ -44,7 +44,7 @@ def _correction(definition: StageDefinition, runs: Sequence[tuple[Mapping[str, A
 
 
 def _expected(definition: StageDefinition, settings: RunConfig | Mapping[str, Any], num_users: float) -> float:
-    """Return the time by the table."""
+    """Return the time by the stage's declared duration."""
     plain = settings.model_dump(mode="json") if isinstance(settings, RunConfig) else settings
     duration, most_users = definition.duration, definition.duration.most_users
     seconds = duration.per_user * (num_users if most_users is None else min(num_users, most_users))

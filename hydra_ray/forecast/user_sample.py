@@ -26,7 +26,7 @@ class Estimate:
     high: float
 
     def __add__(self, other: "Estimate") -> "Estimate":
-        """Add a number estimated on the same users, whose errors are perfectly correlated in the worst case."""
+        """Add a number estimated on the same users; the interval assumes fully correlated errors."""
         return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
 
     def scaled(self, factor: float) -> "Estimate":

@@ -1,7 +1,7 @@
 """Kinds of files below a storage root, and where each holds data of users.
 
-A file of no known kind stops the forgetting before anything is changed. Stages declare the kinds of their own files
-(`StageDefinition.file_kinds`); whoever adds another artefact decides here what becomes of the users in it.
+A file of an unknown kind stops the removal of users before anything is changed. Stages declare the kinds of their own
+files (`StageDefinition.file_kinds`); any other artefact must be declared here, with how users are removed from it.
 """
 
 import re
@@ -125,9 +125,10 @@ def artefacts(root: str) -> list[Artefact]:
     unknown = sorted(set(paths) - {each.path for each in found})
     if unknown:
         raise StorageError(
-            f"{len(unknown)} files below {root} are of no kind that a user can be removed from, such as {unknown[:3]}. "
-            "Nothing was changed. Move what is not of hydra_ray elsewhere; a file of a stage must be declared in the "
-            "`file_kinds` of its definition (hydra_ray.stages), any other one in hydra_ray.forget.file_kinds."
+            f"{len(unknown)} files below {root} are of unknown kinds, such as {unknown[:3]}, so users cannot be "
+            "removed from them. Nothing was changed. Move files that are not hydra_ray's elsewhere; a file of a stage must be "
+            "declared in the `file_kinds` of its definition (hydra_ray.stages), any other one in "
+            "hydra_ray.forget.file_kinds."
         )
     return found
 
