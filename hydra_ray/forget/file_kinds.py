@@ -126,8 +126,8 @@ def artefacts(root: str) -> list[Artefact]:
     if unknown:
         raise StorageError(
             f"{len(unknown)} files below {root} are of unknown kinds, such as {unknown[:3]}, so users cannot be "
-            "removed from them. Nothing was changed. Move files that are not hydra_ray's elsewhere; a file of a stage must be "
-            "declared in the `file_kinds` of its definition (hydra_ray.stages), any other one in "
+            "removed from them. Nothing was changed. Move files that are not hydra_ray's elsewhere; a file of a stage "
+            "must be declared in the `file_kinds` of its definition (hydra_ray.stages), any other one in "
             "hydra_ray.forget.file_kinds."
         )
     return found
