@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hydra_ray.cluster.versions import installed_version
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import MissingPackageError
 from hydra_ray.extras import modules_of, require_packages
@@ -28,7 +29,7 @@ class _Pin:
 
     @property
     def installed(self) -> str | None:
-        return version_of(self.name)
+        return installed_version(self.name)
 
     def finding(self) -> Finding:
         installed = self.installed
@@ -46,7 +47,7 @@ def package_findings() -> Iterator[Finding]:
     for pin in pins.values():
         if pin.extra is None or pin.installed is not None:
             yield pin.finding()
-    if not any(map(version_of, _ENGINES["vllm"])):
+    if not any(map(installed_version, _ENGINES["vllm"])):
         yield problem("vllm", "not installed", "install the extra cpu, or gpu with CUDA, see README")
 
 
@@ -67,14 +68,6 @@ def package_versions(config: RunConfig) -> list[Finding]:
     found = [pin.finding() for pin in pins if pin.installed is not None]
     wrong = [finding for finding in found if finding.is_problem]
     return [*wrong, Finding(name="packages", value=f"{len(found) - len(wrong)} that the run needs are as pinned")]
-
-
-def version_of(package: str) -> str | None:
-    """Return the installed version of a package; None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _pins() -> dict[str, _Pin]:
