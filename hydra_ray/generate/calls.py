@@ -90,7 +90,7 @@ def read_answers(response: "ChatCompletion", num_samples: int, num_top_tokens: i
         )
     except (AttributeError, TypeError) as error:
         # The client returns whatever JSON it received, or its text.
-        raise ValueError("the response is not a chat completion") from error
+        raise ValueError("got a response that is not a chat completion") from error
 
 
 def _generation(choice: "Choice", num_tokens: int, num_top_tokens: int) -> Generation:

@@ -95,8 +95,8 @@ def test_a_name_is_brought_once_and_loaded_from_its_snapshot_without_the_hub(nod
         "tokenizer.json",
     ]
     assert [line for line in node.log.splitlines() if line.startswith("hydra_ray")] == [
-        f"hydra_ray.models.hub bringing {NAME}@{Path(folder).name} from the hub, 0.00 GB",
-        next(line for line in node.log.splitlines() if "brought" in line),
+        f"hydra_ray.models.hub downloading {NAME}@{Path(folder).name} from the hub, 0.00 GB",
+        next(line for line in node.log.splitlines() if "downloaded" in line),
     ]
     node.is_offline = True
     hub.requests.clear()

@@ -44,7 +44,7 @@ def test_a_child_run_shares_trained_stages_with_its_parent_and_has_its_own_rest(
     assert set(own) == set(theirs)
     assert {name for name in own if own[name] == theirs[name]} == FROZEN
     assert added.reranker.prior_heads.folder == taught.reranker.heads.folder
-    assert added.adapter.head_prior.folder == taught.adapter.heads.folder
+    assert added.adapter.prior_heads.folder == taught.adapter.heads.folder
     assert added.completions == taught.completions
 
 

@@ -175,7 +175,7 @@ def test_a_damaged_part_of_an_unfinished_stage_is_set_aside_and_made_again(
     cut_off(plan.probes.part("probes", 2))
     asked.clear()
     personalize(config, until="probes")
-    assert f"probes: {plan.probes.part('probes', 2)} is damaged; it was set aside and is made again" in caplog.text
+    assert f"probes: {plan.probes.part('probes', 2)} is damaged; it was set aside and is computed again" in caplog.text
     assert [storage.read_part(location) for location in plan.probes.parts("probes")] == whole
     assert storage.exists(plan.probes.part("probes", 2) + storage.DAMAGED_SUFFIX)
     assert asked == []
