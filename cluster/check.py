@@ -1,4 +1,4 @@
-"""Whether a running cluster is fit for a run, node by node, as one Ray job; exit status 1 where it is not.
+"""Ray job that checks, node by node, whether a running cluster is fit for a run; exit status 1 where it is not.
 
 ray job submit --working-dir . -- python cluster/check.py jobs/configs/demo.yaml storage.root=/shared/hydra
 """

@@ -1,6 +1,6 @@
-"""What is fuzzed: functions of any bytes, which may raise nothing but a HydraError.
+"""Fuzz targets: functions of arbitrary bytes that may raise nothing but a HydraError.
 
-Each target reads its bytes as somebody's input, does with it what a run does, and checks what must hold of the result.
+Each target interprets its bytes as an input, processes it as a run does, and checks invariants of the result.
 """
 
 import atexit
@@ -28,7 +28,7 @@ from hydra_ray.storage import join, require_absolute
 Target = Callable[[bytes], None]
 
 CORPUS = Path(__file__).parent / "corpus"
-"""A folder a target; files named seed-* are committed, the others were found by fuzzing."""
+"""Folder with one folder per target; files named seed-* are committed, the others were found by fuzzing."""
 
 _TAGS = Task(
     name="tags",
@@ -44,14 +44,14 @@ _WITHOUT_DATES = Task(name="t", kind="text", instruction="Which?", is_history_la
 
 
 def lamp_questions(content: bytes) -> None:
-    """A questions file of LaMP; its first byte names the task."""
+    """Read a questions file of LaMP; the first byte selects the task."""
     task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
     _write("dev_questions.json", content)
     _check_users(read_samples(task, str(_folder()), "dev", is_new=True))
 
 
 def lamp_outputs(content: bytes) -> None:
-    """An outputs file of LaMP."""
+    """Read an outputs file of LaMP."""
     _write("train_outputs.json", content)
     for user_id, target in read_targets(str(_folder()), "train"):
         assert user_id.startswith("train:")
@@ -59,18 +59,18 @@ def lamp_outputs(content: bytes) -> None:
 
 
 def own_jsonl(content: bytes) -> None:
-    """A file of own users; its first byte names the task."""
+    """Read a JSONL file of own users; the first byte selects the task."""
     task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
     _check_users(read_own(task, _write("users.jsonl", content)))
 
 
 def own_parquet(content: bytes) -> None:
-    """A Parquet file of own users."""
+    """Read a Parquet file of own users."""
     _check_users(read_own(_TAGS, _write("users.parquet", content)))
 
 
 def prompts(content: bytes) -> None:
-    """Texts of a prompt, divided by NUL; the first bytes name the template, the form and the lengths."""
+    """Build prompts of NUL-separated texts; the first bytes select the template, the form and the lengths."""
     family, form, num_tokens, text_tokens = (*content[:4], 0, 0, 0, 0)[:4]
     name = _FAMILIES[family % len(_FAMILIES)]
     texts = content[4:].decode("utf-8", "replace").split("\0")
@@ -93,7 +93,7 @@ def prompts(content: bytes) -> None:
 
 
 def answers(content: bytes) -> None:
-    """What a generator wrote; the first byte names the task."""
+    """Parse a generated text; the first byte selects the task."""
     task, text = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:].decode("utf-8", "replace")
     answer = parse_answer(task, Generation(text=text, num_tokens=1, finish_reason="stop"))
     assert (answer.value is None) != (answer.error is None)
@@ -101,7 +101,7 @@ def answers(content: bytes) -> None:
 
 
 def configurations(content: bytes) -> None:
-    """A configuration, and overrides after the first NUL; nothing but a ConfigError may come of them."""
+    """Load a configuration with overrides after the first NUL; nothing but a ConfigError may be raised."""
     document, *overrides = content.split(b"\0")
     path = _write("run.yaml", document)
     try:
@@ -112,7 +112,7 @@ def configurations(content: bytes) -> None:
 
 
 def locations(content: bytes) -> None:
-    """A storage root as somebody writes it; nothing is opened."""
+    """Check a storage root as typed; nothing is opened."""
     location = content.decode("utf-8", "replace")
     try:
         assert require_absolute(location, "storage.root") == location
@@ -125,7 +125,7 @@ def locations(content: bytes) -> None:
 
 
 def forgotten_ids(content: bytes) -> None:
-    """A file of ids to forget."""
+    """Read a file of user ids to remove."""
     found = given_users((), _write("ids.txt", content))
     assert all(found)
     assert all(len(pseudonym(user_id, "key")) == 32 for user_id in found)
@@ -142,7 +142,7 @@ TARGETS: dict[str, Target] = {
 
 
 def run_target(name: str, content: bytes) -> None:
-    """Give a target some bytes; what is not a HydraError is a finding."""
+    """Run a target on some bytes; any exception but a HydraError is a bug."""
     try:
         TARGETS[name](content)
     except HydraError:
@@ -163,7 +163,7 @@ def _write(name: str, content: bytes) -> str:
 
 
 def _check_users(samples: Iterable[Sample | Rejected]) -> None:
-    """Whatever was read can be kept in tables, and comes out of them as it went in."""
+    """Check that everything read survives a round trip through tables."""
     for each in samples:
         row, row_type = (each, Rejected) if isinstance(each, Rejected) else (each.user, User)
         assert list(from_table(to_table([row], row_type), row_type)) == [row]

@@ -1,6 +1,6 @@
-"""`make fuzz SECONDS=600`: each target under Atheris for so long, one after the other; status 1 where one crashed.
+"""Fuzzing driver for `make fuzz SECONDS=600`: runs each target under Atheris in turn; status 1 where one crashed.
 
-What is found is kept in fuzz/corpus/<target>, and what crashes in fuzz/crashes.
+New inputs are kept in fuzz/corpus/<target>, crashing ones in fuzz/crashes.
 """
 
 import argparse
@@ -12,13 +12,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CRASHES = HERE / "crashes"
 MEGABYTES = 4096
-"""Memory that a target may take."""
+"""Memory limit of a target."""
 SECONDS_AN_INPUT = 30
-"""Longer than this for one input counts as a crash."""
+"""Time limit per input; a longer one counts as a crash."""
 
 
 def main() -> int:
-    """Run the targets that are named, or all."""
+    """Run the given targets, or all."""
     sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _run(name: str, seconds: int) -> bool:
-    """Fuzz a target in a process of its own, print its line, and say whether it ended well."""
+    """Fuzz a target in a separate process, print its summary, and return whether it succeeded."""
     command = [sys.executable, str(HERE / "run.py"), name, "--seconds", str(seconds), "--in-this-process"]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     runs = re.findall(r"^Done (\d+) runs|^#(\d+)\s", ended.stderr, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Users who come after a run is finished, as one Ray job.
+"""Ray job that adds users to a finished run.
 
 ray job submit --working-dir . -- python jobs/fit_users.py /shared/hydra/runs/demo --users /shared/june.jsonl
 """

@@ -1,4 +1,4 @@
-"""Forgets users as one Ray job, where the storage root can be reached from the cluster alone.
+"""Ray job that removes users, for storage roots that only the cluster can reach.
 
 Ray keeps and shows what a job was started with, so give ids in a file:
 ray job submit --working-dir . -- python jobs/forget.py --run /shared/hydra/runs/demo --users-file /shared/forget.txt

@@ -1,4 +1,4 @@
-"""The whole path as one Ray job.
+"""Ray job that runs the whole pipeline.
 
 ray job submit --working-dir . -- python jobs/personalize.py jobs/configs/demo.yaml storage.root=/shared/hydra
 """

@@ -1,4 +1,4 @@
-"""What a run will take, calibrated on the cluster that is to run it, as one Ray job.
+"""Ray job that forecasts a run, calibrated on the cluster that is to run it.
 
 ray job submit --working-dir . -- python jobs/plan.py jobs/configs/demo.yaml storage.root=/shared/hydra
 """

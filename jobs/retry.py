@@ -1,4 +1,4 @@
-"""Asks again what the generator failed at in a run, as one Ray job.
+"""Ray job that repeats the failed requests of a run.
 
 ray job submit --working-dir . -- python jobs/retry.py /shared/hydra/runs/demo
 """

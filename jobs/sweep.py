@@ -1,4 +1,4 @@
-"""A sweep as one Ray job: many runs that share their stages.
+"""Ray job that runs a sweep: many runs that share their stages.
 
 ray job submit --working-dir . -- python jobs/sweep.py jobs/configs/sweep.yaml storage.root=/shared/hydra
 """

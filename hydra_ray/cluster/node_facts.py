@@ -1,4 +1,4 @@
-"""What one node is and has, and what all nodes' facts together say about a cluster."""
+"""Facts of each node, and findings about a cluster from the facts of all its nodes."""
 
 import hashlib
 import resource
@@ -20,46 +20,47 @@ ENOUGH_OPEN_FILES = 16_384
 MOST_CLOCK_SECONDS = 2
 _GIGABYTE = 1 << 30
 _OF_A_JOB = "working_dir_files"
-"""Folder in which Ray unpacks what a job was submitted with."""
+"""Name of the folder in which Ray unpacks a job's working directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """What a node is and has. Key: node."""
+    """Software, models and resources of a node. Key: node."""
 
     node: str
-    """Its address."""
+    """Address of the node."""
     versions: dict[str, str]
-    """Of everything that must be the same on all nodes."""
+    """Versions of everything that must be the same on all nodes."""
     models: dict[str, str]
-    """What each model that is needed there is, by its name in the configuration; of a tokenizer what it does."""
+    """Identity of each model needed there, by its name in the configuration; for a tokenizer a hash of its
+    behaviour."""
     missing_models: dict[str, str]
-    """Why a model that is needed there cannot be used."""
+    """Reason why a model needed there cannot be used, by name."""
     storage_error: str
-    """Why the node could not see what the driver wrote or could not write; empty where it could."""
+    """Reason why the node could not read the driver's file or write beside it; empty where it could."""
     num_gpus: int
-    """GPUs that torch sees."""
+    """Number of GPUs that torch sees."""
     expected_gpus: int
-    """GPUs that Ray counts."""
+    """Number of GPUs that Ray counts."""
     free_disk_gigabytes: float
-    """Where Ray spills and models are kept, whichever has less."""
+    """Free disk space where Ray spills or where models are cached, whichever is less."""
     shared_memory_gigabytes: float
     open_files: int
-    """Limit of open files of a process."""
+    """Limit of open files per process."""
     clock_seconds: float = 0
-    """By how much its clock surely differs from the driver's, whatever messages took."""
+    """Lower bound of the clock's difference from the driver's, whatever the message latency."""
     packages: frozenset[str] = PACKAGES
     """Packages that must be installed there."""
     is_source_of_job: bool = False
-    """Whether this package is imported from what the job was submitted with, and not from where it is installed."""
+    """Whether this package is imported from the job's working directory and not from where it is installed."""
 
 
 def gather_facts(node: str, contents: Contents, marker: str, expected_gpus: int) -> NodeFacts:
-    """What this process's node is and has.
+    """Return the facts of this process's node.
 
     Args:
-        node: its address.
-        contents: what must be on it.
+        node: address of the node.
+        contents: packages and models that must be on it.
         marker: location of a file that the driver wrote below storage.root.
     """
     found, missing = _models(contents)
@@ -80,15 +81,15 @@ def gather_facts(node: str, contents: Contents, marker: str, expected_gpus: int)
 
 
 def clock_seconds(before: float, there: float, after: float) -> float:
-    """By how much a node's clock surely differs, which was asked for between two looks at one's own."""
+    """Return a lower bound of a clock's difference, read between two readings of the local clock."""
     return max(before - there, there - after, 0)
 
 
 def facts_findings(facts: Sequence[NodeFacts], planned: Mapping[str, str] | None = None) -> Iterator[Finding]:
-    """What is wrong with a cluster, and what is right.
+    """Yield findings about a cluster, problems or not.
 
     Args:
-        planned: what the driver has by the same names: each model, by which it names stages, and this package's source.
+        planned: the driver's models, which enter fingerprints, and its source version, by the same names.
     """
     for name in facts[0].versions:
         yield _version(name, facts, planned or {})
@@ -122,7 +123,8 @@ def facts_findings(facts: Sequence[NodeFacts], planned: Mapping[str, str] | None
 
 
 def _version(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) -> Finding:
-    """Return a package may be missing where nothing imports it; wherever it is, it is the same."""
+    """Return a finding on a package, which may be missing where nothing imports it, but must otherwise be the same
+    everywhere."""
     lacking = [each.node for each in facts if each.versions[name] == ABSENT and each.packages >= {name}]
     if lacking:
         remedy = f"the plan puts work there that needs {name}: install it, or keep the work away by placement's labels"
@@ -140,21 +142,21 @@ def _version(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) 
 
 
 def _same(name: str, values: Iterable[tuple[str, str]], remedy: str, note: str = "") -> Finding:
-    """Return whether all have one value.
+    """Return a finding on whether all nodes have one value.
 
     Args:
-        values: who has which.
-        note: said where they do.
+        values: pairs of node and value.
+        note: text to append if they agree.
     """
     nodes: dict[str, list[str]] = {}
     for node, value in values:
         nodes.setdefault(value, []).append(node)
     common = max(nodes, key=lambda each: len(nodes[each]))
-    told = f"{common} on {counted(len(nodes[common]), 'node')}"
+    text = f"{common} on {counted(len(nodes[common]), 'node')}"
     if len(nodes) == 1:
-        return Finding(name=name, value=told + note)
+        return Finding(name=name, value=text + note)
     others = "; ".join(f"{each} on {', '.join(where)}" for each, where in nodes.items() if each != common)
-    return Finding(name=name, value=f"{told}; {others}", is_problem=True, remedy=remedy)
+    return Finding(name=name, value=f"{text}; {others}", is_problem=True, remedy=remedy)
 
 
 def _model(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) -> Finding:
@@ -168,11 +170,11 @@ def _model(name: str, facts: Sequence[NodeFacts], planned: Mapping[str, str]) ->
 
 
 def _as_planned(found: Finding, value: str, planned: Mapping[str, str]) -> Finding:
-    """What was found on all nodes, where the driver has the same."""
+    """Return the finding, or a problem where the driver has a different value."""
     own = planned.get(found.name, value)
     if found.is_problem or own == value:
         return found
-    remedy = "the driver's node must have the same: what it plans is done by what nodes have"
+    remedy = "the driver's node must have the same as the other nodes, because its plan names what they use"
     return Finding(name=found.name, value=f"{found.value}; {own} for the driver", is_problem=True, remedy=remedy)
 
 
@@ -202,7 +204,7 @@ def _amount(
 
 
 def _storage_error(node: str, marker: str) -> str:
-    """Read what the driver wrote, and write beside it for the driver to read."""
+    """Read the driver's file and write one beside it for the driver to read; return the error, if any."""
     try:
         content = storage.read_bytes(marker)
         storage.write_bytes(f"{marker}.{node}", content)
@@ -215,29 +217,29 @@ def _models(contents: Contents) -> tuple[dict[str, str], dict[str, str]]:
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
     asked = [(name, name, _present) for name in sorted(contents.models)]
-    # Whoever has the whole model has its tokenizer.
+    # A complete model includes its tokenizer.
     only = sorted(contents.tokenizers - contents.models)
     asked += [(f"tokenizer of {name}", name, _tokenizer_identity) for name in only]
-    for told, name, identity in asked:
+    for label, name, identity in asked:
         try:
-            found[told] = identity(name)
+            found[label] = identity(name)
         except HydraError as error:
-            missing[told] = str(error)
+            missing[label] = str(error)
     return found, missing
 
 
 def _present(name: str) -> str:
-    """What a model is here, once it is here.
+    """Return the identity of a model, fetching it first if needed.
 
     Raises:
-        ModelError: it is not here, and cannot be fetched.
+        ModelError: it is missing, and cannot be fetched.
     """
     resolve_model(name)
     return model_identity(name)
 
 
 def _tokenizer_identity(name: str) -> str:
-    """What the tokenizer of a model makes of texts and of messages."""
+    """Return a hash of a tokenizer's vocabulary, special tokens and chat template."""
     tokenizer = load_tokenizer(name)
     behaviour = repr((sorted(tokenizer.get_vocab().items()), tokenizer.all_special_tokens, tokenizer.chat_template))
     return f"tokenizer:{hashlib.blake2b(behaviour.encode(), digest_size=8).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What nodes a cluster has or may have: of the file it is started from, or of one that only lists them."""
+"""Node types of a cluster, read from the file that it is started from or from a plain list."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,23 +11,23 @@ from hydra_ray.config import LabelKey, Section
 from hydra_ray.errors import ConfigError
 
 GPU_LIMIT = "nvidia.com/gpu"
-"""Kubernetes' name for GPUs in a container's limits."""
+"""Name of GPUs in a Kubernetes container's limits."""
 
 
 class NodeType(Section):
-    """Nodes that are all alike."""
+    """A type of equal nodes."""
 
     name: str
     resources: dict[str, NonNegativeFloat]
-    """What each of them has for Ray's work, by Ray's names: CPU, GPU, custom ones."""
+    """Resources of each node, by Ray's names: CPU, GPU, custom ones."""
     labels: dict[LabelKey, str] = Field(default_factory=dict)
     count: int = Field(default=1, ge=0)
-    """How many there can be."""
+    """Maximum number of such nodes."""
     is_head: bool = False
-    """Whether it is the node on which a submitted job's driver runs, unless it is told otherwise."""
+    """Whether it is the node on which a submitted job's driver runs by default."""
 
     def amount(self, resource: str) -> float:
-        """Return how much of a resource each has."""
+        """Return the amount of a resource per node."""
         return self.resources.get(resource, 0)
 
     def matches(self, selectors: Mapping[str, str]) -> bool:
@@ -41,7 +41,8 @@ class NodeType(Section):
 
 
 def _is_allowed(value: str | None, selector: str) -> bool:
-    """As Ray's scheduler has it: a node that lacks the label is allowed by what the label must not be."""
+    """Return whether a label's value satisfies a selector; as in Ray's scheduler, a missing label satisfies a negated
+    one."""
     allowed = selector.removeprefix("!")
     if allowed.startswith("in("):
         is_among = value in [each.strip() for each in allowed[3:-1].split(",")]
@@ -53,10 +54,10 @@ def _is_allowed(value: str | None, selector: str) -> bool:
 def read_node_types(path: str) -> list[NodeType]:
     """Return the node types in the YAML file at `path`, the head first.
 
-    It is what `ray up` takes, a manifest with a RayCluster or a RayJob, or a list `nodes` of `NodeType`s.
+    The file is a configuration of `ray up`, a manifest with a RayCluster or a RayJob, or a list `nodes` of `NodeType`s.
 
     Raises:
-        ConfigError: the file cannot be read, is none of these, or does not tell what its nodes have.
+        ConfigError: the file cannot be read, is none of these, or does not state the nodes' resources.
     """
     try:
         documents = [each for each in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")) if each is not None]
@@ -65,7 +66,7 @@ def read_node_types(path: str) -> list[NodeType]:
     try:
         found = [node for document in documents for node in _of_document(document)]
     except (KeyError, TypeError, AttributeError, ValueError, ValidationError) as error:
-        raise ConfigError(f"{path} does not say what its nodes have: {error!r}") from error
+        raise ConfigError(f"{path} does not state the resources of its nodes: {error!r}") from error
     if not found:
         raise ConfigError(
             f"{path} names no nodes: expected available_node_types (ray up), a RayCluster or RayJob, or a list `nodes` "
@@ -85,10 +86,10 @@ def _of_document(document: Mapping[str, Any]) -> Iterator[NodeType]:
 
 
 def _of_ray_up(document: Mapping[str, Any]) -> Iterator[NodeType]:
-    """Ray's own default for `max_workers` of a node type is that of the cluster."""
+    """Yield the node types of a `ray up` file; as in Ray, a type's `max_workers` defaults to the cluster's."""
     for name, node in document["available_node_types"].items():
         if "CPU" not in node["resources"]:
-            raise ValueError(f"{name} leaves its CPUs to be found out; state them under resources")
+            raise ValueError(f"{name} states no CPUs; state them under resources")
         is_head = name == document["head_node_type"]
         count = 1 if is_head else min(node.get("max_workers", document["max_workers"]), document["max_workers"])
         labels = node.get("labels", {})
@@ -102,7 +103,7 @@ def _of_kuberay(spec: Mapping[str, Any]) -> Iterator[NodeType]:
 
 
 def _of_group(name: str, group: Mapping[str, Any], count: int, *, is_head: bool) -> NodeType:
-    """What a group states for Ray goes before what its container is given."""
+    """Return the node type of a KubeRay group; resources stated for Ray take precedence over the container's limits."""
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     resources = {"CPU": _quantity(limits["cpu"]), "GPU": _quantity(limits.get(GPU_LIMIT, 0))}
     stated = {each: _quantity(amount) for each, amount in group.get("resources", {}).items()}
@@ -111,6 +112,6 @@ def _of_group(name: str, group: Mapping[str, Any], count: int, *, is_head: bool)
 
 
 def _quantity(text: str | float) -> float:
-    """Return a number of CPUs or GPUs as Kubernetes writes it: `500m` is a half."""
+    """Return a Kubernetes quantity of CPUs or GPUs as a number: `500m` is a half."""
     text = str(text)
     return float(text.removesuffix("m")) / 1000 if text.endswith("m") else float(text)

@@ -1,7 +1,7 @@
-"""The dry placement plan: whether the work of each stage of a run has room on the nodes that a cluster can have.
+"""Placement plan: whether the work of each stage of a run fits on the nodes that a cluster can have.
 
-A pure function of the configuration and the node types. Stages run one after the other, so what counts is what one
-stage has at the same time.
+A pure function of the configuration and the node types. Stages run one after the other, so only the concurrent work of
+a single stage matters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,14 @@ _EVERYWHERE = frozenset({"ray", "pyarrow", "numpy"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What must be on a node."""
+    """Software and models that must be on a node."""
 
     packages: frozenset[str] = _EVERYWHERE
-    """Packages that are imported there."""
+    """Packages imported there."""
     models: frozenset[str] = frozenset()
     """Models whose weights are loaded there, by their names in the configuration."""
     tokenizers: frozenset[str] = frozenset()
-    """Models of which the tokenizer is loaded there."""
+    """Models whose tokenizer is loaded there."""
 
     def __or__(self, other: "Contents") -> "Contents":
         return Contents(
@@ -41,27 +41,27 @@ class Contents:
 
 
 DRIVER = Contents(packages=_EVERYWHERE | {"torch"})
-"""What the driver needs on its node: Ray Train wants torch where a training is started."""
+"""Contents of the driver's node: Ray Train needs torch where a training is started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """Workers that a stage has at the same time."""
+    """Workers that a stage runs concurrently."""
 
     work: str
-    """What they do."""
+    """Kind of work."""
     bundle: Bundle
-    """What each reserves."""
+    """Resources that each worker reserves."""
     wanted: int = 1
-    """How many there are to be; of steps, as many as there is room for."""
+    """Number of workers to start; for steps, as many as fit."""
     needed: int = 1
-    """With fewer than this the stage never starts."""
+    """Minimum number of workers, below which the stage never starts."""
     contents: Contents = Contents()
-    """What each finds on its node."""
+    """Packages and models that each worker needs on its node."""
 
 
 def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
-    """Return what each stage that is not the driver's own work needs, in the stages' order."""
+    """Return the needs of each stage that runs outside the driver, in the stages' order."""
     return {each.name: _needs(each, config) for each in definitions() if each.workers != "driver"}
 
 
@@ -91,7 +91,7 @@ def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:
 
 
 def contents_of(config: RunConfig, node: NodeType) -> Contents:
-    """Return what must be on a node: what all work needs of which the plan may put some there."""
+    """Return what must be on a node: the contents of all work that may be placed there."""
     found = Contents()
     for needs in stage_needs(config).values():
         for need in needs:
@@ -101,7 +101,8 @@ def contents_of(config: RunConfig, node: NodeType) -> Contents:
 
 
 def _asking(config: RunConfig) -> Contents:
-    """Prompts are fitted by the generator's tokenizer; the fixed rule of tests has one of its own."""
+    """Return the contents for building requests: prompts are fitted by the generator's tokenizer; the fake generator
+    has its own."""
     packages = _EVERYWHERE | {"transformers"}
     if config.generator.engine == "fake":
         return Contents(packages=packages)
@@ -116,14 +117,14 @@ def _generating(config: RunConfig) -> Contents:
 
 
 def _encoding(*encoders: str) -> Contents:
-    """Bases come from the storage root; other encoders are loaded by their names."""
+    """Return the contents for encoding: bases come from the storage root, other encoders are loaded by name."""
     return Contents(packages=_EVERYWHERE | {"torch", "transformers"}, models=frozenset(encoders))
 
 
 def _training(config: RunConfig, base: BaseConfig) -> Need:
     placement = config.placement
     bundle, contents = train_bundle(placement), _encoding(base.encoder)
-    if not base.num_epochs:  # it is written as it is, by one worker
+    if not base.num_epochs:  # one worker writes it untrained
         return Need(work="training", bundle=replace(bundle, gpus=0), contents=contents)
     return Need(
         work="training",
@@ -135,17 +136,18 @@ def _training(config: RunConfig, base: BaseConfig) -> Need:
 
 
 def _training_packages(config: RunConfig) -> set[str]:
-    """Torch alone trains where the driver, which decides it for all workers, has no DeepSpeed."""
+    """Return the packages for training: torch alone suffices where the driver, which decides for all workers, has no
+    DeepSpeed."""
     can_do_without = config.placement.zero_stage < 2 and not is_installed("deepspeed")
     is_needed = config.placement.zero_stage > 0 and config.taught_by is None and not can_do_without
     return {"deepspeed"} if is_needed else set()
 
 
 def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: int | None = None) -> list[Finding]:
-    """Where the work of each stage fits, and why some of it does not.
+    """Return findings on where the work of each stage fits, and why some of it does not.
 
     Args:
-        num_parts: buckets that hold users; where they are not known, all may.
+        num_parts: number of buckets that hold users; all buckets by default.
     """
     found = [Finding(name=f"nodes: {node.name}", value=str(node)) for node in nodes]
     found += _driver(nodes)
@@ -157,7 +159,7 @@ def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: 
 
 
 def room(bundle: Bundle, node: NodeType) -> float:
-    """Return how many of `bundle` fit on one node; without end where it reserves nothing."""
+    """Return how many of `bundle` fit on one node; infinite where it reserves nothing."""
     if not node.matches(bundle.labels):
         return 0
     return min((_times(node.amount(name), amount) for name, amount in bundle.amounts().items()), default=inf)
@@ -169,7 +171,8 @@ def capacity(bundle: Bundle, nodes: Sequence[NodeType]) -> float:
 
 
 def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
-    """Return how few of `copies` on one node leave no room there for a step; without end where a step always fits."""
+    """Return the least number of `copies` on one node that leaves no room there for a step; infinite where a step
+    always fits."""
     if not room(step, node):
         return 0
     taken = copies.amounts()
@@ -185,12 +188,12 @@ def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
 
 
 def _times(amount: float, each: float) -> int:
-    """Return how often `each` goes into `amount`, Ray's fractions of a core included."""
+    """Return how many times `each` fits into `amount`, with tolerance for Ray's fractional CPUs."""
     return int(amount / each + 1e-9)
 
 
 def _copies(config: RunConfig, num_parts: int) -> Finding:
-    """Return whether each copy of the generator has a part to work on."""
+    """Return a finding on whether each copy of the generator has a part to work on."""
     copies = config.placement.generator_actors
     said = f"{copies} of the generator for {num_parts} parts with users"
     if copies <= num_parts:
@@ -230,7 +233,7 @@ def _fit(stage: str, need: Need, nodes: Sequence[NodeType]) -> Finding:
 
 
 def _reason(need: Need, nodes: Sequence[NodeType], fitting: float) -> str:
-    """Why too few fit."""
+    """Return why too few workers fit."""
     if fitting:
         return f"{need.needed} must run at once, and there is room for {fitting:g}: more nodes, or fewer workers"
     allowed = [node for node in nodes if node.count and node.matches(need.bundle.labels)]
@@ -245,8 +248,8 @@ def _reason(need: Need, nodes: Sequence[NodeType], fitting: float) -> str:
 
 
 def _deadlock(stage: str, needs: Sequence[Need], nodes: Sequence[NodeType]) -> Iterator[Finding]:
-    """Yield a stage whose generator may take every place where its steps could run never ends: each waits for the
-    other."""
+    """Yield a problem if generators may occupy every place where the stage's steps could run, so that each waits for
+    the other."""
     if [need.work for need in needs] != ["steps", "generator"]:
         return
     step, copies = needs

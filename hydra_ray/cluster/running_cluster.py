@@ -1,4 +1,4 @@
-"""Looks at a running cluster: one task on each node, one worker of each kind of work."""
+"""Checks of a running cluster: one task on each node, one worker of each kind of work."""
 
 import time
 import uuid
@@ -20,14 +20,14 @@ from hydra_ray.storage.locations import reach
 
 _NODE_ID = "ray.io/node-id"
 _SECONDS_A_NODE = 180
-"""How long a node may take at least to tell what it has; loading torch is most of it."""
+"""Minimum time allowed for a node to report its facts; loading torch takes most of it."""
 
 
 def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
-    """Return whether a run fits on the nodes of the file at `nodes_path`; without one, on those that are running now.
+    """Return findings on whether a run fits on the nodes of the file at `nodes_path`; by default on the running nodes.
 
     Raises:
-        ConfigError: the file does not say what nodes there are.
+        ConfigError: the file does not describe the nodes.
     """
     if nodes_path is not None:
         return placement_findings(config, read_node_types(nodes_path))
@@ -38,13 +38,13 @@ def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
 
 
 def check_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
-    """Return whether a run can start on the cluster that RAY_ADDRESS names, as in a submitted job.
+    """Return findings on whether a run can start on the cluster that RAY_ADDRESS names, as in a submitted job.
 
     Args:
-        wait_seconds: as of `examine_cluster`.
+        wait_seconds: as for `examine_cluster`.
 
     Raises:
-        HydraError: storage.root is no place that all nodes can see, or there is no cluster.
+        HydraError: storage.root is not accessible from all nodes, or there is no cluster.
     """
     from hydra_ray.engine.ray_data import start_ray
 
@@ -55,7 +55,7 @@ def check_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
 
 
 def live_node_types() -> list[NodeType]:
-    """Return the nodes that are there now, the head first; alike ones together. Ray must be running."""
+    """Return the types of the running nodes, the head first; equal nodes are merged. Ray must be running."""
     alike: dict[str, list[NodeType]] = {}
     for node in _alive():
         found = _node_type(node)
@@ -72,7 +72,7 @@ def live_node_types() -> list[NodeType]:
 
 
 def _node_type(node: Mapping[str, Any]) -> NodeType:
-    """Return a node as Ray lists it, without its name and whatever tells it from others like it."""
+    """Return the type of a node listed by Ray, without its name and anything else unique to the node."""
     amounts = node["Resources"]
     return NodeType(
         name="",
@@ -83,11 +83,11 @@ def _node_type(node: Mapping[str, Any]) -> NodeType:
 
 
 def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
-    """Return whether a run can start: each kind of work finds a place, and every node has what it needs. Ray must be
-    running.
+    """Return findings on whether a run can start: each kind of work finds a place, and every node has what it needs.
+    Ray must be running.
 
     Args:
-        wait_seconds: how long nodes that an autoscaler starts may take, and how long bringing a model to one.
+        wait_seconds: time allowed for an autoscaler to start nodes, and for a node to fetch a model.
     """
     found = list(_placed(config, wait_seconds))
     marker = storage.join(config.storage.root, "cluster-check", uuid.uuid4().hex)
@@ -107,7 +107,7 @@ def examine_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
 
 
 def _placed(config: RunConfig, wait_seconds: float) -> Iterator[Finding]:
-    """Yield a worker of each kind of work, started for real: an autoscaler starts nodes for what waits."""
+    """Yield a finding for a worker of each kind of work, started for real so that an autoscaler starts nodes for it."""
     import ray
 
     kinds = {
@@ -129,20 +129,20 @@ def _placed(config: RunConfig, wait_seconds: float) -> Iterator[Finding]:
 
 
 def _planned(config: RunConfig) -> tuple[dict[str, str], list[Finding]]:
-    """What this package's source and each model is for the driver, and which models it does not know."""
+    """Return the driver's source version and model identities, and problems for models unknown to it."""
     planned = {SOURCE: source_version()}
     unknown: list[Finding] = []
     for name in config.named_models:
         try:
             planned[name] = model_identity(name)
         except ModelError as error:
-            value, remedy = "not known to the driver, whose plan needs what it is", str(error)
+            value, remedy = "not known to the driver, whose plan needs its identity", str(error)
             unknown.append(Finding(name=name, value=value, is_problem=True, remedy=remedy))
     return planned, unknown
 
 
 def _ask(config: RunConfig, marker: str, seconds: float) -> tuple[list[NodeFacts], list[Finding]]:
-    """What each node tells, and which nodes tell nothing."""
+    """Return the facts of each node, and problems for nodes that do not answer."""
     import ray
     import ray.exceptions
 

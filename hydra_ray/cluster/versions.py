@@ -26,7 +26,7 @@ PACKAGES = frozenset(_DISTRIBUTIONS)
 _BUILT_PER_DEVICE = ("torch", "vllm")
 """Packages whose version names the device they are built for, after a plus sign."""
 SOURCE_SUFFIXES = (".py", ".html", ".css", ".yaml", ".json", ".typed")
-"""What a wheel of this package holds; everything else in its folder is made by running it or by an editor."""
+"""Suffixes of the files in a wheel of this package; other files in its folder are caches or editors' leftovers."""
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Two finished runs compared: their reports, their stages and their answers, read from the runs' folders."""
+"""Comparison of two finished runs: their reports, stages and answers, read from their folders."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,11 +12,11 @@ from hydra_ray.runs.user_answers import answered_users
 
 
 def compare_folders(first: str, second: str) -> dict[str, Any]:
-    """Return the comparison (see `hydra_ray.evaluate.comparison`) of the runs in two folders, which may have other
+    """Return the comparison (see `hydra_ray.evaluate.comparison`) of the runs in two folders, possibly below different
     roots.
 
     Raises:
-        InputError: one of them is not finished or has no report, or they have another task or no query in common.
+        InputError: one of them is not finished or has no report, or they have different tasks or no common query.
     """
     folders = first, second
     reports = [read_report(folder) for folder in folders]
@@ -30,7 +30,7 @@ def _judged(folder: str, report: Report) -> JudgedRun:
     stages = recorded_stages(folder, config)
     users, answers = stages["users"], stages["answers"]
     if config.taught_by is not None:
-        # Added users are in some of the buckets only.
+        # Added users are only in some of the buckets.
         answers = replace(answers, only_buckets=tuple(answers.committed_buckets("answers")))
     fingerprints = {name: stage.fingerprint for name, stage in stages.items()}
     return judge_run(task_of(config.lamp), report, fingerprints, answered_users(users, answers))

@@ -1,4 +1,4 @@
-"""Users who come after a run is finished: their run's configuration, and what adding them took."""
+"""Configuration and summary of a run that adds users to a finished run."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -16,19 +16,19 @@ def added_config(
     """Return the configuration of the run that adds users to a finished run.
 
     Args:
-        run_folder: the finished run's.
-        users: files of own users, or one folder of official LaMP files, of which the new split is read.
-        name: tells this addition from others; by default the first file's, without its ending.
-        overrides: each `section.key=value`; of placement, report, and what is read.
+        run_folder: folder of the finished run.
+        users: files of users, or one folder of official LaMP files, of which the new split is read.
+        name: name of this addition; by default the first file's name without its suffix.
+        overrides: each `section.key=value`; of placement, report and input settings.
 
     Raises:
         InputError: there is no such run.
         ConfigError: the name or an override is wrong.
     """
-    taught = read_config(run_folder)
-    settings = taught.model_dump(mode="json")
-    settings["run"] = f"{taught.run}+{name or PurePosixPath(users[0]).stem}"
-    settings["taught_by"] = taught.run
+    parent = read_config(run_folder)
+    settings = parent.model_dump(mode="json")
+    settings["run"] = f"{parent.run}+{name or PurePosixPath(users[0]).stem}"
+    settings["taught_by"] = parent.run
     settings["lamp"] |= {"planted": None, "train_split": None, **_source(users)}
     settings["users"] |= {"num_folds": 1, "max_users": None}
     for override in overrides:
@@ -37,7 +37,7 @@ def added_config(
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """Return a summary in a few lines."""
+    """Return a summary as a few lines of text."""
     heads = [
         f"{scorer} heads: {', '.join(f'{number} {kind}' for kind, number in found.items())}"
         for scorer, found in summary["heads"].items()

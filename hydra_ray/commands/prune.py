@@ -1,7 +1,7 @@
-"""Removes answers of the generator that no run needs any more, or that are old.
+"""Removal of stored answers that no run needs any more, or that are old.
 
-Answers serve runs that are still to be made; what a finished stage made of them stays without them. So nothing that is
-removed is missed but by those who ask it again, and pay for it.
+Stored answers only serve future runs; finished stages keep their results without them. So removing an answer costs
+nothing unless the same request is sent, and paid for, again.
 """
 
 import time
@@ -22,7 +22,7 @@ _RUNS = "runs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unneeded:
-    """A file of answers that can go. Key: location."""
+    """A file of answers that can be removed. Key: location."""
 
     location: str
     reason: str
@@ -31,26 +31,26 @@ class Unneeded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Needs:
-    """What the runs below a root need of the answers."""
+    """Answers that the runs below a root need."""
 
     stores: frozenset[str]
-    """Names of the stores that runs ask which are not finished."""
+    """Names of the stores that unfinished runs use."""
     askers: frozenset[str]
-    """What the stages of finished runs are called in the names of files."""
+    """File prefixes of the stages of finished runs."""
 
 
 def unneeded_answers(root: str, older_than_days: float | None = None, now: float | None = None) -> list[Unneeded]:
     """Return the files of answers below a root that no run needs, and those that are old.
 
-    What a run that is not finished may still find is needed however old it is. What finished runs asked is needed by
-    runs of other settings; it is unneeded only when it is old.
+    Answers that an unfinished run may still use are needed however old they are. Answers to finished runs may serve
+    runs with other settings; they are unneeded only when they are old.
 
     Args:
-        older_than_days: files that were written longer ago are old; None where age does not count.
-        now: seconds since 1970; this moment where not given.
+        older_than_days: age from which files count as old; None to ignore age.
+        now: current time in seconds since 1970; by default the clock's.
 
     Raises:
-        InputError: a run is not finished, and what it would ask cannot be told.
+        InputError: a run is not finished, and its requests cannot be determined.
     """
     needs = _needs(root)
     oldest = None if older_than_days is None else (time.time() if now is None else now) - older_than_days * _DAY_SECONDS
@@ -59,13 +59,13 @@ def unneeded_answers(root: str, older_than_days: float | None = None, now: float
 
 
 def prune(root: str, older_than_days: float | None = None) -> list[Unneeded]:
-    """Remove what `unneeded_answers` tells; returns it.
+    """Remove the files that `unneeded_answers` returns, and return them.
 
     Raises:
-        InputError: as of `unneeded_answers`.
-        StorageError: a run is under way below the root; then nothing was removed.
+        InputError: as for `unneeded_answers`.
+        StorageError: a run is active below the root, and nothing was removed.
     """
-    with alone(root, "the answers that no run needs"):
+    with alone(root, "prune"):
         found = unneeded_answers(root, older_than_days)
         for each in found:
             storage.remove_file(each.location)
@@ -73,13 +73,13 @@ def prune(root: str, older_than_days: float | None = None) -> list[Unneeded]:
 
 
 def prune_lines(found: Sequence[Unneeded], is_done: bool) -> Iterator[str]:
-    """What was or would be removed, in words."""
+    """Yield lines on what was or would be removed."""
     reasons = dict.fromkeys(each.reason for each in found)
     for reason in reasons:
         sizes = [each.num_bytes for each in found if each.reason == reason]
         yield f"{len(sizes)} files, {_megabytes(sizes)}: {reason}"
     total = f"{len(found)} files of answers, {_megabytes(each.num_bytes for each in found)}"
-    yield f"removed: {total}" if is_done else f"would be removed: {total}; give --yes to do it"
+    yield f"removed: {total}" if is_done else f"would be removed: {total}; give --yes to remove them"
 
 
 def _unneeded(folder: str, paths: Iterable[str], needs: _Needs, oldest: float | None) -> Iterator[Unneeded]:
@@ -91,9 +91,9 @@ def _unneeded(folder: str, paths: Iterable[str], needs: _Needs, oldest: float | 
         num_bytes, changed_ns = storage.file_state(location)
         is_asked = any(name.rpartition("/")[2].startswith(asker) for asker in needs.askers)
         if not is_asked:
-            yield Unneeded(location=location, reason="asked by no run that is there", num_bytes=num_bytes)
+            yield Unneeded(location=location, reason="requested by no existing run", num_bytes=num_bytes)
         elif oldest is not None and changed_ns / 1e9 < oldest:
-            yield Unneeded(location=location, reason="asked by finished runs, and old", num_bytes=num_bytes)
+            yield Unneeded(location=location, reason="requested by finished runs, and old", num_bytes=num_bytes)
 
 
 def _needs(root: str) -> _Needs:
@@ -109,7 +109,7 @@ def _needs(root: str) -> _Needs:
 
 
 def _runs(root: str) -> list[str]:
-    """Return the names of the runs that were ever started below a root."""
+    """Return the names of all runs below a root."""
     paths = (path.split("/") for path in storage.list_tree(storage.join(root, _RUNS)))
     return sorted({path[0] for path in paths if path[1:] == ["config.json"]})
 
@@ -119,7 +119,7 @@ def _store_of(run_folder: str) -> str:
         return plan_run(read_config(run_folder)).completions.name
     except HydraError as error:
         raise InputError(
-            f"the run at {run_folder} is not finished, and what it would ask cannot be told, so nothing was removed. "
+            f"the run at {run_folder} is not finished, and its requests cannot be determined, so nothing was removed. "
             f"Finish it, or remove its folder: {error}"
         ) from error
 

@@ -1,8 +1,9 @@
-"""Asking again what the generator failed at: nothing else is asked, and whatever was made of it is made anew.
+"""Retry of failed requests: only these are repeated, and everything derived from them is computed again.
 
-A retry changes no setting, so stages keep their fingerprints. Those that read, directly or not, a table in which some
-answers failed are removed in all runs under the root, and made again by the next call of these runs; last go the parts
-with the failed answers. A retry that was killed is repeated or, from then on, continued by running the configuration.
+A retry changes no setting, so stages keep their fingerprints. Stages that depend, directly or not, on a table with
+failed answers are removed in all runs under the root, and computed again when these runs are next started; the parts
+with the failed answers are removed last. After a kill, repeat the retry; once these parts are gone, running the
+configuration continues it.
 """
 
 from collections import Counter
@@ -22,24 +23,24 @@ from hydra_ray.stages.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedStage:
-    """A stage of whose answers some failed."""
+    """A stage some of whose answers failed."""
 
     stage: Stage
     table: str
     """Name of the table that is made of the answers."""
     failures: Mapping[int, Sequence[Failure]]
-    """By bucket; only of buckets that have any."""
+    """Failures by bucket; only buckets that have any."""
 
     def kinds(self) -> Counter[str]:
-        """Return how many failures there are of each kind."""
+        """Return the number of failures of each kind."""
         return Counter(failure.kind for failures in self.failures.values() for failure in failures)
 
 
 def failed_stages(plan: Plan, kinds: Collection[str] | None = None) -> list[FailedStage]:
-    """Return the stages of a run that asked the generator and whose committed parts hold failures.
+    """Return the generating stages of a run whose committed parts contain failures.
 
     Args:
-        kinds: which failures count; all where not given.
+        kinds: kinds of failures to include; all by default.
     """
     found = [
         FailedStage(stage=stage, table=definition.tables(plan)[0], failures=dict(_failures(stage, kinds)))
@@ -50,18 +51,18 @@ def failed_stages(plan: Plan, kinds: Collection[str] | None = None) -> list[Fail
 
 
 def clear_failures(plan: Plan, kinds: Collection[str]) -> list[FailedStage]:
-    """Remove what failed, with everything that was made of it; running the configuration makes it anew.
+    """Remove failed answers and everything derived from them; running the configuration computes both again.
 
     Args:
-        kinds: which failures are to be asked again.
+        kinds: kinds of failures to retry.
 
     Returns:
-        What was removed.
+        The removed failures by stage.
 
     Raises:
-        StorageError: a run is under way below the root; then nothing was changed.
+        StorageError: a run is active below the root, and nothing was changed.
     """
-    with alone(plan.config.storage.root, "the failed answers"):
+    with alone(plan.config.storage.root, "retry"):
         found = failed_stages(plan, kinds)
         changed = {each.stage.fingerprint for each in found}
         for folder in _dependents(plan, changed).values():
@@ -73,7 +74,7 @@ def clear_failures(plan: Plan, kinds: Collection[str]) -> list[FailedStage]:
 
 
 def runs_to_repeat(plan: Plan, failed: Iterable[FailedStage]) -> list[str]:
-    """Folders of the other finished runs under the root that hold what was made of failed answers."""
+    """Return the folders of the other finished runs under the root with results that depended on failed answers."""
     changed = {each.stage.fingerprint for each in failed}
     runs = storage.join(plan.config.storage.root, "runs")
     names = {path.split("/", 1)[0] for path in storage.list_tree(runs)}
@@ -82,22 +83,22 @@ def runs_to_repeat(plan: Plan, failed: Iterable[FailedStage]) -> list[str]:
 
 
 def retry_lines(cleared: Sequence[FailedStage], left: Sequence[FailedStage]) -> Iterator[str]:
-    """What is asked again, and what is not.
+    """Yield lines on which failures are retried and which are not.
 
     Args:
-        left: the failures that were not asked for.
+        left: failures that are not retried.
     """
     for each in cleared:
-        yield f"{each.stage.name}: {_listed(each.kinds())} asked again, in {counted(len(each.failures), 'part')}"
+        yield f"{each.stage.name}: {_listed(each.kinds())} retried, in {counted(len(each.failures), 'part')}"
     for each in left:
         others = " ".join(f"--kind {kind}" for kind in sorted(each.kinds()))
-        yield f"{each.stage.name}: {_listed(each.kinds())} not asked again; to do so: {others}"
+        yield f"{each.stage.name}: {_listed(each.kinds())} not retried; to do so: {others}"
     if not cleared and not left:
         yield "no answer failed"
 
 
 def checked_kinds(kinds: Collection[str]) -> Collection[str]:
-    """Return the kinds of failures to ask again: the given ones, or else those that need not happen again.
+    """Return the given kinds of failures, or the transient ones if none are given.
 
     Raises:
         ConfigError: there is no such kind.
@@ -120,7 +121,8 @@ def _failures(stage: Stage, kinds: Collection[str] | None) -> Iterator[tuple[int
 
 
 def _clear(plan: Plan, failed: FailedStage) -> None:
-    """Remove the parts with failures and the completions that would answer them alike; the manifest goes first."""
+    """Remove the parts with failures and the stored completions that would repeat them; the manifest is removed
+    first."""
     stage = failed.stage
     storage.remove_file(stage.manifest_location)
     for bucket, failures in failed.failures.items():
@@ -131,9 +133,9 @@ def _clear(plan: Plan, failed: FailedStage) -> None:
 
 
 def _dependents(plan: Plan, changed: Set[str]) -> dict[str, str]:
-    """Folders, by fingerprint, of the stages under the root that read a changed one, directly or not.
+    """Return the folders, by fingerprint, of the stages under the root that depend on a changed one, directly or not.
 
-    A stage of this run may be incomplete; of other runs those are known that have a manifest.
+    Stages of this run may be incomplete; of other runs only stages with a manifest are known.
     """
     stages = storage.join(plan.config.storage.root, "stages")
     manifests = [

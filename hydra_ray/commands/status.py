@@ -1,4 +1,4 @@
-"""How far a run is: each stage's parts, time and tokens, read from the run's folder."""
+"""Progress of a run: parts, time and tokens of each stage, read from the run's folder."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,10 @@ from hydra_ray.stages.outline import StageOutline, read_outline
 
 
 def status_lines(run_folder: str) -> Iterator[str]:
-    """One line a stage of the run in `run_folder`.
+    """Yield one line per stage of the run in `run_folder`.
 
     Raises:
-        InputError: no run was started there.
+        InputError: there is no run in the folder.
     """
     outline = read_outline(run_folder)
     yield f"run {outline.run}, task {outline.task}, {counted(outline.num_parts, 'part')} a table"

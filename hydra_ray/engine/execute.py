@@ -1,4 +1,4 @@
-"""Doing a stage's work once: skipped where it is complete, claimed by one process, its manifest written last."""
+"""Execution of a stage: skipped where it is complete, claimed by one process, its manifest written last."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnComputed = Callable[[Stage], None]
-"""Is told of a stage that this process, and no other, has computed."""
+"""Callback for each stage that this process, and no other, has computed."""
 
 
 def tell_nobody(_: Stage) -> None:
@@ -33,7 +33,7 @@ _on_computed: ContextVar[OnComputed] = ContextVar("on_computed", default=tell_no
 
 @contextmanager
 def telling(on_computed: OnComputed) -> "Iterator[None]":
-    """Tell `on_computed` of every stage that is computed within the block."""
+    """Call `on_computed` for every stage that is computed within the block."""
     token = _on_computed.set(on_computed)
     try:
         yield
@@ -42,18 +42,18 @@ def telling(on_computed: OnComputed) -> "Iterator[None]":
 
 
 def complete(stage: Stage, work: Callable[[], Counters]) -> None:
-    """Do the stage's work and write its manifest, unless that was done before."""
+    """Compute the stage and write its manifest, unless it is complete already."""
     require_not_stopped()
     if stage.is_complete():
-        stage.manifest()  # one of another version is told before anything builds on its tables
+        stage.manifest()  # fails early on a manifest of another version
         logger.info("%s: complete, kept (%s)", stage.name, stage.fingerprint)
         return
     with claim(stage), at_work(stage=stage.name):
         if stage.is_complete():
-            logger.info("%s: made by another run meanwhile, kept (%s)", stage.name, stage.fingerprint)
+            logger.info("%s: computed by another run meanwhile, kept (%s)", stage.name, stage.fingerprint)
             return
         for location in stage.set_aside_damaged():
-            logger.warning("%s: %s is damaged; it was set aside and is made again", stage.name, location)
+            logger.warning("%s: %s is damaged; it was set aside and is computed again", stage.name, location)
         logger.info("%s: starts", stage.name)
         start = time.monotonic()
         with tells_reason():

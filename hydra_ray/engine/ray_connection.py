@@ -74,7 +74,7 @@ def send_token() -> None:
 
 
 @contextmanager
-def tells_why(address: str | None) -> Iterator[None]:
+def connection_errors(address: str | None) -> Iterator[None]:
     """Convert what keeps Ray from starting or from being connected to into one sentence.
 
     Args:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
 from hydra_ray.engine.progress import Progress
-from hydra_ray.engine.ray_connection import cluster_address, tells_why, without_native_notes
+from hydra_ray.engine.ray_connection import cluster_address, connection_errors, without_native_notes
 from hydra_ray.engine.telemetry import Telemetry
 from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.errors import EndpointError, GenerationError, WorkerError
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 _MAX_RESTARTS = 3
 """Maximum number of restarts of an actor that died, before the run fails."""
 
-_TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+_LOGGED_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 """Ray Data modules that log the traceback of errors that they also raise."""
 
 Counters = Mapping[str, float]
@@ -82,7 +82,7 @@ def start_ray() -> None:
     # On Ctrl-C, Tune would end its trials and continue with the results so far.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if not ray.is_initialized():
-        with own_handlers(), tells_why(address), without_native_notes():
+        with own_handlers(), connection_errors(address), without_native_notes():
             _init_ray(address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -90,7 +90,7 @@ def start_ray() -> None:
     context.raise_original_map_exception = True
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    for name in _TOLD_TWICE:
+    for name in _LOGGED_TWICE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -219,7 +219,7 @@ def _commit_known(stage: Stage, tables: Sequence[str], job: "_GenerationJob", pl
     asked_before = [bucket for bucket in stage.missing_buckets(*tables) if job.store.has_any(bucket)]
     if asked_before:
         steps = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options())
-        with _told(stage):
+        with _worker_errors(stage):
             # Ray Data's own sum would start actors.
             known = sum(row["is_known"] for row in _rows(steps))
         logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
@@ -423,7 +423,7 @@ def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Count
     """Run the dataset `committed`, one row a part, and log each part as it is committed."""
     progress, telemetry = Progress(stage.name, num_parts), Telemetry(stage.name, num_parts)
     total: Counters = {}
-    with _told(stage):
+    with _worker_errors(stage):
         for row in _rows(committed):
             counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
             progress.advance(counters)
@@ -441,7 +441,7 @@ def _rows(steps: Any) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _told(stage: Stage) -> Iterator[None]:
+def _worker_errors(stage: Stage) -> Iterator[None]:
     """Re-raise what a worker raised, or what its death means, as one of this package's errors."""
     import ray.exceptions
 

@@ -1,7 +1,7 @@
-"""A short measured calibration: some requests of each asking stage on the loaded generator.
+"""Measured calibration: a few requests of each generating stage on the loaded generator.
 
-Whole users are asked, so that prompts share as much as in the run. What is answered here is not kept: what a batch
-yields may depend on the batch, and a run's answers must not depend on whether it was calibrated.
+All requests of a user are sent together, so that prompts share prefixes as in the run. The answers are discarded: they
+may depend on the batch, and a run's answers must not depend on whether it was calibrated.
 """
 
 import time
@@ -16,39 +16,39 @@ from hydra_ray.generate.engines.opening import open_engine
 from hydra_ray.rows import Request
 
 NUM_REQUESTS = 48
-"""Requests of each stage."""
+"""Number of requests per stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What was measured."""
+    """Result of a calibration."""
 
     observations: tuple[Observation, ...]
     written: Mapping[str, float]
-    """Mean tokens of a generation, by stage."""
+    """Mean number of tokens of a generation, by stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationJob:
-    """What a worker is told."""
+    """Input of a calibration on a worker."""
 
     generator: GeneratorConfig
     placement: PlacementConfig
     task: Task
     requests: Mapping[str, Sequence[Request]]
-    """By stage."""
+    """Requests to send, by stage."""
 
 
 def measure(job: CalibrationJob) -> Calibration:
-    """Load the generator, ask one stage's requests after the other, and give its memory back.
+    """Load the generator, send the requests stage by stage, and release its memory.
 
     Raises:
         ModelError: the generator cannot be loaded.
-        GenerationError: it failed, or answered nothing.
+        GenerationError: it failed, or answered no request.
     """
     engine = open_engine(job.generator, job.placement, job.task)
     try:
-        # The first batch of all pays for what is made ready once.
+        # The first batch includes one-time initialization.
         engine.generate([requests[-1] for requests in job.requests.values() if requests])
         measured = {name: _observe(engine, requests) for name, requests in job.requests.items() if requests}
     finally:
@@ -62,7 +62,7 @@ def measure(job: CalibrationJob) -> Calibration:
 
 
 def chosen_requests(by_user: Sequence[Sequence[Request]], num_requests: int) -> list[Request]:
-    """Return the requests of the first users, until there are enough."""
+    """Return the requests of the first users, up to `num_requests`."""
     found: list[Request] = []
     for own in by_user:
         found.extend(own[: num_requests - len(found)])
@@ -70,7 +70,7 @@ def chosen_requests(by_user: Sequence[Sequence[Request]], num_requests: int) -> 
 
 
 def _observe(engine: Engine, requests: Sequence[Request]) -> tuple[Observation, list[int]]:
-    """What the requests took, and the length of each generation."""
+    """Return the tokens and time that the requests took, and the length of each generation."""
     start = time.monotonic()
     completions = engine.generate(requests)
     seconds = time.monotonic() - start

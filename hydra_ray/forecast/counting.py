@@ -1,6 +1,6 @@
-"""What the requests of a sample of users come to: requests, tokens, what was answered before, what prompts share.
+"""Volume of a sample's requests: requests, tokens, known answers, and shared prefixes.
 
-Letters in shape suffixes: U users of the sample.
+Letters in shape suffixes: U users of the sample, X counted quantities.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 GPU_BLOCK_TOKENS = 16
-"""Tokens in a block of the key-value cache on GPUs: a prompt reuses whole blocks."""
+"""Tokens per block of the key-value cache on GPUs: prompts share whole blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """Requests and their tokens."""
+    """Number of requests and of their tokens."""
 
     requests: Estimate
     prompt_tokens: Estimate
@@ -37,33 +37,33 @@ class Volume:
 
     @property
     def tokens(self) -> Estimate:
-        """Both kinds together."""
+        """Prompt and generated tokens together."""
         return self.prompt_tokens + self.generated_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageVolume:
-    """What one stage asks of the generator. Key: name."""
+    """Requests that one stage sends to the generator. Key: name."""
 
     name: str
     all: Volume
-    """Whether it was answered before or not."""
+    """All requests, answered before or not."""
     new: Volume
-    """What was never answered: neither in a run under the same root nor in an earlier stage of this one."""
+    """Requests never answered before: neither in a run under the same root nor in an earlier stage of this one."""
     reused_share: float
-    """Share of the new prompts' tokens that are in the prefix cache when they are needed."""
+    """Share of the new prompts' tokens that the prefix cache holds when they are needed."""
     is_exact: bool
-    """Whether the prompts are the very ones: every user was looked at, and nothing in them was guessed."""
+    """Whether the prompts are exact: every user was counted, and nothing in them was guessed."""
 
 
 def count_stages(
     plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase", written: Written, *, is_blind: bool
 ) -> list[StageVolume]:
-    """What each asking stage asks, for all users.
+    """Return the requests of each generating stage, for all users.
 
     Args:
-        written: how much the generator writes, for what was never answered.
-        is_blind: whether what the run has computed and the store knows is not to be looked at.
+        written: expected lengths of generations that are not known.
+        is_blind: whether to ignore what the run has computed and the store knows.
     """
     asking = [each for each in asking_definitions() if each.is_made(plan.config)]
     tallies = {each.name: _Tally(each.name, tokenizer, written, _block_tokens(plan)) for each in asking}
@@ -105,7 +105,8 @@ def previewed_requests(
 
 
 def label_tokens(sample: UserSample, task: Task, tokenizer: "PreTrainedTokenizerBase") -> float:
-    """Return the mean length of a label and the mark that ends it, each label as often as in the sample's histories."""
+    """Return the mean length of a label and its end token, weighted by the labels' frequencies in the sample's
+    histories."""
     lengths = {label: 1 + len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in task.labels}
     outputs = (record.output for users in sample.users.values() for user in users for record in user.history)
     known = [lengths[output] for output in outputs if output in lengths] or list(lengths.values())
@@ -113,7 +114,7 @@ def label_tokens(sample: UserSample, task: Task, tokenizer: "PreTrainedTokenizer
 
 
 def users_of(requests: Sequence[Request], user_ids: Sequence[str]) -> list[list[Request]]:
-    """Return each user's requests, in the order of `user_ids`."""
+    """Return the requests grouped by user, in the order of `user_ids`."""
     by_user: dict[str, list[Request]] = {user_id: [] for user_id in user_ids}
     for request in requests:
         by_user[request.user_id].append(request)
@@ -121,17 +122,16 @@ def users_of(requests: Sequence[Request], user_ids: Sequence[str]) -> list[list[
 
 
 def shared_prefix_tokens(prompts: Sequence[Sequence[int]], block: int) -> int:
-    """Return the tokens of a batch of prompts that the prefix cache holds when they come, in the engine's order:
-    sorted.
+    """Return the number of prompt tokens of a batch that the prefix cache provides, in the engine's (sorted) order.
 
-    The longest prefix that a sorted prompt shares with any before it, it shares with the one just before it. The last
-    token of a prompt is always computed.
+    In sorted order, the longest prefix that a prompt shares with any earlier one is shared with its predecessor. The
+    last token of a prompt is always computed.
     """
     return sum(_common(first, second) // block * block for first, second in pairwise(sorted(map(list, prompts))))
 
 
 class _Tally:
-    """Adds up one stage's requests, user by user."""
+    """Accumulates one stage's requests, user by user."""
 
     def __init__(self, name: str, tokenizer: "PreTrainedTokenizerBase", written: Written, block: int):
         self._name, self._tokenizer, self._written, self._block = name, tokenizer, written, block
@@ -142,8 +142,8 @@ class _Tally:
         """Count one bucket's requests.
 
         Args:
-            known: what the store has.
-            before: ids of what is answered when the stage starts.
+            known: completions in the store.
+            before: ids of the requests that are answered when the stage starts.
         """
         requests = [request for own in by_user for request in own]
         texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
@@ -160,7 +160,7 @@ class _Tally:
             )
 
     def volume(self, sample: UserSample, *, is_exact: bool) -> StageVolume:
-        """Return the sums for all users."""
+        """Return the counts extrapolated to all users."""
         rows_UX: NDArray[np.float64] = np.array(self._rows, np.float64).reshape(-1, 6)
         totals = [sample.total(rows_UX[:, place]) for place in range(6)]
         return StageVolume(
@@ -172,7 +172,7 @@ class _Tally:
         )
 
     def _length(self, request: Request, known: Mapping[str, Completion]) -> float:
-        """Generated tokens: those that were written, or as many as are expected."""
+        """Return the number of generated tokens: the actual one, or the expected one."""
         if request.request_id in known:
             return sum(each.num_tokens for each in known[request.request_id].generations)
         return self._written.of(self._name, request.max_tokens) * request.num_samples
@@ -185,7 +185,7 @@ def _sums(lengths: Sequence[tuple[int, float]]) -> Iterator[float]:
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the length of the prefix that two prompts share, the second's last token left out."""
+    """Return the length of the common prefix of two prompts, without the second's last token."""
     length = 0
     for one, other in zip(first, second[:-1], strict=False):
         if one != other:

@@ -1,4 +1,4 @@
-"""How much room a run takes."""
+"""Disk space of a run."""
 
 from hydra_ray import storage
 from hydra_ray.forecast.counting import StageVolume
@@ -7,13 +7,13 @@ from hydra_ray.models import weight_bytes
 from hydra_ray.stages.plan import Plan
 
 _REQUEST_BYTES = 500
-"""Of a request in all tables that hold something of it, compressed."""
+"""Compressed bytes per request over all tables that store something of it."""
 _FOLD_BYTES = 250
-"""The same for what each fold of a cross-fitted run adds."""
+"""Additional compressed bytes per request for each fold of a cross-fitted run."""
 
 
 def expected_bytes(plan: Plan, volumes: list[StageVolume]) -> float:
-    """Return the bytes that the whole run takes below its root."""
+    """Return the expected bytes of the whole run below its root."""
     users = sum(storage.file_state(location)[0] for location in plan.users.parts(USERS))
     bases = sum(
         len(set(scorer.base_folds)) * (weight_bytes(scorer.config.base.encoder) or 0)
@@ -25,5 +25,5 @@ def expected_bytes(plan: Plan, volumes: list[StageVolume]) -> float:
 
 
 def run_bytes(users_bytes: float, bases_bytes: float, num_requests: float, num_folds: int) -> float:
-    """Return the bytes of a run's users, of its bases, and of all tables that hold something of a request."""
+    """Return the bytes of a run's users, of its bases, and of all tables that store something of a request."""
     return users_bytes + bases_bytes + num_requests * (_REQUEST_BYTES + _FOLD_BYTES * num_folds)

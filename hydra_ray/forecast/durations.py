@@ -1,4 +1,4 @@
-"""Time that stages take beside the generator: starting up, encoding texts, training bases, fitting heads.
+"""Expected time of stages besides generation: startup, encoding, training bases, fitting heads.
 
 A stage declares a fixed time and a time per user, as measured on two cores; where past runs under the same root show
 how long a stage took, their median ratio to it corrects it.
@@ -15,10 +15,10 @@ from hydra_ray.stages.plan import Plan
 
 
 def other_seconds(plan: Plan, num_users: int, runs: Sequence[tuple[Mapping[str, Any], Stages]]) -> dict[str, float]:
-    """Expected time of every stage of a plan beside the generator, complete or not.
+    """Return the expected time of every stage of a plan besides generation, complete or not.
 
     Args:
-        runs: configuration and stages of past runs.
+        runs: configurations and stages of past runs.
     """
     return {
         stage.name: _expected(definition, plan.config, num_users) * _correction(definition, runs)
@@ -27,13 +27,13 @@ def other_seconds(plan: Plan, num_users: int, runs: Sequence[tuple[Mapping[str, 
 
 
 def beside_generator(name: str, stage: Mapping[str, Any], generator_actors: int) -> float:
-    """Time of a finished stage without that in which generators answered."""
+    """Return the time of a finished stage without the time that generators spent answering."""
     asked = stage["counters"].get("generator_seconds", 0.0) if definition_of(name).asks else 0.0
     return max(stage["seconds"] - asked / generator_actors, 0.0)
 
 
 def _correction(definition: StageDefinition, runs: Sequence[tuple[Mapping[str, Any], Stages]]) -> float:
-    """Return the median ratio of what past runs took to what was to be expected of them."""
+    """Return the median ratio of past runs' times to the declared ones."""
     name, ratios = definition.name, list[float]()
     for settings, stages in runs:
         counters = stages["users"]["counters"] if "users" in stages else {}
@@ -44,7 +44,7 @@ def _correction(definition: StageDefinition, runs: Sequence[tuple[Mapping[str, A
 
 
 def _expected(definition: StageDefinition, settings: RunConfig | Mapping[str, Any], num_users: float) -> float:
-    """Return the seconds by the stage's declaration."""
+    """Return the time by the stage's declared duration."""
     plain = settings.model_dump(mode="json") if isinstance(settings, RunConfig) else settings
     duration, most_users = definition.duration, definition.duration.most_users
     seconds = duration.per_user * (num_users if most_users is None else min(num_users, most_users))

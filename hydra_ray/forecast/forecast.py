@@ -1,4 +1,4 @@
-"""What a run will take before it is paid for: requests, tokens, time, money, room, and what is there already."""
+"""Forecast of a run before it is paid for: requests, tokens, time, cost, disk, and stages that are complete."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_USERS = 500
-"""Users that are looked at, unless told otherwise: enough for a few per cent."""
+"""Default number of users to sample: enough for an error of a few per cent."""
 NOT_KNOWN = "not known"
 Measure = Callable[[CalibrationJob], Calibration]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageForecast:
-    """What one stage takes. Key: name."""
+    """Forecast of one stage. Key: name."""
 
     name: str
     is_complete: bool
     volume: StageVolume | None
-    """Of stages that ask the generator."""
+    """Requests; None for stages that do not use the generator."""
     asking_seconds: float | None
-    """Wall time in which generators answer what is new; None where nothing tells their speed."""
+    """Wall time in which generators answer new requests; None where their speed is not known."""
     other_seconds: float
     """Wall time of everything else."""
 
     @property
     def seconds(self) -> float | None:
-        """Wall time of making it, if it is not there; None where it is not known."""
+        """Wall time of computing it, 0 if it is complete; None where it is not known."""
         if self.is_complete:
             return 0.0
         return None if self.asking_seconds is None else self.asking_seconds + self.other_seconds
@@ -50,28 +50,28 @@ class StageForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a run takes."""
+    """Forecast of a run."""
 
     run: str
     counters: Mapping[str, float]
-    """Of the users stage: users, train_users, new_users, records, queries, rejected."""
+    """Counters of the users stage: users, train_users, new_users, records, queries, rejected."""
     num_sampled: int
-    """Users that were looked at."""
+    """Number of users in the sample."""
     stages: tuple[StageForecast, ...]
     speed_source: str
-    """What tells the generator's speed."""
+    """Source of the generator's speed."""
     unit: str
-    """What generators hold while they work: GPU or CPU."""
+    """Resource that generators hold while they work: GPU or CPU."""
     unit_hours: float | None
-    """Hours of such units for what is still to be asked; None where the speed is not known."""
+    """GPU hours or CPU hours of the remaining requests; None where the speed is not known."""
     cost: Estimate | None
-    """Of what is still to be asked; None where no price is set, or it depends on a speed that is not known."""
+    """Cost of the remaining requests; None where no price is set, or it depends on a speed that is not known."""
     num_bytes: float
-    """Below the root, of all stages."""
+    """Bytes of all stages below the root."""
 
     @property
     def volumes(self) -> list[StageVolume]:
-        """Of the stages that ask the generator."""
+        """Volumes of the stages that use the generator."""
         return [stage.volume for stage in self.stages if stage.volume is not None]
 
     @property
@@ -84,14 +84,14 @@ class Forecast:
 def make_forecast(
     config: RunConfig, measure: Measure | None, max_users: int = MAX_USERS, *, is_blind: bool = False
 ) -> Forecast:
-    """What the run `config` takes.
+    """Return the forecast of the run `config`.
 
-    The users stage is made if it is not there: it is quick, and the run keeps it. Nothing else is written.
+    The users stage is computed if it is missing: it is quick, and the run reuses it. Nothing else is written.
 
     Args:
-        measure: calibrates; without it, past runs under the same root tell what they can.
-        max_users: users to look at.
-        is_blind: whether to forecast as if nothing of this run were there, to compare with what it took.
+        measure: runs the calibration; without it, the speed is estimated from past runs under the same root.
+        max_users: number of users to sample.
+        is_blind: whether to forecast as if nothing of this run existed, to compare with what it took.
 
     Raises:
         HydraError: as `plan_run` and `ingest`, or the calibration failed.
@@ -136,16 +136,16 @@ def make_forecast(
 
 
 def _with_users(config: RunConfig) -> Plan:
-    """Return the plan, its users stage complete."""
+    """Return the plan with its users stage complete."""
     plan = plan_run(config)
     if not plan.users.is_complete():
         plan.users.complete(0.0, ingest(config, plan.users, plan.known_users))
-        plan = plan_run(config)  # which buckets hold users may be known only now
+        plan = plan_run(config)  # only now is it known which buckets hold users
     return plan
 
 
 def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
-    """Return the tokens of a generation that writes nothing but a label."""
+    """Return the tokens per generation of stages whose generations are constrained to labels."""
     if not (plan.task.is_closed and plan.config.generator.is_constrained):
         return {}
     names = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "answers"]
@@ -155,8 +155,8 @@ def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedToke
 def _calibration_job(
     plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase", written: Written
 ) -> CalibrationJob:
-    """Return the first requests of each asking stage; as the whole sample may be large, of its first bucket's first
-    users."""
+    """Return the first requests of each generating stage, from the first users of the sample's first bucket only, since
+    the whole sample may be large."""
     bucket, users = next(iter(sample.users.items()))
     asked = previewed_requests(plan, bucket, users[:NUM_REQUESTS], tokenizer, written, is_blind=True)
     ids = [user.user_id for user in users[:NUM_REQUESTS]]
@@ -167,7 +167,7 @@ def _calibration_job(
 
 
 def _asking_seconds(volume: StageVolume, speed: Speed | None, config: RunConfig) -> float | None:
-    """Wall time in which generators answer what is new."""
+    """Return the wall time in which generators answer the new requests."""
     if speed is None:
         return None
     tokens = volume.new.prompt_tokens.value, volume.new.generated_tokens.value

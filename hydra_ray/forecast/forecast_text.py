@@ -1,4 +1,4 @@
-"""A forecast in words."""
+"""Text of a forecast."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
-    """What a run takes: whom it is for, what it asks, what it costs, and what is there already."""
+    """Yield the lines of a forecast: users, requests, tokens, time, cost, and what is complete."""
     counters = forecast.counters
     yield (
         f"run {forecast.run}: {counted(round(counters['users']), 'user')}, "
@@ -25,7 +25,7 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
-    """What a finished run was to be expected to take, and took."""
+    """Yield the lines that compare what a finished run was expected to take with what it took."""
     yield f"run {comparison.forecast.run}: expected without looking at what it has computed, and used"
     rows: list[tuple[str, ...]] = [("stage", "expected tokens", "used", "expected seconds", "used")]
     for stage in comparison.stages:
@@ -49,7 +49,7 @@ _HEADER = ("stage", "requests", "to ask", "prompt tokens", "in prefix cache", "g
 
 
 def _rows(forecast: Forecast) -> Iterator[tuple[str, ...]]:
-    """Of every stage that asks the generator; of what is still to be asked, after the first column."""
+    """Yield the table rows of the generating stages: all requests, then what remains to be sent."""
     for stage in forecast.stages:
         if stage.volume is None:
             continue
@@ -94,7 +94,7 @@ def _totals(forecast: Forecast) -> Iterator[str]:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield the rows with aligned columns, all but the first to the right."""
+    """Yield rows with aligned columns, all but the first right-aligned."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     for first, *others in rows:
         yield "  ".join(

@@ -1,6 +1,6 @@
-"""What finished runs under the same root tell: how much the generator writes, how fast it is, how long stages take.
+"""Estimates from finished runs under the same root: lengths of generations, generator speed, stage times.
 
-Of a run its metrics.json is read, which keeps what each stage took.
+They are read from each run's metrics.json, which records what each stage took.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,34 +17,34 @@ from hydra_ray.models import open_model
 from hydra_ray.stages.definition import asking_definitions
 
 WRITTEN_SHARE = 0.75
-"""Of the length limit, what a small model writes of a free text, where nothing is known: .6 to .9 of five real sets."""
+"""Default share of the length limit that a small model uses for free text: .6 to .9 on five real sets."""
 _GENERATED_COST = 20.0
-"""A generated token costs about as much as so many prompt tokens, where observations cannot tell them apart."""
+"""Assumed cost of a generated token in prompt tokens, where observations cannot separate the two."""
 _PRIOR_WEIGHT = 0.05
 
 Stages = Mapping[str, Mapping[str, Any]]
-"""By name, what metrics.json says of each stage of a run."""
+"""Stages of a run by name, as in metrics.json."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """Tokens that the generator writes."""
+    """Expected lengths of generations."""
 
     tokens: Mapping[str, float]
-    """Of one generation, by asking stage; a stage that is not there is expected to use a share of its limit."""
+    """Tokens per generation, by generating stage; stages not listed are expected to use a share of their limit."""
 
     def of(self, stage: str, max_tokens: int) -> float:
-        """Of one generation of a stage.
+        """Return the expected tokens of one generation of a stage.
 
         Args:
-            max_tokens: its limit.
+            max_tokens: limit of the generation.
         """
         return min(self.tokens.get(stage, WRITTEN_SHARE * max_tokens), max_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one generator took for some requests."""
+    """Tokens of some requests and the time that one generator took for them."""
 
     prompt_tokens: float
     generated_tokens: float
@@ -53,20 +53,21 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Time of one generator, in seconds a token; a prompt's tokens count whether a prefix was cached or not."""
+    """Time of one generator per token, in seconds; cached prompt tokens count like others."""
 
     prompt_seconds: float
     generated_seconds: float
 
     def seconds(self, prompt_tokens: float, generated_tokens: float) -> float:
-        """Time for so many tokens."""
+        """Return the time for these numbers of tokens."""
         return prompt_tokens * self.prompt_seconds + generated_tokens * self.generated_seconds
 
 
 def fit_speed(observations: Sequence[Observation]) -> Speed | None:
-    """Return the speed that explains the observations best, each by its relative error; None without any.
+    """Return the speed that minimizes the squared relative errors of the observations; None without any.
 
-    Neither coefficient is negative, and where the observations say little of one, it follows from the other.
+    Both coefficients are non-negative, and a weak prior ties one to the other where the observations do not determine
+    it.
     """
     seen = [each for each in observations if each.seconds > 0 and each.prompt_tokens + each.generated_tokens > 0]
     if not seen:
@@ -79,10 +80,10 @@ def fit_speed(observations: Sequence[Observation]) -> Speed | None:
 
 
 def past_runs(config: RunConfig, *, is_blind: bool) -> list[tuple[Mapping[str, Any], Stages]]:
-    """Configuration and stages of the finished runs under the root that asked the same generator.
+    """Return configuration and stages of the finished runs under the root that used the same generator.
 
     Args:
-        is_blind: whether the run itself is left out.
+        is_blind: whether to leave out the run itself.
     """
     runs = storage.join(config.storage.root, "runs")
     found: list[tuple[Mapping[str, Any], Stages]] = []
@@ -95,7 +96,8 @@ def past_runs(config: RunConfig, *, is_blind: bool) -> list[tuple[Mapping[str, A
 
 
 def past_observations(runs: Iterable[tuple[Mapping[str, Any], Stages]], names: Sequence[str]) -> list[Observation]:
-    """What the asking stages `names` of past runs took, for the share of their requests that they asked themselves."""
+    """Return tokens and time of the generating stages `names` of past runs, scaled to the requests that they sent
+    themselves."""
     return [
         Observation(
             prompt_tokens=counters["prompt_tokens"] * share,
@@ -109,8 +111,7 @@ def past_observations(runs: Iterable[tuple[Mapping[str, Any], Stages]], names: S
 
 
 def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunConfig) -> dict[str, float]:
-    """Return the mean tokens of a generation in each asking stage of past runs of the same task; no entry where there
-    is none.
+    """Return the mean tokens of a generation in each generating stage of past runs of the same task, if there are any.
 
     Answers are as long in every stage as in the first one that asks for them: there each answer is one generation,
     while several prompts of a later stage may share one.
@@ -133,6 +134,6 @@ def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunCo
 
 
 def _generator(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides how fast the generator is and how much it writes."""
+    """Return the settings that determine how fast the generator is and how much it writes."""
     generator = [config["generator"].get(name) for name in ("engine", "dtype", "prompt_form")]
     return (open_model(config["generator"]["model"]).place, *generator, config["placement"]["generator_gpus"])

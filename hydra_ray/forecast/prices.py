@@ -1,4 +1,4 @@
-"""What generating costs, and how fast an endpoint lets itself be asked."""
+"""Cost of generation, and time under an endpoint's rate limits."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ MILLION = 1e6
 
 
 def price_of(volumes: Sequence[Volume], unit_hours: float | None, config: RunConfig) -> Estimate | None:
-    """Price of asking `volumes`: by tokens at an endpoint, and by the hour of what generators hold.
+    """Return the price of `volumes`: by tokens at an endpoint, and by the hour of what generators hold.
 
     Returns:
-        None where no price is set, or one is by the hour and the hours are not known.
+        None where no price is set, or there is a price per hour and the hours are not known.
     """
     api, hour_price = config.generator.api, config.budget.hour_price
     prompt_price, generated_price = (api.prompt_price, api.generated_price) if api else (0.0, 0.0)
@@ -28,7 +28,7 @@ def price_of(volumes: Sequence[Volume], unit_hours: float | None, config: RunCon
 
 
 def limited_seconds(volume: Volume, generator: GeneratorConfig) -> float:
-    """Return the least time that an endpoint's limits leave for `volume`; 0 where there are none."""
+    """Return the minimum time for `volume` under the endpoint's rate limits; 0 without limits."""
     api = generator.api
     if api is None:
         return 0.0

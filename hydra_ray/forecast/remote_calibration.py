@@ -1,4 +1,4 @@
-"""The calibration in a process of the cluster that has what a generator of the run has."""
+"""Calibration on a worker with the resources of a generator of the run."""
 
 from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.engine.worker_errors import tells_reason
@@ -7,7 +7,7 @@ from hydra_ray.runs.resources import generator_bundle
 
 
 def measure_on_worker(job: CalibrationJob) -> Calibration:
-    """What `measure` finds there.
+    """Return the result of `measure`, run on a worker of the cluster.
 
     Raises:
         HydraError: as `measure`.

@@ -1,4 +1,4 @@
-"""What a finished run took, beside what it was expected to take."""
+"""Comparison of what a finished run took with its forecast."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from hydra_ray.runs.run_folder import run_folder_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageUse:
-    """What one stage was expected to take and took. Key: name."""
+    """Forecast and actual use of one stage. Key: name."""
 
     name: str
     expected_tokens: float
     used_tokens: float
-    """Of prompts and answers, also of those that were answered before."""
+    """Prompt and generated tokens, including those of answers known before."""
     expected_seconds: float | None
-    """For as many requests as the stage asked itself; None where nothing tells the generator's speed."""
+    """Forecast for as many requests as the stage sent itself; None where the generator's speed is not known."""
     used_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A forecast that knows nothing of the run, and what the run took."""
+    """Forecast made without looking at the run, and what the run took."""
 
     forecast: Forecast
     stages: tuple[StageUse, ...]
 
 
 def is_finished(config: RunConfig) -> bool:
-    """Return whether a run has told what it took."""
+    """Return whether a run has recorded what it took."""
     return storage.exists(_metrics_location(config))
 
 
 def compare_with_use(config: RunConfig, measure: Measure | None, max_users: int = MAX_USERS) -> Comparison:
-    """What the finished run `config` was to be expected to take before it was made, and what it took.
+    """Return what the finished run `config` was expected to take before it started, and what it took.
 
     Args:
-        measure: as of `make_forecast`.
-        max_users: users to look at.
+        measure: as for `make_forecast`.
+        max_users: number of users to sample.
 
     Raises:
         InputError: the run is not finished.

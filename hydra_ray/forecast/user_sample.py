@@ -1,4 +1,4 @@
-"""The users on whom a forecast is made: all of them, or a sample from whom it is scaled to all."""
+"""Users on which a forecast is computed: all of them, or a sample that is extrapolated."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,47 +14,47 @@ from hydra_ray.seeds import seed_of
 from hydra_ray.storage import add_counters, read_counters, read_part
 
 _Z = 1.96
-"""Standard errors on each side of an estimate: 95 % intervals."""
+"""Standard errors on each side of an estimate, for 95 % intervals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number and its 95 % interval, which says only what looking at a sample of the users leaves open."""
+    """A number and its 95 % interval, which covers only the error of sampling users."""
 
     value: float
     low: float
     high: float
 
     def __add__(self, other: "Estimate") -> "Estimate":
-        """Of two numbers that were estimated on the same users, so that their errors may agree."""
+        """Add a number estimated on the same users; the interval assumes fully correlated errors."""
         return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
 
     def scaled(self, factor: float) -> "Estimate":
-        """Return the same number in another unit."""
+        """Return the estimate multiplied by `factor`."""
         return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserSample:
-    """Some users of a run."""
+    """Sample of the users of a run."""
 
     users: Mapping[int, Sequence[User]]
-    """By bucket."""
+    """Users by bucket."""
     counters: Mapping[str, float]
-    """Of the whole users table: users, train_users, new_users, records, queries, rejected."""
+    """Counters of the whole users table: users, train_users, new_users, records, queries, rejected."""
 
     @property
     def num_users(self) -> int:
-        """Of the whole run."""
+        """Number of users of the whole run."""
         return round(self.counters["users"])
 
     @property
     def size(self) -> int:
-        """Users that are looked at."""
+        """Number of users in the sample."""
         return sum(map(len, self.users.values()))
 
     def total(self, values_U: NDArray[np.floating]) -> Estimate:
-        """Return the sum over all users of a run, by its values for those of the sample."""
+        """Return the estimated sum over all users of a run, given the values of the sample."""
         size = len(values_U)
         if not size:
             return Estimate(value=0.0, low=0.0, high=0.0)
@@ -65,9 +65,10 @@ class UserSample:
 
 
 def sample_users(users: Stage, max_users: int) -> UserSample:
-    """Return at most `max_users` users of a complete users stage, of as few buckets as hold them.
+    """Return at most `max_users` users of a complete users stage, from as few buckets as possible.
 
-    Users are in a bucket by a hash, so that each bucket is itself a sample. One bucket is in memory at a time.
+    Users are assigned to buckets by a hash, so each bucket is itself a random sample. One bucket is in memory at a
+    time.
     """
     found: dict[int, list[User]] = {}
     room = max_users

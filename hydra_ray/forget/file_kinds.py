@@ -1,7 +1,7 @@
-"""Every kind of file below a storage root, and where users are in it.
+"""Kinds of files below a storage root, and where each holds data of users.
 
-A file of no known kind stops the forgetting before anything is changed. Stages declare the kinds of their own files
-(`StageDefinition.file_kinds`); whoever adds another artefact decides here what becomes of the users in it.
+A file of an unknown kind stops the removal of users before anything is changed. Stages declare the kinds of their own
+files (`StageDefinition.file_kinds`); any other artefact must be declared here, with how users are removed from it.
 """
 
 import re
@@ -21,43 +21,44 @@ from hydra_ray.storage import DAMAGED_SUFFIX
 
 
 class Kind(StrEnum):
-    """What an artefact is."""
+    """Kind of an artefact."""
 
     TABLE = "table"
-    """Parquet, whose column `user_id` tells whose a row is."""
+    """Parquet with the owner of a row in the column `user_id`."""
     ANSWERS = "answers"
-    """What the generator answered: Parquet, whose column `user` tells a user's pseudonym."""
+    """Stored completions: Parquet with the owner's pseudonym in the column `user`."""
     REJECTED = "rejected"
-    """The table of samples that could not be used."""
+    """Table of samples that could not be used."""
     PREDICTIONS = "predictions"
-    """LaMP's format; the id of a query tells whose an answer is."""
+    """Predictions in LaMP's format; the owner follows from the query's id."""
     REPORT = "report"
-    """metrics.json, of which report.html is made."""
+    """metrics.json, from which report.html is rendered."""
     PAGE = "page"
-    """report.html; made anew whenever its metrics.json changes."""
+    """report.html, rendered again whenever its metrics.json changes."""
     LEARNED = "learned"
-    """What a cohort taught: a base, a population, a labeller. It holds no user's rows, and no user can be taken out."""
+    """Parameters trained on many users: a base, a prior, a label model. They hold no user's rows, and no user can be
+    taken out of them."""
     UNFINISHED = "unfinished"
-    """What work that was killed left behind: temporary files, checkpoints, what an incomplete stage had learned; and
-    tables that were damaged and made again."""
+    """Leftovers of killed processes: temporary files, checkpoints, parameters of an incomplete stage; and damaged
+    tables that were set aside."""
     LEASE = "lease"
-    """Who is making a stage, running a run or forgetting users: a process, no user."""
+    """Lease of a stage, a run or a root: names a process, no user."""
     RECORD = "record"
     """Settings, manifests, summaries, models, receipts: they name no user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """One file. Key: path."""
+    """One file below a root. Key: path."""
 
     kind: Kind
     path: str
-    """Below the root."""
+    """Path below the root."""
     location: str
 
     @property
     def folder(self) -> str:
-        """Path of the folder that the file is in."""
+        """Path of the folder that contains the file."""
         return self.path.rpartition("/")[0]
 
     @property
@@ -67,7 +68,7 @@ class Artefact:
 
     @property
     def stage_folder(self) -> str:
-        """Path of the folder of the stage that the file is a part of; empty where it is of none."""
+        """Path of the folder of the stage that the file belongs to; empty where it belongs to none."""
         match = _STAGE.match(self.path)
         return match[0] if match else ""
 
@@ -115,7 +116,7 @@ def artefacts(root: str) -> list[Artefact]:
     """Return every file below a root.
 
     Raises:
-        StorageError: there are files of no known kind.
+        StorageError: there are files of an unknown kind.
     """
     paths = storage.list_tree(root)
     complete = {path.removesuffix(MANIFEST) for path in paths if path.endswith(f"/{MANIFEST}")}
@@ -124,15 +125,16 @@ def artefacts(root: str) -> list[Artefact]:
     unknown = sorted(set(paths) - {each.path for each in found})
     if unknown:
         raise StorageError(
-            f"{len(unknown)} files below {root} are of no kind that a user can be removed from, such as {unknown[:3]}. "
-            "Nothing was changed. Move what is not of hydra_ray elsewhere; a file of a stage must be declared in the "
-            "`file_kinds` of its definition (hydra_ray.stages), any other one in hydra_ray.forget.file_kinds."
+            f"{len(unknown)} files below {root} are of unknown kinds, such as {unknown[:3]}, so users cannot be "
+            "removed from them. Nothing was changed. Move files that are not hydra_ray's elsewhere; a file of a stage "
+            "must be declared in the `file_kinds` of its definition (hydra_ray.stages), any other one in "
+            "hydra_ray.forget.file_kinds."
         )
     return found
 
 
 def _kinds(paths: list[str], complete: set[str]) -> Iterator[tuple[str, Kind]]:
-    """Yield the paths of known kinds; in a stage that is to teach but was not completed, everything is unfinished.
+    """Yield the paths of known kinds; every file of an incomplete training stage counts as unfinished.
 
     Args:
         complete: folders of the stages that have a manifest.

@@ -1,4 +1,4 @@
-"""What `hydra-ray forget` reads and says."""
+"""Input and output of `hydra-ray forget`."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -12,10 +12,10 @@ from hydra_ray.runs.root import receipt_location
 
 
 def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:
-    """Return the ids that were typed, and those in a file, one a line.
+    """Return the user ids given as arguments and those in a file, one a line.
 
     Raises:
-        InputError: the file cannot be read, or there is no id at all.
+        InputError: the file cannot be read, or there is no id.
     """
     found = list(user_ids)
     if users_file is not None:
@@ -29,7 +29,7 @@ def given_users(user_ids: Sequence[str], users_file: str | None) -> list[str]:
 
 
 def outcome_lines(root: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """One line a user, then what could not be removed of those who were forgotten now."""
+    """Yield one line per user, then what could not be removed of the users removed by this call."""
     for outcome in outcomes:
         yield f"{outcome.user_id}: {_fate(root, outcome)}"
     receipts = [each.receipt for each in outcomes if each.receipt is not None and each.is_removed_now]

@@ -1,7 +1,7 @@
-"""What was learned from a user and cannot be unlearned: the stages whose cohort the user was in.
+"""Lineage of trained parameters: the stages that were trained on a user, from which the user cannot be removed.
 
-A manifest names the stages that its stage read, so from what was learned the way leads back to the users it was
-learned from.
+A manifest names the inputs of its stage, so trained parameters can be traced back to the users that they were trained
+on.
 """
 
 import re
@@ -21,26 +21,26 @@ Manifests = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """A part of a stage that a cohort taught. Key: (path, cohort)."""
+    """Trained parameters of a stage. Key: (path, cohort)."""
 
     path: str
-    """Of its folder, below the root."""
+    """Path of their folder, below the root."""
     cohort: str | None
-    """Path of the users stage whose tables and manifest tell the cohort; None where no manifest leads there, so that
-    any user may have been in it."""
+    """Path of the users stage that defines the training cohort; None where no manifest leads there, so that any user
+    may have been in it."""
     num_users: int | None
-    """Of the cohort."""
+    """Number of users in the cohort; None where it is not known."""
 
 
 def read_manifests(found: Sequence[Artefact]) -> Manifests:
-    """Return all manifests among the artefacts."""
+    """Return the content of all manifests among the artefacts."""
     return {each.folder: read_manifest(each.location) for each in found if each.is_manifest}
 
 
 def learned_from(
     found: Sequence[Artefact], manifests: Manifests, rows: Mapping[str, Mapping[str, Any]]
 ) -> list[Learned]:
-    """What one user had a part in, as far as can be told.
+    """Return the trained parameters that a user contributed to, as far as manifests tell.
 
     Args:
         rows: the user's rows of the users tables, by the path of the stage's folder.
@@ -50,12 +50,12 @@ def learned_from(
         Learned(path=path, cohort=cohort, num_users=_size(path, cohort, manifests))
         for path, stage_folder in sorted(parts.items())
         for cohort in _cohorts(stage_folder, manifests)
-        if cohort is None or (cohort in rows and _taught(path, rows[cohort]))
+        if cohort is None or (cohort in rows and _was_trained_on(path, rows[cohort]))
     ]
 
 
 def _cohorts(stage_folder: str, manifests: Manifests) -> Iterator[str | None]:
-    """Yield the users stages that a stage's result comes from, and None where a way there is lost."""
+    """Yield the users stages that a stage's result derives from, and None where the lineage is incomplete."""
     folders = {manifest["fingerprint"]: folder for folder, manifest in manifests.items()}
     waiting, seen = [stage_folder], set[str]()
     is_lost = False
@@ -71,9 +71,9 @@ def _cohorts(stage_folder: str, manifests: Manifests) -> Iterator[str | None]:
         yield None
 
 
-def _taught(path: str, user: Mapping[str, Any]) -> bool:
-    """Return whether a user of the cohort had a part: all records teach a labeller; of bases and populations only those
-    of folds in which the user is not new."""
+def _was_trained_on(path: str, user: Mapping[str, Any]) -> bool:
+    """Return whether a user of the cohort contributed: label models are trained on all records; bases and priors only
+    on users of folds in which they are not new."""
     if _learns_from_all(path):
         return bool(user["history"])
     fold = _FOLD.search(path)
@@ -87,6 +87,6 @@ def _size(path: str, cohort: str | None, manifests: Manifests) -> int | None:
 
 
 def _learns_from_all(path: str) -> bool:
-    """Whether the records of all users have a part in a stage, and not those of training users alone."""
+    """Return whether the records of all users have a part in a stage, and not those of training users alone."""
     stage = stage_of(path)
     return stage is not None and stage.learns_from == "all users"

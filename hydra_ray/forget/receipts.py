@@ -1,4 +1,4 @@
-"""The receipt of a forgotten user: what was removed, what cannot be, and that the user must not be taken in again."""
+"""Receipts of removed users: what was removed, what could not be, and that runs must not read the user again."""
 
 import time
 from collections.abc import Sequence
@@ -19,29 +19,29 @@ REMAINS = (
     "Outside the storage root nothing was touched: the raw files that users came from, Ray's logs and object store, "
     "backups, and older versions of objects where the store keeps them.",
 )
-"""What forgetting cannot do."""
+"""Explanation of what removal cannot reach, in each receipt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """How much of a user a file held. Key: path."""
+    """Amount of a user's data in a file. Key: path."""
 
     path: str
-    """Below the root."""
+    """Path below the root."""
     kind: str
     count: int
-    """Rows of a table, or entries of another file."""
+    """Number of rows of a table, or of entries of another file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was done about one user. Key: user."""
+    """Record of the removal of one user. Key: user."""
 
     user: str
-    """Pseudonym by the root's key: never the id."""
+    """Pseudonym by the root's key, never the id."""
     started_at: str
     finished_at: str | None
-    """None while the user is being forgotten, or after that was interrupted."""
+    """Time of completion; None during the removal, or after it was interrupted."""
     removed: tuple[Removed, ...]
     learned: tuple[Learned, ...]
     remains: tuple[str, ...]
@@ -56,11 +56,11 @@ def read_receipt(root: str, user: str) -> Receipt | None:
 def open_receipt(
     root: str, user: str, earlier: Receipt | None, removed: Sequence[Removed], learned: Sequence[Learned]
 ) -> Receipt:
-    """Write, before anything is removed, what will be; what an earlier attempt wrote is kept.
+    """Write what will be removed before anything is; entries of an earlier attempt are kept.
 
     Args:
-        user: a pseudonym.
-        earlier: the receipt that is there.
+        user: pseudonym of the user.
+        earlier: existing receipt of an interrupted attempt.
     """
     known = {each.path: each for each in (earlier.removed if earlier else ())}
     for each in removed:
@@ -78,7 +78,7 @@ def open_receipt(
 
 
 def close_receipt(root: str, receipt: Receipt) -> Receipt:
-    """Write that everything was done."""
+    """Record that the removal is complete."""
     return _write(root, replace(receipt, finished_at=_now()))
 
 

@@ -1,11 +1,11 @@
-"""Forgets users: below a storage root nothing that is a user's own is left, and no later run takes the user in again.
+"""Removal of users from everything below a storage root; later runs do not read these users again.
 
-All runs under a root share stages and the generator's answers, so users are forgotten from all of them at once. First a
-receipt says what will be removed; what is made of tables goes before the tables themselves, so a call that was killed
-finds the rest when it is repeated; last the receipt says that nothing was left. No run may be under way meanwhile: one
-that is there already keeps users from being forgotten, one that comes waits.
+All runs under a root share stages and stored answers, so users are removed from all of them at once. First a receipt
+lists what will be removed; files derived from tables are processed before the tables themselves, so a repeated call
+after a kill finds the rest; last the receipt records completion. No run may be active meanwhile: an active run makes
+the removal fail, a new run waits.
 
-What is removed is what the store lists, so the store's listings must be complete, as those of S3 are.
+Files are found by listing the store, so its listings must be strongly consistent, as those of S3 are.
 """
 
 from collections import Counter, defaultdict
@@ -35,36 +35,36 @@ _USERS, _ANSWERS = "stages/users/", "stages/answers/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one user who was to be forgotten. Key: user_id."""
+    """Result of the removal for one user. Key: user_id."""
 
     user_id: str
     receipt: Receipt | None
-    """None where the user is unknown: neither there nor forgotten before."""
+    """Receipt of the user; None where the user is unknown: neither present nor removed before."""
     is_removed_now: bool
-    """Whether anything was left to be removed."""
+    """Whether this call removed anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """Where users are."""
+    """Locations of users' data."""
 
     artefacts: Sequence[Artefact]
     removed: Mapping[str, Sequence[Removed]]
-    """By user_id; only of those who are somewhere."""
+    """Amounts by user_id; only users with any data."""
     traces: Traces
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Rows of the users tables, by user_id and by the path of the stage's folder."""
     pseudonyms: Mapping[str, str]
-    """User ids, by what the generator's answers call them."""
+    """User ids by pseudonym."""
 
     @property
     def paths(self) -> Set[str]:
-        """Of the files that hold any of the users."""
+        """Paths of the files that hold data of any of the users."""
         return {each.path for removed in self.removed.values() for each in removed}
 
 
 def root_of(run_folder: str) -> str:
-    """Return the storage root that the folder of a run is in.
+    """Return the storage root of a run's folder.
 
     Raises:
         InputError: there is no run.
@@ -76,16 +76,16 @@ def root_of(run_folder: str) -> str:
 
 
 def forget_users(root: str, user_ids: Collection[str]) -> list[Outcome]:
-    """Remove users from every artefact below a root, and keep them from being taken in again.
+    """Remove users from every artefact below a root, and keep later runs from reading them again.
 
     Args:
-        user_ids: as the users table has them; of LaMP's files `<split>:<id>`.
+        user_ids: ids as in the users table; `<split>:<id>` for LaMP's files.
 
     Raises:
-        StorageError: a run is under way, or a file is of a kind that users cannot be removed from; then nothing was
-            changed. Or something wrote below the root meanwhile.
+        StorageError: a run is active or a file is of an unknown kind, and nothing was changed; or something wrote below
+            the root meanwhile.
     """
-    with alone(root, "forgetting"):
+    with alone(root, "forget"):
         return _forget(root, user_ids)
 
 
@@ -98,7 +98,7 @@ def _forget(root: str, user_ids: Collection[str]) -> list[Outcome]:
         left = sorted(_find(root, wanted).paths)
         if left:
             raise StorageError(
-                f"a run wrote below {root} meanwhile: {left[:3]}. Forget again when no run is under way."
+                f"a run wrote below {root} meanwhile: {left[:3]}. Repeat the command when no run is under way."
             )
     is_open = [each.receipt is not None and each.receipt.finished_at is None for each in outcomes]
     return [
@@ -108,7 +108,7 @@ def _forget(root: str, user_ids: Collection[str]) -> list[Outcome]:
 
 
 def _open_receipts(root: str, user_ids: Collection[str], found: _Found) -> list[Outcome]:
-    """Write, for each user who is somewhere, what will be removed."""
+    """Write a receipt for each user with any data, of what will be removed."""
     key, manifests = root_key(root), read_manifests(found.artefacts)
     outcomes: list[Outcome] = []
     for user_id in dict.fromkeys(user_ids):
@@ -122,7 +122,7 @@ def _open_receipts(root: str, user_ids: Collection[str], found: _Found) -> list[
 
 
 def _find(root: str, user_ids: Set[str]) -> _Found:
-    """Everything that users left below a root."""
+    """Return everything of the users below a root."""
     found = artefacts(root)
     key = root_key(root)
     pseudonyms = {pseudonym(each, key): each for each in user_ids}
@@ -155,7 +155,7 @@ def _find(root: str, user_ids: Set[str]) -> _Found:
 
 
 def _remove(found: _Found, user_ids: Set[str]) -> None:
-    """Write every file that holds the users again without them: what is made of tables first."""
+    """Rewrite every file that holds the users' data without it, files derived from tables first."""
     for each in found.artefacts:
         if each.kind == Kind.UNFINISHED:
             storage.remove_file(each.location)

@@ -1,4 +1,4 @@
-"""Users in what is made of the answers: prediction files, reports and their pages."""
+"""Removal of users from results derived from answers: prediction files, reports and their pages."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
@@ -15,19 +15,19 @@ from hydra_ray.lamp.reading import user_id_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traces:
-    """What files that are made of answers hold of some users without saying whose it is."""
+    """Data of users in files that do not name the owner."""
 
     prediction_ids: Mapping[str, str]
-    """User ids by what the users' queries are called in prediction files."""
+    """User ids by the ids of their queries in prediction files."""
     reasons: Mapping[str, Set[str]]
-    """Why the gate chose for a user's queries, by user_id: figures of that user."""
+    """Reasons of the gate's choices for a user's queries, which contain figures of the user, by user_id."""
 
 
 def traces_of(rows: Iterable[Mapping[str, Any]]) -> Traces:
     """Return the traces of users.
 
     Args:
-        rows: theirs of the users and answers tables of all runs.
+        rows: the users' rows of the users and answers tables of all runs.
     """
     ids: dict[str, str] = {}
     reasons: defaultdict[str, set[str]] = defaultdict(set)
@@ -41,27 +41,27 @@ def traces_of(rows: Iterable[Mapping[str, Any]]) -> Traces:
 
 
 def prediction_ids(user_id: str, query_id: str) -> Iterator[str]:
-    """What a query may be called in prediction files: your own users' queries together with the user, LaMP's alone."""
+    """Yield the ids that a query may have in prediction files: with the user's id for own users, alone for LaMP's."""
     yield f"{user_id}/{query_id}"
     if user_id.endswith(user_id_of("", query_id)):
         yield query_id
 
 
 def find_in_predictions(location: str, traces: Traces) -> Counter[str]:
-    """Return how many predictions of a file are by which user."""
+    """Return the number of predictions per user in a file."""
     owners = (traces.prediction_ids.get(query_id) for query_id, _ in read_predictions(location)[1])
     return Counter(owner for owner in owners if owner is not None)
 
 
 def drop_predictions(location: str, traces: Traces) -> None:
-    """Write a prediction file again without these users."""
+    """Rewrite a prediction file without these users."""
     task_name, predictions = read_predictions(location)
     kept = (each for each in predictions if each[0] not in traces.prediction_ids)
     official_predictions(task_name, kept, location)
 
 
 def find_in_report(location: str, user_ids: Collection[str], traces: Traces) -> Counter[str]:
-    """Which users a metrics.json tells of, each counted once."""
+    """Return the users whose data a metrics.json contains, each counted once."""
     report = storage.read_json(location)
     if report == without_users(report, user_ids, traces):
         return Counter()
@@ -69,10 +69,10 @@ def find_in_report(location: str, user_ids: Collection[str], traces: Traces) -> 
 
 
 def drop_from_report(location: str, user_ids: Collection[str], traces: Traces) -> None:
-    """Write a metrics.json and its page again without these users; averages that count them stay.
+    """Rewrite a metrics.json and its page without these users; averages that include them stay.
 
-    The page goes first, so that as long as it tells of them the metrics do, too. The page of a report that another
-    version of this package wrote is removed.
+    The page is rewritten first, so that the metrics contain the users as long as the page does. The page of a report of
+    another version of this package is removed.
     """
     report = without_users(storage.read_json(location), user_ids, traces)
     folder = location.rpartition("/")[0]
@@ -88,10 +88,9 @@ def drop_from_report(location: str, user_ids: Collection[str], traces: Traces) -
 
 
 def without_users(report: Any, user_ids: Collection[str], traces: Traces) -> Any:
-    """Return a copy of a JSON value in which users have neither entries of lists, nor places in columns, nor reasons.
+    """Return a copy of a JSON value without the users' list entries, column values and reasons.
 
-    An entry is a mapping with the `user_id`; columns are the lists of a mapping whose `user_id` is one of them, all
-    others of that length included.
+    An entry is a mapping with a `user_id`; columns are lists of equal length in a mapping, one of which is `user_id`.
     """
     reasons = {reason for each in user_ids for reason in traces.reasons.get(each, ())}
     return _without(report, frozenset(user_ids), frozenset(reasons))

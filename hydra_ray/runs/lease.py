@@ -208,7 +208,7 @@ class _Watch:
 
 
 def _acquire(location: str, what: str, pace: Pace) -> Owner:
-    own, watch, told = _new_owner(), _Watch(), ""
+    own, watch, logged = _new_owner(), _Watch(), ""
     while True:
         found = storage.read_if_there(location)
         if found is None:
@@ -221,9 +221,9 @@ def _acquire(location: str, what: str, pace: Pace) -> Owner:
                 logger.info("%s: takes over from %s, which has ended", what, owner)
                 return own
             continue
-        if owner.name != told:
+        if owner.name != logged:
             logger.info("%s: waits for %s, which is working on it", what, owner)
-            told = owner.name
+            logged = owner.name
         time.sleep(pace.poll_seconds)
 
 

@@ -1,4 +1,4 @@
-"""How settings enter fingerprints: a setting that was added later does so only where it is not at its default.
+"""Settings as fingerprints contain them: a setting that was added later enters only where it is not at its default.
 
 So a new setting with a default renames no stage that somebody has paid for, whatever section it is added to.
 """

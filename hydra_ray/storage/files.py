@@ -125,7 +125,7 @@ def open_input(location: str) -> IO[bytes]:
         StorageError: there is none.
     """
     store, path = store_of(location)
-    with _reading(location):
+    with _read_errors(location):
         return store.arrow.open_input_file(path)
 
 
@@ -157,7 +157,7 @@ def read_bytes(location: str) -> bytes:
 def read_if_there(location: str) -> bytes | None:
     """Return the content of the file at `location`; None if there is no such file."""
     store, path = store_of(location)
-    with _reading(location):
+    with _read_errors(location):
         return store.content(path)
 
 
@@ -225,7 +225,7 @@ def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    with open_part(location, schema) as file, _reading(location):
+    with open_part(location, schema) as file, _read_errors(location):
         return file.read()
 
 
@@ -262,7 +262,7 @@ def read_row_groups(
     """
     with open_part(location, schema) as file:
         for place in range(file.num_row_groups) if choose is None else choose(file):
-            with _reading(location):
+            with _read_errors(location):
                 table = file.read_row_group(place, columns=columns)
             yield table
 
@@ -277,7 +277,7 @@ def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
     store, path = store_of(location)
-    with _reading(location):
+    with _read_errors(location):
         # Fetch the wanted pages of a remote table in few, coalesced requests.
         file = pq.ParquetFile(path, filesystem=store.arrow, pre_buffer=store.is_remote, page_checksum_verification=True)
     found = file.schema_arrow
@@ -300,7 +300,7 @@ def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str,
 
 
 @contextmanager
-def _reading(location: str) -> Iterator[None]:
+def _read_errors(location: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:

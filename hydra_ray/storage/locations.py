@@ -24,10 +24,10 @@ def reach(config: StorageConfig) -> None:
     for setting, value, names in (("endpoint", config.endpoint, ENDPOINTS), ("region", config.region, REGIONS)):
         if value is None:
             continue
-        told = os.environ.setdefault(names[0], value)
-        if told != value:
+        current = os.environ.setdefault(names[0], value)
+        if current != value:
             raise ConfigError(
-                f"storage.{setting} is {value!r}, but {names[0]} in the environment is {told!r}: give one of them only"
+                f"storage.{setting} is {value!r}, but {names[0]} in the environment is {current!r}: set only one"
             )
 
 

@@ -77,7 +77,7 @@ class S3Store:
     def state(self, path: str) -> tuple[int, int] | None:
         """Return the size in bytes and the modification time in nanoseconds; None if there is no object."""
         bucket, _, key = path.partition("/")
-        with _asking(path):
+        with _store_errors(path):
             try:
                 head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key)
             except FileNotFoundError:
@@ -91,7 +91,7 @@ class S3Store:
 
     def content(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is none."""
-        with _asking(path):
+        with _store_errors(path):
             return self._content(path)
 
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
@@ -100,14 +100,14 @@ class S3Store:
         Empty objects whose keys end with a slash mark folders for some libraries; they are left out.
         """
         folder = path.rstrip("/") + "/"
-        with _asking(path):
+        with _store_errors(path):
             found: Any = self._objects.find(folder, maxdepth=None if is_recursive else 1)
         return [each.removeprefix(folder) for each in found if each.startswith(folder) and not each.endswith("/")]
 
     def list_objects(self, path: str) -> dict[str, StoredObject]:
         """Return the metadata of the objects below a folder, by relative key."""
         folder = path.rstrip("/") + "/"
-        with _asking(path):
+        with _store_errors(path):
             found: Any = self._objects.find(folder, detail=True)
         return {
             key.removeprefix(folder): StoredObject(num_bytes=each["size"], etag=each["ETag"].strip('"'))
@@ -118,7 +118,7 @@ class S3Store:
     def describe(self, path: str) -> StoredObject | None:
         """Return the metadata of an object, digests included; None if there is no object."""
         bucket, _, key = path.partition("/")
-        with _asking(path):
+        with _store_errors(path):
             try:
                 head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
             except FileNotFoundError:
@@ -136,12 +136,12 @@ class S3Store:
     def remove_file(self, path: str) -> None:
         """Remove an object if it exists."""
         bucket, _, key = path.partition("/")
-        with _asking(path):
+        with _store_errors(path):
             self._objects.call_s3("delete_object", Bucket=bucket, Key=key)
 
     def remove_folder(self, path: str) -> None:
         """Remove every object below a folder."""
-        with _asking(path):
+        with _store_errors(path):
             try:
                 self._objects.rm(path.rstrip("/") + "/", recursive=True)
             except FileNotFoundError:
@@ -149,7 +149,7 @@ class S3Store:
 
     def move(self, path: str, destination: str) -> None:
         """Rename an object by copy and delete; for a moment both keys exist."""
-        with _asking(path):
+        with _store_errors(path):
             self._objects.mv(path, destination)
 
     @contextmanager
@@ -159,7 +159,7 @@ class S3Store:
             with tempfile.NamedTemporaryFile() as file:
                 yield file  # pyright: ignore[reportReturnType]
                 file.flush()
-                with _asking(path):
+                with _store_errors(path):
                     self._objects.put_file(file.name, path, chunksize=_CHUNK_BYTES)
         except StorageError:
             raise
@@ -172,18 +172,18 @@ class S3Store:
 
     def put(self, path: str, content: bytes) -> None:
         """Upload a whole object to `path`."""
-        with _asking(path):
+        with _store_errors(path):
             self._objects.pipe_file(path, content)
 
     def put_new(self, path: str, content: bytes) -> bool:
         """Create an object at `path` unless one exists; return whether it was created."""
-        with _asking(path):
+        with _store_errors(path):
             return self._put_if(path, content, IfNoneMatch="*")
 
     def put_over(self, path: str, expected: bytes, content: bytes) -> bool:
         """Replace an object whose content is `expected`; return whether it was replaced."""
         bucket, _, key = path.partition("/")
-        with _asking(path):
+        with _store_errors(path):
             try:
                 head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key)
             except FileNotFoundError:
@@ -233,7 +233,7 @@ def _connected(endpoint: str | None, region: str) -> S3Store:
 
 @cache
 def _region_of(bucket: str) -> str:
-    with _asking(bucket):
+    with _store_errors(bucket):
         return pafs.resolve_s3_region(bucket)
 
 
@@ -248,7 +248,7 @@ def _is_refused(error: OSError) -> bool:
 
 
 @contextmanager
-def _asking(path: str) -> Iterator[None]:
+def _store_errors(path: str) -> Iterator[None]:
     """Convert any failure of a store into a StorageError that names the object and what to check."""
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError

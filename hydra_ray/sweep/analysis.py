@@ -1,4 +1,4 @@
-"""What a sweep's results say: which trial is best, which are worth their tokens, and which settings matter."""
+"""Analysis of a sweep's results: best trial, Pareto front, importance of settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from hydra_ray.sweep.distributions import distributions
 from hydra_ray.sweep.space import Settings, Values, encoded
 
 AIMS = {"quality": "max", "generated_tokens": "min"}
-"""What is aimed at, by name of a trial's figure."""
+"""Optimization direction of each objective, by name of a trial's metric."""
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What is aimed at, of one trial."""
+    """Objectives of one trial, with its settings."""
 
     settings: Settings
     quality: float
@@ -24,20 +24,20 @@ class Figures:
 
 
 def pareto_front(results: Sequence[Figures], space: Mapping[str, Values]) -> list[int]:
-    """Return the positions of the results that no other beats in both aims, or in one without losing in the other."""
+    """Return the positions of the Pareto-optimal results in quality and generated tokens."""
     return sorted({trial.number for trial in _study(results, space).best_trials}) if results else []
 
 
 def best_result(results: Sequence[Figures]) -> int:
-    """Return the position of the result with the best quality; of equals the one with fewer tokens, then the first."""
+    """Return the position of the result with the best quality; of ties the one with fewer tokens, then the first."""
     return min(range(len(results)), key=lambda place: (-results[place].quality, results[place].generated_tokens, place))
 
 
 def importances(results: Sequence[Figures], space: Mapping[str, Values], seed: int) -> dict[str, float]:
-    """Return how much of the variation of quality each setting explains by itself, the most important first.
+    """Return the share of the variance of quality that each setting explains by itself, the most important first.
 
-    Functional ANOVA of a random forest (Hutter et al., 2014); shares of what all settings explain by themselves, which
-    add up to 1, or zeros where quality does not vary.
+    Functional ANOVA of a random forest (Hutter et al., 2014): shares of the variance explained by single settings,
+    which add up to 1, or zeros where quality does not vary.
     """
     if len({result.quality for result in results}) < 2:
         return dict.fromkeys(space, 0.0)

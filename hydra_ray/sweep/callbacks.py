@@ -1,4 +1,4 @@
-"""What is told of each of Tune's trials: a line in the log when it has ended, and what TensorBoard reads."""
+"""Ray Tune callbacks of a sweep: a log line per finished trial, and TensorBoard events."""
 
 import logging
 from typing import Any
@@ -13,38 +13,38 @@ logger = logging.getLogger(__name__)
 
 
 class Announcer(Callback):
-    """Tells Tune's trials as they end."""
+    """Logs each trial when it ends."""
 
     def __init__(self, num_trials: int):
         self._num_trials = num_trials
         self._num_ended = 0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """One more trial has ended with a report."""
-        self._tell(trial.last_result)
+        """Log a trial that reported a result."""
+        self._log(trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """One more trial has ended without any."""
-        self._tell({})
+        """Log a trial that failed without a result."""
+        self._log({})
 
-    def _tell(self, reported: dict[str, Any]) -> None:
+    def _log(self, reported: dict[str, Any]) -> None:
         self._num_ended += 1
-        told = "failed"
+        outcome = "failed"
         if "quality" in reported:
             quality, tokens = f"{reported['quality']:.3f}", reported["generated_tokens"]
             computed = counted(reported["num_computed"], "stage")
-            told = f"{reported['run']}: quality {quality}, {tokens} generated tokens, {computed} computed"
-        logger.info("trial %d of %d: %s", self._num_ended, self._num_trials, told)
+            outcome = f"{reported['run']}: quality {quality}, {tokens} generated tokens, {computed} computed"
+        logger.info("trial %d of %d: %s", self._num_ended, self._num_trials, outcome)
 
 
 class EventWriter(TBXLoggerCallback):
-    """Tune's own logger for TensorBoard, which a stop finds between two trials.
+    """Tune's TensorBoard logger, with signals deferred while it closes a file.
 
-    A stop that interrupts how it closes a file would leave its thread writing to a closed one: Python takes a thread
-    for ended once a join of it was interrupted (bpo-45274).
+    A signal that interrupts closing would leave the writer thread writing to a closed file: Python considers a thread
+    ended once a join of it was interrupted (bpo-45274).
     """
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
-        """Write what is left of a trial's events and close its file."""
+        """Flush a trial's events and close its file."""
         with defers_stop():
             super().log_trial_end(trial, failed)

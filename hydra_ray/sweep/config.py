@@ -1,4 +1,4 @@
-"""The configuration of a sweep: one YAML file, which names a run's configuration and what to vary in it."""
+"""Configuration of a sweep: one YAML file that names a run's configuration and the settings to vary."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ from hydra_ray.errors import ConfigError
 from hydra_ray.shipped import find_configuration
 
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)+$")]
-"""A dotted setting of a run."""
+"""Dotted name of a setting of a run."""
 UNVARIED_SECTIONS = ("storage", "placement", "report")
 """Sections that a sweep cannot vary: no answer depends on them."""
 
 
 class Range(Section):
-    """Range of a setting: all numbers from `low` to `high`, whole ones where both are whole."""
+    """Interval from `low` to `high`, both included; of integers if both are integers."""
 
     low: int | float
     """Smallest value, included; below `high`, and above 0 where `log` is set."""
     high: int | float
     """Largest value, included."""
     log: bool = False
-    """Whether values are spread evenly by their logarithm: for learning rates and variances."""
+    """Whether to sample on a log scale, as for learning rates and variances."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether only whole numbers are meant."""
+        """Whether the range consists of integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @model_validator(mode="after")
@@ -51,35 +51,33 @@ class Range(Section):
 
 
 class SweepConfig(Section):
-    """A sweep over settings of one run."""
+    """Settings of a sweep over one run's settings."""
 
     sweep: Name
-    """Name of the sweep: the folder of its results below storage.root/sweeps, and the beginning of its runs' names."""
+    """Name of the sweep: the folder of its results below storage.root/sweeps, and the prefix of its trials' runs."""
     base: str
-    """Configuration of the run whose settings are varied: a path from this file's folder."""
+    """Path of the run's configuration, relative to this file's folder."""
     overrides: dict[Key, Any] = Field(default={})
-    """Settings that all trials have instead of the base's, by dotted name."""
+    """Settings of all trials that replace the base's, by dotted name."""
     space: dict[Key, Annotated[tuple[Any, ...], Field(min_length=1)] | Range] = Field(min_length=1)
-    """Varied settings, by dotted name: each a list of values, or a range, which the search grid cannot have. None of
-    the sections storage, placement and report, and none that is in `overrides`."""
+    """Varied settings, by dotted name: a list of values, or a range."""
     search: Literal["grid", "random", "optuna"] = "grid"
-    """Search method. grid: every combination of the lists. random: distinct combinations, drawn evenly. optuna: a
-    tree-structured Parzen estimator with two objectives, more quality and fewer generated tokens; it asks for trials in
-    batches of `max_concurrent`, so that a sweep that was killed asks for the same ones again."""
+    """grid: every combination of the lists. random: distinct combinations, drawn uniformly. optuna: tree-structured
+    Parzen estimator with two objectives, more quality and fewer generated tokens; it suggests trials in batches of
+    `max_concurrent`, so that a sweep restarted after a kill repeats the same suggestions."""
     num_trials: int | None = Field(default=None, gt=0)
-    """Number of trials; needed by the searches random and optuna, and only there: a grid has one for each
-    combination."""
+    """Number of trials of random and optuna; a grid has one per combination."""
     max_concurrent: int | None = Field(default=None, gt=0)
-    """Largest number of trials at the same time. Null: as many as the cluster has CPUs and GPUs for when the sweep
-    starts. More than that can leave trials waiting for each other for ever, unless the cluster grows."""
+    """Number of concurrent trials. Null: as many as the cluster has CPUs and GPUs for when the sweep starts. A larger
+    number can make trials wait for each other forever, unless the cluster grows."""
     judged_on: Literal["history", "queries"] = "history"
-    """Observations that trials are compared on. history: held-out records of the new users' own histories, so that no
-    target of an evaluated query chooses a setting, and trials end before anything is evaluated. queries: the evaluated
-    queries, as reports show; what was chosen on them cannot be judged on them again."""
+    """history: held-out records of the new users' own histories, so that no target of an evaluated query selects a
+    setting, and trials end before anything is evaluated. queries: the evaluated queries, as in reports; settings
+    selected on them cannot be evaluated on them again."""
     seed: int = 0
     """Seed of the searches random and optuna."""
     mlflow_uri: str | None = None
-    """URI of an MLflow server that also keeps the trials; needs the package mlflow."""
+    """URI of an MLflow server that also records the trials; needs the package mlflow."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,13 +101,13 @@ class Sweep:
 
     config: SweepConfig
     base: Mapping[str, Any]
-    """The base's settings with all overrides, not checked yet: a trial's are."""
+    """Settings of the base with all overrides, not validated yet: trials' settings are."""
 
     def run_config(self, settings: Mapping[str, Any]) -> RunConfig:
-        """Return the base with `settings`, by dotted name.
+        """Return the base's configuration with `settings`, by dotted name.
 
         Raises:
-            ConfigError: they do not go together.
+            ConfigError: the combination is invalid.
         """
         merged = dict(self.base)
         for key, value in settings.items():
@@ -117,7 +115,7 @@ class Sweep:
         return check_config(merged, source=f"the sweep {self.config.sweep} with {describe(settings)}")
 
     def is_possible(self, settings: Mapping[str, Any]) -> bool:
-        """Return whether the base with `settings` is a configuration."""
+        """Return whether the base with `settings` is a valid configuration."""
         try:
             self.run_config(settings)
         except ConfigError:
@@ -126,7 +124,7 @@ class Sweep:
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """Settings in a few words."""
+    """Return settings as short text."""
     return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
@@ -135,7 +133,8 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
 
     Args:
         path: a file, or the name of a shipped sweep.
-        overrides: settings of all trials, each `section.key=value`, the value in YAML; they win over the file's.
+        overrides: settings of all trials, each `section.key=value`, the value in YAML; they take precedence over the
+            file's.
 
     Raises:
         ConfigError: a file cannot be read, or a setting is wrong.

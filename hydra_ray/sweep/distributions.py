@@ -1,4 +1,4 @@
-"""A sweep's space in Optuna's terms."""
+"""Optuna distributions of a sweep's space."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from hydra_ray.sweep.space import Values, encoded
 
 
 def distributions(space: Mapping[str, Values]) -> dict[str, BaseDistribution]:
-    """What each setting's value is drawn from."""
+    """Return the distribution of each setting's value."""
     found: dict[str, BaseDistribution] = {}
     for key, values in space.items():
         if not isinstance(values, Range):

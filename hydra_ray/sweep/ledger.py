@@ -1,6 +1,6 @@
-"""Which stages a sweep has computed, over all of its attempts: one small file for each time that a stage was made.
+"""Ledger of the stages that a sweep has computed, over all of its attempts: one small file per computation.
 
-Counted where work is done and not by what is there afterwards, so that a stage that two trials made would show.
+Entries are written where the work is done, so that a stage computed by two trials would show up twice.
 """
 
 import uuid
@@ -13,12 +13,12 @@ from hydra_ray.runs.stage import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """The records of one sweep."""
+    """Ledger of one sweep."""
 
     folder: str
 
     def record(self, stage: Stage, run: str) -> None:
-        """Tell that the run has just computed `stage`."""
+        """Record that the run has just computed `stage`."""
         name = f"{stage.name}-{stage.fingerprint}-{uuid.uuid4().hex[:8]}.json"
         storage.write_json(storage.join(self.folder, name), {"stage": stage.name, "run": run})
 

@@ -1,9 +1,9 @@
-"""Ray Tune runs the trials of a sweep: its searchers choose them, its loggers keep them, and it retries what a lost
-worker took down.
+"""Trials of a sweep under Ray Tune: its searchers suggest them, its loggers record them, and it retries trials whose
+worker died.
 
-A trial runs as if it were a program of its own, in a task that reserves nothing: what it starts (Ray Data, Train and
-Tune again) reserves for itself. The actor that Tune makes for a trial only waits for that task, because whatever is
-started inside of it would be confined to the trial's own reservation.
+A trial runs as if it were a separate program, in a task that reserves no resources: what it starts (Ray Data, Train and
+Tune again) reserves its own. Tune's actor for a trial only waits for that task, because anything started inside the
+actor would be confined to the trial's placement group.
 """
 
 import logging
@@ -26,31 +26,33 @@ from hydra_ray.sweep.trial import as_reported, run_trial, worth_of
 logger = logging.getLogger(__name__)
 
 TENSORBOARD = "tensorboard"
-"""Folder of the event files, in the sweep's."""
+"""Name of the folder of event files, in the sweep's folder."""
 _EVENTS = "tfevents"
-"""In the names of TensorBoard's files."""
+"""Part of the names of TensorBoard's files."""
 _MAX_LOST_WORKERS = 2
 _NOTHING = 0.001
-"""Of a node's own resource, of which each node has 1: a reservation that only says where."""
+"""Tiny amount of a node's own resource, of which each node has 1: pins to the node without reserving it."""
 PREFIX = "settings"
-"""Under which a trial's settings are in its configuration."""
+"""Key of a trial's settings in its Tune configuration."""
 _FAILURE = "failure"
 
 
 def run_trials(sweep: Sweep, points: Sequence[Settings] | None, folder: str, ledger: Ledger) -> list[Outcome]:
-    """Run the trials of a sweep to the end; whatever of them is complete under the root costs nothing.
+    """Run the trials of a sweep to the end, reusing complete stages under the root.
 
     Args:
-        points: None where the search chooses them as it goes.
-        folder: the sweep's own.
+        points: settings of the trials; None where a searcher suggests them.
+        folder: folder of the sweep.
     """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # it prints a table even where verbose is 0
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # it prints a table even with verbose=0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     start_ray()
     import ray
     from ray import tune
 
-    storage.remove_folder(storage.join(folder, TENSORBOARD))  # every trial is told anew, those of earlier attempts too
+    storage.remove_folder(
+        storage.join(folder, TENSORBOARD)
+    )  # all trials are logged again, those of earlier attempts too
     placement = PlacementConfig.model_validate(sweep.base.get("placement", {}))
     max_concurrent = sweep.config.max_concurrent or num_fitting(ray.cluster_resources(), placement)
     num_trials = len(points) if points is not None else sweep.config.num_trials or 1
@@ -75,10 +77,10 @@ def run_trials(sweep: Sweep, points: Sequence[Settings] | None, folder: str, led
 
 
 def num_fitting(resources: Mapping[str, float], placement: PlacementConfig) -> int:
-    """Return how many trials have room beside each other, so that none holds what another one waits for; at least 1.
+    """Return how many trials can run concurrently without waiting for each other's resources; at least 1.
 
     Args:
-        resources: of the whole cluster, by Ray's names.
+        resources: total resources of the cluster, by Ray's names.
     """
     copies = [generator_bundle(placement)] * placement.generator_actors
     held: dict[str, float] = {}
@@ -106,7 +108,7 @@ def _tune_config(sweep: Sweep, points: Sequence[Settings] | None, max_concurrent
 
 
 def _trial(code: Mapping[str, Any], sweep: Sweep, ledger: Ledger) -> None:
-    """What Tune runs: it waits for the task that is the trial."""
+    """Run a trial's task and report its result: the function that Tune calls."""
     import ray
     from ray import tune
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -117,7 +119,7 @@ def _trial(code: Mapping[str, Any], sweep: Sweep, ledger: Ledger) -> None:
 
 
 def _run(sweep: Sweep, settings: Settings, ledger: Ledger) -> dict[str, Any]:
-    """Return the trial's worth; where it cannot be known, only why: the same would happen again."""
+    """Return the trial's metrics; an error that a retry would repeat is returned as the reason of the failure."""
     try:
         return as_reported(run_trial(sweep, settings, ledger))
     except HydraError as error:
@@ -143,7 +145,7 @@ def _outcome(sweep: Sweep, result: Any) -> Outcome:
 
 
 def _keep_events(folder: str) -> None:
-    """Remove what Tune keeps of itself: a sweep that starts again needs nothing of it."""
+    """Remove Tune's own state and keep the event files: a restarted sweep needs none of the state."""
     for path in storage.list_tree(folder):
         if _EVENTS not in path:
             storage.remove_file(storage.join(folder, path))

@@ -1,4 +1,4 @@
-"""The results of a sweep: as a table on the terminal, as Parquet, and the best configuration as YAML."""
+"""Results of a sweep: text table, Parquet table, and the best configuration as YAML."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,22 @@ from hydra_ray.sweep.trial import Worth
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a trial ended."""
+    """End of a trial: its result or its error."""
 
     settings: Settings
     worth: Worth | None
     error: str | None
-    """Why it is worth nothing known; None where it is."""
+    """Reason why there is no result; None where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A trial that ended well. Key: its run."""
+    """A successful trial. Key: its run."""
 
     settings: Settings
     worth: Worth
     is_on_front: bool
-    """Whether no other trial is better in quality or in tokens without being worse in the other."""
+    """Whether the trial is Pareto-optimal in quality and generated tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,29 +41,29 @@ class Results:
     """All trials of a sweep."""
 
     results: tuple[Result, ...]
-    """The best first."""
+    """Successful trials, the best first."""
     failures: tuple[Outcome, ...]
     importances: Mapping[str, float]
-    """Of each setting, the most important first."""
+    """Importance of each setting, the most important first."""
 
     @property
     def best(self) -> Result:
-        """The result with the best quality."""
+        """Result with the best quality."""
         return self.results[0]
 
 
 def gather(sweep: Sweep, outcomes: Sequence[Outcome]) -> Results:
-    """What the trials of a sweep show; a point that a search tried again counts once.
+    """Return the results of a sweep's trials; a point that was tried again counts once.
 
     Raises:
-        InputError: no trial ended well.
+        InputError: no trial succeeded.
     """
     distinct = {name_of(outcome.settings): outcome for outcome in outcomes}
     ended = [(each.settings, each.worth) for each in distinct.values() if each.worth is not None]
     failures = tuple(each for each in distinct.values() if each.worth is None)
     if not ended:
         first = failures[0].error if failures else "there was none"
-        raise InputError(f"no trial of the sweep {sweep.config.sweep} ended well; the first: {first}")
+        raise InputError(f"no trial of the sweep {sweep.config.sweep} succeeded; the first: {first}")
     figures = [
         Figures(settings=settings, quality=worth.quality, generated_tokens=worth.generated_tokens)
         for settings, worth in ended
@@ -80,10 +80,10 @@ def gather(sweep: Sweep, outcomes: Sequence[Outcome]) -> Results:
 
 
 def results_table(results: Results) -> pa.Table:
-    """One row a trial, the best first and those that failed last.
+    """Return a table with one row per trial, the best first and failed ones last.
 
-    Columns: `run`; each setting by its dotted name; the figures of Worth; `is_on_front`; `error`, null where the trial
-    ended well.
+    Columns: `run`; each setting by its dotted name; the fields of Worth; `is_on_front`; `error`, null where the trial
+    succeeded.
     """
     rows = [
         {**_plain(result.settings), **_figures(result.worth), "is_on_front": result.is_on_front, "error": None}
@@ -97,7 +97,7 @@ def results_table(results: Results) -> pa.Table:
 
 
 def result_lines(results: Results, num_shown: int = 20) -> list[str]:
-    """Return the best results as a table of text."""
+    """Return the best results as lines of a text table."""
     keys = list(results.best.settings)
     rows = [["quality", "interval", "tokens", "front", *keys, "run"]]
     for result in results.results[:num_shown]:
@@ -113,12 +113,12 @@ def result_lines(results: Results, num_shown: int = 20) -> list[str]:
 
 
 def config_yaml(config: RunConfig) -> str:
-    """Return a configuration, every setting of it, as YAML that runs as it is."""
+    """Return the complete configuration as YAML that runs as it is."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """Return a column of one type: of values of several types, their JSON."""
+    """Return a column of one type; values of mixed types are encoded as JSON."""
     types = {type(value) for value in values if value is not None}
     if len(types) <= 1 or types <= {int, float}:
         return pa.array(values)
@@ -130,5 +130,5 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _figures(worth: Worth) -> dict[str, Any]:
-    """What is the same however often the sweep was stopped and started."""
+    """Return the fields that do not depend on how often the sweep was restarted."""
     return {name: value for name, value in asdict(worth).items() if name != "num_computed"}

@@ -1,4 +1,4 @@
-"""A sweep from its file to its page."""
+"""Runs a sweep: forecast, trials, results and page."""
 
 import importlib.util
 import json
@@ -21,21 +21,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What is known of a sweep before anything is computed."""
+    """Trials of a sweep and the stages that they need, known before anything is computed."""
 
     trials: tuple[Trial, ...] | None
-    """None where the search chooses them as it goes."""
+    """Trials of the sweep; None where a searcher suggests them during the sweep."""
     lines: tuple[str, ...]
-    """The same in words."""
+    """Forecast as text lines."""
 
 
 def sweep_folder(sweep: Sweep) -> str:
-    """Where a sweep's results are."""
+    """Return the folder of a sweep's results."""
     return storage.join(sweep.base["storage"]["root"], "sweeps", sweep.config.sweep)
 
 
 def forecast(sweep: Sweep) -> Forecast:
-    """Return how many trials there are, how many stage results they need, and how many of these need not be computed.
+    """Return the number of trials, of stage results that they need, and of those that are complete.
 
     Raises:
         HydraError: a setting is wrong, or an input or a model is missing.
@@ -71,10 +71,10 @@ def forecast(sweep: Sweep) -> Forecast:
 
 
 def run_sweep(sweep: Sweep, known: Forecast) -> Results:
-    """Run all trials of a sweep and write what they show; a sweep that was stopped goes on where it was.
+    """Run all trials of a sweep and write the results; a stopped sweep resumes where it was.
 
     Raises:
-        HydraError: no trial ended well.
+        HydraError: no trial succeeded.
     """
     from hydra_ray.sweep.ray_tune_search import run_trials
     from hydra_ray.sweep.sweep_page import render_sweep_page
@@ -96,12 +96,12 @@ def run_sweep(sweep: Sweep, known: Forecast) -> Results:
 
 
 def ledger_of(sweep: Sweep) -> Ledger:
-    """What the sweep has computed."""
+    """Return the ledger of the sweep."""
     return Ledger(folder=storage.join(sweep_folder(sweep), "computed"))
 
 
 def summary_lines(sweep: Sweep, results: Results) -> list[str]:
-    """What a finished sweep shows, in words."""
+    """Return a summary of a finished sweep as text lines."""
     folder = sweep_folder(sweep)
     shares = ", ".join(f"{key} {share:.0%}" for key, share in results.importances.items())
     return [
@@ -114,21 +114,21 @@ def summary_lines(sweep: Sweep, results: Results) -> list[str]:
 
 
 def exactly_once(ledger: Ledger) -> str:
-    """Return how many stages the sweep has computed in all its attempts, and which of them more than once."""
+    """Return a sentence on how many stages the sweep has computed in all attempts, and which more than once."""
     counts = ledger.counts()
     repeated = [f"{name} {fingerprint} {count} times" for (name, fingerprint), count in counts.items() if count > 1]
     was = "was" if len(counts) == 1 else "were"
-    told = f"{counted(len(counts), 'stage')} {was} computed by this sweep, "
-    return told + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
+    sentence = f"{counted(len(counts), 'stage')} {was} computed by this sweep, "
+    return sentence + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
 
 
 def _left_out(sweep: Sweep, num_trials: int) -> Sequence[str]:
-    """What is said where the space has fewer possible points than one would think."""
+    """Return a line that explains why there are fewer trials than expected, where there are."""
     config = sweep.config
     if config.num_trials is not None:
         asked, words = config.num_trials, "the space has no more distinct ones"
     else:
-        asked, words = 1, "the others are no configuration"
+        asked, words = 1, "the others are not valid configurations"
         for values in config.space.values():
             asked *= int(num_values(values))
     return [] if num_trials == asked else [f"{num_trials} of {asked} trials: {words}"]

@@ -1,4 +1,4 @@
-"""Optuna's searcher under Ray Tune, kept to what can be run and to an order that can be repeated."""
+"""Optuna's searcher under Ray Tune, restricted to valid points and reproducible."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +12,9 @@ from hydra_ray.sweep.distributions import distributions
 from hydra_ray.sweep.space import Settings, Values, decoded
 
 _WORST = {"max": 0.0, "min": 1e15}
-"""What an impossible point is told to be worth, by what is aimed at: no quality, and more tokens than there are."""
+"""Metrics reported for an invalid point, by direction: no quality, and more tokens than there are."""
 _MAX_SUGGESTIONS = 200
-"""How many impossible points in a row mean that there is no possible one."""
+"""Number of consecutive invalid points after which the search ends."""
 
 
 def optuna_searcher(
@@ -25,14 +25,13 @@ def optuna_searcher(
     is_possible: Callable[[Settings], bool],
     prefix: str,
 ) -> Searcher:
-    """Return a tree-structured Parzen estimator that asks for `batch_size` trials and waits for all of them.
+    """Return a tree-structured Parzen estimator that suggests `batch_size` trials and waits for all of them.
 
-    So what it asks for depends on nothing but the seed, the batches and the results: a search that starts again asks
-    for the same trials.
+    Its suggestions depend only on the seed, the batches and the results, so a restarted search repeats them.
 
     Args:
-        aims: max or min, by name of what a trial reports.
-        prefix: under which a trial's settings are in its configuration.
+        aims: max or min, by name of a reported metric.
+        prefix: key of a trial's settings in its Tune configuration.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     inner = OptunaSearch(
@@ -49,9 +48,9 @@ def optuna_searcher(
 
 
 class _PossibleSearch(Searcher):
-    """Asks another searcher until what it suggests is possible, and tells it what failed.
+    """Repeats another searcher's suggestion until it is valid.
 
-    What is impossible is told as the worst there can be: who learned nothing of it would suggest it for ever.
+    Invalid points are reported to it with the worst metrics; without feedback it would suggest them again and again.
     """
 
     def __init__(self, inner: Searcher, is_possible: Callable[[Mapping[str, Any]], bool], prefix: str):
@@ -77,7 +76,7 @@ class _PossibleSearch(Searcher):
         )
 
     def save(self, checkpoint_path: str) -> None:
-        """Keep nothing: a search that starts again asks for the same trials."""
+        """Save nothing: a restarted search repeats the same suggestions."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing was kept."""
+        """Restore nothing: nothing was saved."""

@@ -1,4 +1,4 @@
-"""The points of a sweep's space: which settings its trials have."""
+"""Points of a sweep's space: the settings of its trials."""
 
 import json
 import math
@@ -13,18 +13,17 @@ from hydra_ray.seeds import rng_of
 from hydra_ray.sweep.config import Range, Sweep
 
 Settings = Mapping[str, Any]
-"""A point: values by dotted name."""
+"""A point of the space: values by dotted name."""
 Values = Sequence[Any] | Range
 _DRAWS_PER_TRIAL = 100
-"""How often a point is drawn anew, on the average, until a space counts as used up."""
+"""Average number of draws per point after which the space counts as exhausted."""
 
 
 def trial_settings(sweep: Sweep) -> list[Settings]:
-    """Return the points of a grid or of a random search, in the order in which they are tried; only such as go
-    together.
+    """Return the valid points of a grid or of a random search, in the order in which they are tried.
 
     Raises:
-        ConfigError: no combination is a configuration.
+        ConfigError: no combination is a valid configuration.
     """
     config = sweep.config
     if config.search == "grid":
@@ -33,12 +32,12 @@ def trial_settings(sweep: Sweep) -> list[Settings]:
         assert config.num_trials is not None
         found = random_points(config.space, config.num_trials, config.seed, sweep.is_possible)
     if not found:
-        raise ConfigError(f"no point of the space of {config.sweep} is a configuration; {_why_impossible(sweep)}")
+        raise ConfigError(f"no point of the space of {config.sweep} is a valid configuration; {_why_impossible(sweep)}")
     return found
 
 
 def grid_points(space: Mapping[str, Values]) -> list[Settings]:
-    """Return every combination of lists of values, the last setting changing fastest."""
+    """Return every combination of lists of values, the last setting varying fastest."""
     lists = [values for values in space.values() if not isinstance(values, Range)]
     return [dict(zip(space, point, strict=True)) for point in product(*lists)]
 
@@ -46,7 +45,7 @@ def grid_points(space: Mapping[str, Values]) -> list[Settings]:
 def random_points(
     space: Mapping[str, Values], num_points: int, seed: int, is_possible: Callable[[Settings], bool]
 ) -> list[Settings]:
-    """Return distinct possible points, drawn evenly; fewer where the space has no more."""
+    """Return distinct valid points, drawn uniformly; fewer where the space has no more."""
     rng = rng_of(seed, "sweep")
     found: dict[str, Settings] = {}
     for _ in range(num_points * _DRAWS_PER_TRIAL):
@@ -59,7 +58,7 @@ def random_points(
 
 
 def drawn(values: Values, rng: np.random.Generator) -> Any:
-    """One of a list's values, or a number of a range."""
+    """Return a random value of a list, or a random number of a range."""
     if not isinstance(values, Range):
         return values[int(rng.integers(len(values)))]
     if not values.log:
@@ -68,7 +67,7 @@ def drawn(values: Values, rng: np.random.Generator) -> Any:
             if values.is_whole
             else rng.uniform(values.low, values.high)
         )
-    # Half a unit beyond the ends, so that the first and the last whole number are as likely as their share says.
+    # Half a unit beyond the ends, so that the first and the last integer get their full share.
     margin = 0.5 if values.is_whole else 0.0
     number = math.exp(rng.uniform(math.log(values.low - margin), math.log(values.high + margin)))
     number = min(max(number, values.low), values.high)
@@ -76,15 +75,15 @@ def drawn(values: Values, rng: np.random.Generator) -> Any:
 
 
 def name_of(point: Settings) -> str:
-    """What tells a point from others."""
+    """Return a canonical text of a point."""
     return json.dumps(dict(point), sort_keys=True)
 
 
 def probe_points(space: Mapping[str, Values], num_starts: int, seed: int) -> Iterator[tuple[str, list[Settings]]]:
-    """For each setting, points that differ in nothing else, from several starts.
+    """Yield, for each setting and several base points, points that differ in that setting alone.
 
     Yields:
-        The setting's name, and such points: all values of a list, both ends of a range.
+        The setting's name, and the points: all values of a list, both ends of a range.
     """
     rng = rng_of(seed, "starts")
     for _ in range(num_starts):
@@ -95,14 +94,14 @@ def probe_points(space: Mapping[str, Values], num_starts: int, seed: int) -> Ite
 
 
 def num_values(values: Values) -> float:
-    """Return how many values there are to choose from; infinite for a range of numbers that need not be whole."""
+    """Return the number of values; infinite for a range of floats."""
     if not isinstance(values, Range):
         return len(values)
     return values.high - values.low + 1 if values.is_whole else math.inf
 
 
 def _why_impossible(sweep: Sweep) -> str:
-    """What is wrong with one of the points."""
+    """Return the error of one of the invalid points."""
     rng = rng_of(sweep.config.seed, "sweep")
     try:
         sweep.run_config({key: drawn(values, rng) for key, values in sweep.config.space.items()})
@@ -112,12 +111,12 @@ def _why_impossible(sweep: Sweep) -> str:
 
 
 def encoded(value: Any) -> Any:
-    """Return a value as search algorithms and TensorBoard take it: whatever is no plain value as JSON."""
+    """Return a value as search algorithms and TensorBoard accept it: JSON for whatever is not a scalar."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def decoded(values: Values, code: Any) -> Any:
-    """Return the value that `encoded` made `code` of."""
+    """Return the value that `encoded` turned into `code`."""
     if isinstance(values, Range):
         return code
     return next(value for value in values if name_of({"": encoded(value)}) == name_of({"": code}))

@@ -1,4 +1,4 @@
-"""Which stages a sweep's trials need, and which of them are the same: what there is to compute, known beforehand."""
+"""Stages shared by a sweep's trials: the stages to compute, known beforehand from fingerprints."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,62 +12,62 @@ from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.space import Settings, num_values, probe_points
 
 _NUM_STARTS = 8
-"""Points around which settings are varied to see which stages depend on them."""
+"""Number of base points around which settings are varied to find which stages depend on them."""
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One point of the space, as a run. Key: run."""
+    """One point of the space as a run. Key: run."""
 
     run: str
     settings: Settings
     config: RunConfig
     stages: tuple[Stage, ...]
-    """Up to the one that it ends with."""
+    """Stages up to the one that the trial ends with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageUse:
-    """How often trials want the results of one stage. Key: name."""
+    """Number of results of one stage that trials need. Key: name."""
 
     name: str
     wanted: int
-    """One a trial."""
+    """Number of trials that need the stage."""
     distinct: int
-    """Different results among them."""
+    """Number of distinct results among them."""
     complete: int
-    """Of the different ones, how many are there already."""
+    """Number of the distinct results that exist already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How many stage results trials that are not known yet can need."""
+    """Bounds on the number of stage results that trials need which are not known yet."""
 
     per_trial: int
-    """Stages of a trial."""
+    """Number of stages of a trial."""
     lowest: int
-    """Where all trials are alike."""
+    """Number of results if all trials are alike."""
     highest: int
-    """Where they differ as much as they can."""
+    """Number of results if trials differ as much as possible."""
 
 
 def last_stage(sweep: Sweep) -> str:
-    """Return the stage that trials end with."""
+    """Return the name of the stage that trials end with."""
     return "gate" if sweep.config.judged_on == "history" else "report"
 
 
 def make_trial(sweep: Sweep, settings: Settings) -> Trial:
-    """Return the run of a point; its name says what is answered, whatever the sweep's file says of other points.
+    """Return the run of a point; its name is a hash of what it computes, independent of the sweep's other points.
 
     Raises:
-        HydraError: the settings do not go together, or an input or a model is missing.
+        HydraError: the settings are invalid together, or an input or a model is missing.
     """
     config = sweep.run_config(settings)
     answered = {"report": config.report, "settings": dict(settings)}
     plan = plan_run(config)
     digest = fingerprint("trial", _VERSION, answered, [plan.answers.fingerprint])
-    # With the models that were found now, whenever the trial runs.
+    # Pin the models found now, whenever the trial runs.
     config = plan.config.model_copy(update={"run": f"{sweep.config.sweep}-{digest[:8]}"})
     return Trial(
         run=config.run, settings=settings, config=config, stages=stages_until(plan_run(config), last_stage(sweep))
@@ -80,10 +80,10 @@ def stages_until(plan: Plan, until: str) -> tuple[Stage, ...]:
 
 
 def stage_uses(trials: Iterable[Sequence[Stage]]) -> list[StageUse]:
-    """Return how often each stage is wanted and how often it must be computed, in the order of a run.
+    """Return how many trials need each stage and how many results must be computed, in the order of a run.
 
     Args:
-        trials: each one's stages.
+        trials: stages of each trial.
     """
     wanted: dict[str, list[Stage]] = {}
     for stages in trials:
@@ -101,9 +101,9 @@ def stage_uses(trials: Iterable[Sequence[Stage]]) -> list[StageUse]:
 
 
 def stage_bounds(sweep: Sweep, num_trials: int) -> Bounds:
-    """Return how many results trials can need that a search has still to choose.
+    """Return bounds on the number of results that trials need which a searcher has still to suggest.
 
-    A stage has at most as many results as the settings that it depends on have combinations.
+    A stage has at most as many results as there are combinations of the settings that it depends on.
     """
     affecting = _affecting_settings(sweep)
     sizes = {key: num_values(values) for key, values in sweep.config.space.items()}
@@ -112,7 +112,7 @@ def stage_bounds(sweep: Sweep, num_trials: int) -> Bounds:
 
 
 def _affecting_settings(sweep: Sweep) -> Mapping[str, set[str]]:
-    """Of each stage, the settings of the space that its result depends on."""
+    """Return the settings of the space that each stage's result depends on, by stage."""
     until, found = last_stage(sweep), dict[str, set[str]]()
     for key, points in probe_points(sweep.config.space, _NUM_STARTS, sweep.config.seed):
         plans = [plan_run(sweep.run_config(point)) for point in points if sweep.is_possible(point)]
@@ -125,7 +125,7 @@ def _affecting_settings(sweep: Sweep) -> Mapping[str, set[str]]:
 
 
 def use_lines(uses: Sequence[StageUse]) -> list[str]:
-    """Return the uses as a table of text."""
+    """Return the uses as lines of a text table."""
     rows: list[tuple[Any, ...]] = [("stage", "wanted", "distinct", "complete", "to compute")]
     rows += [(use.name, use.wanted, use.distinct, use.complete, use.distinct - use.complete) for use in uses]
     sums = [sum(row[place] for row in rows[1:]) for place in range(1, 5)]

@@ -1,4 +1,4 @@
-"""One trial: a run of the pipeline up to where it can be judged, and what it is worth."""
+"""One trial of a sweep: runs the pipeline up to the stage that evaluates it, and measures quality and cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,29 +23,29 @@ from hydra_ray.sweep.stage_reuse import Trial, last_stage, make_trial, stages_un
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
-    """What a trial is judged by, and what it cost. Key: run."""
+    """Quality and cost of a trial. Key: run."""
 
     run: str
     quality: float
-    """From 0 to 1, higher is better."""
+    """Quality from 0 to 1, higher is better."""
     quality_low: float | None
     quality_high: float | None
-    """Bounds of the interval over users; None where there is one user only."""
+    """Bounds of the interval over users; None where there is only one user."""
     generated_tokens: int
-    """What the generator writes where nothing has been asked before."""
+    """Tokens that the generator writes if no request was answered before."""
     prompt_tokens: int
     requests: int
     seconds: float
-    """Wall time of computing all of the trial's stages, those included that were shared with others."""
+    """Wall time of computing all of the trial's stages, including those shared with other trials."""
     num_computed: int
-    """Stages that this trial computed in its last attempt; all others were there."""
+    """Number of stages that this trial computed in its last attempt; all others existed."""
 
 
 def run_trial(sweep: Sweep, settings: Mapping[str, Any], ledger: Ledger) -> Worth:
-    """Run the pipeline with `settings`; what is complete under the root is kept, and each new stage is recorded.
+    """Run the pipeline with `settings`, reusing complete stages; each newly computed stage is recorded in the ledger.
 
     Raises:
-        HydraError: what went wrong, and what to do about it.
+        HydraError: its message says what went wrong and what to do.
     """
     trial = make_trial(sweep, settings)
     computed: list[Stage] = []
@@ -77,23 +77,23 @@ def run_trial(sweep: Sweep, settings: Mapping[str, Any], ledger: Ledger) -> Wort
 
 
 def require_judged(sweep: Sweep, trial: Trial) -> None:
-    """Check that there will be something to judge the trial by.
+    """Check that the trial computes what it is evaluated by.
 
     Raises:
-        ConfigError: the gate, which tells how good answers to held-out history are, is not made.
+        ConfigError: the gate, which measures the quality of answers to held-out history, is switched off.
     """
     if sweep.config.judged_on == "history" and not trial.config.answers.is_gated:
         raise ConfigError(
-            "judged_on: history needs answers.is_gated: true, because the gate's stage tells how good the answers to "
-            "held-out history are. Set it, or judged_on: queries."
+            "judged_on: history needs answers.is_gated: true, because the gate's stage measures the quality of answers "
+            "to held-out history. Set it, or judged_on: queries."
         )
 
 
 def quality_of(plan: Plan, sweep: Sweep) -> Interval:
-    """What the trial is judged by, with its interval over users.
+    """Return the trial's quality with its interval over users.
 
     Raises:
-        InputError: nobody can be judged.
+        InputError: no user can be evaluated.
     """
     if sweep.config.judged_on == "queries":
         quality = read_report(plan.run_folder)["systems"][HYDRA]["quality"]
@@ -101,18 +101,18 @@ def quality_of(plan: Plan, sweep: Sweep) -> Interval:
     outcomes_US = [outcome.pseudo for outcome in read_outcomes(plan.gate) if outcome.is_new and outcome.num_pseudo]
     if not outcomes_US:
         raise InputError(
-            "no new user has held-out history to be judged on: set drafts.num_pseudo_queries and "
+            "no new user has held-out history to evaluate on: set drafts.num_pseudo_queries and "
             "probes.num_pseudo_queries above 0 and give users with more records, or set judged_on: queries."
         )
     return best_system_quality(outcomes_US, plan.config.report)
 
 
 def best_system_quality(outcomes_US: Sequence[Sequence[float]], bootstrap: ReportConfig) -> Interval:
-    """Return the mean quality over users of the system that is best on the average: what the gate would choose for a
-    user of whom nothing is known.
+    """Return the mean quality over users of the system that is best on average, which the gate would choose for an
+    unknown user.
 
     Args:
-        outcomes_US: each user's quality by each of the systems that the gate chooses among.
+        outcomes_US: quality of each user by each system that the gate chooses among.
     """
     values_US = np.array(outcomes_US, np.float64)
     assert values_US.shape[1] == len(GATED)
@@ -124,10 +124,10 @@ def best_system_quality(outcomes_US: Sequence[Sequence[float]], bootstrap: Repor
 
 
 def worth_of(reported: Mapping[str, Any]) -> Worth:
-    """Return a trial's worth as Ray Tune hands it back."""
+    """Return a trial's worth from the metrics that Ray Tune returns."""
     return Worth(**{name: reported[name] for name in Worth.__dataclass_fields__})
 
 
 def as_reported(worth: Worth) -> dict[str, Any]:
-    """Return a trial's worth as Ray Tune takes it."""
+    """Return a trial's worth as metrics for Ray Tune."""
     return asdict(worth)

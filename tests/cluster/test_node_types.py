@@ -58,7 +58,7 @@ def test_a_kuberay_group_is_what_it_states_or_else_what_its_container_is_given(t
         ({"nodes": [{"name": "a", "cpus": 1}]}, "resources"),
         (
             {"available_node_types": {"a": {"resources": {}}}, "head_node_type": "a", "max_workers": 1},
-            "leaves its CPUs to be found out",
+            "states no CPUs",
         ),
     ],
 )

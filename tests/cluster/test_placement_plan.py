@@ -115,7 +115,7 @@ def free_room(bundle: Bundle, on: NodeType, copies: Bundle, num_copies: int) -> 
 
 
 @given(small_clusters())
-def test_a_deadlock_is_told_exactly_where_some_placement_of_copies_leaves_no_step_any_room(drawn):
+def test_a_deadlock_is_found_exactly_where_copies_can_leave_no_room_for_a_step(drawn):
     step, copies, nodes, num_copies = drawn
     allowed = [
         [count for count in range(num_copies + 1) if count == 0 or free_room(copies, each, copies, count - 1)]

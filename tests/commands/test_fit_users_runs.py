@@ -148,7 +148,7 @@ def test_only_buckets_of_added_users_are_written(added: Plan, finished: Plan, be
     assert numbers == expected
 
 
-def test_a_head_is_in_the_bucket_of_that_number_of_either_run_and_tells_who_taught_it(added: Plan, finished: Plan):
+def test_a_head_is_in_the_same_bucket_of_both_runs_and_names_base_and_prior(added: Plan, finished: Plan):
     for mine, theirs in ((added.reranker, finished.reranker), (added.adapter, finished.adapter)):
         assert set(heads_of(mine.heads)) == set(ADDED)
         metadata = [

@@ -71,7 +71,7 @@ def test_what_another_generator_answered_for_runs_that_are_no_more_goes(tmp_path
     assert {each.location for each in prune(str(tmp_path))} == gone
 
 
-def test_everything_that_an_unfinished_run_may_find_is_kept_whoever_asked_it_and_however_old(tmp_path: Path):
+def test_answers_that_an_unfinished_run_may_use_are_kept_at_any_age(tmp_path: Path):
     plan = start(tmp_path, "under-way")
     ask(plan, f"drafts-{'0' * 16}", "somebody")
     age(tmp_path, 400)

@@ -195,9 +195,9 @@ def test_the_command_tells_what_it_asks_again_and_what_it_does_not(
     plan = run(config)
     generator.kind = None
     assert main(["retry", plan.run_folder, "--kind", "refused"]) == 0
-    assert "timeout not asked again; to do so: --kind timeout" in capsys.readouterr().out
+    assert "timeout not retried; to do so: --kind timeout" in capsys.readouterr().out
     assert main(["retry", plan.run_folder]) == 0
-    assert "timeout asked again, in" in capsys.readouterr().out
+    assert "timeout retried, in" in capsys.readouterr().out
     assert main(["retry", plan.run_folder]) == 0
     assert "no answer failed" in capsys.readouterr().out
     assert main(["retry", plan.run_folder, "--kind", "bad luck"]) == 2

@@ -10,7 +10,7 @@ import pytest
 import ray.exceptions
 
 from hydra_ray.cli import main
-from hydra_ray.engine.ray_connection import cluster_address, send_token, tells_why, without_native_notes
+from hydra_ray.engine.ray_connection import cluster_address, connection_errors, send_token, without_native_notes
 from hydra_ray.errors import ClusterError, SubmissionAddressError
 
 TOUR = str(Path(__file__).parents[2] / "jobs" / "configs" / "tour.yaml")
@@ -75,7 +75,7 @@ def test_an_address_that_is_no_clusters_is_one_sentence(
     ],
 )
 def test_what_keeps_ray_from_connecting_is_one_line(raised: Exception, words: str):
-    with pytest.raises(ClusterError) as told, tells_why("head:6379"):
+    with pytest.raises(ClusterError) as told, connection_errors("head:6379"):
         raise raised
     assert str(told.value).startswith("cannot connect to Ray at head:6379: ")
     assert words in str(told.value)
@@ -83,7 +83,7 @@ def test_what_keeps_ray_from_connecting_is_one_line(raised: Exception, words: st
 
 
 def test_no_cluster_to_be_found_is_told_with_what_starts_one():
-    with pytest.raises(ClusterError, match="ray start --head"), tells_why("auto"):
+    with pytest.raises(ClusterError, match="ray start --head"), connection_errors("auto"):
         raise ConnectionError("Could not find any running Ray instance.")
 
 

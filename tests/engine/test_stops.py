@@ -20,7 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_keeps_what_is_committed_ends_its_workers_and_says_how_to_resume(
+def test_a_stopped_run_keeps_parts_ends_its_workers_and_says_how_to_resume(
     tmp_path: Path, number: signal.Signals, status: int
 ):
     plan = plan_run(run_config(str(tmp_path / "root"), users={"num_buckets": 8}))

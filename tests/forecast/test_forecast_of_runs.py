@@ -126,7 +126,7 @@ def test_a_few_users_tell_the_tokens_of_all_within_their_interval(small_run: Pla
             assert few.new.prompt_tokens.low < everybody.new.prompt_tokens.value < few.new.prompt_tokens.high
 
 
-def test_the_forecast_of_a_finished_run_is_made_as_if_it_were_not_there_and_put_beside_what_it_took(small_run: Plan):
+def test_the_forecast_of_a_finished_run_ignores_it_and_is_compared_with_its_use(small_run: Plan):
     comparison = compare_with_use(small_run.config, measured)
     by_name = {stage.name: stage for stage in comparison.stages}
     counters = used(small_run, "probes")
@@ -144,7 +144,7 @@ def test_a_run_that_is_not_finished_cannot_be_compared(small_run: Plan, tmp_path
         compare_with_use(elsewhere(small_run, tmp_path), None)
 
 
-def test_the_command_tells_what_a_configuration_will_take_and_what_a_finished_run_took(
+def test_the_command_prints_a_forecast_and_compares_a_finished_run_with_it(
     small_run: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "config.yaml"

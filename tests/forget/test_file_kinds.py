@@ -66,7 +66,7 @@ def test_every_file_of_a_root_has_a_kind(tmp_path: Path):
     ],
 )
 def test_a_file_of_no_known_kind_stops_everything(tmp_path: Path, path: str):
-    with pytest.raises(StorageError, match=r"1 files .* no kind that a user can be removed from") as error:
+    with pytest.raises(StorageError, match=r"1 files .* unknown kinds.* users cannot be removed") as error:
         kinds_below(tmp_path, *KINDS, path)
     assert path in str(error.value)
 

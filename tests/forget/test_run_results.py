@@ -65,7 +65,7 @@ def test_a_page_of_another_version_is_removed(tmp_path: Path):
     assert GONE not in storage.read_json(f"{tmp_path}/metrics.json")["users"]["user_id"]
 
 
-def test_predictions_are_known_by_the_query_of_lamp_and_by_user_and_query_of_own_files():
+def test_predictions_are_found_by_lamps_query_id_or_by_own_user_and_query_id():
     assert list(prediction_ids("dev:17", "17")) == ["dev:17/17", "17"]
     assert list(prediction_ids("ann", "17")) == ["ann/17"]
 

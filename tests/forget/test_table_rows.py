@@ -61,7 +61,7 @@ def test_answers_of_the_generator_are_known_by_pseudonym(tmp_path: Path):
 def test_answers_that_were_kept_with_user_ids_are_refused(tmp_path: Path):
     location = str(tmp_path / "answers.parquet")
     storage.write_part(location, pa.table({"user_id": ["ann"]}))
-    with pytest.raises(StorageError, match=r"of which none is 'user'"):
+    with pytest.raises(StorageError, match=r"no column 'user' that names the owner"):
         count_rows(artefact(location, Kind.ANSWERS), {"p-ann"})
 
 
@@ -82,5 +82,5 @@ def test_a_rejected_sample_belongs_to_the_user_it_was_to_become(tmp_path: Path):
 def test_a_table_that_does_not_tell_whose_its_rows_are_is_refused(tmp_path: Path):
     location = str(tmp_path / "part.parquet")
     storage.write_part(location, pa.table({"text": ["mine"]}))
-    with pytest.raises(StorageError, match=r"columns \['text'\], of which none is 'user_id'"):
+    with pytest.raises(StorageError, match=r"columns \['text'\], but no column 'user_id'"):
         count_rows(artefact(location), {"ann"})

@@ -96,7 +96,7 @@ def test_what_one_asker_wrote_can_be_told_from_the_rest(store: CompletionStore):
     assert questions_known(store, "a b", "c d", "e f", asker="probes-1") == {"a b", "c d"}
 
 
-def test_merging_leaves_one_file_of_the_asker_with_all_answers_and_others_files_alone(store: CompletionStore):
+def test_merging_leaves_one_file_of_the_asker_and_all_files_of_others(store: CompletionStore):
     store.write(0, "drafts-2", [answer("e f")])
     others = {path for path in files(store) if path.name.startswith("drafts-2")}
     store.write(0, "probes-1", [answer("g h")])

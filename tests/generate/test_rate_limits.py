@@ -100,7 +100,7 @@ def test_tokens_that_were_not_taken_are_free_for_others_at_once():
     assert limits.wait_seconds(1.0, 61) == 59.0
 
 
-def test_a_call_that_is_larger_than_the_limit_waits_for_an_empty_minute_and_not_for_ever():
+def test_a_call_larger_than_the_limit_waits_for_an_empty_window_only():
     limits = Limits(api(tokens_per_minute=100))
     assert limits.wait_seconds(0.0, 5000) == 0
     limits.begin(0.0, 10)
@@ -121,7 +121,7 @@ def test_a_ticket_of_another_limiter_frees_nothing():
     assert limits.wait_seconds(1.0, 10) > 0
 
 
-def test_callers_get_their_turns_in_the_order_in_which_they_came_and_as_soon_as_one_is_free():
+def test_callers_get_turns_in_order_of_arrival_as_soon_as_one_is_free():
     async def turns() -> list[int]:
         limiter = Limiter(api(max_concurrent_requests=2), clock=lambda: 0.0)
         order: list[int] = []

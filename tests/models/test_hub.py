@@ -95,8 +95,8 @@ def test_a_name_is_brought_once_and_loaded_from_its_snapshot_without_the_hub(nod
         "tokenizer.json",
     ]
     assert [line for line in node.log.splitlines() if line.startswith("hydra_ray")] == [
-        f"hydra_ray.models.hub bringing {NAME}@{Path(folder).name} from the hub, 0.00 GB",
-        next(line for line in node.log.splitlines() if "brought" in line),
+        f"hydra_ray.models.hub downloading {NAME}@{Path(folder).name} from the hub, 0.00 GB",
+        next(line for line in node.log.splitlines() if "downloaded" in line),
     ]
     node.is_offline = True
     hub.requests.clear()
@@ -152,8 +152,8 @@ def test_a_file_damaged_in_the_cache_is_removed_and_brought_again(node: Node, hu
 
 
 def test_what_the_hub_refuses_is_said_with_what_to_do(node: Node, hub: Hub, tmp_path: Path):
-    assert "no repository" in node.error("org/none")
-    assert "no revision" in node.error(f"{NAME}@no-branch")
+    assert "is not a repository" in node.error("org/none")
+    assert "is not a revision" in node.error(f"{NAME}@no-branch")
     hub.repositories[NAME].is_gated = True
     assert "HF_TOKEN" in node.error(NAME)
     assert node.ask(("resolve_model", NAME), HF_TOKEN="right")
@@ -174,4 +174,4 @@ def test_a_node_that_cannot_ask_and_has_no_copy_says_which_of_the_two(node: Node
 def test_a_snapshot_without_weights_is_a_tokenizer_and_no_model(node: Node, hub: Hub):
     node.ask(("model_identity", NAME))  # brings the small files alone
     node.is_offline = True
-    assert "not whole" in node.error(NAME)
+    assert "incomplete" in node.error(NAME)

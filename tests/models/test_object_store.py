@@ -79,14 +79,14 @@ def test_a_model_is_brought_once_and_is_what_was_uploaded(uploaded, node, s3, ca
     folder = Path(resolve_model(uploaded.location))
     assert (folder / "model.safetensors").read_bytes() == (uploaded.folder / "model.safetensors").read_bytes()
     assert not (folder / "README.md").exists()
-    assert [record.message.split(" ")[0] for record in caplog.records] == ["bringing", "brought"]
+    assert [record.message.split(" ")[0] for record in caplog.records] == ["fetching", "fetched"]
     served = s3.served_bytes
     assert served >= 12 * MEGABYTE
     assert resolve_model(uploaded.location) == str(folder)
     assert s3.served_bytes == served
 
 
-def test_the_same_content_has_one_identity_in_a_folder_in_the_store_and_on_another_node(uploaded, node):
+def test_equal_content_has_one_identity_in_folder_store_and_other_node(uploaded, node):
     here = model_identity(uploaded.location)
     node("node-2")
     assert model_identity(uploaded.location) == model_identity(str(uploaded.folder)) == here
@@ -202,7 +202,7 @@ def test_a_model_replaced_after_the_plan_is_refused_by_whoever_has_the_plan(uplo
     assert resolve_model(pinned, with_weights=False)
     write_model(uploaded.folder, seed=1, num_numbers=3 * MEGABYTE)
     uploaded.put()
-    with pytest.raises(ModelError, match="replaced meanwhile"):
+    with pytest.raises(ModelError, match="was replaced"):
         resolve_model(pinned)
     changed = load_file(Path(resolve_model(uploaded.location), "model.safetensors"))["numbers"]
     assert np.array_equal(changed, load_file(uploaded.folder / "model.safetensors")["numbers"])
@@ -211,7 +211,7 @@ def test_a_model_replaced_after_the_plan_is_refused_by_whoever_has_the_plan(uplo
 def test_what_came_otherwise_than_the_store_says_is_refused(uploaded, node, monkeypatch):
     plain = object_store._read_back
     monkeypatch.setattr(object_store, "_read_back", lambda *paths: {**(plain(*paths) or {}), "md5": "0" * 32})
-    with pytest.raises(ModelError, match="did not come as it is in the store"):
+    with pytest.raises(ModelError, match="was corrupted on the way"):
         resolve_model(uploaded.location)
 
 
@@ -280,7 +280,7 @@ def test_a_store_that_does_not_answer_is_an_error_of_the_model(s3, uploaded, nod
     monkeypatch.setattr("hydra_ray.storage.s3._ATTEMPTS", 2)
     monkeypatch.setattr("hydra_ray.storage.s3._connected", S3Store)
     s3.disturb(*[Fault.SLOW_DOWN] * 400)
-    with pytest.raises(ModelError, match="cannot be brought here"):
+    with pytest.raises(ModelError, match="cannot fetch the model"):
         resolve_model(uploaded.location)
     s3.calm()
 

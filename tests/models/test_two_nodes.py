@@ -60,7 +60,7 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
 ):
     import ray
 
-    def bring(location: str) -> str:
+    def fetch(location: str) -> str:
         from hydra_ray.models import object_store, resolve_model
 
         object_store.CHUNK_BYTES = _MEGABYTE
@@ -68,7 +68,7 @@ def test_a_node_killed_while_it_brings_a_model_goes_on_and_the_other_has_its_own
 
     size = weight_bytes(location)
     assert size
-    remote: Any = ray.remote(num_cpus=1, max_retries=3)(bring)
+    remote: Any = ray.remote(num_cpus=1, max_retries=3)(fetch)
     folder = ray.get(remote.options(resources={"first": 1}).remote(location))
     assert Path(folder).is_relative_to(caches["first"])
     s3.disturb(*[Fault.NONE] * 40, *[Fault.STALL] * 100)
@@ -99,7 +99,7 @@ def bringing(cache: Path) -> int:
     raise AssertionError(f"nobody writes below {cache}")
 
 
-def test_a_run_whose_encoder_is_in_the_store_answers_as_with_the_same_encoder_in_a_folder(
+def test_a_run_with_its_encoder_in_the_store_answers_as_with_it_in_a_folder(
     caches: dict[str, Path], location: str, tmp_path: Path
 ):
     answers: list[bytes] = []

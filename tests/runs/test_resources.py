@@ -20,7 +20,7 @@ def test_steps_and_a_generator_fit_on_two_cores_together():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_and_custom_resources_reach_the_work_that_they_are_given_for_and_no_other(kind: str):
+def test_labels_and_custom_resources_apply_to_their_kind_of_work_alone(kind: str):
     labels, resources = {"ray.io/market-type": "!spot"}, {"licence": 1.0}
     placement = PlacementConfig.model_validate({f"{kind}_labels": labels, f"{kind}_resources": resources})
     for name, bundle_of in KINDS.items():

@@ -37,19 +37,19 @@ def later(config: RunConfig, tmp_path: Path, **sections: dict[str, Any]) -> RunC
     return RunConfig.model_validate(settings)
 
 
-def test_what_is_learned_from_all_users_is_the_teachers_and_the_rest_is_its_own(tmp_path: Path):
+def test_a_child_run_shares_trained_stages_with_its_parent_and_has_its_own_rest(tmp_path: Path):
     config = run_config(str(tmp_path))
     taught, added = record(config), plan_run(later(config, tmp_path))
     own, theirs = ({stage.name: stage.folder for stage in plan.stages()} for plan in (added, taught))
     assert set(own) == set(theirs)
     assert {name for name in own if own[name] == theirs[name]} == FROZEN
     assert added.reranker.prior_heads.folder == taught.reranker.heads.folder
-    assert added.adapter.head_prior.folder == taught.adapter.heads.folder
+    assert added.adapter.prior_heads.folder == taught.adapter.heads.folder
     assert added.completions == taught.completions
 
 
 @pytest.mark.parametrize(("num_epochs", "fold"), [(1, 0), (0, None)])
-def test_of_a_cross_fitted_run_the_first_fold_teaches(tmp_path: Path, num_epochs: int, fold: int | None):
+def test_a_cross_fitted_parent_is_used_by_its_first_fold(tmp_path: Path, num_epochs: int, fold: int | None):
     base = {**run_config().adapter.base.model_dump(), "num_epochs": num_epochs}
     config = run_config(str(tmp_path), users={"num_folds": 3}, adapter={"base": base})
     record(config)
@@ -68,7 +68,7 @@ def test_of_a_cross_fitted_run_the_first_fold_teaches(tmp_path: Path, num_epochs
         ({"answers": {"is_gated": False}}, "answers"),
     ],
 )
-def test_settings_other_than_the_teachers_are_refused(tmp_path: Path, sections: dict[str, Any], stage: str):
+def test_settings_that_differ_from_the_parents_are_refused(tmp_path: Path, sections: dict[str, Any], stage: str):
     config = run_config(str(tmp_path))
     record(config)
     with pytest.raises(ConfigError, match=rf"stage {stage} differs from that of the run test"):
@@ -101,7 +101,7 @@ def test_a_finished_run_teaches_also_when_its_raw_files_are_gone(tmp_path: Path)
     assert plan_run(later(config, tmp_path)).parent is not None
 
 
-def test_a_run_that_is_missing_unfinished_or_itself_taught_teaches_nobody(tmp_path: Path):
+def test_a_run_that_is_missing_unfinished_or_a_child_is_no_parent(tmp_path: Path):
     config = run_config(str(tmp_path))
 
     def mistake() -> HydraError:
@@ -121,7 +121,7 @@ def test_a_run_that_is_missing_unfinished_or_itself_taught_teaches_nobody(tmp_pa
 
 
 @pytest.mark.parametrize("users", [{"num_buckets": 3}, {"bucket_key": "other"}])
-def test_users_are_added_to_the_teachers_own_buckets(tmp_path: Path, users: dict[str, Any]):
+def test_users_are_added_to_the_parents_own_buckets(tmp_path: Path, users: dict[str, Any]):
     config = run_config(str(tmp_path))
     record(config)
     with pytest.raises(ConfigError, match="bucket_key must be those of the run test"):

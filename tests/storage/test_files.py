@@ -78,7 +78,7 @@ def test_a_part_comes_back_with_its_counters(place: Place, rows, counters):
     assert storage.read_counters(location) == counters
 
 
-def test_row_groups_come_back_one_by_one_with_counters_that_grew_while_they_were_made(place: Place):
+def test_row_groups_written_one_by_one_are_read_with_their_final_counters(place: Place):
     location = place("part.parquet")
     tables = [pa.table({"a": values, "b": values}) for values in ([1, 2], [3], pa.array([], pa.int64()))]
     counters = {"rows": 0}
@@ -340,7 +340,7 @@ def test_a_location_with_credentials_is_refused_without_repeating_them(location:
 @pytest.mark.parametrize(
     "endpoint", ["http://AKIAKEY:hunter2@host:9000", "http://host?secret_key=hunter2", "host:9000"]
 )
-def test_an_endpoint_with_credentials_or_without_a_scheme_is_refused_without_repeating_it(endpoint: str):
+def test_an_endpoint_with_credentials_or_without_scheme_is_refused_unseen(endpoint: str):
     with pytest.raises(ConfigError, match=r"storage\.endpoint") as caught:
         check_settings(RunConfig, {"run": "x", "storage": {"root": "s3://bucket/x", "endpoint": endpoint}}, "x.yaml")
     assert "hunter2" not in str(caught.value)

@@ -95,9 +95,7 @@ def stored(small_run: Plan, s3: FaultyS3, s3_root: str, without_ray: None) -> Pl
 
 
 @pytest.mark.ray
-def test_a_killed_run_on_a_store_that_fails_now_and_then_resumes_to_the_answers_of_a_run_on_a_disk(
-    stored: Plan, small_run: Plan
-):
+def test_a_killed_run_on_a_faulty_store_resumes_to_the_answers_of_a_local_run(stored: Plan, small_run: Plan):
     assert stored.is_complete()
     assert predictions(stored) == predictions(small_run)
 
@@ -177,15 +175,13 @@ def test_a_damaged_part_of_an_unfinished_stage_is_set_aside_and_made_again(
     cut_off(plan.probes.part("probes", 2))
     asked.clear()
     personalize(config, until="probes")
-    assert f"probes: {plan.probes.part('probes', 2)} is damaged; it was set aside and is made again" in caplog.text
+    assert f"probes: {plan.probes.part('probes', 2)} is damaged; it was set aside and is computed again" in caplog.text
     assert [storage.read_part(location) for location in plan.probes.parts("probes")] == whole
     assert storage.exists(plan.probes.part("probes", 2) + storage.DAMAGED_SUFFIX)
     assert asked == []
 
 
-def test_a_damaged_part_of_a_finished_stage_stops_the_run_until_it_is_removed_as_the_error_says(
-    config: RunConfig, asked: list[str]
-):
+def test_a_damaged_part_of_a_complete_stage_stops_the_run_until_it_is_removed(config: RunConfig, asked: list[str]):
     plan = personalize(config, until="probes")
     damaged = plan.users.part("users", 1)
     whole = storage.read_part(damaged)

@@ -52,7 +52,7 @@ def test_a_point_that_was_tried_again_counts_once():
 
 
 def test_a_sweep_in_which_everything_failed_says_why():
-    with pytest.raises(InputError, match="no trial of the sweep s ended well; the first: out of luck"):
+    with pytest.raises(InputError, match="no trial of the sweep s succeeded; the first: out of luck"):
         gather(SWEEP, [outcome(None)])
 
 

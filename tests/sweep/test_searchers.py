@@ -41,7 +41,7 @@ def test_only_possible_points_are_suggested():
     assert all(isinstance(point["k"], int) and 0.01 <= point["scale"] <= 10 for point in points)
 
 
-def test_a_search_that_starts_again_asks_for_the_same_points_in_whatever_order_trials_end():
+def test_a_restarted_search_suggests_the_same_points_in_any_order_of_results():
     assert searched(24) == searched(24) == searched(24, is_reversed=True)
 
 

@@ -1,4 +1,4 @@
-"""Everything that a run's configuration asks of this machine, looked at before anything is started or paid."""
+"""Checks of a run's configuration against this machine, before anything is started or paid for."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from hydra_ray.storage.locations import reach
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Models:
-    """The models of a run that can be used."""
+    """Usable models of a run."""
 
     generator: ModelDescription | None
     encoders: Sequence[ModelDescription]
@@ -37,11 +37,11 @@ class _Models:
 def examine_configuration(
     path: str, overrides: Sequence[str], machine: Machine, *, is_called: bool = False
 ) -> list[Finding]:
-    """What is right or wrong with a configuration on a machine; no problem means that a run of it can start.
+    """Return findings about a configuration on a machine; without a problem, a run of it can start.
 
     Args:
-        path: of the YAML file.
-        overrides: settings to change.
+        path: YAML file.
+        overrides: settings to override.
         is_called: whether to make one call to the endpoint, if one is the generator.
     """
     try:
@@ -70,7 +70,7 @@ def examine_configuration(
 
 
 def _wrong_settings(path: str, error: HydraError) -> list[Finding]:
-    """One problem a setting, where the error tells of several."""
+    """Return one problem per setting, where the error lists several."""
     if _is_sweep(path):
         remedy = "doctor takes the configuration of a run: give the one that `base` in it names"
         return [problem("configuration", f"{path} is a sweep's", remedy)]
@@ -106,7 +106,7 @@ def _examine_room(config: RunConfig, seen: SeenUsers, models: _Models) -> Iterat
 
 
 def _examine_work(config: RunConfig, machine: Machine, models: _Models, seen: SeenUsers | None) -> Iterator[Finding]:
-    """Yield whether the run's work has room on this machine: GPUs, memory, and what Ray counts."""
+    """Yield findings on whether the run's work fits on this machine: GPUs, memory, and Ray's resources."""
     try:
         require_cluster_address()
     except ClusterError as error:
@@ -126,8 +126,9 @@ def _examine_work(config: RunConfig, machine: Machine, models: _Models, seen: Se
 
 
 def _examine_placement(config: RunConfig, machine: Machine, num_parts: int) -> list[Finding]:
-    """What does not fit, once where several stages say the same, and one finding where all fits."""
-    # GPUs that are not here at all are a finding of their own.
+    """Return the placement problems, each reported once if several stages share it, or one finding that everything
+    fits."""
+    # Missing GPUs are reported by a separate finding.
     num_gpus = max([len(machine.gpus), *wants_gpus(config).values()])
     node = NodeType(name="this machine", resources={"CPU": machine.num_cpus, "GPU": num_gpus}, is_head=True)
     found = placement_findings(config, [node], num_parts)

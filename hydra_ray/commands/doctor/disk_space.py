@@ -1,4 +1,4 @@
-"""Whether what a run writes can be written and has room: below its root, in temporary folders, in the models' cache."""
+"""Checks that a run's output can be written and fits: below its root, in temporary folders, in the model cache."""
 
 import os
 import tempfile
@@ -18,12 +18,12 @@ from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.forecast.disk import run_bytes
 
 _RAY_BYTES = 1 * GIGABYTE
-"""For Ray's logs and what does not fit into its object store."""
+"""Allowance for Ray's logs and for objects that it spills."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """Room that a run needs in a folder."""
+    """Disk space that a run needs in a folder."""
 
     what: str
     folder: str
@@ -31,16 +31,16 @@ class Need:
 
 
 def storage_finding(root: str, given: str) -> Finding:
-    """Return whether files can be written, read and removed below the root of a run.
+    """Return a finding on whether files can be written, read and removed below the root of a run.
 
     Args:
-        given: the root as the configuration has it.
+        given: root as written in the configuration.
     """
     try:
         storage.require_absolute(root, "storage.root")
     except HydraError as error:
         return unusable("storage.root", root, error)
-    # Named like any unfinished file, so that one that a kill leaves behind is known as such.
+    # Named like any unfinished file, so that one left behind by a kill is recognized as such.
     marker = storage.join(root, f"doctor.{uuid.uuid4().hex}.tmp")
     made = [] if storage.is_uri(root) else _missing_folders(Path(root))
     try:
@@ -54,7 +54,7 @@ def storage_finding(root: str, given: str) -> Finding:
         return problem("storage.root", root, str(error))
     finally:
         for folder in made:
-            with suppress(OSError):  # it is not there, or somebody else has put something there
+            with suppress(OSError):  # it does not exist, or is not empty any more
                 folder.rmdir()
     if not is_kept:
         return problem("storage.root", root, "what was written there reads otherwise: use another store")
@@ -65,11 +65,11 @@ def storage_finding(root: str, given: str) -> Finding:
 def needs_of(
     config: RunConfig, seen: SeenUsers, generator: ModelDescription | None, encoders: Sequence[ModelDescription]
 ) -> list[Need]:
-    """Return the room that a run needs on this machine.
+    """Return the disk space that a run needs on this machine.
 
     Args:
-        generator: None where none is loaded.
-        encoders: that bases are made of.
+        generator: generator's model; None where none is loaded.
+        encoders: encoders that bases are made from.
     """
     temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     needs = [Need(what="Ray", folder=temporary, num_bytes=_RAY_BYTES)]
@@ -88,10 +88,10 @@ def needs_of(
 
 
 def room_findings(needs: Sequence[Need], disks: Mapping[str, Disk]) -> Iterator[Finding]:
-    """Yield whether the disks have the room: folders on the same one share it.
+    """Yield findings on whether the disks have the space: folders on the same one share it.
 
     Args:
-        disks: of each folder that something needs.
+        disks: disk of each needed folder.
     """
     by_device: dict[int, list[Need]] = {}
     for need in needs:
@@ -108,7 +108,7 @@ def room_findings(needs: Sequence[Need], disks: Mapping[str, Disk]) -> Iterator[
 
 
 def disks_of(needs: Sequence[Need]) -> dict[str, Disk]:
-    """Return the disks of the folders that something needs."""
+    """Return the disks of the folders that need space."""
     return {need.folder: disk_of(need.folder) for need in needs}
 
 
@@ -121,5 +121,5 @@ def _bases_bytes(config: RunConfig, encoders: Sequence[ModelDescription]) -> int
 
 
 def _missing_folders(folder: Path) -> list[Path]:
-    """Return a folder and those above it that are not there, the lowest first."""
+    """Return those of a folder and its parents that do not exist, the lowest first."""
     return [each for each in (folder, *folder.parents) if not os.path.exists(each)]

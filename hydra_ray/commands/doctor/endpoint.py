@@ -1,4 +1,5 @@
-"""Whether an endpoint can be the generator: its key is set, its address answers, and one call comes back."""
+"""Checks of an endpoint as the generator: its key is set, its address accepts connections, and a request is
+answered."""
 
 import os
 import socket
@@ -31,10 +32,10 @@ _SMALLEST = Request(
 
 
 def endpoint_findings(generator: GeneratorConfig, *, is_called: bool) -> Iterator[Finding]:
-    """What is right or wrong with the endpoint of a run, seen from this machine.
+    """Yield findings about the endpoint of a run, as seen from this machine.
 
     Args:
-        is_called: whether to make one call, of one token, which the endpoint may charge.
+        is_called: whether to send one request for one token, which the endpoint may charge for.
     """
     api = generator.api
     if api is None:
@@ -48,7 +49,7 @@ def endpoint_findings(generator: GeneratorConfig, *, is_called: bool) -> Iterato
 
 
 def _key_finding(api: ApiConfig) -> Finding:
-    """Return whether the key's variable holds what can be sent; the key itself is never told."""
+    """Return a finding on whether the key's variable holds a valid HTTP header value; the key is never shown."""
     name = api.api_key_env
     if name is None:
         return Finding(name="endpoint's key", value="none is wanted")
@@ -69,7 +70,7 @@ def _key_finding(api: ApiConfig) -> Finding:
 
 
 def _address_finding(api: ApiConfig) -> Finding:
-    """Return whether something listens where the calls go: the endpoint, or the proxy that the environment names."""
+    """Return a finding on whether the endpoint, or the proxy that the environment names, accepts connections."""
     url = urlsplit(api.base_url)
     host, port = url.hostname or "", url.port or _PORTS[url.scheme]
     proxy = None if proxy_bypass(host) else getproxies().get(url.scheme)
@@ -79,7 +80,7 @@ def _address_finding(api: ApiConfig) -> Finding:
             through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
             host, port = through.hostname or "", through.port or _PORTS.get(through.scheme, 80)
             host.encode("idna")
-        except ValueError:  # of which a part may be a password: it is not told
+        except ValueError:  # it may contain a password, so it is not shown
             remedy = f"{url.scheme}_proxy in the environment is no URL with a host and a port: correct or unset it"
             return problem("endpoint", api.base_url, remedy)
         by = f" by the proxy {host}:{port}"
@@ -100,7 +101,7 @@ def _why_unreachable(error: OSError, host: str, port: int) -> str:
 
 
 def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
-    """One call in the form of a run's, with one token to write."""
+    """Return a finding on one request in the form of a run's, for one token."""
     import openai
 
     from hydra_ray.generate.calls import call_arguments, read_answers
@@ -115,13 +116,13 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
             answered = read_answers(client.chat.completions.create(**arguments), 1, 0)
     except (openai.OpenAIError, TimeoutError, ValueError) as error:
         return problem("endpoint: one call", api.model, _why_failed(error, api))
-    told = f"{answered.prompt_tokens} prompt tokens, ended by {answered.generations[0].finish_reason}"
+    details = f"{answered.prompt_tokens} prompt tokens, ended by {answered.generations[0].finish_reason}"
     took = time.monotonic() - start
-    return Finding(name="endpoint: one call", value=f"{api.model} answered in {took:.1f} s ({told})")
+    return Finding(name="endpoint: one call", value=f"{api.model} answered in {took:.1f} s ({details})")
 
 
 def _why_failed(error: Exception, api: ApiConfig) -> str:
-    """What a failed call means, without any text of the endpoint's own."""
+    """Return what a failed request means, without any text of the endpoint's own."""
     from hydra_ray.generate.call_faults import fault_of
 
     if any(isinstance(each, ssl.SSLError) for each in _causes(error)):

@@ -1,4 +1,4 @@
-"""What `hydra-ray doctor` looks at: this machine, or this machine for a configuration."""
+"""Findings of `hydra-ray doctor` about this machine, in general or for a configuration."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 def examine(subjects: Sequence[str] = (), *, is_called: bool = False) -> list[Finding]:
-    """What is right or wrong: with the configuration among the subjects on this machine, or with this machine itself.
+    """Return findings about this machine, or about the configuration among the subjects on this machine.
 
     Args:
-        subjects: a configuration's file and settings to change in it; or models to look for besides the demo's.
-        is_called: whether to make one call to the configuration's endpoint, if it has one.
+        subjects: a configuration's file and settings to override; or models to look for besides the demo's.
+        is_called: whether to send one request to the configuration's endpoint, if it has one.
 
     Raises:
         ConfigError: the subjects are neither.
@@ -40,7 +40,7 @@ def examine(subjects: Sequence[str] = (), *, is_called: bool = False) -> list[Fi
 
 
 def is_configuration(subject: str) -> bool:
-    """Return whether a word names a configuration's file, and neither a model nor a setting."""
+    """Return whether a subject names a configuration's file rather than a model or a setting."""
     return os.path.isfile(subject) or subject in shipped_names() or _is_yaml(subject)
 
 

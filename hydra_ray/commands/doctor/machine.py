@@ -1,5 +1,5 @@
-"""What this machine is and has, gathered once: checks are functions of these facts, and so can be tried on machines
-that are not there."""
+"""Facts of this machine, gathered once: checks are pure functions of them and can be tested on machines that do not
+exist."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ GIGABYTE = 1 << 30
 _MEGABYTE = 1 << 20
 _ENOUGH_MEMORY_GIGABYTES = 8
 _SMI_SECONDS = 20
-"""How long nvidia-smi may take; on a machine with many GPUs and no persistence daemon it starts each of them."""
+"""Time limit of nvidia-smi, which initializes each GPU on machines without a persistence daemon."""
 _SMI_FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -25,36 +25,36 @@ _MEMORY_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.u
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU that programs on this machine may use."""
+    """A GPU that this process may use."""
 
     name: str
     memory_bytes: int
     free_bytes: int
     capability: tuple[int, int]
-    """CUDA's compute capability."""
+    """CUDA compute capability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Torch:
-    """The installed PyTorch."""
+    """Installed PyTorch."""
 
     version: str = ""
-    """Empty where it is not installed, or cannot be imported."""
+    """Version; empty where PyTorch is not installed or cannot be imported."""
     cuda: str | None = None
-    """The CUDA version that it is built for; None of a build for CPUs."""
+    """CUDA version of the build; None for CPU builds."""
     error: str = ""
-    """Why it cannot be imported, although it is installed."""
+    """Reason why it cannot be imported although it is installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a machine is and has."""
+    """Resources and software of a machine."""
 
     num_cpus: int
     memory_bytes: int
-    """Of the machine, or of the container that this process runs in."""
+    """Memory of the machine, or of the container that this process runs in."""
     available_bytes: int
-    """Memory that programs can still get."""
+    """Memory that programs can still allocate."""
     gpus: tuple[Gpu, ...] = ()
     driver: str = ""
     """Version of NVIDIA's driver; empty where there is none."""
@@ -63,7 +63,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """The file system that a folder is on, or will be on. Key: device."""
+    """File system that contains a folder, or will. Key: device."""
 
     device: int
     free_bytes: int
@@ -85,7 +85,7 @@ def this_machine() -> Machine:
 
 
 def disk_of(folder: str) -> Disk:
-    """Return the file system of a folder; of one that is not there yet, of the nearest folder above it."""
+    """Return the file system of a folder, or of its nearest existing parent."""
     place = Path(folder)
     while not os.path.isdir(place):
         place = place.parent
@@ -94,12 +94,12 @@ def disk_of(folder: str) -> Disk:
 
 
 def gigabytes(num_bytes: float) -> str:
-    """As a person reads it, in units of 2^30 bytes."""
+    """Return a size as text, in units of 2^30 bytes."""
     return f"{num_bytes / GIGABYTE:.1f} GB"
 
 
 def machine_findings(machine: Machine) -> Iterator[Finding]:
-    """What a machine has, whatever it is to run."""
+    """Yield findings about a machine, whatever it is to run."""
     yield Finding(name="python", value=".".join(map(str, sys.version_info[:3])))
     if machine.torch.error:
         yield broken_torch(machine.torch)
@@ -117,13 +117,13 @@ def machine_findings(machine: Machine) -> Iterator[Finding]:
 
 
 def broken_torch(torch: Torch) -> Finding:
-    """What to do about a PyTorch that cannot be imported."""
+    """Return the problem of a PyTorch that cannot be imported, with its remedy."""
     remedy = "it is a build that lacks its libraries: make a new environment (README, Install)"
     return problem("torch", f"cannot be imported ({torch.error})", remedy)
 
 
 def _memory() -> tuple[int, int]:
-    """Return the bytes in all, and those that can still be had."""
+    """Return the total and the available bytes of memory."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = page * os.sysconf("SC_PHYS_PAGES")
     available = _linux_available() or total
@@ -142,7 +142,7 @@ def _linux_available() -> int | None:
 
 
 def _first_number(paths: tuple[str, ...]) -> int | None:
-    """Return the number in the first of the files that has one: `max` stands for no limit."""
+    """Return the number in the first file that contains one (`max` means no limit); None without any."""
     for path in paths:
         try:
             return int(Path(path).read_text(encoding="ascii"))
@@ -152,7 +152,7 @@ def _first_number(paths: tuple[str, ...]) -> int | None:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    """Return the GPUs that this process may use, and the driver's version, as nvidia-smi tells them."""
+    """Return the GPUs that this process may use and the driver's version, as reported by nvidia-smi."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True)
@@ -161,22 +161,22 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
     return parse_gpus(done.stdout, os.environ.get(_VISIBLE))
 
 
-def parse_gpus(told: str, visible: str | None) -> tuple[tuple[Gpu, ...], str]:
-    """GPUs and the driver's version in what nvidia-smi prints for `_SMI_FIELDS`.
+def parse_gpus(output: str, visible: str | None) -> tuple[tuple[Gpu, ...], str]:
+    """Return the GPUs and the driver's version in the output of nvidia-smi for `_SMI_FIELDS`.
 
     Args:
-        visible: what CUDA_VISIBLE_DEVICES says, indices or beginnings of UUIDs; None where it is not set.
+        visible: value of CUDA_VISIBLE_DEVICES, indices or prefixes of UUIDs; None where it is not set.
     """
     wanted = None if visible is None else [each.strip() for each in visible.split(",") if each.strip()]
     found: list[Gpu] = []
     driver = ""
-    for row in csv.reader(told.splitlines(), skipinitialspace=True):
+    for row in csv.reader(output.splitlines(), skipinitialspace=True):
         if len(row) != len(_SMI_FIELDS):
             continue
         index, uuid, name, total, free, capability, driver = row
         if wanted is not None and not any(each == index or uuid.startswith(each) for each in wanted):
             continue
-        if not (total.isdigit() and free.isdigit()):  # as "[N/A]" of a GPU that has no memory of its own
+        if not (total.isdigit() and free.isdigit()):  # such as "[N/A]" for a GPU without memory of its own
             continue
         major, _, minor = capability.partition(".")
         found.append(
@@ -193,7 +193,7 @@ def parse_gpus(told: str, visible: str | None) -> tuple[tuple[Gpu, ...], str]:
 def _torch() -> Torch:
     try:
         import torch
-    except (ImportError, OSError, ValueError) as error:  # a library that it needs is not there
+    except (ImportError, OSError, ValueError) as error:  # a shared library that it needs is missing
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
         return Torch() if is_missing else Torch(error=f"{type(error).__name__}: {error}")
     return Torch(version=torch.__version__, cuda=torch.version.cuda)

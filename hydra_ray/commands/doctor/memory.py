@@ -1,7 +1,7 @@
-"""Whether a machine's memory holds the generator: its weights, and the key-value cache of what it writes at once.
+"""Checks that memory holds the generator: its weights, and the key-value cache of its concurrent sequences.
 
-Sizes follow from a model's configuration. What else a loaded model takes is an allowance: vLLM measures it when it
-loads.
+Sizes follow from a model's configuration. Whatever else a loaded model needs is covered by an allowance; vLLM measures
+it when it loads the model.
 """
 
 from collections.abc import Iterator
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GPU_ALLOWANCE_BYTES = 2 * GIGABYTE
-"""For CUDA's context, activations and captured graphs."""
+"""Allowance for CUDA's context, activations and captured graphs."""
 CPU_ALLOWANCE_BYTES = 2 * GIGABYTE
-"""For the process of a copy and its activations."""
+"""Allowance for a copy's process and activations."""
 LEAST_DRIVERS = {12: 525, 13: 580}
-"""Branch of NVIDIA's Linux driver that each major version of CUDA needs at least (CUDA Toolkit release notes, minor
-version compatibility)."""
+"""Minimum branch of NVIDIA's Linux driver for each major version of CUDA (CUDA Toolkit release notes, minor version
+compatibility)."""
 _LEAST_CAPABILITY = (7, 5)
-"""CUDA 13 has no code for older GPUs (CUDA Toolkit 13.0 release notes)."""
+"""Minimum compute capability of CUDA 13 (CUDA Toolkit 13.0 release notes)."""
 _GPU_LOCK = "install the packages for GPUs into a new environment: make install LOCK=gpu"
 _BFLOAT16_CAPABILITY = (8, 0)
-"""vLLM refuses bfloat16 on older GPUs."""
+"""Minimum compute capability for bfloat16: vLLM refuses it on older GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """How much memory a generator takes, in the type in which it is loaded."""
+    """Memory size of a generator, in the dtype in which it is loaded."""
 
     weight_bytes: int
     token_bytes: int | None
-    """Of the key-value cache, a token; None of a model whose configuration does not tell."""
+    """Bytes per token of the key-value cache; None where the model's configuration does not determine it."""
     num_heads: int | None
-    """Attention heads, which tensor parallel ranks share out."""
+    """Number of attention heads, which tensor parallel ranks divide among them."""
 
     def rank_bytes(self, num_ranks: int) -> float:
-        """Of the weights on each of several GPUs."""
+        """Return the bytes of weights per GPU."""
         return self.weight_bytes / num_ranks
 
 
 def size_of(found: "ModelDescription", dtype: str) -> ModelSize | None:
-    """Return the size of a generator; None where its weights are not on this machine."""
+    """Return the size of a generator; None where the size of its weights is unknown."""
     if found.weight_bytes is None:
         return None
     text: Any = found.config.get_text_config()
@@ -63,7 +63,7 @@ def size_of(found: "ModelDescription", dtype: str) -> ModelSize | None:
 
 
 def wants_gpus(config: RunConfig) -> dict[str, float]:
-    """GPUs that the work of a run reserves on one machine, by the setting that says so."""
+    """Return the GPUs that a run reserves on one machine, by setting."""
     placement = config.placement
     wanted: dict[str, float] = {}
     if config.generator.engine == "vllm":
@@ -74,7 +74,7 @@ def wants_gpus(config: RunConfig) -> dict[str, float]:
 
 
 def gpu_findings(config: RunConfig, machine: Machine, size: ModelSize | None) -> Iterator[Finding]:
-    """Yield whether the GPUs that a run reserves are there, can be used, and hold the generator."""
+    """Yield findings on whether the GPUs that a run reserves exist, can be used, and hold the generator."""
     wanted = wants_gpus(config)
     if not wanted:
         unused = f"; {len(machine.gpus)} here" if machine.gpus else ""
@@ -98,10 +98,10 @@ def gpu_findings(config: RunConfig, machine: Machine, size: ModelSize | None) ->
 
 
 def cpu_finding(config: RunConfig, machine: Machine, size: ModelSize | None, num_copies: int) -> Finding | None:
-    """Return whether the memory holds the generator's copies, where they run on the CPU; None where none does.
+    """Return a finding on whether memory holds the generator's copies that run on the CPU; None where none does.
 
     Args:
-        num_copies: that are loaded at the same time.
+        num_copies: number of copies loaded at the same time.
     """
     placement = config.placement
     if config.generator.engine != "vllm" or placement.generator_gpus or size is None:
@@ -124,7 +124,7 @@ def cpu_finding(config: RunConfig, machine: Machine, size: ModelSize | None, num
 
 
 def _driver(machine: Machine) -> Finding:
-    """Return whether the installed torch can use the GPUs at all."""
+    """Return a finding on whether the installed torch can use the GPUs at all."""
     torch = machine.torch
     if torch.cuda is None:
         return problem("cuda", f"torch {torch.version} is a build for CPUs", _GPU_LOCK)
@@ -150,7 +150,7 @@ def _capability(config: RunConfig, machine: Machine) -> Iterator[Finding]:
 
 
 def _fit(config: RunConfig, gpu: Gpu, size: ModelSize) -> Finding:
-    """Return whether a copy of the generator has room on each GPU that it takes."""
+    """Return a finding on whether a copy of the generator fits on each of its GPUs."""
     placement, tokens = config.placement, config.generator.max_model_tokens
     num_ranks = max(1, int(placement.generator_gpus))
     if size.num_heads and size.num_heads % num_ranks:
@@ -184,7 +184,7 @@ def _fit(config: RunConfig, gpu: Gpu, size: ModelSize) -> Finding:
 
 
 def _shared(placement: PlacementConfig) -> Finding | None:
-    """What is wrong where several copies share a GPU and each takes too much of it."""
+    """Return a problem where the copies that share a GPU together take more than its memory; None otherwise."""
     copies = int(1 / placement.generator_gpus) if placement.generator_gpus < 1 else 1
     copies = min(copies, placement.generator_actors)
     if copies * placement.gpu_memory_fraction <= 1:

@@ -1,4 +1,4 @@
-"""What a model's files say of it, without its weights: configuration, tokenizer, and whether the weights are whole."""
+"""Descriptions of models from their files, without loading weights: configuration, tokenizer, completeness."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _INDEX, _SAFETENSORS = ".index.json", ".safetensors"
 _LENGTH_BYTES = 8
-"""With which a file of safetensors begins: how long its header is, in JSON."""
+"""Number of bytes of the header length with which a safetensors file begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,37 +25,37 @@ class ModelDescription:
     """A model that has not been loaded. Key: spec."""
 
     spec: str
-    """As the configuration names it."""
+    """Name in the configuration."""
     config: "PretrainedConfig"
     tokenizer: "PreTrainedTokenizerBase"
     weight_bytes: int | None
-    """None where nobody tells."""
+    """Size of the weights; None where it is unknown."""
     missing_bytes: int
-    """Of the model, still to be brought to this machine."""
+    """Bytes still to be fetched to this machine."""
     cache: str
-    """Folder to which it is brought."""
+    """Folder to which the model is fetched."""
 
     @property
     def architecture(self) -> str:
-        """The class that transformers saved, which tells a generator from an encoder; empty where it is not told."""
+        """Class name that transformers saved, which distinguishes generators from encoders; empty where missing."""
         return next(iter(self.config.architectures or ()), "")
 
 
 def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
-    """What the model `spec` is; a package's GGUF file is converted for this, as the first run would do it.
+    """Return the description of the model `spec`; a package's GGUF file is converted, as the first run would do.
 
     Args:
-        with_weights: False where its tokenizer is all that is wanted.
+        with_weights: False where only the tokenizer is needed.
 
     Raises:
-        ModelError: it is not there or not reachable, is none that transformers knows, or is not whole.
+        ModelError: it is missing or unreachable, not supported by transformers, or incomplete.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     model = open_model(spec)
-    folder = model.bring(with_weights=False)
+    folder = model.fetch(with_weights=False)
     try:
-        # Else transformers asks on the terminal whether it may run code that the model's folder carries.
+        # Otherwise transformers asks on the terminal whether to run code in the model's folder.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         refuse_own_code(spec, error)
@@ -64,7 +64,7 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
         ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # whatever the tokenizer's own parser raises
+    except Exception as error:  # the tokenizers library raises bare exceptions
         refuse_own_code(spec, error)
         raise ModelError(
             f"{spec} has no tokenizer that can be loaded ({_first_sentence(error)}): put the model's tokenizer files "
@@ -72,7 +72,7 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
         ) from error
     missing = model.missing_bytes() if with_weights else 0
     if with_weights and not missing:
-        model.bring(with_weights=True)
+        model.fetch(with_weights=True)
     elif isinstance(model, StoredModel):
         _require_shards(model)
         _require_headers(model)
@@ -87,7 +87,7 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
 
 
 def _require_shards(model: StoredModel) -> None:
-    """Refuse a model in a store that lacks files of weights which its index lists."""
+    """Check that a stored model has all weight files that its index lists."""
     there = storage.list_files(model.location)
     for index in (name for name in there if name.endswith(_INDEX)):
         listed = {*storage.read_json(storage.join(model.location, index))["weight_map"].values()}
@@ -96,16 +96,16 @@ def _require_shards(model: StoredModel) -> None:
 
 
 def _require_headers(model: StoredModel) -> None:
-    """Refuse weights in a store that are none, or cut off, by what their first bytes say of their size."""
+    """Check that stored weights are complete safetensors files, by the size that their headers state."""
     for name in weight_files(storage.list_files(model.location)):
         if not name.endswith(_SAFETENSORS):
             continue
         location = storage.join(model.location, name)
         found, _ = storage.file_state(location)
         with storage.open_input(location) as file:
-            told = _safetensors_bytes(file, found)
-        if told != found:
-            why = "are no safetensors" if told is None else f"should be {told} bytes long"
+            expected = _safetensors_bytes(file, found)
+        if expected != found:
+            why = "are no safetensors" if expected is None else f"should be {expected} bytes long"
             raise ModelError(
                 f"{location} ({found} bytes) holds no whole weights: they {why}; it may be cut off or a pointer of "
                 "git-lfs (`git lfs pull`). Put the file there again."
@@ -113,7 +113,7 @@ def _require_headers(model: StoredModel) -> None:
 
 
 def _safetensors_bytes(file: IO[bytes], num_bytes: int) -> int | None:
-    """Return the size that a file of safetensors should have by its header; None where it has none."""
+    """Return the size that a safetensors file should have by its header; None where the header is invalid."""
     start = file.read(_LENGTH_BYTES)
     length = int.from_bytes(start, "little")
     if len(start) < _LENGTH_BYTES or length > num_bytes - _LENGTH_BYTES:

@@ -1,4 +1,4 @@
-"""Whether a run's models are there and fit their work: the generator writes, encoders read."""
+"""Checks that a run's models exist and fit their use: the generator writes texts, encoders read them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hydra_ray.findings import Finding, unusable
 from hydra_ray.models import model_identity
 
 WRITES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ChatModel")
-"""How the names of architectures end that write texts."""
+"""Suffixes of the names of architectures that generate text."""
 Supports = Callable[[str], bool]
 
 
@@ -24,10 +24,10 @@ class Use:
 
 
 def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tuple[Finding, ModelDescription | None]:
-    """What is right or wrong with the generator, and what it is where vLLM can load it.
+    """Return a finding about the generator, and its description where vLLM can load it.
 
     Args:
-        supports: whether the installed vLLM knows an architecture.
+        supports: returns whether the installed vLLM supports an architecture.
 
     Raises:
         ImportError: vLLM cannot be imported.
@@ -50,7 +50,7 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
 
 
 def encoder_findings(config: RunConfig) -> tuple[list[Finding], list[ModelDescription]]:
-    """What is right or wrong with each encoder, and what those are that can be used."""
+    """Return a finding about each encoder, and the descriptions of the usable ones."""
     findings: list[Finding] = []
     usable: list[ModelDescription] = []
     for spec, uses in _encoders(config).items():
@@ -67,12 +67,12 @@ def encoder_findings(config: RunConfig) -> tuple[list[Finding], list[ModelDescri
 
 
 def _encoders(config: RunConfig) -> dict[str, list[Use]]:
-    """What each encoder is used for, by its name."""
+    """Return the uses of each encoder, by name."""
     uses: dict[str, list[Use]] = {}
     for name, scorer in (("reranker", config.reranker), ("adapter", config.adapter)):
         use = Use(setting=f"{name}.base", max_text_tokens=scorer.base.max_text_tokens)
         uses.setdefault(scorer.base.encoder, []).append(use)
-    # A run asks for the identity of this one also where its method compares no vectors.
+    # A run needs this one's identity even where its retrieval method uses no vectors.
     if config.retrieve.encoder is not None:
         use = Use(setting="retrieve", max_text_tokens=config.retrieve.max_text_tokens)
         uses.setdefault(config.retrieve.encoder, []).append(use)
@@ -85,7 +85,7 @@ def _said(found: ModelDescription) -> str:
 
 
 def context_limit(found: ModelDescription) -> int | None:
-    """Return the longest text that a model reads, in its tokens; None where its files do not tell."""
+    """Return the maximum length of a text in the model's tokens; None where its files do not state it."""
     text = found.config.get_text_config()
     limits = [getattr(text, "max_position_embeddings", None), getattr(found.tokenizer, "model_max_length", None)]
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
@@ -115,7 +115,8 @@ def _require_context(found: ModelDescription, wanted: int) -> None:
 
 
 def _require_prompts(config: RunConfig, task: Task, found: ModelDescription) -> None:
-    """The very functions that a run uses: a chat template, room for the instruction, and for the longest label."""
+    """Check, with the functions that a run uses, the chat template and the room for the instruction and the longest
+    label."""
     from hydra_ray.generate.engines.vllm import require_labels_fit
     from hydra_ray.generate.prompts import fit_messages
 

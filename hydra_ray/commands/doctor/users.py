@@ -1,4 +1,4 @@
-"""Whether a run's users can be read, and how many there are: the run's own readers, on the first rows of each file."""
+"""Checks that a run's users can be read, and their number: the run's own readers, on the first rows of each file."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -20,31 +20,32 @@ from hydra_ray.runs.root import KEY
 from hydra_ray.runs.stage import bucket_of
 
 MAX_ROWS = 200
-"""Rows of each file that are read."""
+"""Number of rows of each file that are read."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SeenUsers:
-    """What looking at the first users of a run tells."""
+    """Statistics of the first users of a run."""
 
     num_users: int = 0
-    """Of the whole run, about, where not all were read."""
+    """Number of users of the whole run; estimated where not all were read."""
     is_whole: bool = True
-    """Whether all were read."""
+    """Whether all users were read."""
     input_bytes: int = 0
-    """Of the files that they are in."""
+    """Size of the input files."""
     num_records: list[int] = field(default_factory=list)
-    """Of each user that was read."""
+    """Number of records of each user that was read."""
     ids: list[str] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
-    """Where each user was read first."""
-    num_taught: int = 0
-    """Users that were read whose targets may be learned from."""
+    """Sample and file in which each user was first read."""
+    num_trainable: int = 0
+    """Number of users read whose targets may be trained on."""
     num_new: int = 0
     rejected: list[Rejected] = field(default_factory=list)
 
     def num_parts(self, config: RunConfig) -> int:
-        """Buckets that hold users: exact where all users and the key that divides them are known, else at most."""
+        """Return the number of buckets that hold users; an upper bound unless all users and the bucket key are
+        known."""
         num_buckets = config.users.num_buckets
         key = config.users.bucket_key or _root_key(config.storage.root)
         if self.is_whole and key:
@@ -52,7 +53,7 @@ class SeenUsers:
         return min(num_buckets, self.num_users)
 
     def add(self, sample: Sample | Rejected, config: RunConfig) -> None:
-        """Count a user that was read, or was to be."""
+        """Count a user that was read or rejected."""
         if isinstance(sample, Sample):
             try:
                 self._require_usable(sample, config)
@@ -64,10 +65,10 @@ class SeenUsers:
         self.ids.append(sample.user.user_id)
         self.num_records.append(len(sample.user.history))
         self.num_new += sample.user.is_new
-        self.num_taught += not sample.user.is_new
+        self.num_trainable += not sample.user.is_new
 
     def _require_usable(self, sample: Sample, config: RunConfig) -> None:
-        """What a run refuses of a user that is well-formed by itself."""
+        """Check what a run requires of a user beyond being well-formed."""
         user_id = sample.user.user_id
         if user_id in self.places:
             raise MalformedError(f"the same id as {self.places[user_id]}")
@@ -77,8 +78,7 @@ class SeenUsers:
 
 
 def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | None]:
-    """Return whether the users can be read as the task wants them, and what was seen of them; None where they
-    cannot."""
+    """Return a finding on whether the task's users can be read, and their statistics; None where they cannot."""
     seen = SeenUsers()
     try:
         if config.lamp.planted is not None:
@@ -100,7 +100,7 @@ def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | N
 
 
 def num_requests(config: RunConfig, seen: SeenUsers) -> float:
-    """About how many requests a run makes for its users."""
+    """Return the approximate number of requests of a run."""
     drafts, records = config.drafts, fmean(seen.num_records or [0])
     queries = 1 + min(config.probes.num_pseudo_queries, records)
     probes = min(config.probes.num_records, records)
@@ -131,7 +131,7 @@ def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
 
 
 def _take(samples: Iterable[Sample | Rejected], location: str, config: RunConfig, seen: SeenUsers) -> None:
-    """Look at the first samples of a file, and estimate how many it has."""
+    """Count the first samples of a file, and estimate its number of samples."""
     found: Iterator[Sample | Rejected] = islice(samples, MAX_ROWS + 1)
     num_users, lengths = 0, [1]
     for sample in islice(found, MAX_ROWS):
@@ -164,14 +164,14 @@ def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
         )
     if not seen.is_whole or config.users.num_folds > 1:
         return
-    if not seen.num_taught and config.taught_by is None:
+    if not seen.num_trainable and config.taught_by is None:
         raise InputError("all users are new: some are needed with is_new false, whose targets may be learned from")
     if not seen.num_new and config.taught_by is None:
         raise InputError("no user is new: some are needed with is_new true, who are answered")
 
 
 def _root_key(root: str) -> str:
-    """Return the key that divides users under a root; empty where nothing has been run under it."""
+    """Return the bucket key of a root; empty where nothing has been run under it."""
     try:
         return (storage.read_if_there(storage.join(root, KEY)) or b"").decode().strip()
     except (HydraError, OSError):

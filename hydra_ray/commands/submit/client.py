@@ -1,4 +1,4 @@
-"""The cluster's side that takes jobs: Ray's own client, with each way of failing told in one sentence."""
+"""Submission of jobs through Ray's job client, with each kind of failure explained in one sentence."""
 
 import asyncio
 import logging
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", ADDRESS)
-"""Environment variables in which Ray looks for where jobs are submitted to, before it looks at anything else."""
+"""Environment variables in which Ray's client looks for the dashboard's address first."""
 _RAYS_OWN = re.compile(r"\S+ \S+\tINFO job_manager\.py:|Running entrypoint for job ")
-"""Lines that Ray writes into a job's log before the job does."""
+"""Lines that Ray writes to a job's log before the job does."""
 
 
 def open_client(address: str | None) -> "JobSubmissionClient":
-    """Return a client of the cluster at an address, or at the one that the environment names.
+    """Return a client of the cluster at an address, by default the one that the environment names.
 
     Raises:
-        ClusterError: there is no such address, nobody is there, or it wants another token.
+        ClusterError: there is no such address, nothing listens there, or the token is wrong.
     """
     named = address or next((os.environ[name] for name in _ADDRESSES if os.environ.get(name)), None)
     if named is None:
@@ -42,21 +42,21 @@ def open_client(address: str | None) -> "JobSubmissionClient":
 
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ[_ADDRESSES[0]] = named  # else Ray would put the environment's address before the one that was typed
-    with _told(named):
+    os.environ[_ADDRESSES[0]] = named  # otherwise the environment's address would take precedence over the given one
+    with _explained(named):
         return JobSubmissionClient(named)
 
 
 def submit(client: "JobSubmissionClient", job: Job, typed: str) -> str:
-    """Submit a job with its files, after users' files are where the cluster finds them; returns its id.
+    """Submit a job with its files, after users' files have been copied for the cluster; return the job's id.
 
     Args:
-        typed: the command that submits it.
+        typed: command that submits it.
 
     Raises:
-        ClusterError: the cluster did not take it.
+        ClusterError: the cluster rejected it.
     """
-    with tempfile.TemporaryDirectory() as folder, _told(client.get_address()):
+    with tempfile.TemporaryDirectory() as folder, _explained(client.get_address()):
         for name, content in job.files.items():
             Path(folder, name).write_bytes(content)
         sent = {"working_dir": folder} if job.files else {}
@@ -64,12 +64,12 @@ def submit(client: "JobSubmissionClient", job: Job, typed: str) -> str:
 
 
 def watch(client: "JobSubmissionClient", job_id: str) -> int:
-    """Write a job's log to standard output as it comes; returns the job's exit status.
+    """Stream a job's log to standard output until it ends; return the job's exit status.
 
     Raises:
-        ClusterError: the cluster cannot be reached any more.
+        ClusterError: the connection to the cluster was lost.
     """
-    with _told(client.get_address()):
+    with _explained(client.get_address()):
         asyncio.run(_print_log(client, job_id))
         info = client.get_job_info(job_id)
     if info.status == "SUCCEEDED":
@@ -82,7 +82,7 @@ def watch(client: "JobSubmissionClient", job_id: str) -> int:
 
 
 def handling_lines(client: "JobSubmissionClient", job_id: str) -> list[str]:
-    """Return how to see a job, and how to stop it."""
+    """Return the commands that show and stop a job."""
     where = shlex.quote(client.get_address())
     return [
         f"  see it:  ray job logs --follow {job_id} --address {where}",
@@ -105,7 +105,7 @@ def _require_listener(address: str) -> None:
         port = None
     if url.scheme not in ("http", "https") or not url.hostname or port is None:
         raise ClusterError(
-            f"{address} is no address to submit jobs to: expected http://HOST:8265, the address of the cluster's "
+            f"{address} is not an address to submit jobs to: expected http://HOST:8265, the address of the cluster's "
             "dashboard"
         )
     if (error := connection_error(url.hostname, port)) is not None:
@@ -116,8 +116,8 @@ def _require_listener(address: str) -> None:
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Raise what keeps a cluster from taking or telling jobs, in one sentence."""
+def _explained(address: str) -> Iterator[None]:
+    """Convert what prevents a cluster from accepting or showing jobs into one sentence."""
     import aiohttp
     import ray.exceptions
     import requests
@@ -125,7 +125,7 @@ def _told(address: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
-        # Ray's words begin with what the server said.
+        # Ray's message begins with the server's.
         is_wrong = str(error).startswith("Authentication failed")
         found = "the token is wrong" if is_wrong else "it wants a token, and there is none here"
         raise ClusterError(f"{address} refused: {found}. {TOKEN_HELP}.") from error
@@ -142,7 +142,7 @@ def _told(address: str) -> Iterator[None]:
             "http://HOST:8265"
         ) from error
     except (RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        if "returned 404" in told:
+        reason = " ".join(str(error).split())
+        if "returned 404" in reason:
             raise ClusterError(f"{address} is no Ray dashboard: it has no jobs. Expected http://HOST:8265") from error
-        raise ClusterError(f"{address} did not take the job: {told}") from error
+        raise ClusterError(f"{address} did not take the job: {reason}") from error

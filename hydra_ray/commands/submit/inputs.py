@@ -1,7 +1,7 @@
-"""Users' files of this machine: which ones a cluster cannot see, and how they get to where it can.
+"""Users' files on this machine that a cluster cannot read, and where they are copied for it.
 
-They are users' raw texts, so they are put neither below storage.root, all of whose files `forget` must know, nor into
-what a job is submitted with, which Ray keeps on its nodes.
+They hold users' raw texts, so they are copied neither below storage.root, where every file must be of a kind that
+`forget` knows, nor into the job's working directory, which Ray keeps on its nodes.
 """
 
 import hashlib
@@ -21,26 +21,26 @@ _LAMP_FILES = ("questions", "outputs")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """Where the cluster finds users' files. Key: what they were named."""
+    """Locations of users' files for the cluster. Key: their names in the command or configuration."""
 
     locations: tuple[str, ...]
-    """In the order in which they were named."""
+    """Locations, in the given order."""
     copies: Mapping[Path, str] = field(default_factory=dict)
-    """Files of this machine that are still to be copied, and where to."""
+    """Files of this machine that are still to be copied, with their destinations."""
     notes: tuple[str, ...] = ()
-    """What the user should know of it."""
+    """Notes for the user."""
 
 
 def place_files(named: Sequence[str], setting: str, upload: str | None) -> Placed:
-    """Return where the cluster finds files, and which ones of this machine are to be copied there first.
+    """Return the locations of files for the cluster, and the local files to copy there first.
 
     Args:
-        named: locations; an absolute path is the cluster's, unless it is on this machine too and `upload` is given.
-        setting: who names them, in words.
+        named: locations; an absolute path is the cluster's, unless it exists on this machine too and `upload` is given.
+        setting: setting or option that names them, for messages.
         upload: folder that this machine can write and the cluster can read.
 
     Raises:
-        InputError: a file is on this machine alone and there is no `upload`, or it is not there.
+        InputError: a file is on this machine only and there is no `upload`, or it does not exist.
     """
     locations: list[str] = []
     copies: dict[Path, str] = {}
@@ -62,11 +62,11 @@ def place_files(named: Sequence[str], setting: str, upload: str | None) -> Place
 
 
 def place_folder(lamp: Mapping[str, Any], upload: str | None) -> Placed:
-    """Return where the cluster finds a folder of LaMP files, and which files of this machine are to be copied there.
+    """Return the location of a folder of LaMP files for the cluster, and the local files to copy there first.
 
     Args:
-        lamp: the section of a configuration; its `root` is set.
-        upload: as of `place_files`.
+        lamp: section of a configuration with its `root` set.
+        upload: as for `place_files`.
 
     Raises:
         InputError: as `place_files`.
@@ -85,8 +85,8 @@ def place_folder(lamp: Mapping[str, Any], upload: str | None) -> Placed:
 
 
 def copy_there(path: Path, location: str) -> str:
-    """Copy a file of this machine to where the cluster finds it; returns what the user should know of it."""
-    if not storage.exists(location):  # it is named by its content
+    """Copy a local file to its location for the cluster; return a note for the user."""
+    if not storage.exists(location):  # its name contains a digest of its content
         with path.open("rb") as file, storage.open_output(location) as copy:
             shutil.copyfileobj(file, copy, length=16 << 20)
     return (
@@ -104,7 +104,7 @@ def _looked_for(setting: str, path: Path) -> str:
 
 
 def _is_elsewhere(location: str, path: Path) -> bool:
-    """Tell whether the cluster alone can have a location.
+    """Return whether only the cluster can have a location.
 
     Raises:
         ConfigError: it is in a store that is not supported.
@@ -137,7 +137,8 @@ def _lamp_files(folder: Path, lamp: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _digest(files: Sequence[Path]) -> str:
-    """Of names and contents: the same files come to the same place, where a run finds them unchanged."""
+    """Return a digest of names and contents: the same files are copied to the same place, which a run finds
+    unchanged."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What is submitted: the command that the cluster runs, and the files that go with it."""
+"""Jobs to submit: the command that the cluster runs, and the files sent with it."""
 
 import os
 import shlex
@@ -22,29 +22,29 @@ from hydra_ray.storage.locations import reach, require_supported
 from hydra_ray.sweep.config import load_sweep, require_root
 
 CLIENT_SOURCE = "HYDRA_CLIENT_SOURCE"
-"""Environment variable of a job: digest of this package's source on the machine that submitted it."""
+"""Environment variable of a job: digest of this package's source on the submitting machine."""
 ON_CONFIG = ("run", "sweep", "plan", "check")
-"""Commands that take a configuration; plan also a run's folder, as all others do."""
+"""Commands that take a configuration; plan also takes a run's folder, like all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A command for the cluster."""
+    """A command to run on the cluster."""
 
     words: tuple[str, ...]
-    """As they would be typed after `hydra-ray`, where the files are."""
+    """Arguments of `hydra-ray`, relative to the files sent along."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """What is sent with it, by name."""
+    """Files sent along, by name."""
     copies: Mapping[Path, str] = field(default_factory=dict)
-    """Users' files of this machine, and where they are to be copied to before it starts."""
+    """Local files of users, with the destinations to copy them to before the start."""
     notes: tuple[str, ...] = ()
-    """What the user should know before it starts."""
+    """Notes for the user before the start."""
     result: str = ""
-    """Location of the page that it makes, where it makes one."""
+    """Location of the page that the job writes; empty where it writes none."""
 
     @property
     def entrypoint(self) -> str:
-        """The shell command."""
+        """Shell command of the job."""
         return shlex.join(["python", "-m", "hydra_ray.cli", *self.words])
 
 
@@ -56,19 +56,19 @@ def config_job(
     Args:
         command: one of ON_CONFIG.
         path: a YAML file, or the name of a shipped configuration.
-        overrides: each `section.key=value`, of the words.
-        words: everything that was typed after the file.
-        upload: as of `place_files`.
-        has_page: whether it goes on to the page of a run or of a sweep.
+        overrides: each `section.key=value` among the words.
+        words: all arguments after the file.
+        upload: as for `place_files`.
+        has_page: whether the job writes the page of a run or of a sweep.
 
     Raises:
-        HydraError: the configuration is wrong, or names what the cluster cannot see.
+        HydraError: the configuration is invalid, or names what the cluster cannot read.
     """
     files, settings, result = (_sweep if command == "sweep" else _run)(path, overrides)
     root = storage.require_absolute(str(settings["storage"]["root"]), "storage.root")
-    if command != "sweep":  # a sweep may still be about to set them
+    if command != "sweep":  # a sweep's trials may still set them
         for model in check_config(settings, source=path).named_models:
-            open_model(model)  # one that no cluster could find is refused here
+            open_model(model)  # rejects names that no cluster could resolve
     if upload is not None:
         reach(check_settings(StorageConfig, settings["storage"], source=path))
     placed, setting = _placed(settings.get("lamp", {}), upload)
@@ -85,10 +85,10 @@ def run_job(command: str, run: str, words: Sequence[str]) -> Job:
     """Return the job of a command that takes a run's folder.
 
     Args:
-        words: everything that was typed after the folder.
+        words: all arguments after the folder.
 
     Raises:
-        ConfigError: the folder is relative, and so one of this machine.
+        ConfigError: the folder is relative, and so local to this machine.
     """
     return Job(words=(command, _folder(run), *words))
 
@@ -99,17 +99,17 @@ def added_users_job(
     """Return the job that adds users to a finished run.
 
     Args:
-        users: files, or a folder that the cluster can see.
-        name: of the addition.
-        upload: as of `place_files`.
+        users: files, or a folder that the cluster can read.
+        name: name of the addition.
+        upload: as for `place_files`.
 
     Raises:
-        HydraError: the run's folder or a file is one that the cluster cannot see.
+        HydraError: the cluster cannot read the run's folder or a file.
     """
     placed = place_files(users, "--users", upload)
-    told = [word for each in placed.locations for word in ("--users", each)]
+    arguments = [word for each in placed.locations for word in ("--users", each)]
     named = ["--name", name] if name is not None else []
-    words = ("fit-users", _folder(run), *overrides, *told, *named)
+    words = ("fit-users", _folder(run), *overrides, *arguments, *named)
     return Job(words=words, copies=placed.copies, notes=placed.notes)
 
 
@@ -117,10 +117,10 @@ def forgetting_job(run: str, user_ids: Sequence[str], users_file: str | None) ->
     """Return the job that removes users from a root.
 
     Raises:
-        ConfigError: their ids would be kept by Ray, with what the job was started with.
+        ConfigError: the ids would be stored by Ray with the job's command.
     """
     if users_file is not None and storage.is_uri(users_file):
-        require_supported(users_file)  # a store that is not supported is refused here
+        require_supported(users_file)  # rejects unsupported stores
     if user_ids or users_file is None or not (storage.is_uri(users_file) or Path(users_file).is_absolute()):
         raise ConfigError(
             "Ray keeps and shows what a job was submitted with, so ids of users who are to be forgotten cannot go with "
@@ -135,17 +135,17 @@ def _folder(run: str) -> str:
 
 
 def job_environment(typed: str) -> dict[str, str]:
-    """Return what a job is told by its environment.
+    """Return the environment variables of a job.
 
     Args:
-        typed: the command that submits it.
+        typed: command that submits it.
     """
-    told = {SUBMITTED_AS: typed, CLIENT_SOURCE: source_digest()}
-    return told | {name: os.environ[name] for name in (FORMAT_VARIABLE,) if name in os.environ}
+    variables = {SUBMITTED_AS: typed, CLIENT_SOURCE: source_digest()}
+    return variables | {name: os.environ[name] for name in (FORMAT_VARIABLE,) if name in os.environ}
 
 
 def other_source() -> str | None:
-    """Return, in a job, why a setting may mean another thing here than where it was submitted; None where it cannot."""
+    """Return a warning, in a job, if this package differs from the submitting machine's; None where it does not."""
     theirs, ours = os.environ.get(CLIENT_SOURCE), source_digest()
     if theirs in (None, ours):
         return None
@@ -162,7 +162,7 @@ def _run(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[st
 
 
 def _sweep(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any], Sequence[str]]:
-    """Return a sweep goes with the configuration that it names, beside each other."""
+    """Return the files, settings and page of a sweep; its base configuration is sent along beside it."""
     sweep, file = load_sweep(path, overrides), find_configuration(path)
     require_root(sweep)
     settings = sweep.config.model_dump(mode="json", exclude_unset=True)
@@ -174,14 +174,14 @@ def _sweep(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[
 
 
 def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
-    """Where the cluster finds the users, and the setting that says so; nothing where it stays as it is."""
+    """Return where the cluster finds the users, and the override that sets it; empty where nothing changes."""
     if not isinstance(lamp, Mapping):
         raise ConfigError(f"the section lamp is {lamp!r}; expected a mapping")
     if lamp.get("root") is not None:
         placed = place_folder(lamp, upload)
-        found, told = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
+        found, override = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
     else:
         found = list(lamp.get("users_files") or ())
         placed = place_files(found, "lamp.users_files", upload)
-        told = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
-    return placed, "" if list(placed.locations) == list(found) else told.strip()
+        override = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
+    return placed, "" if list(placed.locations) == list(found) else override.strip()

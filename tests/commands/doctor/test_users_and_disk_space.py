@@ -62,7 +62,7 @@ def test_parquet_tells_how_many_rows_it_has(tmp_path: Path):
 def test_lamp_files_of_all_splits_are_counted(tmp_path: Path):
     write_planted(PlantedConfig(num_train_users=7, num_new_users=5, num_records=4), tmp_path)
     seen = seen_of(run_config(lamp={"planted": None, "root": str(tmp_path)}))
-    assert (seen.num_users, seen.num_taught, seen.num_new, seen.is_whole) == (12, 7, 5, True)
+    assert (seen.num_users, seen.num_trainable, seen.num_new, seen.is_whole) == (12, 7, 5, True)
 
 
 @pytest.mark.parametrize("num_buckets", [2, 16])

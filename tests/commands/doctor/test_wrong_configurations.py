@@ -329,7 +329,7 @@ WRONG: list[tuple[Callable[[Setup], None], str, str]] = [
     (broken_torch, "torch", "make a new environment"),
     (little_memory, "memory", "placement.generator_kv_cache_gigabytes"),
     (missing_package, "packages", "pip install 'hydra_ray[gpu]'"),
-    (retriever_in_no_store, "encoder: retrieve", "no other store than S3"),
+    (retriever_in_no_store, "encoder: retrieve", "only be fetched from S3"),
     (folder_that_is_relative, "generator", "a folder must be absolute"),
     (address_of_submissions, "work", "jobs are submitted there"),
     (address_of_ray_client, "work", "Ray Client"),

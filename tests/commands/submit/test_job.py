@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_run_goes_with_its_configuration_and_finds_its_users_where_they_were_copied(folder: Path):
+def test_a_submitted_run_has_its_configuration_and_its_users_copied_location(folder: Path):
     words = ["drafts.num_samples=2", "--until", "drafts"]
     job = config_job("run", "my.yaml", words[:1], words, "/shared/inputs", has_page=True)
     assert job.words[:5] == ("run", "my.yaml", *words)
@@ -60,7 +60,9 @@ def test_a_shipped_configuration_is_submitted_by_its_name(folder: Path, command:
     "setting", ["lamp.users_files=[gs://b/x.jsonl]", "generator.model=abfs://b/m", "reranker.base.encoder=./model"]
 )
 def test_what_no_cluster_could_find_is_refused_before_it_is_asked(folder: Path, setting: str):
-    with pytest.raises(HydraError, match=r"no other store|a store that is not supported|expected an absolute folder"):
+    with pytest.raises(
+        HydraError, match=r"only be fetched from S3|a store that is not supported|expected an absolute folder"
+    ):
         config_job("run", "my.yaml", [setting], [setting], "/shared/inputs", has_page=True)
 
 
@@ -120,7 +122,7 @@ def test_a_cluster_with_another_source_says_so(monkeypatch: pytest.MonkeyPatch):
         (["my.yaml", "drafts.num_sample=3"], "did you mean drafts"),
         (["no.yaml"], "cannot read the configuration no.yaml"),
         (["my.yaml", "--upload", "/x"], "no cluster to submit to"),
-        (["my.yaml", "--upload", "/x", "--address", "head:6379"], "is no address to submit jobs to"),
+        (["my.yaml", "--upload", "/x", "--address", "head:6379"], "is not an address to submit jobs to"),
         (["my.yaml", "--upload", "/x", "--address", "http://127.0.0.1:9"], "nobody listens at http://127.0.0.1:9"),
         (["/r/runs/x", "ann", "--command", "forget"], "Ray keeps and shows"),
     ],

@@ -199,7 +199,7 @@ def test_what_every_request_would_meet_ends_the_job_at_once(reply: Reply, says: 
     assert len(server.calls) == 1
 
 
-def test_an_endpoint_that_takes_no_request_of_this_form_ends_the_job_and_nothing_is_kept():
+def test_an_endpoint_that_refuses_every_request_ends_the_job_and_stores_nothing():
     kept: list[Completion] = []
     with FaultServer(usual=Reply(status=400, code="unsupported_parameter")) as server:
         engine = engine_of(server.url, max_concurrent_requests=2)

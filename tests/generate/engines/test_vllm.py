@@ -116,7 +116,7 @@ def test_tokens_are_counted_as_prompts_are_fitted(engine):
     assert completion.generations[0].finish_reason == "stop"
 
 
-def test_a_text_comes_with_its_probability_and_the_likely_first_tokens_it_was_asked_for(engine):
+def test_a_text_has_its_probability_and_the_requested_first_tokens(engine):
     told, untold = request(5, num_top_tokens=20), request(6)
     completions = generate(engine, [told, untold])
     (generation,) = completions["r5"].generations
@@ -142,7 +142,7 @@ def test_an_engine_that_fails_says_so_and_yields_no_rows(engine, monkeypatch):
         engine.generate([request(0)])
 
 
-def test_labels_that_do_not_fit_an_answer_and_missing_models_are_refused_before_loading():
+def test_labels_too_long_and_missing_models_are_refused_before_loading():
     with pytest.raises(ConfigError, match="max_tokens=1"):
         open_engine(CONFIG, PlacementConfig(), TASK.model_copy(update={"labels": ("one two three",), "max_tokens": 1}))
     with pytest.raises(ModelError):
