@@ -131,7 +131,7 @@ def fit_bucket(stage: Stage, bucket: int, shape: Shape) -> None:
 
 def prior_of(shape: Shape) -> HeadPrior:
     """What training users would have taught: a shared head that says nothing, and the true prior."""
-    nothing = SharedHead(weights_D=np.zeros(shape.rank), left_out_KD=np.zeros((0, shape.rank)))
+    nothing = SharedHead(weights_D=np.zeros(shape.rank), left_out_FD=np.zeros((0, shape.rank)))
     return HeadPrior(
         base_fingerprint=LINEAGE.base,
         scales_D=np.ones(shape.rank),
@@ -139,7 +139,7 @@ def prior_of(shape: Shape) -> HeadPrior:
         pseudo_head=nothing,
         basis_DR=np.eye(shape.rank),
         variances={shape.rank: shape.variances()},
-        network_K=np.zeros(0),
+        network_V=np.zeros(0),
         routed=None,
     )
 
