@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.adapt.label_model import needs_labeller, read_labeller
+from hydra_ray.adapt.label_model import needs_label_model, read_label_model
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models import resolve_model
@@ -45,8 +45,8 @@ def export_run(plan: Plan, folder: str) -> Exported:
     exported = _exported(plan, folder)
     for name, scorer in zip(SCORERS, (plan.reranker, plan.adapter), strict=True):
         _export_scorer(scorer, exported, name)
-    if needs_labeller(plan.task, plan.config):
-        read_labeller(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
+    if needs_label_model(plan.task, plan.config):
+        read_label_model(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
     _export_users(plan.users, exported.stage("users"))
     _copy_model(plan.config.adapter.base.encoder, exported.path(ENCODER))
     if plan.config.retrieve.needs_encoder and plan.config.retrieve.encoder is not None:

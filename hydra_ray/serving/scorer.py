@@ -15,7 +15,7 @@ import numpy as np
 from hydra_ray import storage
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.choosing import choose
-from hydra_ray.adapt.label_model import needs_labeller, read_labeller
+from hydra_ray.adapt.label_model import needs_label_model, read_label_model
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.extras import naming_extras
@@ -104,8 +104,8 @@ class ServedScorer:
             if retrieve.needs_encoder
             else None
         )
-        has_labels = needs_labeller(self.task, self.config)
-        self._labeller = read_labeller(exported.stage("adapter.labeller").folder) if has_labels else None
+        has_labels = needs_label_model(self.task, self.config)
+        self._label_model = read_label_model(exported.stage("adapter.labeller").folder) if has_labels else None
         self._users: OrderedDict[str, tuple[Record, ...]] = OrderedDict()
 
     def score(
@@ -137,7 +137,7 @@ class ServedScorer:
         config = self.config.model_copy(
             update={"drafts": settings.model_copy(update={"sampled_prompts": (*settings.sampled_prompts, _GIVEN)})}
         )
-        (examples,) = adapter_examples([row], self.task, config, self._encode, self._labeller)
+        (examples,) = adapter_examples([row], self.task, config, self._encode, self._label_model)
         head = self._adapter.head_of(user)
         if not examples.groups:
             return Scores(head=head.name, by_answer={}, choice=None)

@@ -172,7 +172,7 @@ def test_users_with_and_without_a_profile_are_judged_together():
     assert {name for name in judged.systems if judged.failed[name]} == {"pag_0", "pag_1", "pag_k", "majority", "knn"}
 
 
-def test_the_pool_of_a_closed_task_is_what_was_written_and_resampled_is_the_retrievers_prompt():
+def test_the_pool_of_a_closed_task_is_the_drafts_and_resamples_the_rag_prompt():
     query, _ = answered(ROWS)
     assert query.pool == ("violence", "nature")
     assert query.resampled == ("violence", "nature", "violence")

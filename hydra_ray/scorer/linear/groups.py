@@ -108,7 +108,7 @@ class GroupTable:
         return replace(self, user_starts=np.unique(self.user_starts))
 
     def handed_to(self, user_G: Ints, num_users: int) -> "GroupTable":
-        """Return the same groups sorted by the users they are reassigned to (`user_G`), of whom there are `num_users`."""
+        """Return the same groups sorted by other users (`user_G`, at most `num_users`), to whom they are reassigned."""
         order = np.argsort(user_G, kind="stable")
         lengths = np.diff(self.group_starts)[order]
         rows = np.repeat(self.group_starts[:-1][order] - starts_of(lengths)[:-1], lengths) + np.arange(lengths.sum())
