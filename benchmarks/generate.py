@@ -28,8 +28,8 @@ from hydra_ray.engine.ray_data import Counters, run_generation
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.requests import ask
+from hydra_ray.lamp.lamp_files import Sample, read_samples
 from hydra_ray.lamp.planted import write_planted
-from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Asked, Completion, Request, User
 from hydra_ray.runs.stage import Stage, bucket_of

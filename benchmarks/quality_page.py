@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bars import PERSONAL, ROUTED, SHARED, SHUFFLED, Bar, SetRuns
 
-from hydra_ray.evaluate.curves import curve_over_runs, curve_table
+from hydra_ray.evaluate.learning_curves import curve_over_runs, curve_table
 from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,

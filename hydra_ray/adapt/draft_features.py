@@ -14,7 +14,7 @@ from hydra_ray.adapt.context import Context
 from hydra_ray.adapt.pool import Pool, greedy_drafts, probe_drafts
 from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
-from hydra_ray.lamp.tokens import coverage, overlap, words
+from hydra_ray.lamp.word_overlap import coverage, overlap, words
 from hydra_ray.retrieve.dense import Floats, Vectors
 
 _NAMES = (

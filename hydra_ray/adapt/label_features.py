@@ -10,7 +10,7 @@ import numpy as np
 
 from hydra_ray.adapt.context import Context, shares
 from hydra_ray.config import DraftsConfig, Task
-from hydra_ray.lamp.tokens import coverage, mentions, overlap
+from hydra_ray.lamp.word_overlap import coverage, mentions, overlap
 from hydra_ray.retrieve.dense import Floats, Vectors
 from hydra_ray.rows import Answer, Record
 

@@ -51,9 +51,9 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.evaluate.controls import changed_answers, gate_choices, harm, worst_decile
-from hydra_ray.evaluate.curves import history_curve
 from hydra_ray.evaluate.evaluation_data import MAX_LISTED_USERS, Judged, judge_users, quality_title
 from hydra_ray.evaluate.intervals import compare, terciles
+from hydra_ray.evaluate.learning_curves import history_curve
 from hydra_ray.evaluate.metrics import METRICS
 from hydra_ray.evaluate.system_scores import ladder
 from hydra_ray.evaluate.systems import HYDRA, system_titles

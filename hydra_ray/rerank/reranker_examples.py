@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.lamp.tokens import coverage, overlap
+from hydra_ray.lamp.word_overlap import coverage, overlap
 from hydra_ray.retrieve.dense import indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 from hydra_ray.rows import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples

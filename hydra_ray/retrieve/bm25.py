@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from hydra_ray.config import RetrieveConfig
-from hydra_ray.lamp.tokens import words
+from hydra_ray.lamp.word_overlap import words
 
 
 class BM25:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig, Task
-from hydra_ray.lamp.fields import pseudo_query_id
+from hydra_ray.lamp.field_checks import pseudo_query_id
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.retrieve.methods import Search, score_records
 from hydra_ray.rows import ProbedUser, Query, Record, Retrieved, User

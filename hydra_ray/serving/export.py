@@ -1,4 +1,4 @@
-"""Hands a finished run over to whoever serves it: one folder that needs neither the run's root nor Ray."""
+"""Export of a finished run for serving: one folder that needs neither the run's root nor Ray."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,19 +20,18 @@ from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.heads.features import row_group_slices
 from hydra_ray.scorer.heads.store import heads_table, prior_folder, read_lineage
 from hydra_ray.scorer.linear.prior import read_prior
-from hydra_ray.serving.folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
+from hydra_ray.serving.export_folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.serving.model_card import base_card, model_card
 from hydra_ray.stages.plan import Plan, ScorerPlan
 
 
 def export_run(plan: Plan, folder: str) -> Exported:
-    """Put what scoring needs of a finished run into a folder or below a URI that holds nothing yet.
+    """Copy everything that scoring needs of a finished run to an empty folder or URI.
 
-    Users who were forgotten under the root are not in it, but whoever is forgotten later stays: exports are outside
-    the root.
+    Users forgotten under the root are not in it, but users who are forgotten later stay: exports are outside the root.
 
     Raises:
-        InputError: the run is not finished, something is at the folder, or it is below the root.
+        InputError: the run is not finished, the folder is not empty, or it is below the root.
     """
     if not plan.is_complete():
         raise InputError(f"the run {plan.config.run} is not finished: run its configuration to the end first")
@@ -86,7 +85,7 @@ def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
 
 
 def _export_users(users: Stage, destination: Stage) -> None:
-    """The histories alone, in row groups, so that one user is found without reading a bucket."""
+    """Write the histories without queries, in row groups, so that one user is found without reading a bucket."""
     schema = arrow_schema(User)
     for bucket in users.buckets:
         part = storage.read_part(users.part(USERS, bucket), schema)
@@ -100,6 +99,6 @@ def _histories(part: pa.Table) -> Iterator[pa.Table]:
 
 
 def _copy_model(spec: str, destination: str) -> None:
-    """A model's weights and tokenizer, from wherever its name leads to."""
+    """Copy a model's weights and tokenizer to `destination`."""
     folder = resolve_model(spec)
     storage.copy_files(folder, destination, model_files(names_below(Path(folder)), with_weights=True))

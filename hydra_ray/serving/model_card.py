@@ -1,4 +1,4 @@
-"""The model card of an export: data, metrics and limits, every sentence by the run's own numbers."""
+"""Model card of an export: data, metrics and limits, in sentences with the run's own numbers."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,22 +8,22 @@ from hydra_ray.evaluate.phrases import Report
 from hydra_ray.evaluate.text_report import card
 
 _CAVEATS = "Beware"
-"""Title of the section of a run's card that tells what to be careful with."""
+"""Title of the section on limits in a run's text report."""
 
 
 def model_card(report: Report, counters: Mapping[str, float]) -> str:
-    """The card of the whole folder, in Markdown with the front matter that Hugging Face reads.
+    """Return the card of the whole folder, in Markdown with the front matter that Hugging Face reads.
 
     Args:
-        report: the content of metrics.json.
-        counters: of the users stage.
+        report: content of metrics.json.
+        counters: counters of the users stage.
     """
     return "\n".join([*_front_matter(report), *_purpose(report), *_data(report, counters), *_metrics(report),
                       *_found(report), *_limits(report), *_privacy(counters)])  # fmt: skip
 
 
 def base_card(report: Report, scorer: str) -> str:
-    """The card of one base."""
+    """Return the card of one base."""
     base = report["config"][scorer]["base"]
     chosen = "records that stand in a prompt" if scorer == "reranker" else "answer among several drafts"
     trained = (
@@ -103,7 +103,7 @@ def _metrics(report: Report) -> Iterator[str]:
 
 
 def _found(report: Report) -> Iterator[str]:
-    """What the run's own card says, but for what it calls limits."""
+    """Yield the run's conclusions, without its limits."""
     for section in card(report):
         if section.title != _CAVEATS:
             yield from ["", f"### {section.title}", "", *(f"- {sentence}" for sentence in section.sentences)]

@@ -11,7 +11,7 @@ from rank_bm25 import BM25Okapi
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.lamp.tokens import words
+from hydra_ray.lamp.word_overlap import words
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.ranking import choose_pseudo_queries, eligible_positions, rank, rank_queries, restore_queries
 from hydra_ray.rows import ProbedQuery, ProbedUser
