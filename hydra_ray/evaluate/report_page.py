@@ -34,7 +34,7 @@ from hydra_ray.evaluate.report_tables import (
 )
 from hydra_ray.evaluate.settings import seeds
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.text_report import card
+from hydra_ray.evaluate.text_report import report_sections
 
 
 def render_page(report: Report) -> str:
@@ -79,7 +79,7 @@ def _lead(report: Report) -> str:
 
 def _card(report: Report) -> str:
     blocks: list[str] = []
-    for section in card(report):
+    for section in report_sections(report):
         sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in section.sentences)
         blocks.append(f"<section><h3>{escape(section.title)}</h3><ul>{sentences}</ul></section>")
     return "".join(blocks)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import yaml
 
 from hydra_ray.evaluate.phrases import Report
-from hydra_ray.evaluate.text_report import card
+from hydra_ray.evaluate.text_report import report_sections
 
 _CAVEATS = "Beware"
 """Title of the section on limits in a run's text report."""
@@ -38,7 +38,7 @@ def base_card(report: Report, scorer: str) -> str:
             f"# HYDRA {scorer}: base",
             "",
             f"The text encoder {base['encoder']}, {trained}. Its {base['width']} projected features"
-            f" (`projection.safetensors`) and the plain features named in `base.json` are what heads choose the "
+            f" (`projection.safetensors`) and the handcrafted features named in `base.json` are what heads choose the "
             f"{chosen} by. The folder loads as any Hugging Face encoder; alone it scores nothing: see the card of the "
             "folder above, and `hydra_ray.load_scorer`.",
             "",
@@ -104,14 +104,16 @@ def _metrics(report: Report) -> Iterator[str]:
 
 def _found(report: Report) -> Iterator[str]:
     """Yield the run's conclusions, without its limits."""
-    for section in card(report):
+    for section in report_sections(report):
         if section.title != _CAVEATS:
             yield from ["", f"### {section.title}", "", *(f"- {sentence}" for sentence in section.sentences)]
 
 
 def _limits(report: Report) -> Iterator[str]:
     yield from ["", "## Limits", ""]
-    yield from (f"- {each}" for section in card(report) if section.title == _CAVEATS for each in section.sentences)
+    yield from (
+        f"- {each}" for section in report_sections(report) if section.title == _CAVEATS for each in section.sentences
+    )
     yield f"- Measured on {report['num_users']:,} users of one task; others, and other languages, were not looked at."
     harmed = report.get("harm") or {}
     if harmed:

@@ -1,4 +1,4 @@
-"""What is told of one query, against the rows that it is told from."""
+"""Explanations of queries, against the rows that they are made of."""
 
 import json
 from collections import Counter

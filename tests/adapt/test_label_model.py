@@ -19,7 +19,7 @@ WORDS = {label: 3 * chr(ord("a") + 2 * place) for place, label in enumerate(TASK
 
 
 def person(number: int, num_records: int = 8, favourite: str | None = None) -> User:
-    """Whose records mostly have the label that their words tell, or always a favourite one."""
+    """Return a user whose records mostly have the label that their words tell, or always a favourite one."""
     labels = [str(each) for each in RNG.choice(TASK.labels, num_records)]
     return User(
         user_id=f"user {number}",
