@@ -82,19 +82,19 @@ def user_outcomes(user: User, drafted: DraftedUser, adapter: Sequence[ScoredUser
 
 def fit_gate(outcomes: Sequence[GateOutcome]) -> Gate | None:
     """Fit the gate of one fold; return None where no training user has a query whose answers can be evaluated."""
-    teachers = [outcome for outcome in outcomes if outcome.queries]
-    if not teachers:
+    training_outcomes = [outcome for outcome in outcomes if outcome.queries]
+    if not training_outcomes:
         return None
     with_pseudo = [outcome for outcome in outcomes if outcome.num_pseudo]
     pseudo_means_S = np.mean([each.pseudo for each in with_pseudo], axis=0) if with_pseudo else np.zeros(len(GATED))
-    means_S = np.mean([each.queries for each in teachers], axis=0)
+    means_S = np.mean([each.queries for each in training_outcomes], axis=0)
     new = [each.pseudo for each in with_pseudo if each.is_new]
     if new:
         # The basis of personal heads was estimated on the training users; only new users give an unbiased estimate of
         # the gain of personal heads.
         gains_S = np.mean(new, axis=0)
         means_S[_PERSONAL] = means_S[_SHARED] + gains_S[_PERSONAL] - gains_S[_SHARED]
-    both = [each for each in teachers if each.num_pseudo]
+    both = [each for each in training_outcomes if each.num_pseudo]
     slopes_S, prior_S = _evidence(both, means_S, pseudo_means_S)
     return Gate(
         means_S=tuple(means_S.tolist()),

@@ -38,9 +38,9 @@ class LabelledText:
     """Log probabilities of the labels of one text."""
 
     by_text_L: Floats
-    """By the text alone, without its user."""
+    """Log probabilities by the text alone, without its user (L)."""
     by_user_L: Floats
-    """Given records of the user."""
+    """Log probabilities given records of the user (L)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ class Evidence:
     text_logs_L: Floats
     """Log probabilities of the labels by the text alone."""
     record_logs_NL: Floats
-    """The same of each record's text."""
+    """Log probabilities of the labels by each record's text alone."""
     record_labels_N: Ints
     """Index of each record's label."""
     near_N: Floats

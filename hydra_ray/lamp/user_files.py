@@ -66,7 +66,7 @@ def read_user_file(task: Task, location: str) -> Iterator[Sample | Rejected]:
 
 
 def _rows(location: str) -> Iterator[tuple[int, object]]:
-    """Yield positions and rows: non-blank lines of JSONL, or rows of Parquet; an error in place of an unreadable one."""
+    """Yield positions and rows: non-blank lines of JSONL, or rows of Parquet, or the error that stands for one."""
     if location.endswith(".jsonl"):
         yield from _lines(location)
     elif location.endswith(".parquet"):

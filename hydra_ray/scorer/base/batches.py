@@ -116,7 +116,7 @@ class TrainingGroupStream:
         return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
 
     def _part(self, location: str, offset: int) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
-        """Return the number of training users in a part, and this rank's with their indices among all training users."""
+        """Return the number of training users in a part, and this rank's with their indices in all training users."""
         part = storage.read_part(location, arrow_schema(UserExamples))
         rows = np.flatnonzero(~is_new_in(part, self._fold))
         own = rows[self._rank :: self._num_ranks]

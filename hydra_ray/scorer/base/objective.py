@@ -130,10 +130,10 @@ def ridge_head(table: GroupTable, width: int, seed: int) -> np.ndarray:
     """Return the shared head's ridge weights for frozen features (D): initial value and baseline of training."""
     scales = within_group_scales(table)
     scaled = table.scaled(scales)
-    everybody = np.ones(table.num_users, bool)
+    everyone = np.ones(table.num_users, bool)
     is_pseudo_G = np.ones(table.num_groups, bool)  # training takes all queries alike
     user_fold_U = np.arange(table.num_users) % NUM_USER_FOLDS
-    return fit_shared_heads(scaled, is_pseudo_G, user_fold_U, Widths(width), everybody, seed)[0].weights_D / scales
+    return fit_shared_heads(scaled, is_pseudo_G, user_fold_U, Widths(width), everyone, seed)[0].weights_D / scales
 
 
 def join_tables(tables: Sequence[GroupTable]) -> GroupTable:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 Interaction = Literal["pair", "bilinear"]
-"""How a base encodes: "pair" reads the two texts together, "bilinear" each alone, for closed label sets."""
+"""Encoding of a (query, candidate): "pair" reads the two texts together, "bilinear" each alone, for closed label sets.
+"""
 DESCRIPTION = "base.json"
 """File name of a base's description, which is written last."""
 

@@ -62,17 +62,17 @@ class ProjectedPart:
     fold_G: Ints
     """Fold of each group among its user's queries that are learned from; EVALUATED for all others."""
     shared_N: Floats
-    """The shared head's scores; a training user's by a head that was fitted without the user's fold."""
+    """Scores by the shared head; a training user's by one that was fitted without the user's fold."""
     mixtures_GE: Floats
     """Mixture weights of the routed heads; of width 0 where there are none."""
     added_NE: Floats
     """Increment of each routed head to the shared head's score."""
     offsets_N: Floats
-    """The routed heads' scores, to which a code adds."""
+    """Scores by the routed heads, to which a code adds."""
     table: GroupTable
-    """Its features are the inputs (N, R) of low-rank codes."""
+    """Groups of the candidates, with the inputs (N, R) of low-rank codes as features."""
     features_ND: Floats
-    """The base's features if a head kind reads them, else of width 0."""
+    """Features from the base if a head kind reads them, else of width 0."""
 
     def lent_offsets(self, donors_U: Ints) -> Floats:
         """Return scores by routed heads with the mean mixture of another user (N).

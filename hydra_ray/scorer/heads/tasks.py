@@ -128,13 +128,13 @@ def make_prior(job: HeadJob) -> None:
     part = sample_training_users(
         locations, config.max_prior_users, config.seed, job.fold, has_soft_targets=job.has_soft_targets
     )
-    teaches_G = part.table.teaches()
-    table = part.table.select(teaches_G)
+    has_target_G = part.table.has_target()
+    table = part.table.select(has_target_G)
     groups = TrainingGroups(
         table=table,
-        is_pseudo_G=part.is_pseudo_G[teaches_G],
-        fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
-        histories_GH=part.histories_GH[teaches_G],
+        is_pseudo_G=part.is_pseudo_G[has_target_G],
+        fold_G=group_folds(part, config.num_folds, config.seed)[has_target_G],
+        histories_GH=part.histories_GH[has_target_G],
         user_fold_U=user_folds(part),
         is_validation_U=part.is_unseen_U,
     )
@@ -215,9 +215,9 @@ def fit_projected(
     def tables() -> Iterator[pa.Table]:
         for part in read_projected(location, lineage, has_soft_targets=has_soft_targets):
             table = inputs_of(part, head_kind, head_prior)
-            taught, fit, _ = fit_part(part, table, head_kind, head_prior, folds=())
-            everybody_U, losses_UK = np.zeros(taught.num_users, np.int64), np.zeros((taught.num_users, 0))
-            yield head_rows(part, np.diff(taught.user_starts), everybody_U, [head_kind], [fit], losses_UK)
+            training, fit, _ = fit_part(part, table, head_kind, head_prior, folds=())
+            everybody_U, losses_UK = np.zeros(training.num_users, np.int64), np.zeros((training.num_users, 0))
+            yield head_rows(part, np.diff(training.user_starts), everybody_U, [head_kind], [fit], losses_UK)
 
     write_heads(heads_location, tables(), lineage, {})
 

@@ -60,18 +60,18 @@ def run_trial(part: ProjectedPart, head_kind: HeadKind, head_prior: HeadPrior) -
     table = inputs_of(part, head_kind, head_prior)
     user_N, fold_N = table.user_of_candidate(), part.fold_G[table.group_of_candidate()]
     folds = range(head_kind.settings.num_folds)
-    taught, fit, left_out = fit_part(part, table, head_kind, head_prior, folds)
+    training, fit, left_out = fit_part(part, table, head_kind, head_prior, folds)
     personal_N = head_kind.scores(table.features_ND, part.offsets_N, user_N, fit.codes_UR)
     for fold, codes_UR in zip(folds, left_out, strict=True):
         rows = fold_N == fold
         personal_N[rows] = head_kind.scores(table.features_ND[rows], part.offsets_N[rows], user_N[rows], codes_UR)
     require_finite(personal_N)
-    losses_G = group_losses(taught, personal_N[table.teaches()[table.group_of_candidate()]])
+    losses_G = group_losses(training, personal_N[table.has_target()[table.group_of_candidate()]])
     return TrialPart(
         user_ids=part.user_ids,
         is_new_U=part.is_new_U,
-        loss_sums_U=np.bincount(taught.user_of_group(), losses_G, minlength=table.num_users).astype(np.float64),
-        num_groups_U=np.diff(taught.user_starts),
+        loss_sums_U=np.bincount(training.user_of_group(), losses_G, minlength=table.num_users).astype(np.float64),
+        num_groups_U=np.diff(training.user_starts),
         fit=fit,
         personal_N=personal_N,
     )
@@ -94,9 +94,9 @@ def fit_part(
     Args:
         table: candidates with the head kind's inputs as features.
     """
-    teaches_G = table.teaches()
-    taught, offsets_N = table.select(teaches_G), part.offsets_N[teaches_G[table.group_of_candidate()]]
-    return taught, *head_kind.fit(taught, offsets_N, head_prior, part.fold_G[teaches_G], folds)
+    has_target_G = table.has_target()
+    training, offsets_N = table.select(has_target_G), part.offsets_N[has_target_G[table.group_of_candidate()]]
+    return training, *head_kind.fit(training, offsets_N, head_prior, part.fold_G[has_target_G], folds)
 
 
 def write_trial(location: str, parts: Iterable[ProjectedPart], head_kind: HeadKind, head_prior: HeadPrior) -> None:

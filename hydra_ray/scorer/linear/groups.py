@@ -83,7 +83,7 @@ class GroupTable:
         """Return the groups as segments of the candidates; there must be at least one group, and none may be empty."""
         return Segments(starts=self.group_starts[:-1], piece_of_place=self.group_of_candidate())
 
-    def teaches(self) -> Bools:
+    def has_target(self) -> Bools:
         """Return a mask of the groups that have a target distribution (G)."""
         return np.bincount(self.group_of_candidate(), self.targets_N, self.num_groups) > 0
 

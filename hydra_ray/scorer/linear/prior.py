@@ -227,12 +227,12 @@ def choose_factors(
     losses = {rank: dict.fromkeys(VARIANCE_FACTORS, 0.0) for rank in ranks}
     half_G, is_validation_G = user_half_U[table.user_of_group()], is_validation_U[table.user_of_group()]
     for half in np.unique(half_G[is_validation_G]):
-        teaches_G, validation_G = half_G != half, (half_G == half) & is_validation_G
-        taught, validation_table = table.select(teaches_G).without_empty_users(), table.select(validation_G)
-        if not taught.num_groups:
+        training_G, validation_G = half_G != half, (half_G == half) & is_validation_G
+        training_table, validation_table = table.select(training_G).without_empty_users(), table.select(validation_G)
+        if not training_table.num_groups:
             return dict.fromkeys(ranks, 0.0)
-        teaches_N, validation_N = (is_kept_G[table.group_of_candidate()] for is_kept_G in (teaches_G, validation_G))
-        directions, values = estimate_deviations(taught, offsets_N[teaches_N], start_D)
+        training_N, validation_N = (is_kept_G[table.group_of_candidate()] for is_kept_G in (training_G, validation_G))
+        directions, values = estimate_deviations(training_table, offsets_N[training_N], start_D)
         for rank in ranks:
             inputs_NR = validation_table.features_ND @ directions[:, :rank]
             regression = Regression(validation_table, inputs_NR, offsets_N[validation_N])
@@ -259,7 +259,7 @@ class TrainingGroups:
     """Groups of the training users from which the head prior is estimated."""
 
     table: GroupTable
-    """Every group has a target."""
+    """Groups, each of which has a target."""
     is_pseudo_G: Bools
     fold_G: Ints
     """Fold of each group among its user's."""

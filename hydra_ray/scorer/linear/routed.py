@@ -153,12 +153,12 @@ class _Problem:
         """Return the mean loss of the groups of the mask."""
         return float(group_losses(self._table, self._scores(vector)[0])[groups_G].mean())
 
-    def fit(self, teaches_G: Bools, decay: float) -> Floats:
+    def fit(self, training_G: Bools, decay: float) -> Floats:
         """Minimize the loss of the groups of the mask plus decay * |deviations and gate|^2 by L-BFGS."""
         found = minimize(
             self._derivatives,
             self._start,
-            (teaches_G, decay),
+            (training_G, decay),
             method="L-BFGS-B",
             jac=True,
             options={"maxiter": MAX_STEPS, "ftol": 1e-6},
@@ -172,14 +172,14 @@ class _Problem:
         added_NE = self._features_ND @ deviations.T.astype(np.float32)
         return routed_scores(self._offsets_N, added_NE, mixtures_GE[self._group_N]), added_NE, mixtures_GE
 
-    def _derivatives(self, vector: Floats, teaches_G: Bools, decay: float) -> tuple[float, Floats]:
+    def _derivatives(self, vector: Floats, training_G: Bools, decay: float) -> tuple[float, Floats]:
         table, num_biases = self._table, NUM_HEADS
         scores_N, added_NE, mixtures_GE = self._scores(vector)
-        residuals_N = (group_probabilities(table, scores_N) - table.targets_N) * teaches_G[self._group_N]
+        residuals_N = (group_probabilities(table, scores_N) - table.targets_N) * training_G[self._group_N]
         by_head_NE = (residuals_N[:, None] * mixtures_GE[self._group_N]).astype(np.float32)
         by_mixture_GE = np.add.reduceat(residuals_N[:, None] * added_NE, table.group_starts[:-1])
         by_logit_GE = mixtures_GE * (by_mixture_GE - (mixtures_GE * by_mixture_GE).sum(axis=1, keepdims=True))
         gradient = [by_head_NE.T @ self._features_ND, by_logit_GE.T @ self._histories_GQ, by_logit_GE.sum(axis=0)]
         ridged = vector * (np.arange(len(vector)) < len(vector) - num_biases)
-        loss = group_losses(table, scores_N) @ teaches_G + decay * (ridged**2).sum()
+        loss = group_losses(table, scores_N) @ training_G + decay * (ridged**2).sum()
         return float(loss), np.concatenate([each.ravel() for each in gradient]) + 2 * decay * ridged

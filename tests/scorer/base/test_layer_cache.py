@@ -47,7 +47,7 @@ def base(tokenizer: BertTokenizerFast, interaction: str = "pair") -> Base:
 
 
 def count_texts(module: nn.Module) -> list[int]:
-    """Of each call from now on, how many texts `module` saw."""
+    """Return a list that grows with each call by the number of texts that `module` saw."""
     counts: list[int] = []
     module.register_forward_hook(lambda _, arguments, __: counts.append(len(arguments[0])))
     return counts

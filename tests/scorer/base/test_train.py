@@ -353,7 +353,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         assert part.base_fingerprint == read_json(f"{stage.folder}/base/base.json")["fingerprint"]
         assert part.user_ids == sorted(part.user_ids)
         assert (part.is_unseen_U == (part.is_new_U | (stage is untrained))).all()
-        assert part.table.teaches().sum() == 6 * 5 + 3 * 4
+        assert part.table.has_target().sum() == 6 * 5 + 3 * 4
         assert (part.is_known_G | part.is_new_U[part.table.user_of_group()]).all()
 
 

@@ -51,7 +51,7 @@ def groups_of(table, user_fold_U, is_pseudo):
 
 
 def new_users_losses(head_prior, table, rank=4, num_folds=6):
-    """Of new users' groups, by the shared head and by own heads that did not see the group."""
+    """Return mean losses of new users' groups, by the shared head and by own heads that did not see the group."""
     shared_N = head_prior.shared_scores(
         table.features_ND, np.ones(len(table.features_ND), bool), np.full(len(table.features_ND), -1)
     )

@@ -12,7 +12,7 @@ from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3])
 KINDS = np.array([[1.5, 0.0, 0.0, 0.0], [0.0, 1.5, -1.0, 0.0], [-1.5, 0.0, 1.0, 0.0]])
-"""What users of each kind add to the shared weights."""
+"""Difference of each kind of users from the shared weights."""
 MARKS = np.random.default_rng(9).normal(size=(3, 12)) * 2
 """The middle of the histories of each kind."""
 
@@ -40,7 +40,7 @@ def fit(users, is_validation):
 
 
 def scores_of(heads, table, offsets, histories, fold=-1):
-    """Of users of one fold; without heads the shared head's."""
+    """Return scores of users of one fold; without heads the shared head's."""
     if heads is None:
         return offsets
     mixtures = heads.mixtures(histories, np.full(table.num_groups, fold))
@@ -49,7 +49,7 @@ def scores_of(heads, table, offsets, histories, fold=-1):
 
 
 def new_users_losses(heads, seed, *, is_visible=True, fold=-1):
-    """Of the shared head, and of the routed ones."""
+    """Return the losses of the shared head, and of the routed ones."""
     table, offsets, histories = kinds_of_users(150, seed, is_visible=is_visible)
     scores = scores_of(heads, table, offsets, histories, fold)
     return group_losses(table, offsets).mean(), group_losses(table, scores).mean()
