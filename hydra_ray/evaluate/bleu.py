@@ -5,7 +5,7 @@ and the BLEU of any weighted set of texts costs a sum.
 
     BLEU = 100 * exp(min(0, 1 - target length / length) + mean_n log(common n-grams / n-grams)), n = 1 .. MAX_ORDER
 
-Shape suffixes: O = MAX_ORDER lengths of n-grams; in comments ... any leading axes, B = len(COUNTS).
+Shape suffixes: O = MAX_ORDER lengths of n-grams; ... any leading axes.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def bleu_counts(target: str, text: str) -> tuple[float, ...]:
 
 
 def bleu_of_counts(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the BLEU (0 to 100) of texts whose counts were summed: (..., B) -> (...)."""
+    """Return the BLEU (0 to 100) of texts whose counts were summed: (..., len(COUNTS)) -> (...)."""
     common_O, total_O = counts[..., :MAX_ORDER], counts[..., MAX_ORDER : 2 * MAX_ORDER]
     length, target_length = counts[..., -2], counts[..., -1]
     is_missed_O = (common_O == 0) & (total_O > 0)

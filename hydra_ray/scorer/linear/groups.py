@@ -107,7 +107,7 @@ class GroupTable:
         """Return the same groups without the users who have none."""
         return replace(self, user_starts=np.unique(self.user_starts))
 
-    def handed_to(self, user_G: Ints, num_users: int) -> "GroupTable":
+    def reassigned_to(self, user_G: Ints, num_users: int) -> "GroupTable":
         """Return the same groups sorted by other users (`user_G`, at most `num_users`), to whom they are reassigned."""
         order = np.argsort(user_G, kind="stable")
         lengths = np.diff(self.group_starts)[order]

@@ -31,7 +31,7 @@ class Loss:
     derivatives: Callable[[Floats, Floats, Segments], Derivatives]
     """Function of flat scores, targets and the segments of their groups."""
 
-    def curved(self, values_N: Floats, curvatures_N: Floats, groups: Segments) -> Floats:
+    def hessian_product(self, values_N: Floats, curvatures_N: Floats, groups: Segments) -> Floats:
         """Return the Hessian by the scores times a vector (N)."""
         return curvatures_N * (values_N - self._means(values_N, curvatures_N, groups))
 

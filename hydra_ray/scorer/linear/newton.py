@@ -196,22 +196,22 @@ def conjugate_steps(objective: Objective, state: State, gradients_UR: Floats) ->
     norms_U = np.vecdot(residuals_UR, directions_UR)
     enough_U = 0.1 * NEGLIGIBLE / np.maximum(np.vecdot(gradients_UR, gradients_UR), NEGLIGIBLE)
     goals_U = norms_U * np.minimum(np.maximum(norms_U, enough_U), ROUGHNESS**2)
-    steps_UR, moves_UP = np.zeros_like(gradients_UR), np.zeros_like(state.scores_UP)
+    steps_UR, changes_UP = np.zeros_like(gradients_UR), np.zeros_like(state.scores_UP)
     for _ in range(2 * gradients_UR.shape[1] + 20):
         is_open_U = norms_U > goals_U
         if not is_open_U.any():
             break
-        added_UP = objective.moves(directions_UR)
+        added_UP = objective.score_changes(directions_UR)
         products_UR = objective.row_products(added_UP, state) + directions_UR
         lengths_U1 = _ratios(norms_U, np.vecdot(directions_UR, products_UR), is_open_U)
         steps_UR += lengths_U1 * directions_UR
-        moves_UP += lengths_U1 * added_UP
+        changes_UP += lengths_U1 * added_UP
         residuals_UR -= lengths_U1 * products_UR
         preconditioned_UR = residuals_UR * inverses_UR
         reached_U = np.vecdot(residuals_UR, preconditioned_UR)
         directions_UR = preconditioned_UR + _ratios(reached_U, norms_U, is_open_U) * directions_UR
         norms_U = reached_U
-    return steps_UR, moves_UP
+    return steps_UR, changes_UP
 
 
 def _ratios(above_U: Floats, below_U: Floats, is_open_U: Bools) -> Floats:
@@ -240,9 +240,9 @@ def minimized(
         if not is_open_U.any():
             break
         gradients_UR[~is_open_U] = 0.0
-        steps_UR, moves_UP = find_steps(objective, state, gradients_UR)
+        steps_UR, changes_UP = find_steps(objective, state, gradients_UR)
         decrements_U = np.vecdot(gradients_UR, steps_UR)
-        state, is_stuck_U = _descended(objective, state, steps_UR, moves_UP, decrements_U)
+        state, is_stuck_U = _backtracked(objective, state, steps_UR, changes_UP, decrements_U)
         is_open_U &= (decrements_U > tolerance + ROUNDING * (1 + np.abs(state.losses_U))) & ~is_stuck_U
         if 0 < 2 * is_open_U.sum() <= len(is_open_U):
             found_UR[places] = state.codes_UR
@@ -252,8 +252,8 @@ def minimized(
     return found_UR
 
 
-def _descended(
-    objective: Objective, state: State, steps_UR: Floats, moves_UP: Floats, decrements_U: Floats
+def _backtracked(
+    objective: Objective, state: State, steps_UR: Floats, changes_UP: Floats, decrements_U: Floats
 ) -> tuple[State, Bools]:
     """Backtrack each user's step by 1, 1/2, 1/4 ... until the loss falls by 1e-4 of what its slope predicts (Armijo).
 
@@ -263,7 +263,7 @@ def _descended(
 
     def reach(sizes_U: Floats) -> tuple[State, Bools]:
         sizes_U1 = sizes_U[:, None]
-        reached = objective.state(state.codes_UR - sizes_U1 * steps_UR, state.scores_UP - sizes_U1 * moves_UP)
+        reached = objective.state(state.codes_UR - sizes_U1 * steps_UR, state.scores_UP - sizes_U1 * changes_UP)
         promised_U = state.losses_U - 1e-4 * sizes_U * decrements_U
         return reached, reached.losses_U > promised_U + 1e-12 * (1 + np.abs(state.losses_U))
 

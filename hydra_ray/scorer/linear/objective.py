@@ -167,13 +167,13 @@ class Objective:
         """Return the objective of the rows at positions [start, end); groups must not be cut."""
         return self._with(self.rows.between(start, end), self.weights_UP[:, start:end])
 
-    def moves(self, codes_UR: Floats) -> Floats:
+    def score_changes(self, codes_UR: Floats) -> Floats:
         """Return the change of the scores (U, P) that codes make."""
         return (self.rows.inputs_UPR @ (codes_UR * self.deviations_UR)[:, :, None])[:, :, 0]
 
     def state(self, codes_UR: Floats, scores_UP: Floats | None = None) -> State:
         """Return value and derivatives at the codes; scores are computed if not given."""
-        scores = self.rows.offsets_UP + self.moves(codes_UR) if scores_UP is None else scores_UP
+        scores = self.rows.offsets_UP + self.score_changes(codes_UR) if scores_UP is None else scores_UP
         costs, slopes, curvatures = (
             each.reshape(scores.shape)
             for each in self.loss.derivatives(scores.ravel(), self.rows.targets_UP.ravel(), self.groups)
@@ -188,12 +188,12 @@ class Objective:
 
     def row_gradients(self, state: State) -> Floats:
         """Return the gradients of the rows' costs by the codes (U, R), without the prior term."""
-        return self._pulls(state.slopes_UP)
+        return self._code_gradients(state.slopes_UP)
 
-    def row_products(self, moves_UP: Floats, state: State) -> Floats:
+    def row_products(self, changes_UP: Floats, state: State) -> Floats:
         """Return the Hessians of the rows' costs times codes (U, R), given the score changes of these codes."""
-        curved = self.loss.curved(moves_UP.ravel(), state.curvatures_UP.ravel(), self.groups)
-        return self._pulls(curved.reshape(moves_UP.shape) * self.weights_UP)
+        hessian_product = self.loss.hessian_product(changes_UP.ravel(), state.curvatures_UP.ravel(), self.groups)
+        return self._code_gradients(hessian_product.reshape(changes_UP.shape) * self.weights_UP)
 
     def row_hessians(self, state: State) -> Floats:
         """Return the Hessians of the rows' costs by the codes (U, R, R), without the prior term."""
@@ -209,7 +209,7 @@ class Objective:
     def _with(self, rows: Rows, weights_UP: Floats) -> "Objective":
         return replace(self, rows=rows, groups=rows.segments(), weights_UP=weights_UP)
 
-    def _pulls(self, slopes_UP: Floats) -> Floats:
+    def _code_gradients(self, slopes_UP: Floats) -> Floats:
         return (slopes_UP[:, None] @ self.rows.inputs_UPR)[:, 0] * self.deviations_UR
 
     def _centred(self, state: State) -> Floats:

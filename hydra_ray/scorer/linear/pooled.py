@@ -62,7 +62,7 @@ class PooledRegression:
         for part, own in self._parts(objective, state):
             hessian_RR += part.row_hessians(own)[0]
         steps_1R = np.linalg.solve(hessian_RR, gradients_1R[0])[None]
-        return steps_1R, objective.moves(steps_1R)
+        return steps_1R, objective.score_changes(steps_1R)
 
     def _parts(self, objective: Objective, state: State) -> Iterator[tuple[Objective, State]]:
         """Yield each user's part of the objective; one at a time, since a Hessian takes copies of the inputs."""

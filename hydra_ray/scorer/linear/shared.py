@@ -128,7 +128,7 @@ class _Problem:
         fold_G, user_G = user_fold_U[table.user_of_group()], table.user_of_group()
         order = np.argsort(fold_G, kind="stable")
         chosen = rng_of(seed, "search").permutation(table.num_users)[:MAX_SEARCH_USERS]
-        self._table = table.handed_to(fold_G, NUM_USER_FOLDS)
+        self._table = table.reassigned_to(fold_G, NUM_USER_FOLDS)
         self._fold_G = fold_G[order]
         self._is_pseudo_G = is_pseudo_G[order]
         self._is_sampled_G = np.isin(user_G, chosen)[order]
