@@ -125,6 +125,8 @@ def _setting(report: Mapping[str, Any], setting: str) -> Any:
     value: Any = report["config"]
     for key in setting.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise InputError(f"the configuration of run {report['run']!r} has no setting {setting!r}")
+            raise InputError(
+                f"the configuration of run {report['run']!r} has no setting {setting!r}; give its dotted key"
+            )
         value = value[key]  # pyright: ignore[reportUnknownVariableType]
     return value  # pyright: ignore[reportUnknownVariableType]

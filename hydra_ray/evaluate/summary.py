@@ -117,7 +117,7 @@ def summarize(pairs: Sequence[Pair], bootstrap: ReportConfig) -> Summary:
         InputError: there is no pair, or a second system has quality 0, so that the relative gain is undefined.
     """
     if not pairs:
-        raise InputError("got no runs to summarize")
+        raise InputError("got no runs to summarize, expected at least one")
     tests = [paired_test(pair.first_U, pair.second_U) for pair in pairs]
     adjusted = holm([test.p_value for test in tests])
     gains: list[Gain] = []

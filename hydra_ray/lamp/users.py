@@ -126,7 +126,9 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
     if known is None and not counters["train_users"]:
         raise InputError("the input holds no training users: both these (is_new false) and new ones are needed")
     if not counters["new_users"]:
-        raise InputError("the input holds no new users: there is nobody to answer")
+        raise InputError(
+            "the input holds no new users: there is nobody to answer; check is_new in the files, or lamp.new_split"
+        )
     return counters
 
 

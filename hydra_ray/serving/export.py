@@ -37,7 +37,8 @@ def export_run(plan: Plan, folder: str) -> Exported:
         raise InputError(f"the run {plan.config.run} is not finished: run its configuration to the end first")
     if f"{folder}/".startswith(f"{plan.users.root}/"):
         raise InputError(
-            f"{folder} is below the storage root, where every file must be one that users can be forgotten from"
+            f"{folder} is below the storage root, where every file must be one that users can be forgotten from: "
+            "name a folder outside it"
         )
     if storage.list_tree(folder):
         raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")

@@ -59,7 +59,10 @@ def run_trials(
         ),
     ).fit()
     if results.errors:
-        raise TrainingError(f"{len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}")
+        raise TrainingError(
+            f"{len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}. Run again to "
+            "continue: what the others committed is kept."
+        )
 
 
 def _trial(settings: Mapping[str, Any], work: Work) -> None:

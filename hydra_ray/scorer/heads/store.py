@@ -227,6 +227,6 @@ def _in_order(tables: Iterable[pa.Table], location: str) -> Iterator[pa.Table]:
 def _require_ascending(neighbours: Iterable[tuple[str, str]], location: str) -> None:
     if any(first >= second for first, second in neighbours):
         raise StorageError(
-            f"the heads in {location} are not sorted by user_id, or a user stands there twice: a look-up would miss "
+            f"the heads in {location} are not sorted by user_id, or a user occurs twice: a look-up would miss "
             "users. Remove the part and run again."
         )
