@@ -1,4 +1,7 @@
-"""Examples of the adapter: a group is the possible answers to a query. A candidate's id is the answer."""
+"""Examples of the adapter: a group is the possible answers to a query. A candidate's id is the answer.
+
+Shape suffixes: N texts, H the encoder's width.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ Inputs of label l: its log probability by the text alone; its fraction of the us
 and the user's residuals, how much more often the user gives it than the texts alone predict (negative throughout for a
 strict critic). The generator is not used, so that all records are trained on and not only pseudo-queries.
 
-Shape suffixes: N records, L labels, I inputs, F folds of users.
+Shape suffixes: N records, L labels, I inputs, F folds of users, D features (the inputs).
 """
 
 from collections.abc import Iterable

@@ -37,6 +37,8 @@ Keys of metrics.json:
                               `hydra_ray.adapt.explanation`), which are read from the tables of the run
 
 Bounds `low` and `high` are null if there is only one user.
+
+Shape suffixes: U users, S systems.
 """
 
 import importlib.metadata

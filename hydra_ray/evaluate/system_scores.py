@@ -1,7 +1,7 @@
 """Scores of every system and differences between systems: bootstrap intervals, and tests.
 
 Shape suffixes: R resamples, U users, B users of a block, S systems, C columns of a task kind, M sums of one system, X
-sums of all systems side by side.
+sums of all systems side by side, Q queries.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Splits of users: new in a fold, or held out of base training."""
+"""Splits of users: new in a fold, or held out of base training.
+
+Shape suffixes: U users.
+"""
 
 import pyarrow as pa
 

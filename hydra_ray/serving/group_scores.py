@@ -1,6 +1,7 @@
 """One scorer of an export: base, head prior and heads, applied to one group of candidates at a time.
 
-Shape suffixes: G groups (one), N candidates, D features, M learned features, E routed heads, R code width.
+Shape suffixes: G groups (one), N candidates, D features, M learned features, E routed heads, R code width, U users
+(one).
 """
 
 from collections import OrderedDict

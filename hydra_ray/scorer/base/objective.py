@@ -1,6 +1,6 @@
 """Training objective of a base: the base, the shared head, and a low-rank deviation of each training user.
 
-Shape suffixes: N candidates of a batch, G its groups, C candidates of the largest group, D features, R rank.
+Shape suffixes: N candidates of a batch, G its groups, C candidates of the largest group, D features, R rank, U users.
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,7 +2,7 @@
 
 shared: s = offset. lowrank: s = offset + (B' x)' a_u. paper: s = two-layer network of the user applied to x.
 
-Shape suffixes: U users, G groups, N candidates, D features, R code width (of a paper head, the parameters of its
+Shape suffixes: U users, G groups, N candidates, D features, R code width (of a paper head V, the parameters of its
 network), F held-out folds.
 """
 

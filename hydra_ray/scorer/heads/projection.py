@@ -6,7 +6,7 @@ for the largest rank, of which smaller ranks use the first columns; per group th
 fitting, selection and scoring afterwards reads these rows, a row group at a time. (Only paper heads read the full
 features beside them.)
 
-Shape suffixes: U users, G groups, N candidates, D features, E routed heads, R code width.
+Shape suffixes: U users, G groups, N candidates, D features, E routed heads, R code width, H width of history vectors.
 """
 
 from collections.abc import Iterable, Iterator

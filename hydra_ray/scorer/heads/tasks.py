@@ -1,6 +1,7 @@
 """Tasks of the workers that fit heads, one bucket at a time, and of a bucket one row group at a time.
 
-Shape suffixes: U users, G groups, N candidates, D features, R code width, K head kinds.
+Shape suffixes: U users, G groups, N candidates, D features, R code width, K head kinds, H width of history vectors, V
+parameters of a flat network.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """Trial of one head kind on one bucket: codes, out-of-fold scores, and held-out losses of many users at once.
 
-Shape suffixes: U users, G groups, N candidates, R code width.
+Shape suffixes: U users, G groups, N candidates, R code width, D features.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,6 +1,6 @@
 """One code shared by all users: the regression of `newton`, with very many rows and a wide code.
 
-Shape suffixes: U users, N candidates, G groups, R code width.
+Shape suffixes: U users, N candidates, G groups, R code width, P rows.
 """
 
 from collections.abc import Iterator
