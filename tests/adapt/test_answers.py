@@ -164,7 +164,7 @@ def test_without_a_profile_the_systems_that_need_one_fail_and_all_others_answer(
     assert {name for name, value in found.items() if value is None} == {"pag_0", "pag_1", "pag_k"} | counting_records
 
 
-def test_users_with_and_without_a_profile_are_judged_together():
+def test_users_with_and_without_a_profile_are_evaluated_together():
     with_profile, without = user(8), replace(user(0), user_id="cold")
     rows = {someone.user_id: rows_of(someone, write) for someone in (with_profile, without)}
     evaluation = collect_evaluation_data(PLANTED, [(each.user, answered_user(each)) for each in rows.values()])

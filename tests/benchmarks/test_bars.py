@@ -140,7 +140,7 @@ def test_harm_is_no_more_than_what_resampling_does(make_sets: MakeSets) -> None:
     assert "Without samples to tell: titles" in unknown.verdict
 
 
-def test_reports_as_they_are_written_can_be_judged(make_sets: MakeSets, reports: dict[str, dict[str, Any]]) -> None:
+def test_bars_can_be_evaluated_on_written_reports(make_sets: MakeSets, reports: dict[str, dict[str, Any]]) -> None:
     sets = [SetRuns(name=name, default=report, paper=None) for name, report in reports.items()]
     bars = judge_bars(sets, reports["news"])
     assert len(bars) == 4

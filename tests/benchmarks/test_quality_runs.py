@@ -78,7 +78,7 @@ def test_a_run_that_fails_leaves_the_page_of_those_before_it(
     assert "The published method was not run on LaMP_2N" in found
 
 
-def test_what_judges_the_bars_is_run_before_what_only_illustrates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deciding_sample_runs_before_the_illustrating_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[str] = []
     monkeypatch.setattr(quality, "personalize", lambda config, until: runs.append(config.run))
     monkeypatch.setattr("sys.argv", ["quality.py", "LaMP_2N", "--until", "users"])

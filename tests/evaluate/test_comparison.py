@@ -129,7 +129,7 @@ def test_systems_that_answered_alike_differ_by_nothing(comparison: dict[str, Any
     assert [found["adjusted_p_value"] for found in comparison["systems"].values()] == adjusted
 
 
-def test_what_only_one_run_judged_is_counted_and_left_out(
+def test_queries_of_one_run_alone_are_counted_and_left_out(
     task: Task, comparison: dict[str, Any], before: Pairs, after: Pairs
 ) -> None:
     (user, a), *others = after

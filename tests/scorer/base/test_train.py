@@ -256,7 +256,7 @@ def test_the_models_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pa
 
 
 @pytest.mark.ray
-def test_pointwise_losses_judge_every_candidate_alone(encoder, tmp_path):
+def test_pointwise_losses_score_every_candidate_alone(encoder, tmp_path):
     import torch
 
     from hydra_ray.scorer.base.model import new_base

@@ -98,7 +98,7 @@ def test_factors_of_several_ranks_are_those_of_each_alone():
     assert all(together.values())
 
 
-def test_only_users_whom_the_base_has_not_seen_judge_the_basis():
+def test_only_users_whom_the_base_has_not_seen_validate_the_basis():
     """A feature tells most users' targets, for or against, but is noise for those that the base was not trained on."""
     rng = np.random.default_rng(9)
     table = planted(np.zeros((80, 6)))

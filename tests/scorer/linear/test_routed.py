@@ -86,7 +86,7 @@ def test_histories_that_say_nothing_leave_the_shared_head(num_users):
     assert own < shared + 0.02
 
 
-def test_what_only_the_users_of_the_base_have_is_not_used_where_the_others_judge():
+def test_signals_of_base_users_alone_are_ignored_with_validation_users():
     """One feature tells the target of users that the base was trained on, and nothing of all others."""
     table, offsets, histories = kinds_of_users(150, 7, is_visible=False)
     is_unseen = np.arange(150) % 4 == 0
@@ -163,6 +163,6 @@ def test_without_validation_users_or_without_others_the_shared_head_scores(num_u
         np.testing.assert_allclose(scores_of(heads, table, offsets, histories), offsets)
 
 
-def test_two_users_are_enough_for_a_judgement():
+def test_two_users_are_enough_for_validation():
     users = kinds_of_users(2, 6)
     assert np.isfinite(scores_of(fit(users, np.array([True, False])), *users)).all()

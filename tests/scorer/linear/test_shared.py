@@ -173,7 +173,7 @@ def test_ridge_shrinks_where_features_are_noise():
 
 
 @pytest.mark.parametrize("is_pseudo", [True, False])
-def test_only_users_whom_the_base_has_not_seen_judge_the_ridge(is_pseudo):
+def test_only_users_whom_the_base_has_not_seen_validate_the_ridge(is_pseudo):
     # The first feature is what an overfitted base makes: perfect for users it was trained on, noise for the others.
     rng = np.random.default_rng(7)
     table = choosing_users(same_weights(40), num_groups=5)
