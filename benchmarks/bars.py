@@ -1,4 +1,4 @@
-"""The quality bars: what the finished runs of all sets must show, each passed or failed by the numbers alone."""
+"""Quality bars: conditions on the finished runs of all sets, each passed or failed by the numbers alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,42 +24,42 @@ from hydra_ray.evaluate.systems import HYDRA
 
 PERSONAL, SHARED, SHUFFLED, ROUTED = "hydra_personal", "hydra_shared", "hydra_shuffled", "hydra_routed"
 MIN_GAIN = 0.25
-"""Average relative gain over the best prompt-based system that is asked for."""
+"""Required average relative gain over the best prompt-based system."""
 _SAME = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRuns:
-    """The finished runs of one set, as the contents of their metrics.json. Key: name."""
+    """Finished runs of one set, as the contents of their metrics.json. Key: name."""
 
     name: str
     default: Report
     paper: Report | None
-    """The published method's; None where it was not run."""
+    """Run of the published method; None if it was not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar, judged."""
+    """Result of one bar."""
 
     title: str
     is_passed: bool
     verdict: str
-    """The numbers that decided, in one sentence."""
+    """Numbers that decided, in one sentence."""
     details: tuple[str, ...]
     """Paragraphs and tables in Markdown."""
 
     @property
     def word(self) -> str:
-        """PASS or FAIL."""
+        """Return PASS or FAIL."""
         return "PASS" if self.is_passed else "FAIL"
 
 
 def judge_bars(sets: Sequence[SetRuns], planted: Report | None) -> list[Bar]:
-    """All bars, in order.
+    """Evaluate all bars, in order.
 
     Args:
-        planted: the run on users whose preferences are known; None where there is none.
+        planted: run on users whose preferences are known; None if there is none.
 
     Raises:
         InputError: runs lack a system or cannot be compared.
@@ -74,7 +74,9 @@ def judge_bars(sets: Sequence[SetRuns], planted: Report | None) -> list[Bar]:
 
 
 def prompt_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
-    """Bar 1: HYDRA gains enough over each set's best prompt-based system, and is shown to lose on no set."""
+    """Evaluate bar 1: HYDRA gains enough over each set's best prompt-based system, and is significantly worse on no
+    set.
+    """
     summary = _summary(sets, lambda each: compare_systems(each.default), bootstrap)
     worse = [gain for gain in summary.gains if _is_below_zero(gain.difference)]
     return Bar(
@@ -89,11 +91,11 @@ def prompt_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
 
 
 def rivals_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
-    """Bar 2: HYDRA is at least as good as the published method and as routed shared heads on every set, and on the
-    average better than each, the interval excluding 0.
+    """Evaluate bar 2: HYDRA is at least as good as the published method and as routed shared heads on every set, and
+    better than each on average, with an interval that excludes 0.
 
-    Routed shared heads are there twice: with HYDRA's drafts and features, the strongest rival that we can make of them,
-    and with those of the published method, where arXiv 2610.08330 has them.
+    Routed shared heads occur twice: with HYDRA's drafts and features, which makes the strongest rival, and with those
+    of the published method, as in arXiv 2610.08330.
     """
     summaries = {
         "routed shared heads": _summary(sets, lambda each: compare_systems(each.default, HYDRA, ROUTED), bootstrap)
@@ -121,8 +123,9 @@ def rivals_bar(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Bar:
 
 
 def personal_bar(sets: Sequence[SetRuns], planted: Report | None, bootstrap: ReportConfig) -> Bar:
-    """Bar 3: personal heads are shown to be worse than shared ones on no set, and to be better, and personal, on each
-    set or on the planted sample."""
+    """Evaluate bar 3: personal heads are significantly worse than shared ones on no set, and better than shared and
+    shuffled heads on each set or on the planted sample.
+    """
     summaries = {
         rival: _summary(sets, lambda each, rival=rival: compare_systems(each.default, PERSONAL, rival), bootstrap)
         for rival in (SHARED, SHUFFLED)
@@ -149,10 +152,12 @@ def personal_bar(sets: Sequence[SetRuns], planted: Report | None, bootstrap: Rep
 
 
 def harm_bar(sets: Sequence[SetRuns]) -> Bar:
-    """Bar 4: HYDRA is worse than RAG no more often than one of two resampled RAG answers is worse than the other."""
-    judged = {each.name: each.default["harm"] for each in sets}
-    unknown = [name for name, harm in judged.items() if harm is None]
-    known = {name: harm for name, harm in judged.items() if harm is not None}
+    """Evaluate bar 4: HYDRA is worse than RAG no more often than one of two resampled RAG answers is worse than the
+    other.
+    """
+    harms = {each.name: each.default["harm"] for each in sets}
+    unknown = [name for name, harm in harms.items() if harm is None]
+    known = {name: harm for name, harm in harms.items() if harm is not None}
     excess = {name: Interval(**harm["systems"][HYDRA]["minus_resampled"]) for name, harm in known.items()}
     harmed = [f"{name} ({percentage(each)})" for name, each in excess.items() if each.value > _SAME]
     lines = ["| set | queries | HYDRA worse than RAG | resampled RAG worse than itself | difference |"]
@@ -173,13 +178,14 @@ def harm_bar(sets: Sequence[SetRuns]) -> Bar:
 
 
 def _summary(sets: Sequence[SetRuns], pair: Callable[[SetRuns], Pair], bootstrap: ReportConfig) -> Summary:
-    """A comparison on every set, under the sets' names: several sets may have the same task."""
+    """Summarize a comparison on every set, under the sets' names: several sets may have the same task."""
     return summarize([replace(pair(each), task=each.name) for each in sets], bootstrap)
 
 
 def _by_split(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Iterator[str]:
-    """The gains over prompts for the users of each split that all sets have: where settings were searched on one, the
-    others show what is left of the gain."""
+    """Yield the gains over prompts for the users of each split that all sets have: where settings were tuned on one
+    split, the others show the gain that remains.
+    """
     splits = {
         each.name: np.array([_split_of(user_id) for user_id in each.default["users"]["user_id"]]) for each in sets
     }
@@ -191,7 +197,7 @@ def _by_split(sets: Sequence[SetRuns], bootstrap: ReportConfig) -> Iterator[str]
     for name in names:
         pairs = [_of_users(compare_systems(each.default), splits[each.name] == name, each.name) for each in sets]
         if not all(pair.second_U.any() for pair in pairs):
-            continue  # nothing is relative to 0
+            continue  # a gain relative to 0 is undefined
         summary = summarize(pairs, bootstrap)
         gains = [f"{percentage(gain.relative)}, {len(gain.pair.first_U):,} users" for gain in summary.gains]
         lines.append("| " + " | ".join([name, percentage(summary.average), *gains]) + " |")
@@ -248,7 +254,7 @@ def _personal_table(sets: Sequence[SetRuns], summaries: dict[str, Summary]) -> s
 
 
 def _behind(summary: Summary) -> list[Gain]:
-    """Where the first system's figure is below the second's, by however little."""
+    """Return the gains whose first system is worse than the second, by however little."""
     return [gain for gain in summary.gains if gain.difference.value < -_SAME]
 
 

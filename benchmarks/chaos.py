@@ -1,14 +1,14 @@
-"""Do runs survive what happens to them? Faults strike at random moments, and the run must end as if nothing had.
+"""Fault injection: faults strike runs at random moments, and the run must end as if nothing had happened.
 
     PYTHONPATH=tests python benchmarks/chaos.py [--schedules 160] [--api 40] [--vllm 0] [--first 0]
 
-Each schedule follows from its seed: faults by kind and moment. Its run is resumed until it is finished, and compared
-with an undisturbed one: tables and predictions byte by byte, tables whose footers tell seconds row by row, failures
-without how often a call was repeated. Each request must be paid once, except those that were in flight when something
-died, whose number is told. The generator is the fake one, which is fast; for the schedules of --api it is behind an
-endpoint that fails in all the ways that endpoints do, and those of --vllm ask a model, whose probabilities are left out
-of the comparison: in another batch they differ in the last bits.
-Exit status 1 where anything is lost, doubled, changed, paid needlessly, or over its deadline.
+Each schedule is generated from its seed: faults by kind and moment. Its run is resumed until it is finished, and
+compared with an undisturbed one: tables and predictions byte by byte, tables with seconds in their footers row by row,
+failures without their number of attempts. Each request must be paid once, except those in flight when a process died,
+whose number is reported. The generator is the fake one, which is fast; for the schedules of --api it is behind an
+endpoint that fails in all the ways that endpoints do, and those of --vllm use a model, whose probabilities are not
+compared: in another batch they differ in the last bits.
+Exit status 1 if anything is lost, duplicated, changed, paid needlessly, or over its deadline.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from fault_server import FaultServer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the schedules, print what became of them."""
+    """Run the schedules and print their outcomes."""
     parser = argparse.ArgumentParser(description="Runs under faults")
     parser.add_argument("--schedules", type=int, default=160, help="how many with the fake generator")
     parser.add_argument("--api", type=int, default=40, help="how many with an endpoint")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_schedules(folder: Path, engine: str, seeds: Sequence[int], deadline_seconds: float) -> list[Outcome]:
-    """Run the schedules of some seeds with one kind of generator, telling of each."""
+    """Run the schedules of some seeds with one kind of generator, printing each outcome."""
     outcomes: list[Outcome] = []
     with fault_cluster() as cluster, FaultServer() if engine == "openai" else nullcontext() as endpoint:
         reference = make_reference(folder, endpoint, engine)
@@ -59,19 +59,19 @@ def run_schedules(folder: Path, engine: str, seeds: Sequence[int], deadline_seco
 
 
 def line(outcome: Outcome) -> str:
-    """What became of one schedule."""
-    told = f"{outcome.schedule}; {outcome.num_attempts} attempts, {outcome.seconds:.1f} s"
+    """Return the outcome of one schedule in one line."""
+    description = f"{outcome.schedule}; {outcome.num_attempts} attempts, {outcome.seconds:.1f} s"
     if outcome.is_good:
-        return f"{told}: as undisturbed"
+        return f"{description}: as undisturbed"
     found = outcome.difference
     return (
-        f"{told}: NOT as undisturbed: {found.num_lost} rows lost, {found.num_duplicate} duplicate, "
+        f"{description}: NOT as undisturbed: {found.num_lost} rows lost, {found.num_duplicate} duplicate, "
         f"{outcome.paid_needlessly} requests paid needlessly, changed: {list(found.changed)}, {list(outcome.problems)}"
     )
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """All of them in a few lines."""
+    """Return the outcomes of all schedules in a few lines."""
     kinds = Counter(str(fault) for outcome in outcomes for fault in outcome.struck)
     kinds.update(str(each.schedule.trouble) for each in outcomes if each.schedule.trouble != Trouble.NONE)
     return (

@@ -3,8 +3,8 @@
     python benchmarks/demo.py [--seed N]
 
 Memory is the proportional set size of the whole process tree (shared pages counted once), sampled every two seconds.
-The bars are those of a two-core machine without a GPU: 6 minutes (8 where models must be converted first) and 8 GB for
-the first run, 45 seconds and no work for the second.
+The bars are those of a two-core machine without a GPU: 6 minutes (8 if models must be converted first) and 8 GB for the
+first run, 45 seconds and no computed stage for the second.
 """
 
 import argparse
@@ -25,14 +25,14 @@ SECONDS_BETWEEN_SAMPLES = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one run of the demo took."""
+    """Time and memory of one run of the demo."""
 
     seconds: float
     peak_gigabytes: float
 
 
 def main() -> int:
-    """Run twice, print; exit status 1 where a bar is missed."""
+    """Run twice and print; exit status 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description="Time and memory of the demo")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the sample and the generator")
     seed = parser.parse_args().seed
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def run(root: str, seed: int) -> Run:
-    """Run the demo into `root` as a user would, watching its memory."""
+    """Run the demo into `root` as a user would, sampling its memory."""
     overrides = [f"storage.root={root}", f"lamp.planted.seed={seed}", f"generator.seed={seed}"]
     command = [sys.executable, "-m", "hydra_ray.cli", "run", str(CONFIG), *overrides]
     start = time.monotonic()
@@ -65,7 +65,7 @@ def run(root: str, seed: int) -> Run:
 
 
 def committed(root: str) -> dict[str, int]:
-    """Every file of every stage, and when it was written."""
+    """Return the modification time of every file of every stage."""
     return {str(path): path.stat().st_mtime_ns for path in Path(root, "stages").rglob("*") if path.is_file()}
 
 

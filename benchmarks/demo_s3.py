@@ -1,10 +1,10 @@
-"""The demo on an object store, killed in the middle and resumed.
+"""Demo on an object store, killed in the middle and resumed.
 
     python benchmarks/demo_s3.py [--stage drafts] [--endpoint http://host:port --bucket NAME]
 
-Where no endpoint is given, moto's server stands for the store. The run is killed with everything that it started as
-soon as a part of the stage is there, and started again with the same command. Exit status 1 where a part that was
-there is put again, or the second run does not end with all stages complete and with answers.
+Without an endpoint, moto's server is the store. The run is killed with all its child processes as soon as a part of the
+stage is committed, and started again with the same command. Exit status 1 if a committed part is written again, or the
+second run does not end with all stages complete and with answers.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DEADLINE_SECONDS = 3600
 
 
 def main() -> int:
-    """Run, kill, resume, print; exit status 1 where something was lost or made twice."""
+    """Run, kill, resume and print; exit status 1 if a part was lost or written twice."""
     parser = argparse.ArgumentParser(description="The demo on an object store, killed and resumed")
     parser.add_argument("--stage", default="drafts", choices=["profiles", "probes", "drafts"], help="to be killed in")
     parser.add_argument("--endpoint", help="URL of a store; credentials come from the standard chain")
@@ -55,7 +55,7 @@ def main() -> int:
 
 @contextmanager
 def store(endpoint: str | None, bucket: str) -> Iterator[None]:
-    """Let this process and its children use the store; moto's own, in this process, where no endpoint is given."""
+    """Let this process and its children use the store: moto's server in this process if no endpoint is given."""
     if endpoint is not None:
         os.environ["AWS_ENDPOINT_URL_S3"] = endpoint
         yield
@@ -63,7 +63,7 @@ def store(endpoint: str | None, bucket: str) -> Iterator[None]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells every request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     os.environ |= {
@@ -80,7 +80,7 @@ def store(endpoint: str | None, bucket: str) -> Iterator[None]:
 
 
 def run_until_killed(root: str, stage: str) -> float:
-    """Start the demo, kill it with all its children when a part of the stage is there; returns the seconds."""
+    """Start the demo, kill it with all its children when a part of the stage is committed; return the seconds."""
     start = time.monotonic()
     with subprocess.Popen(_command(root), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -96,14 +96,14 @@ def run_until_killed(root: str, stage: str) -> float:
 
 
 def run_to_the_end(root: str) -> float:
-    """Run the demo; returns the seconds."""
+    """Run the demo; return the seconds."""
     start = time.monotonic()
     subprocess.run(_command(root), check=True, timeout=DEADLINE_SECONDS)
     return time.monotonic() - start
 
 
 def parts(plan: Plan) -> Mapping[str, tuple[int, int]]:
-    """Every committed part of every stage: its size and when it was put."""
+    """Return size and modification time of every committed part of every stage."""
     names = [name for name in storage.list_tree(f"{plan.config.storage.root}/stages") if name.endswith(".parquet")]
     locations = [f"{plan.config.storage.root}/stages/{name}" for name in names]
     return {location: storage.file_state(location) for location in locations}

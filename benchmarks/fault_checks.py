@@ -1,4 +1,4 @@
-"""What must hold of a run that was disturbed and resumed: it equals the undisturbed one, and nothing was paid twice."""
+"""Checks of a run that was disturbed and resumed: it equals the undisturbed one, and no request was paid twice."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,26 +11,26 @@ from hydra_ray.stages.plan import Plan
 from hydra_ray.storage import exists, read_part
 
 _BY_ROW = ("profiles", "probes", "drafts", "errors")
-"""Tables that also tell how they came about, by seconds in the footer or by `attempts`: their rows must be the same."""
+"""Tables with seconds in the footer or numbers of `attempts`: only their rows must be equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How the tables of a run differ from those of the undisturbed one."""
+    """Differences of a run's tables from those of the undisturbed one."""
 
     num_lost: int
-    """Rows that are not there."""
+    """Number of missing rows."""
     num_duplicate: int
-    """Rows that are there more often than they should be."""
+    """Number of surplus rows."""
     changed: tuple[str, ...]
-    """Tables and files that are not the same."""
+    """Tables and files that are not equal."""
 
 
 def compare(plan: Plan, undisturbed: Plan) -> Difference:
     """Compare all tables from users to answers, and the predictions.
 
-    What a model answers in another batch differs in the last bits of its probabilities, so that with vLLM what was
-    answered, chosen and predicted is compared, without floating-point numbers.
+    In another batch a model's probabilities differ in the last bits, so with vLLM the answers, choices and predictions
+    are compared, without floating-point numbers.
     """
     lost = duplicate = 0
     is_model = plan.config.generator.engine == "vllm"

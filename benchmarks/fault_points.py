@@ -1,12 +1,12 @@
-"""Faults at chosen moments of a run: what may fail by accident fails here on purpose.
+"""Fault injection points: faults strike at chosen moments of a run.
 
-`install` wraps three places that all work passes: the generator, the writing of tables, and that of manifests. A
-run is disturbed if there is a folder `faults` beside its storage root, which must be named `root`. Processes of one
-machine share the folder:
+`install` wraps three places that all work passes: the generator, the writing of tables, and that of manifests. A run is
+disturbed if there is a folder `faults` beside its storage root, which must be named `root`. Processes of one machine
+share the folder:
 
-    counts/POINT        as many bytes as the point was reached
-    orders/POINT-N      JSON of the fault that is to strike when it is reached for the N-th time; then moved to struck/
-    payments            one line a batch of requests: paid (answered), and kept (found again by whoever asks later)
+    counts/POINT        one byte for each time that the point was reached
+    orders/POINT-N      JSON of the fault that strikes when it is reached for the N-th time; then moved to struck/
+    payments            one line per batch of requests: paid (answered), and kept (stored for later requests)
 """
 
 import errno
@@ -35,28 +35,28 @@ from hydra_ray.rows import Completion, Request
 from hydra_ray.runs.stage import MANIFEST
 
 BATCH_REQUESTS = 5
-"""So many requests are answered and kept at a time."""
+"""Number of requests that are answered and stored at a time."""
 
 
 class Point(StrEnum):
-    """Where a fault can strike."""
+    """Moment at which a fault can strike."""
 
     GENERATE = "generate"
     """Before a batch is answered."""
     ANSWERED = "answered"
-    """When it is answered and not yet kept: it is paid, and lost where this process dies."""
+    """After it is answered and before it is stored: it is paid, and lost if this process dies."""
     KEPT = "kept"
-    """When it is kept, and no part made of it."""
+    """After it is stored, and before a part is made of it."""
     COMMIT = "commit"
     """Before a table is written."""
     COMMITTED = "committed"
-    """When it is."""
+    """After it is written."""
     MANIFEST = "manifest"
-    """When all parts of a stage are there, and the manifest is not; in the driver."""
+    """After all parts of a stage are committed, and before its manifest is; in the driver."""
 
 
 class Fault(StrEnum):
-    """What can happen there."""
+    """Kind of fault."""
 
     KILL_WORKER = "killed worker"
     KILL_ACTOR = "killed generator actor"
@@ -70,10 +70,10 @@ class Fault(StrEnum):
 
 
 def order(folder: Path, point: Point, count: int, fault: Fault, pid: int = 0) -> None:
-    """Let a fault strike when `point` is reached for the `count`-th time.
+    """Schedule a fault for the `count`-th time that `point` is reached.
 
     Args:
-        pid: the process that is signalled, where it is not the one that reaches the point.
+        pid: process that is signalled, if it is not the one that reaches the point.
     """
     orders = folder / "orders"
     orders.mkdir(parents=True, exist_ok=True)
@@ -82,31 +82,31 @@ def order(folder: Path, point: Point, count: int, fault: Fault, pid: int = 0) ->
 
 
 def call_off(folder: Path, *faults: Fault) -> None:
-    """Let these no longer strike."""
+    """Cancel scheduled faults of these kinds."""
     for path in folder.glob("orders/*"):
         if Fault(json.loads(path.read_text())["fault"]) in faults:
             path.unlink()
 
 
 def struck(folder: Path) -> list[Fault]:
-    """The faults that struck."""
+    """Return the faults that struck."""
     return [Fault(json.loads(path.read_text())["fault"]) for path in sorted((folder / "struck").glob("*"))]
 
 
 def reached(folder: Path) -> dict[Point, int]:
-    """How often each point was reached."""
+    """Return how often each point was reached."""
     return {point: path.stat().st_size for point in Point if (path := folder / "counts" / point).exists()}
 
 
 def payments(folder: Path) -> list[tuple[str, list[str]]]:
-    """What happened to requests, in order: "paid" or "kept", and their ids."""
+    """Return the events of requests in order: "paid" or "kept", and their ids."""
     path = folder / "payments"
     lines = path.read_text().splitlines() if path.exists() else []
     return [(event, ids) for event, *ids in map(str.split, lines)]
 
 
 def install() -> None:
-    """Let faults strike in this process; for Ray as `worker_process_setup_hook`."""
+    """Install the fault points in this process; for Ray as `worker_process_setup_hook`."""
     hydra_ray.generate.engines.opening.open_engine = _disturbed_open(hydra_ray.generate.engines.opening.open_engine)
     disturbed = {
         "write_row_groups": _disturbed_write(storage.write_row_groups),
@@ -118,7 +118,7 @@ def install() -> None:
 
 
 def strike(folder: Path, point: Point) -> Fault | None:
-    """Reach a point: what is ordered happens, or is returned where the caller must do it."""
+    """Reach a point: a scheduled fault is executed, or returned if the caller must execute it."""
     if not folder.is_dir():
         return None
     ordered = folder / "orders" / f"{point}-{_count(folder / 'counts' / point)}"
@@ -127,7 +127,7 @@ def strike(folder: Path, point: Point) -> Fault | None:
     found = json.loads(ordered.read_text())
     pid = found["pid"] or os.getpid()
     if not psutil.pid_exists(pid):
-        return None  # another fault was first
+        return None  # another process was first
     ordered.rename(folder / "struck" / ordered.name)
     fault = Fault(found["fault"])
     if fault == Fault.ENGINE_DEATH:
@@ -140,7 +140,7 @@ def strike(folder: Path, point: Point) -> Fault | None:
 
 
 def _count(path: Path) -> int:
-    """One more; returns how many there are now."""
+    """Increment a counter and return its value."""
     path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -150,14 +150,14 @@ def _count(path: Path) -> int:
 
 
 def _folder_beside(location: str) -> Path:
-    """The folder of faults of the root that a location is in."""
+    """Return the folder of faults of the root that contains a location."""
     before, root, _ = location.partition("/root/")
     return Path(before, "faults") if root else Path(os.devnull)
 
 
 def _disturbed_open(open_engine: Callable[..., Engine]) -> Callable[..., Engine]:
     def disturbed(config: GeneratorConfig, *arguments: Any) -> Engine:
-        # A model's answer may depend on what is answered with it, and after a fault that is something else.
+        # A model's answer may depend on its batch, and after a fault the batches differ.
         size = 1 if config.engine == "vllm" else BATCH_REQUESTS
         return _DisturbedEngine(open_engine(config, *arguments), size)
 

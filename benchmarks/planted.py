@@ -1,10 +1,10 @@
-"""Do personal heads do what they promise, where the truth is known? 200 users with planted preferences.
+"""Personal heads where the truth is known: 200 users with planted preferences.
 
     python benchmarks/planted.py [--root FOLDER] [section.key=value ...]
 
-Runs jobs/configs/planted.yaml (about a quarter of an hour on two cores; resumable) and compares, on users who were new:
-personal heads must beat the prompt with k retrieved records and the shared heads by more than the interval, and heads
-that were shuffled between users must not beat the shared ones. Exit status 1 where they do not.
+Runs jobs/configs/planted.yaml (about a quarter of an hour on two cores; resumable) and compares, on new users: personal
+heads must beat the prompt with k retrieved records and the shared heads by more than the interval, and heads shuffled
+between users must not beat the shared ones. Exit status 1 otherwise.
 """
 
 import argparse
@@ -20,7 +20,7 @@ CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "planted.yaml"
 
 
 def main() -> int:
-    """Run, compare, print."""
+    """Run, compare and print."""
     parser = argparse.ArgumentParser(description="The planted-preference benchmark")
     parser.add_argument("--root", default="outputs", help="storage.root of the run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")

@@ -1,13 +1,13 @@
-"""Is it worth it? Every LaMP set that is there, cross-fitted over all of its users: HYDRA, its controls, its rivals.
+"""Quality benchmark: every available LaMP set, cross-fitted over all of its users: HYDRA, its controls, its rivals.
 
     HYDRA_LAMP_DIR=FOLDER python benchmarks/quality.py [SET ...] [--root FOLDER] [--until STAGE]
         [--paper [SET ...]] [--planted [SAMPLE ...]] [--curves [SET ...]]
 
-Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the sample with
-planted preferences that judges a bar, then the published method on the same users and the same generator, and last the
-other planted samples. What the generator answered is kept below the root, so a run that was stopped goes on where it
-was, and one with other heads asks nothing again.
-Writes QUALITY.md, again after each run that adds to it; exit status 1 where a bar is failed.
+Each user is new in exactly one of five folds. HYDRA's own configuration of each set runs first, then the planted sample
+that a bar depends on, then the published method on the same users and the same generator, and last the other planted
+samples. The generator's answers are stored below the root, so a stopped run resumes, and one with other heads asks
+nothing again.
+Writes QUALITY.md, again after each run that adds to it; exit status 1 if a bar is failed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SETS = {
     "LaMP_5": ("lamp5", ()),
     "LaMP_3": ("lamp3", ()),
 }
-"""The sets by their folder's name: the configuration, and what is different from it."""
+"""Sets by the name of their folder: configuration, and overrides."""
 NUM_FOLDS = 5
 PLACEMENT = {
     "generator_actors": 2,
@@ -56,15 +56,18 @@ PLACEMENT = {
     "encoder_actors": 2,
     "encoder_threads": 1,
 }
-"""For two cores: a copy with one thread for each does more than one with two (benchmarks/generate.py --copies 2)."""
+"""Placement for two cores: a copy with one thread for each is faster than one with two (benchmarks/generate.py --copies
+2).
+"""
 CURVES: Mapping[str, Sequence[int]] = {
     "users.num_folds": (2, 3, 5),
     "drafts.num_records": (1, 2, 4),
     "probes.num_records": (4, 5, 10),
     "drafts.num_samples": (2, 4, 8),
 }
-"""Settings that curves are drawn over, and their values. The number of folds says how many users teach a head, all but
-one fold's, while those who are evaluated stay the same."""
+"""Settings of the learning curves, and their values. The number of folds sets how many users a head is trained on, all
+but one fold's, while the evaluated users stay the same.
+"""
 PLANTED: Mapping[str, Sequence[str]] = {
     "unseen": ("lamp.planted.seed=1", "lamp.planted.num_new_users=240"),
     "80-10": (),
@@ -83,9 +86,9 @@ PLANTED: Mapping[str, Sequence[str]] = {
         "drafts.num_pseudo_queries=11",
     ),
 }
-"""The planted samples, each by what is different from planted.yaml. All but the first have the same new users."""
-JUDGED = "unseen"
-"""No other sample judges the bars: this one has users whom nobody looked at when the settings were chosen."""
+"""Planted samples, each by its overrides of planted.yaml. All but the first have the same new users."""
+DECIDING = "unseen"
+"""The only sample that a bar depends on: its users were never seen when the settings were chosen."""
 
 
 def main() -> int:
@@ -103,7 +106,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line; a folder of sets is needed."""
+    """Parse the command line; a folder of sets is required."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="outputs", help="storage.root of the runs")
     parser.add_argument("--until", default="report", choices=STAGE_NAMES, help="last stage; before report, no page")
@@ -125,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; all by default")
     arguments = parser.parse_args()
     arguments.sets = arguments.sets or list(SETS)
-    # None where the option is not there, and empty where it names no set.
+    # None without the option, and empty if it names no set.
     arguments.curves = [] if arguments.curves is None else arguments.curves or arguments.sets
     unknown = set(arguments.sets) - set(SETS)
     if unknown:
@@ -139,16 +142,17 @@ def parse() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> bool:
-    """Whether all bars are passed; true where the runs end before there is anything to judge."""
+    """Return whether all bars are passed; true if the runs end before there is anything to evaluate."""
     root, until = arguments.root, arguments.until
     configs = {name: (set_config(name, root), paper_config(name, root)) for name in arguments.sets}
     planted = dict(zip(arguments.planted, planted_configs(root, arguments.planted), strict=True))
     owns = [own for own, _ in configs.values()]
     papers = [paper for name, (_, paper) in configs.items() if name in arguments.paper]
-    # What judges the bars comes before the samples that only illustrate: what is stopped early has told the most.
-    judged = [config for name, config in planted.items() if name == JUDGED]
-    others = [config for name, config in planted.items() if name != JUDGED]
-    later = [*judged, *papers, *others]
+    # The sample that a bar depends on runs before those that only illustrate: a benchmark that is stopped early has the
+    # most important results.
+    deciding = [config for name, config in planted.items() if name == DECIDING]
+    others = [config for name, config in planted.items() if name != DECIDING]
+    later = [*deciding, *papers, *others]
     if until != "report":
         for config in [*owns, *later]:
             personalize(config, until)
@@ -156,13 +160,13 @@ def measure(arguments: argparse.Namespace) -> bool:
     reports = {config.run: finish(config) for config in owns}
 
     def write_page(curves: Curves) -> list[Bar]:
-        """The page of what was run so far."""
+        """Write the page of the runs so far."""
         sets = [
             SetRuns(name=name, default=reports[own.run], paper=reports.get(paper.run))
             for name, (own, paper) in configs.items()
         ]
         samples = {name: reports[config.run] for name, config in planted.items() if config.run in reports}
-        bars = judge_bars(sets, samples.get(JUDGED))
+        bars = judge_bars(sets, samples.get(DECIDING))
         Path(arguments.page).write_text(quality_page(sets, bars, samples, curves), encoding="utf-8")
         return bars
 
@@ -179,7 +183,7 @@ def measure(arguments: argparse.Namespace) -> bool:
 
 
 def finish(config: RunConfig) -> Report:
-    """Run to the end, print what each stage took, and return the report."""
+    """Run to the end, print the seconds of each stage, and return the report."""
     start = time.monotonic()
     report = read_report(personalize(config).run_folder)
     stages = ", ".join(f"{stage['name']} {stage['seconds']:.1f}" for stage in report["stages"])
@@ -188,7 +192,7 @@ def finish(config: RunConfig) -> Report:
 
 
 def set_config(name: str, root: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The cross-fitted run of one set."""
+    """Return the cross-fitted run of one set."""
     config, own = SETS[name]
     common = (
         f"storage.root={Path(root).resolve()}",
@@ -200,8 +204,9 @@ def set_config(name: str, root: str, overrides: Sequence[str] = ()) -> RunConfig
 
 
 def paper_config(name: str, root: str) -> RunConfig:
-    """The published method on the same users, folds, generator and probes, so that both learn from equal evidence and
-    what was asked alike is not asked again; paper.yaml itself has the published N = M = 10."""
+    """Return the published method on the same users, folds, generator and probes, so that both learn from equal
+    evidence and no request is repeated; paper.yaml itself has the published N = M = 10.
+    """
     own = set_config(name, root)
     shared = own.model_dump(
         include={"storage", "lamp", "users", "generator", "retrieve", "probes", "report", "placement"}
@@ -212,25 +217,25 @@ def paper_config(name: str, root: str) -> RunConfig:
 
 
 def planted_configs(root: str, names: Sequence[str]) -> list[RunConfig]:
-    """planted.yaml with what PLANTED says of each sample."""
+    """Return planted.yaml with the overrides PLANTED of each sample."""
     common = (f"storage.root={Path(root).resolve()}", *placement())
     return [load_config(CONFIGS / "planted.yaml", [*common, f"run=planted-{name}", *PLANTED[name]]) for name in names]
 
 
 def placement() -> list[str]:
-    """PLACEMENT as overrides."""
+    """Return PLACEMENT as overrides."""
     return [f"placement.{name}={value}" for name, value in PLACEMENT.items()]
 
 
 def curve_runs(names: Sequence[str], root: str) -> Iterator[tuple[str, Mapping[str, Sequence[Report]]]]:
-    """By set and setting, the reports of runs that differ in this setting only."""
+    """Yield by set and setting the reports of runs that differ in this setting only."""
     for name in names:
         configs = {setting: curve_configs(name, root, setting) for setting in CURVES}
         yield name, {setting: [finish(config) for config in configs[setting]] for setting in CURVES}
 
 
 def curve_configs(name: str, root: str, setting: str) -> list[RunConfig]:
-    """A set's own configuration with each value of a setting."""
+    """Return a set's own configuration with each value of a setting."""
     run = set_config(name, root).run
     return [set_config(name, root, (f"run={run}-{setting}-{value}", f"{setting}={value}")) for value in CURVES[setting]]
 

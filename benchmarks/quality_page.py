@@ -1,11 +1,11 @@
-"""QUALITY.md: the bars with what they were judged by, and everything else that the runs of the sets show."""
+"""QUALITY.md: the bars with the numbers behind them, and all other results of the sets' runs."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bars import PERSONAL, ROUTED, SHARED, SHUFFLED, Bar, SetRuns
 
-from hydra_ray.evaluate.curves import curve_over_runs, curve_table
+from hydra_ray.evaluate.learning_curves import curve_over_runs, curve_table
 from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,
@@ -20,17 +20,17 @@ from hydra_ray.evaluate.phrases import (
 from hydra_ray.evaluate.systems import HYDRA, RAG, SYSTEMS
 
 Curves = Mapping[str, Mapping[str, Sequence[Report]]]
-"""By set and dotted setting: runs that differ in it."""
+"""Reports of runs that differ in one setting, by set and dotted setting."""
 
 _TRAIN_USERS, _NUM_RECORDS = "num_train_users", "num_records"
 
 
 def quality_page(sets: Sequence[SetRuns], bars: Sequence[Bar], planted: Mapping[str, Report], curves: Curves) -> str:
-    """The page, in Markdown.
+    """Return the page in Markdown.
 
     Args:
-        planted: runs on planted samples by name; empty where they were not run.
-        curves: empty where they were not run.
+        planted: runs on planted samples by name; empty if they were not run.
+        curves: empty if they were not run.
     """
     sections = ["# Quality", _about(sets), _verdicts(bars), "## All systems", _systems_table(sets)]
     for number, bar in enumerate(bars, start=1):
@@ -44,13 +44,13 @@ def quality_page(sets: Sequence[SetRuns], bars: Sequence[Bar], planted: Mapping[
 
 
 def bar_lines(bars: Sequence[Bar]) -> Iterator[str]:
-    """Each bar and how it was decided, to be printed."""
+    """Yield each bar with its verdict as a line of text."""
     for number, bar in enumerate(bars, start=1):
         yield f"{bar.word}  {number}. {bar.title}. {bar.verdict}"
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -87,7 +87,7 @@ def _systems_table(sets: Sequence[SetRuns]) -> str:
 
 
 def _title(reports: Sequence[Report], name: str) -> str:
-    """What the system is called, in all words where the runs differ, as in numbers of samples."""
+    """Return the system's title, or all its titles if the runs differ, as in numbers of samples."""
     systems = (report["systems"].get(name) for report in reports)
     return " / ".join(dict.fromkeys(system["title"] for system in systems if system))
 
@@ -167,7 +167,7 @@ def _curves_section(curves: Curves) -> Iterator[str]:
 
 
 def _seconds_table(sets: Sequence[SetRuns]) -> str:
-    """Stages of a scorer together: "reranker.base" is a part of "reranker"."""
+    """Return a table of seconds with the stages of a scorer together: "reranker.base" is a part of "reranker"."""
     runs = [report for each in sets for report in (each.default, each.paper) if report is not None]
     spent = {report["run"]: _seconds(report) for report in runs}
     stages = list(dict.fromkeys(stage for counts in spent.values() for stage in counts))

@@ -1,6 +1,6 @@
-"""What the benchmark of heads compares with: a loop of scikit-learn, and the published procedure.
+"""Alternatives that the benchmark of heads compares with: a loop of scikit-learn, and the published procedure.
 
-Letters in shape suffixes: U users, N rows, D features, W hidden units, R code width.
+Shape suffixes: U users, N rows, D features, W hidden units, R code width.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from hydra_ray.scorer.linear.newton import Regression
 
 
 def rows_alone(num_users: int, num_rows: int, variances_R: Floats, seed: int) -> GroupTable:
-    """Users who say yes or no to each row by their own code; every row is a group."""
+    """Simulate users who accept or reject each row by their own code; every row is a group."""
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(num_users, num_rows, len(variances_R)))
     codes = rng.normal(size=(num_users, len(variances_R))) * np.sqrt(variances_R)
@@ -33,12 +33,12 @@ def rows_alone(num_users: int, num_rows: int, variances_R: Floats, seed: int) ->
 
 
 def our_codes(table: GroupTable, variances_R: Floats) -> Floats:
-    """All users at once."""
+    """Fit all users at once."""
     return Regression(table, table.features_ND, np.zeros(len(table.targets_N)), LOGISTIC).codes(variances_R)
 
 
 def sklearn_codes(table: GroupTable, variances_R: Floats) -> Floats:
-    """One LogisticRegression a user, of the same objective: the prior's deviations are folded into the features."""
+    """Fit one LogisticRegression per user with the same objective: the prior scales the features."""
     from sklearn.linear_model import LogisticRegression
 
     deviations_R = np.sqrt(variances_R)
@@ -58,7 +58,7 @@ def sklearn_codes(table: GroupTable, variances_R: Floats) -> Floats:
 def timed_codes(
     fit: Callable[[GroupTable, Floats], Floats], variances_R: Floats, num_rounds: int, table: GroupTable
 ) -> tuple[float, Floats]:
-    """Median seconds of a fit, and its codes; imports and the first call of everything are not counted."""
+    """Return the median seconds of a fit, and its codes; imports and first calls are not timed."""
     fit(table.select(table.user_of_group() < 20), variances_R)
     seconds, codes = [], np.zeros(0)
     for _ in range(num_rounds):
@@ -73,7 +73,7 @@ class Published:
     """Settings of the published procedure."""
 
     width: int
-    """Hidden units of a head."""
+    """Number of hidden units of a head."""
     num_epochs: int
     batch_size: int
     learning_rate: float = 1e-3
@@ -81,7 +81,7 @@ class Published:
 
 
 class StackedHeads(torch.nn.Module):
-    """A two-layer network for every user in stacked tensors; a one-hot mask over all users picks a row's own."""
+    """Two-layer networks of all users in stacked tensors; a one-hot mask over all users selects a row's own."""
 
     def __init__(self, num_users: int, num_features: int, width: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class StackedHeads(torch.nn.Module):
         self.outward_UW = torch.nn.Parameter(torch.randn(num_users, width) * width**-0.5)
 
     def forward(self, features_ND: torch.Tensor, mask_NU: torch.Tensor) -> torch.Tensor:
-        """Each row's score by the head of its user; every head computes every row."""
+        """Return each row's score by the head of its user; every head computes every row."""
         hidden_UNW = torch.relu(features_ND @ self.inward_UDW + self.bias_UW[:, None])
         scores_UN = (hidden_UNW @ self.outward_UW[:, :, None])[:, :, 0]
         return (scores_UN.T * mask_NU).sum(dim=1)
@@ -117,7 +117,7 @@ def train_published(
 
 
 def fit_ours(table: GroupTable, texts: Sequence[str], encode: Encode, variances_R: Floats) -> Floats:
-    """The one feature pass, its projection to R directions, and the fit of all users."""
+    """Encode once, project to R directions, and fit all users."""
     features_ND = encode(texts)
     basis_DR = np.linalg.qr(np.random.default_rng(0).normal(size=(features_ND.shape[1], len(variances_R))))[0]
     inputs_NR = features_ND @ basis_DR

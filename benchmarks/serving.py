@@ -1,11 +1,10 @@
-"""How long one request to an exported run takes: p50 and p95 of `score()` with eight drafts, in this process.
+"""Latency of one request to an exported run: p50 and p95 of `score()` with eight drafts, in this process.
 
     python benchmarks/serving.py [RUN] [--requests 200]
 
-RUN is a finished run's folder. Without it the demo's users are run first, with a generator that answers by a rule: what
-is measured does not depend on who wrote the drafts. Each request asks something new of a user drawn at random, with
-drafts that were not seen before where the task is free text; `first` is a user's first request, which encodes the
-history, `later` all others.
+RUN is a finished run's folder. Without it the demo's users are run first, with a generator that answers by a rule: the
+latency does not depend on the drafts' author. Each request has a new query of a user drawn at random, with new drafts
+if the task is free text; `first` is a user's first request, which encodes the history, `later` all others.
 """
 
 import argparse
@@ -27,7 +26,7 @@ DEMO = Path(__file__).parents[1] / "jobs" / "configs" / "demo.yaml"
 
 
 def main() -> None:
-    """Export, load, ask, tell."""
+    """Export, load, request and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", nargs="?", help="a finished run's folder")
     parser.add_argument("--requests", type=int, default=200)
@@ -48,13 +47,13 @@ def main() -> None:
 
 
 def made_below(folder: str) -> Run:
-    """A finished run of the demo's users with a generator that answers by a rule."""
+    """Return a finished run of the demo's users with a generator that answers by a rule."""
     overrides = [f"storage.root={folder}/root", "generator.engine=fake", "reranker.base.num_epochs=0"]
     return run(DEMO, [*overrides, "adapter.base.num_epochs=0"])
 
 
 def measure(scorer: ServedScorer, finished: Run, num_requests: int) -> dict[str, list[float]]:
-    """Seconds of each request, by whether it was its user's first."""
+    """Return the seconds of each request, by whether it was its user's first."""
     users = finished.users().to_pylist()
     chance, seen = random.Random(0), set[str]()
     seconds: dict[str, list[float]] = {"first": [], "later": []}
@@ -69,7 +68,7 @@ def measure(scorer: ServedScorer, finished: Run, num_requests: int) -> dict[str,
 
 
 def request_of(scorer: ServedScorer, history: list[dict[str, str]], chance: random.Random) -> tuple[str, list[str]]:
-    """A query that was never asked, as long as the user's records, and drafts of an answer."""
+    """Return a new query, as long as the user's records, and drafts of an answer."""
     words = " ".join(record["input"] for record in history).split()
     query = " ".join(chance.choices(words, k=max(len(words) // max(len(history), 1), 1)))
     if scorer.task.is_closed:
@@ -78,7 +77,7 @@ def request_of(scorer: ServedScorer, history: list[dict[str, str]], chance: rand
 
 
 def titles(query: str, chance: random.Random) -> Iterator[str]:
-    """Drafts in words of the query."""
+    """Yield drafts in words of the query."""
     for _ in range(NUM_DRAFTS):
         yield " ".join(chance.choices(query.split(), k=10))
 

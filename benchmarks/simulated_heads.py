@@ -1,6 +1,6 @@
 """Simulated users for the benchmark of heads: projected features on disk, as the stage of heads leaves them.
 
-Letters in shape suffixes: U users, N candidates, R code width.
+Shape suffixes: U users, N candidates, R code width.
 """
 
 from collections.abc import Iterator
@@ -24,25 +24,25 @@ from hydra_ray.scorer.linear.shared import SharedHead
 LINEAGE = Lineage(base="benchmark", head_prior="benchmark")
 BUCKET_KEY = "benchmark"
 LARGEST_VARIANCE = 0.1
-"""Of a code; about what real sets show."""
+"""Largest prior variance of a code, about as in real sets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """How much there is of a user."""
+    """Sizes of a user's data."""
 
     num_examples: int
     num_candidates: int
-    """Of one query."""
+    """Number of candidates of one query."""
     rank: int
 
     def variances(self) -> Floats:
-        """The prior's (R), falling as eigenvalues do."""
+        """Return the prior variances (R), decreasing like eigenvalues."""
         return LARGEST_VARIANCE / np.sqrt(np.arange(1, self.rank + 1))
 
 
 def simulated(num_users: int, shape: Shape, seed: int) -> GroupTable:
-    """Users who choose among the candidates of each query by a softmax of their own code."""
+    """Simulate users who choose among the candidates of each query by a softmax of their own code."""
     rng = np.random.default_rng(seed)
     num_rows = num_users * shape.num_examples
     inputs = rng.standard_normal((num_rows, shape.rank), np.float32)
@@ -61,13 +61,13 @@ def simulated(num_users: int, shape: Shape, seed: int) -> GroupTable:
 
 
 def stage_of(root: str, num_users: int, users_per_bucket: int) -> Stage:
-    """Where so many users are."""
+    """Return the stage of `num_users` users."""
     num_buckets = max(1, round(num_users / users_per_bucket))
     return Stage(name="heads", fingerprint=str(num_users), root=root, num_buckets=num_buckets)
 
 
 def ids_by_bucket(num_users: int, num_buckets: int, first: int = 0) -> list[list[str]]:
-    """The ids of all users, sorted.
+    """Return the sorted ids of all users by bucket.
 
     Args:
         first: number of the first user.
@@ -90,7 +90,7 @@ def write_bucket(stage: Stage, bucket: int, user_ids: list[str], shape: Shape) -
 
 
 def projected_rows(user_ids: list[str], shape: Shape, seed: int) -> pa.Table:
-    """Simulated rows of the projected table."""
+    """Return simulated rows of the projected table."""
     table = simulated(len(user_ids), shape, seed)
     groups_U = np.diff(table.user_starts)
     candidates_U = np.full(len(user_ids), shape.num_examples)
@@ -117,7 +117,7 @@ def projected_rows(user_ids: list[str], shape: Shape, seed: int) -> pa.Table:
 
 
 def fit_bucket(stage: Stage, bucket: int, shape: Shape) -> None:
-    """From projected features on disk to stored heads."""
+    """Fit one bucket, from projected features on disk to stored heads."""
     settings = HeadsConfig(kinds=("lowrank",), ranks=(shape.rank,))
     fit_projected(
         stage.part(projected_table(0), bucket),
@@ -130,8 +130,8 @@ def fit_bucket(stage: Stage, bucket: int, shape: Shape) -> None:
 
 
 def prior_of(shape: Shape) -> HeadPrior:
-    """What training users would have taught: a shared head that says nothing, and the true prior."""
-    nothing = SharedHead(weights_D=np.zeros(shape.rank), left_out_KD=np.zeros((0, shape.rank)))
+    """Return a prior with a shared head of zeros and the true variances."""
+    nothing = SharedHead(weights_D=np.zeros(shape.rank), left_out_FD=np.zeros((0, shape.rank)))
     return HeadPrior(
         base_fingerprint=LINEAGE.base,
         scales_D=np.ones(shape.rank),
@@ -139,11 +139,11 @@ def prior_of(shape: Shape) -> HeadPrior:
         pseudo_head=nothing,
         basis_DR=np.eye(shape.rank),
         variances={shape.rank: shape.variances()},
-        network_K=np.zeros(0),
+        network_V=np.zeros(0),
         routed=None,
     )
 
 
 def _places(lengths_U: Ints) -> Ints:
-    """0, 1, 2 ... within each user."""
+    """Return 0, 1, 2 ... within each user."""
     return np.concatenate([np.zeros(0, np.int64), *(np.arange(length) for length in lengths_U)])

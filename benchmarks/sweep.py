@@ -1,10 +1,10 @@
-"""Does a sweep compute every stage exactly once, also where it is killed half-way?
+"""Exactly-once benchmark of sweeps: every stage is computed once, even if the sweep is killed half-way.
 
     python benchmarks/sweep.py [--config FILE] [--root FOLDER] [section.key=value ...]
 
-Starts the sweep (the shipped one has 24 trials; an hour or so on two cores, most of it the generator's), kills it
+Starts the sweep (the shipped one has 24 trials; about an hour on two cores, most of it the generator's), kills it
 without warning when half of its trials have ended, starts it again, and counts how often each stage was computed in
-both attempts together. Exit status 1 where a stage was computed twice or not at all, or a trial has no result.
+both attempts together. Exit status 1 if a stage was computed twice or not at all, or a trial has no result.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "sweep.yaml"
 
 
 def main() -> int:
-    """Start, kill, start again, count."""
+    """Start, kill, restart and count."""
     parser = argparse.ArgumentParser(description="Exactly-once benchmark of sweeps")
     parser.add_argument("--config", default=str(CONFIG), help="a sweep over a grid or of random points")
     parser.add_argument("--root", default="outputs", help="storage.root of the trials; none of them may be there yet")

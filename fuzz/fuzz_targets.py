@@ -18,9 +18,9 @@ from hydra_ray.forget.forget_text import given_users
 from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages
-from hydra_ray.lamp.own import read_own
-from hydra_ray.lamp.reading import Sample, read_samples, read_targets
+from hydra_ray.lamp.lamp_files import Sample, read_samples, read_targets
 from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.lamp.user_files import read_user_file
 from hydra_ray.rows import Generation, Record, Rejected, User, from_table, to_table
 from hydra_ray.runs.root import pseudonym
 from hydra_ray.storage import join, require_absolute
@@ -61,12 +61,12 @@ def lamp_outputs(content: bytes) -> None:
 def own_jsonl(content: bytes) -> None:
     """Read a JSONL file of own users; the first byte selects the task."""
     task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
-    _check_users(read_own(task, _write("users.jsonl", content)))
+    _check_users(read_user_file(task, _write("users.jsonl", content)))
 
 
 def own_parquet(content: bytes) -> None:
     """Read a Parquet file of own users."""
-    _check_users(read_own(_TAGS, _write("users.parquet", content)))
+    _check_users(read_user_file(_TAGS, _write("users.parquet", content)))
 
 
 def prompts(content: bytes) -> None:

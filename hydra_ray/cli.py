@@ -151,11 +151,11 @@ def report(arguments: argparse.Namespace) -> int:
     from hydra_ray.config import ReportConfig
     from hydra_ray.evaluate.metrics_file import read_report
     from hydra_ray.evaluate.summary import compare_systems, summarize, summary_text
-    from hydra_ray.evaluate.text_report import card_text
+    from hydra_ray.evaluate.text_report import report_text
 
     reports = [read_report(_absolute_root(run)) for run in arguments.runs]
     for each in reports:
-        print(card_text(each))
+        print(report_text(each))
     if len(reports) > 1:
         bootstrap = ReportConfig.model_validate(reports[0]["bootstrap"])
         print(summary_text(summarize([compare_systems(each) for each in reports], bootstrap)))

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
-from hydra_ray.adapt.label_model import Labeller, fit_labeller
+from hydra_ray.adapt.label_model import LabelModel, fit_label_model
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.engines.fake import fake_tokenizer
@@ -176,15 +176,15 @@ def reranker_scores(someone: User, probed: ProbedUser) -> ScoredUser:
     return ScoredUser(user_id=someone.user_id, is_new=someone.is_new, head="shared", groups=groups)
 
 
-def labeller_of(task: Task) -> Labeller | None:
+def label_model_of(task: Task) -> LabelModel | None:
     """A labeller that knows nothing, where the task's records have labels."""
-    return fit_labeller(task, [], encode) if task.has_labelled_records else None
+    return fit_label_model(task, [], encode) if task.has_labelled_records else None
 
 
 def examples_of(*rows: Rows, task: Task = TASKS["planted"], config: RunConfig | None = None) -> list[UserExamples]:
     """The adapter's examples of users."""
     drafted = [Drafted(user=each.user, probed=each.probed, scored=each.scored, drafted=each.drafted) for each in rows]
-    return list(adapter_examples(drafted, task, config or run_config(), encode, labeller_of(task)))
+    return list(adapter_examples(drafted, task, config or run_config(), encode, label_model_of(task)))
 
 
 def named_features(names: Sequence[str], values_NP: np.ndarray) -> dict[str, list[float]]:

@@ -1,4 +1,7 @@
-"""What makes the adapter a scorer: its groups are the possible answers to a query. A candidate's id is the answer."""
+"""Examples of the adapter: a group is the possible answers to a query. A candidate's id is the answer.
+
+Shape suffixes: N texts, H the encoder's width.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ import numpy as np
 
 from hydra_ray.adapt import draft_features, label_features
 from hydra_ray.adapt.context import Context, make_context
-from hydra_ray.adapt.label_model import Labeller
+from hydra_ray.adapt.label_model import LabelModel
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.lamp.quality import quality
@@ -36,7 +39,7 @@ class Drafted:
 
 
 def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
-    """Names of the plain features of a candidate of this task, in order."""
+    """Return the names of the handcrafted features of a candidate of this task, in order."""
     if not config.adapter.has_plain_features:
         return ()
     if not task.is_closed:
@@ -45,20 +48,20 @@ def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
 
 
 def adapter_examples(
-    rows: Sequence[Drafted], task: Task, config: RunConfig, encode: Encode, labeller: Labeller | None
+    rows: Sequence[Drafted], task: Task, config: RunConfig, encode: Encode, label_model: LabelModel | None
 ) -> Iterator[UserExamples]:
-    """Each user's groups: one for each drafted query and each variant of the reranker's choice.
+    """Yield each user's groups: one for each drafted query and each variant of the reranker's selection.
 
     Args:
-        encode: called once, with all texts of all rows.
-        labeller: labels the queries' texts; None where histories have no labels.
+        encode: encoder, called once with all texts of all rows.
+        label_model: model of the queries' labels; None where histories have no labels.
     """
     distinct = list(dict.fromkeys(text for row in rows for text in _texts(row, task)))
     encoded_NH = encode(distinct)
     vectors = dict(zip(distinct, encoded_NH, strict=True))
     for row in rows:
         ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
-        groups = tuple(_groups(row, ranked, task, config, vectors, labeller))
+        groups = tuple(_groups(row, ranked, task, config, vectors, label_model))
         yield UserExamples(
             user_id=row.user.user_id,
             is_new=row.user.is_new,
@@ -74,11 +77,11 @@ def _groups(
     task: Task,
     config: RunConfig,
     vectors: Vectors,
-    labeller: Labeller | None,
+    label_model: LabelModel | None,
 ) -> Iterator[Group]:
-    """The candidates of every drafted query in each of its variants: a pseudo-query has only the user's own."""
+    """Yield the candidates of every drafted query in each of its variants; a pseudo-query has only the personal one."""
     inputs = [ranked.query.input for ranked in ranked_queries.values()]
-    own = labeller.labelled(task, row.user, inputs, vectors) if labeller else None
+    own = label_model.labelled(task, row.user, inputs, vectors) if label_model else None
     probed = {query.query_id: query for query in row.probed.queries}
     scores = {group.query_id: group for group in row.scored.groups}
     for drafted in row.drafted.queries:
@@ -118,29 +121,33 @@ def _candidates(
 def _pool(context: Context, task: Task, config: DraftsConfig) -> Pool:
     if task.is_closed and config.candidates == "all":
         return {label: (label,) for label in task.labels}
-    # Half a label is no label.
+    # A truncated label is no label.
     return pool_of(context, config, has_cuts=config.has_cuts and not task.is_closed)
 
 
 def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig, vectors: Vectors) -> Floats:
-    """One row each candidate, in the order of `handcrafted_names`."""
+    """Return one row of features for each candidate, in the order of `handcrafted_names`."""
     if not pool or not config.adapter.has_plain_features:
         return np.zeros((len(pool), 0))
     if task.is_closed:
         has_own_labels = config.adapter.has_own_labels
-        labels = label_features.closed_features(context, task, config.drafts, vectors, has_own_labels=has_own_labels)
+        labels = label_features.handcrafted_features(
+            context, task, config.drafts, vectors, has_own_labels=has_own_labels
+        )
         return labels[[task.labels.index(answer) for answer in pool]]
     from sklearn.preprocessing import scale
 
-    # Standardized within the query: how good a draft is, is a matter of the others.
-    return scale(draft_features.text_features(pool, context, config.drafts, vectors))
+    # Standardized within the query: the quality of a draft is relative to the others.
+    return scale(draft_features.handcrafted_features(pool, context, config.drafts, vectors))
 
 
 def _encoded_histories(
     user: User, ranked_queries: Mapping[str, RankedQuery], groups: Sequence[Group], vectors: Vectors, width: int
 ) -> Iterator[float]:
-    """Of each group the mean vectors of the inputs and of the outputs of its query's eligible records, one after the
-    other; zeros without a record. The record that a pseudo-query was made of would give away its answer."""
+    """Yield for each group the mean vectors of the inputs and of the outputs of its query's eligible records,
+    concatenated; zeros without records. The record that a pseudo-query was made of is not eligible: it would reveal the
+    answer.
+    """
     encoded = {
         record.record_id: np.concatenate([vectors[indexed_text(record)], vectors[record.output]])
         for record in user.history
@@ -154,7 +161,7 @@ def _encoded_histories(
 
 
 def _texts(row: Drafted, task: Task) -> Iterable[str]:
-    """Everything of one user that is compared."""
+    """Yield all texts of one user that need a vector."""
     for record in row.user.history:
         yield indexed_text(record)
         yield record.output

@@ -1,4 +1,4 @@
-"""Stage 6, answers: what each of the compared systems answers to each evaluated query."""
+"""Stage 6, answers: each compared system's answer to each evaluated query."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ CHOOSERS = {
     "hydra_personal": ("personal", "personal"),
     "hydra_shuffled": ("shuffled", "shuffled"),
 }
-"""The systems whose answer a scorer chooses: who chose the records of the prompt, and whose head chooses the answer."""
+"""Systems whose answer a scorer chooses: which head or retriever selects the prompt's records, which head the answer.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +44,14 @@ class Scored:
     reranker: ScoredUser
     adapter: ScoredUser
     outcome: GateOutcome | None
-    """In the fold in which the user is new; None where the run is not gated."""
+    """Row of the gate table in the fold in which the user is new; None where the run is not gated."""
 
 
 def answer_user(row: Scored, task: Task, gate: Gate | None) -> AnsweredUser:
-    """The row of an evaluated user in the answers table.
+    """Return an evaluated user's row of the answers table.
 
     Args:
-        gate: chooses for each query whose answer is HYDRA's; without one it is always that of the user's own heads.
+        gate: chooses for each query which system's answer is HYDRA's; None to take always that of the personal heads.
     """
     groups = {(group.query_id, group.variant): group for group in row.adapter.groups}
     ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
@@ -85,7 +86,8 @@ def _answered_query(
     chosen = SystemAnswer(system="hydra", value=answers[choice].value, error=answers[choice].error)
     own = groups.get((drafted.query_id, "personal"))
     samples = sampled_answers(drafted, "rag_k")
-    # In a closed task the heads may choose a label that was never written; what was written is the pool all the same.
+    # In a closed task the heads may choose a label that was never generated; the pool is what was generated all the
+    # same.
     pool = sampled_answers(drafted, "personal") + samples if task.is_closed else _candidates(own)
     return AnsweredQuery(
         query_id=drafted.query_id,
@@ -124,9 +126,9 @@ def _answers(
 
 
 def _answer(system: str, value: str | None, drafted: DraftedQuery, prompt: str) -> SystemAnswer:
-    """A system's answer, or why there is none: the first error among the drafts of the prompt it depends on.
+    """Return a system's answer, or the reason for its absence: the first error among the drafts of `prompt`.
 
-    A prompt that needs a profile is not asked for a user without one, and has no drafts.
+    A prompt that needs a profile is not used for a user without one, and has no drafts.
     """
     if value is not None:
         return SystemAnswer(system=system, value=value, error=None)

@@ -1,4 +1,4 @@
-"""The choice of an answer among a group's candidates."""
+"""Choice of an answer among a group's candidates."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from hydra_ray.rows import ScoredGroup
 
 
 def choose(group: ScoredGroup, head: str, task: Task) -> str:
-    """The answer that the head expects to be best; among equals the first candidate.
+    """Return the candidate with the highest expected quality by the head; the first of equals.
 
-    Scores are log odds of being the right answer. A rating that is near the right one counts for something too, so a
-    rating is chosen by its expected quality; other answers by their score.
+    Scores are log odds of being the right answer. A rating near the right one has some quality too, so a rating r is
+    chosen by its expected quality, sum_t softmax(scores)_t quality(r, t); other answers by their score.
 
     Args:
         head: one of HEADS.

@@ -1,6 +1,6 @@
-"""What the candidates of one query are compared with: the user's history, the records near the query, the drafts.
+"""Context of one query, from which its candidates' features are computed: history, similar records, drafts.
 
-Letters in shape suffixes: N eligible records, H the encoder's width, L labels.
+Shape suffixes: N eligible records, H the encoder's width, L labels.
 """
 
 from collections import Counter
@@ -20,30 +20,30 @@ from hydra_ray.rows import Answer, DraftedQuery, ProbedQuery, Record, ScoredGrou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One query as its candidates see it, in one variant of the reranker's choice."""
+    """Context of one query in one variant of the reranker's selection."""
 
     query: str
     history: tuple[Record, ...]
-    """The records that the query may look at."""
+    """Records that the query may use (eligible records)."""
     near_N: Floats
-    """Weight of each of these records by how near its input is to the query, for the encoder; they sum to 1."""
+    """Weight of each eligible record by the similarity of its input to the query; they sum to 1."""
     retrieved: tuple[Record, ...]
-    """Best first."""
+    """Retrieved records, best first."""
     retrieved_weights: Floats
-    """By the retriever's scores; they sum to 1."""
+    """Weights of the retrieved records by the retriever's scores; they sum to 1."""
     reranker_weights: Floats
-    """Of the retrieved records, by the reranker's scores in this variant; they sum to 1."""
+    """Weights of the retrieved records by the reranker's scores in this variant; they sum to 1."""
     probes: tuple[Answer, ...]
-    """One for each retrieved record."""
+    """Answers to the one-record prompts, one for each retrieved record."""
     greedy: Mapping[str, Answer]
-    """The understood greedy answers by the prompt's name; "reranked" is this variant's."""
+    """Parsed greedy answers by the prompt's name; "reranked" is this variant's."""
     samples: tuple[str, ...]
-    """The understood samples, prompt after prompt in the order they were drawn."""
+    """Parsed samples, prompt after prompt in the order they were drawn."""
     labelled: LabelledText | None
-    """The query's labels by what records teach; None where histories have no labels."""
+    """Label log probabilities of the query by the label model; None where histories have no labels."""
 
     def votes(self) -> Counter[str]:
-        """How many samples gave each answer."""
+        """Return the number of samples with each answer."""
         return Counter(self.samples)
 
 
@@ -57,12 +57,12 @@ def make_context(
     vectors: Vectors,
     labelled: LabelledText | None,
 ) -> Context:
-    """What the candidates of a drafted query are compared with.
+    """Build the context of a drafted query.
 
     Args:
-        scores: of the reranker; None where no record could be retrieved.
+        scores: the reranker's scores; None where no record could be retrieved.
         variant: one of VARIANTS.
-        labelled: the query; None where histories have no labels.
+        labelled: label log probabilities of the query; None where histories have no labels.
     """
     retrieved = tuple(ranked.records(each.record_id for each in ranked.retrieved))
     by_record = (
@@ -90,7 +90,7 @@ def _named(prompt: str, variant: str) -> str:
 
 
 def greedy_answers(drafted: DraftedQuery, variant: str) -> dict[str, Answer]:
-    """The understood greedy answers by the prompt's name; "reranked" is the variant's."""
+    """Return the parsed greedy answers by the prompt's name; "reranked" is the variant's."""
     found = {
         draft.prompt: draft.answer
         for draft in drafted.drafts
@@ -102,7 +102,7 @@ def greedy_answers(drafted: DraftedQuery, variant: str) -> dict[str, Answer]:
 
 
 def sampled_answers(drafted: DraftedQuery, prompt: str) -> list[str]:
-    """The understood samples of one prompt, in the order they were drawn."""
+    """Return the parsed samples of one prompt, in the order they were drawn."""
     return [
         draft.answer.value
         for draft in drafted.drafts
@@ -111,17 +111,17 @@ def sampled_answers(drafted: DraftedQuery, prompt: str) -> list[str]:
 
 
 def shares(values: Floats) -> Floats:
-    """Values of at least 0, divided by their sum; zeros where all are 0."""
+    """Return non-negative values divided by their sum; zeros if all are 0."""
     return values / max(values.sum(), 1e-9)
 
 
 def _weights(scores: Floats) -> Floats:
-    """Weights that sum to 1, or none where there is no score."""
+    """Return the softmax of the scores; empty without scores."""
     return softmax(scores) if len(scores) else scores
 
 
 def _prompt_of(variant: str) -> str:
-    """The prompt whose drafts a variant has in the reranker's place: the retriever's, where there is no reranker."""
+    """Return the prompt that a variant uses as "reranked"; without a reranker the retriever's."""
     return "rag_k" if variant == "retrieved" else variant
 
 

@@ -1,4 +1,7 @@
-"""Text tasks: the plain features of the candidates in a query's pool."""
+"""Handcrafted features of text tasks, for the candidates in a query's pool.
+
+Shape suffixes: C candidates, N eligible records.
+"""
 
 import math
 from collections import Counter
@@ -11,43 +14,43 @@ from hydra_ray.adapt.context import Context
 from hydra_ray.adapt.pool import Pool, greedy_drafts, probe_drafts
 from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
-from hydra_ray.lamp.tokens import coverage, overlap, words
+from hydra_ray.lamp.word_overlap import coverage, overlap, words
 from hydra_ray.retrieve.dense import Floats, Vectors
 
 _NAMES = (
-    "vote_share",  # among the samples
-    "probe_share",  # among the answers to one-record prompts
+    "vote_share",  # of the samples
+    "probe_share",  # of the answers to one-record prompts
     "consensus",  # mean ROUGE-L with the other drafts, repetitions included
     "consensus_greedy",  # the same with the greedy answers alone
     "consensus_samples",  # the same with the samples alone
     "query_overlap",
-    "query_coverage",  # share of the draft's words that the query contains
-    "lead_coverage",  # share of the draft's words that the query's first words contain
-    "query_cosine",  # for the encoder
+    "query_coverage",  # fraction of the draft's words that the query contains
+    "lead_coverage",  # fraction of the draft's words among the query's first words
+    "query_cosine",  # by the encoder's vectors
     "retrieved_overlap",  # mean overlap with the outputs of the retrieved records
-    "near_overlap",  # mean overlap with the user's outputs, weighted by how near their inputs are to the query
-    "near_cosine",  # the same by the encoder
+    "near_overlap",  # mean overlap with the user's outputs, weighted by their inputs' similarity to the query
+    "near_cosine",  # the same by the encoder's vectors
     "best_output_cosine",
     "copied_output",  # best overlap with one of the user's outputs: high where an example was copied
-    "vocabulary",  # share of the draft's words that the user's outputs contain
+    "vocabulary",  # fraction of the draft's words that the user's outputs contain
     "log_length",
-    "length_deviation",  # from the user's mean output length, in log words
+    "length_deviation",  # absolute difference from the user's mean output length, in log words
     "length_excess",  # the same with its sign
-    "repetition",  # share of the draft's words that it says again
-    "is_cut",  # the beginning of a draft
-    "mean_log_probability",  # of its tokens, where the generator tells it
+    "repetition",  # fraction of the draft's words that are repetitions
+    "is_cut",  # 1 for a truncated draft
+    "mean_log_probability",  # of its tokens, if the generator reports it
     "reranker_weight",  # the reranker's weight of the records whose one-record prompts gave it
 )
 _LEAD_WORDS = 25
 
 
 def handcrafted_names(config: DraftsConfig) -> tuple[str, ...]:
-    """Names of the plain features of a draft, in order."""
+    """Return the names of a draft's handcrafted features, in order."""
     return _NAMES + tuple(f"is_{name}_answer" for name in config.prompts)
 
 
-def text_features(pool: Pool, context: Context, config: DraftsConfig, vectors: Vectors) -> Floats:
-    """Plain features of every candidate, one row each, in the order of `handcrafted_names`."""
+def handcrafted_features(pool: Pool, context: Context, config: DraftsConfig, vectors: Vectors) -> Floats:
+    """Return the handcrafted features of every candidate, one row each, in the order of `handcrafted_names`."""
     candidates = list(pool)
     greedy, probes = greedy_drafts(context, config), probe_drafts(context, config)
     columns: dict[str, Sequence[float]] = {
@@ -64,7 +67,7 @@ def text_features(pool: Pool, context: Context, config: DraftsConfig, vectors: V
 
 
 def _word_columns(candidates: Sequence[str], context: Context) -> dict[str, Sequence[float]]:
-    """What the candidates' words say, beside the query and the user's outputs."""
+    """Return features of the candidates' words, compared with the query and the user's outputs."""
     outputs = [record.output for record in context.history]
     written = {word for output in outputs for word in words(output)}
     lead = " ".join(words(context.query)[:_LEAD_WORDS])
@@ -90,7 +93,7 @@ def _word_columns(candidates: Sequence[str], context: Context) -> dict[str, Sequ
 
 
 def _encoded_columns(candidates: Sequence[str], context: Context, vectors: Vectors) -> dict[str, Sequence[float]]:
-    """The same by the encoder's vectors."""
+    """Return features of the candidates' vectors, compared with the query and the user's outputs."""
     cosines_CN = np.array(
         [[float(vectors[text] @ vectors[record.output]) for record in context.history] for text in candidates]
     )
@@ -102,7 +105,7 @@ def _encoded_columns(candidates: Sequence[str], context: Context, vectors: Vecto
 
 
 def _source_columns(pool: Pool, context: Context, config: DraftsConfig) -> dict[str, Sequence[float]]:
-    """Where the candidates come from: what holds of a draft holds of its beginning too."""
+    """Return features of the candidates' sources; a truncated draft has those of its draft."""
     likelihoods = _mean_log_probabilities(context)
     usual = _mean(list(likelihoods.values()))
     probes, weights = context.probes[: config.num_probes], context.reranker_weights[: config.num_probes].tolist()
@@ -122,12 +125,12 @@ def _source_columns(pool: Pool, context: Context, config: DraftsConfig) -> dict[
 
 
 def _shares(pool: Pool, answers: Sequence[str]) -> list[float]:
-    """How many of the answers each candidate is, or is the beginning of."""
+    """Return the fraction of the answers of which each candidate is a draft or its beginning."""
     return [sum(answer in drafts for answer in answers) / max(len(answers), 1) for drafts in pool.values()]
 
 
 def _agreement(candidates: Sequence[str], others: Sequence[str]) -> list[float]:
-    """Mean ROUGE-L of each candidate with `others`, one occurrence of the candidate itself left out."""
+    """Return the mean ROUGE-L of each candidate with `others`, without one occurrence of the candidate itself."""
     counts = Counter(others)
     sums = [sum(num * _rouge_l(text, other) for other, num in counts.items()) for text in candidates]
     own = [float(text in counts) for text in candidates]
@@ -136,12 +139,12 @@ def _agreement(candidates: Sequence[str], others: Sequence[str]) -> list[float]:
 
 @lru_cache(maxsize=1 << 18)
 def _rouge_l(first: str, second: str) -> float:
-    """Cached, as the variants of a query have nearly the same candidates."""
+    """Return the cached ROUGE-L: the variants of a query have nearly the same candidates."""
     return 1.0 if first == second else rouge_l(first, second)
 
 
 def _mean_log_probabilities(context: Context) -> dict[str, float]:
-    """Mean log probability of a token of each greedy answer, where the generator tells it."""
+    """Return the mean log probability of a token of each greedy answer, if the generator reports it."""
     answers = [*context.greedy.values(), *context.probes]
     return {
         answer.value: answer.log_probability / max(answer.num_tokens, 1)

@@ -1,6 +1,7 @@
-"""Stage 4, drafts: what the generator answers to the prompts of every query (paper, section 3.3).
+"""Stage 4, drafts: the generator's answers to the prompts of every query (arXiv 2406.02888, section 3.3).
 
-Two pure functions on typed rows: which requests a user's drafts need, and the labelled row their completions make.
+Two pure functions on typed rows: the requests that a user's drafts need, and the labelled row that their completions
+make.
 """
 
 import json
@@ -45,7 +46,7 @@ class Ranked:
 def draft_requests(
     users: Sequence[Ranked], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
 ) -> Iterator[Asked]:
-    """The requests of all drafted queries; equal ones share a request_id."""
+    """Yield the requests of all drafted queries; equal requests share a request_id."""
     for row in users:
         for ranked, group in _drafted_queries(row, config.drafts):
             for prompt in _prompts(row, ranked, group, config.drafts):
@@ -67,10 +68,10 @@ def draft_requests(
 def label_drafts(
     users: Sequence[Ranked], completions: Mapping[str, Completion], task: Task, config: RunConfig
 ) -> Iterator[DraftedUser]:
-    """Rows of the drafts table.
+    """Yield rows of the drafts table.
 
     Args:
-        completions: by key, for every request of `draft_requests` on the same users.
+        completions: completions by key, for every request of `draft_requests` on the same users.
     """
     for row in users:
         queries: list[DraftedQuery] = []
@@ -101,7 +102,7 @@ def label_drafts(
 
 
 def _drafted_queries(row: Ranked, config: DraftsConfig) -> Iterator[tuple[RankedQuery, ScoredGroup | None]]:
-    """The queries that get drafts, each with the reranker's scores if any record could be retrieved for it."""
+    """Yield the queries that get drafts, each with the reranker's scores if any record could be retrieved for it."""
     groups = {group.query_id: group for group in row.scored.groups}
     num_pseudo = 0
     for ranked in restore_queries(row.user, row.probed):

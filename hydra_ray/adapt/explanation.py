@@ -1,4 +1,4 @@
-"""How the answer to one query came about: which records the retriever and the heads chose, what each draft scored."""
+"""Explanation of the answer to one query: records selected by retriever and heads, and each draft's scores."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,53 +16,54 @@ from hydra_ray.rows import DraftedQuery, ProbedQuery, ScoredGroup
 RETRIEVER = "retriever"
 PROBE, SAMPLED, CUT = "probe", " sampled", " cut short"
 OWN, SHARED = "personal", "shared"
-"""The heads whose choices are told."""
+"""Heads whose choices are explained."""
 _SYSTEMS = {OWN: "hydra_personal", SHARED: "hydra_shared"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownRecord:
-    """A retrieved record. Key: record_id."""
+    """Retrieved record. Key: record_id."""
 
     record_id: str
     input: str
     output: str
     places: Mapping[str, int]
-    """From 1: its rank by the retriever, and by the own and the shared head of the reranker where they scored it."""
+    """Ranks, from 1: by the retriever, and by the own and the shared head of the reranker if they scored it."""
     prompts: tuple[str, ...]
-    """Names of the prompts that it stood in (see `hydra_ray.adapt.prompting`)."""
+    """Names of the prompts that contained it (see `hydra_ray.adapt.prompting`)."""
     probe: str | None
-    """The generator's answer with this record as the only example; None where it failed."""
+    """Generator's answer with this record as the only example; None if it failed."""
     probe_quality: float | None
-    """None where the answer failed or the target is not known."""
+    """None if the answer failed or the target is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownDraft:
-    """A distinct answer that the generator proposed or the adapter scored. Key: value."""
+    """Distinct answer that the generator proposed or the adapter scored. Key: value."""
 
     value: str
     proposals: Mapping[str, int]
-    """How often each prompt gave it: by the prompt's name, with SAMPLED for its samples, or PROBE for the one-record
-    prompts; and with CUT where this is only the beginning of what was given."""
+    """Number of times that each prompt gave it: by the prompt's name, with SAMPLED for its samples, or PROBE for the
+    one-record prompts; and with CUT if it is only the beginning of the answer.
+    """
     scores: Mapping[str, float]
-    """By the own and the shared head of the adapter; nothing where it was no candidate."""
+    """Scores by the own and the shared head of the adapter; empty if it was no candidate."""
     quality: float | None
-    """None where the target is not known."""
+    """None if the target is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """How the answer to a query came about. Key: (user_id, query_id)."""
+    """Records and drafts behind the answer to a query. Key: (user_id, query_id)."""
 
     records: tuple[ShownRecord, ...]
-    """In the retriever's order."""
+    """Records in the retriever's order."""
     drafts: tuple[ShownDraft, ...]
-    """Best by the own head first; those that it did not score last."""
+    """Drafts by descending score of the own head; those that it did not score last."""
 
 
 def explain_query(row: Scored, query_id: str, task: Task) -> Explanation:
-    """The explanation of one of a user's own queries."""
+    """Return the explanation of one of a user's own queries."""
     ranked = next(each for each in restore_queries(row.user, row.probed) if each.query.query_id == query_id)
     probed = next(each for each in row.probed.queries if each.query_id == query_id)
     drafted = next(each for each in row.drafted.queries if each.query_id == query_id)
@@ -70,12 +71,12 @@ def explain_query(row: Scored, query_id: str, task: Task) -> Explanation:
     candidates = {group.variant: group for group in row.adapter.groups if group.query_id == query_id}
     target = ranked.query.target
 
-    def judge(value: str | None) -> float | None:
+    def quality_of(value: str | None) -> float | None:
         return None if value is None or target is None else quality(task, value, target)
 
     return Explanation(
-        records=tuple(_records(ranked, probed, drafted, chosen, judge)),
-        drafts=tuple(_drafts(task, ranked, probed, drafted, candidates, judge)),
+        records=tuple(_records(ranked, probed, drafted, chosen, quality_of)),
+        drafts=tuple(_drafts(task, ranked, probed, drafted, candidates, quality_of)),
     )
 
 
@@ -84,7 +85,7 @@ def _records(
     probed: ProbedQuery,
     drafted: DraftedQuery,
     scores: ScoredGroup | None,
-    judge: Callable[[str | None], float | None],
+    quality_of: Callable[[str | None], float | None],
 ) -> list[ShownRecord]:
     retrieved = [each.record_id for each in ranked.retrieved]
     orders = {RETRIEVER: retrieved}
@@ -101,7 +102,7 @@ def _records(
             places={name: order.index(record.record_id) + 1 for name, order in orders.items()},
             prompts=tuple(each.prompt for each in drafted.prompts if record.record_id in each.record_ids),
             probe=answers.get(record.record_id),
-            probe_quality=judge(answers.get(record.record_id)),
+            probe_quality=quality_of(answers.get(record.record_id)),
         )
         for record in ranked.records(retrieved)
     ]
@@ -113,7 +114,7 @@ def _drafts(
     probed: ProbedQuery,
     drafted: DraftedQuery,
     candidates: Mapping[str, ScoredGroup],
-    judge: Callable[[str | None], float | None],
+    quality_of: Callable[[str | None], float | None],
 ) -> list[ShownDraft]:
     scores: dict[str, dict[str, float]] = {}
     for name, system in _SYSTEMS.items():
@@ -132,7 +133,7 @@ def _drafts(
             value=value,
             proposals=dict(proposals.get(value, {})),
             scores=scores.get(value, {}),
-            quality=judge(value),
+            quality=quality_of(value),
         )
         for value in dict.fromkeys([*scores, *proposals])
     ]
@@ -140,7 +141,7 @@ def _drafts(
 
 
 def _written(probed: ProbedQuery, drafted: DraftedQuery) -> Iterator[tuple[str, str]]:
-    """Every understood answer of the generator, with the name that it is counted under."""
+    """Yield every parsed answer of the generator, with the name that it is counted under."""
     for draft in drafted.drafts:
         if draft.answer.value is not None:
             yield draft.prompt if draft.temperature == GREEDY else draft.prompt + SAMPLED, draft.answer.value

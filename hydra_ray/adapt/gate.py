@@ -1,11 +1,14 @@
-"""The gate: which of several systems answers for a user, by the quality that held-out history lets expect.
+"""Gate: choice of one of several systems for each user, by the quality expected from held-out history.
 
-For each system the training users' queries tell the mean quality. A user's own pseudo-queries, answered by heads that
-were fitted without them, tell how far the user departs from it; that departure counts as much as it did for training
-users, whose queries are known too, and the less the fewer pseudo-queries there are. The system with the best expected
-quality answers: zero-shot and RAG where the heads do not help, so that personalization is not forced on anyone.
+For user u and system s, with d_us the difference of the user's mean quality on n_u pseudo-queries (answered by heads
+fitted without them) from the mean over users, less the same difference of RAG:
 
-Letters in shape suffixes: U users, S systems.
+    expected quality_us = mean_s + slope_s * n_u / (n_u + prior_queries_s) * d_us
+
+slope and prior_queries (shrinkage) are fitted on training users, whose queries' qualities are known too. The system
+with the highest expected quality answers: zero-shot or RAG where heads do not help.
+
+Shape suffixes: U users, S systems.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,25 +25,27 @@ from hydra_ray.retrieve.ranking import queries_by_id
 from hydra_ray.rows import DraftedQuery, DraftedUser, GateOutcome, ScoredGroup, ScoredUser, User
 
 GATED = ("zero_shot", "rag_k", "hydra_shared", "hydra_personal")
-"""What the gate chooses among; of systems that are expected to be equally good, the first."""
+"""Systems that the gate chooses from; the first of equals is chosen."""
 _REFERENCE, _SHARED, _PERSONAL = (GATED.index(name) for name in ("rag_k", "hydra_shared", "hydra_personal"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What a fold's training users teach about the systems."""
+    """Parameters of one fold's gate, fitted on its training users."""
 
     means_S: tuple[float, ...]
-    """Mean quality of the training users' queries."""
+    """Mean quality of each system on the training users' queries."""
     pseudo_means_S: tuple[float, ...]
-    """Mean quality of all users' pseudo-queries."""
+    """Mean quality of each system on all users' pseudo-queries."""
     slopes_S: tuple[float, ...]
-    """How much of a user's departure on pseudo-queries shows again on queries; against that of RAG."""
+    """Regression slopes of a user's difference on queries on the shrunk difference on pseudo-queries; both relative to
+    RAG.
+    """
     prior_queries_S: tuple[float, ...]
-    """As many pseudo-queries of the user's own weigh as much as what is known of all users."""
+    """Pseudo-counts, in pseudo-queries, of the mean over users."""
 
     def choose(self, outcome: GateOutcome) -> tuple[str, str]:
-        """The system that answers for a user, and why."""
+        """Return the system that answers for a user, and the reason as text."""
         departures_S = _departures(np.array(outcome.pseudo), np.array(self.pseudo_means_S))
         trust_S = outcome.num_pseudo / (outcome.num_pseudo + np.array(self.prior_queries_S))
         expected_S = np.array(self.means_S) + np.array(self.slopes_S) * trust_S * departures_S
@@ -51,7 +56,7 @@ class Gate:
 
 
 def user_outcomes(user: User, drafted: DraftedUser, adapter: Sequence[ScoredUser], task: Task) -> Iterator[GateOutcome]:
-    """How good each system's answers are to the user's queries that may be learned from, in each fold.
+    """Yield for each fold each system's mean quality on the user's queries that may be learned from.
 
     Args:
         adapter: the user's scores in each fold.
@@ -76,19 +81,20 @@ def user_outcomes(user: User, drafted: DraftedUser, adapter: Sequence[ScoredUser
 
 
 def fit_gate(outcomes: Sequence[GateOutcome]) -> Gate | None:
-    """The gate of one fold; None where no training user has a query whose answers could be judged."""
-    teachers = [outcome for outcome in outcomes if outcome.queries]
-    if not teachers:
+    """Fit the gate of one fold; return None where no training user has a query whose answers can be evaluated."""
+    training_outcomes = [outcome for outcome in outcomes if outcome.queries]
+    if not training_outcomes:
         return None
     with_pseudo = [outcome for outcome in outcomes if outcome.num_pseudo]
     pseudo_means_S = np.mean([each.pseudo for each in with_pseudo], axis=0) if with_pseudo else np.zeros(len(GATED))
-    means_S = np.mean([each.queries for each in teachers], axis=0)
+    means_S = np.mean([each.queries for each in training_outcomes], axis=0)
     new = [each.pseudo for each in with_pseudo if each.is_new]
     if new:
-        # The basis of the own heads has seen the training users; what own heads add, only new users tell honestly.
+        # The basis of personal heads was estimated on the training users; only new users give an unbiased estimate of
+        # the gain of personal heads.
         gains_S = np.mean(new, axis=0)
         means_S[_PERSONAL] = means_S[_SHARED] + gains_S[_PERSONAL] - gains_S[_SHARED]
-    both = [each for each in teachers if each.num_pseudo]
+    both = [each for each in training_outcomes if each.num_pseudo]
     slopes_S, prior_S = _evidence(both, means_S, pseudo_means_S)
     return Gate(
         means_S=tuple(means_S.tolist()),
@@ -100,11 +106,11 @@ def fit_gate(outcomes: Sequence[GateOutcome]) -> Gate | None:
 
 _PRIOR_QUERIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 _RIDGE_USERS = 20.0
-"""As many imagined users for whom pseudo-queries say nothing: few users cannot make the gate believe in them."""
+"""Pseudo-count, in users, of a slope of 0: shrinks the slope where there are few users."""
 
 
 def _evidence(both: Sequence[GateOutcome], means_S: Floats, pseudo_means_S: Floats) -> tuple[Floats, Floats]:
-    """Slope and prior number of pseudo-queries of each system, by least squares over the training users."""
+    """Fit slope and pseudo-count of pseudo-queries of each system (S) by ridge regression over the training users."""
     slopes_S, prior_S = np.zeros(len(GATED)), np.full(len(GATED), _PRIOR_QUERIES[-1])
     if not both:
         return slopes_S, prior_S
@@ -125,7 +131,7 @@ def _evidence(both: Sequence[GateOutcome], means_S: Floats, pseudo_means_S: Floa
 
 
 def _departures(values_S: Floats, means_S: Floats) -> Floats:
-    """How much better than usual each system is, beyond how much better RAG is; zeros where nothing is known."""
+    """Return each system's difference from its mean, relative to that of RAG (S); zeros where nothing is known."""
     if not len(values_S):
         return np.zeros(len(means_S))
     departures_S = values_S - means_S
@@ -133,7 +139,9 @@ def _departures(values_S: Floats, means_S: Floats) -> Floats:
 
 
 def _qualities(drafted: DraftedQuery, group: ScoredGroup, target: str, task: Task) -> list[float]:
-    """Of each system's answer, 0 without one; both heads choose in one group, as pseudo-queries have no other."""
+    """Return the quality of each system's answer, 0 without one; both heads choose in one group, as pseudo-queries have
+    no other.
+    """
     greedy = greedy_answers(drafted, "personal")
     values: Mapping[str, str | None] = {
         "zero_shot": greedy["zero_shot"].value if "zero_shot" in greedy else None,

@@ -1,6 +1,6 @@
-"""Closed tasks: every label is a candidate, and what the generator wrote is evidence for or against it.
+"""Handcrafted features of closed tasks: every label is a candidate, and the generator's drafts are evidence.
 
-Letters in shape suffixes: L labels.
+Shape suffixes: L labels, N eligible records.
 """
 
 from collections import Counter
@@ -10,32 +10,32 @@ import numpy as np
 
 from hydra_ray.adapt.context import Context, shares
 from hydra_ray.config import DraftsConfig, Task
-from hydra_ray.lamp.tokens import coverage, mentions, overlap
+from hydra_ray.lamp.word_overlap import coverage, mentions, overlap
 from hydra_ray.retrieve.dense import Floats, Vectors
 from hydra_ray.rows import Answer, Record
 
 _FLOOR = 0.01
-"""Added to probabilities before their logarithm is taken, so that what was not told is not impossible."""
+"""Added to probabilities before taking logarithms, so that an unobserved label is not impossible."""
 _NAMES = (
-    "vote_share",  # among the samples
-    "is_rag_answer",  # the greedy answer to the retriever's prompt
-    "is_mentioned",  # the query contains the words of what the label stands for
-    "history_share",  # how often the user gave this output
+    "vote_share",  # of the samples
+    "is_rag_answer",  # equals the greedy answer to the retriever's prompt
+    "is_mentioned",  # the query contains the words of the label's text
+    "history_share",  # fraction of the user's outputs
     "log_history_share",
-    "retrieved_share",  # the same among the retrieved records, weighted by the retriever's score
-    "near_share",  # the same among all records, weighted by how near they are for the encoder
+    "retrieved_share",  # the same of the retrieved records, weighted by the retriever's score
+    "near_share",  # the same of all records, weighted by their inputs' similarity to the query
     "log_near_share",
     "is_nearest_output",  # the output of the best retrieved record
-    "query_cosine",  # of the query with what the label stands for, for the encoder
+    "query_cosine",  # cosine of the encoder's vectors of query and label's text
     "log_p_probes",  # the generator's probability of the label, averaged over the one-record prompts
     "log_p_probes_reranked",  # the same, weighted by the reranker
-    "probe_share",  # how many of the one-record prompts it answers
+    "probe_share",  # of the answers to one-record prompts
 )
-_TEXT_NAME = "log_p_text"  # what the text says about its label, whoever wrote it
-_OWN_NAME = "log_p_own"  # the same, given the user's records
+_TEXT_NAME = "log_p_text"  # by the text classifier, which knows no user
+_OWN_NAME = "log_p_own"  # by the user label model, given the user's records
 PREFITTED_NAMES = (_OWN_NAME,)
-"""The features that are fitted scores themselves; they stand last."""
-_RATING_NAMES = (  # distance from a mean rating, in label ranges
+"""Names of the features that are fitted scores themselves; they are the last ones."""
+_RATING_NAMES = (  # distance from a mean rating, as a fraction of the label range
     "history_distance",
     "retrieved_distance",
     "near_distance",
@@ -43,7 +43,7 @@ _RATING_NAMES = (  # distance from a mean rating, in label ranges
     "rag_distance",
     "probes_distance",
 )
-_OPTION_NAMES = (  # of what the label stands for with the history
+_OPTION_NAMES = (  # similarity of the label's text with the history
     "option_overlap",
     "option_near_cosine",
     "option_best_cosine",
@@ -51,10 +51,10 @@ _OPTION_NAMES = (  # of what the label stands for with the history
 
 
 def handcrafted_names(task: Task, config: DraftsConfig, *, has_own_labels: bool = True) -> tuple[str, ...]:
-    """Names of the plain features of a label, in order.
+    """Return the names of a label's handcrafted features, in order.
 
     Args:
-        has_own_labels: whether the labeller's second step is among them, where there is one.
+        has_own_labels: whether the user label model's score is included, where there is one.
     """
     ratings = _RATING_NAMES if task.kind == "rating" else ()
     options = _OPTION_NAMES if task.option_pattern else ()
@@ -64,10 +64,10 @@ def handcrafted_names(task: Task, config: DraftsConfig, *, has_own_labels: bool 
     return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + prefitted
 
 
-def closed_features(
+def handcrafted_features(
     context: Context, task: Task, config: DraftsConfig, vectors: Vectors, *, has_own_labels: bool = True
 ) -> Floats:
-    """Plain features of every label, one row each, in the order of `handcrafted_names`."""
+    """Return the handcrafted features of every label, one row each, in the order of `handcrafted_names`."""
     texts = [task.option_text(context.query, label) for label in task.labels]
     history = _shares(task, Counter(record.output for record in context.history))
     retrieved = _shares(task, _weighted_outputs(context.retrieved, context.retrieved_weights))
@@ -103,7 +103,7 @@ def closed_features(
 
 
 def _shares(task: Task, counts: Mapping[str, float]) -> Floats:
-    """Share (L) of each label in what was counted of labels; zeros where nothing was."""
+    """Return the fraction of each label in label counts (L); zeros if there are none."""
     return shares(np.array([float(counts.get(label, 0.0)) for label in task.labels]))
 
 
@@ -112,7 +112,7 @@ def _indicator(task: Task, value: str | None) -> Floats:
 
 
 def _weighted_outputs(records: Sequence[Record], weights: Floats) -> dict[str, float]:
-    """Sum of the weights of the records with each output."""
+    """Return the sum of the weights of the records with each output."""
     sums: dict[str, float] = {}
     for record, weight in zip(records, weights.tolist(), strict=True):
         sums[record.output] = sums.get(record.output, 0.0) + weight
@@ -120,7 +120,9 @@ def _weighted_outputs(records: Sequence[Record], weights: Floats) -> dict[str, f
 
 
 def _probabilities(task: Task, answer: Answer | None) -> Floats:
-    """The generator's probability (L) of each label; of the label it wrote, where it tells none."""
+    """Return the generator's probability of each label (L): of the label it wrote, if it reports none; uniform without
+    answer.
+    """
     if answer is None:
         return np.full(len(task.labels), 1 / len(task.labels))
     return (
@@ -129,20 +131,20 @@ def _probabilities(task: Task, answer: Answer | None) -> Floats:
 
 
 def _mean_probabilities(task: Task, answers: Sequence[Answer], weights: Floats | None) -> Floats:
-    """The same (L) averaged over several answers."""
+    """Return the label probabilities averaged over several answers (L)."""
     if not answers:
         return _probabilities(task, None)
     return np.average([_probabilities(task, answer) for answer in answers], axis=0, weights=weights)
 
 
 def _distances(task: Task, shares: Floats) -> Floats:
-    """Distance (L) of each rating from the mean rating, in label ranges; 0 where there is none."""
+    """Return each rating's distance from the mean rating, as a fraction of the label range (L); 0 without ratings."""
     ratings = np.array([float(label) for label in task.labels])
     return np.abs(ratings - ratings @ shares) / (ratings.max() - ratings.min()) * float(shares.sum() > 0.5)
 
 
 def _option_columns(context: Context, texts: list[str], vectors: Vectors) -> dict[str, Floats]:
-    """How each label's own text agrees with the user's records."""
+    """Return features of the similarity of each label's text with the user's records."""
     if not context.history:
         return {name: np.zeros(len(texts)) for name in _OPTION_NAMES}
     outputs = np.stack([vectors[record.output] for record in context.history])

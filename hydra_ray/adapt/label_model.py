@@ -1,21 +1,22 @@
-"""What all users' records teach about the labels of texts: what a text says, and what its writer's other records add.
+"""Label model: log probabilities of the labels of a text, by the text alone and given its user's other records.
 
-It learns from histories alone, so no target of a query is seen in any fold. A user's texts are labelled by weights that
-were not fitted to the user's records: pseudo-queries are records, and their targets must not be in there. (The few
-weights of the second step see them from afar: its inputs come from text classifiers of other folds.)
+Two steps: a text classifier that knows no user, and a conditional logit given the user's records. They are trained on
+histories alone, so no target of a query is seen in any fold. A user's texts are labelled by weights that were not
+fitted to the user's records: pseudo-queries are records, and their targets must not leak. (The few weights of the
+second step depend on them indirectly: its inputs come from text classifiers of other folds.)
 
-Letters in shape suffixes: N records, L labels.
+Shape suffixes: N records, L labels.
 """
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hydra_ray import storage
 from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
-from hydra_ray.adapt.user_label_model import Evidence, OwnLabels, fit_own_labels
+from hydra_ray.adapt.user_label_model import Evidence, UserLabelModel, fit_user_label_model
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors, nearness
 from hydra_ray.rows import Record, User
@@ -23,10 +24,13 @@ from hydra_ray.scorer.linear.shared import user_fold
 from hydra_ray.seeds import rng_of, seed_of
 
 MAX_RECORDS = 20_000
-"""Users are taken until they have as many."""
+"""Number of records at which no more users are sampled."""
 MAX_USER_RECORDS = 500
-"""Records of one user that teach, each beside all others: a longer history would cost its square."""
+"""Number of records of one user that are trained on, each given all others: the cost is its square."""
 _ARRAYS = "labeller.safetensors"
+_TEXT_ARRAYS = {"rarities_W": "rarities_W", "weights_FLI": "weights_KLF", "biases_FL": "biases_KL"}
+_USER_ARRAYS = {"weights_FI": "weights_KI"}
+"""Names in the file of the arrays of both steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,41 +38,41 @@ class LabelledText:
     """Log probabilities of the labels of one text."""
 
     by_text_L: Floats
-    """By what the text says, whoever wrote it."""
+    """Log probabilities by the text alone, without its user (L)."""
     by_user_L: Floats
-    """The same given records of the user."""
+    """Log probabilities given records of the user (L)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledUser:
-    """What a labeller makes of one user's texts."""
+    """Label log probabilities of one user's texts."""
 
     task: Task
     fold: int
     logs: Mapping[str, Floats]
-    """Log probabilities (L) by what each text says, whoever wrote it."""
+    """Log probabilities of each text's labels (L) by the text alone."""
     vectors: Vectors
-    own: OwnLabels
+    own: UserLabelModel
 
     def labelled(self, text: str, records: Sequence[Record]) -> LabelledText:
-        """What it makes of a text that may look at these records."""
+        """Return the label log probabilities of a text whose query may use these records."""
         known = evidence(self.task, text, records, self.logs, self.vectors)
         by_user_L = self.own.log_probabilities(self.fold, known, self.task)
         return LabelledText(by_text_L=known.text_logs_L, by_user_L=by_user_L)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labeller:
-    """Both steps, each with weights for every fold of users."""
+class LabelModel:
+    """Text classifier and user label model, each cross-fitted over folds of users."""
 
     text: TextClassifier
-    own: OwnLabels
+    own: UserLabelModel
 
     def labelled(self, task: Task, user: User, queries: Iterable[str], vectors: Vectors) -> LabelledUser:
-        """What it makes of a user's records and queries.
+        """Return the label log probabilities of a user's records and queries.
 
         Args:
-            queries: inputs, which may be those of records.
+            queries: inputs of queries, which may be those of records.
         """
         fold = user_fold(user.user_id)
         texts = [*(record.input for record in labelled_records(task, user.history)), *queries]
@@ -76,21 +80,22 @@ class Labeller:
         return LabelledUser(task=task, fold=fold, logs=logs, vectors=vectors, own=self.own)
 
     def write(self, folder: str) -> None:
-        """Store it at `folder`."""
+        """Write the model to `folder`."""
         from safetensors.numpy import save
 
-        arrays = {**asdict(self.text), **asdict(self.own)}
+        arrays = {stored: getattr(self.text, name) for name, stored in _TEXT_ARRAYS.items()}
+        arrays |= {stored: getattr(self.own, name) for name, stored in _USER_ARRAYS.items()}
         stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         storage.write_bytes(storage.join(folder, _ARRAYS), save(stored))
 
 
-def needs_labeller(task: Task, config: RunConfig) -> bool:
-    """Whether a run's adapter looks at what records teach about labels."""
+def needs_label_model(task: Task, config: RunConfig) -> bool:
+    """Return whether a run's adapter uses a label model."""
     return task.has_labelled_records and config.adapter.has_plain_features
 
 
-def read_labeller(folder: str) -> Labeller:
-    """The labeller stored at `folder`.
+def read_label_model(folder: str) -> LabelModel:
+    """Read the label model stored in `folder`.
 
     Raises:
         StorageError: there is none.
@@ -98,23 +103,25 @@ def read_labeller(folder: str) -> Labeller:
     from safetensors.numpy import load
 
     arrays = load(storage.read_bytes(storage.join(folder, _ARRAYS)))
-    own = {each.name: arrays.pop(each.name) for each in fields(OwnLabels)}
-    return Labeller(text=TextClassifier(**arrays), own=OwnLabels(**own))
+    return LabelModel(
+        text=TextClassifier(**{name: arrays[stored] for name, stored in _TEXT_ARRAYS.items()}),
+        own=UserLabelModel(**{name: arrays[stored] for name, stored in _USER_ARRAYS.items()}),
+    )
 
 
 def labelled_records(task: Task, records: Iterable[Record]) -> list[Record]:
-    """Those that show which text has which label; what was given from outside need not be an answer."""
+    """Return the records with an input and a valid label; outputs of users' own files need not be labels."""
     return [record for record in records if record.input and record.output in task.labels]
 
 
 def evidence(
     task: Task, text: str, records: Iterable[Record], logs: Mapping[str, Floats], vectors: Vectors
 ) -> Evidence:
-    """What is known of a text of a user.
+    """Return the evidence on a text's label given its user's records.
 
     Args:
-        records: those that the text may look at.
-        logs: log probabilities (L) by what each text says, whoever wrote it.
+        records: records that the text's query may use.
+        logs: log probabilities of each text's labels (L) by the text alone.
     """
     shown = labelled_records(task, records)
     return Evidence(
@@ -126,9 +133,10 @@ def evidence(
 
 
 def sampled_users(task: Task, users: Iterable[User]) -> list[User]:
-    """Users with the records that teach, MAX_RECORDS together or a little more, chosen by a hash; no more are held at
-    once."""
-    chosen: list[tuple[int, str, User]] = []  # a heap whose first is the next to go
+    """Sample users, by a hash, until they have MAX_RECORDS records to train on or slightly more; no more are held at
+    once.
+    """
+    chosen: list[tuple[int, str, User]] = []  # a heap, the next to be removed first
     num_records = 0
     for user in (_taught_by(task, each) for each in users):
         if not user.history:
@@ -141,7 +149,7 @@ def sampled_users(task: Task, users: Iterable[User]) -> list[User]:
 
 
 def _taught_by(task: Task, user: User) -> User:
-    """The user with no other records than those that teach."""
+    """Return the user with only the records that are trained on."""
     shown = labelled_records(task, user.history)
     if len(shown) > MAX_USER_RECORDS:
         kept = rng_of(0, "labeller", user.user_id).choice(len(shown), MAX_USER_RECORDS, replace=False)
@@ -149,8 +157,8 @@ def _taught_by(task: Task, user: User) -> User:
     return replace(user, history=tuple(shown))
 
 
-def fit_labeller(task: Task, users: Sequence[User], encode: Encode) -> Labeller:
-    """The weights that users' records teach; `sampled_users` bounds what it takes."""
+def fit_label_model(task: Task, users: Sequence[User], encode: Encode) -> LabelModel:
+    """Fit the label model to users' records; `sampled_users` bounds its cost."""
     asked = [(user.user_id, record) for user in users for record in labelled_records(task, user.history)]
     texts = list(dict.fromkeys(record.input for _, record in asked))
     known = texts or [""]
@@ -159,11 +167,11 @@ def fit_labeller(task: Task, users: Sequence[User], encode: Encode) -> Labeller:
     fold_N = np.array([user_fold(user_id) for user_id, _ in asked], np.int64)
     text = fit_text_classifier([record.input for _, record in asked], vectors, labels_N, fold_N, len(task.labels))
     evidences = (each for user in users for each in _each_left_out(task, user, text, vectors))
-    return Labeller(text=text, own=fit_own_labels(task, evidences, labels_N, fold_N))
+    return LabelModel(text=text, own=fit_user_label_model(task, evidences, labels_N, fold_N))
 
 
 def _each_left_out(task: Task, user: User, text: TextClassifier, vectors: Vectors) -> Iterator[Evidence]:
-    """What is known of each record of a user, given the others."""
+    """Yield the evidence on each record of a user, given the other records."""
     records = labelled_records(task, user.history)
     logs = text.by_text(user_fold(user.user_id), [record.input for record in records], vectors)
     for place, record in enumerate(records):

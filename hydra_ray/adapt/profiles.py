@@ -1,4 +1,4 @@
-"""Profiles: what the generator writes about a user (PAG, Richardson et al. 2023, arXiv 2310.20081). A baseline's input.
+"""Profiles: summaries of users by the generator (PAG, Richardson et al. 2023, arXiv 2310.20081), input of a baseline.
 
 Only evaluated users have one. It sums up the whole history, so no pseudo-query may see it: its own target is in there.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def profile_requests(
     users: Sequence[User], task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
 ) -> Iterator[Asked]:
-    """One greedy request for each evaluated user with a history."""
+    """Yield one greedy request for each evaluated user with a history."""
     for user in users:
         if user.is_evaluated() and user.history:
             request = make_request(
@@ -32,10 +32,10 @@ def profile_requests(
 
 
 def written_profiles(users: Sequence[User], completions: Mapping[str, Completion]) -> Iterator[ProfiledUser]:
-    """Rows of the profiles table.
+    """Yield rows of the profiles table.
 
     Args:
-        completions: by key, for every request of `profile_requests` on the same users.
+        completions: completions by key, for every request of `profile_requests` on the same users.
     """
     for user in users:
         completion = completions.get(user.user_id)

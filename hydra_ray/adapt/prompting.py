@@ -1,4 +1,4 @@
-"""Which prompts a query is asked with, and how each is sampled.
+"""Prompts of each query, and the temperatures at which each is sampled.
 
 Every query has the prompts whose answers are drafts. An evaluated query also has those of the baselines and of the
 controls, so that all systems are compared on the same users and the same generator.
@@ -16,9 +16,9 @@ from hydra_ray.seeds import rng_of
 GREEDY = 0.0
 LEAD = "lead_k"
 RERANKED = ("personal", "shared", "shuffled")
-"""Prompts with the records that the reranker's heads choose: the user's own, the shared one, another user's."""
+"""Prompts with the records selected by the reranker's heads: the user's own, the shared one, another user's."""
 PROFILE_PROMPTS = {"pag_0": 0, "pag_1": 1}
-"""Prompts with the generator's own summary of the user and the best records: how many of them; "pag_k" has k."""
+"""Prompts with the generator's summary of the user, and the number of best records in them; "pag_k" has k."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,21 +29,21 @@ class Prompt:
     """"zero_shot"; "rag_1", "rag_2", "rag_k": the retriever's best records; "lead_k": the first words of k records and
     of the query; "random_k"; "pag_0", "pag_1", "pag_k"; or one of RERANKED."""
     record_ids: tuple[str, ...]
-    """Best first."""
+    """Ids of the records, best first."""
     has_profile: bool
     max_words: int | None
-    """To which the query and the records' inputs are cut; None where they stand as they are."""
+    """Number of words to which the query and the records' inputs are truncated; None for no limit."""
     temperatures: tuple[float, ...]
-    """At which the generator is asked; GREEDY once, every other b times."""
+    """Temperatures of the requests: one sample at GREEDY, b samples at every other."""
 
 
 def prompts_of(
     user: User, ranked: RankedQuery, scores: ScoredGroup | None, has_profile: bool, config: DraftsConfig
 ) -> Iterator[Prompt]:
-    """The prompts of a query, each of them with at least one temperature.
+    """Yield the prompts of a query, each with at least one temperature.
 
     Args:
-        scores: the reranker's; None where no record could be retrieved.
+        scores: the reranker's scores; None where no record could be retrieved.
         has_profile: whether there is a summary of the user.
     """
     is_evaluated = user.is_evaluated() and not ranked.is_pseudo
@@ -89,7 +89,7 @@ def _records(
 
 
 def _is_sampled(name: str, is_evaluated: bool, config: DraftsConfig) -> bool:
-    """The samples of the retriever's prompt are a baseline too: their vote."""
+    """Return whether a prompt is sampled; the vote of the retriever's samples is also a baseline."""
     if name == "rag_k":
         return is_evaluated or name in config.sampled_prompts
     if name in RERANKED:

@@ -1,8 +1,8 @@
-"""What a text says about its label, whoever wrote it: one linear classifier on its words and on the encoder's vector.
+"""Text classifier of labels, the same for all users: logistic regression on tf-idf words and the encoder's vector.
 
-Words are told apart by a hash, so that nothing which is stored names one.
+Words are hashed, so that no word is stored.
 
-Letters in shape suffixes: N texts, H the encoder's width, W hashed words, L labels, K folds of users.
+Shape suffixes: N texts, H the encoder's width, W hashed words, L labels, I inputs (W + H), F folds of users.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,10 @@ from hydra_ray.scorer.linear.groups import Bools, Ints
 from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
-"""Candidates for the inverse ridge of the classifier, chosen on the first fold of users."""
+"""Candidates for the inverse penalty C of the logistic regression, chosen on the first fold of users."""
 NUM_WORDS = 2**14
 MIN_RECORDS = 2
-"""Words of fewer records are not looked at."""
+"""Number of records below which a word is ignored."""
 _UNSEEN = -10.0
 """Bias of a label that no record has."""
 
@@ -30,19 +30,19 @@ class TextClassifier:
     """One classifier for each fold of users, fitted on the records of the users of the other folds."""
 
     rarities_W: Floats
-    """Inverse document frequency of each word; 0 where it is not looked at."""
-    weights_KLF: Floats
-    """Of a text's words and, after them, of its vector: F = W + H."""
-    biases_KL: Floats
+    """Inverse document frequency of each word; 0 where it is ignored."""
+    weights_FLI: Floats
+    """Weights of a text's words followed by those of its vector."""
+    biases_FL: Floats
 
     def by_text(self, fold: int, texts: Iterable[str], vectors: Vectors) -> dict[str, Floats]:
-        """Log probabilities (L) of the labels for each text of users of a fold."""
+        """Return the log probabilities of the labels (L) for each text of users of a fold."""
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
         logits_NL = (
-            _inputs(distinct, _word_counts(distinct), self.rarities_W, vectors) @ self.weights_KLF[fold].T
-            + self.biases_KL[fold]
+            _inputs(distinct, _word_counts(distinct), self.rarities_W, vectors) @ self.weights_FLI[fold].T
+            + self.biases_FL[fold]
         )
         return dict(zip(distinct, log_softmax(logits_NL, axis=1), strict=True))
 
@@ -50,19 +50,19 @@ class TextClassifier:
 def fit_text_classifier(
     texts: Sequence[str], vectors: Vectors, labels_N: Ints, fold_N: Ints, num_labels: int
 ) -> TextClassifier:
-    """The classifiers that labelled texts teach; without any, all labels are alike.
+    """Fit the classifiers of all folds to labelled texts; without any, all labels are equally likely.
 
     Args:
-        vectors: of these texts, or of any where there are none.
+        vectors: vectors of these texts, or of any if there are none.
         labels_N: index of each text's label.
-        fold_N: of each text's user.
+        fold_N: fold of each text's user.
     """
     if not texts:
         num_inputs = NUM_WORDS + len(next(iter(vectors.values())))
         return TextClassifier(
             rarities_W=np.zeros(NUM_WORDS),
-            weights_KLF=np.zeros((NUM_USER_FOLDS, num_labels, num_inputs)),
-            biases_KL=np.zeros((NUM_USER_FOLDS, num_labels)),
+            weights_FLI=np.zeros((NUM_USER_FOLDS, num_labels, num_inputs)),
+            biases_FL=np.zeros((NUM_USER_FOLDS, num_labels)),
         )
     counts = _word_counts(texts)
     rarities_W = _rarities(counts)
@@ -71,13 +71,13 @@ def fit_text_classifier(
     fitted = [_fit(inputs, labels_N, fold_N != fold, strength, num_labels) for fold in range(NUM_USER_FOLDS)]
     return TextClassifier(
         rarities_W=rarities_W,
-        weights_KLF=np.stack([weights for weights, _ in fitted]),
-        biases_KL=np.stack([biases for _, biases in fitted]),
+        weights_FLI=np.stack([weights for weights, _ in fitted]),
+        biases_FL=np.stack([biases for _, biases in fitted]),
     )
 
 
 def _word_counts(texts: Iterable[str]) -> csr_matrix:
-    """How often each text (N) has each hashed word (W)."""
+    """Return the counts of the hashed words in each text (N, W)."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashing = HashingVectorizer(n_features=NUM_WORDS, alternate_sign=False, norm=None)  # pyright: ignore[reportArgumentType]
@@ -92,7 +92,7 @@ def _rarities(counts: csr_matrix) -> Floats:
 
 
 def _inputs(texts: Sequence[str], counts: csr_matrix, rarities_W: Floats, vectors: Vectors) -> csr_matrix:
-    """Each text's words, weighted by tf-idf, and its vector; both parts have length 1."""
+    """Return each text's tf-idf weighted words and its vector, both scaled to length 1 (N, I)."""
     from sklearn.feature_extraction.text import TfidfTransformer
 
     weighting = TfidfTransformer(sublinear_tf=True)
@@ -102,19 +102,19 @@ def _inputs(texts: Sequence[str], counts: csr_matrix, rarities_W: Floats, vector
 
 
 def _left_out_loss(inputs: csr_matrix, labels_N: Ints, fold_N: Ints, strength: float, num_labels: int) -> float:
-    """Mean loss on the first fold's texts of the classifier that the other folds teach."""
+    """Return the mean loss on the first fold's texts of the classifier fitted on the other folds."""
     is_left_out_N = fold_N == 0
     if not is_left_out_N.any():
         return 0.0
-    weights_LF, biases_L = _fit(inputs, labels_N, ~is_left_out_N, strength, num_labels)
-    logs = log_softmax(inputs[is_left_out_N] @ weights_LF.T + biases_L, axis=1)
+    weights_LI, biases_L = _fit(inputs, labels_N, ~is_left_out_N, strength, num_labels)
+    logs = log_softmax(inputs[is_left_out_N] @ weights_LI.T + biases_L, axis=1)
     return float(-logs[np.arange(len(logs)), labels_N[is_left_out_N]].mean())
 
 
 def _fit(
     inputs: csr_matrix, labels_N: Ints, is_kept_N: Bools, strength: float, num_labels: int
 ) -> tuple[Floats, Floats]:
-    """Weights (L, F) and biases (L); a label that no text has stays unlikely."""
+    """Return weights (L, I) and biases (L); a label that no text has stays unlikely."""
     from sklearn.linear_model import LogisticRegression
 
     _, num_inputs = inputs.get_shape()

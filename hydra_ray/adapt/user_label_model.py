@@ -1,10 +1,12 @@
-"""What a text says about its label, given who wrote it: a conditional logit over what the user's other records show.
+"""User label model: a conditional logit of a text's label given the user's other records.
 
-What the text says whoever wrote it is one input among others; how often the user gives a label, what the user gave to
-texts like this one, and how far the user's labels are from what their texts say (a strict critic's residual is negative
-throughout) are the others. Nothing of it asks the generator, so that all records teach it and not only pseudo-queries.
+    p(l | text, user) = softmax_l(weights' inputs_l)
 
-Letters in shape suffixes: N records, L labels, I inputs, K folds of users.
+Inputs of label l: its log probability by the text alone; its fraction of the user's records and of those near the text;
+and the user's residuals, how much more often the user gives it than the texts alone predict (negative throughout for a
+strict critic). The generator is not used, so that all records are trained on and not only pseudo-queries.
+
+Shape suffixes: N records, L labels, I inputs, F folds of users, D features (the inputs).
 """
 
 from collections.abc import Iterable
@@ -21,55 +23,55 @@ from hydra_ray.scorer.linear.prior import within_group_scales
 from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
 PRIOR_RECORDS = 2.0
-"""As many imagined records, shared by all labels alike, stand beside the user's own."""
+"""Pseudo-count, in records, of a uniform distribution over labels."""
 PRIOR_VARIANCE = 0.5
-"""Of the weights of inputs that vary by 1 within a query."""
+"""Prior variance of the weights, of inputs with standard deviation 1 within a query."""
 _FLOOR = 0.02
-"""Added to shares before their logarithm is taken."""
+"""Added to fractions before taking logarithms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One text of a user, and the records that it may look at."""
+    """Evidence on the label of one text of a user: the text's own, and the records that its query may use."""
 
     text_logs_L: Floats
-    """What the text says whoever wrote it: log probabilities."""
+    """Log probabilities of the labels by the text alone."""
     record_logs_NL: Floats
-    """The same of each record."""
+    """Log probabilities of the labels by each record's text alone."""
     record_labels_N: Ints
-    """The label that each record has."""
+    """Index of each record's label."""
     near_N: Floats
-    """Weight of each record by how near it is to the text; they sum to 1."""
+    """Weight of each record by the similarity of its input to the text; they sum to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnLabels:
-    """One set of weights for each fold of users, fitted on the records of the users of the other folds."""
+class UserLabelModel:
+    """Weights for each fold of users, fitted on the records of the users of the other folds."""
 
-    weights_KI: Floats
+    weights_FI: Floats
 
     def log_probabilities(self, fold: int, evidence: Evidence, task: Task) -> Floats:
-        """Log probability (L) of each label for a text of a user of a fold."""
-        return log_softmax(label_inputs(evidence, task) @ self.weights_KI[fold])
+        """Return the log probability of each label (L) for a text of a user of a fold."""
+        return log_softmax(label_inputs(evidence, task) @ self.weights_FI[fold])
 
 
-def fit_own_labels(task: Task, evidences: Iterable[Evidence], labels_N: Ints, fold_N: Ints) -> OwnLabels:
-    """The weights that records teach, each of them asked as if its label were not known.
+def fit_user_label_model(task: Task, evidences: Iterable[Evidence], labels_N: Ints, fold_N: Ints) -> UserLabelModel:
+    """Fit the weights to records, each predicted from the user's other records.
 
     Args:
-        evidences: of each record, which is not among the records that it may look at; they are not held.
-        labels_N: the records' labels.
-        fold_N: of each record's user.
+        evidences: evidence on each record, without the record itself; consumed one by one.
+        labels_N: index of each record's label.
+        fold_N: fold of each record's user.
     """
     inputs_NLI = np.empty((len(labels_N), *label_inputs(_nothing(task), task).shape))
     for place, evidence in enumerate(evidences):
         inputs_NLI[place] = label_inputs(evidence, task)
     weights = [_fit(inputs_NLI[fold_N != fold], labels_N[fold_N != fold]) for fold in range(NUM_USER_FOLDS)]
-    return OwnLabels(weights_KI=np.stack(weights))
+    return UserLabelModel(weights_FI=np.stack(weights))
 
 
 def _nothing(task: Task) -> Evidence:
-    """About a text that says nothing, of a user without records."""
+    """Return the evidence on an empty text of a user without records."""
     num_labels = len(task.labels)
     return Evidence(
         text_logs_L=np.full(num_labels, -np.log(num_labels)),
@@ -80,7 +82,7 @@ def _nothing(task: Task) -> Evidence:
 
 
 def _fit(inputs_NLI: Floats, labels_N: Ints) -> Floats:
-    """The weights (I) that make the records' labels likely; none where there are no records."""
+    """Return the MAP weights (I) of the conditional logit; zeros without records."""
     num_records, num_labels, num_inputs = inputs_NLI.shape
     if not num_records:
         return np.zeros(num_inputs)
@@ -100,8 +102,9 @@ def _fit(inputs_NLI: Floats, labels_N: Ints) -> Floats:
 
 
 def label_inputs(evidence: Evidence, task: Task) -> Floats:
-    """What is known of each label (L, I): its share of the user's records and of those near the text, how much more
-    often the user gives it than texts say, and, of a rating, how far it is from the user's ratings."""
+    """Return the inputs of each label (L, I): fractions of the user's records and of those near the text, residuals,
+    bias; for a rating also distances from the user's ratings.
+    """
     num_labels = len(task.labels)
     given_NL = np.eye(num_labels)[evidence.record_labels_N]
     num_shown = len(given_NL) + PRIOR_RECORDS
@@ -116,7 +119,7 @@ def label_inputs(evidence: Evidence, task: Task) -> Floats:
         residuals_L,
         evidence.near_N @ residuals_NL,
         given_NL.any(axis=0).astype(float),
-        *np.eye(num_labels),  # each label's own bias
+        *np.eye(num_labels),  # bias of each label
     ]
     if task.kind == "rating":
         columns += _rating_columns(task, shares_L, near_L, residuals_L, np.exp(evidence.text_logs_L))
@@ -124,7 +127,7 @@ def label_inputs(evidence: Evidence, task: Task) -> Floats:
 
 
 def _rating_columns(task: Task, shares_L: Floats, near_L: Floats, residuals_L: Floats, text_L: Floats) -> list[Floats]:
-    """Ratings are numbers: which side of the scale speaks for each, and how far each is from what was usual."""
+    """Return the inputs that use ratings as numbers: products with the user's means, and distances from them."""
     values_L = np.array([float(label) for label in task.labels])
     ratings_L = 2 * (values_L - values_L.min()) / np.ptp(values_L) - 1
     mean, near = ratings_L @ shares_L, ratings_L @ near_L

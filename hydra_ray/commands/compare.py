@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from hydra_ray.evaluate.comparison import JudgedRun, compare_answers, judge_run, require_same_task
+from hydra_ray.evaluate.comparison import EvaluatedRun, compare_answers, evaluate_run, require_same_task
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.phrases import Report
 from hydra_ray.lamp.tasks import task_of
@@ -25,7 +25,7 @@ def compare_folders(first: str, second: str) -> dict[str, Any]:
     return compare_answers(task_of(read_config(second).lamp), *runs)
 
 
-def _judged(folder: str, report: Report) -> JudgedRun:
+def _judged(folder: str, report: Report) -> EvaluatedRun:
     config = read_config(folder)
     stages = recorded_stages(folder, config)
     users, answers = stages["users"], stages["answers"]
@@ -33,4 +33,4 @@ def _judged(folder: str, report: Report) -> JudgedRun:
         # Added users are only in some of the buckets.
         answers = replace(answers, only_buckets=tuple(answers.committed_buckets("answers")))
     fingerprints = {name: stage.fingerprint for name, stage in stages.items()}
-    return judge_run(task_of(config.lamp), report, fingerprints, answered_users(users, answers))
+    return evaluate_run(task_of(config.lamp), report, fingerprints, answered_users(users, answers))

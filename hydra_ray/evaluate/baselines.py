@@ -1,4 +1,4 @@
-"""Answers that need no scorer: what HYDRA's choice among drafts has to beat."""
+"""Baselines that need no scorer: answers that HYDRA's choice among drafts has to beat."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from hydra_ray.lamp.rouge import rouge_l
 
 
 def majority_answer(outputs: Sequence[str]) -> str:
-    """The most frequent output of a user's history; of equally frequent ones the one that comes last.
+    """Return the most frequent output of a user's history; the last of equals.
 
     Args:
         outputs: at least one, oldest first.
@@ -16,11 +16,11 @@ def majority_answer(outputs: Sequence[str]) -> str:
 
 
 def near_answer(outputs: Sequence[str], weights: Sequence[float]) -> str:
-    """The output with the largest sum of weights, kNN's answer; of equals the one that comes first.
+    """Return the output with the largest sum of weights (kNN); the first of equals.
 
     Args:
-        outputs: of at least one record near the query.
-        weights: how near each record is.
+        outputs: outputs of at least one record near the query.
+        weights: similarity of each record to the query.
     """
     sums: dict[str, float] = {}
     for output, weight in zip(outputs, weights, strict=True):
@@ -29,7 +29,7 @@ def near_answer(outputs: Sequence[str], weights: Sequence[float]) -> str:
 
 
 def vote_answer(values: Sequence[str]) -> str:
-    """The most frequent answer; of equally frequent ones the one that was drawn first.
+    """Return the most frequent answer; the first drawn of equals.
 
     Args:
         values: at least one, in the order they were drawn.
@@ -38,7 +38,7 @@ def vote_answer(values: Sequence[str]) -> str:
 
 
 def consensus_answer(texts: Sequence[str]) -> str:
-    """The text that is most like the others: the medoid by ROUGE-L; of equally central ones the first.
+    """Return the text with the largest mean ROUGE-L with all texts, the medoid; the first of equals.
 
     Args:
         texts: at least one, repetitions included, because they are votes.

@@ -1,9 +1,11 @@
-"""BLEU by the sacrebleu package, as LaMP's generation metrics have it: 13a tokens, exponential smoothing, 0 to 100.
+"""BLEU by the sacrebleu package, as in LaMP's generation metrics: 13a tokens, exponential smoothing, 0 to 100.
 
-BLEU is a figure of a whole corpus, but a function of counts that are summed over its texts. So a text keeps its
-counts, and any weighted set of texts has its BLEU at the price of a sum.
+BLEU is a metric of a whole corpus, but a function of counts that are summed over its texts. So a text keeps its counts,
+and the BLEU of any weighted set of texts costs a sum.
 
-Shapes: ... any leading axes, M = MAX_ORDER lengths of n-grams, B = len(COUNTS).
+    BLEU = 100 * exp(min(0, 1 - target length / length) + mean_n log(common n-grams / n-grams)), n = 1 .. MAX_ORDER
+
+Shape suffixes: O = MAX_ORDER lengths of n-grams; ... any leading axes.
 """
 
 from collections.abc import Callable
@@ -19,24 +21,24 @@ COUNTS: tuple[str, ...] = (
     "num_words",
     "num_target_words",
 )
-"""What is counted of one text: n-grams that it shares with the target, its own n-grams, the lengths of both."""
+"""Counts of one text: n-grams shared with the target, its own n-grams, the lengths of both."""
 
 
 def bleu_counts(target: str, text: str) -> tuple[float, ...]:
-    """The `COUNTS` of one text."""
+    """Return the `COUNTS` of one text."""
     return _counter()(target, text)
 
 
 def bleu_of_counts(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """BLEU (0 to 100) of texts whose counts were summed: ..., B -> ... ."""
-    common_M, total_M = counts[..., :MAX_ORDER], counts[..., MAX_ORDER : 2 * MAX_ORDER]
+    """Return the BLEU (0 to 100) of texts whose counts were summed: (..., len(COUNTS)) -> (...)."""
+    common_O, total_O = counts[..., :MAX_ORDER], counts[..., MAX_ORDER : 2 * MAX_ORDER]
     length, target_length = counts[..., -2], counts[..., -1]
-    is_missed_M = (common_M == 0) & (total_M > 0)
-    # Each order without a match counts half as much as the one before it (NIST's smoothing).
-    smoothed_M = np.where(is_missed_M, 0.5 ** np.cumsum(is_missed_M, axis=-1), common_M)
-    precision_M = np.divide(smoothed_M, total_M, out=np.zeros_like(smoothed_M), where=total_M > 0)
-    is_zero = (common_M == 0).all(axis=-1) | (precision_M == 0).any(axis=-1)
-    mean_log = np.log(np.where(precision_M > 0, precision_M, 1.0)).mean(axis=-1)
+    is_missed_O = (common_O == 0) & (total_O > 0)
+    # The precision of each order without a match is half that of the order before it (NIST smoothing).
+    smoothed_O = np.where(is_missed_O, 0.5 ** np.cumsum(is_missed_O, axis=-1), common_O)
+    precision_O = np.divide(smoothed_O, total_O, out=np.zeros_like(smoothed_O), where=total_O > 0)
+    is_zero = (common_O == 0).all(axis=-1) | (precision_O == 0).any(axis=-1)
+    mean_log = np.log(np.where(precision_O > 0, precision_O, 1.0)).mean(axis=-1)
     shortness = np.maximum(target_length / np.maximum(length, 1e-9) - 1, 0)
     return np.where(is_zero, 0.0, 100 * np.exp(mean_log - shortness))
 

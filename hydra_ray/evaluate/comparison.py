@@ -1,23 +1,24 @@
-"""Two runs of one task, compared on the queries that both answered: what changed from the first to the second.
+"""Comparison of two runs of one task on the queries that both answered.
 
-A comparison is plain JSON, its lists of two always the first run and the second:
+A comparison is plain JSON; its lists of two are the first run and the second:
 
-    runs                      the runs' names
-    task, quality_title       name, kind and labels of the task; what quality is called
+    runs                      names of the runs
+    task, quality_title       name, kind and labels of the task; title of quality
     metrics                   name, title, is_higher_better of each metric; the first is the main one
     bootstrap                 confidence, num_resamples, seed of all intervals: the second run's
-    num_users, num_queries    what both runs judged
-    alone                     of each run: num_users without a shared query, and num_queries that it alone judged
+    num_users, num_queries    numbers evaluated in both runs
+    alone                     for each run: num_users without a shared query, and num_queries evaluated in it alone
     systems                   by system of both runs: titles; metrics: values and the difference (second minus first,
                               with low and high, on paired resamples of users); users and queries for which the second
-                              run is better (win), as good (tie) and worse (loss) by the main metric; test, p_value,
+                              run is better (win), equal (tie) and worse (loss) by the main metric; test, p_value,
                               and adjusted_p_value, which is Holm's over these systems
-    systems_alone             the systems that only one of the runs has
-    settings, versions        name and values of all that differs; null where a run has no such setting or package
-    stages                    name, is_same (one result, made once), costs: seconds and what the generator did
-    totals                    the same over all stages, by name
+    systems_alone             systems that only one of the runs has
+    settings, versions        name and values of all that differ; null where a run has no such setting or package
+    stages                    name, is_same (one shared result), costs: seconds and the generator's counters
+    totals                    the same costs summed over all stages, by name
 
-Shapes: Q shared queries, U users, S systems of both, C columns of a task kind, K sums; the axis of length 2: runs.
+Shape suffixes: Q shared queries, U users, S systems of both, C columns of a task kind, M sums of one system, X sums of
+all systems and runs side by side, B users of a block, R resamples; the axis of length 2 is the runs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import ReportConfig, Task
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.evaluation_data import Judged, judge_users, quality_of
+from hydra_ray.evaluate.evaluation_data import EvaluationData, collect_evaluation_data, quality_of
 from hydra_ray.evaluate.intervals import compare, interval, resampled_sums
 from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_sums
 from hydra_ray.evaluate.phrases import Report
@@ -38,54 +39,54 @@ from hydra_ray.evaluate.significance import holm, paired_test
 from hydra_ray.rows import AnsweredUser, User
 
 COSTS = ("seconds", "requests", "asked_now", "prompt_tokens", "generated_tokens", "failed", "cost")
-"""What stages are compared by; those that neither run has are left out."""
+"""Costs that stages are compared by; those that neither run has are left out."""
 _NAMES_OF_ONE_RUN = ("run", "storage.root")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedRun:
-    """A finished run with all its answers judged."""
+class EvaluatedRun:
+    """Finished run with all its answers evaluated."""
 
     report: Report
-    """The content of its metrics.json."""
+    """Content of its metrics.json."""
     fingerprints: Mapping[str, str]
-    """Of its stages, by name."""
-    judged: Judged
+    """Fingerprint of each stage, by name."""
+    evaluation: EvaluationData
     queries: Mapping[tuple[str, str], tuple[int, str]]
-    """By user_id and query_id of every judged query, user after user: its place in `judged`, and its target."""
+    """Row in `evaluation` and target of every evaluated query, by user_id and query_id, user after user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    """The answers of both runs to the queries that they share."""
+    """Answers of both runs to the queries that they share."""
 
     systems: tuple[str, ...]
     columns_Q2SC: Floats
     first_query_U: NDArray[np.int64]
 
     def sums(self, task: Task, start: int, stop: int) -> Floats:
-        """Sums of the users from one position up to another: B, 2, S, K."""
+        """Return the sums of the users at positions [start, stop): (B, 2, S, M)."""
         first = self.first_query_U
         last = int(first[stop]) if stop < len(first) else len(self.columns_Q2SC)
-        sums_Q2SK = query_sums(task, self.columns_Q2SC[first[start] : last])
-        return np.add.reduceat(sums_Q2SK, first[start:stop] - first[start], axis=0)
+        sums_Q2SM = query_sums(task, self.columns_Q2SC[first[start] : last])
+        return np.add.reduceat(sums_Q2SM, first[start:stop] - first[start], axis=0)
 
     def main_means(self) -> Floats:
-        """The main metric of each user: U, 2, S."""
+        """Return the mean of the main metric of each user: (U, 2, S)."""
         counts_U = np.diff(self.first_query_U, append=len(self.columns_Q2SC))
         return np.add.reduceat(self.columns_Q2SC[..., 0], self.first_query_U, axis=0) / counts_U[:, None, None]
 
 
-def judge_run(
+def evaluate_run(
     task: Task, report: Report, fingerprints: Mapping[str, str], users: Iterable[tuple[User, AnsweredUser]]
-) -> JudgedRun:
-    """A finished run, judged query by query.
+) -> EvaluatedRun:
+    """Evaluate a finished run query by query.
 
     Args:
         users: every new user with the answers to the user's queries; streamed.
 
     Raises:
-        InputError, StorageError: as in `judge_users`.
+        InputError, StorageError: as in `collect_evaluation_data`.
     """
     queries: dict[tuple[str, str], tuple[int, str]] = {}
 
@@ -98,11 +99,13 @@ def judge_run(
                     queries[user.user_id, query.query_id] = len(queries), target
             yield user, answered
 
-    return JudgedRun(report=report, fingerprints=fingerprints, judged=judge_users(task, noted()), queries=queries)
+    return EvaluatedRun(
+        report=report, fingerprints=fingerprints, evaluation=collect_evaluation_data(task, noted()), queries=queries
+    )
 
 
 def require_same_task(first: Report, second: Report) -> None:
-    """Check that answers of two runs can be judged alike.
+    """Check that two runs have the same task.
 
     Raises:
         InputError: their tasks differ in name, kind or labels.
@@ -110,15 +113,15 @@ def require_same_task(first: Report, second: Report) -> None:
     if first["task"] != second["task"]:
         raise InputError(
             f"the runs {first['run']} and {second['run']} do not compare: their tasks are "
-            f"{_task_words(first['task'])} and {_task_words(second['task'])}; give two runs of one task"
+            f"{_task_text(first['task'])} and {_task_text(second['task'])}; give two runs of one task"
         )
 
 
-def compare_answers(task: Task, first: JudgedRun, second: JudgedRun) -> dict[str, Any]:
-    """The comparison of two runs (see the module's docstring).
+def compare_answers(task: Task, first: EvaluatedRun, second: EvaluatedRun) -> dict[str, Any]:
+    """Return the comparison of two runs (see the module's docstring).
 
     Raises:
-        InputError: the runs have other targets, or no query in common.
+        InputError: the runs have different targets, or no query in common.
     """
     runs = first, second
     keys = _shared_queries(first, second)
@@ -138,7 +141,7 @@ def compare_answers(task: Task, first: JudgedRun, second: JudgedRun) -> dict[str
             for run in runs
         ],
         "systems": _systems(task, shared, runs, bootstrap),
-        "systems_alone": [[name for name in run.judged.systems if name not in shared.systems] for run in runs],
+        "systems_alone": [[name for name in run.evaluation.systems if name not in shared.systems] for run in runs],
         "settings": _differing(*(_comparable_settings(run.report) for run in runs)),
         "versions": _differing(*(run.report["versions"] for run in runs)),
         "stages": _stages(first, second),
@@ -146,8 +149,8 @@ def compare_answers(task: Task, first: JudgedRun, second: JudgedRun) -> dict[str
     }
 
 
-def _shared_queries(first: JudgedRun, second: JudgedRun) -> list[tuple[str, str]]:
-    """The queries that both runs judged, in the order of the first, so user after user."""
+def _shared_queries(first: EvaluatedRun, second: EvaluatedRun) -> list[tuple[str, str]]:
+    """Return the queries that both runs evaluated, in the order of the first, so user after user."""
     names = [run.report["run"] for run in (first, second)]
     keys = [key for key in first.queries if key in second.queries]
     if not keys:
@@ -164,34 +167,36 @@ def _shared_queries(first: JudgedRun, second: JudgedRun) -> list[tuple[str, str]
     return keys
 
 
-def _task_words(task: Mapping[str, Any]) -> str:
+def _task_text(task: Mapping[str, Any]) -> str:
     labels = f", {len(task['labels'])} labels" if task["labels"] else ""
     return f"{task['name']} ({task['kind']}{labels})"
 
 
-def _shared(task: Task, first: JudgedRun, second: JudgedRun, keys: list[tuple[str, str]]) -> _Shared:
-    systems = tuple(name for name in first.judged.systems if name in second.judged.systems)
+def _shared(task: Task, first: EvaluatedRun, second: EvaluatedRun, keys: list[tuple[str, str]]) -> _Shared:
+    systems = tuple(name for name in first.evaluation.systems if name in second.evaluation.systems)
     columns: list[Floats] = []
     for run in (first, second):
         places = [run.queries[key][0] for key in keys]
-        chosen = [run.judged.systems.index(name) for name in systems]
-        columns.append(run.judged.rows(task)[places][:, chosen])
+        chosen = [run.evaluation.systems.index(name) for name in systems]
+        columns.append(run.evaluation.rows(task)[places][:, chosen])
     starts = [place for place, key in enumerate(keys) if not place or keys[place - 1][0] != key[0]]
     return _Shared(
         systems=systems, columns_Q2SC=np.stack(columns, axis=1), first_query_U=np.array(starts, dtype=np.int64)
     )
 
 
-def _systems(task: Task, shared: _Shared, runs: tuple[JudgedRun, JudgedRun], bootstrap: ReportConfig) -> dict[str, Any]:
+def _systems(
+    task: Task, shared: _Shared, runs: tuple[EvaluatedRun, EvaluatedRun], bootstrap: ReportConfig
+) -> dict[str, Any]:
     num_users, shape = len(shared.first_query_U), (2, len(shared.systems), -1)
-    observed_K, resampled_RK = resampled_sums(
+    observed_X, resampled_RX = resampled_sums(
         lambda start, stop: shared.sums(task, start, stop).reshape(stop - start, -1),
         num_users,
         bootstrap.num_resamples,
         bootstrap.seed,
     )
-    observed = metrics_of_sums(task, observed_K.reshape(shape))
-    resampled = metrics_of_sums(task, resampled_RK.reshape(len(resampled_RK), *shape))
+    observed = metrics_of_sums(task, observed_X.reshape(shape))
+    resampled = metrics_of_sums(task, resampled_RX.reshape(len(resampled_RX), *shape))
     is_higher_better = METRICS[task.kind][0].is_higher_better
     means_U2S = shared.main_means()
     quality_U2S = quality_of(task, means_U2S)
@@ -233,8 +238,8 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict
     ]
 
 
-def _stages(first: JudgedRun, second: JudgedRun) -> list[dict[str, Any]]:
-    """The stages of either run in the order of the path, with what they cost."""
+def _stages(first: EvaluatedRun, second: EvaluatedRun) -> list[dict[str, Any]]:
+    """Return the stages of either run in their order in the pipeline, with their costs."""
     costs = [
         {stage["name"]: {"seconds": stage["seconds"], **stage["counters"]} for stage in run.report["stages"]}
         for run in (first, second)

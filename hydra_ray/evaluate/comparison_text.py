@@ -1,4 +1,4 @@
-"""What a comparison of two runs shows, in words and as text for a terminal."""
+"""Comparison of two runs, as sentences and as text for a terminal."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,12 +8,12 @@ from hydra_ray.evaluate.phrases import MINUS, counted, duration, p_value, plain_
 from hydra_ray.evaluate.systems import HYDRA
 
 Comparison = Mapping[str, Any]
-"""See `hydra_ray.evaluate.comparison`."""
+"""Comparison of two runs (see `hydra_ray.evaluate.comparison`)."""
 _WIDTH = 110
 
 
 def comparison_headline(comparison: Comparison) -> str:
-    """The one thing to know: whether HYDRA answers better in the second run."""
+    """Return the main conclusion: whether HYDRA answers better in the second run."""
     first, second = comparison["runs"]
     found = change_verdict(comparison, HYDRA)
     if found == "open":
@@ -22,9 +22,9 @@ def comparison_headline(comparison: Comparison) -> str:
 
 
 def change_verdict(comparison: Comparison, system: str) -> str:
-    """What may be said of the second run: "better", "worse" or "open"; interval and corrected test must agree.
+    """Return the conclusion on the second run: "better", "worse" or "open"; interval and corrected test must agree.
 
-    HYDRA's is the question that a comparison is asked for; its test needs no correction for the other systems.
+    HYDRA's difference is the primary hypothesis of a comparison; its test is not corrected for the other systems.
     """
     main, found = comparison["metrics"][0], comparison["systems"][system]
     p = found["p_value" if system == HYDRA else "adjusted_p_value"]
@@ -33,7 +33,7 @@ def change_verdict(comparison: Comparison, system: str) -> str:
 
 
 def comparison_lead(comparison: Comparison) -> str:
-    """The figures behind the headline."""
+    """Return the figures behind the headline."""
     main, found = comparison["metrics"][0], comparison["systems"][HYDRA]
     change = found["metrics"][main["name"]]
     direction = "" if main["is_higher_better"] else " (lower is better)"
@@ -49,7 +49,7 @@ def comparison_lead(comparison: Comparison) -> str:
 
 
 def coverage(comparison: Comparison) -> str:
-    """What both runs judged, and what only one did."""
+    """Return the numbers of users and queries in both runs, and in one run only."""
     alone = (
         f"{counted(each['num_users'], 'user')} and {counted(each['num_queries'], 'query', 'queries')} only in {run}"
         for run, each in zip(comparison["runs"], comparison["alone"], strict=True)
@@ -61,7 +61,7 @@ def coverage(comparison: Comparison) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The comparison, to be printed."""
+    """Return the comparison as text."""
     lines = [comparison_headline(comparison), ""]
     for sentence in (comparison_lead(comparison), coverage(comparison)):
         lines += textwrap.wrap(sentence, _WIDTH)
@@ -83,7 +83,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def total_rows(comparison: Comparison) -> Iterator[tuple[str, str, str, str]]:
-    """What all stages took: its name, the two runs' figures, and the difference."""
+    """Yield for each cost over all stages its name, the two runs' figures, and the difference."""
     for name, values in comparison["totals"].items():
         before, after = (cost_text(name, value) for value in values)
         title = "time" if name == "seconds" else name.replace("_", " ")
@@ -95,7 +95,7 @@ def _change_text(name: str, change: float) -> str:
 
 
 def cost_text(name: str, value: float | None) -> str:
-    """A cost of a stage, in its unit."""
+    """Return a cost of a stage in its unit."""
     if value is None:
         return ""
     if name == "seconds":
@@ -104,7 +104,7 @@ def cost_text(name: str, value: float | None) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """The value of a setting; a dash where the run has none."""
+    """Return the value of a setting; a dash where the run has none."""
     return "-" if value is None else str(value)
 
 
@@ -136,7 +136,7 @@ def _alone(comparison: Comparison) -> list[tuple[str, Sequence[str]]]:
 
 
 def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns, the first to the left and the others to the right."""
+    """Return aligned columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     return [
         "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

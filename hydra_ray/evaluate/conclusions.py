@@ -1,4 +1,4 @@
-"""What may be claimed of pairs of systems, for each thing that an interval can show."""
+"""Conclusions about pairs of systems, one sentence for each verdict of interval and test."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from hydra_ray.evaluate.systems import HYDRA, RAG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What may be said about a pair of systems, by verdict; {first} and {second} stand for their titles."""
+class Conclusion:
+    """Sentences about a pair of systems, by verdict; {first} and {second} stand for their titles."""
 
     first: str
     second: str
-    """A system, or the report's key that names it."""
+    """Name of a system, or of the report's key that names it."""
     better: str
     worse: str
     open: str
@@ -21,78 +21,78 @@ class Claim:
 _GATE_PAIR = (HYDRA, "hydra_personal")
 _BEST_PROMPT = "best_prompt_baseline"
 _BEST_SIMPLE = "best_simple_baseline"
-CLAIMS = (
-    Claim(
+CONCLUSIONS = (
+    Conclusion(
         first=HYDRA,
         second=_BEST_PROMPT,
         better="{first} beats the best system that only prompts, {second}",
         worse="{first} is worse than the best system that only prompts, {second}",
         open="No difference to the best system that only prompts, {second}, can be shown",
     ),
-    Claim(
+    Conclusion(
         first=HYDRA,
         second=_BEST_SIMPLE,
         better="{first} beats the best system that only counts, {second}",
         worse="{first} is worse than the best system that only counts, {second}",
         open="No difference to the best system that only counts, {second}, can be shown",
     ),
-    Claim(
+    Conclusion(
         first=HYDRA,
         second="hydra_routed",
         better="{first} beats shared heads that are routed by the history, with nothing fitted to a user",
         worse="{first} is worse than shared heads that are routed by the history, with nothing fitted to a user",
         open="No difference to shared heads that are routed by the history can be shown",
     ),
-    Claim(
+    Conclusion(
         first=HYDRA,
         second="hydra_personal",
         better="The gate gains: {first} beats {second} for everybody",
         worse="The gate loses: {first} is worse than {second} for everybody",
         open="That the gate differs from {second} for everybody cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first="hydra_routed",
         second="hydra_shared",
         better="Several shared heads, routed by the history, beat one",
         worse="Several shared heads, routed by the history, are worse than one",
         open="That several shared heads, routed by the history, differ from one cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first="adapter_only",
         second=RAG,
         better="The adapter alone gains over {second}: choosing among drafts pays",
         worse="The adapter alone loses to {second}: it chooses badly among drafts",
         open="That the adapter alone differs from {second} cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first="reranker_only",
         second=RAG,
         better="The reranker alone gains over {second}: its choice of records pays",
         worse="The reranker alone loses to {second}: it chooses worse records than the retriever",
         open="That the reranker alone differs from {second} cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first="hydra_personal",
         second="adapter_only",
         better="The reranker adds to the adapter",
         worse="The reranker takes from the adapter",
         open="That the reranker adds to the adapter cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first=RAG,
         second="zero_shot",
         better="Records in the prompt help the generator",
         worse="Records in the prompt hurt the generator",
         open="That records in the prompt help the generator cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first=RAG,
         second="random_k",
         better="Retrieved records help more than random ones",
         worse="Retrieved records help less than random ones",
         open="That retrieved records differ from random ones cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first="pag_k",
         second=RAG,
         better="A written profile of the user adds to the records",
@@ -100,22 +100,22 @@ CLAIMS = (
         open="That a written profile of the user adds to the records cannot be shown",
     ),
 )
-CONTROL_CLAIMS = (
-    Claim(
+CONTROL_CONCLUSIONS = (
+    Conclusion(
         first="hydra_personal",
         second="hydra_shared",
         better="The users' own heads beat one head shared by all",
         worse="The users' own heads are worse than one head shared by all",
         open="That the users' own heads differ from one head shared by all cannot be shown",
     ),
-    Claim(
+    Conclusion(
         first="hydra_personal",
         second="hydra_shuffled",
         better="With another user's heads the gain is lost, so the heads are personal",
         worse="Another user's heads do better than the own ones, so the heads mislead",
         open="No loss with another user's heads can be shown, so it is not shown that the heads are personal",
     ),
-    Claim(
+    Conclusion(
         first="hydra_personal",
         second="hydra_routed",
         better="What is fitted to each user adds to what the history tells without a fit",
@@ -125,19 +125,19 @@ CONTROL_CLAIMS = (
 )
 
 
-def claimed(report: Report, claim: Claim) -> tuple[str, str] | None:
-    """The verdict on the claim's pair and the sentence that states it.
+def conclusion_of(report: Report, conclusion: Conclusion) -> tuple[str, str] | None:
+    """Return the verdict on the pair of systems and the sentence that states it.
 
     Returns:
-        None where the pair was not compared, or where it asks what a gate does and the run has none.
+        None where the pair was not compared, or where it is about the gate and the run has none.
     """
-    first, second = claim.first, claim.second
+    first, second = conclusion.first, conclusion.second
     if second in (_BEST_PROMPT, _BEST_SIMPLE):
         second = report[second]
     is_without_gate = not report["config"]["answers"]["is_gated"]
     if second not in report["differences"].get(first, {}) or (is_without_gate and (first, second) == _GATE_PAIR):
         return None
     found = pair_verdict(report, first, second)
-    words = {"better": claim.better, "worse": claim.worse, "open": claim.open}[found]
+    sentence = {"better": conclusion.better, "worse": conclusion.worse, "open": conclusion.open}[found]
     titles = {"first": report["systems"][first]["title"], "second": report["systems"][second]["title"]}
-    return found, f"{words.format(**titles)}: {compared(report, first, second)}"
+    return found, f"{sentence.format(**titles)}: {compared(report, first, second)}"

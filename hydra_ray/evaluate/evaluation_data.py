@@ -1,8 +1,9 @@
-"""Answers against targets: the per-query columns of all systems, gathered in one pass over the users.
+"""Evaluation data: per-query columns of answers against targets of all systems, collected in one pass over the users.
 
-Quality is the main metric turned so that higher is better and 1 is best: of ratings 1 - MAE / (highest - lowest label).
+Quality is the main metric rescaled so that higher is better and 1 is best: of ratings 1 - MAE / (highest - lowest
+label).
 
-Shapes: Q queries, U users, S systems, C columns of a task kind, P pairs of systems.
+Shape suffixes: Q queries, U users, S systems, C columns of a task kind, P pairs of systems.
 """
 
 import math
@@ -23,7 +24,7 @@ from hydra_ray.lamp.quality import quality
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, SystemAnswer, User
 
 MAX_LISTED_USERS = 5000
-"""Runs with more users keep no figures of single users."""
+"""Number of users above which a run stores no figures of single users."""
 _EXAMPLES_AN_OUTCOME = 2
 _EXAMPLE_CHARACTERS = 600
 _REASONS_A_CHOICE = 3
@@ -31,27 +32,27 @@ _SAME_DIGITS = 9
 
 
 @dataclass(slots=True, kw_only=True)
-class Judged:
-    """Per-query columns of all systems, user after user; no text but the examples'."""
+class EvaluationData:
+    """Per-query columns of all systems, user after user; without texts other than those of the examples."""
 
     systems: tuple[str, ...]
     columns: "array[float]" = field(default_factory=lambda: array("d"))
-    """Q, S, C flattened."""
+    """Columns of answers: (Q, S, C) flattened."""
     first_query: "array[int]" = field(default_factory=lambda: array("q"))
     """Position of each user's first query."""
     num_history: "array[int]" = field(default_factory=lambda: array("q"))
     user_ids: list[str] = field(default_factory=list[str])
-    """Of the first users, as far as they may be listed."""
+    """Ids of the users, at most MAX_LISTED_USERS."""
     differs: "array[int]" = field(default_factory=lambda: array("b"))
-    """Whether the two systems of each control pair answer differently: Q, P flattened."""
+    """Whether the two systems of each control pair answer differently: (Q, P) flattened."""
     resampled_worse: "array[float]" = field(default_factory=lambda: array("d"))
-    """How likely one resampled RAG answer is worse than another, a query; NaN where there are not two."""
+    """Probability that one resampled RAG answer is worse than another, by query; NaN with fewer than two."""
     choices: "array[int]" = field(default_factory=lambda: array("h"))
-    """What the gate chose for each query: a position among the keys of `reasons`."""
+    """Choice of the gate for each query: index among the keys of `reasons`."""
     reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """By choice: the first few distinct reasons."""
+    """First few distinct reasons, by choice."""
     num_queries: int = 0
-    num_unjudged: int = 0
+    num_without_target: int = 0
     failed: Counter[str] = field(default_factory=Counter[str])
     reranker_heads: Counter[str] = field(default_factory=Counter[str])
     adapter_heads: Counter[str] = field(default_factory=Counter[str])
@@ -60,65 +61,65 @@ class Judged:
 
     @property
     def control_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The control pairs whose systems are both there."""
+        """Return the control pairs whose systems are both present."""
         return tuple(pair for pair in CONTROL_PAIRS if set(pair) <= set(self.systems))
 
     @property
     def queries_per_user(self) -> NDArray[np.int64]:
-        """Judged queries of each user."""
+        """Return the number of evaluated queries of each user."""
         return np.diff(np.frombuffer(self.first_query, dtype=np.int64), append=self.num_queries)
 
     @property
     def history_lengths(self) -> NDArray[np.int64]:
-        """Records of each user."""
+        """Return the number of records of each user."""
         return np.frombuffer(self.num_history, dtype=np.int64)
 
     def user_means(self, values: Floats) -> Floats:
-        """Means over each user's queries: Q, ... -> U, ... ."""
+        """Return the means over each user's queries: (Q, ...) -> (U, ...)."""
         sums = np.add.reduceat(values, np.frombuffer(self.first_query, dtype=np.int64), axis=0)
         return sums / self.queries_per_user.reshape(-1, *[1] * (values.ndim - 1))
 
     def quality(self, task: Task) -> Floats:
-        """The quality of every answer: Q, S."""
+        """Return the quality of every answer: (Q, S)."""
         return quality_of(task, self.rows(task)[..., 0])
 
     def rows(self, task: Task) -> Floats:
-        """The columns of every answer: Q, S, C."""
+        """Return the columns of every answer: (Q, S, C)."""
         shape = (self.num_queries, len(self.systems), len(COLUMNS[task.kind]))
         return np.frombuffer(self.columns, dtype=np.float64).reshape(shape)
 
 
 def quality_of(task: Task, main: Floats) -> Floats:
-    """Quality from values of the main metric."""
+    """Return quality from values of the main metric."""
     return 1 - main / _label_range(task) if task.kind == "rating" else main
 
 
 def quality_title(task: Task) -> str:
-    """What quality is called in front of people."""
+    """Return the displayed name of quality."""
     main = METRICS[task.kind][0].title
     return f"1 \N{MINUS SIGN} {main}/{_label_range(task):g}" if task.kind == "rating" else main
 
 
-def judge_users(task: Task, users: Iterable[tuple[User, AnsweredUser]]) -> Judged:
-    """Judge every query with a known target, and add the oracle to its systems.
+def collect_evaluation_data(task: Task, users: Iterable[tuple[User, AnsweredUser]]) -> EvaluationData:
+    """Evaluate every query with a known target, and add the oracle to its systems.
 
     Raises:
         InputError: no query has a known target.
         StorageError: users and answers do not belong together, or a system did not answer every query.
     """
-    judged: Judged | None = None
+    evaluation: EvaluationData | None = None
     for user, answered in users:
         _check_match(user, answered)
-        if judged is None and answered.queries:
-            judged = Judged(systems=_systems_of(answered))
-        if judged is not None:
-            _judge_user(task, user, answered, judged)
-    if judged is None or not judged.num_queries:
+        if evaluation is None and answered.queries:
+            evaluation = EvaluationData(systems=_systems_of(answered))
+        if evaluation is not None:
+            _add_user(task, user, answered, evaluation)
+    if evaluation is None or not evaluation.num_queries:
         raise InputError(
             "no query of a new user has a known target, so there is nothing to report on; expected targets in the "
             "outputs file of lamp.new_split or in the users' own rows. The answers themselves are complete."
         )
-    return judged
+    return evaluation
 
 
 def _check_match(user: User, answered: AnsweredUser) -> None:
@@ -145,52 +146,52 @@ def _systems_of(answered: AnsweredUser) -> tuple[str, ...]:
     return tuple(system for system in SYSTEMS if system in present or system == ORACLE)
 
 
-def _judge_user(task: Task, user: User, answered: AnsweredUser, judged: Judged) -> None:
+def _add_user(task: Task, user: User, answered: AnsweredUser, evaluation: EvaluationData) -> None:
     queries = {query.query_id: query for query in user.queries}
-    first_query = judged.num_queries
+    first_query = evaluation.num_queries
     for answered_query in answered.queries:
         query = queries[answered_query.query_id]
         if query.target is None:
-            judged.num_unjudged += 1
+            evaluation.num_without_target += 1
         else:
-            _judge_query(task, user, query, answered_query, judged)
-    if judged.num_queries > first_query:
-        judged.first_query.append(first_query)
-        judged.num_history.append(answered.num_history)
-        if len(judged.user_ids) < MAX_LISTED_USERS:
-            judged.user_ids.append(user.user_id)
-        judged.reranker_heads[answered.reranker_head] += 1
-        judged.adapter_heads[answered.adapter_head] += 1
+            _add_query(task, user, query, answered_query, evaluation)
+    if evaluation.num_queries > first_query:
+        evaluation.first_query.append(first_query)
+        evaluation.num_history.append(answered.num_history)
+        if len(evaluation.user_ids) < MAX_LISTED_USERS:
+            evaluation.user_ids.append(user.user_id)
+        evaluation.reranker_heads[answered.reranker_head] += 1
+        evaluation.adapter_heads[answered.adapter_head] += 1
 
 
-def _judge_query(task: Task, user: User, query: Query, answered: AnsweredQuery, judged: Judged) -> None:
+def _add_query(task: Task, user: User, query: Query, answered: AnsweredQuery, evaluation: EvaluationData) -> None:
     target = query.target
     assert target is not None
     answers = {answer.system: answer for answer in answered.answers}
     answers[ORACLE] = _oracle(task, answered.pool, target)
-    if set(answers) != set(judged.systems):
+    if set(answers) != set(evaluation.systems):
         raise StorageError(
             f"query {query.query_id!r} of user {user.user_id!r} was answered by {sorted(answers)}; expected "
-            f"{sorted(judged.systems)} as for the others. Remove the answers stage's folder and run again."
+            f"{sorted(evaluation.systems)} as for the others. Remove the answers stage's folder and run again."
         )
     known: dict[str | None, tuple[float, ...]] = {}
-    for system in judged.systems:
+    for system in evaluation.systems:
         value = answers[system].value
         if value not in known:
             known[value] = score_answer(task, value, target)
-        judged.columns.extend(known[value])
-        judged.failed[system] += value is None
-    judged.num_queries += 1
-    for first, second in judged.control_pairs:
-        judged.differs.append(answers[first].value != answers[second].value)
-    judged.resampled_worse.append(_resampled_worse(task, answered.resampled, target))
-    _note_choice(answered, judged)
+        evaluation.columns.extend(known[value])
+        evaluation.failed[system] += value is None
+    evaluation.num_queries += 1
+    for first, second in evaluation.control_pairs:
+        evaluation.differs.append(answers[first].value != answers[second].value)
+    evaluation.resampled_worse.append(_resampled_worse(task, answered.resampled, target))
+    _note_choice(answered, evaluation)
     main = {system: known[answers[system].value][0] for system in answers}
-    _keep_example(task, user, query, answered, answers, main, judged)
+    _keep_example(task, user, query, answered, answers, main, evaluation)
 
 
 def _resampled_worse(task: Task, values: Sequence[str], target: str) -> float:
-    """The share of ordered pairs of answers of which the first is worse than the second; NaN without a pair."""
+    """Return the fraction of ordered pairs of answers whose first is worse than the second; NaN without a pair."""
     scores: Counter[float] = Counter()
     for value, count in Counter(values).items():
         scores[round(quality(task, value, target), _SAME_DIGITS)] += count
@@ -199,9 +200,9 @@ def _resampled_worse(task: Task, values: Sequence[str], target: str) -> float:
     return (num_pairs - num_even) / 2 / num_pairs if num_pairs else math.nan
 
 
-def _note_choice(answered: AnsweredQuery, judged: Judged) -> None:
-    reasons = judged.reasons.setdefault(answered.choice, [])
-    judged.choices.append(list(judged.reasons).index(answered.choice))
+def _note_choice(answered: AnsweredQuery, evaluation: EvaluationData) -> None:
+    reasons = evaluation.reasons.setdefault(answered.choice, [])
+    evaluation.choices.append(list(evaluation.reasons).index(answered.choice))
     if answered.reason and answered.reason not in reasons and len(reasons) < _REASONS_A_CHOICE:
         reasons.append(answered.reason)
 
@@ -225,15 +226,15 @@ def _keep_example(
     answered: AnsweredQuery,
     answers: Mapping[str, SystemAnswer],
     main: Mapping[str, float],
-    judged: Judged,
+    evaluation: EvaluationData,
 ) -> None:
     rival = next((system for system in (RAG, *PROMPT_SYSTEMS) if system in answers), HYDRA)
     advantage = (main[HYDRA] - main[rival]) * (1 if METRICS[task.kind][0].is_higher_better else -1)
     outcome = "better" if advantage > 0 else "worse" if advantage < 0 else "same"
-    if judged.outcomes[outcome] >= _EXAMPLES_AN_OUTCOME:
+    if evaluation.outcomes[outcome] >= _EXAMPLES_AN_OUTCOME:
         return
-    judged.outcomes[outcome] += 1
-    judged.examples.append(
+    evaluation.outcomes[outcome] += 1
+    evaluation.examples.append(
         {
             "user_id": user.user_id,
             "query_id": query.query_id,
@@ -243,7 +244,7 @@ def _keep_example(
             "target": clipped(query.target),
             "answers": {
                 system: {"value": clipped(answers[system].value), "error": clipped(answers[system].error)}
-                for system in judged.systems
+                for system in evaluation.systems
             },
             "choice": answered.choice,
             "reason": answered.reason,
@@ -262,5 +263,5 @@ def clipped(text: str | None) -> str | None: ...
 
 
 def clipped(text: str | None) -> str | None:
-    """A text as far as an example shows it."""
+    """Return a text truncated to the length that examples show."""
     return text if text is None or len(text) <= _EXAMPLE_CHARACTERS else text[:_EXAMPLE_CHARACTERS] + " …"

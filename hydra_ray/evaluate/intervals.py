@@ -1,9 +1,9 @@
 """Paired bootstrap over users, and per-user win, tie and loss.
 
-Users are the unit of resampling: the queries of one user are not independent. All systems are seen in the same
+Users are the unit of resampling: the queries of one user are not independent. All systems are evaluated on the same
 resamples, so differences between systems have intervals of their own (Efron and Tibshirani, 1993, chapter 8).
 
-Shapes: R resamples, U users, K sums (of all systems side by side), S systems.
+Shape suffixes: R resamples, U users, B users of a block, X columns that are summed (of all systems side by side).
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ _SAME = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A figure and the percentile interval around it; without bounds where there is only one user to resample."""
+    """Value with its percentile interval; without bounds if there is only one user to resample."""
 
     value: float
     low: float | None
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """For how many users the first system is better than the second, as good, and worse."""
+    """Numbers of users for whom the first system is better than the second, equal, and worse."""
 
     win: int
     tie: int
@@ -39,48 +39,48 @@ class Comparison:
 def resampled_sums(
     user_sums: Callable[[int, int], Floats], num_users: int, num_resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
-    """Sums over all users, and over the users of each resample: K and R, K.
+    """Return sums over all users (X), and over the users of each resample (R, X).
 
-    Memory depends neither on the number of users nor on how they are split into blocks: how many draws of a resample
-    fall into a block is drawn first, and then which users of the block they are. This is the multinomial of the
-    ordinary bootstrap, exactly.
+    The bootstrap draws U users with replacement: counts ~ Multinomial(U, 1/U). They are drawn block by block, so that
+    memory does not depend on the number of users: first how many draws of a resample fall into a block (binomial), then
+    which users of the block they are. This is exactly the same multinomial.
 
     Args:
-        user_sums: the sums of the users from the first position up to the second, B, K.
+        user_sums: function of (start, stop) that returns the sums of the users at these positions (B, X).
     """
     rng = np.random.default_rng(seed)
     block = max(1, _WEIGHTS_IN_MEMORY // num_resamples)
     remaining_R = np.full(num_resamples, num_users)
-    observed_K: Floats | None = None
-    resampled_RK: Floats | None = None
+    observed_X: Floats | None = None
+    resampled_RX: Floats | None = None
     for start in range(0, num_users, block):
         stop = min(start + block, num_users)
         draws_R = rng.binomial(remaining_R, (stop - start) / (num_users - start))
         remaining_R -= draws_R
-        sums_BK = user_sums(start, stop)
-        added_RK = _weights(rng, draws_R, stop - start) @ sums_BK
-        observed_K = sums_BK.sum(axis=0) if observed_K is None else observed_K + sums_BK.sum(axis=0)
-        resampled_RK = added_RK if resampled_RK is None else resampled_RK + added_RK
-    assert observed_K is not None
-    assert resampled_RK is not None
-    return observed_K, resampled_RK
+        sums_BX = user_sums(start, stop)
+        added_RX = _weights(rng, draws_R, stop - start) @ sums_BX
+        observed_X = sums_BX.sum(axis=0) if observed_X is None else observed_X + sums_BX.sum(axis=0)
+        resampled_RX = added_RX if resampled_RX is None else resampled_RX + added_RX
+    assert observed_X is not None
+    assert resampled_RX is not None
+    return observed_X, resampled_RX
 
 
-def resampled_means(weights_U: Floats, values_UK: Floats, num_resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Means over users with weights, such as numbers of queries, and in each resample: K and R, K.
+def resampled_means(weights_U: Floats, values_UX: Floats, num_resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Return weighted means over users (X), and those of each resample (R, X).
 
     Args:
-        weights_U: above 0.
+        weights_U: weights above 0, such as numbers of queries.
     """
-    sums_UK = np.concatenate([weights_U[:, None], weights_U[:, None] * values_UK], axis=1)
-    observed_K, resampled_RK = resampled_sums(
-        lambda start, stop: sums_UK[start:stop], len(sums_UK), num_resamples, seed
+    sums_UX = np.concatenate([weights_U[:, None], weights_U[:, None] * values_UX], axis=1)
+    observed_X, resampled_RX = resampled_sums(
+        lambda start, stop: sums_UX[start:stop], len(sums_UX), num_resamples, seed
     )
-    return observed_K[1:] / observed_K[0], resampled_RK[:, 1:] / resampled_RK[:, :1]
+    return observed_X[1:] / observed_X[0], resampled_RX[:, 1:] / resampled_RX[:, :1]
 
 
 def interval(value: float, resampled_R: Floats, confidence: float, num_users: int) -> Interval:
-    """The percentile interval of a figure that has the value `value` on all users."""
+    """Return the percentile interval of a figure with the value `value` on all users."""
     if num_users < 2:
         return Interval(value=value, low=None, high=None)
     tail = (1 - confidence) / 2
@@ -89,7 +89,7 @@ def interval(value: float, resampled_R: Floats, confidence: float, num_users: in
 
 
 def compare(first_U: Floats, second_U: Floats, is_higher_better: bool) -> Comparison:
-    """Win, tie and loss of the first system against the second, each given as its metric for each user."""
+    """Count wins, ties and losses of the first system against the second, given the metric of each user."""
     advantage_U = first_U - second_U if is_higher_better else second_U - first_U
     win = int(np.count_nonzero(advantage_U > _SAME))
     loss = int(np.count_nonzero(advantage_U < -_SAME))
@@ -97,7 +97,7 @@ def compare(first_U: Floats, second_U: Floats, is_higher_better: bool) -> Compar
 
 
 def quantile_groups(history_U: NDArray[np.int64], num_groups: int) -> list[NDArray[np.bool_]]:
-    """Which users belong to each of `num_groups` groups of about the same size, by length of history, shortest first.
+    """Return a mask of the users in each of `num_groups` groups of similar size, by length of history, shortest first.
 
     Users with equally long histories stay together, so groups may differ in size, and some may be empty.
     """
@@ -108,13 +108,15 @@ def quantile_groups(history_U: NDArray[np.int64], num_groups: int) -> list[NDArr
 
 
 def terciles(history_U: NDArray[np.int64]) -> Mapping[str, NDArray[np.bool_]]:
-    """Which users have a short, a medium and a long history; groups without a user are left out."""
+    """Return masks of the users with a short, a medium and a long history; empty groups are left out."""
     groups = zip(("short", "medium", "long"), quantile_groups(history_U, 3), strict=True)
     return {name: members for name, members in groups if members.any()}
 
 
 def _weights(rng: np.random.Generator, draws_R: NDArray[np.int64], num_users: int) -> Floats:
-    """How often each of `num_users` users is drawn in each resample, R, U, when draws_R users are drawn in all."""
+    """Return how often each of `num_users` users is drawn in each resample (R, U), given the draws in all of each
+    resample.
+    """
     rows = np.repeat(np.arange(len(draws_R)), draws_R)
     users = rng.integers(0, num_users, size=len(rows))
     counts = np.bincount(rows * num_users + users, minlength=len(draws_R) * num_users)

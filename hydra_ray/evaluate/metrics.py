@@ -1,9 +1,12 @@
-"""LaMP's own evaluation rules (Salemi et al., 2024, section 3.1, and its evaluation.py), as per-query columns and sums.
+"""LaMP's evaluation rules (Salemi et al., 2024, section 3.1, and its evaluation.py), as per-query columns and sums.
 
-Every metric is a function of sums over queries, also those that are no means of rows (macro-F1, RMSE, BLEU). So a
+Every metric is a function of sums over queries, including those that are no means of rows (macro-F1, RMSE, BLEU). So a
 bootstrap resample of users is a weighted sum of the users' sums, and all resamples are one matrix product.
 
-Shapes: ... any leading axes, C columns of a task kind (`COLUMNS`), K sums, L labels.
+    accuracy = mean of correct          macro-F1 = mean_l 2 hits_l / (answered_l + target_l)
+    MAE = mean |error|                  RMSE = sqrt(mean error^2)
+
+Shape suffixes: L labels; in comments ... any leading axes, C columns of a task kind (`COLUMNS`), M sums.
 """
 
 import math
@@ -22,7 +25,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One figure of a system's quality. Key: name."""
+    """Metric of a system's quality. Key: name."""
 
     name: str
     title: str
@@ -44,24 +47,24 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric(name="bleu", title="BLEU", is_higher_better=True),
     ),
 }
-"""The metrics of each kind of task, the main one first."""
+"""Metrics of each kind of task, the main one first."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "classification": ("correct", "answered_label", "target_label"),
     "rating": ("absolute_error", "squared_error"),
     "text": ("rougeL", "rouge1", *COUNTS),
 }
-"""What is kept of one answer to one query, by kind of task. The first column is the main metric's share of it."""
+"""Columns of an answer to one query, by kind of task. The mean of the first column is the main metric."""
 
 _NO_LABEL = -1.0
 
 
 def score_answer(task: Task, value: str | None, target: str) -> tuple[float, ...]:
-    """The columns of one answer, in the order of `COLUMNS`.
+    """Return the columns of one answer, in the order of `COLUMNS`.
 
     Args:
-        value: the answer, or None where the system has none, which counts like an empty one. What is no label,
-            letter by letter, is wrong; what is no number is the farthest end of the scale.
+        value: the answer; None (no answer) counts like an empty one. Only an exact label is right; a rating that is no
+            number counts as the end of the scale that is farthest from the target.
     """
     value = (value or "").strip()
     target = target.strip()
@@ -73,9 +76,9 @@ def score_answer(task: Task, value: str | None, target: str) -> tuple[float, ...
 
 
 def query_sums(task: Task, columns: Floats) -> Floats:
-    """What `metrics_of_sums` needs of each answer, to be summed over queries: ..., C -> ..., K.
+    """Return the terms of each answer that `metrics_of_sums` needs summed over queries: (..., C) -> (..., M).
 
-    The first sum counts the answers, so sums of any set of queries are complete in themselves.
+    The first term counts the answers, so that the sums of any set of queries are self-contained.
     """
     if task.kind != "classification":
         return np.concatenate([np.ones_like(columns[..., :1]), columns], axis=-1)
@@ -87,7 +90,7 @@ def query_sums(task: Task, columns: Floats) -> Floats:
 
 
 def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
-    """Each metric by its name, from sums over at least one query: ..., K -> ... ."""
+    """Return each metric by its name, from sums over at least one query: (..., M) -> (...)."""
     num_answers = sums[..., 0]
     first = sums[..., 1] / num_answers
     if task.kind == "rating":
@@ -96,7 +99,7 @@ def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
         return {"rougeL": first, "rouge1": sums[..., 2] / num_answers, "bleu": bleu_of_counts(sums[..., 3:])}
     hits_L, answered_L, target_L = np.split(sums[..., 2:], 3, axis=-1)
     occurrences_L = answered_L + target_L
-    # A label that nobody answered and nobody was to answer counts as 0, as in LaMP's evaluation.
+    # A label that is neither answered nor a target counts as 0, as in LaMP's evaluation.
     f1_L = np.divide(2 * hits_L, occurrences_L, out=np.zeros_like(hits_L), where=occurrences_L > 0)
     return {"accuracy": first, "macro_f1": f1_L.mean(axis=-1)}
 

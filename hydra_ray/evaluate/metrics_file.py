@@ -1,4 +1,4 @@
-"""Reading a finished run's metrics.json."""
+"""Reader of a finished run's metrics.json."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _EXPECTED = ("systems", "significance", "harm", "features", "users", "totals")
 
 
 def read_report(run_folder: str) -> dict[str, Any]:
-    """The content of metrics.json in the folder of a run.
+    """Read metrics.json in the folder of a run.
 
     Raises:
         InputError: the run has no report, or one of another version of this package.

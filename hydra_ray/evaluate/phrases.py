@@ -1,4 +1,4 @@
-"""Figures in words: how numbers are written, and what an interval or a test allows to be said."""
+"""Phrases for figures: formats of numbers, and verdicts that an interval or a test permits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 from hydra_ray.evaluate.systems import HYDRA
 
 Report = Mapping[str, Any]
-"""The content of a metrics.json (see `hydra_ray.evaluate.report`)."""
+"""Content of a metrics.json (see `hydra_ray.evaluate.report`)."""
 
 Figure = Mapping[str, Any]
-"""value, low and high."""
+"""Keys value, low and high."""
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def verdict(difference: Figure, metric: Mapping[str, Any]) -> str:
-    """What the interval of a difference allows to say of the first system: "better", "worse" or "open"."""
+    """Return the verdict on the first system that the interval of a difference permits: "better", "worse" or "open"."""
     if difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
         return "open"
     return "better" if (difference["low"] > 0) == metric["is_higher_better"] else "worse"
 
 
 def headline(report: Report) -> str:
-    """The one thing to know: HYDRA against the best system that only prompts."""
+    """Return the main conclusion: HYDRA against the best system that only prompts."""
     name = report["best_prompt_baseline"]
     if name is None:
         return "HYDRA's answers; no prompt-based system to compare them with"
@@ -34,20 +34,20 @@ def headline(report: Report) -> str:
 
 
 def pair_verdict(report: Report, first: str, second: str) -> str:
-    """The verdict on two systems by the main metric: "open" also where the corrected test does not confirm it."""
+    """Return the verdict on two systems by the main metric: "open" too if the corrected test is not significant."""
     metric = report["metrics"][0]
     found = verdict(report["differences"][first][second][metric["name"]], metric)
     return found if _is_confirmed(report, first, second) else "open"
 
 
 def _is_confirmed(report: Report, first: str, second: str) -> bool:
-    # The oracle knows the targets: nobody asks whether it differs, so it is not tested.
+    # The oracle knows the targets, so that its difference is not tested.
     test = report["significance"][first].get(second)
     return test is None or test["adjusted_p_value"] < 1 - report["bootstrap"]["confidence"]
 
 
 def compared(report: Report, first: str, second: str) -> str:
-    """The figures behind a verdict on two systems, as a sentence."""
+    """Return the figures behind a verdict on two systems, as a sentence."""
     metric = report["metrics"][0]
     difference = report["differences"][first][second][metric["name"]]
     values = [report["systems"][each]["metrics"][metric["name"]]["value"] for each in (first, second)]
@@ -65,30 +65,30 @@ def _tested(report: Report, first: str, second: str) -> str:
     test = report["significance"][first].get(second)
     if test is None:
         return ""
-    words = f"; {p_value(test['p_value'])}"
+    text = f"; {p_value(test['p_value'])}"
     num_tests = len(report["significance"][first])
     if num_tests > 1:
-        words += f", {p_value(test['adjusted_p_value'])} when corrected for {num_tests} comparisons"
-    return words
+        text += f", {p_value(test['adjusted_p_value'])} when corrected for {num_tests} comparisons"
+    return text
 
 
 def plain_figure(value: float) -> str:
-    """A metric's value."""
+    """Format a metric's value."""
     return f"{value:.3f}"
 
 
 def signed_figure(value: float) -> str:
-    """A difference, its sign always shown."""
+    """Format a difference, always with its sign."""
     return f"{value:+.3f}".replace("-", MINUS)
 
 
 def signed_bounds(figure: Figure) -> str:
-    """The interval of a difference."""
+    """Format the interval of a difference."""
     return f"{signed_figure(figure['low'])} to {signed_figure(figure['high'])}"
 
 
 def figure_with_bounds(figure: Figure) -> str:
-    """A metric's value with its interval, where it has one."""
+    """Format a metric's value with its interval, if it has one."""
     shown = plain_figure(figure["value"])
     return (
         shown if figure["low"] is None else f"{shown} [{plain_figure(figure['low'])}, {plain_figure(figure['high'])}]"
@@ -96,41 +96,41 @@ def figure_with_bounds(figure: Figure) -> str:
 
 
 def signed_with_bounds(figure: Figure) -> str:
-    """A difference with its interval, where it has one."""
+    """Format a difference with its interval, if it has one."""
     if figure["low"] is None:
         return signed_figure(figure["value"])
     return f"{signed_figure(figure['value'])} [{signed_figure(figure['low'])}, {signed_figure(figure['high'])}]"
 
 
 def share(value: float) -> str:
-    """A fraction, in percent."""
+    """Format a fraction in percent."""
     return f"{value:.1%}".replace("-", MINUS)
 
 
 def share_with_bounds(figure: Figure) -> str:
-    """A fraction with its interval."""
+    """Format a fraction with its interval."""
     if figure["low"] is None:
         return share(figure["value"])
     return f"{share(figure['value'])} [{share(figure['low'])} to {share(figure['high'])}]"
 
 
 def p_value(value: float) -> str:
-    """A p-value with its letter."""
+    """Format a p-value with its letter."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A count and what is counted, in the singular or plural."""
+    """Format a count with its noun in the singular or plural."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def span(low: int, high: int) -> str:
-    """A range of counts."""
+    """Format a range of counts."""
     return f"{low:,} to {high:,}" if low < high else f"{low:,}"
 
 
 def duration(seconds: float) -> str:
-    """A time, in the two largest of its units."""
+    """Format a time in the two largest of its units."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -141,5 +141,5 @@ def duration(seconds: float) -> str:
 
 
 def percent(report: Report) -> str:
-    """The level of the intervals."""
+    """Format the confidence level of the intervals."""
     return f"{100 * report['bootstrap']['confidence']:g}%"

@@ -34,7 +34,7 @@ from hydra_ray.evaluate.report_tables import (
 )
 from hydra_ray.evaluate.settings import seeds
 from hydra_ray.evaluate.systems import HYDRA
-from hydra_ray.evaluate.text_report import Section, card
+from hydra_ray.evaluate.text_report import Section, report_sections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def render_page(report: Report) -> str:
         tiles=_tiles(report),
         ladder=_ladder(report),
         by_history=_by_history(report),
-        card=card(report),
+        card=report_sections(report),
         against_each=_against_each(report),
         all_figures=[quality_table(report), *difference_tables(report)],
         users_and_gate=[comparison_table(report), *([] if gate is None else [gate])],

@@ -1,16 +1,16 @@
-"""A run's configuration as dotted settings, as overrides name them."""
+"""Configuration of a run as dotted settings, in the notation of overrides."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 
 def dotted_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting by its dotted name, in order; lists are values, and so are sections that are empty."""
+    """Return every setting by its dotted name, in order; lists and empty sections are values."""
     return dict(_dotted(config, ""))
 
 
 def seeds(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are seeds."""
+    """Return the settings that are seeds."""
     return {name: value for name, value in dotted_settings(config).items() if name.endswith("seed")}
 
 

@@ -1,6 +1,6 @@
-"""Tests of whether two systems differ, users being the unit, and Holm's correction for asking several times.
+"""Paired tests of two systems with users as the unit, and Holm's correction for multiple tests.
 
-Shapes: U users.
+Shape suffixes: U users.
 """
 
 import warnings
@@ -18,19 +18,19 @@ PAIRED_T = "paired t"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedTest:
-    """A two-sided test of "both systems are as good"."""
+    """Two-sided test of the null hypothesis that both systems are equally good."""
 
     test: str
-    """MCNEMAR or PAIRED_T."""
+    """Name of the test: MCNEMAR or PAIRED_T."""
     p_value: float
 
 
 def paired_test(first_U: Floats, second_U: Floats) -> PairedTest:
-    """The test of two systems' qualities, each given for every user.
+    """Test two systems' qualities, each given for every user.
 
-    Where every quality is 0 or 1 (one right or wrong answer a user) it is the exact McNemar test, the sign test of the
-    users on whom the systems differ; otherwise (ratings, texts, several queries a user) the paired t-test. One user
-    alone, and systems without a difference, give p = 1.
+    If every quality is 0 or 1 (one right or wrong answer per user) it is the exact McNemar test, the sign test of the
+    users on whom the systems differ; otherwise (ratings, texts, several queries per user) the paired t-test. A single
+    user, and systems without a difference, give p = 1.
     """
     from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
@@ -42,17 +42,18 @@ def paired_test(first_U: Floats, second_U: Floats) -> PairedTest:
     if len(first_U) < 2 or np.array_equal(first_U, second_U):
         return PairedTest(test=PAIRED_T, p_value=1.0)
     with warnings.catch_warnings():
-        # The same difference for all users: p is 0, and SciPy doubts the digits of their variance.
+        # With the same difference for all users p is 0, and SciPy warns of the precision of their variance.
         warnings.simplefilter("ignore", RuntimeWarning)
         p_value = tests.ttest_rel(first_U, second_U).pvalue
     return PairedTest(test=PAIRED_T, p_value=float(p_value))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being several, in the order given (Holm, 1979).
+    """Return the p-values adjusted for multiple tests, in the order given (Holm, 1979).
 
-    The smallest is multiplied by their number, the next by one less, and so on; none falls below that of a smaller one.
-    What is then below a level is so for all of them together: the level bounds the chance of any false claim.
+        adjusted p_(i) = max_{j <= i} min(1, (n - j + 1) p_(j))    for p_(1) <= ... <= p_(n)
+
+    Rejecting adjusted p-values below a level bounds the probability of any false rejection by that level.
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0

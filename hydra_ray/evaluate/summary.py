@@ -1,9 +1,9 @@
-"""Several runs in one figure: the relative gain of one system over another, task by task and on average.
+"""Summary of several runs: relative gain of one system over another, task by task and on average.
 
 A relative gain is (first - second) / second, in quality (see `hydra_ray.evaluate.evaluation_data`), of means over all
 queries.
 
-Shapes: U users of a task, R resamples.
+Shape suffixes: U users of a task, R resamples; the axis of length 2 is the two systems.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from hydra_ray.evaluate.systems import HYDRA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The qualities of two systems for the same users of one task, in the same order."""
+    """Qualities of two systems for the same users of one task, in the same order."""
 
     task: str
     first: str
-    """What the first system is called in front of people."""
+    """Displayed name of the first system."""
     second: str
     first_U: Floats
     second_U: Floats
@@ -36,40 +36,40 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """How much better the first system of a pair is."""
+    """Gain of the first system of a pair over the second."""
 
     pair: Pair
     first: float
-    """Its quality over all queries."""
+    """Mean quality of the first system over all queries."""
     second: float
     relative: Interval
-    """(first - second) / second."""
+    """Relative gain (first - second) / second."""
     difference: Interval
-    """first - second."""
+    """Absolute gain first - second."""
     test: str
     p_value: float
     adjusted_p_value: float
-    """Holm's, over the pairs of the summary."""
+    """Holm's p-value over the pairs of the summary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Gains by pair, and their average, each task weighing the same."""
+    """Gains by pair, and their average with equal weight for each task."""
 
     gains: tuple[Gain, ...]
     average: Interval
 
 
 def compare_systems(report: Report, first: str = HYDRA, second: str | None = None) -> Pair:
-    """Two systems of one run.
+    """Return the qualities of two systems of one run.
 
     Args:
-        report: the content of a metrics.json.
-        second: by default the run's best prompt-based system. It is the best on all users, also in every resample: the
-            interval says how sure the gain over this system is, and not how sure it is that this is the best one.
+        report: content of a metrics.json.
+        second: by default the run's best prompt-based system, chosen on all users and fixed in every resample: the
+            interval covers the uncertainty of the gain over this system, not that of the choice.
 
     Raises:
-        InputError: the run has no such system, or too many users to keep figures of each.
+        InputError: the run has no such system, or too many users to store figures of each.
     """
     rival = second or report["best_prompt_baseline"]
     if rival is None:
@@ -85,7 +85,7 @@ def compare_systems(report: Report, first: str = HYDRA, second: str | None = Non
 
 
 def compare_runs(first: Report, second: Report, system_first: str = HYDRA, system_second: str = HYDRA) -> Pair:
-    """The same users in two runs of one task; they are matched by their ids.
+    """Return the qualities of the same users in two runs of one task, matched by user id.
 
     Raises:
         InputError: the runs differ in task or users, or as in `compare_systems`.
@@ -109,15 +109,15 @@ def compare_runs(first: Report, second: Report, system_first: str = HYDRA, syste
 
 
 def summarize(pairs: Sequence[Pair], bootstrap: ReportConfig) -> Summary:
-    """The gain of every pair, and the average of the relative gains.
+    """Return the gain of every pair, and the average of the relative gains.
 
     Users are resampled within each task, independently of the other tasks.
 
     Raises:
-        InputError: there is no pair, or a second system has quality 0, so that nothing can be relative to it.
+        InputError: there is no pair, or a second system has quality 0, so that the relative gain is undefined.
     """
     if not pairs:
-        raise InputError("got no runs to summarize")
+        raise InputError("got no runs to summarize, expected at least one")
     tests = [paired_test(pair.first_U, pair.second_U) for pair in pairs]
     adjusted = holm([test.p_value for test in tests])
     gains: list[Gain] = []
@@ -148,7 +148,7 @@ def summarize(pairs: Sequence[Pair], bootstrap: ReportConfig) -> Summary:
 
 
 def summary_text(summary: Summary) -> str:
-    """The summary as sentences, to be printed."""
+    """Return the summary as sentences."""
     lines = [f"{counted(len(summary.gains), 'run')}: average relative gain {percentage(summary.average)}"]
     for gain in summary.gains:
         pair = gain.pair
@@ -161,7 +161,7 @@ def summary_text(summary: Summary) -> str:
 
 
 def summary_table(summary: Summary) -> str:
-    """The summary as a Markdown table."""
+    """Return the summary as a Markdown table."""
     lines = [
         "| task | users | first | second | quality | relative gain | p | Holm |",
         "|---|---:|---|---|---|---|---|---|",
@@ -176,7 +176,7 @@ def summary_table(summary: Summary) -> str:
 
 
 def percentage(figure: Interval) -> str:
-    """A relative figure with its interval, in percent."""
+    """Format a relative figure with its interval, in percent."""
     bounds = "" if figure.low is None or figure.high is None else f" [{figure.low:+.1%}, {figure.high:+.1%}]"
     return f"{figure.value:+.1%}{bounds}".replace("-", MINUS)
 
@@ -187,7 +187,7 @@ def _means(pair: Pair, num_resamples: int, seed: int) -> tuple[Floats, Floats]:
 
 
 def _relative(means_R2: Floats) -> Floats:
-    """Relative gains in resamples; where the second system has quality 0, its least other quality stands for it."""
+    """Return relative gains in resamples; a quality of 0 of the second system is replaced by its least positive one."""
     first_R, second_R = means_R2.T
     return (first_R - second_R) / np.maximum(second_R, second_R[second_R > 0].min())
 

@@ -1,6 +1,7 @@
-"""How good every system is, and how much better than others: intervals by the bootstrap, and tests.
+"""Scores of every system and differences between systems: bootstrap intervals, and tests.
 
-Shapes: R resamples, U users, S systems, K sums of a system.
+Shape suffixes: R resamples, U users, B users of a block, S systems, C columns of a task kind, M sums of one system, X
+sums of all systems side by side, Q queries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hydra_ray.config import ReportConfig, Task
-from hydra_ray.evaluate.evaluation_data import Judged, quality_of
+from hydra_ray.evaluate.evaluation_data import EvaluationData, quality_of
 from hydra_ray.evaluate.intervals import interval, resampled_sums
 from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_sums
 from hydra_ray.evaluate.significance import holm, paired_test
@@ -19,17 +20,19 @@ from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, ORACLE, PROMPT_SYSTEMS,
 Nested = dict[str, dict[str, Any]]
 
 
-def ladder(task: Task, judged: Judged, titles: Mapping[str, str], bootstrap: ReportConfig) -> dict[str, Any]:
-    """The report's keys from `systems` to `significance` (see `hydra_ray.evaluate.report`)."""
-    num_users, num_systems = len(judged.first_query), len(judged.systems)
-    observed_K, resampled_RK = resampled_sums(
-        lambda start, stop: _user_sums(task, judged, start, stop).reshape(stop - start, -1),
+def system_scores(
+    task: Task, evaluation: EvaluationData, titles: Mapping[str, str], bootstrap: ReportConfig
+) -> dict[str, Any]:
+    """Return the report's keys from `systems` to `significance` (see `hydra_ray.evaluate.report`)."""
+    num_users, num_systems = len(evaluation.first_query), len(evaluation.systems)
+    observed_X, resampled_RX = resampled_sums(
+        lambda start, stop: _user_sums(task, evaluation, start, stop).reshape(stop - start, -1),
         num_users,
         bootstrap.num_resamples,
         bootstrap.seed,
     )
-    observed = metrics_of_sums(task, observed_K.reshape(num_systems, -1))
-    resampled = metrics_of_sums(task, resampled_RK.reshape(len(resampled_RK), num_systems, -1))
+    observed = metrics_of_sums(task, observed_X.reshape(num_systems, -1))
+    resampled = metrics_of_sums(task, resampled_RX.reshape(len(resampled_RX), num_systems, -1))
     main = METRICS[task.kind][0].name
 
     def figure(value: Any, value_R: Floats) -> dict[str, Any]:
@@ -38,15 +41,15 @@ def ladder(task: Task, judged: Judged, titles: Mapping[str, str], bootstrap: Rep
     systems = {
         name: {
             "title": titles[name],
-            "failed_answers": judged.failed[name],
+            "failed_answers": evaluation.failed[name],
             "metrics": {each: figure(observed[each][row], resampled[each][:, row]) for each in observed},
             "quality": figure(*(quality_of(task, each[main][..., row]) for each in (observed, resampled))),
         }
-        for row, name in enumerate(judged.systems)
+        for row, name in enumerate(evaluation.systems)
     }
     differences: Nested = {}
-    for first, second in compared_pairs(judged.systems):
-        rows = judged.systems.index(first), judged.systems.index(second)
+    for first, second in compared_pairs(evaluation.systems):
+        rows = evaluation.systems.index(first), evaluation.systems.index(second)
         differences.setdefault(first, {})[second] = {
             each: figure(*(values[each][..., rows[0]] - values[each][..., rows[1]] for values in (observed, resampled)))
             for each in observed
@@ -56,17 +59,17 @@ def ladder(task: Task, judged: Judged, titles: Mapping[str, str], bootstrap: Rep
         "best_prompt_baseline": _best(systems, PROMPT_SYSTEMS),
         "best_simple_baseline": _best(systems, COUNTING_SYSTEMS),
         "differences": differences,
-        "significance": _significance(judged, judged.user_means(judged.quality(task))),
+        "significance": _significance(evaluation, evaluation.user_means(evaluation.quality(task))),
     }
 
 
-def _significance(judged: Judged, quality_US: Floats) -> Nested:
-    """Tests of all compared pairs, the oracle left out; Holm's correction is over those of one first system."""
+def _significance(evaluation: EvaluationData, quality_US: Floats) -> Nested:
+    """Test all compared pairs without the oracle; Holm's correction is over those of one first system."""
     families: dict[str, list[str]] = {}
-    for first, second in compared_pairs(judged.systems):
+    for first, second in compared_pairs(evaluation.systems):
         if second != ORACLE:
             families.setdefault(first, []).append(second)
-    columns = dict(zip(judged.systems, quality_US.T, strict=True))
+    columns = dict(zip(evaluation.systems, quality_US.T, strict=True))
     return {first: _family(columns, first, seconds) for first, seconds in families.items()}
 
 
@@ -79,11 +82,11 @@ def _family(columns: Mapping[str, Floats], first: str, seconds: Sequence[str]) -
     }
 
 
-def _user_sums(task: Task, judged: Judged, start: int, stop: int) -> Floats:
-    """Sums of the users from one position up to another: B, S, K."""
-    first_query = np.frombuffer(judged.first_query, dtype=np.int64)
-    last = int(first_query[stop]) if stop < len(first_query) else judged.num_queries
-    columns_QSC = judged.rows(task)[first_query[start] : last]
+def _user_sums(task: Task, evaluation: EvaluationData, start: int, stop: int) -> Floats:
+    """Return the sums of the users at positions [start, stop): (B, S, M)."""
+    first_query = np.frombuffer(evaluation.first_query, dtype=np.int64)
+    last = int(first_query[stop]) if stop < len(first_query) else evaluation.num_queries
+    columns_QSC = evaluation.rows(task)[first_query[start] : last]
     return np.add.reduceat(query_sums(task, columns_QSC), first_query[start:stop] - first_query[start], axis=0)
 
 

@@ -1,4 +1,4 @@
-"""The systems that a report compares: names, order, titles, and which pairs are of interest."""
+"""Compared systems: names, order, titles, and the pairs whose differences are reported."""
 
 from hydra_ray.config import RunConfig, Task
 
@@ -8,11 +8,11 @@ RAG = "rag_k"
 PROMPT_SYSTEMS = ("zero_shot", "random_k", "rag_1", "rag_2", RAG, "pag_0", "pag_1", "pag_k")
 """Systems that only prompt the generator."""
 COUNTING_SYSTEMS = ("majority", "knn", "vote")
-"""Systems that only count what is there anyway."""
+"""Systems that only count existing outputs or answers."""
 VARIANTS = ("reranker_only", "adapter_only", "hydra_shared", "hydra_routed", "hydra_personal", "hydra_shuffled")
 """Parts of HYDRA, HYDRA with heads of one kind only, and its control."""
 SYSTEMS = (*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA, ORACLE)
-"""All systems that may be compared, in the order they are shown."""
+"""All systems that may be compared, in display order."""
 
 FURTHER_PAIRS = (
     ("hydra_personal", "hydra_shared"),
@@ -26,13 +26,13 @@ FURTHER_PAIRS = (
     (RAG, "random_k"),
     ("pag_k", RAG),
 )
-"""Pairs of systems that are compared besides HYDRA and each other one: each asks what one ingredient adds."""
+"""Pairs of systems compared in addition to HYDRA and each other one: each isolates the effect of one component."""
 CONTROL_PAIRS = FURTHER_PAIRS[:2]
 """Pairs that differ only in whose heads choose."""
 
 
 def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
-    """What each system is called in front of people."""
+    """Return the displayed name of each system."""
     num_samples, k = config.drafts.num_samples, config.drafts.num_records
     return {
         "zero_shot": "Zero-shot",
@@ -58,6 +58,6 @@ def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
 
 
 def compared_pairs(present: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The pairs of `present` systems whose differences are reported, HYDRA and each other one first."""
+    """Return the pairs of `present` systems whose differences are reported, HYDRA and each other one first."""
     pairs = [(HYDRA, other) for other in present if other != HYDRA]
     return pairs + [(first, second) for first, second in FURTHER_PAIRS if first in present and second in present]

@@ -1,10 +1,10 @@
-"""The task card: what a run's numbers allow to be said, in words; every sentence follows from figures it shows."""
+"""Text report of a run: conclusions in sentences, each of which follows from the figures it shows."""
 
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hydra_ray.evaluate.conclusions import CLAIMS, CONTROL_CLAIMS, claimed
+from hydra_ray.evaluate.conclusions import CONCLUSIONS, CONTROL_CONCLUSIONS, conclusion_of
 from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,
@@ -27,24 +27,24 @@ _WIDTH = 110
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading and what is said under it."""
+    """Heading and the sentences under it."""
 
     title: str
     sentences: tuple[str, ...]
 
 
-def card(report: Report) -> list[Section]:
-    """The sections of the card that have something to say."""
-    found = [each for claim in CLAIMS if (each := claimed(report, claim)) is not None]
+def report_sections(report: Report) -> list[Section]:
+    """Return the sections of the report that have any sentences."""
+    found = [each for conclusion in CONCLUSIONS if (each := conclusion_of(report, conclusion)) is not None]
 
-    def claims(verdict: str) -> Iterator[str]:
+    def conclusions(verdict: str) -> Iterator[str]:
         return (sentence for said, sentence in found if said == verdict)
 
     sections: dict[str, Callable[[], Iterator[str]]] = {
         "What was evaluated": lambda: _evaluated(report),
-        "What worked": lambda: claims("better"),
-        "What did not work": lambda: claims("worse"),
-        "What these numbers leave open": lambda: claims("open"),
+        "What worked": lambda: conclusions("better"),
+        "What did not work": lambda: conclusions("worse"),
+        "What these numbers leave open": lambda: conclusions("open"),
         "Are the heads personal?": lambda: _personal(report),
         "What the gate chose": lambda: _gate(report),
         "Who is harmed?": lambda: _harm(report),
@@ -56,14 +56,14 @@ def card(report: Report) -> list[Section]:
     return [section for section in written if section.sentences]
 
 
-def card_text(report: Report) -> str:
-    """The card with its ladder, to be printed."""
+def report_text(report: Report) -> str:
+    """Return the report with all systems' scores as text."""
     lines = [f"{report['run']}: {headline(report)}", ""]
-    evaluated, *others = card(report)
+    evaluated, *others = report_sections(report)
     for section in (evaluated, Section(title="Ladder", sentences=()), *others):
         lines.append(section.title)
         if not section.sentences:
-            lines += _ladder(report)
+            lines += _system_scores(report)
         for sentence in section.sentences:
             lines += textwrap.wrap(sentence, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
         lines.append("")
@@ -94,7 +94,7 @@ def _evaluated(report: Report) -> Iterator[str]:
     yield f"{intervals}."
 
 
-def _ladder(report: Report) -> Iterator[str]:
+def _system_scores(report: Report) -> Iterator[str]:
     main = report["metrics"][0]
     width = max(len(system["title"]) for system in report["systems"].values())
     tests = report["significance"].get(HYDRA, {})
@@ -107,8 +107,8 @@ def _ladder(report: Report) -> Iterator[str]:
 
 
 def _personal(report: Report) -> Iterator[str]:
-    for claim in CONTROL_CLAIMS:
-        found = claimed(report, claim)
+    for conclusion in CONTROL_CONCLUSIONS:
+        found = conclusion_of(report, conclusion)
         if found is not None:
             yield found[1]
     for each in report["changed_answers"]:
@@ -139,7 +139,7 @@ def _gate(report: Report) -> Iterator[str]:
 
 def _harm(report: Report) -> Iterator[str]:
     harm = report["harm"]
-    words = {"better": "less often", "worse": "more often", "open": "and no difference between the two can be shown"}
+    phrases = {"better": "less often", "worse": "more often", "open": "and no difference between the two can be shown"}
     if harm is not None:
         rival = report["systems"][harm["rival"]]["title"]
         yield (
@@ -151,7 +151,7 @@ def _harm(report: Report) -> Iterator[str]:
             bounds = "" if change["low"] is None else f", [{share(change['low'])} to {share(change['high'])}]"
             yield (
                 f"{report['systems'][name]['title']} is worse than {rival} on {share_with_bounds(figures['worse'])}, "
-                f"{words[_less_is_better(change)]} (difference {share(change['value'])}{bounds})."
+                f"{phrases[_less_is_better(change)]} (difference {share(change['value'])}{bounds})."
             )
     yield from _worst(report)
 
@@ -206,8 +206,8 @@ def _caveats(report: Report) -> Iterator[str]:
     if report["best_prompt_baseline"] is not None:
         yield "Which baseline is best was decided on the evaluated users, which favours it."
     if report["num_unjudged_queries"]:
-        unjudged = counted(report["num_unjudged_queries"], "query", "queries")
-        yield f"Left out for want of a target: {unjudged}."
+        without_target = counted(report["num_unjudged_queries"], "query", "queries")
+        yield f"Left out for want of a target: {without_target}."
     for stage in report["stages"]:
         if stage["failed_fraction"]:
             yield (

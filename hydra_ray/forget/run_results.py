@@ -9,8 +9,8 @@ from hydra_ray import storage
 from hydra_ray.errors import InputError
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.report_page import render_page
+from hydra_ray.lamp.lamp_files import user_id_of
 from hydra_ray.lamp.predictions import official_predictions, read_predictions
-from hydra_ray.lamp.reading import user_id_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

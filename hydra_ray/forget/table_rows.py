@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.forget.file_kinds import Artefact, Kind
-from hydra_ray.lamp.reading import rejected_user_id
+from hydra_ray.lamp.lamp_files import rejected_user_id
 from hydra_ray.rows import Rejected, from_table
 
 USER_ID = "user_id"

@@ -1,4 +1,4 @@
-"""JSON files that may be larger than memory, and anything at all: each value by itself, or one clear error."""
+"""Streaming reader of JSON files that may be larger than memory or invalid: one value at a time, or one clear error."""
 
 import codecs
 import re
@@ -11,18 +11,18 @@ from hydra_ray import storage
 from hydra_ray.errors import InputError
 
 MAX_DEPTH = 100
-"""Deepest nesting of a file; ijson takes memory by its square."""
+"""Deepest nesting of a file; ijson needs memory quadratic in it."""
 _GZIP = b"\x1f\x8b"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _STRINGS = re.compile(_STRING, flags=re.DOTALL)
 _CLOSED = re.compile(rb'(?:[^"]*+' + _STRING + rb')*+[^"]*+', flags=re.DOTALL)
-"""As many bytes as do not end inside of a string: looking for strings there would take the square of an open one."""
+"""Longest prefix that does not end inside a string: searching for strings in an open one would take quadratic time."""
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - _STEPS.keys())
 
 
 def json_items(location: str, prefix: str, expected: str) -> Iterator[Any]:
-    """The values below `prefix` (in ijson's words), one in memory at a time; numbers are integers or floats.
+    """Yield the values at `prefix` (in ijson's notation), one in memory at a time; numbers are integers or floats.
 
     Raises:
         InputError: the file is not JSON, is nested too deeply, or has no such value.
@@ -32,7 +32,7 @@ def json_items(location: str, prefix: str, expected: str) -> Iterator[Any]:
     with open_utf8(location) as file:
         is_empty = True
         try:
-            # Without use_float, an integer of more than 4300 digits ends the process in ijson's C code.
+            # Without use_float, an integer of more than 4300 digits crashes the process in ijson's C code.
             for value in ijson.items(_Shallow(file, location), prefix, use_float=True):
                 is_empty = False
                 yield value
@@ -47,7 +47,7 @@ def json_items(location: str, prefix: str, expected: str) -> Iterator[Any]:
 
 @contextmanager
 def open_utf8(location: str) -> Generator[IO[bytes]]:
-    """The file at `location`, after the mark with which some editors begin UTF-8.
+    """Open the file at `location` behind a UTF-8 byte order mark, if there is one.
 
     Raises:
         InputError: it is UTF-16 or UTF-32, or compressed.
@@ -63,17 +63,17 @@ def open_utf8(location: str) -> Generator[IO[bytes]]:
 
 
 class _Shallow:
-    """A file of JSON that ends with an error where it is nested too deeply."""
+    """File of JSON that raises an error where it is nested too deeply."""
 
     def __init__(self, file: IO[bytes], location: str) -> None:
         self._file = file
         self._location = location
         self._depth = 0
         self._open = b""
-        """What the last chunk ended inside of: a string, perhaps after a backslash."""
+        """Start of the string that the last chunk ended in, if any, perhaps after a backslash."""
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes.
+        """Return the next bytes.
 
         Raises:
             InputError: they are nested too deeply.
@@ -88,7 +88,9 @@ class _Shallow:
         steps = map(_STEPS.__getitem__, outside.translate(None, delete=_NO_BRACKETS))
         depths = list(accumulate(steps, initial=self._depth))
         if max(depths) > MAX_DEPTH:
-            raise InputError(f"{self._location} is nested more than {MAX_DEPTH} levels deep; no users' file is.")
+            raise InputError(
+                f"{self._location} is nested more than {MAX_DEPTH} levels deep, as no users' file is; check the file."
+            )
         self._depth = depths[-1]
         return chunk
 

@@ -1,14 +1,14 @@
-"""Users whose history gives the target of one of their queries away: a copy, not a preference, answers such a query."""
+"""Target leaks: users whose history contains the answer to one of their queries, so that a copy would answer it."""
 
 from hydra_ray.config import Task
 from hydra_ray.rows import Query, Record, User
 
 LEAK = "the history gives a query's target away (lamp.drop_leaks)"
-"""The reason in the rejected table."""
+"""Reason in the rejected table."""
 
 
 def is_leaking(task: Task, user: User) -> bool:
-    """Whether a record gives one of the user's queries away. Case and white space do not count.
+    """Return whether a record reveals the answer to one of the user's queries; case and white space are ignored.
 
     Text tasks: the record's output is the query's target. Closed tasks, where many records share an output: the
     record's input is the query's input, whether or not its target is known.

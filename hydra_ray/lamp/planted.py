@@ -1,7 +1,7 @@
-"""The planted-preference sample: seeded users whose hidden preferences are known, in LaMP's format and of any size.
+"""Planted-preference sample: seeded synthetic users with known hidden preferences, in LaMP's format and of any size.
 
 Every description mentions two topics, and the label is the one that its user prefers. Labels are drawn evenly from the
-topics, so a user's label counts say next to nothing: only the pairs tell the preference.
+topics, so that a user's label counts are nearly uninformative: only the pairs reveal the preference.
 """
 
 import json
@@ -14,7 +14,8 @@ from hydra_ray.config import PlantedConfig
 from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
 
 CLEAR_PREFERENCE = 2
-"""Places in a ranking between two topics that meet: between topics that are liked alike a choice would be noise."""
+"""Smallest difference in rank of two topics in a description: between topics of similar rank a choice would be noise.
+"""
 TRAIN_SPLIT = "train"
 NEW_SPLIT = "dev"
 
@@ -45,10 +46,10 @@ _TEMPLATES = (
 
 
 def preference(config: PlantedConfig, split: str, index: int) -> tuple[str, ...]:
-    """The hidden ranking of the topics by user `index` of a split, most preferred first.
+    """Return the hidden ranking of the topics by user `index` of a split, most preferred first.
 
-    Topics lie on a circle, and a user prefers what is nearer to a direction of the user's own. So a taste is one angle:
-    a few records tell it, and what a user likes says something about what else that user likes.
+    Topics lie on a circle, and a user prefers topics near the user's own direction. A preference is a single angle: a
+    few records reveal it, and it generalizes over topics.
     """
     direction = Random(f"preference {config.seed} {split} {index}").uniform(0, 2 * pi)
     step = 2 * pi / len(PLANTED_LABELS)
@@ -57,7 +58,7 @@ def preference(config: PlantedConfig, split: str, index: int) -> tuple[str, ...]
 
 
 def planted_id(split: str, index: int) -> str:
-    """The id of user `index` of a split, as in LaMP's files."""
+    """Return the id of user `index` of a split, as in LaMP's files."""
     return f"{split}-{index:07d}"
 
 
@@ -79,7 +80,7 @@ def write_planted(config: PlantedConfig, folder: Path) -> None:
 
 
 def _sample(config: PlantedConfig, split: str, index: int) -> tuple[dict[str, Any], str]:
-    """A user in LaMP's format, and the target of the one query that the format has room for."""
+    """Return a user in LaMP's format, and the target of the only query that the format allows."""
     random = Random(f"sample {config.seed} {split} {index}")
     ranking = preference(config, split, index)
     sample_id = planted_id(split, index)
@@ -93,10 +94,10 @@ def _sample(config: PlantedConfig, split: str, index: int) -> tuple[dict[str, An
 
 
 def _description(random: Random, ranking: tuple[str, ...]) -> tuple[str, str]:
-    """A sentence that mentions two topics, and its label.
+    """Return a sentence that mentions two topics, and its label.
 
-    The label is drawn first, evenly from all topics that are clearly preferred to any other, so that label counts tell
-    next to nothing.
+    The label is drawn first, evenly from all topics that are clearly preferred to some other, so that label counts are
+    nearly uninformative.
     """
     place = random.randrange(len(ranking) - CLEAR_PREFERENCE)
     topics = [ranking[place], random.choice(ranking[place + CLEAR_PREFERENCE :])]

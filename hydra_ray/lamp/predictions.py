@@ -1,4 +1,4 @@
-"""LaMP's official prediction format, which its evaluation script reads."""
+"""Predictions in LaMP's official format, which its evaluation script reads."""
 
 import json
 from collections.abc import Iterable
@@ -7,14 +7,14 @@ from hydra_ray import storage
 
 
 def official_predictions(task_name: str, answers: Iterable[tuple[str, str]], location: str) -> int:
-    """Write {"task": ..., "golds": [{"id": ..., "output": ...}]} to `location`, atomically, an answer at a time.
+    """Write {"task": ..., "golds": [{"id": ..., "output": ...}]} to `location`, atomically, one answer at a time.
 
     Args:
-        task_name: the task's name in prediction files.
+        task_name: name of the task in prediction files.
         answers: (query_id, answer) pairs.
 
     Returns:
-        The number of answers.
+        Number of answers.
     """
     num_answers = 0
     with storage.open_output(location) as file:
@@ -29,6 +29,6 @@ def official_predictions(task_name: str, answers: Iterable[tuple[str, str]], loc
 
 
 def read_predictions(location: str) -> tuple[str, list[tuple[str, str]]]:
-    """The task's name and the (query_id, answer) pairs of a file."""
+    """Return the task's name and the (query_id, answer) pairs of a file."""
     content = storage.read_json(location)
     return content["task"], [(gold["id"], gold["output"]) for gold in content["golds"]]

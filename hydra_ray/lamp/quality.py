@@ -1,4 +1,4 @@
-"""How good an answer is, in each kind of task."""
+"""Quality of an answer, from 0 to 1, by kind of task."""
 
 import math
 
@@ -8,7 +8,10 @@ from hydra_ray.lamp.rouge import rouge_l
 
 
 def quality(task: Task, value: str, target: str) -> float:
-    """How good the answer `value` is where `target` is right: from 0 to 1, higher is better.
+    """Return the quality of the answer `value` given the right answer `target`, from 0 to 1, higher is better.
+
+    Text: ROUGE-L F1. Classification: 1 if the labels are equal, else 0. Rating: max(0, 1 - |value - target| / label
+    range).
 
     Raises:
         InputError: an answer or a target of a rating task is not a number.
@@ -23,7 +26,7 @@ def quality(task: Task, value: str, target: str) -> float:
 
 
 def canonical_label(task: Task, text: str) -> str | None:
-    """The label of a closed task that `text` is, whatever its case or (for ratings) way to write a number."""
+    """Return the label of a closed task that `text` names, ignoring case and (for ratings) number format; else None."""
     normalized = normalized_label(text)
     for label in task.labels:
         if normalized_label(label) == normalized:
@@ -38,7 +41,7 @@ def canonical_label(task: Task, text: str) -> str | None:
 
 
 def normalized_label(text: str) -> str:
-    """A label in the form in which labels are compared."""
+    """Return a label in the form in which labels are compared."""
     return text.strip().casefold()
 
 

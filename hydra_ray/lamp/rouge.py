@@ -1,4 +1,4 @@
-"""ROUGE F1 by the rouge_score package, as LaMP's evaluation has it: no stemming."""
+"""ROUGE F1 by the rouge_score package, without stemming, as in LaMP's evaluation."""
 
 from collections.abc import Callable
 from functools import cache, lru_cache
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 @cache
 def rouge(names: tuple[str, ...]) -> Callable[[str, str], tuple[float, ...]]:
-    """A function of (target, text) that yields the F1 of each of `names`, such as "rouge1" or "rougeL"."""
+    """Return a function of (target, text) that returns the F1 of each of `names`, such as "rouge1" or "rougeL"."""
     from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingTypeStubs]
 
     scorer = cast(Any, RougeScorer(list(names), tokenizer=cast(Any, _Tokenizer())))
@@ -20,12 +20,14 @@ def rouge(names: tuple[str, ...]) -> Callable[[str, str], tuple[float, ...]]:
 
 
 def rouge_l(target: str, text: str) -> float:
-    """ROUGE-L F1 of two texts; symmetric."""
+    """Return the ROUGE-L F1 of two texts; symmetric."""
     return rouge(("rougeL",))(target, text)[0]
 
 
 class _Tokenizer:
-    """rouge_score's own; the drafts of a query are compared with each other, so each is met many times."""
+    """Cached tokenizer of rouge_score: the drafts of a query are compared with each other, so each is tokenized many
+    times.
+    """
 
     def __init__(self) -> None:
         from rouge_score.tokenizers import DefaultTokenizer  # pyright: ignore[reportMissingTypeStubs]

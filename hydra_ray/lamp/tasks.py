@@ -1,4 +1,4 @@
-"""The tasks of LaMP, one entry each (Salemi et al., ACL 2024, arXiv 2304.11406), and the planted sample's own."""
+"""Built-in tasks: those of LaMP (Salemi et al., ACL 2024, arXiv 2304.11406) and that of the planted sample."""
 
 from hydra_ray.config import LampConfig, Sentences, Task
 from hydra_ray.errors import ConfigError
@@ -16,7 +16,7 @@ PLANTED_LABELS = (
     "comedy", "romance", "fantasy", "adventure", "mystery", "violence", "politics", "history", "classic", "psychology",
     "nature", "music",
 )  # fmt: skip
-"""The topics of the planted-preference sample, in the order of their circle."""
+"""Topics of the planted-preference sample, in the order of their circle."""
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -150,7 +150,7 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: LampConfig) -> Task:
-    """The task of a run: a built-in entry, or the description in the configuration itself.
+    """Return the task of a run: a built-in one, or the one described in the configuration.
 
     Raises:
         ConfigError: there is no built-in task of that name.

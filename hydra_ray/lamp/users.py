@@ -1,6 +1,6 @@
-"""The users stage: raw files to bucketed tables of users, in memory that does not grow with the input.
+"""Stage 1, users: ingestion of raw files into bucketed tables of users, in memory that does not grow with the input.
 
-Samples and targets are first spilled to one local file a bucket, then each bucket is joined, sorted and committed by
+Samples and targets are first spilled to one local file per bucket, then each bucket is joined, sorted and committed by
 itself. Local disk must hold about as much as the input; memory holds one bucket.
 """
 
@@ -23,11 +23,8 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.config import LampConfig, RunConfig, Task
 from hydra_ray.errors import ConfigError, InputError
-from hydra_ray.lamp.fields import MalformedError, checked_output
-from hydra_ray.lamp.leaks import LEAK, is_leaking
-from hydra_ray.lamp.own import read_own
-from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
-from hydra_ray.lamp.reading import (
+from hydra_ray.lamp.field_checks import MalformedError, checked_output
+from hydra_ray.lamp.lamp_files import (
     Sample,
     outputs_location,
     questions_location,
@@ -35,7 +32,10 @@ from hydra_ray.lamp.reading import (
     read_targets,
     rejected_user_id,
 )
+from hydra_ray.lamp.leaks import LEAK, is_leaking
+from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
 from hydra_ray.lamp.tasks import task_of
+from hydra_ray.lamp.user_files import read_user_file
 from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, to_dict, to_table
 from hydra_ray.runs.root import bucket_key_of, forgetting
 from hydra_ray.runs.stage import Stage, bucket_of
@@ -45,9 +45,9 @@ USERS = "users"
 REJECTED = "rejected"
 MAX_WARNINGS = 5
 SPILL_BUFFER_BYTES = 8 * 2**20
-"""Rows of all buckets that wait in memory before they are appended to their files."""
+"""Size of the rows of all buckets that are buffered before they are appended to their files."""
 USERS_PER_CHUNK = 256
-"""Users that are Python objects at a time while a bucket becomes a table."""
+"""Number of users that are Python objects at a time while a bucket becomes a table."""
 
 _COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "queries", "rejected", "leaking_users")
 
@@ -55,11 +55,11 @@ log = logging.getLogger(__name__)
 
 
 def input_fingerprint(config: LampConfig) -> list[str]:
-    """What the users stage's result depends on besides its own section: the content of local files, the state of remote
-    ones, and whether leaking users are left out.
+    """Return everything that the users stage's result depends on besides its own section: hashes of local files, states
+    of remote ones, and whether leaking users are left out.
 
     Raises:
-        InputError: a file that is needed does not exist.
+        InputError: a required file does not exist.
     """
     return [*_source_fingerprints(config), f"drop_leaks:{config.drop_leaks}"]
 
@@ -78,7 +78,7 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
 
 
 def splits_of(config: LampConfig) -> dict[str, bool]:
-    """The splits to read, each with whether its users are new."""
+    """Return the splits to read, each with whether its users are new."""
     splits = {config.train_split: False, config.new_split: True}
     return {split: is_new for split, is_new in splits.items() if split is not None}
 
@@ -86,19 +86,19 @@ def splits_of(config: LampConfig) -> dict[str, bool]:
 def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[str, float]:
     """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
 
-    Who was forgotten under the root is in neither. Where another run taught, all users become new, and only buckets for
-    which something was read get parts.
+    Users forgotten under the root are in neither. In a child run all users become new, and only buckets for which a
+    sample was read get parts.
 
     Args:
-        known: the users stage of the run that taught.
+        known: users stage of the parent run.
 
     Returns:
-        Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see
-        `is_leaking`; with lamp.drop_leaks they are among the rejected).
+        Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see `is_leaking`;
+        with lamp.drop_leaks they are among the rejected).
 
     Raises:
-        InputError: a file is missing or is not what it was said to be, too many samples are malformed, one of the two
-            kinds of users is absent, or a user is one of the run that taught.
+        InputError: a file is missing or of another format, too many samples are malformed, training or new users are
+            absent, or a user is one of the parent run.
     """
     task = task_of(config.lamp)
     missing = stage.missing_buckets(USERS, REJECTED)
@@ -113,7 +113,7 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
                 _require_unknown(config, known, missing, spill)
             for bucket in missing:
                 _commit_bucket(config, task, stage, bucket, spill)
-    # Both tables' footers are read, so that a part that is cut off is noticed before the manifest is written.
+    # Both tables' footers are read, so that a truncated part is noticed before the manifest is written.
     counted = [
         storage.read_counters(stage.part(table, bucket))
         for bucket in stage.committed_buckets(USERS)
@@ -126,19 +126,21 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
     if known is None and not counters["train_users"]:
         raise InputError("the input holds no training users: both these (is_new false) and new ones are needed")
     if not counters["new_users"]:
-        raise InputError("the input holds no new users: there is nobody to answer")
+        raise InputError(
+            "the input holds no new users: there is nobody to answer; check is_new in the files, or lamp.new_split"
+        )
     return counters
 
 
 class _Spill:
-    """Local append-only files of JSON lines, one a bucket and kind of row, filled through a buffer of fixed size."""
+    """Local append-only files of JSON lines, one per bucket and kind of row, filled through a buffer of fixed size."""
 
     def __init__(
         self, folder: Path, num_buckets: int, key: str, buckets: Iterable[int], is_forgotten: Callable[[str], bool]
     ) -> None:
         self.num_samples = 0
         self.occupied: set[int] = set()
-        """Buckets that a sample was kept for."""
+        """Buckets that have a sample."""
         self.num_rejected = 0
         self._folder = folder
         self._num_buckets = num_buckets
@@ -149,7 +151,7 @@ class _Spill:
         self._waiting_bytes = 0
 
     def add(self, sample: Sample | Rejected) -> None:
-        """Keep a sample for its user's bucket, or a rejected one for a bucket of its own choice."""
+        """Add a sample to its user's bucket, or a rejected one to the bucket of its source and position."""
         if self._is_forgotten(rejected_user_id(sample) if isinstance(sample, Rejected) else sample.user.user_id):
             return
         self.num_samples += 1
@@ -160,12 +162,12 @@ class _Spill:
             self._append("samples", sample.user.user_id, to_dict(sample))
 
     def add_target(self, user_id: str, target: str) -> None:
-        """Keep a target for its user's bucket."""
+        """Add a target to its user's bucket."""
         if not self._is_forgotten(user_id):
             self._append("targets", user_id, [user_id, target])
 
     def report(self, rejected: Rejected) -> None:
-        """Count a rejected sample and show it in the log, if it is among the first."""
+        """Count a rejected sample and log it, if it is among the first."""
         self.num_rejected += 1
         if self.num_rejected <= MAX_WARNINGS:
             log.warning(
@@ -174,7 +176,7 @@ class _Spill:
             )  # fmt: skip
 
     def rows(self, kind: str, bucket: int) -> Iterator[Any]:
-        """The rows of a bucket in the order in which they were added."""
+        """Yield the rows of a bucket in the order in which they were added."""
         self._flush()
         path = self._path(kind, bucket)
         if path.exists():
@@ -213,14 +215,14 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
     elif lamp.root is not None:
         _spill_lamp(task, lamp.root, splits_of(lamp), max_users, spill)
     else:
-        _spill_own(task, lamp.users_files, max_users, spill)
+        _spill_user_files(task, lamp.users_files, max_users, spill)
 
 
 def require_planted(task: Task) -> None:
-    """Refuse any other task for a planted sample.
+    """Raise an error if a planted sample has another task.
 
     Raises:
-        ConfigError: naming the task.
+        ConfigError: names the task.
     """
     if task.name != "planted":
         raise ConfigError(f"lamp.planted needs lamp.task planted, got {task.name}")
@@ -240,10 +242,10 @@ def _spill_lamp(task: Task, root: str, splits: Mapping[str, bool], max_users: in
             log.warning("%d targets of split %s belong to no sample and are left out", surplus, split)
 
 
-def _spill_own(task: Task, locations: Sequence[str], max_users: int | None, spill: _Spill) -> None:
+def _spill_user_files(task: Task, locations: Sequence[str], max_users: int | None, spill: _Spill) -> None:
     room = {False: max_users, True: max_users}
     for location in locations:
-        for sample in read_own(task, location):
+        for sample in read_user_file(task, location):
             if isinstance(sample, Sample):
                 left = room[sample.user.is_new]
                 if left == 0:
@@ -253,7 +255,7 @@ def _spill_own(task: Task, locations: Sequence[str], max_users: int | None, spil
 
 
 def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spill: _Spill) -> None:
-    """Write both parts of a bucket, `users` last: that one says that the bucket is done."""
+    """Write both parts of a bucket, `users` last: its presence marks the bucket as done."""
     rejected = [from_dict(row, Rejected) for row in spill.rows("rejected", bucket)]
     chunks = [to_table([], User)]
     waiting: list[User] = []
@@ -281,7 +283,7 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
 
 
 def _join(config: RunConfig, task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User | Rejected]]:
-    """A bucket's samples, each with its user and targets or rejected for what only the bucket shows."""
+    """Yield a bucket's samples, each with its user and targets, or rejected for a defect that only the bucket shows."""
     targets: dict[str, set[str]] = {}
     for user_id, target in spill.rows("targets", bucket):
         targets.setdefault(user_id, set()).add(target)
@@ -301,7 +303,7 @@ def _join(config: RunConfig, task: Task, bucket: int, spill: _Spill) -> Iterator
 
 
 def rejected_sample(sample: Sample, reason: str) -> Rejected:
-    """The sample as one that is left out."""
+    """Return the sample as a rejected one."""
     return Rejected(source=sample.source, position=sample.position, sample_id=sample.sample_id, reason=reason)
 
 
@@ -313,7 +315,7 @@ def _with_target(task: Task, user: User, targets: set[str]) -> User:
 
 
 def in_fold(config: RunConfig, user: User) -> User:
-    """The user as it is in this run: new where another run taught, and in one fold where the run is cross-fitted.
+    """Return the user as in this run: new in a child run, and in one fold of a cross-fitted run.
 
     Raises:
         MalformedError: a cross-fitted run cannot use the user.
@@ -365,6 +367,6 @@ def _file_fingerprint(location: str) -> str:
         size, changed = storage.file_state(location)
         return f"{location}:{size}:{changed}"
     with storage.open_input(location) as file:
-        # pyarrow's files have `readinto`, of which their type does not tell.
+        # pyarrow's files have `readinto`, which their type does not declare.
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # pyright: ignore[reportArgumentType]
         return digest.hexdigest()

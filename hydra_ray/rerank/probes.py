@@ -1,7 +1,8 @@
-"""Stage 2, probes: what does one record as the example do to the generator's answer? (paper, section 3.2)
+"""Stage 2, probes: effect of a single record, as the prompt's example, on the generator's answer (arXiv 2406.02888,
+section 3.2).
 
-Pure functions on typed rows: what is retrieved for a user, which requests the probes of it need, and the labelled row
-their completions make.
+Pure functions on typed rows: the records retrieved for a user, the requests that their probes need, and the labelled
+row that their completions make.
 """
 
 import json
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def retrieve_records(user: User, task: Task, config: RunConfig, encode: Encode | None) -> ProbedUser:
-    """The user's row of the probes table before anything is probed: its queries with their retrieved records.
+    """Return the user's row of the probes table before probing: its queries with their retrieved records.
 
     Args:
-        encode: needed where `retrieve.needs_encoder`.
+        encode: encoder, required if `retrieve.needs_encoder`.
     """
     queries = tuple(
         ProbedQuery(query_id=ranked.query.query_id, is_pseudo=ranked.is_pseudo, retrieved=ranked.retrieved, probes=())
@@ -36,10 +37,10 @@ def retrieve_records(user: User, task: Task, config: RunConfig, encode: Encode |
 def probe_requests(
     retrieved: Iterable[tuple[User, ProbedUser]], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
 ) -> Iterator[Asked]:
-    """One greedy request for each (query, retrieved record).
+    """Yield one greedy request for each (query, retrieved record).
 
     Args:
-        retrieved: users with what `retrieve_records` found.
+        retrieved: users with the rows of `retrieve_records`.
     """
     for user, row in retrieved:
         for ranked in restore_queries(user, row):
@@ -58,11 +59,11 @@ def probe_requests(
 def label_probes(
     retrieved: Iterable[tuple[User, ProbedUser]], completions: Mapping[str, Completion], task: Task
 ) -> Iterator[ProbedUser]:
-    """Rows of the probes table.
+    """Yield rows of the probes table.
 
     Args:
-        retrieved: users with what `retrieve_records` found.
-        completions: by key, for every request of `probe_requests` on the same users.
+        retrieved: users with the rows of `retrieve_records`.
+        completions: completions by key, for every request of `probe_requests` on the same users.
     """
     for user, row in retrieved:
         restored = zip(restore_queries(user, row), row.queries, strict=True)

@@ -1,4 +1,4 @@
-"""What makes the reranker a scorer: its groups are the records retrieved for a query, their quality the probes'."""
+"""Examples of the reranker: a group is the records retrieved for a query, with the qualities of their probes."""
 
 import math
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.lamp.tokens import coverage, overlap
+from hydra_ray.lamp.word_overlap import coverage, overlap
 from hydra_ray.retrieve.dense import indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 from hydra_ray.rows import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
@@ -14,27 +14,27 @@ from hydra_ray.rows import Candidate, Group, ProbedQuery, ProbedUser, Record, Us
 _PAIR_NAMES = (
     "retriever_score",  # relative to the group's best
     "retriever_reciprocal_rank",
-    "query_overlap",  # F1 of the words of the query and of the text by which the record is found
-    "output_coverage",  # share of the output's words that the query contains
-    "history_share",  # how often the user gave this output
-    "retrieved_agreement",  # how many of the other retrieved records have this output
+    "query_overlap",  # F1 of the words of the query and of the record's indexed text
+    "output_coverage",  # fraction of the output's words that the query contains
+    "history_share",  # fraction of the user's outputs
+    "retrieved_agreement",  # fraction of the other retrieved records with this output
     "log_length",
 )
 
 
 def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
-    """Names of the plain features of a (query, record) pair, in order."""
+    """Return the names of the handcrafted features of a (query, record) pair, in order."""
     if not config.reranker.has_plain_features:
         return ()
     return _PAIR_NAMES + tuple(f"output={label}" for label in task.labels)
 
 
 def reranker_examples(user: User, probed: ProbedUser, task: Task, config: RunConfig) -> UserExamples:
-    """The user's groups: every query with at least one retrieved record.
+    """Return the user's groups: every query with at least one retrieved record.
 
-    A record whose probe failed is left out where qualities are known: a failure teaches nothing. In a cross-fitted run
-    only pseudo-queries teach the reranker: the drafts that it leads to are shared by all folds, so no fold's targets
-    may have had a part in them. (Tasks without pseudo-queries have nothing else to learn from.)
+    A record whose probe failed is left out where qualities are known: a failure has no quality. In a cross-fitted run
+    only pseudo-queries are trained on: the drafts that the reranker leads to are shared by all folds, so no fold's
+    targets may have had a part in them. (Tasks without pseudo-queries have nothing else to train on.)
     """
     groups = tuple(
         group
@@ -45,7 +45,7 @@ def reranker_examples(user: User, probed: ProbedUser, task: Task, config: RunCon
 
 
 def select_records(scores: dict[str, float], num: int) -> list[str]:
-    """Ids of the `num` best records, best first; among equals the id decides."""
+    """Return the ids of the `num` best records, best first; ties are broken by id."""
     return sorted(scores, key=lambda record_id: (-scores[record_id], record_id))[:num]
 
 
@@ -91,5 +91,5 @@ def _candidates(ranked: RankedQuery, qualities: dict[str, float | None], task: T
 
 
 def _text(record: Record) -> str:
-    # The output stands first, so that a cut takes the end of the input.
+    # The output comes first, so that truncation removes the end of the input.
     return f"{record.output}: {record.input}" if record.input else record.output

@@ -1,4 +1,7 @@
-"""BM25 over one user's records: the ranking of rank_bm25's BM25Okapi, vectorized over the records."""
+"""BM25 over one user's records: the ranking of rank_bm25's BM25Okapi, vectorized over the records.
+
+score(q, d) = sum_w idf(w) * f(w, d) * (k1 + 1) / (f(w, d) + k1 * (1 - b + b * length(d) / mean length))
+"""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -6,11 +9,11 @@ from typing import Any, cast
 import numpy as np
 
 from hydra_ray.config import RetrieveConfig
-from hydra_ray.lamp.tokens import words
+from hydra_ray.lamp.word_overlap import words
 
 
 class BM25:
-    """An index of a few texts (Robertson and Zaragoza 2009; the Okapi variant with a floor for negative idf)."""
+    """Index of a few texts (Robertson and Zaragoza 2009; the Okapi variant with a floor for negative idf)."""
 
     def __init__(self, texts: Sequence[str], config: RetrieveConfig):
         from sklearn.feature_extraction.text import CountVectorizer
@@ -32,7 +35,7 @@ class BM25:
         self._weights = counts
 
     def scores(self, query: str) -> np.ndarray:
-        """Score of every text for `query`, in the order of the texts."""
+        """Return the score of every text for `query`, in the order of the texts."""
         if self._weights is None:
             return np.zeros(self._num_texts)
         return np.asarray((self._weights @ self._vectorizer.transform([query]).T.astype(np.float64)).todense()).ravel()

@@ -1,7 +1,9 @@
-"""What each of the methods of `retrieve.method` thinks of a user's records.
+"""Retrieval methods: scores of a user's records for each query, by `retrieve.method`.
 
-A method scores all records of the history for each query; higher is better. Which of them a query may look at is
-decided before (`ranking.py`): the score of any other record means nothing.
+A method scores all records of the history; higher is better. Which of them a query may use is decided before
+(`ranking.py`): the scores of other records are meaningless.
+
+Shape suffixes: N records.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from hydra_ray.seeds import rng_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """A query, and where in the history the records are that it may look at."""
+    """Query with the positions in the history of the records that it may use."""
 
     query: Query
     is_pseudo: bool
@@ -29,10 +31,10 @@ class Search:
 def score_records(
     user: User, searches: Sequence[Search], retrieve: RetrieveConfig, encode: Encode | None
 ) -> Sequence[Floats]:
-    """For each search, the scores (N,) of the user's N records by `retrieve.method`.
+    """Return for each search the scores of the user's records by `retrieve.method` (N).
 
     Args:
-        encode: needed by the methods that compare vectors.
+        encode: encoder, required by the methods that compare vectors.
     """
     return _METHODS[retrieve.method](user, searches, retrieve, encode)
 
@@ -49,7 +51,9 @@ def _dense(user: User, searches: Sequence[Search], _: RetrieveConfig, encode: En
 
 
 def _recency(user: User, searches: Sequence[Search], *_: object) -> Sequence[Floats]:
-    """Share of the history that is not newer; undated records count as older than dated ones, earlier as older."""
+    """Return the fraction of the history that is not newer; undated records are older than dated ones, earlier
+    positions older.
+    """
     dates = [-np.inf if record.date is None else record.date for record in user.history]
     scores = np.empty(len(dates))
     scores[np.argsort(dates, kind="stable")] = np.arange(1, len(dates) + 1) / max(len(dates), 1)
@@ -64,9 +68,9 @@ def _random(user: User, searches: Sequence[Search], retrieve: RetrieveConfig, _:
 def _hybrid(
     user: User, searches: Sequence[Search], retrieve: RetrieveConfig, encode: Encode | None
 ) -> Sequence[Floats]:
-    """Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009) of bm25 and dense.
+    """Return the reciprocal rank fusion (Cormack, Clarke and Buettcher 2009) of bm25 and dense: sum_m 1 / (c + rank_m).
 
-    Equally good records share the mean of their ranks, so that a method that sees no difference has no say.
+    Tied records share the mean of their ranks, so that a method that sees no difference has no effect.
     """
     fused = [np.zeros(len(user.history)) for _ in searches]
     for method in (_bm25, _dense):

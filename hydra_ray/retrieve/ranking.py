@@ -1,4 +1,4 @@
-"""Which records of a user may be retrieved for a query, and in what order."""
+"""Eligibility of a user's records for a query, and their ranking."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig, Task
-from hydra_ray.lamp.fields import pseudo_query_id
+from hydra_ray.lamp.field_checks import pseudo_query_id
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.retrieve.methods import Search, score_records
 from hydra_ray.rows import ProbedUser, Query, Record, Retrieved, User
@@ -15,35 +15,37 @@ from hydra_ray.seeds import rng_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedQuery:
-    """A query with the history it may look at and the records retrieved from it. Key: (user_id, query_id)."""
+    """Query with the records that it may use and those retrieved from them. Key: (user_id, query_id)."""
 
     query: Query
     is_pseudo: bool
     eligible: tuple[Record, ...]
-    """The records that existed before the query, itself excluded."""
+    """Records that existed before the query, without the query's own."""
     retrieved: tuple[Retrieved, ...]
     """At most N of the eligible records, best first."""
 
     def records(self, record_ids: Iterable[str]) -> list[Record]:
-        """The eligible records of those ids, in that order."""
+        """Return the eligible records with these ids, in this order."""
         by_id = {record.record_id: record for record in self.eligible}
         return [by_id[record_id] for record_id in record_ids]
 
     def may_learn_from(self, user: User) -> bool:
-        """Whether the target may be seen: a pseudo-query's always, a query's own only if the user trains."""
+        """Return whether the target may be used: a pseudo-query's always, a query's own only if the user is a training
+        user.
+        """
         return self.query.target is not None and (self.is_pseudo or not user.is_new)
 
 
 def rank_queries(
     user: User, task: Task, probes: ProbesConfig, retrieve: RetrieveConfig, encode: Encode | None = None
 ) -> Iterator[RankedQuery]:
-    """The user's own queries and up to M pseudo-queries, each with its N best records.
+    """Yield the user's own queries and up to M pseudo-queries, each with its N best records.
 
-    A pseudo-query is a history record whose output is the target; it never retrieves itself, nor a later record
-    where dates exist.
+    A pseudo-query is a history record whose output is the target; it never retrieves itself, nor a later record where
+    dates exist.
 
     Args:
-        encode: needed where `retrieve.needs_encoder`; called once.
+        encode: encoder, required if `retrieve.needs_encoder`; called once.
     """
     history = user.history
     own = [Search(query=query, is_pseudo=False, eligible=range(len(history))) for query in user.queries]
@@ -63,7 +65,7 @@ def rank_queries(
 
 
 def restore_queries(user: User, probed: ProbedUser) -> Iterator[RankedQuery]:
-    """What `rank_queries` yielded when `probed` was made, without ranking again."""
+    """Yield the queries that `rank_queries` yielded when `probed` was made, without ranking again."""
     queries = {query.query_id: query for query in user.queries}
     positions = {pseudo_query_id(record.record_id): position for position, record in enumerate(user.history)}
     for each in probed.queries:
@@ -83,15 +85,15 @@ def restore_queries(user: User, probed: ProbedUser) -> Iterator[RankedQuery]:
 
 
 def queries_by_id(user: User) -> dict[str, Query]:
-    """The user's queries and all possible pseudo-queries, by query_id."""
+    """Return the user's queries and all possible pseudo-queries, by query_id."""
     pseudo = (_pseudo_query(record) for record in user.history)
     return {query.query_id: query for query in (*user.queries, *pseudo)}
 
 
 def choose_pseudo_queries(user: User, task: Task, config: ProbesConfig) -> list[int]:
-    """Positions of the records that serve as pseudo-queries: a seeded sample of those that can retrieve anything.
+    """Return the positions of the records that serve as pseudo-queries: a seeded sample of those with eligible records.
 
-    There are none where a record's output is no answer, or where a record has no input that could be asked.
+    There are none where a record's output is no answer, or where a record has no input to ask.
     """
     if not task.has_pseudo_queries:
         return []
@@ -103,7 +105,7 @@ def choose_pseudo_queries(user: User, task: Task, config: ProbesConfig) -> list[
 
 
 def eligible_positions(history: Sequence[Record], position: int) -> list[int]:
-    """Positions of the records that the record at `position` may look at."""
+    """Return the positions of the records that a pseudo-query made of the record at `position` may use."""
     own = history[position].date
     return [
         other
@@ -113,7 +115,7 @@ def eligible_positions(history: Sequence[Record], position: int) -> list[int]:
 
 
 def rank(scores: np.ndarray, positions: Sequence[int], num: int) -> list[int]:
-    """The `num` best of `positions`; among equals the later one, as rank_bm25 has it for short lists."""
+    """Return the `num` best of `positions`; the later one of equals, as rank_bm25 does for short lists."""
     order = np.argsort(scores[list(positions)], kind="stable")[::-1][:num]
     return [positions[index] for index in order]
 

@@ -1,4 +1,7 @@
-"""Splits of users: who is new in a fold, and which training users are held out of base training."""
+"""Splits of users: new in a fold, or held out of base training.
+
+Shape suffixes: U users.
+"""
 
 import pyarrow as pa
 
@@ -7,11 +10,11 @@ from hydra_ray.seeds import seed_of
 
 
 def is_new_in(part: pa.Table, fold: int | None) -> Bools:
-    """Which users of a table with columns `is_new` and `fold` are new in a fold of a cross-fitted run."""
+    """Return a mask of the users of a table (columns `is_new`, `fold`) who are new in a fold of a cross-fitted run."""
     is_new_U = part["is_new"].to_numpy().astype(bool)
     return is_new_U if fold is None else is_new_U | (part["fold"].to_numpy() == fold)
 
 
 def is_holdout(user_id: str, seed: int, fraction: float) -> bool:
-    """Whether a training user is kept out of base training, to judge it."""
+    """Return whether a training user is held out of base training for validation."""
     return seed_of(seed, "holdout", user_id) < fraction * 2**63

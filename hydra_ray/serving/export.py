@@ -1,4 +1,4 @@
-"""Hands a finished run over to whoever serves it: one folder that needs neither the run's root nor Ray."""
+"""Export of a finished run for serving: one folder that needs neither the run's root nor Ray."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.adapt.label_model import needs_labeller, read_labeller
+from hydra_ray.adapt.label_model import needs_label_model, read_label_model
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models import resolve_model
@@ -20,33 +20,33 @@ from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.heads.features import row_group_slices
 from hydra_ray.scorer.heads.store import heads_table, prior_folder, read_lineage
 from hydra_ray.scorer.linear.prior import read_prior
-from hydra_ray.serving.folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
+from hydra_ray.serving.export_folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.serving.model_card import base_card, model_card
 from hydra_ray.stages.plan import Plan, ScorerPlan
 
 
 def export_run(plan: Plan, folder: str) -> Exported:
-    """Put what scoring needs of a finished run into a folder or below a URI that holds nothing yet.
+    """Copy everything that scoring needs of a finished run to an empty folder or URI.
 
-    Users who were forgotten under the root are not in it, but whoever is forgotten later stays: exports are outside
-    the root.
+    Users forgotten under the root are not in it, but users who are forgotten later stay: exports are outside the root.
 
     Raises:
-        InputError: the run is not finished, something is at the folder, or it is below the root.
+        InputError: the run is not finished, the folder is not empty, or it is below the root.
     """
     if not plan.is_complete():
         raise InputError(f"the run {plan.config.run} is not finished: run its configuration to the end first")
     if f"{folder}/".startswith(f"{plan.users.root}/"):
         raise InputError(
-            f"{folder} is below the storage root, where every file must be one that users can be forgotten from"
+            f"{folder} is below the storage root, where every file must be one that users can be forgotten from: "
+            "name a folder outside it"
         )
     if storage.list_tree(folder):
         raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")
     exported = _exported(plan, folder)
     for name, scorer in zip(SCORERS, (plan.reranker, plan.adapter), strict=True):
         _export_scorer(scorer, exported, name)
-    if needs_labeller(plan.task, plan.config):
-        read_labeller(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
+    if needs_label_model(plan.task, plan.config):
+        read_label_model(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
     _export_users(plan.users, exported.stage("users"))
     _copy_model(plan.config.adapter.base.encoder, exported.path(ENCODER))
     if plan.config.retrieve.needs_encoder and plan.config.retrieve.encoder is not None:
@@ -86,7 +86,7 @@ def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
 
 
 def _export_users(users: Stage, destination: Stage) -> None:
-    """The histories alone, in row groups, so that one user is found without reading a bucket."""
+    """Write the histories without queries, in row groups, so that one user is found without reading a bucket."""
     schema = arrow_schema(User)
     for bucket in users.buckets:
         part = storage.read_part(users.part(USERS, bucket), schema)
@@ -100,6 +100,6 @@ def _histories(part: pa.Table) -> Iterator[pa.Table]:
 
 
 def _copy_model(spec: str, destination: str) -> None:
-    """A model's weights and tokenizer, from wherever its name leads to."""
+    """Copy a model's weights and tokenizer to `destination`."""
     folder = resolve_model(spec)
     storage.copy_files(folder, destination, model_files(names_below(Path(folder)), with_weights=True))

@@ -1,6 +1,7 @@
-"""One scorer of an export: base, population and heads, for one group of candidates at a time.
+"""One scorer of an export: base, head prior and heads, applied to one group of candidates at a time.
 
-Letters in shape suffixes: G groups (one), N candidates, D features, E routed heads, R code width.
+Shape suffixes: G groups (one), N candidates, D features, M learned features, E routed heads, R code width, U users
+(one).
 """
 
 from collections import OrderedDict
@@ -20,25 +21,25 @@ from hydra_ray.scorer.heads.store import HeadStore, heads_table, prior_folder, r
 from hydra_ray.scorer.linear.groups import Floats, GroupTable
 from hydra_ray.scorer.linear.prior import HeadPrior, read_prior
 from hydra_ray.scorer.linear.routed import routed_scores
-from hydra_ray.serving.folder import FOLD, Exported
+from hydra_ray.serving.export_folder import FOLD, Exported
 
 SHARED = "shared"
 MAX_KEPT_HEADS = 10_000
-"""Users whose heads stay in memory."""
+"""Number of users whose heads stay in memory."""
 MAX_KEPT_SIDES = 100
-"""Sets of labels, of which what the base makes stays in memory; a task with options has others for each query."""
+"""Number of label sets whose projections stay in memory; a task with options has a different set for each query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnHead:
-    """A user's head, ready to score; for a user who has none, one without a code."""
+    """A user's head, ready to score; without a code for a user who has none."""
 
     name: str
     heads: Heads
 
 
 class GroupScorer:
-    """Scores groups of candidates by their users' heads."""
+    """Scorer of groups of candidates by their users' heads."""
 
     def __init__(self, exported: Exported, name: str) -> None:
         """Load everything but the heads.
@@ -47,8 +48,8 @@ class GroupScorer:
             name: reranker or adapter.
 
         Raises:
-            StorageError: something of it is missing or damaged.
-            HeadMismatchError: base, population and heads do not belong together.
+            StorageError: a part of it is missing or damaged.
+            HeadMismatchError: base, head prior and heads do not belong together.
         """
         config: ScorerConfig = getattr(exported.config, name)
         heads = exported.stage(f"{name}.heads")
@@ -62,7 +63,7 @@ class GroupScorer:
         self._sides: OrderedDict[tuple[str, ...], torch.Tensor] = OrderedDict()
 
     def head_of(self, user_id: str) -> OwnHead:
-        """The user's head."""
+        """Return the user's head."""
         if user_id not in self._kept:
             self._kept[user_id] = self._read_head(user_id)
             if len(self._kept) > MAX_KEPT_HEADS:
@@ -71,10 +72,11 @@ class GroupScorer:
         return self._kept[user_id]
 
     def scores(self, group: Group, history: Sequence[float], head: OwnHead) -> dict[str, Floats]:
-        """Scores (N) of the group's candidates as a query's: by the user's own head, the shared and the routed ones.
+        """Return scores of the group's candidates as a query's (N): by the user's own head, the shared and the routed
+        ones.
 
         Args:
-            history: what the encoder makes of the records that may be used; empty where no heads are routed by it.
+            history: the encoder's mean vector of the records that may be used; empty without routed heads.
         """
         features_ND, head_prior = self._features(group), self._head_prior
         folds_N = np.full(len(features_ND), -1)
@@ -100,13 +102,15 @@ class GroupScorer:
         return OwnHead(name=table["configuration"][0].as_py(), heads=heads_of(table, self._kinds))
 
     def _features(self, group: Group) -> Floats:
-        """What the base makes of the candidates, the plain features last."""
+        """Return the base's features of the candidates, the handcrafted ones last (N, D)."""
         plain = torch.tensor([candidate.plain for candidate in group.candidates])
         with torch.inference_mode():
             return torch.cat([self._learned(group), self._base.plain_features(plain)], dim=1).cpu().numpy()
 
     def _learned(self, group: Group) -> torch.Tensor:
-        """The base's features (N, W); labels return in every group, so what they give is kept."""
+        """Return the base's learned features (N, M); the projections of label sets are cached, since they recur in
+        every group.
+        """
         texts = tuple(candidate.text for candidate in group.candidates)
         if self._base.candidate_projection is None or not self._base.shape.width:
             return self._base.learned_features([group.query] * len(texts), texts)
@@ -118,14 +122,14 @@ class GroupScorer:
 
 
 def _as_stored(values: Floats) -> Floats:
-    """As the tables of a run keep them, so that a score is the very one that the run computed."""
+    """Round as the tables of a run do, so that a score is exactly the one that the run computed."""
     return values.astype(np.float32).astype(np.float64)
 
 
 def _part_of(
     shared_N: Floats, mixtures_GE: Floats, added_NE: Floats, inputs_NR: Floats, features_ND: Floats
 ) -> ProjectedPart:
-    """One user with one group whose target nobody knows."""
+    """Return one user with one group whose target is unknown."""
     num_candidates = len(shared_N)
     unknown_N = np.full(num_candidates, np.nan)
     return ProjectedPart(

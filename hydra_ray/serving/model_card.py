@@ -1,29 +1,29 @@
-"""The model card of an export: data, metrics and limits, every sentence by the run's own numbers."""
+"""Model card of an export: data, metrics and limits, in sentences with the run's own numbers."""
 
 from collections.abc import Iterator, Mapping
 
 import yaml
 
 from hydra_ray.evaluate.phrases import Report
-from hydra_ray.evaluate.text_report import card
+from hydra_ray.evaluate.text_report import report_sections
 
 _CAVEATS = "Beware"
-"""Title of the section of a run's card that tells what to be careful with."""
+"""Title of the section on limits in a run's text report."""
 
 
 def model_card(report: Report, counters: Mapping[str, float]) -> str:
-    """The card of the whole folder, in Markdown with the front matter that Hugging Face reads.
+    """Return the card of the whole folder, in Markdown with the front matter that Hugging Face reads.
 
     Args:
-        report: the content of metrics.json.
-        counters: of the users stage.
+        report: content of metrics.json.
+        counters: counters of the users stage.
     """
     return "\n".join([*_front_matter(report), *_purpose(report), *_data(report, counters), *_metrics(report),
                       *_found(report), *_limits(report), *_privacy(counters)])  # fmt: skip
 
 
 def base_card(report: Report, scorer: str) -> str:
-    """The card of one base."""
+    """Return the card of one base."""
     base = report["config"][scorer]["base"]
     chosen = "records that stand in a prompt" if scorer == "reranker" else "answer among several drafts"
     trained = (
@@ -38,7 +38,7 @@ def base_card(report: Report, scorer: str) -> str:
             f"# HYDRA {scorer}: base",
             "",
             f"The text encoder {base['encoder']}, {trained}. Its {base['width']} projected features"
-            f" (`projection.safetensors`) and the plain features named in `base.json` are what heads choose the "
+            f" (`projection.safetensors`) and the handcrafted features named in `base.json` are what heads choose the "
             f"{chosen} by. The folder loads as any Hugging Face encoder; alone it scores nothing: see the card of the "
             "folder above, and `hydra_ray.load_scorer`.",
             "",
@@ -103,15 +103,17 @@ def _metrics(report: Report) -> Iterator[str]:
 
 
 def _found(report: Report) -> Iterator[str]:
-    """What the run's own card says, but for what it calls limits."""
-    for section in card(report):
+    """Yield the run's conclusions, without its limits."""
+    for section in report_sections(report):
         if section.title != _CAVEATS:
             yield from ["", f"### {section.title}", "", *(f"- {sentence}" for sentence in section.sentences)]
 
 
 def _limits(report: Report) -> Iterator[str]:
     yield from ["", "## Limits", ""]
-    yield from (f"- {each}" for section in card(report) if section.title == _CAVEATS for each in section.sentences)
+    yield from (
+        f"- {each}" for section in report_sections(report) if section.title == _CAVEATS for each in section.sentences
+    )
     yield f"- Measured on {report['num_users']:,} users of one task; others, and other languages, were not looked at."
     harmed = report.get("harm") or {}
     if harmed:

@@ -15,7 +15,7 @@ import numpy as np
 from hydra_ray import storage
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.choosing import choose
-from hydra_ray.adapt.label_model import needs_labeller, read_labeller
+from hydra_ray.adapt.label_model import needs_label_model, read_label_model
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.extras import naming_extras
@@ -48,39 +48,40 @@ from hydra_ray.rows import (
 )
 from hydra_ray.scorer.base.encoder import open_encoder
 from hydra_ray.scorer.heads.store import row_groups_of
-from hydra_ray.serving.folder import ENCODER, RETRIEVER, Exported, read_export
+from hydra_ray.serving.export_folder import ENCODER, RETRIEVER, Exported, read_export
 from hydra_ray.serving.group_scores import GroupScorer, OwnHead
 
 MAX_KEPT_TEXTS = 100_000
-"""Texts whose vectors stay in memory."""
+"""Number of texts whose vectors stay in memory."""
 MAX_KEPT_USERS = 10_000
-"""Users whose histories stay in memory."""
+"""Number of users whose histories stay in memory."""
 _GIVEN = "given"
-"""Name of the prompt that stands for drafts of which nothing is known but their text."""
+"""Name of the prompt of drafts that are given as text only."""
 _QUERY_ID = "query"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What the user's head says of the candidates for a query."""
+    """Scores of the candidates for a query by the user's head."""
 
     head: str
-    """Name of the adapter's head configuration; "shared" for a user who has no code of their own."""
+    """Name of the adapter's head kind; "shared" for a user without a code."""
     by_answer: dict[str, float]
     """Score of each candidate answer, higher is better: every label of a closed task; of a text task each distinct
-    draft, and its beginnings where the run offered these (`drafts.has_cuts`)."""
+    draft, and its truncated versions if the run used these (`drafts.has_cuts`).
+    """
     choice: str | None
-    """The answer that is expected to be best; None where there is no candidate."""
+    """Answer with the highest expected quality; None without candidates."""
 
 
 @naming_extras()
 def load_scorer(folder: str | Path) -> "ServedScorer":
-    """The scorer in a local folder that `hydra-ray export` has made.
+    """Load the scorer in a local folder made by `hydra-ray export`.
 
     Raises:
         InputError: it is no such folder.
         ModelError: an encoder cannot be loaded.
-        StorageError: something in it is missing or damaged.
+        StorageError: a part of it is missing or damaged.
     """
     if storage.is_uri(str(folder)):
         raise InputError(f"{folder} is a URI; encoders are loaded from local folders: copy the export first")
@@ -88,12 +89,12 @@ def load_scorer(folder: str | Path) -> "ServedScorer":
 
 
 class ServedScorer:
-    """Chooses records and scores drafts for one request at a time; not for several threads at once."""
+    """Selects records and scores drafts for one request at a time; not thread-safe."""
 
     def __init__(self, exported: Exported) -> None:
-        """Load everything but users and heads, which are read when they are first asked for."""
+        """Load everything but users and heads, which are read when they are first needed."""
         self.config: RunConfig = exported.config
-        """Of the run that was exported."""
+        """Configuration of the exported run."""
         self.task: Task = task_of(exported.config.lamp)
         self._exported = exported
         self._reranker, self._adapter = GroupScorer(exported, "reranker"), GroupScorer(exported, "adapter")
@@ -104,8 +105,8 @@ class ServedScorer:
             if retrieve.needs_encoder
             else None
         )
-        has_labels = needs_labeller(self.task, self.config)
-        self._labeller = read_labeller(exported.stage("adapter.labeller").folder) if has_labels else None
+        has_labels = needs_label_model(self.task, self.config)
+        self._label_model = read_label_model(exported.stage("adapter.labeller").folder) if has_labels else None
         self._users: OrderedDict[str, tuple[Record, ...]] = OrderedDict()
 
     def score(
@@ -120,16 +121,16 @@ class ServedScorer:
         """Score drafts of an answer by the user's head.
 
         Args:
-            user: id as in the run; whom the export does not know gets what own heads start from: the
-                shared head, and the routed ones that the history asks for.
-            query: bare, without the task's instruction.
-            drafts: what the generator wrote. A text counts as a sample of a prompt of its own; a `Draft` also says
-                which prompt gave it, and so has all features that it had in the run.
+            user: id as in the run; an unknown user is scored by the heads that codes add to: the shared head, and the
+                routed ones mixed by the history.
+            query: input without the task's instruction.
+            drafts: answers of the generator. A text counts as a sample of a prompt of its own; a `Draft` also names its
+                prompt, and so has all features that it had in the run.
             history: the user's records; by default those that were exported.
-            probes: the generator's answers with one retrieved record each, where there are any.
+            probes: the generator's answers with one retrieved record each, if there are any.
         """
         asked, probed = self._asked(user, query, history, probes)
-        # The reranker weighs probes and nothing else, and reads its pairs of texts longer than all the rest takes.
+        # The reranker is only used to weight probes, and encoding its pairs of texts takes longer than everything else.
         reranked = self._reranked(asked, probed) if probes else _unranked(user)
         drafted = _drafted(asked, [self._draft(place, draft) for place, draft in enumerate(drafts)])
         row = Drafted(user=asked, probed=probed, scored=reranked, drafted=drafted)
@@ -137,7 +138,7 @@ class ServedScorer:
         config = self.config.model_copy(
             update={"drafts": settings.model_copy(update={"sampled_prompts": (*settings.sampled_prompts, _GIVEN)})}
         )
-        (examples,) = adapter_examples([row], self.task, config, self._encode, self._labeller)
+        (examples,) = adapter_examples([row], self.task, config, self._encode, self._label_model)
         head = self._adapter.head_of(user)
         if not examples.groups:
             return Scores(head=head.name, by_answer={}, choice=None)
@@ -146,7 +147,7 @@ class ServedScorer:
         return Scores(head=head.name, by_answer=by_answer, choice=choose(scored, "personal", self.task))
 
     def choose_records(self, user: str, query: str, *, history: Sequence[Record] | None = None) -> list[Record]:
-        """The k records, best first, that the user's head of the reranker puts into the prompt."""
+        """Return the k records, best first, that the user's head of the reranker selects for the prompt."""
         asked, probed = self._asked(user, query, history, ())
         reranked = self._reranked(asked, probed)
         if not reranked.groups:
@@ -156,7 +157,7 @@ class ServedScorer:
         return [by_id[record_id] for record_id in select_records(scores, self.config.drafts.num_records)]
 
     def history_of(self, user: str) -> tuple[Record, ...]:
-        """The exported records of a user; none where the export does not know the user."""
+        """Return the exported records of a user; none if the user is not in the export."""
         if user not in self._users:
             self._users[user] = self._read_history(user)
             if len(self._users) > MAX_KEPT_USERS:
@@ -167,10 +168,10 @@ class ServedScorer:
     def _asked(
         self, user_id: str, query: str, history: Sequence[Record] | None, probes: Sequence[Probe]
     ) -> tuple[User, ProbedUser]:
-        """The user who asks, with what is retrieved."""
+        """Return the user and the query with its retrieved records."""
         asked = User(
             user_id=user_id,
-            is_new=False,  # only a user who is evaluated has the variants of the controls
+            is_new=False,  # only evaluated users have the variants of the controls
             history=self.history_of(user_id) if history is None else tuple(history),
             queries=(Query(query_id=_QUERY_ID, input=query, target=None),),
         )
@@ -185,7 +186,7 @@ class ServedScorer:
         return asked, ProbedUser(user_id=user_id, is_new=False, queries=(query_row,))
 
     def _reranked(self, asked: User, probed: ProbedUser) -> ScoredUser:
-        """How the reranker scores what is retrieved."""
+        """Return the reranker's scores of the retrieved records."""
         head = self._reranker.head_of(asked.user_id)
         examples = reranker_examples(asked, probed, self.task, self.config)
         scored = tuple(_scored_group(group, examples.history, self._reranker, head) for group in examples.groups)
@@ -201,7 +202,7 @@ class ServedScorer:
         return tuple(Retrieved(record_id=user.history[p].record_id, score=float(scores[p])) for p in best)
 
     def _no_probe(self, record_id: str) -> Probe:
-        """Stands for a probe that was not asked: it says nothing for or against any label."""
+        """Return a placeholder for a missing probe: it is evidence for or against no label."""
         labels = self.task.labels
         nothing = replace(
             failed_answer("not asked"), label_probabilities=(1 / len(labels),) * len(labels) if labels else ()
@@ -230,7 +231,7 @@ class ServedScorer:
 
 
 class _Vectors:
-    """An encoder that keeps the vectors of the texts it has seen."""
+    """Encoder with a cache of the vectors of recent texts."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
@@ -259,7 +260,7 @@ def _drafted(user: User, drafts: Sequence[Draft]) -> DraftedUser:
 
 def _scored_group(group: Group, history: Sequence[float], scorer: GroupScorer, head: OwnHead) -> ScoredGroup:
     scores = scorer.scores(group, history, head)
-    scores["shuffled"] = scores["personal"]  # nobody else is here
+    scores["shuffled"] = scores["personal"]  # there is no other user
     candidates = (
         CandidateScore(candidate_id=each.candidate_id, **{name: float(own[place]) for name, own in scores.items()})
         for place, each in enumerate(group.candidates)

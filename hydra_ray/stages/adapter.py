@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
-from hydra_ray.adapt.label_model import fit_labeller, needs_labeller, read_labeller, sampled_users
+from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
 from hydra_ray.engine.ray_data import Counters, run_actor_parts, run_task
 from hydra_ray.rows import DraftedUser, ProbedUser, UserExamples
 from hydra_ray.stages.definition import Duration, StageDefinition
@@ -24,7 +24,7 @@ class AdapterExamplesPart:
         self._plan = plan
         base = plan.config.adapter.base
         self._encode = open_encoder(base.encoder, base.max_text_tokens)
-        self._labeller = read_labeller(plan.labeller.folder) if needs_labeller(plan.task, plan.config) else None
+        self._labeller = read_label_model(plan.labeller.folder) if needs_label_model(plan.task, plan.config) else None
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
@@ -44,18 +44,18 @@ def make_labeller(plan: "Plan") -> Counters:
     """Fit the label model to the records of a sample of all users, and store it."""
     from hydra_ray.scorer.base.encoder import open_encoder
 
-    if not needs_labeller(plan.task, plan.config):
+    if not needs_label_model(plan.task, plan.config):
         return {}
     base = plan.config.adapter.base
     encode = open_encoder(base.encoder, base.max_text_tokens)
     users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in read_users(plan, bucket)))
-    fit_labeller(plan.task, users, encode).write(plan.labeller.folder)
+    fit_label_model(plan.task, users, encode).write(plan.labeller.folder)
     return {"records": sum(len(user.history) for user in users)}
 
 
 def _labeller_settings(planning: Planning) -> dict[str, Any]:
     adapter, task = planning.config.adapter, planning.task
-    steps = {"steps": ["text", "records"]} if needs_labeller(task, planning.config) else {}
+    steps = {"steps": ["text", "records"]} if needs_label_model(task, planning.config) else {}
     return {**encoder_settings(adapter, planning.models.adapter), **steps, "task": task}
 
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import LETTERS, encode, examples_of, labeller_of, rows_of, run_config, user
+from builders import LETTERS, encode, examples_of, label_model_of, rows_of, run_config, user
 
 from hydra_ray.adapt import draft_features, label_features
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples, handcrafted_names
-from hydra_ray.adapt.label_model import fit_labeller
+from hydra_ray.adapt.label_model import fit_label_model
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
@@ -139,17 +139,17 @@ def test_a_pseudo_querys_own_record_does_not_count_in_its_features():
             assert plain(group, "history_share")[target] == pytest.approx(1 / 5)
 
 
-def test_the_labeller_tells_what_the_querys_text_says_and_what_the_users_records_add():
+def test_the_label_model_scores_the_querys_text_alone_and_given_the_records():
     rows = rows_of(user(8), copying)
     others = [replace(user(9), user_id=f"other {number}") for number in range(20)]
-    labeller = fit_labeller(PLANTED, others, encode)
+    label_model = fit_label_model(PLANTED, others, encode)
     drafted = Drafted(user=rows.user, probed=rows.probed, scored=rows.scored, drafted=rows.drafted)
-    (row,) = adapter_examples([drafted], PLANTED, CONFIG, encode, labeller)
+    (row,) = adapter_examples([drafted], PLANTED, CONFIG, encode, label_model)
     for group in row.groups:
         own_id = group.query_id.removeprefix("record:") if group.is_pseudo else None
         eligible = [record for record in rows.user.history if record.record_id != own_id]
         texts = [group.query, *(record.input for record in rows.user.history)]
-        own = labeller.labelled(PLANTED, rows.user, texts, dict(zip(texts, encode(texts), strict=True)))
+        own = label_model.labelled(PLANTED, rows.user, texts, dict(zip(texts, encode(texts), strict=True)))
         labelled = own.labelled(group.query, eligible)
         assert list(plain(group, "log_p_text").values()) == pytest.approx(labelled.by_text_L.tolist())
         expected = labelled.by_user_L.tolist()
@@ -168,7 +168,7 @@ def test_without_plain_features_there_are_none_and_nothing_else_differs():
         )
 
 
-def test_histories_are_the_means_of_the_inputs_and_of_the_outputs_without_what_the_query_was_made_of():
+def test_histories_are_mean_vectors_without_the_record_of_the_query():
     someone = user(5)
     found = examples(someone)
     assert {group.is_pseudo for group in found.groups} == {True, False}
@@ -204,7 +204,7 @@ def test_users_are_encoded_in_one_call_and_do_not_influence_each_other():
     people = [replace(user(n), user_id=f"user {n}") for n in (0, 3, 8)]
     rows = [rows_of(someone, copying) for someone in people]
     drafted = [Drafted(user=r.user, probed=r.probed, scored=r.scored, drafted=r.drafted) for r in rows]
-    together = list(adapter_examples(drafted, PLANTED, CONFIG, counted, labeller_of(PLANTED)))
+    together = list(adapter_examples(drafted, PLANTED, CONFIG, counted, label_model_of(PLANTED)))
     assert together == [examples(someone) for someone in people]
     assert len(calls) == 1
     assert len(set(calls[0])) == len(calls[0])

@@ -9,7 +9,7 @@ from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.gate import GATED, Gate
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
-from hydra_ray.evaluate.evaluation_data import judge_users
+from hydra_ray.evaluate.evaluation_data import collect_evaluation_data
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, PROMPT_SYSTEMS, VARIANTS
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.lamp.tasks import TASKS
@@ -164,15 +164,21 @@ def test_without_a_profile_the_systems_that_need_one_fail_and_all_others_answer(
     assert {name for name, value in found.items() if value is None} == {"pag_0", "pag_1", "pag_k"} | counting_records
 
 
-def test_users_with_and_without_a_profile_are_judged_together():
+def test_users_with_and_without_a_profile_are_evaluated_together():
     with_profile, without = user(8), replace(user(0), user_id="cold")
     rows = {someone.user_id: rows_of(someone, write) for someone in (with_profile, without)}
-    judged = judge_users(PLANTED, [(each.user, answered_user(each)) for each in rows.values()])
-    assert len(judged.first_query) == 2
-    assert {name for name in judged.systems if judged.failed[name]} == {"pag_0", "pag_1", "pag_k", "majority", "knn"}
+    evaluation = collect_evaluation_data(PLANTED, [(each.user, answered_user(each)) for each in rows.values()])
+    assert len(evaluation.first_query) == 2
+    assert {name for name in evaluation.systems if evaluation.failed[name]} == {
+        "pag_0",
+        "pag_1",
+        "pag_k",
+        "majority",
+        "knn",
+    }
 
 
-def test_the_pool_of_a_closed_task_is_what_was_written_and_resampled_is_the_retrievers_prompt():
+def test_the_pool_of_a_closed_task_is_the_drafts_and_resamples_the_rag_prompt():
     query, _ = answered(ROWS)
     assert query.pool == ("violence", "nature")
     assert query.resampled == ("violence", "nature", "violence")

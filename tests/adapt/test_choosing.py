@@ -54,7 +54,7 @@ def test_a_rating_is_the_median_of_what_it_may_be(weights: list[float], shift: f
     assert choose(group_of(personal=scores), "personal", RATING) == label
 
 
-def test_the_most_likely_rating_is_not_the_best_one_where_the_others_lie_on_its_other_side():
+def test_the_rating_of_highest_expected_quality_need_not_be_the_likeliest():
     chances = {"1": 0.4, "2": 0.05, "3": 0.1, "4": 0.05, "5": 0.4001}
     scores = {label: math.log(chance) for label, chance in chances.items()}
     assert choose(group_of(personal=scores), "personal", RATING) == "3"

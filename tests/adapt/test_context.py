@@ -49,7 +49,7 @@ ROWS = rows_sampled(["rag_k"])
 
 
 def texts_of(rows: Rows, prompt: str, is_greedy: bool) -> list[str]:
-    """What was answered to a prompt of the user's own query, by the requests themselves."""
+    """Return the answers to a prompt of the user's own query, from the requests themselves."""
     (request,) = [
         each.request for each in rows.asked if each.key == f'["u", "q", "{prompt}", {"0.0" if is_greedy else "1.0"}]'
     ]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.adapt.context import Context
-from hydra_ray.adapt.draft_features import handcrafted_names, text_features
+from hydra_ray.adapt.draft_features import handcrafted_features, handcrafted_names
 from hydra_ray.adapt.pool import Pool, pool_of
 from hydra_ray.config import DraftsConfig
 from hydra_ray.lamp.rouge import rouge_l
@@ -102,7 +102,7 @@ EXPECTED = {
 
 def features(context: Context, pool: Pool = POOL, vectors: Vectors = VECTORS) -> dict[str, list[float]]:
     """Each named feature of all candidates."""
-    return named_features(handcrafted_names(DRAFTS), text_features(pool, context, DRAFTS, vectors))
+    return named_features(handcrafted_names(DRAFTS), handcrafted_features(pool, context, DRAFTS, vectors))
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -118,7 +118,7 @@ def test_a_user_without_history_is_asked_without_examples():
     assert {draft.answer.value for draft in own_query(rows).drafts} == {"comedy", "romance", "fantasy"}
 
 
-def test_a_prompt_of_beginnings_shows_only_the_first_words_of_the_query_and_of_the_records():
+def test_the_lead_prompt_shows_only_the_first_words_of_query_and_records():
     drafts = {"prompts": ("zero_shot", "rag_k", "lead_k"), "lead_words": 3, "num_records": 2}
     rows = rows_of(user(8), comedy, config=run_config(drafts=drafts))
     found = {each.key: each.request for each in rows.asked}

@@ -1,4 +1,4 @@
-"""What is told of one query, against the rows that it is told from."""
+"""Explanations of queries, against the rows that they are made of."""
 
 import json
 from collections import Counter
@@ -61,7 +61,7 @@ def test_a_record_names_every_prompt_that_it_stood_in_and_no_other():
     assert sum("rag_k" in record.prompts for record in records.values()) == 2
 
 
-def test_what_the_generator_made_of_a_record_alone_is_judged_by_the_target():
+def test_answers_to_one_record_prompts_are_evaluated_by_the_target():
     probes = {probe.record_id: probe.answer.value for probe in PROBED.probes}
     for record in explained().records:
         assert record.probe == probes[record.record_id] == "comedy"
@@ -110,7 +110,7 @@ def test_a_candidate_that_is_the_beginning_of_a_draft_names_the_draft():
     assert all(name.endswith(" cut short") for name in best.proposals)
 
 
-def test_without_a_target_nothing_is_judged():
+def test_without_a_target_nothing_is_evaluated():
     unknown = replace(ROWS.user, queries=tuple(replace(each, target=None) for each in ROWS.user.queries))
     (examples,) = examples_of(ROWS)
     scored = adapter_scores(ROWS.user, examples, PREFERRED)

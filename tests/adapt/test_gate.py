@@ -118,7 +118,7 @@ def test_expectations_are_the_means_and_the_shrunken_departures_beyond_that_of_r
 
 
 @pytest.mark.parametrize("gain", [-0.3, 0.3])
-def test_what_own_heads_add_is_judged_on_new_users_alone(gain: float):
+def test_gains_of_own_heads_are_estimated_on_new_users_alone(gain: float):
     expected = np.tile([0.2, 0.3, 0.5, 1.0], (60, 1))  # training users' own heads have seen what they are asked
     expected[40:, PERSONAL] = 0.5 + gain
     outcomes = head_prior(expected, num_pseudo=10, num_new=20)

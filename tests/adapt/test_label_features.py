@@ -8,7 +8,7 @@ import pytest
 from builders import answer, named_features
 
 from hydra_ray.adapt.context import Context
-from hydra_ray.adapt.label_features import closed_features, handcrafted_names
+from hydra_ray.adapt.label_features import handcrafted_features, handcrafted_names
 from hydra_ray.adapt.label_model import LabelledText
 from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.lamp.tasks import TASKS
@@ -80,7 +80,7 @@ EXPECTED = {
 
 def features(context: Context, task: Task = TASK, vectors: Vectors = VECTORS) -> dict[str, list[float]]:
     """Each named feature of all labels."""
-    return named_features(handcrafted_names(task, DRAFTS), closed_features(context, task, DRAFTS, vectors))
+    return named_features(handcrafted_names(task, DRAFTS), handcrafted_features(context, task, DRAFTS, vectors))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -95,8 +95,8 @@ def test_these_are_all_the_features_of_a_classification():
 def test_on_demand_what_records_say_of_labels_is_left_to_the_heads():
     names = handcrafted_names(TASK, DRAFTS, has_own_labels=False)
     assert names == handcrafted_names(TASK, DRAFTS)[:-1]
-    everything = closed_features(CONTEXT, TASK, DRAFTS, VECTORS)
-    found = closed_features(CONTEXT, TASK, DRAFTS, VECTORS, has_own_labels=False)
+    everything = handcrafted_features(CONTEXT, TASK, DRAFTS, VECTORS)
+    found = handcrafted_features(CONTEXT, TASK, DRAFTS, VECTORS, has_own_labels=False)
     assert handcrafted_names(TASK, DRAFTS)[-1] == "log_p_own"
     assert np.array_equal(found, everything[:, :-1])
 
@@ -107,7 +107,7 @@ def test_a_label_is_mentioned_only_as_whole_words():
     assert found["is_mentioned"] == [0, 0, 0]
 
 
-def test_where_nothing_is_known_all_labels_are_alike_but_for_their_name_and_the_query():
+def test_without_evidence_labels_differ_only_by_their_name_and_the_query():
     nothing = replace(
         CONTEXT,
         history=(),

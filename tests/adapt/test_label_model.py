@@ -7,7 +7,7 @@ import pytest
 from builders import encode, run_config, user
 
 from hydra_ray.adapt import label_model
-from hydra_ray.adapt.label_model import Labeller, fit_labeller, needs_labeller, read_labeller, sampled_users
+from hydra_ray.adapt.label_model import LabelModel, fit_label_model, needs_label_model, read_label_model, sampled_users
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Record, User
 from hydra_ray.scorer.linear.shared import user_fold
@@ -19,7 +19,7 @@ WORDS = {label: 3 * chr(ord("a") + 2 * place) for place, label in enumerate(TASK
 
 
 def person(number: int, num_records: int = 8, favourite: str | None = None) -> User:
-    """Whose records mostly have the label that their words tell, or always a favourite one."""
+    """Return a user whose records mostly have the label that their words tell, or always a favourite one."""
     labels = [str(each) for each in RNG.choice(TASK.labels, num_records)]
     return User(
         user_id=f"user {number}",
@@ -38,16 +38,16 @@ FEW = PEOPLE[:20]
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Labeller:
-    return fit_labeller(TASK, PEOPLE, encode)
+def fitted() -> LabelModel:
+    return fit_label_model(TASK, PEOPLE, encode)
 
 
 @pytest.fixture(scope="module")
-def fitted_to_few() -> Labeller:
-    return fit_labeller(TASK, FEW, encode)
+def fitted_to_few() -> LabelModel:
+    return fit_label_model(TASK, FEW, encode)
 
 
-def told(fitted: Labeller, someone: User, text: str, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+def told(fitted: LabelModel, someone: User, text: str, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (L) of a text's labels by what it says, and given records."""
     texts = [*(record.input for record in someone.history), text]
     labelled = fitted.labelled(TASK, someone, [text], dict(zip(texts, encode(texts), strict=True)))
@@ -55,7 +55,7 @@ def told(fitted: Labeller, someone: User, text: str, records: Sequence[Record]) 
     return np.exp(found.by_text_L), np.exp(found.by_user_L)
 
 
-def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does(fitted: Labeller):
+def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does(fitted: LabelModel):
     favourite, told_by_text = TASK.labels.index(FAVOURITE), TASK.labels.index(TEXT_LABEL)
     faithful, eager = person(100), person(100, favourite=FAVOURITE)
     query = f"{WORDS[TEXT_LABEL]} 100"
@@ -68,7 +68,7 @@ def test_a_text_is_labelled_by_what_it_says_and_by_what_its_user_does(fitted: La
         assert probabilities.sum() == pytest.approx(1)
 
 
-def test_only_the_given_records_are_looked_at(fitted: Labeller):
+def test_only_the_given_records_are_looked_at(fitted: LabelModel):
     eager = person(101, favourite=FAVOURITE)
     favourite = TASK.labels.index(FAVOURITE)
     some = [told(fitted, eager, f"{WORDS[TEXT_LABEL]} 1", eager.history[:n])[1][favourite] for n in (0, 2, 8)]
@@ -77,11 +77,11 @@ def test_only_the_given_records_are_looked_at(fitted: Labeller):
     assert told(fitted, changed, f"{WORDS[TEXT_LABEL]} 1", changed.history[:2])[1][favourite] == pytest.approx(some[1])
 
 
-def test_a_users_records_and_those_of_the_same_fold_do_not_teach_what_labels_the_users_texts(
+def test_a_users_texts_are_labelled_without_the_records_of_the_users_fold(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("hydra_ray.adapt.text_classifier.STRENGTHS", (1.0,))
-    before = fit_labeller(TASK, FEW, encode)
+    before = fit_label_model(TASK, FEW, encode)
     for own in range(5):
         people = [
             replace(each, history=tuple(replace(record, output=TEXT_LABEL) for record in each.history))
@@ -89,31 +89,31 @@ def test_a_users_records_and_those_of_the_same_fold_do_not_teach_what_labels_the
             else each
             for each in FEW
         ]
-        after = fit_labeller(TASK, people, encode)
-        is_same = [np.allclose(before.text.weights_KLF[k], after.text.weights_KLF[k], atol=1e-9) for k in range(5)]
+        after = fit_label_model(TASK, people, encode)
+        is_same = [np.allclose(before.text.weights_FLI[k], after.text.weights_FLI[k], atol=1e-9) for k in range(5)]
         assert is_same == [fold == own for fold in range(5)]
 
 
 @pytest.mark.parametrize(("text", "output"), [("", FAVOURITE), ("some text", "no label")])
-def test_records_without_a_text_or_with_another_answer_show_no_label(fitted_to_few: Labeller, text: str, output: str):
+def test_records_without_a_text_or_with_another_answer_show_no_label(fitted_to_few: LabelModel, text: str, output: str):
     someone = person(103)
     bare = replace(someone, history=(*someone.history, Record(record_id="x", input=text, output=output)))
     query = f"{WORDS[TEXT_LABEL]} 1"
     with_all, without = (told(fitted_to_few, bare, query, shown)[1] for shown in (bare.history, bare.history[:-1]))
     assert with_all == pytest.approx(without)
-    again = fit_labeller(TASK, [*FEW, replace(bare, history=bare.history[-1:])], encode)
-    assert again.own.weights_KI == pytest.approx(fitted_to_few.own.weights_KI)
+    again = fit_label_model(TASK, [*FEW, replace(bare, history=bare.history[-1:])], encode)
+    assert again.own.weights_FI == pytest.approx(fitted_to_few.own.weights_FI)
 
 
 def test_without_records_all_labels_are_alike():
-    nothing = fit_labeller(TASK, [replace(user(0))], encode)
+    nothing = fit_label_model(TASK, [replace(user(0))], encode)
     for probabilities in told(nothing, PEOPLE[0], "some text", PEOPLE[0].history):
         assert probabilities == pytest.approx(np.full(len(TASK.labels), 1 / len(TASK.labels)))
 
 
-def test_a_labeller_is_the_same_when_it_is_read_again(fitted_to_few: Labeller, tmp_path: Path):
+def test_a_label_model_is_the_same_when_it_is_read_again(fitted_to_few: LabelModel, tmp_path: Path):
     fitted_to_few.write(str(tmp_path))
-    again = read_labeller(str(tmp_path))
+    again = read_label_model(str(tmp_path))
     query = f"{WORDS[TEXT_LABEL]} 1"
     first, second = (told(each, PEOPLE[0], query, PEOPLE[0].history) for each in (fitted_to_few, again))
     for before, after in zip(first, second, strict=True):
@@ -144,8 +144,8 @@ def test_of_a_user_only_records_that_teach_are_taken_and_of_many_a_sample(monkey
     ("task", "has_plain_features", "is_needed"),
     [("LaMP_2N", True, True), ("LaMP_2N", False, False), ("LaMP_1", True, False), ("LaMP_4", True, False)],
 )
-def test_a_labeller_is_needed_where_records_have_labels_and_plain_features_are_looked_at(
+def test_a_label_model_is_needed_for_labelled_records_and_plain_features(
     task: str, has_plain_features: bool, is_needed: bool
 ):
     config = run_config(adapter={"has_plain_features": has_plain_features})
-    assert needs_labeller(TASKS[task], config) == is_needed
+    assert needs_label_model(TASKS[task], config) == is_needed

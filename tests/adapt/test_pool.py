@@ -30,7 +30,7 @@ def history(*lengths: int) -> tuple[Record, ...]:
     return tuple(Record(record_id=str(n), input="i", output=" ".join(["w"] * each)) for n, each in enumerate(lengths))
 
 
-def test_the_pool_is_the_wanted_greedy_answers_the_first_probes_and_the_samples_each_once():
+def test_the_pool_is_distinct_greedy_answers_first_probes_and_samples():
     none, three = (DRAFTS.model_copy(update={"num_probes": num}) for num in (0, 3))
     assert list(pool_of(CONTEXT, DRAFTS, has_cuts=False)) == ["zero", "rag", "sample"]
     assert list(pool_of(CONTEXT, none, has_cuts=False)) == ["zero", "rag", "sample"]

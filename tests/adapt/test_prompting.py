@@ -54,7 +54,7 @@ def test_another_query_has_only_the_prompts_whose_answers_are_drafts(someone: Us
     }
 
 
-def test_the_prompt_of_beginnings_is_a_draft_where_it_is_asked_for_and_never_a_baseline():
+def test_the_lead_prompt_is_a_draft_where_configured_and_never_a_baseline():
     assert "lead_k" not in prompts(user(8))[1]
     ranked, found = prompts(user(8), prompts=("lead_k",), num_records=3, lead_words=7)
     assert found["lead_k"].max_words == 7
@@ -75,7 +75,7 @@ def test_without_a_profile_no_prompt_wants_one():
         ((), {"rag_k"}, set()),
     ],
 )
-def test_sampled_prompts_are_sampled_at_every_temperature_and_the_retrievers_for_its_vote(sampled, evaluated, other):
+def test_sampled_prompts_are_sampled_at_every_temperature_and_rag_for_its_vote(sampled, evaluated, other):
     def sampled_of(someone: User) -> set[str]:
         _, found = prompts(someone, prompts=("rag_1",), sampled_prompts=sampled, temperatures=[0.5, 1.0])
         sampled_names = {name for name, prompt in found.items() if prompt.temperatures[-2:] == (0.5, 1.0)}

@@ -1,4 +1,4 @@
-"""What one user wrote stands in no other user's prompt."""
+"""Texts of one user occur in no other user's prompt."""
 
 from dataclasses import replace
 

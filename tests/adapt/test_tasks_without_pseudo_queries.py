@@ -12,8 +12,8 @@ from builders import Rows, adapter_scores, examples_of, rows_of, run_config
 from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.gate import fit_gate, user_outcomes
 from hydra_ray.evaluate.systems import HYDRA, PROMPT_SYSTEMS, VARIANTS
+from hydra_ray.lamp.lamp_files import Sample, read_samples
 from hydra_ray.lamp.quality import quality
-from hydra_ray.lamp.reading import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rerank.reranker_examples import reranker_examples
 from hydra_ray.rows import AnsweredQuery, Query, Record, Request, User

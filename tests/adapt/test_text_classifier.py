@@ -43,7 +43,7 @@ def test_labels_are_told_with_probabilities_that_sum_to_one():
     assert np.mean(probabilities.argmax(axis=1) == LABELS) > 0.6
 
 
-def test_texts_are_labelled_as_by_scikit_learn_fitted_to_their_words_and_vectors_in_the_other_folds():
+def test_texts_are_labelled_as_by_scikit_learn_fitted_on_the_other_folds():
     # Words told apart by themselves and not by a hash.
     words = TfidfVectorizer(sublinear_tf=True, min_df=2, norm="l2").fit(TEXTS)
     words.idf_ = np.log((1 + NUM_TEXTS) / (1 + (words.transform(TEXTS) > 0).sum(axis=0).A1)) + 1
@@ -78,7 +78,7 @@ def test_words_of_one_text_only_are_not_looked_at():
 
 def test_a_text_of_words_that_nobody_used_is_labelled_by_its_vector():
     vectors = {"unheard": ENCODED[0]}
-    logits = FITTED.weights_KLF[0, :, NUM_WORDS:] @ ENCODED[0] + FITTED.biases_KL[0]
+    logits = FITTED.weights_FLI[0, :, NUM_WORDS:] @ ENCODED[0] + FITTED.biases_FL[0]
     (found,) = FITTED.by_text(0, ["unheard"], vectors).values()
     assert np.exp(found) == pytest.approx(np.exp(logits) / np.exp(logits).sum())
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from hydra_ray.adapt import user_label_model
-from hydra_ray.adapt.user_label_model import PRIOR_VARIANCE, Evidence, fit_own_labels, label_inputs
+from hydra_ray.adapt.user_label_model import PRIOR_VARIANCE, Evidence, fit_user_label_model, label_inputs
 from hydra_ray.config import Task
 from hydra_ray.lamp.tasks import TASKS
 
@@ -94,8 +94,8 @@ EVIDENCES, LABELS = [each for each, _ in ASKED], np.array([label for _, label in
 folds = np.arange(300) // 7 % 5
 
 
-def test_of_two_labels_the_odds_are_those_of_logistic_regression_on_the_difference_of_what_is_known():
-    fitted = fit_own_labels(TASK, EVIDENCES, LABELS, folds)
+def test_with_two_labels_it_is_logistic_regression_on_the_inputs_difference():
+    fitted = fit_user_label_model(TASK, EVIDENCES, LABELS, folds)
     inputs = np.array([label_inputs(each, TASK) for each in EVIDENCES])
     for fold in range(5):
         kept = folds != fold
@@ -110,27 +110,27 @@ def test_of_two_labels_the_odds_are_those_of_logistic_regression_on_the_differen
 
 
 def test_a_folds_own_labels_change_nothing_in_it():
-    before = fit_own_labels(TASK, EVIDENCES, LABELS, folds)
+    before = fit_user_label_model(TASK, EVIDENCES, LABELS, folds)
     for fold in range(5):
-        after = fit_own_labels(TASK, EVIDENCES, np.where(folds == fold, 1 - LABELS, LABELS), folds)
-        is_same = [np.allclose(before.weights_KI[k], after.weights_KI[k], atol=1e-9) for k in range(5)]
+        after = fit_user_label_model(TASK, EVIDENCES, np.where(folds == fold, 1 - LABELS, LABELS), folds)
+        is_same = [np.allclose(before.weights_FI[k], after.weights_FI[k], atol=1e-9) for k in range(5)]
         assert is_same == [k == fold for k in range(5)]
 
 
 def test_a_user_who_gives_a_label_more_often_than_texts_say_gets_it_more_often():
-    fitted = fit_own_labels(TASK, EVIDENCES, LABELS, folds)
+    fitted = fit_user_label_model(TASK, EVIDENCES, LABELS, folds)
     strict, kind = (replace(EVIDENCE, record_labels_N=np.full(3, label)) for label in (0, 1))
     assert fitted.log_probabilities(0, kind, TASK)[1] > fitted.log_probabilities(0, strict, TASK)[1]
 
 
 def test_without_records_all_labels_are_alike():
-    fitted = fit_own_labels(TASK, [], np.zeros(0, np.int64), np.zeros(0, np.int64))
+    fitted = fit_user_label_model(TASK, [], np.zeros(0, np.int64), np.zeros(0, np.int64))
     assert np.exp(fitted.log_probabilities(0, EVIDENCE, TASK)) == pytest.approx([0.5, 0.5])
 
 
 def test_the_weights_do_not_depend_on_the_order_of_the_records(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(user_label_model, "PRIOR_VARIANCE", 0.1)
     order = np.random.default_rng(2).permutation(300)
-    one = fit_own_labels(TASK, EVIDENCES, LABELS, folds)
-    other = fit_own_labels(TASK, [EVIDENCES[place] for place in order], LABELS[order], folds[order])
-    assert one.weights_KI == pytest.approx(other.weights_KI, abs=1e-6)
+    one = fit_user_label_model(TASK, EVIDENCES, LABELS, folds)
+    other = fit_user_label_model(TASK, [EVIDENCES[place] for place in order], LABELS[order], folds[order])
+    assert one.weights_FI == pytest.approx(other.weights_FI, abs=1e-6)

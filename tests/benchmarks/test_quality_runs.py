@@ -16,7 +16,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", quality.SETS)
-def test_the_published_method_runs_on_the_same_users_generator_and_evidence_with_its_own_scorers(name: str) -> None:
+def test_the_published_method_shares_users_generator_and_probes(name: str) -> None:
     own, paper = quality.set_config(name, "/runs"), quality.paper_config(name, "/runs")
     for section in ("storage", "lamp", "users", "generator", "retrieve", "probes", "report"):
         assert getattr(paper, section) == getattr(own, section)
@@ -38,15 +38,15 @@ def test_every_user_of_a_set_is_new_in_one_of_five_folds(tmp_path: Path) -> None
         assert config.lamp.root == str(tmp_path / name)
 
 
-def test_the_sample_that_judges_has_the_settings_of_planted_yaml_and_users_of_its_own() -> None:
+def test_the_deciding_sample_has_planted_yamls_settings_and_users_of_its_own() -> None:
     samples = dict(zip(quality.PLANTED, quality.planted_configs("/runs", list(quality.PLANTED)), strict=True))
-    judged = samples.pop(quality.JUDGED)
-    own = load_config(quality.CONFIGS / "planted.yaml", ["storage.root=/runs", f"run={judged.run}"])
-    assert judged.model_copy(update={"lamp": own.lamp, "placement": own.placement}) == own
-    assert judged.lamp.planted is not None
+    deciding = samples.pop(quality.DECIDING)
+    own = load_config(quality.CONFIGS / "planted.yaml", ["storage.root=/runs", f"run={deciding.run}"])
+    assert deciding.model_copy(update={"lamp": own.lamp, "placement": own.placement}) == own
+    assert deciding.lamp.planted is not None
     assert own.lamp.planted is not None
     assert {each.lamp.planted.seed for each in samples.values() if each.lamp.planted} == {own.lamp.planted.seed}
-    assert judged.lamp.planted.seed != own.lamp.planted.seed
+    assert deciding.lamp.planted.seed != own.lamp.planted.seed
 
 
 def test_no_two_runs_share_a_folder() -> None:
@@ -71,20 +71,20 @@ def test_a_run_that_fails_leaves_the_page_of_those_before_it(
 
     monkeypatch.setattr(quality, "finish", finish)
     page = tmp_path / "QUALITY.md"
-    monkeypatch.setattr("sys.argv", ["quality.py", "LaMP_2N", "--planted", quality.JUDGED, "--page", str(page)])
+    monkeypatch.setattr("sys.argv", ["quality.py", "LaMP_2N", "--planted", quality.DECIDING, "--page", str(page)])
     assert quality.main() == 2
     found = page.read_text(encoding="utf-8")
     assert "The planted sample (40 new users)" in found
     assert "The published method was not run on LaMP_2N" in found
 
 
-def test_what_judges_the_bars_is_run_before_what_only_illustrates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deciding_sample_runs_before_the_illustrating_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[str] = []
     monkeypatch.setattr(quality, "personalize", lambda config, until: runs.append(config.run))
     monkeypatch.setattr("sys.argv", ["quality.py", "LaMP_2N", "--until", "users"])
     assert quality.main() == 0
-    others = [f"planted-{name}" for name in quality.PLANTED if name != quality.JUDGED]
-    assert runs == ["lamp2n", f"planted-{quality.JUDGED}", "lamp2n-paper", *others]
+    others = [f"planted-{name}" for name in quality.PLANTED if name != quality.DECIDING]
+    assert runs == ["lamp2n", f"planted-{quality.DECIDING}", "lamp2n-paper", *others]
 
 
 def test_without_a_folder_of_sets_the_message_says_what_to_set(

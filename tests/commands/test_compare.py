@@ -9,7 +9,7 @@ from hydra_ray.cli import main
 from hydra_ray.commands.compare import compare_folders
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.comparison import compare_answers, judge_run
+from hydra_ray.evaluate.comparison import compare_answers, evaluate_run
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.report import build_report
 from hydra_ray.rows import AnsweredUser, User, to_table
@@ -47,7 +47,7 @@ def test_runs_are_compared_by_their_tables_wherever_they_are(tmp_path: Path):
     ]
     found = compare_folders(*folders)
     runs = [
-        judge_run(CLASSIFICATION, read_report(folder), {"users": run, "answers": run}, each)
+        evaluate_run(CLASSIFICATION, read_report(folder), {"users": run, "answers": run}, each)
         for folder, run, each in zip(folders, ("before", "after"), pairs, strict=True)
     ]
     expected = compare_answers(CLASSIFICATION, *runs)

@@ -11,7 +11,7 @@ from synthetic import synthetic_config
 
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.comparison import JudgedRun, compare_answers, judge_run, require_same_task
+from hydra_ray.evaluate.comparison import EvaluatedRun, compare_answers, evaluate_run, require_same_task
 from hydra_ray.evaluate.comparison_page import render_comparison
 from hydra_ray.evaluate.comparison_text import comparison_headline, comparison_text, coverage
 from hydra_ray.evaluate.metrics import METRICS, score_answer
@@ -24,15 +24,15 @@ Pairs = list[tuple[User, AnsweredUser]]
 STAGES = {"probes": "0" * 16, "drafts": "1" * 16}
 
 
-def judged(
+def evaluation(
     task: Task, pairs: Pairs, run: str = "before", stages: dict[str, str] | None = None, **sections: Any
-) -> JudgedRun:
+) -> EvaluatedRun:
     costs = [
         StageCost(name=name, seconds=10.0, counters={"generated_tokens": 500 * place, "failed": 1}, is_reused=False)
         for place, name in enumerate(stages or STAGES, start=1)
     ]
     report = build_report(task, pairs, costs, synthetic_config(task, run, **sections))
-    return judge_run(task, report, stages or STAGES, pairs)
+    return evaluate_run(task, report, stages or STAGES, pairs)
 
 
 def answer_of(query: AnsweredQuery, system: str) -> SystemAnswer:
@@ -78,7 +78,7 @@ def after(before: Pairs) -> Pairs:
 def comparison(task: Task, before: Pairs, after: Pairs) -> dict[str, Any]:
     # Another order of users and queries must not matter.
     turned = [(user, dataclasses.replace(a, queries=a.queries[::-1])) for user, a in after[::-1]]
-    return compare_answers(task, judged(task, before), judged(task, turned, "after"))
+    return compare_answers(task, evaluation(task, before), evaluation(task, turned, "after"))
 
 
 def test_intervals_and_tests_are_those_of_two_systems_of_one_run(
@@ -130,7 +130,7 @@ def test_systems_that_answered_alike_differ_by_nothing(comparison: dict[str, Any
     assert [found["adjusted_p_value"] for found in comparison["systems"].values()] == adjusted
 
 
-def test_what_only_one_run_judged_is_counted_and_left_out(
+def test_queries_of_one_run_alone_are_counted_and_left_out(
     task: Task, comparison: dict[str, Any], before: Pairs, after: Pairs
 ) -> None:
     (user, a), *others = after
@@ -138,7 +138,7 @@ def test_what_only_one_run_judged_is_counted_and_left_out(
         dataclasses.replace(user, queries=user.queries[:1]),
         dataclasses.replace(a, queries=a.queries[:1]),
     )
-    found = compare_answers(task, judged(task, before[1:]), judged(task, [single, *others], "after"))
+    found = compare_answers(task, evaluation(task, before[1:]), evaluation(task, [single, *others], "after"))
     assert (found["num_users"], found["num_queries"]) == (29, 58)
     assert found["alone"] == [{"num_users": 0, "num_queries": 0}, {"num_users": 1, "num_queries": 1}]
     assert "1 user and 1 query only in after" in coverage(found)
@@ -146,8 +146,8 @@ def test_what_only_one_run_judged_is_counted_and_left_out(
 
 
 def test_settings_and_versions_that_differ_are_named_as_overrides_name_them(task: Task, before: Pairs) -> None:
-    first = judged(task, before)
-    second = judged(task, before, "after", drafts={"num_samples": 3}, probes={"num_records": 7})
+    first = evaluation(task, before)
+    second = evaluation(task, before, "after", drafts={"num_samples": 3}, probes={"num_records": 7})
     second = dataclasses.replace(second, report=second.report | {"versions": {**first.report["versions"], "ray": "9"}})
     found = compare_answers(task, first, second)
     differing = {each["name"]: each["values"] for each in found["settings"]}
@@ -159,7 +159,7 @@ def test_settings_and_versions_that_differ_are_named_as_overrides_name_them(task
 
 def test_costs_stand_side_by_side_and_shared_results_are_marked(task: Task, before: Pairs) -> None:
     other = {"probes": STAGES["probes"], "drafts": "2" * 16, "gate": "3" * 16}
-    found = compare_answers(task, judged(task, before), judged(task, before, "after", other))
+    found = compare_answers(task, evaluation(task, before), evaluation(task, before, "after", other))
     assert {stage["name"]: stage["is_same"] for stage in found["stages"]} == {
         "probes": True,
         "drafts": False,
@@ -185,7 +185,7 @@ def test_the_headline_says_no_more_than_interval_and_test_allow(comparison: dict
 
 
 def test_runs_that_do_not_compare_are_refused(task: Task, before: Pairs, make_answers: MakeAnswers) -> None:
-    first = judged(task, before)
+    first = evaluation(task, before)
     other_task = {**first.report["task"], "labels": ["a", "b"], "name": "other"}
     with pytest.raises(InputError, match="their tasks are"):
         require_same_task(first.report, {**first.report, "task": other_task})
@@ -194,10 +194,10 @@ def test_runs_that_do_not_compare_are_refused(task: Task, before: Pairs, make_an
         for user, a in before
     ]
     with pytest.raises(InputError, match="share none of their 60 and 60 judged queries"):
-        compare_answers(task, first, judged(task, strangers, "after"))
+        compare_answers(task, first, evaluation(task, strangers, "after"))
     targets = make_answers(task, 30, num_queries=2, seed=1)
     with pytest.raises(InputError, match="one target in before and another in after"):
-        compare_answers(task, first, judged(task, targets, "after"))
+        compare_answers(task, first, evaluation(task, targets, "after"))
 
 
 def test_a_comparison_is_plain_json_and_so_is_all_that_its_page_needs(comparison: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ from hydra_ray.evaluate.intervals import compare, interval, quantile_groups, res
 
 
 def plain_means(values_U: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
-    sums_UK = np.stack([np.ones_like(values_U), values_U], axis=1)
-    _, resampled_RK = resampled_sums(lambda start, stop: sums_UK[start:stop], len(values_U), num_resamples, seed)
-    return resampled_RK[:, 1] / resampled_RK[:, 0]
+    sums_UX = np.stack([np.ones_like(values_U), values_U], axis=1)
+    _, resampled_RX = resampled_sums(lambda start, stop: sums_UX[start:stop], len(values_U), num_resamples, seed)
+    return resampled_RX[:, 1] / resampled_RX[:, 0]
 
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap() -> None:
@@ -54,9 +54,9 @@ def test_every_resample_has_as_many_users_as_there_are(num_users: int, num_resam
     ones_UK = np.ones((num_users, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "_WEIGHTS_IN_MEMORY", in_memory)
-        observed_K, resampled_RK = resampled_sums(lambda start, stop: ones_UK[start:stop], num_users, num_resamples, 0)
-    assert observed_K == [num_users]
-    assert (resampled_RK == num_users).all()
+        observed_X, resampled_RX = resampled_sums(lambda start, stop: ones_UK[start:stop], num_users, num_resamples, 0)
+    assert observed_X == [num_users]
+    assert (resampled_RX == num_users).all()
 
 
 def test_the_same_seed_gives_the_same_resamples() -> None:
@@ -105,11 +105,11 @@ def test_quantile_groups_are_of_a_size_where_lengths_differ(lengths: list[int], 
 
 def test_means_weigh_users_by_their_queries_in_every_resample() -> None:
     rng = np.random.default_rng(8)
-    weights_U, values_UK = rng.integers(1, 5, 30).astype(float), rng.uniform(size=(30, 2))
-    means, resampled = resampled_means(weights_U, values_UK, 3000, seed=9)
-    assert means == pytest.approx(np.average(values_UK, axis=0, weights=weights_U))
+    weights_U, values_UX = rng.integers(1, 5, 30).astype(float), rng.uniform(size=(30, 2))
+    means, resampled = resampled_means(weights_U, values_UX, 3000, seed=9)
+    assert means == pytest.approx(np.average(values_UX, axis=0, weights=weights_U))
     draws = [
-        np.average(values_UK[chosen], axis=0, weights=weights_U[chosen])
+        np.average(values_UX[chosen], axis=0, weights=weights_U[chosen])
         for chosen in rng.integers(0, 30, size=(3000, 30))
     ]
     assert resampled.std(axis=0) == pytest.approx(np.std(draws, axis=0), rel=0.08)

@@ -76,7 +76,7 @@ def test_a_target_that_is_no_label_cannot_be_hit_by_an_unparsable_answer() -> No
         min_size=1,
     )
 )
-def test_rating_metrics_are_those_of_sklearn_with_the_farthest_end_for_what_is_no_number(
+def test_rating_metrics_are_those_of_sklearn_with_the_farthest_end_for_nan(
     answers: list[tuple[str | None, str]],
 ) -> None:
     def lamp_rating(value: str | None, target: str) -> float:

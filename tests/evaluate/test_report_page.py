@@ -9,7 +9,7 @@ from parsed_page import ParsedPage
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.evaluate.report import StageCost, build_report
 from hydra_ray.evaluate.report_page import render_page
-from hydra_ray.evaluate.text_report import card
+from hydra_ray.evaluate.text_report import report_sections
 
 HOSTILE = (
     "<script>alert(1)</script> & \"quoted\" 'single' $headline ${lead} {{ 7 * 7 }} {% raw %} {# note #} "
@@ -41,7 +41,7 @@ def test_the_page_is_well_formed_and_names_every_system_with_its_figures(report:
 
 def test_the_page_says_what_the_card_says(report: dict[str, Any], html: str) -> None:
     text = ParsedPage(html).text
-    for section in card(report):
+    for section in report_sections(report):
         assert section.title in text
         for sentence in section.sentences:
             assert sentence in text

@@ -34,7 +34,7 @@ def test_a_relative_gain_is_of_means_over_queries() -> None:
     assert (gain.relative.value, gain.relative.low, gain.relative.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_the_average_weighs_tasks_alike_and_its_interval_is_that_of_independent_tasks() -> None:
+def test_the_average_weighs_tasks_alike_with_an_interval_of_independent_tasks() -> None:
     rng = np.random.default_rng(0)
     pairs = []
     for num_users in (60, 200):

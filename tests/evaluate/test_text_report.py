@@ -8,12 +8,12 @@ from synthetic import synthetic_config
 from hydra_ray.cli import main
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.conclusions import CLAIMS, CONTROL_CLAIMS
+from hydra_ray.evaluate.conclusions import CONCLUSIONS, CONTROL_CONCLUSIONS
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.report import StageCost, build_report
 from hydra_ray.evaluate.report_tables import gate_table
 from hydra_ray.evaluate.systems import FURTHER_PAIRS, HYDRA, SYSTEMS, system_titles
-from hydra_ray.evaluate.text_report import card, card_text
+from hydra_ray.evaluate.text_report import report_sections, report_text
 from hydra_ray.storage import write_json
 
 MakeAnswers = Callable[..., list[Any]]
@@ -26,7 +26,7 @@ def report(task: Task, config: RunConfig, costs: list[StageCost], make_answers: 
 
 
 def said(report: dict[str, Any], title: str) -> str:
-    return "\n".join(next((section.sentences for section in card(report) if section.title == title), ()))
+    return "\n".join(next((section.sentences for section in report_sections(report) if section.title == title), ()))
 
 
 def with_difference(report: dict[str, Any], first: str, second: str, advantage: float, width: float) -> dict[str, Any]:
@@ -49,11 +49,13 @@ def test_a_claim_stands_where_its_interval_puts_it(report: dict[str, Any], advan
 
 
 def test_every_claim_is_about_a_pair_that_is_compared(config: RunConfig, task: Task) -> None:
-    for claim in (*CLAIMS, *CONTROL_CLAIMS):
-        if claim.second in SYSTEMS:
-            assert claim.first == HYDRA or (claim.first, claim.second) in FURTHER_PAIRS
+    for conclusion in (*CONCLUSIONS, *CONTROL_CONCLUSIONS):
+        if conclusion.second in SYSTEMS:
+            assert conclusion.first == HYDRA or (conclusion.first, conclusion.second) in FURTHER_PAIRS
         titles = dict.fromkeys(("first", "second"), "X")
-        assert all("{" not in words.format(**titles) for words in (claim.better, claim.worse, claim.open))
+        assert all(
+            "{" not in words.format(**titles) for words in (conclusion.better, conclusion.worse, conclusion.open)
+        )
     assert set(system_titles(task, config)) == set(SYSTEMS)
 
 
@@ -99,20 +101,20 @@ def test_caveats_name_what_to_beware_of(report: dict[str, Any]) -> None:
 def test_of_a_run_without_a_gate_nothing_is_said_about_one(
     task: Task, costs: list[StageCost], make_answers: MakeAnswers, report: dict[str, Any]
 ) -> None:
-    assert " gate " in card_text(report).lower()
+    assert " gate " in report_text(report).lower()
     ungated = build_report(task, make_answers(task, 40), costs, synthetic_config(answers={"is_gated": False}))
-    assert "gate" not in card_text(ungated).lower()
+    assert "gate" not in report_text(ungated).lower()
     assert (gate_table(report) is not None, gate_table(ungated)) == (True, None)
 
 
 def test_the_printed_card_has_the_ladder_and_every_sentence(report: dict[str, Any]) -> None:
-    text = card_text(report)
+    text = report_text(report)
     metric = report["metrics"][0]["name"]
     for system in report["systems"].values():
         figure = system["metrics"][metric]
         assert f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" in text
     unwrapped = " ".join(text.split())
-    for section in card(report):
+    for section in report_sections(report):
         assert section.title in text
         assert all(sentence in unwrapped for sentence in section.sentences)
     assert max(map(len, text.splitlines())) <= 120
@@ -133,9 +135,9 @@ def test_systems_that_are_not_there_are_not_talked_about(
         user_id=answered.user_id, num_history=3, reranker_head="shared", adapter_head="shared", queries=(only,)
     )
     report = build_report(task, [(user, alone)], [], config)
-    titles = {section.title for section in card(report)}
+    titles = {section.title for section in report_sections(report)}
     assert titles == {"What was evaluated", "What the gate chose"}
-    assert "no prompt-based system to compare them with" in card_text(report)
+    assert "no prompt-based system to compare them with" in report_text(report)
 
 
 def test_the_command_prints_each_card_and_sums_several_up(

@@ -17,7 +17,7 @@ from hydra_ray.generate.prompts import (
     profile_messages,
     render_prompt,
 )
-from hydra_ray.lamp.reading import read_samples
+from hydra_ray.lamp.lamp_files import read_samples
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Message, Record
 

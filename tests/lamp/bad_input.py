@@ -27,11 +27,11 @@ class Case:
     outcome: str
     """ACCEPTED: the user is taken in. REJECTED: the user is in the rejected table. ERROR: the file is refused."""
     detail: str = ""
-    """What the user becomes, or a part of the reason or of the message."""
+    """Outcome: the user, or a part of the reason or of the message."""
     field: str = ""
-    """Where an accepted value is found: record_id, input, output, date, query or target; empty: not looked at."""
+    """Location of an accepted value: record_id, input, output, date, query or target; empty: not checked."""
     value: Any = None
-    """What is found there."""
+    """Value at that location."""
 
 
 def user_row(user_id: Any = "bad", **changes: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from bytes_below import files_below
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.fields import MAX_REASON_CHARACTERS
+from hydra_ray.lamp.field_checks import MAX_REASON_CHARACTERS
 from hydra_ray.lamp.users import ingest
 from hydra_ray.rows import Rejected, User, arrow_schema, from_table
 

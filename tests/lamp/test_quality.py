@@ -36,7 +36,7 @@ def test_a_rating_that_is_no_number_is_refused(wrong):
 
 @examples(max_examples=50)
 @given(st.text(alphabet="abc .,D", max_size=30), st.text(alphabet="abc .,D", max_size=30))
-def test_text_is_judged_by_rouge_l_without_stemming(value, target):
+def test_text_quality_is_rouge_l_without_stemming(value, target):
     oracle = RougeScorer(["rougeL"], use_stemmer=False).score(target, value)["rougeL"].fmeasure
     assert quality(TITLE, value, target) == oracle
 

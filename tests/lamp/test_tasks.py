@@ -74,7 +74,7 @@ def test_a_query_without_the_options_that_its_task_needs_is_an_error():
         TASKS["LaMP_1"].option_text('[1]: "only one"', "[1]")
 
 
-def test_a_record_can_be_a_pseudo_query_where_it_has_an_input_and_its_output_answers_it():
+def test_records_with_input_and_answer_can_be_pseudo_queries():
     without = {name for name, task in TASKS.items() if not task.has_pseudo_queries}
     assert without == {"LaMP_1", "LaMP_7"}
 

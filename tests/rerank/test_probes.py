@@ -79,7 +79,7 @@ def test_a_failed_generation_is_an_error_and_has_no_quality():
     assert all(probe.quality is None and probe.answer.error == "too long" for probe in probes)
 
 
-def test_a_new_users_own_query_is_probed_but_never_judged():
+def test_a_new_users_own_query_is_probed_but_never_evaluated():
     for is_new in (True, False):
         someone = user(8, is_new=is_new)
         completions = {each.key: completion(each.request, "comedy") for each in asked_of(someone)}

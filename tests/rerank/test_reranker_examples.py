@@ -113,7 +113,7 @@ def test_the_highest_scores_are_selected_best_first():
     assert select_records({"a": 0.1, "b": 0.9, "c": 0.9, "d": -1.0}, 3) == ["b", "c", "a"]
 
 
-def test_in_a_cross_fitted_run_only_pseudo_queries_teach_so_that_no_targets_reach_the_shared_drafts():
+def test_in_a_cross_fitted_run_the_reranker_learns_from_pseudo_queries_only():
     someone = replace(user(6, is_new=False), fold=0)
     groups = reranker_examples(someone, probed_user(someone, failed="3"), TASK, CONFIG).groups
     assert {group.is_pseudo for group in groups} == {True, False}

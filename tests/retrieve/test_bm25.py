@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from hydra_ray.config import RetrieveConfig
-from hydra_ray.lamp.tokens import words
+from hydra_ray.lamp.word_overlap import words
 from hydra_ray.retrieve.bm25 import BM25
 
 WORDS = ("war", "love", "star", "tax", "goal", "soup", "film")

@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from hydra_ray.config import ProbesConfig, RetrieveConfig, check_config
 from hydra_ray.errors import ConfigError
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.lamp.tokens import words
+from hydra_ray.lamp.word_overlap import words
 from hydra_ray.retrieve.dense import encode_ahead
 from hydra_ray.retrieve.methods import score_records
 from hydra_ray.retrieve.ranking import rank_queries

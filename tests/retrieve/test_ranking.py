@@ -11,7 +11,7 @@ from rank_bm25 import BM25Okapi
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.lamp.tokens import words
+from hydra_ray.lamp.word_overlap import words
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.ranking import choose_pseudo_queries, eligible_positions, rank, rank_queries, restore_queries
 from hydra_ray.rows import ProbedQuery, ProbedUser
@@ -43,7 +43,7 @@ def test_pseudo_queries_are_a_seeded_sample_without_repeats():
 
 
 @pytest.mark.parametrize("name", ["LaMP_1", "LaMP_7"])
-def test_where_a_record_cannot_be_asked_or_does_not_answer_there_are_no_pseudo_queries(name: str):
+def test_records_without_input_or_answer_make_no_pseudo_queries(name: str):
     assert choose_pseudo_queries(user(9), TASK, PROBES)
     assert choose_pseudo_queries(user(9), TASKS[name], PROBES) == []
     (ranked,) = rank_queries(user(9), TASKS[name], PROBES, RetrieveConfig())

@@ -7,7 +7,7 @@ from builders import Rows, completion, examples_of, rows_of, run_config, user
 
 from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.config import Task
-from hydra_ray.evaluate.evaluation_data import judge_users
+from hydra_ray.evaluate.evaluation_data import collect_evaluation_data
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rerank.reranker_examples import reranker_examples
@@ -126,8 +126,8 @@ def test_a_system_whose_answer_failed_has_none_and_the_report_counts_it(task: Ta
     assert "zzfiltered" not in str(answered)
     without = [each.system for query in answered.queries for each in query.answers if each.value is None]
     assert without
-    judged = judge_users(task, [(someone, answered)])
-    assert {name for name, count in judged.failed.items() if count} == set(without)
+    evaluation = collect_evaluation_data(task, [(someone, answered)])
+    assert {name for name, count in evaluation.failed.items() if count} == set(without)
 
 
 def test_where_everything_failed_nothing_is_learned(monkeypatch: pytest.MonkeyPatch):

@@ -10,10 +10,10 @@ from hydra_ray import storage
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import HydraError, InputError
 from hydra_ray.findings import Finding, unusable
-from hydra_ray.lamp.fields import MalformedError
-from hydra_ray.lamp.own import read_own
+from hydra_ray.lamp.field_checks import MalformedError
+from hydra_ray.lamp.lamp_files import Sample, questions_location, read_samples, read_targets, user_id_of
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, planted_id
-from hydra_ray.lamp.reading import Sample, questions_location, read_samples, read_targets, user_id_of
+from hydra_ray.lamp.user_files import read_user_file
 from hydra_ray.lamp.users import in_fold, rejected_sample, require_planted, splits_of
 from hydra_ray.rows import Rejected, to_dict
 from hydra_ray.runs.root import KEY
@@ -127,7 +127,7 @@ def _look_at_lamp(config: RunConfig, task: Task, root: str, seen: SeenUsers) -> 
 
 def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
     for location in config.lamp.users_files:
-        _take(read_own(task, location), location, config, seen)
+        _take(read_user_file(task, location), location, config, seen)
 
 
 def _take(samples: Iterable[Sample | Rejected], location: str, config: RunConfig, seen: SeenUsers) -> None:

@@ -1,4 +1,4 @@
-"""The training users' groups as a stream of batches: one part in memory at a time, in a seeded order."""
+"""Batches of the training users' groups, streamed with one part in memory at a time, in a seeded order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from hydra_ray.scorer.splits import is_holdout, is_new_in
 from hydra_ray.seeds import rng_of
 
 WINDOW_BATCHES = 32
-"""Batches among which groups are shuffled and sorted by length."""
+"""Number of batches among which groups are shuffled and sorted by length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingGroup:
-    """A group that teaches: its candidates' qualities are known and differ."""
+    """Group with a target distribution: its candidates' qualities are known and differ."""
 
     user_index: int
-    """Position of its user among all training users."""
+    """Index of its user among all training users."""
     group: Group
     targets: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What one pass over a rank's share of the training users counts."""
+    """Counts from one pass over a rank's share of the training users."""
 
     num_users: int
-    """Training users in all parts, those of other ranks included."""
+    """Number of training users in all parts, those of other ranks included."""
     num_training_groups: int
-    """Of this rank, without those held out."""
+    """Number of this rank's training groups, without those held out."""
     num_held_out: int
     num_plain: int
-    """Candidates of this rank's users; the sums are over their plain features."""
+    """Number of candidates of this rank's users; the sums are over their handcrafted features."""
     plain_sums: np.ndarray
     plain_squares: np.ndarray
 
 
 class TrainingGroupStream:
-    """One rank's share of the training users: every `num_ranks`-th of each part, from `rank` on."""
+    """Share of one rank: every `num_ranks`-th training user of each part, from position `rank` on."""
 
     def __init__(
         self,
@@ -55,16 +55,16 @@ class TrainingGroupStream:
         *,
         has_soft_targets: bool,
     ) -> None:
-        """Count everything once.
+        """Count everything in one pass.
 
         Args:
-            fold: of a cross-fitted run, whose new users are left out.
+            fold: fold of a cross-fitted run, whose new users are left out.
             has_soft_targets: see `target_distribution`.
         """
         self._locations, self._config, self._rank, self._num_ranks = locations, config, rank, num_ranks
         self._fold, self._has_soft_targets = fold, has_soft_targets
         self._offsets = [0]
-        """Training users before each part."""
+        """Number of training users before each part."""
         num_training_groups = num_held_out = count = 0
         sums, squares = np.zeros(num_plain), np.zeros(num_plain)
         for location in locations:
@@ -90,11 +90,11 @@ class TrainingGroupStream:
         )
 
     def training_groups(self, *, is_held_out: bool) -> Iterator[TrainingGroup]:
-        """Lessons of the users who are held out, or of the others, in the order they are stored."""
+        """Yield the training groups of held-out users, or of the others, in the order they are stored."""
         return self._read(range(len(self._locations)), is_held_out=is_held_out)
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[list[TrainingGroup]]:
-        """Batches of lessons to train on, shuffled, groups of similar length together."""
+        """Yield shuffled batches of training groups, groups of similar length together."""
         rng = rng_of(self._config.seed, "epoch", str(epoch), str(self._rank))
         # All ranks take the parts in one order, so that a part that was just read is likely to be cached.
         order = rng_of(self._config.seed, "parts", str(epoch)).permutation(len(self._locations))
@@ -116,7 +116,7 @@ class TrainingGroupStream:
         return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
 
     def _part(self, location: str, offset: int) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
-        """Training users in a part, and those of this rank with their positions among all training users."""
+        """Return the number of training users in a part, and this rank's with their indices in all training users."""
         part = storage.read_part(location, arrow_schema(UserExamples))
         rows = np.flatnonzero(~is_new_in(part, self._fold))
         own = rows[self._rank :: self._num_ranks]

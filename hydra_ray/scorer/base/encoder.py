@@ -1,4 +1,7 @@
-"""Text encoders: loading one, and the mean of its last hidden states for very many texts."""
+"""Text encoders: loading, and batched mean pooling of the last hidden states.
+
+Shape suffixes: N texts, H the encoder's width.
+"""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,20 +19,20 @@ from hydra_ray.models import refuse_own_code, resolve_model
 from hydra_ray.scorer.base.layer_cache import LowerLayers, Text
 
 BATCH_TOKENS = 4096
-"""Tokens, padding included, that the encoder sees at once."""
+"""Number of tokens in a batch of the encoder, padding included."""
 SLICE_TEXTS = 4096
-"""Texts that are tokenized and sorted by length at once."""
+"""Number of texts that are tokenized and sorted by length at once."""
 
 
 @cache
 def open_encoder(spec: str, max_text_tokens: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-    """The frozen encoder `spec` as a function from texts to vectors (N, H) of length 1; loaded once a process.
+    """Return the frozen encoder `spec` as a function from texts to unit vectors (N, H); it is loaded once per process.
 
     Args:
-        max_text_tokens: longer texts are cut.
+        max_text_tokens: longer texts are truncated.
 
     Raises:
-        ConfigError: the encoder does not read so many tokens.
+        ConfigError: the encoder cannot read this many tokens.
         ModelError: there is no encoder.
     """
     encoder, tokenizer = load_encoder(resolve_model(spec))
@@ -46,7 +49,7 @@ def open_encoder(spec: str, max_text_tokens: int) -> Callable[[Sequence[str]], N
 
 
 def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
-    """The encoder at `folder` and its tokenizer.
+    """Load the encoder in `folder` and its tokenizer.
 
     Raises:
         ModelError: there is no encoder.
@@ -69,10 +72,10 @@ def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
 
 
 def require_length(config: PretrainedConfig, max_text_tokens: int, setting: str) -> None:
-    """Refuse texts that are longer than the encoder of this configuration can read.
+    """Raise an error if texts may be longer than the encoder can read.
 
     Raises:
-        ConfigError: naming the `setting` that is too large.
+        ConfigError: names the `setting` that is too large.
     """
     limit = getattr(config, "max_position_embeddings", max_text_tokens)
     if max_text_tokens > limit:
@@ -89,10 +92,10 @@ def pool(
     max_text_tokens: int,
     lower: LowerLayers | None = None,
 ) -> torch.Tensor:
-    """Mean (N, H) of the last hidden states of each text (or pair of texts), of length 1.
+    """Return the mean of the last hidden states of each text (or pair of texts), scaled to length 1 (N, H).
 
     Args:
-        lower: the encoder's lower layers, where a trunk keeps what they give.
+        lower: the encoder's lower layers, if a hidden-state cache keeps their outputs.
     """
     if not texts:
         return torch.zeros(0, encoder.config.hidden_size, device=encoder.device)
@@ -110,13 +113,13 @@ def pool(
 
 
 def distinct(values: list[Any]) -> tuple[list[Any], torch.Tensor]:
-    """The distinct values, and where each value is among them."""
+    """Return the distinct values, and the index of each value among them."""
     places = {value: place for place, value in enumerate(dict.fromkeys(values))}
     return list(places), torch.tensor([places[value] for value in values], dtype=torch.long)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 here."""
+    """Return whether bfloat16 is faster than float32 on this device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -140,7 +143,7 @@ def _pool_batch(
 def _batches(
     tokenizer: Any, texts: Sequence[Text], max_text_tokens: int
 ) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
-    """Batches of similar length with the places of their texts."""
+    """Yield batches of texts of similar length with the positions of their texts."""
     for start in range(0, len(texts), SLICE_TEXTS):
         first, second = zip(*texts[start : start + SLICE_TEXTS], strict=True)
         encodings = tokenizer(
@@ -153,7 +156,7 @@ def _batches(
 
 
 def _packed(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows sorted by length, cut so that no batch exceeds BATCH_TOKENS when padded."""
+    """Yield rows in order of length, cut so that no padded batch exceeds BATCH_TOKENS."""
     rows: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
         if rows and (len(rows) + 1) * lengths[row] > BATCH_TOKENS:

@@ -1,9 +1,9 @@
-"""What an encoder's lower layers give for texts, kept for all encoders that have these layers.
+"""Cache of the hidden states after an encoder's lower layers, shared by all encoders that have the same layers.
 
 The bases of a cross-fitted run differ in the upper layers, which were trained. The layers below are the same in all of
 them and after all epochs, and most of the work.
 
-Letters in shape suffixes: N texts of a batch, L tokens of the longest, H the encoder's width.
+Shape suffixes: T texts of a batch, L tokens of the longest, H the encoder's width.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 Text = tuple[str, str | None]
-"""A text, or the two texts of a pair."""
+"""Single text, or the two texts of a pair."""
 MAX_BYTES = 2 << 30
-"""Of the states that are kept: about 1.4 million tokens of an encoder of width 384."""
+"""Size of the cached states: about 1.4 million tokens of an encoder of width 384."""
 
 
 class HiddenStateCache:
-    """States of texts after the lower layers."""
+    """Hidden states of texts after the lower layers, up to a number of bytes."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._free = self._max_bytes = max_bytes
@@ -30,54 +30,54 @@ class HiddenStateCache:
     def __contains__(self, text: Text) -> bool:
         return text in self._states
 
-    def keep(self, texts: Sequence[Text], states_NLH: torch.Tensor, mask_NL: torch.Tensor) -> None:
-        """Keep the states of these texts as long as there is room."""
-        for text, states, mask in zip(texts, states_NLH.detach(), mask_NL.bool(), strict=True):
+    def keep(self, texts: Sequence[Text], states_TLH: torch.Tensor, mask_TL: torch.Tensor) -> None:
+        """Store the states of these texts as long as there is room."""
+        for text, states, mask in zip(texts, states_TLH.detach(), mask_TL.bool(), strict=True):
             num_bytes = int(mask.sum()) * states[0].nbytes
             if text not in self._states and num_bytes <= self._free:
                 self._states[text] = states[mask].cpu()
                 self._free -= num_bytes
 
-    def states(self, texts: Sequence[Text], mask_NL: torch.Tensor) -> torch.Tensor:
-        """The states (N, L, H) of texts that were kept; 0 where the mask is."""
-        kept = torch.cat([self._states[text] for text in texts]).to(mask_NL.device)
-        states_NLH = kept.new_zeros(*mask_NL.shape, kept.shape[-1])
-        states_NLH[mask_NL.bool()] = kept
-        return states_NLH
+    def states(self, texts: Sequence[Text], mask_TL: torch.Tensor) -> torch.Tensor:
+        """Return the cached states of texts (T, L, H); 0 where the mask is 0."""
+        kept = torch.cat([self._states[text] for text in texts]).to(mask_TL.device)
+        states_TLH = kept.new_zeros(*mask_TL.shape, kept.shape[-1])
+        states_TLH[mask_TL.bool()] = kept
+        return states_TLH
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all states."""
         self._states.clear()
         self._free = self._max_bytes
 
 
 class LowerLayers:
-    """The lower layers of one encoder, which do nothing for texts whose states the trunk has."""
+    """Lower layers of one encoder, which are skipped for texts whose states are cached."""
 
     def __init__(self, encoder: PreTrainedModel, num_layers: int, cache: HiddenStateCache) -> None:
-        """Put itself before the encoder's first `num_layers` layers, at least one; they must not be trained."""
+        """Wrap the encoder's first `num_layers` layers, at least one; they must not be trained."""
         self._cache = cache
         self._given: torch.Tensor | None = None
         self._seen: Any = None
         layers = layers_of(encoder)[:num_layers]
         for layer in layers:
-            # Not the layer is replaced but its function: the encoder's weights keep their names.
+            # The layer's function is replaced, not the layer: the encoder's weights keep their names.
             layer.forward = partial(self._forward, layer.forward)
         layers[-1].register_forward_hook(self._see)
 
     def known(self, texts: Sequence[Text]) -> list[bool]:
-        """Which texts' states the trunk has."""
+        """Return for each text whether its states are cached."""
         return [text in self._cache for text in texts]
 
-    def run(self, encode: Callable[[], torch.Tensor], texts: Sequence[Text], mask_NL: torch.Tensor) -> torch.Tensor:
-        """What `encode` makes of a batch of these texts, which are all known or all kept from now on."""
+    def run(self, encode: Callable[[], torch.Tensor], texts: Sequence[Text], mask_TL: torch.Tensor) -> torch.Tensor:
+        """Return the output of `encode` for a batch of texts, which are all cached before or all cached afterwards."""
         if all(self.known(texts)):
-            self._given = self._cache.states(texts, mask_NL)
+            self._given = self._cache.states(texts, mask_TL)
         try:
             encoded = encode()
-            # Layers that give more than their states are not known in encoders; their states would not be kept.
+            # Layers that return more than their states do not occur in encoders; their states would not be cached.
             if self._given is None and isinstance(self._seen, torch.Tensor):
-                self._cache.keep(texts, self._seen, mask_NL)
+                self._cache.keep(texts, self._seen, mask_TL)
         finally:
             self._given = self._seen = None
         return encoded
@@ -90,12 +90,12 @@ class LowerLayers:
 
 
 def layers_of(encoder: PreTrainedModel) -> list[nn.Module]:
-    """The encoder's layers, the lowest first."""
+    """Return the encoder's layers, the lowest first."""
     return list(max((module for module in encoder.modules() if isinstance(module, nn.ModuleList)), key=len))
 
 
 def num_equal_layers(encoders: Sequence[PreTrainedModel]) -> int:
-    """How many of the lowest layers are the same in all of these encoders; 0 where what is below them is not."""
+    """Return the number of lowest layers that are equal in all encoders; 0 where the embeddings below them differ."""
     stacks = [layers_of(encoder) for encoder in encoders]
     above = {id(parameter) for layer in stacks[0] for parameter in layer.parameters()}
     names = [name for name, parameter in encoders[0].named_parameters() if id(parameter) not in above]

@@ -1,9 +1,10 @@
 """The scorer's base: a text encoder and a projection that turn (query, candidate) into a few learned features.
 
-"pair" encodes the two texts together, so that the encoder sees them interact. "bilinear" encodes each once and
-multiplies the projections; for closed label sets, where the same few candidates return in every group.
+"pair" encodes the two texts together, P enc(query, candidate), so that the encoder sees them interact. "bilinear"
+encodes each alone and multiplies the projections elementwise, P enc(query) * Q enc(candidate): for closed label sets,
+where the same few candidates occur in every group.
 
-Letters in shape suffixes: N candidates, T distinct texts, H the encoder's width, W learned features.
+Shape suffixes: N candidates, T distinct texts, H the encoder's width, M learned features.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ _PROJECTION = "projection.safetensors"
 
 
 class Base(nn.Module):
-    """Encoder, projection, and the standardization of the plain features."""
+    """Encoder, projection, and standardization of the handcrafted features."""
 
     plain_means: torch.Tensor
     plain_scales: torch.Tensor
@@ -36,7 +37,10 @@ class Base(nn.Module):
         super().__init__()
         hidden = encoder.config.hidden_size
         if shape.width > hidden:
-            raise ConfigError(f"base.width is {shape.width}, more than the encoder's own {hidden}")
+            raise ConfigError(
+                f"base.width is {shape.width}, but the encoder's hidden width is {hidden}: "
+                f"set base.width={hidden} or less"
+            )
         require_length(encoder.config, shape.max_text_tokens, "base.max_text_tokens")
         self.encoder: PreTrainedModel = encoder
         self.tokenizer = tokenizer
@@ -53,14 +57,14 @@ class Base(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Learned and plain features of a candidate."""
+        """Number of learned and handcrafted features of a candidate."""
         return self.shape.width + len(self.shape.handcrafted_names)
 
     def freeze_below(self, num_layers: int, cache: HiddenStateCache | None = None) -> None:
-        """Leave only the upper `num_layers` of the encoder, and the projection, to be trained.
+        """Freeze all but the upper `num_layers` layers of the encoder and the projection.
 
         Args:
-            cache: keeps what the layers below give.
+            cache: stores the output of the frozen layers.
         """
         self.encoder.requires_grad_(False)
         layers = layers_of(self.encoder)
@@ -72,11 +76,11 @@ class Base(nn.Module):
             self.keep_below(num_frozen, cache)
 
     def keep_below(self, num_layers: int, cache: HiddenStateCache) -> None:
-        """Let `cache` keep what the encoder's first `num_layers` layers give; they must not be trained."""
+        """Let `cache` store the output of the encoder's first `num_layers` layers, which must not be trained."""
         self._lower = LowerLayers(self.encoder, num_layers, cache) if num_layers else None
 
     def train(self, mode: bool = True) -> "Base":
-        """Switch dropout on in the trained layers alone."""
+        """Switch dropout on in the trained layers only."""
         super().train(False)
         self.training = mode
         for layer in self._trained_layers:
@@ -84,7 +88,9 @@ class Base(nn.Module):
         return self
 
     def learned_features(self, queries: Sequence[str], candidates: Sequence[str]) -> torch.Tensor:
-        """Features (N, W) of each query with the candidate at the same place; what repeats is encoded once."""
+        """Return the features (N, M) of each query with the candidate at the same position; repeated texts are encoded
+        once.
+        """
         if not self.shape.width:
             return self.query_projection.new_zeros(len(queries), 0)
         if self.candidate_projection is None:
@@ -94,16 +100,16 @@ class Base(nn.Module):
         return self.query_side(queries) * self.candidate_side(candidates)
 
     def query_side(self, queries: Sequence[str]) -> torch.Tensor:
-        """What each query gives to bilinear features (N, W)."""
+        """Return the projected queries of bilinear features (N, M)."""
         return self._projected(queries, self.query_projection)
 
     def candidate_side(self, candidates: Sequence[str]) -> torch.Tensor:
-        """What each candidate gives to bilinear features (N, W)."""
+        """Return the projected candidates of bilinear features (N, M)."""
         assert self.candidate_projection is not None, "a base that encodes pairs has no sides"
         return self._projected(candidates, self.candidate_projection)
 
     def plain_features(self, plain: torch.Tensor) -> torch.Tensor:
-        """The plain features, standardized over the training users."""
+        """Return the handcrafted features, standardized over the training users."""
         return (plain.to(self.plain_means) - self.plain_means) / self.plain_scales
 
     def _projected(self, texts: Sequence[str], projection: torch.Tensor) -> torch.Tensor:
@@ -115,7 +121,7 @@ class Base(nn.Module):
 
 
 def share_cache(bases: Sequence[Base]) -> HiddenStateCache:
-    """A trunk that keeps what the layers give that are the same in all of these bases, which must not be trained."""
+    """Return a cache of the layers that are equal in all of these bases, which must not be trained."""
     cache = HiddenStateCache()
     if len(bases) > 1:
         num_layers = num_equal_layers([base.encoder for base in bases])
@@ -125,7 +131,7 @@ def share_cache(bases: Sequence[Base]) -> HiddenStateCache:
 
 
 def new_base(encoder_folder: str, shape: BaseShape, seed: int) -> Base:
-    """An untrained base around the encoder at `encoder_folder`.
+    """Build an untrained base around the encoder in `encoder_folder`.
 
     Raises:
         ModelError: there is no encoder.
@@ -134,7 +140,7 @@ def new_base(encoder_folder: str, shape: BaseShape, seed: int) -> Base:
 
 
 def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str:
-    """Store a base, its description last.
+    """Write a base, its description last.
 
     Returns:
         Its fingerprint, a hash of the weights.
@@ -153,10 +159,10 @@ def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str
 
 
 def load_base(location: str) -> tuple[Base, dict[str, Any]]:
-    """The base at `location`, ready to score, and its description.
+    """Load the base at `location`, ready to score, and its description.
 
     Raises:
-        StorageError: there is none, or its weights are others than were written.
+        StorageError: there is none, or its weights differ from those that were written.
         ModelError: it is incomplete.
     """
     description = storage.read_json(storage.join(location, DESCRIPTION))
@@ -168,8 +174,8 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
             folder = temporary
         if _weights_fingerprint(folder) != description["fingerprint"]:
             raise DamagedError(
-                f"the base {location} is damaged: its weights are others than were written. Remove the folder, and the "
-                "manifest.json beside it, and run again: it is trained anew."
+                f"the base {location} is damaged: the hash of its weights is not {description['fingerprint']}, as its "
+                "description says. Remove the folder, and the manifest.json beside it, and run again: it is retrained."
             )
         base = Base(*load_encoder(folder), shape, seed=0)
         base.load_state_dict(load_file(os.path.join(folder, _PROJECTION)), strict=False)

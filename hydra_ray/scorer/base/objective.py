@@ -1,6 +1,6 @@
-"""The model that is trained: a base, the shared head, and a low-rank deviation of each training user.
+"""Training objective of a base: the base, the shared head, and a low-rank deviation of each training user.
 
-Letters in shape suffixes: N candidates of a batch, G its groups, C candidates of the largest group, D features, R rank.
+Shape suffixes: N candidates of a batch, G its groups, C candidates of the largest group, D features, R rank, U users.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,15 +21,17 @@ from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS, Widths, fit_shared_he
 
 CODE_WIDTH = 8
 CODE_LEARNING_RATE = 0.02
-"""A code is touched once for each of its user's groups, far too rarely for the rate of what all users share."""
+"""Learning rate of the codes. A code gets one gradient for each of its user's groups, far too few for the rate of the
+shared parameters.
+"""
 CODE_DECAY = 0.3
-"""The Gaussian prior of the codes, as weight decay."""
+"""Weight decay of the codes: their Gaussian prior."""
 EVALUATED_GROUPS = 64
-"""Groups scored at once without gradients."""
+"""Number of groups scored at once without gradients."""
 
 
 class TrainingModel(nn.Module):
-    """Scores candidates as (w + B a_u) . features; the codes a_u start at zero."""
+    """Scorer with score(x, u) = (w + B a_u)' x of features x; the codes a_u start at zero."""
 
     def __init__(self, base: Base, num_users: int, loss: Literal["query", "pointwise"] = "query") -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class TrainingModel(nn.Module):
         nn.init.zeros_(self.codes.weight)
 
     def features(self, training_groups: Sequence[TrainingGroup]) -> torch.Tensor:
-        """Features (N, D) of all candidates, group by group."""
+        """Return the features of all candidates (N, D), group by group."""
         queries = [each.group.query for each in training_groups for _ in each.group.candidates]
         candidates = candidates_of(training_groups)
         learned = self.base.learned_features(queries, [candidate.text for candidate in candidates])
@@ -49,8 +51,11 @@ class TrainingModel(nn.Module):
         return torch.cat([learned, self.base.plain_features(plain)], dim=1)
 
     def forward(self, training_groups: Sequence[TrainingGroup], *, is_personal: bool = True) -> torch.Tensor:
-        """Loss of each group (G): the cross-entropy of its targets, or the mean cross-entropy of each candidate's own
-        quality; of no group, a zero that depends on all trained parameters."""
+        """Return the loss of each group (G).
+
+        "query": cross-entropy of the group's targets and the softmax of its scores. "pointwise": mean binary
+        cross-entropy of each candidate's quality. Without groups: a zero that depends on all trained parameters.
+        """
         if not training_groups:
             return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum(0, keepdim=True) * 0.0
         features = self.features(training_groups)
@@ -65,7 +70,7 @@ class TrainingModel(nn.Module):
             wanted = torch.tensor(qualities, device=features.device)
             losses = nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
             return torch.stack([own.mean() for own in losses.split(lengths)])
-        # Padding has a score of -inf and a target of 0; it must not enter the product.
+        # Padding has a score of -inf and a target of 0, whose product would be NaN.
         padded = nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
         targets = nn.utils.rnn.pad_sequence(
             [torch.tensor(each.targets, device=features.device) for each in training_groups],
@@ -74,7 +79,7 @@ class TrainingModel(nn.Module):
         return -(torch.where(targets > 0, padded.log_softmax(1), 0.0) * targets).sum(1)
 
     def parameter_groups(self, config: BaseConfig) -> list[dict[str, Any]]:
-        """Trained parameters with their learning rates and weight decays."""
+        """Return the trained parameters with their learning rates and weight decays."""
         shared = [p for p in self.base.parameters() if p.requires_grad]
         return [
             {"params": shared, "lr": config.learning_rate, "weight_decay": config.weight_decay},
@@ -84,13 +89,13 @@ class TrainingModel(nn.Module):
 
 
 def candidates_of(training_groups: Sequence[TrainingGroup]) -> list[Candidate]:
-    """All candidates, group by group."""
+    """Return all candidates, group by group."""
     return [candidate for each in training_groups for candidate in each.group.candidates]
 
 
 @torch.inference_mode()
 def frozen_table(training_model: TrainingModel, training_groups: Iterator[TrainingGroup]) -> GroupTable:
-    """The lessons as the untrained base sees them; users are those of consecutive lessons."""
+    """Return the training groups with the untrained base's features; consecutive groups of a user belong together."""
     training_model.eval()
     pieces, targets, qualities, lengths, users = [], [], [], [], []
     while batch := list(islice(training_groups, EVALUATED_GROUPS)):
@@ -111,7 +116,7 @@ def frozen_table(training_model: TrainingModel, training_groups: Iterator[Traini
 
 @torch.inference_mode()
 def user_losses(training_model: TrainingModel, training_groups: Iterator[TrainingGroup]) -> np.ndarray:
-    """Mean loss of each user under the shared head, in the order of the users."""
+    """Return each user's mean loss under the shared head, in the order of the users."""
     training_model.eval()
     losses, users = [], []
     while batch := list(islice(training_groups, EVALUATED_GROUPS)):
@@ -122,17 +127,17 @@ def user_losses(training_model: TrainingModel, training_groups: Iterator[Trainin
 
 
 def ridge_head(table: GroupTable, width: int, seed: int) -> np.ndarray:
-    """Weights of the shared head for frozen features: what training starts from, and has to beat."""
+    """Return the shared head's ridge weights for frozen features (D): initial value and baseline of training."""
     scales = within_group_scales(table)
     scaled = table.scaled(scales)
-    everybody = np.ones(table.num_users, bool)
+    everyone = np.ones(table.num_users, bool)
     is_pseudo_G = np.ones(table.num_groups, bool)  # training takes all queries alike
     user_fold_U = np.arange(table.num_users) % NUM_USER_FOLDS
-    return fit_shared_heads(scaled, is_pseudo_G, user_fold_U, Widths(width), everybody, seed)[0].weights_D / scales
+    return fit_shared_heads(scaled, is_pseudo_G, user_fold_U, Widths(width), everyone, seed)[0].weights_D / scales
 
 
 def join_tables(tables: Sequence[GroupTable]) -> GroupTable:
-    """Different users' tables as one."""
+    """Concatenate the tables of different users."""
     return GroupTable(
         features_ND=np.concatenate([table.features_ND for table in tables]),
         targets_N=np.concatenate([table.targets_N for table in tables]),

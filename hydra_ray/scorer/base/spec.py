@@ -1,28 +1,29 @@
-"""What a base is apart from its weights, and where its files are; importable without torch."""
+"""Shape of a base and names of its files; importable without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 Interaction = Literal["pair", "bilinear"]
-"""pair: the two texts are encoded together. bilinear: each alone, for closed label sets."""
+"""Encoding of a (query, candidate): "pair" reads the two texts together, "bilinear" each alone, for closed label sets.
+"""
 DESCRIPTION = "base.json"
-"""Name of a base's description, which is written last."""
+"""File name of a base's description, which is written last."""
 
 
 def base_name_of(fold: int | None) -> str:
-    """Name of the base that learns from the training users of a fold, or of the one that serves all folds."""
+    """Return the name of the base trained on the training users of a fold, or of the one that serves all folds."""
     return "base" if fold is None else f"base-{fold}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseShape:
-    """What a base is, apart from its weights."""
+    """Everything that defines a base, apart from its weights."""
 
     interaction: Interaction
     handcrafted_names: tuple[str, ...]
     width: int
-    """Learned features a candidate."""
+    """Number of learned features of a candidate."""
     max_text_tokens: int
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training of one base as the workers are told of it; importable without torch."""
+"""Training of one base, as the driver describes it to the workers; importable without torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,29 +10,29 @@ from hydra_ray.scorer.base.spec import DESCRIPTION, BaseShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingTask:
-    """What a training worker is told."""
+    """Inputs, settings and destination of one training."""
 
     locations: tuple[str, ...]
-    """Parts of the examples table."""
+    """Locations of the parts of the examples table."""
     destination: str
     """Folder of the finished base."""
     config: BaseConfig
     shape: BaseShape
     placement: PlacementConfig
     fold: int | None
-    """Of a cross-fitted run, whose new users teach nothing; None where all training users teach."""
+    """Fold of a cross-fitted run, whose new users are left out; None to train on all training users."""
     has_soft_targets: bool
-    """Whether candidates that are not the best of their group have a part in what is learned."""
+    """Whether targets are soft, so that all candidates of a group have a share (see `target_distribution`)."""
 
     @property
     def description(self) -> str:
-        """Location of the base's description, which is written last."""
+        """Return the location of the base's description, which is written last."""
         return storage.join(self.destination, DESCRIPTION)
 
     def is_done(self) -> bool:
-        """Whether the base has been stored."""
+        """Return whether the base has been stored."""
         return storage.exists(self.description)
 
     def training(self) -> dict[str, Any]:
-        """How the training went, as the stored base describes it."""
+        """Return the course of the training from the stored base's description."""
         return storage.read_json(self.description)["training"]

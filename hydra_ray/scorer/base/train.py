@@ -1,8 +1,8 @@
-"""Trains a base and the training users' heads together: Ray Train starts the workers, an engine steps the optimizer.
+"""Train a base and the training users' heads together: Ray Train starts the workers, an engine steps the optimizer.
 
-A training user's score is the shared head plus a low-rank deviation of the user's own, so that what only one user likes
-need not be explained by the base. Epoch 0 is the untrained base under a ridge head; training is kept only if it lowers
-the loss of users who were held out by more than one standard error.
+A training user's score is that of the shared head plus a low-rank deviation of the user's own, so that a single user's
+taste need not be explained by the base (arXiv 2406.02888, section 3.4). Epoch 0 is the untrained base under a
+ridge head; training is kept only if it lowers the loss of held-out users by more than one standard error.
 """
 
 import logging
@@ -38,15 +38,14 @@ def train_bases(
 ) -> dict[str, float]:
     """Train a base for each fold on the training users of `examples`, one after the other, and store them in `stage`.
 
-    A call that was killed continues, when repeated, after the last epoch that ended. Ray must be running.
+    A call that was killed continues, when repeated, after the last finished epoch. Ray must be running.
 
     Args:
-        folds: of a cross-fitted run, whose new users teach nothing; None where all training users teach.
-        has_soft_targets: whether candidates that are not the best of their group have a part in what is learned.
+        folds: folds of a cross-fitted run, whose new users are left out; None to train on all training users.
+        has_soft_targets: see `target_distribution`.
 
     Returns:
-        Counters, of all bases together: lessons (groups that teach), epochs, the chosen epochs (0: untrained), held-out
-        losses.
+        Counters, summed over the bases: training groups (`lessons`), epochs, best epochs (0: untrained), losses.
 
     Raises:
         TrainingError: the workers failed.
@@ -139,20 +138,22 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
             _log_epochs(stage_name, untold.pop(0))
 
     try:
-        # Train would put its own handler in the place of this program's, and leave it there.
+        # Train would replace this program's signal handlers by its own, and leave them there.
         call_aside(trainer.fit, watch=tell)
     except TrainingFailedError as error:
         if reason := reason_of(error):
             raise reason from None
-        raise TrainingError(f"training the bases failed: {error}. The workers' checkpoints are in {folder}.") from error
+        raise TrainingError(
+            f"training the bases failed: {error}. Run again to continue from the checkpoints in {folder}."
+        ) from error
     tell()
 
 
 def _with_engine(placement: PlacementConfig) -> PlacementConfig:
-    """The placement with the ZeRO stage that there is an engine for: decided by the driver, once for all workers."""
+    """Return the placement with a ZeRO stage whose engine is installed: decided by the driver, once for all workers."""
     if placement.zero_stage != 1 or is_installed("deepspeed"):
         return placement
-    _LOG.info("DeepSpeed is not installed: torch alone trains")
+    _LOG.info("DeepSpeed is not installed: training with torch alone (ZeRO stage 0)")
     return placement.model_copy(update={"zero_stage": 0})
 
 
@@ -160,12 +161,14 @@ def _log_epochs(stage_name: str, task: TrainingTask) -> None:
     name, training = f"{stage_name} {base_name_of(task.fold)}", task.training()
     losses = training["holdout_losses"]
     for epoch, loss in enumerate(training["train_losses"], start=1):
-        judged = f", held-out loss {losses[epoch]:.4f} (untrained {losses[0]:.4f})" if losses else ""
+        held_out = f", held-out loss {losses[epoch]:.4f} (untrained {losses[0]:.4f})" if losses else ""
         chosen = " <- kept" if epoch == training["best_epoch"] else ""
-        _LOG.info("%s: epoch %d, training loss %.4f%s%s", name, epoch, loss, judged, chosen)
+        _LOG.info("%s: epoch %d, training loss %.4f%s%s", name, epoch, loss, held_out, chosen)
     if training["best_epoch"] == 0:
-        tried = "training it did not lower the held-out loss enough" if losses else "no epochs are configured"
-        _LOG.info("%s: the encoder is used as it is: %s", name, tried)
+        reason = "no epochs are configured"
+        if losses:
+            reason = "training did not lower the held-out loss by more than one standard error"
+        _LOG.info("%s: the untrained encoder is kept: %s", name, reason)
 
 
 def _counters(training: dict[str, Any]) -> dict[str, float]:

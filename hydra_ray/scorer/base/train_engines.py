@@ -1,8 +1,8 @@
-"""What steps the optimizer of a training worker: DeepSpeed, or torch alone.
+"""Engines that step the optimizer of a training worker: DeepSpeed, or torch alone.
 
-Both compute the same, but for rounding: gradients are averaged over the ranks, their norm is cut to `MAX_NORM`, and the
-optimizer and the schedule of its rate take a step. Torch keeps all state on every rank, which is ZeRO stage 0.
-DeepSpeed spreads the optimizer's over the ranks, and with stage 2 the gradients too.
+Both compute the same up to rounding: gradients are averaged over the ranks, their norm is clipped to `MAX_NORM`, and
+the optimizer and its learning-rate schedule take a step. Torch keeps all state on every rank, which is ZeRO stage 0.
+DeepSpeed shards the optimizer's state over the ranks, and with stage 2 the gradients too.
 """
 
 import logging
@@ -21,32 +21,32 @@ from hydra_ray.scorer.base.batches import TrainingGroup
 from hydra_ray.scorer.base.objective import TrainingModel
 
 MAX_NORM = 1.0
-"""Of all gradients together."""
+"""Largest norm of all gradients together."""
 _CHECKPOINT = "engine"
 
 
 class TrainingEngine(Protocol):
-    """Trains a learner; all ranks do the same at the same time."""
+    """Trains a model; all ranks call the same methods at the same time."""
 
     def losses(self, training_groups: Sequence[TrainingGroup]) -> torch.Tensor:
-        """The learner's loss of each group."""
+        """Return the model's loss of each group."""
         ...
 
     def step(self, loss: torch.Tensor) -> None:
-        """One step down the gradient of this rank's `loss`, averaged over the ranks."""
+        """Take one step down the gradient of `loss`, averaged over the ranks."""
         ...
 
     def save(self, folder: str) -> None:
-        """Write this rank's share of everything that is needed to go on."""
+        """Write this rank's share of the state that a restart needs."""
         ...
 
     def load(self, folder: str) -> None:
-        """Go on from what all ranks saved to `folder`."""
+        """Restore the state that all ranks saved to `folder`."""
         ...
 
 
 def prepare_process(placement: PlacementConfig, num_ranks: int) -> None:
-    """Settings of a worker's process that must stand before it makes an engine."""
+    """Set up a worker's process; must run before an engine is made."""
     if not placement.train_gpus_per_worker:
         torch.set_num_threads(max(1, placement.train_threads // num_ranks))
     if placement.zero_stage:
@@ -60,11 +60,11 @@ def open_engine(
     placement: PlacementConfig,
     local_batch: int,
 ) -> TrainingEngine:
-    """The engine of the placement's ZeRO stage.
+    """Return the engine of the placement's ZeRO stage.
 
     Args:
-        rate_factor: share of the learning rate at a step.
-        local_batch: groups of this rank in a step.
+        rate_factor: factor of the learning rate at a step.
+        local_batch: number of groups of this rank in a step.
     """
     schedule = LambdaLR(optimizer, rate_factor)
     if placement.train_gpus_per_worker:
@@ -75,7 +75,7 @@ def open_engine(
 
 
 class TorchEngine:
-    """Torch alone: what ZeRO stage 0 is."""
+    """Torch with gradients averaged over the ranks: ZeRO stage 0."""
 
     def __init__(self, training_model: TrainingModel, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
         self._training_model, self._optimizer, self._schedule = training_model, optimizer, schedule
@@ -98,7 +98,7 @@ class TorchEngine:
         self._optimizer.zero_grad()
 
     def save(self, folder: str) -> None:
-        """See `TrainingEngine`; all ranks hold the same, so the first one writes it."""
+        """See `TrainingEngine`; all ranks hold the same state, so rank 0 writes it."""
         if dist.get_rank() == 0:
             named = self._training_model.named_parameters()
             state = {
@@ -164,7 +164,7 @@ class DeepSpeedEngine:
 
 
 def _prepare_deepspeed(placement: PlacementConfig) -> None:
-    """Settings that must stand before DeepSpeed is imported, and those that must stand before it starts."""
+    """Set the variables that must be set before DeepSpeed is imported, and those that must be set before it starts."""
     if not placement.train_gpus_per_worker:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed.ops
@@ -172,5 +172,5 @@ def _prepare_deepspeed(placement: PlacementConfig) -> None:
 
     logger.setLevel(logging.ERROR)
     # On CPU, DeepSpeed compiles an all-reduce through shared memory at first use, which takes 43 s and a C++ compiler.
-    # This table says which of its operations can be built; without that one it uses Ray Train's process group.
+    # This table lists the operations that can be built; without that one it uses Ray Train's process group.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,7 +1,7 @@
 """One worker of base training: a Ray Train worker around an engine that steps the optimizer.
 
-Each epoch ends with a checkpoint that every rank reports its shard of. A worker that starts again continues after the
-last one, in the same order of lessons.
+Each epoch ends with a checkpoint to which every rank reports its shard. A restarted worker continues after the last
+one, with the training groups in the same order.
 """
 
 import json
@@ -33,34 +33,34 @@ from hydra_ray.seeds import seed_of
 
 _LOG = logging.getLogger(__name__)
 MAX_START_GROUPS = 2000
-"""Groups that the untrained base's ridge head is fitted on."""
+"""Number of groups that the untrained base's ridge head is fitted on."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """What has been reached; stored in every checkpoint."""
+    """Course of the training so far; stored in every checkpoint."""
 
     epochs_done: int = 0
     best_epoch: int = 0
     train_losses: list[float] = field(default_factory=list)
     holdout_losses: list[float] = field(default_factory=list)
-    """One for each epoch, the untrained base's first; empty where nobody is held out."""
+    """Mean held-out loss after each epoch, the untrained base's first; empty if no users are held out."""
     improvements: list[float] = field(default_factory=list)
-    """Of each trained epoch over the untrained base, in standard errors."""
+    """Mean improvement of each trained epoch over the untrained base, in standard errors."""
     start_losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """Of each held-out user under the untrained base."""
+    """Loss of each held-out user under the untrained base."""
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    """The trained parameters of the base after `best_epoch`; empty for epoch 0."""
+    """Trained parameters of the base after `best_epoch`; empty for epoch 0."""
 
     def save(self, folder: str) -> None:
-        """Write it to `folder`."""
+        """Write the progress to `folder`."""
         tensors = {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         save_file(tensors | {"start_losses": torch.from_numpy(self.start_losses)}, os.path.join(folder, _TENSORS))
         with open(os.path.join(folder, _NUMBERS), "w", encoding="utf-8") as file:
             json.dump(self.numbers(), file)
 
     def numbers(self) -> dict[str, Any]:
-        """All but the arrays."""
+        """Return all fields but the arrays."""
         return {name: getattr(self, name) for name in _NUMBER_NAMES}
 
 
@@ -78,7 +78,7 @@ def _load_progress(folder: str) -> Progress:
 
 
 def write_untrained(task: TrainingTask) -> None:
-    """Write the base as it is before training, with the standardization of the plain features."""
+    """Write the untrained base with the standardization of its handcrafted features."""
     torch.set_num_threads(task.placement.train_threads)
     stream = TrainingGroupStream(
         task.locations,
@@ -92,13 +92,13 @@ def write_untrained(task: TrainingTask) -> None:
 
 
 def train(tasks: Sequence[TrainingTask]) -> None:
-    """What each Ray Train worker runs: one task after the other, but for those that an earlier attempt has done."""
+    """Train one base after the other in each Ray Train worker, without those that an earlier attempt finished."""
     num_ranks = ray.train.get_context().get_world_size()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     prepare_process(tasks[0].placement, num_ranks)
     cache = HiddenStateCache()
     for task in tasks:
-        # Rank 0 writes the base while the others go on: they must not each look for themselves.
+        # Rank 0 writes the base while the others continue: they must not each check for themselves.
         if not _gathered(task.is_done())[0]:
             _train_base(task, ray.train.get_context().get_world_rank(), num_ranks, cache)
 
@@ -133,7 +133,7 @@ def _train_base(task: TrainingTask, rank: int, num_ranks: int, cache: HiddenStat
         start = time.monotonic()
         progress.train_losses.append(_train_epoch(engine, training_model, stream, epoch, num_steps, task, num_ranks))
         progress.epochs_done = epoch + 1
-        _judge(progress, training_model, _holdout_losses(training_model, stream))
+        _update_best(progress, training_model, _holdout_losses(training_model, stream))
         _LOG.info("epoch %d: %s, %.1f s", epoch + 1, progress.numbers(), time.monotonic() - start)
         _checkpoint(engine, progress, rank, task)
     if rank == 0:
@@ -177,8 +177,10 @@ def _open_engine(training_model: TrainingModel, task: TrainingTask, num_ranks: i
 
 
 def _rate_factor(step: int, num_steps: int) -> float:
-    """Share of the learning rate at a step: up over the first tenth of all, then down to 0; without it few users'
-    examples are soon overfitted."""
+    """Return the factor of the learning rate at a step: linear warm-up over the first tenth, then linear decay to 0.
+
+    Without it the examples of few users are soon overfitted.
+    """
     return min(1.0, 10 * (step + 1) / num_steps) * max(0.0, 1 - step / num_steps)
 
 
@@ -187,7 +189,7 @@ def _local_batch(task: TrainingTask, num_ranks: int) -> int:
 
 
 def _num_steps(survey: Survey, task: TrainingTask, num_ranks: int) -> int:
-    """Steps of the rank with the most lessons: all ranks must take the same number."""
+    """Return the number of steps of the rank with the most training groups: all ranks must take the same number."""
     return max(-(-each // _local_batch(task, num_ranks)) for each in _gathered(survey.num_training_groups))
 
 
@@ -200,7 +202,7 @@ def _train_epoch(
     task: TrainingTask,
     num_ranks: int,
 ) -> float:
-    """Take the epoch's steps; returns the mean loss of a group over all ranks."""
+    """Take the epoch's steps; return the mean loss of a group over all ranks."""
     torch.manual_seed(seed_of(task.config.seed, "dropout", str(epoch), str(dist.get_rank())))
     batches = stream.epoch(epoch, _local_batch(task, num_ranks))
     total, count = 0.0, 0
@@ -219,11 +221,13 @@ def _holdout_losses(training_model: TrainingModel, stream: TrainingGroupStream) 
     return np.concatenate(_gathered(user_losses(training_model, stream.training_groups(is_held_out=True))))
 
 
-def _judge(progress: Progress, training_model: TrainingModel, losses: np.ndarray) -> None:
-    """Keep the epoch just trained if it is the best, and by more than one standard error better than none."""
+def _update_best(progress: Progress, training_model: TrainingModel, losses: np.ndarray) -> None:
+    """Keep the last epoch if it has the lowest held-out loss and beats the untrained base by more than one standard
+    error.
+    """
     epoch = progress.epochs_done
     if not len(losses):
-        is_best = True  # nobody judges: the last epoch is kept
+        is_best = True  # without validation users the last epoch is kept
     else:
         gains = progress.start_losses - losses
         error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else np.inf
@@ -255,14 +259,14 @@ _BASE = "base"
 
 
 def _own_checkpoint(task: TrainingTask) -> ray.train.Checkpoint | None:
-    """The last checkpoint that Ray Train knows, if it is of this base and not of one that was trained before it."""
+    """Return Ray Train's last checkpoint if it is of this base and not of one that was trained before it."""
     checkpoint = ray.train.get_checkpoint()
     is_own = checkpoint is not None and checkpoint.get_metadata().get(_BASE) == base_name_of(task.fold)
     return checkpoint if is_own else None
 
 
 def _resume(engine: TrainingEngine, checkpoint: ray.train.Checkpoint) -> Progress:
-    """Continue from the checkpoint."""
+    """Restore engine and progress from the checkpoint."""
     with checkpoint.as_directory() as folder:
         engine.load(folder)
         return _load_progress(folder)
@@ -284,7 +288,7 @@ def _write(task: TrainingTask, training_model: TrainingModel, progress: Progress
 
 
 def _add_surveys(survey: Survey) -> Survey:
-    """The surveys of all ranks together."""
+    """Return the sums of all ranks' surveys."""
     surveys = _gathered(survey)
     return Survey(
         num_users=survey.num_users,
@@ -297,7 +301,7 @@ def _add_surveys(survey: Survey) -> Survey:
 
 
 def _gathered(value: Any) -> list[Any]:
-    """The values of all ranks, in their order."""
+    """Return the values of all ranks, in their order."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values

@@ -1,4 +1,7 @@
-"""Columns of lists as flat arrays, and back, without a Python object for each row."""
+"""Conversion between list columns and flat arrays, without a Python object for each row.
+
+Shape suffixes: X list elements.
+"""
 
 from collections.abc import Sequence
 
@@ -11,17 +14,17 @@ from hydra_ray.scorer.linear.groups import Floats, Ints, starts_of
 
 
 def flat_values(table: pa.Table, name: str) -> np.ndarray:
-    """The elements of all lists of a column, one list after the other; null becomes NaN."""
+    """Return the elements of all lists of a column, concatenated; null becomes NaN."""
     return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
 
 
 def list_lengths(table: pa.Table, name: str) -> Ints:
-    """The length of each row's list."""
+    """Return the length of each row's list."""
     return table[name].combine_chunks().value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def lists_of(values: np.ndarray | pa.Array, lengths: Ints, element: pa.DataType, *, nullable: bool = False) -> pa.Array:
-    """A column of lists from their elements, one list after the other; NaN becomes null where that is allowed."""
+    """Build a column of lists from their concatenated elements; NaN becomes null if `nullable`."""
     elements = values if isinstance(values, pa.Array) else pa.array(values, element, from_pandas=nullable)
     offsets = pa.array(starts_of(lengths), pa.int32())
     return pa.ListArray.from_arrays(offsets, elements, type=arrow_list(element, nullable=nullable))
@@ -38,12 +41,12 @@ def require_finite(table: pa.Table, names: Sequence[str], location: str) -> None
         if is_bad_X.any():
             bad = np.searchsorted(starts_of(list_lengths(table, name)), np.flatnonzero(is_bad_X), side="right") - 1
             raise FeatureError(
-                f"the {name} of {len(np.unique(bad))} users in {location} are NaN or infinite (the folder names the "
-                "stage, the file the users' bucket), expected finite numbers. Look for a base that diverged or a plain "
-                "feature that divides by 0, remove the stage's folder and run again."
+                f"the {name} of {len(np.unique(bad))} users in {location} are NaN or infinite, expected finite numbers "
+                "(the folder names the stage, the file the users' bucket). Look for a base that diverged or a "
+                "handcrafted feature that divides by 0, remove the stage's folder and run again."
             )
 
 
 def rows_of(values: Floats, num_rows: int) -> Floats:
-    """Flat elements of lists of one length as a matrix."""
+    """Reshape the elements of equally long lists to a matrix with one row for each list."""
     return values.reshape(num_rows, -1) if num_rows else np.zeros((0, 0))

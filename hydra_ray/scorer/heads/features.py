@@ -1,7 +1,9 @@
-"""Frozen features: what a base makes of every candidate, computed once and stored.
+"""Frozen features of every candidate, computed once by a base and stored.
 
 A row of the features table is a user; its groups and candidates are flat lists, so that a part becomes a few arrays
 without a Python object for each candidate.
+
+Shape suffixes: U users, G groups, N candidates, D features, H width of history vectors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
     from hydra_ray.scorer.base.model import Base
 
 WIDTHS_KEY = b"hydra_ray.widths"
-"""Key in the schema metadata: how many of a candidate's features come from the base, and how many are plain."""
+"""Key in the schema metadata: numbers of learned and of handcrafted features of a candidate."""
 ROW_GROUP_USERS = 500
-"""Most users in a row group: what is in memory at once. A bucket's users stand in the same row groups of all tables
-that are made of its features, so that these can be read side by side."""
+"""Largest number of users in a row group, which is what is in memory at once. A bucket's users are in the same row
+groups of all tables that are made of its features, so that these can be read in parallel.
+"""
 
 
 SCHEMA = pa.schema(
@@ -36,17 +39,17 @@ SCHEMA = pa.schema(
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("is_new", pa.bool_(), nullable=False),
         pa.field("fold", pa.int64()),
-        # Of each group as many numbers.
+        # As many numbers for each group.
         pa.field("history", arrow_list(pa.float32()), nullable=False),
-        # Whether no group of the user trained the base.
+        # True if the base was trained on no group of the user.
         pa.field("is_unseen", pa.bool_(), nullable=False),
-        # One element a group.
+        # One element for each group.
         pa.field("group_ids", arrow_list(pa.string()), nullable=False),
         pa.field("query_ids", arrow_list(pa.string()), nullable=False),
         pa.field("variants", arrow_list(pa.string()), nullable=False),
         pa.field("is_pseudo", arrow_list(pa.bool_()), nullable=False),
         pa.field("num_candidates", arrow_list(pa.int32()), nullable=False),
-        # One element a candidate; `features` has num_features for each.
+        # One element for each candidate; `features` has num_features for each.
         pa.field("candidate_ids", arrow_list(pa.string()), nullable=False),
         pa.field("qualities", arrow_list(pa.float32(), nullable=True), nullable=False),
         pa.field("features", arrow_list(pa.float32()), nullable=False),
@@ -55,40 +58,40 @@ SCHEMA = pa.schema(
 
 
 NAMES = ["group_ids", "query_ids", "variants", "is_pseudo", "num_candidates", "candidate_ids"]
-"""Columns that say what is scored, and to which all other tables of candidates are aligned."""
+"""Columns that identify the candidates; all other tables of candidates are aligned to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturePart:
-    """Some users of the features table. Key: user_ids, sorted."""
+    """Row group of the features table. Key: user_ids, sorted."""
 
     user_ids: list[str]
     is_new_U: Bools
-    """In the fold that the part was read for."""
+    """Users who are new in the fold that the part was read for."""
     is_unseen_U: Bools
     histories_GH: Floats
-    """What the encoder makes of the records that may be used for each group's query; of no width where not known."""
+    """Encoder's mean vector of the records that may be used for each group's query; of width 0 where unknown."""
     names: pa.Table
-    """The columns NAMES of SCHEMA."""
+    """Columns NAMES of SCHEMA."""
     query_ids: list[str]
     is_pseudo_G: Bools
     is_known_G: Bools
-    """Whether the quality of every candidate of the group is known; so for no evaluated query of a new user."""
+    """Groups of which every candidate's quality is known; never a new user's evaluated query."""
     table: GroupTable
     num_learned: int
     base_fingerprint: str
 
 
 class FeatureWriter:
-    """Computes parts of the features tables; made once in each worker, since it loads the bases."""
+    """Writer of the features tables; one in each worker, since it loads the bases."""
 
     def __init__(self, examples: Stage, base: Stage, stage: Stage, base_names: Sequence[str]) -> None:
         """Load the bases.
 
         Args:
-            examples: has the table "examples".
-            base: has the bases `base_names`.
-            stage: gets a table of features of each.
+            examples: stage with the table "examples".
+            base: stage with the bases `base_names`.
+            stage: destination of a table of features for each base.
         """
         from hydra_ray.scorer.base.model import load_base, share_cache
 
@@ -97,7 +100,7 @@ class FeatureWriter:
         self._cache = share_cache([base for base, _ in self._bases.values()])
 
     def __call__(self, bucket: int) -> dict[str, float]:
-        """Make and commit the bucket's missing parts, some users at a time; returns the counters of each."""
+        """Compute and commit the bucket's missing parts, some users at a time; return the counters of a part."""
         part = storage.read_part(self._examples.part("examples", bucket), arrow_schema(UserExamples))
         users = sorted(from_table(part, UserExamples), key=lambda user: user.user_id)
         counters: dict[str, float] = {
@@ -121,7 +124,7 @@ def _schema(base: "Base", description: Mapping[str, Any]) -> pa.Schema:
 
 
 def _tables_of(base: "Base", description: dict[str, Any], users: Sequence[UserExamples]) -> Iterator[pa.Table]:
-    """The row groups of the users' features."""
+    """Yield the row groups of the users' features."""
     for own in map(users.__getitem__, row_group_slices(len(users))):
         features = _features(base, [group for user in own for group in user.groups])
         rows = list(_rows(own, features, description))
@@ -129,7 +132,7 @@ def _tables_of(base: "Base", description: dict[str, Any], users: Sequence[UserEx
 
 
 def _features(base: "Base", groups: Sequence[Group]) -> Floats:
-    """Features (N, D) of all candidates of `groups`, in order."""
+    """Return the features of all candidates of `groups` (N, D), in order."""
     import torch
 
     queries = [group.query for group in groups for _ in group.candidates]
@@ -143,25 +146,25 @@ def _features(base: "Base", groups: Sequence[Group]) -> Floats:
 
 
 def features_table(base_name: str) -> str:
-    """Name of the table of the features that a base makes."""
+    """Return the name of the table of a base's features."""
     return f"features/{base_name}"
 
 
 def row_group_slices(num_users: int) -> list[slice]:
-    """Which of a bucket's users stand in which row group of its tables: nearly as many in each, at least one group."""
+    """Return which of a bucket's users are in which row group: nearly equal numbers, in at least one row group."""
     num_groups = max(1, -(-num_users // ROW_GROUP_USERS))
     bounds = [num_users * place // num_groups for place in range(num_groups + 1)]
     return [slice(*own) for own in pairwise(bounds)]
 
 
 def read_features(location: str, fold: int, *, has_soft_targets: bool) -> Iterator[FeaturePart]:
-    """The row groups of the part of a features table, without the qualities of the queries that `fold` evaluates.
+    """Yield the row groups of a part of a features table, without the qualities of the queries that `fold` evaluates.
 
     Args:
         has_soft_targets: see `target_distributions`.
 
     Raises:
-        StorageError: there is none, or it is no features table.
+        StorageError: the part is missing or of another schema.
         FeatureError: features are NaN or infinite.
     """
     for table in _tables(location):
@@ -171,10 +174,10 @@ def read_features(location: str, fold: int, *, has_soft_targets: bool) -> Iterat
 def sample_training_users(
     locations: Sequence[str], num_users: int, seed: int, fold: int, *, has_soft_targets: bool
 ) -> FeaturePart:
-    """At most `num_users` training users of a fold, by a hash of their ids; one row group is read at a time.
+    """Sample at most `num_users` training users of a fold, by a hash of their ids; one row group is read at a time.
 
     Raises:
-        StorageError: a part is missing, or is no part of a features table.
+        StorageError: a part is missing or of another schema.
         FeatureError: features are NaN or infinite.
     """
     kept, kept_ranks, metadata = SCHEMA.empty_table(), np.zeros(0, np.int64), {}
@@ -190,17 +193,18 @@ def sample_training_users(
 
 
 def target_distributions(qualities_N: Floats, group_starts: Ints, *, has_soft_targets: bool) -> tuple[Floats, Bools]:
-    """Target distributions of all groups (see `target_distribution`), and which groups' qualities are all known.
+    """Return the target distributions of all groups (see `target_distribution`), and a mask of the groups whose
+    qualities are all known.
 
     Args:
-        qualities_N: NaN where not known.
+        qualities_N: NaN where unknown.
     """
     lengths = np.diff(group_starts)
     is_known_G, targets_N = lengths > 0, np.zeros(len(qualities_N))
     if not len(qualities_N):
         return targets_N, is_known_G
     starts, lengths = group_starts[:-1][is_known_G], lengths[is_known_G]
-    # NaN is passed on by both.
+    # NaN propagates through both.
     best, worst = np.maximum.reduceat(qualities_N, starts), np.minimum.reduceat(qualities_N, starts)
     is_known_G[is_known_G] = ~np.isnan(best)
     distances_N = qualities_N - np.repeat(best, lengths)
@@ -249,7 +253,7 @@ def _feature_part(part: pa.Table, metadata: Mapping[bytes, bytes], fold: int, ha
     lengths = flat_values(part, "num_candidates").astype(np.int64)
     group_starts, user_starts = starts_of(lengths), starts_of(list_lengths(part, "num_candidates"))
     is_pseudo_G = flat_values(part, "is_pseudo").astype(bool)
-    # What must not be known is forgotten here, before anything can be fitted on it.
+    # Qualities that must not be known are removed here, before anything can be fitted on them.
     is_hidden_G = np.repeat(is_new_U, np.diff(user_starts)) & ~is_pseudo_G
     qualities = flat_values(part, "qualities").astype(np.float64)
     qualities = np.where(np.repeat(is_hidden_G, lengths), np.nan, qualities)

@@ -1,8 +1,8 @@
-"""Fits everybody's heads: the population once, each bucket projected once, then trials of all users of a shard at once.
+"""Fit all users' heads: estimate the head prior, project each bucket once, then run trials of whole shards of users.
 
-A trial is one shard of buckets with one head configuration. It commits a part for each bucket, so a trial that is run
-again does only what is missing. Afterwards every user gets the configuration with the lowest loss on the user's own
-held-out history, shrunk towards the mean of the users alike.
+A trial is one shard of buckets with one head kind. It commits a part for each bucket, so a repeated trial computes only
+what is missing. Afterwards every user gets the head kind with the lowest loss on the user's own held-out history,
+shrunk towards the mean of the user's cohort (see `choose_kinds`).
 """
 
 import logging
@@ -40,19 +40,19 @@ def fit_heads(
 ) -> dict[str, float]:
     """Fit the heads of every fold and write its tables of heads and scores in `stage`.
 
-    What a killed call has committed is kept. Ray must be running.
+    Parts that a killed call committed are kept. Ray must be running.
 
     Args:
-        head_prior: the heads that keep what training users teach: `stage`, or those of the run that taught.
-        base_names: of each fold, the base whose features its heads are fitted on.
-        has_soft_targets: whether candidates that are not the best of their group have a part in what is learned.
-        num_prefitted: how many of the last features are fitted scores themselves.
+        head_prior: stage that stores the head prior: `stage`, or that of the parent run.
+        base_names: for each fold, the base on whose features its heads are fitted.
+        has_soft_targets: see `target_distribution`.
+        num_prefitted: number of the last features that are fitted scores themselves.
 
     Returns:
-        Counters: users, and how many of each cohort got which configuration.
+        Counters: users, and the number of users of each cohort with each head kind.
 
     Raises:
-        TrainingError: a trial failed, or the training users teach nothing.
+        TrainingError: a trial failed, or no training user has a group with a target.
     """
     jobs = [
         HeadJob(
@@ -93,7 +93,7 @@ def fit_heads(
 
 
 def _run_trials(jobs: Sequence[HeadJob], placement: PlacementConfig) -> None:
-    """One trial for each fold, shard and configuration."""
+    """Run one trial for each fold, shard and head kind."""
     config, stage = jobs[0].config, jobs[0].stage
     num_shards = min(config.num_shards, len(stage.buckets))
     grid = {
@@ -110,7 +110,9 @@ def _run_trial(jobs: Mapping[int, HeadJob], settings: Mapping[str, Any]) -> dict
 
 
 def _known_losses(job: HeadJob, names: Sequence[str]) -> np.ndarray:
-    """Mean held-out losses (configurations, cohorts) of the run that taught: who comes later is judged by them too."""
+    """Return the mean held-out losses (head kinds, cohorts), the parent run's if there is one: users who come later are
+    assigned kinds by the same losses.
+    """
     location = storage.join(job.prior_folder, _COHORTS)
     if not storage.exists(location):
         losses = cohort_losses([_added_counters(job.trial_parts(name)) for name in names])

@@ -1,4 +1,10 @@
-"""The kinds of heads, one entry each: how a user's code is fitted, and what it adds to a candidate's score."""
+"""Head kinds: how a user's code is fitted, and its effect on a candidate's score.
+
+shared: s = offset. lowrank: s = offset + (B' x)' a_u. paper: s = two-layer network of the user applied to x.
+
+Shape suffixes: U users, G groups, N candidates, D features, R code width (of a paper head V, the parameters of its
+network), F held-out folds.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +20,11 @@ from hydra_ray.scorer.linear.prior import HeadPrior
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The codes of some users."""
+    """Codes of some users."""
 
-    codes_UK: Floats
-    precisions_UK: Floats
-    """Their posterior precisions (see `Belief`); of no width where there is no posterior."""
+    codes_UR: Floats
+    precisions_UR: Floats
+    """Posterior precisions of the codes (see `Belief`); of width 0 where there is no posterior."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +39,29 @@ class HeadKind:
 
     @property
     def reads_features(self) -> bool:
-        """Whether the base's own features are needed, and not only what they were projected to."""
+        """Return whether the kind reads the base's features, and not only their projections."""
         return _KINDS[self.kind].reads_features
 
     def inputs(self, part: ProjectedPart, head_prior: HeadPrior) -> Floats:
-        """What a code is applied to, one row a candidate."""
+        """Return the inputs of the codes, one row for each candidate."""
         return _KINDS[self.kind].inputs(self, part, head_prior)
 
     def fit(
         self, table: GroupTable, offsets_N: Floats, head_prior: HeadPrior, fold_G: Ints, folds: Sequence[int]
     ) -> tuple[Fit, list[Floats]]:
-        """The codes of all users, and the codes (U, K) that were fitted without each fold.
+        """Return the codes of all users, and the codes (U, R) fitted without each fold.
 
         Args:
-            table: every group teaches; its features are the `inputs`.
-            offsets_N: the scores that codes add to.
-            fold_G: each group's fold.
-            folds: which to leave out in turn.
+            table: every group has a target; its features are the `inputs`.
+            offsets_N: scores that codes add to.
+            fold_G: fold of each group.
+            folds: folds to leave out in turn.
         """
         return _KINDS[self.kind].fit(self, table, offsets_N, head_prior, [fold_G != fold for fold in folds])
 
-    def scores(self, inputs_ND: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
-        """Each candidate's score by the code of its user."""
-        return _KINDS[self.kind].scores(self, inputs_ND, offsets_N, user_N, codes_UK)
+    def scores(self, inputs_ND: Floats, offsets_N: Floats, user_N: Ints, codes_UR: Floats) -> Floats:
+        """Return each candidate's score by the code of its user (N)."""
+        return _KINDS[self.kind].scores(self, inputs_ND, offsets_N, user_N, codes_UR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,7 @@ class _Kind:
 
 
 def head_kinds(config: HeadsConfig) -> list[HeadKind]:
-    """The head configurations that a user may get, shared first if it is one of them."""
+    """Return the head kinds that a user may get, shared first if it is one of them."""
     found: list[HeadKind] = []
     for kind in ("shared", "lowrank", "paper"):
         ranks = sorted(set(config.ranks)) if kind == "lowrank" else [0]
@@ -80,19 +86,19 @@ def head_kinds(config: HeadsConfig) -> list[HeadKind]:
 
 
 def _projected_inputs(head_kind: HeadKind, part: ProjectedPart, _: HeadPrior) -> Floats:
-    """The rank's columns; a rank above the number of features means all directions."""
+    """Return the first `rank` columns; a rank above the number of features means all directions."""
     return part.table.features_ND[:, : head_kind.rank]
 
 
-def _linear_scores(_: HeadKind, inputs_NR: Floats, offsets_N: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
-    return offsets_N + np.einsum("nr,nr->n", inputs_NR, codes_UK[user_N])
+def _linear_scores(_: HeadKind, inputs_NR: Floats, offsets_N: Floats, user_N: Ints, codes_UR: Floats) -> Floats:
+    return offsets_N + np.einsum("nr,nr->n", inputs_NR, codes_UR[user_N])
 
 
 def _fit_shared(
     _: HeadKind, table: GroupTable, __: Floats, ___: HeadPrior, kept_FG: Sequence[Bools]
 ) -> tuple[Fit, list[Floats]]:
     nothing = np.zeros((table.num_users, 0))
-    return Fit(codes_UK=nothing, precisions_UK=nothing), [nothing] * len(kept_FG)
+    return Fit(codes_UR=nothing, precisions_UR=nothing), [nothing] * len(kept_FG)
 
 
 def _fit_lowrank(
@@ -102,7 +108,7 @@ def _fit_lowrank(
     regression = Regression(table, table.features_ND, offsets_N)
     found = regression.updated(Belief.prior(table.num_users, variances_R))
     left_out = [regression.codes(variances_R, is_kept_G.astype(float), found.codes_UR) for is_kept_G in kept_FG]
-    return Fit(codes_UK=found.codes_UR, precisions_UK=found.precisions_UR), left_out
+    return Fit(codes_UR=found.codes_UR, precisions_UR=found.precisions_UR), left_out
 
 
 def _paper_inputs(_: HeadKind, part: ProjectedPart, head_prior: HeadPrior) -> Floats:
@@ -120,20 +126,20 @@ def _fit_paper(
 
     settings = head_kind.settings
     codes, *left_out = (
-        train_networks(table, head_prior.network_K, is_kept_G.astype(float), settings, settings.paper_epochs)
+        train_networks(table, head_prior.network_V, is_kept_G.astype(float), settings, settings.paper_epochs)
         for is_kept_G in [np.ones(table.num_groups, bool), *kept_FG]
     )
-    return Fit(codes_UK=codes, precisions_UK=np.zeros((table.num_users, 0))), left_out
+    return Fit(codes_UR=codes, precisions_UR=np.zeros((table.num_users, 0))), left_out
 
 
-def _paper_scores(head_kind: HeadKind, inputs_ND: Floats, _: Floats, user_N: Ints, codes_UK: Floats) -> Floats:
+def _paper_scores(head_kind: HeadKind, inputs_ND: Floats, _: Floats, user_N: Ints, codes_UR: Floats) -> Floats:
     from hydra_ray.scorer.heads.paper import network_scores
 
-    return network_scores(inputs_ND, user_N, codes_UK, head_kind.settings.paper_width)
+    return network_scores(inputs_ND, user_N, codes_UR, head_kind.settings.paper_width)
 
 
 _KINDS: Mapping[str, _Kind] = {
-    # A code of rank 0: it adds nothing.
+    # A code of rank 0 adds nothing.
     "shared": _Kind(reads_features=False, inputs=_projected_inputs, fit=_fit_shared, scores=_linear_scores),
     "lowrank": _Kind(reads_features=False, inputs=_projected_inputs, fit=_fit_lowrank, scores=_linear_scores),
     "paper": _Kind(reads_features=True, inputs=_paper_inputs, fit=_fit_paper, scores=_paper_scores),

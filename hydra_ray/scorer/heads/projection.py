@@ -1,12 +1,12 @@
-"""Projected features: what fitting needs of every candidate, in a few numbers.
+"""Projected features: the few numbers of every candidate that fitting needs.
 
-Once the population is known, the base's full-width features are only ever multiplied by its shared heads and its basis.
-So each bucket is projected once: per candidate the shared head's score, what each routed head adds to it, and the
-features in the basis of the largest rank, of which smaller ranks use the first columns; per group the mixture of the
-routed heads. All that is fitted, chosen and scored
-afterwards reads these rows, a row group at a time. (Paper heads alone read the full features beside them.)
+Given the head prior, the base's full-width features x are only ever multiplied by its shared heads and its basis B. So
+each bucket is projected once: per candidate the shared head's score w' x, the increments of the routed heads and B' x
+for the largest rank, of which smaller ranks use the first columns; per group the mixture of the routed heads. All
+fitting, selection and scoring afterwards reads these rows, a row group at a time. (Only paper heads read the full
+features beside them.)
 
-Letters in shape suffixes: U users, G groups, N candidates, D features, E routed heads, R code width.
+Shape suffixes: U users, G groups, N candidates, D features, E routed heads, R code width, H width of history vectors.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,21 +28,22 @@ from hydra_ray.scorer.linear.shared import user_fold
 from hydra_ray.seeds import seed_of
 
 EVALUATED = -1
-"""In the place of a fold: the group's target must not be known."""
+"""Placeholder in place of a fold: the group's target must not be known."""
 RANK_KEY = b"hydra_ray.rank"
-"""Key in the schema metadata: how many inputs a candidate has."""
+"""Key in the schema metadata: number of inputs of a candidate."""
 
 SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("is_new", pa.bool_(), nullable=False),
-        # One element a group.
+        # One element for each group.
         *(features.SCHEMA.field(name) for name in NAMES if name != "candidate_ids"),
-        # Of the user's queries, by which they are held out.
+        # Folds of the user's queries, by which they are held out.
         pa.field("folds", arrow_list(pa.int16()), nullable=False),
-        # As many as there are routed heads for each group.
+        # For each group one number for each routed head.
         pa.field("mixtures", arrow_list(pa.float32()), nullable=False),
-        # One element a candidate; `added` has as many as there are routed heads for each, `inputs` as many as the rank.
+        # One element for each candidate; `added` has one number for each routed head, `inputs` one for each column of
+        # the basis.
         features.SCHEMA.field("candidate_ids"),
         features.SCHEMA.field("qualities"),
         pa.field("shared", arrow_list(pa.float32()), nullable=False),
@@ -54,30 +55,30 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectedPart:
-    """Some users of the projected table. Key: user_ids, sorted."""
+    """Row group of the projected table. Key: user_ids, sorted."""
 
     user_ids: list[str]
     is_new_U: Bools
     fold_G: Ints
-    """Each group's fold among its user's queries that are learned from; EVALUATED for all others."""
+    """Fold of each group among its user's queries that are learned from; EVALUATED for all others."""
     shared_N: Floats
-    """The shared head's scores; a training user's by one that was fitted without the user."""
+    """Scores by the shared head; a training user's by one that was fitted without the user's fold."""
     mixtures_GE: Floats
-    """The weights of the routed heads; of no width where there are none."""
+    """Mixture weights of the routed heads; of width 0 where there are none."""
     added_NE: Floats
-    """What each routed head adds to the shared head's score."""
+    """Increment of each routed head to the shared head's score."""
     offsets_N: Floats
-    """The routed heads' scores, which a code adds to."""
+    """Scores by the routed heads, to which a code adds."""
     table: GroupTable
-    """Its features are the inputs (N, R) of low-rank codes."""
+    """Groups of the candidates, with the inputs (N, R) of low-rank codes as features."""
     features_ND: Floats
-    """The base's own features where a head reads them, else of no width."""
+    """Features from the base if a head kind reads them, else of width 0."""
 
     def lent_offsets(self, donors_U: Ints) -> Floats:
-        """Scores by heads that are mixed as for another user.
+        """Return scores by routed heads with the mean mixture of another user (N).
 
         Args:
-            donors_U: the other of each user; -1 for nobody, which leaves the shared head.
+            donors_U: index of the other user; -1 for nobody, which leaves the shared head.
         """
         mixtures_UE = np.zeros((self.table.num_users, self.mixtures_GE.shape[1]))
         np.add.at(mixtures_UE, self.table.user_of_group(), self.mixtures_GE)
@@ -87,11 +88,11 @@ class ProjectedPart:
 
 
 def project(part: FeaturePart, head_prior: HeadPrior, num_folds: int, seed: int) -> pa.Table:
-    """Rows of the projected table.
+    """Return rows of the projected table.
 
     Args:
-        num_folds: parts of a user's history that are held out in turn.
-        seed: of the folds.
+        num_folds: number of parts of a user's history that are held out in turn.
+        seed: seed of the folds.
     """
     table = part.table
     user_fold_U = user_folds(part)
@@ -119,23 +120,23 @@ def write_projected(location: str, tables: Iterable[pa.Table], lineage: Lineage,
     """Commit a bucket's part of the projected table.
 
     Args:
-        rank: inputs a candidate.
+        rank: number of inputs of a candidate.
     """
     schema = SCHEMA.with_metadata({**lineage.metadata(), RANK_KEY: str(rank).encode()})
     storage.write_row_groups(location, schema, tables, {})
 
 
 def read_projected(location: str, lineage: Lineage, *, has_soft_targets: bool) -> Iterator[ProjectedPart]:
-    """A bucket's part of the projected table, a row group at a time.
+    """Yield the row groups of a bucket's part of the projected table.
 
     Args:
-        lineage: of what is fitted on it.
+        lineage: fingerprints that the part must have.
         has_soft_targets: see `target_distributions`.
 
     Raises:
-        StorageError: there is none, or it is no projected table.
+        StorageError: the part is missing or of another schema.
         FeatureError: its numbers are NaN or infinite.
-        HeadMismatchError: it was made by another base or population.
+        HeadMismatchError: it was made with another base or head prior.
     """
     numbers = ["mixtures", "shared", "added", "inputs"]
     names = ["user_id", "is_new", "num_candidates", "folds", "qualities", *numbers]
@@ -146,20 +147,20 @@ def read_projected(location: str, lineage: Lineage, *, has_soft_targets: bool) -
 
 
 def read_names(location: str) -> Iterator[pa.Table]:
-    """The columns NAMES of a bucket's part of the projected table, a row group at a time."""
+    """Yield the columns NAMES of a bucket's part of the projected table, a row group at a time."""
     return storage.read_row_groups(location, SCHEMA, NAMES)
 
 
 def user_folds(part: FeaturePart) -> Ints:
-    """The fold of each user who may have taught the shared heads; -1 for new users."""
+    """Return the fold of each user in the cross-fitting of the shared heads (U); -1 for new users."""
     users = zip(part.user_ids, part.is_new_U.tolist(), strict=True)
     return np.array([-1 if is_new else user_fold(user_id) for user_id, is_new in users], np.int64)
 
 
 def group_folds(part: FeaturePart, num_folds: int, seed: int) -> Ints:
-    """Each group's fold among its user's queries that are learned from; EVALUATED for all others.
+    """Return the fold of each group among its user's queries that are learned from (G); EVALUATED for all others.
 
-    A user's queries are dealt to the folds in the order of a hash.
+    A user's queries are assigned to the folds round-robin, in the order of a hash.
     """
     user_G = part.table.user_of_group()
     is_learned_G = part.is_pseudo_G | part.is_known_G
@@ -175,7 +176,7 @@ def group_folds(part: FeaturePart, num_folds: int, seed: int) -> Ints:
     )
     order = np.lexsort((ranks, users))
     groups, users, ranks = groups[order], users[order], ranks[order]
-    # Groups of one query have one hash, and stand side by side.
+    # Groups of one query have the same hash, and are adjacent.
     is_first = np.append(True, (np.diff(users) != 0) | (np.diff(ranks) != 0))[: len(groups)]
     places = np.cumsum(is_first) - 1
     folds = np.full(part.table.num_groups, EVALUATED, np.int64)

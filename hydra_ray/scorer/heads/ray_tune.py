@@ -1,4 +1,4 @@
-"""Ray Tune fans out: a trial for each point of a grid, each reporting one line."""
+"""Grid of trials on Ray Tune: one trial for each point, each reporting one line of metrics."""
 
 import os
 import uuid
@@ -10,7 +10,7 @@ from hydra_ray.errors import TrainingError
 from hydra_ray.runs.resources import ONE_CPU, Bundle
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, float]]
-"""What a trial does with its point of the grid, and the line it reports."""
+"""Function of a trial: takes its point of the grid, returns the metrics to report."""
 
 
 def run_trials(
@@ -23,21 +23,22 @@ def run_trials(
     """Call `work` once for each point of `grid`. Ray must be running.
 
     Args:
-        folder: where Tune keeps what it knows of the trials.
-        max_concurrent_trials: as many as there is room for where not given.
-        bundle: what a trial reserves.
+        folder: folder of Tune's own state.
+        max_concurrent_trials: None to run as many as the cluster has room for.
+        bundle: resources that a trial reserves.
 
     Raises:
         TrainingError: a trial failed twice.
     """
-    # Metrics are in the parts; Tune's own CSV, JSON and TensorBoard files would be three more for every trial.
+    # Metrics are in the parts; Tune's own CSV, JSON and TensorBoard files would add three files for every trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    # The newer output prints a table even where verbose is 0.
+    # The newer output prints a table even if verbose is 0.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     from ray import tune
 
     trial = tune.with_parameters(_trial, work=work)
-    # Tune knows trainables by name, in all processes of a job: two fits at once would do each other's work.
+    # Tune knows trainables by name, in all processes of a job: with one name, two fits at once would run each other's
+    # function.
     trial.__name__ = f"heads_{uuid.uuid4().hex}"
     filesystem, path = storage.arrow_filesystem(storage.join(folder, "tune"))
     labels: dict[str, Any] = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
@@ -58,7 +59,10 @@ def run_trials(
         ),
     ).fit()
     if results.errors:
-        raise TrainingError(f"{len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}")
+        raise TrainingError(
+            f"{len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}. Run again to "
+            "continue: what the others committed is kept."
+        )
 
 
 def _trial(settings: Mapping[str, Any], work: Work) -> None:

@@ -1,4 +1,7 @@
-"""Which head a user gets, and what it says about every candidate: the tables "heads" and "scores"."""
+"""Selection of each user's head kind, and the scores by the selected heads: the tables "heads" and "scores".
+
+Shape suffixes: U users, G groups, N candidates, K head kinds, R code width.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,34 +24,34 @@ _MAX_PRECISION = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heads:
-    """Some users' heads, ready to score."""
+    """Heads of some users, ready to score."""
 
     chosen_U: Ints
-    """Index of each user's configuration; -1 for no code."""
+    """Index of each user's head kind; -1 for no code."""
     codes: Sequence[Floats]
-    """Of each configuration the codes (U, K); they mean something where it is the chosen one."""
+    """Codes (U, R) of each head kind; meaningful only for users with this kind."""
 
     def of(self, users: Ints) -> "Heads":
-        """The same codes for others: user u gets that of users[u]; -1 means none."""
+        """Return the same codes for other users: user u gets that of users[u]; -1 means none."""
         chosen_U = np.where(users >= 0, self.chosen_U[users], -1)
-        return Heads(chosen_U=chosen_U, codes=[codes_UK[users] for codes_UK in self.codes])
+        return Heads(chosen_U=chosen_U, codes=[codes_UR[users] for codes_UR in self.codes])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredPart:
-    """What stored heads say about some users' candidates."""
+    """Scores of some users' candidates by the stored heads."""
 
     part: ProjectedPart
     heads: Heads
     scores: Mapping[str, Floats]
-    """Every candidate's score by each of HEADS."""
+    """Score of every candidate by each of HEADS."""
 
 
 def cohort_losses(counters: Sequence[Mapping[str, float]]) -> Floats:
-    """Mean held-out loss (configurations, cohorts).
+    """Return the mean held-out losses (head kinds, cohorts).
 
     Args:
-        counters: of each configuration's parts, added up.
+        counters: sums of the counters of each head kind's parts.
     """
     return np.array(
         [[each[f"{cohort}.loss"] / max(each[f"{cohort}.groups"], 1) for cohort in COHORTS] for each in counters]
@@ -58,18 +61,23 @@ def cohort_losses(counters: Sequence[Mapping[str, float]]) -> Floats:
 def choose_kinds(
     loss_sums_KU: Floats, num_groups_U: Ints, is_new_U: Bools, cohorts_K2: Floats, num_prior_groups: int
 ) -> Ints:
-    """Index of each user's configuration: the lowest held-out loss, shrunk to the cohort's mean; the first of equals.
+    """Return the index of each user's head kind (U): the lowest held-out loss, shrunk to the cohort's mean; the first
+    of equals.
+
+        shrunk loss = (sum of the user's losses + num_prior_groups * cohort's mean) / (num_groups + num_prior_groups)
 
     Args:
-        num_prior_groups: how many groups of the user's own weigh as much as the cohort.
+        num_prior_groups: pseudo-count of the cohort's mean, in groups.
     """
     means_KU = cohorts_K2[:, is_new_U.astype(int)]
     return np.argmin((loss_sums_KU + num_prior_groups * means_KU) / (num_groups_U + num_prior_groups), axis=0)
 
 
 def donors(is_new_U: Bools) -> Ints:
-    """Whose head is put in the place of each user's own: the next of the same cohort in the row group, or else the next
-    of all; -1 where there is nobody else."""
+    """Return for each user the index of the user whose head replaces the own one as a control (U).
+
+    It is the next of the same cohort in the row group, or else the next of all; -1 where there is nobody else.
+    """
     num_users = len(is_new_U)
     found = (np.arange(num_users) + 1) % num_users if num_users > 1 else np.full(num_users, -1)
     for is_new in (False, True):
@@ -87,21 +95,21 @@ def head_rows(
     fits: Sequence[Fit],
     losses_UK: Floats,
 ) -> pa.Table:
-    """Rows of the heads table.
+    """Return rows of the heads table.
 
     Args:
-        num_groups_U: groups that each user's code was fitted on.
-        chosen_U: index of each user's configuration among `kinds`.
-        fits: of each configuration.
-        losses_UK: mean held-out losses of each configuration; of no width where nothing was held out.
+        num_groups_U: number of groups that each user's code was fitted on.
+        chosen_U: index of each user's head kind among `kinds`.
+        fits: codes of each head kind.
+        losses_UK: mean held-out losses of each head kind; of width 0 where nothing was held out.
     """
     has_groups_U = num_groups_U > 0
-    precisions = [np.minimum(fit.precisions_UK, _MAX_PRECISION) for fit in fits]
+    precisions = [np.minimum(fit.precisions_UR, _MAX_PRECISION) for fit in fits]
     columns = {
         "user_id": pa.array(users.user_ids, pa.string()),
         "is_new": pa.array(users.is_new_U),
         "configuration": _names_of(chosen_U, kinds),
-        "code": _chosen_rows(chosen_U, [fit.codes_UK for fit in fits], pa.float32()),
+        "code": _chosen_rows(chosen_U, [fit.codes_UR for fit in fits], pa.float32()),
         "precision": _chosen_rows(chosen_U, precisions, pa.float16()),
         "num_groups": pa.array(num_groups_U, pa.int32()),
         "held_out_losses": lists_of(
@@ -112,17 +120,17 @@ def head_rows(
 
 
 def heads_of(table: pa.Table, kinds: Sequence[HeadKind]) -> Heads:
-    """The heads of a table of HEADS_SCHEMA.
+    """Return the heads in a table of HEADS_SCHEMA.
 
     Raises:
-        HeadMismatchError: a head is of a configuration that is not among `kinds`.
+        HeadMismatchError: a head's kind is not among `kinds`.
     """
     names, places = table["configuration"].to_pylist(), {kind.name: place for place, kind in enumerate(kinds)}
     unknown = sorted(set(names) - places.keys())
     if unknown:
         raise HeadMismatchError(
-            f"heads are of the configurations {', '.join(unknown)}, expected {', '.join(places)}: fit them with the "
-            "settings they are used with."
+            f"heads are of the kinds {', '.join(unknown)}, expected {', '.join(places)}: fit them with the settings "
+            "that they are used with."
         )
     chosen_U = np.array([places[name] for name in names], np.int64)
     values, lengths_U = flat_values(table, "code"), list_lengths(table, "code")
@@ -130,19 +138,19 @@ def heads_of(table: pa.Table, kinds: Sequence[HeadKind]) -> Heads:
     codes: list[Floats] = []
     for place in range(len(kinds)):
         users = np.flatnonzero(chosen_U == place)
-        codes_UK = np.zeros((table.num_rows, lengths_U[users].max(initial=0)))
-        codes_UK[users] = values[starts_U[users][:, None] + np.arange(codes_UK.shape[1])]
-        codes.append(codes_UK)
+        codes_UR = np.zeros((table.num_rows, lengths_U[users].max(initial=0)))
+        codes_UR[users] = values[starts_U[users][:, None] + np.arange(codes_UR.shape[1])]
+        codes.append(codes_UR)
     return Heads(chosen_U=chosen_U, codes=codes)
 
 
 def head_scores(
     part: ProjectedPart, heads: Heads, kinds: Sequence[HeadKind], head_prior: HeadPrior, offsets_N: Floats
 ) -> Floats:
-    """Every candidate's score by its user's head.
+    """Return every candidate's score by its user's head (N).
 
     Args:
-        offsets_N: what codes add to.
+        offsets_N: scores that codes add to.
     """
     scores_N, user_N = offsets_N.copy(), part.table.user_of_candidate()
     for place, kind in enumerate(kinds):
@@ -159,10 +167,10 @@ def stored_scores(
     kinds: Sequence[HeadKind],
     head_prior: HeadPrior,
 ) -> Iterator[ScoredPart]:
-    """Every candidate's score by the stored heads, some users at a time.
+    """Yield every candidate's scores by the stored heads, some users at a time.
 
     Args:
-        heads: of the same users, in tables of HEADS_SCHEMA.
+        heads: tables of HEADS_SCHEMA with the heads of the same users.
     """
     for part, table in zip(parts, heads, strict=True):
         assert table["user_id"].to_pylist() == part.user_ids, "heads of other users"
@@ -178,10 +186,10 @@ def stored_scores(
 
 
 def out_of_fold_scores(scored: ScoredPart, personal_KN: Sequence[Floats]) -> Floats:
-    """Personal scores that know no target of what they score: of a group that was learned from by a head without it.
+    """Return personal scores without leakage: a group that was learned from is scored by a head fitted without it (N).
 
     Args:
-        personal_KN: of each configuration's trial.
+        personal_KN: out-of-fold scores of each head kind's trial.
     """
     table = scored.part.table
     chosen_N = scored.heads.chosen_U[table.user_of_candidate()]
@@ -193,11 +201,11 @@ def out_of_fold_scores(scored: ScoredPart, personal_KN: Sequence[Floats]) -> Flo
 def scored_rows(
     scored: ScoredPart, names: pa.Table, scores: Mapping[str, Floats], kinds: Sequence[HeadKind]
 ) -> pa.Table:
-    """Rows of the scores table.
+    """Return rows of the scores table.
 
     Args:
-        names: the columns NAMES of the same users.
-        scores: every candidate's score by each of HEADS.
+        names: columns NAMES of the same users.
+        scores: score of every candidate by each of HEADS.
     """
     part, schema = scored.part, arrow_schema(ScoredUser)
     groups = schema.field("groups").type
@@ -231,7 +239,7 @@ def _names_of(chosen_U: Ints, kinds: Sequence[HeadKind]) -> pa.Array:
 
 
 def _chosen_rows(chosen_U: Ints, values: Sequence[Floats], element: pa.DataType) -> pa.Array:
-    """A column of lists: of each user the row of that array (U, K) that was chosen."""
+    """Build a list column from, for each user, the row of the selected array (U, R)."""
     lengths_U = np.array([each.shape[1] for each in values], np.int64)[chosen_U]
     starts_U, flat = starts_of(lengths_U)[:-1], np.zeros(lengths_U.sum())
     for place, each in enumerate(values):

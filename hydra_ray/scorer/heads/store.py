@@ -1,7 +1,7 @@
-"""Heads as a table: one Parquet file a bucket, sorted by user_id, with the fingerprints of base and population.
+"""Heads as a table: one Parquet file per bucket, sorted by user_id, with the fingerprints of base and head prior.
 
-A file is written and read row group by row group. Because it is sorted, the statistics of user_id in its footer say in
-which row group a user stands: a look-up reads one footer and one row group.
+A file is written and read row group by row group. Because it is sorted, the statistics of user_id in its footer tell in
+which row group a user is: a look-up reads one footer and one row group.
 """
 
 from bisect import bisect_right
@@ -22,66 +22,66 @@ from hydra_ray.scorer.linear.prior import DESCRIPTION
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""
 PRIOR_KEY = b"hydra_ray.population"
-"""Key in the schema metadata: fingerprint of the shared heads, basis and priors."""
+"""Key in the schema metadata: fingerprint of the head prior."""
 
 
 def projected_table(fold: int) -> str:
-    """Name of the table of projected features in a fold; 0 where the run is not cross-fitted."""
+    """Return the name of the table of projected features in a fold; 0 where the run is not cross-fitted."""
     return f"projected/fold-{fold}"
 
 
 def scores_table(fold: int) -> str:
-    """Name of the table of all scores in a fold; 0 where the run is not cross-fitted."""
+    """Return the name of the table of all scores in a fold; 0 where the run is not cross-fitted."""
     return f"scores/fold-{fold}"
 
 
 def heads_table(fold: int) -> str:
-    """Name of the table of all heads in a fold; 0 where the run is not cross-fitted."""
+    """Return the name of the table of all heads in a fold; 0 where the run is not cross-fitted."""
     return f"heads/fold-{fold}"
 
 
 def prior_folder(stage_folder: str, fold: int) -> str:
-    """Location of what training users teach in a fold; 0 where the run is not cross-fitted.
+    """Return the location of a fold's head prior; 0 where the run is not cross-fitted.
 
     Args:
-        stage_folder: of a stage of heads.
+        stage_folder: folder of a stage that fits heads.
     """
     return storage.join(stage_folder, f"population-{fold}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """What a code means something for: the features of one base, projected by one population."""
+    """Fingerprints of the base and prior that a code is valid for."""
 
     base: str
     """Fingerprint of the base."""
     head_prior: str
-    """Fingerprint of the shared heads, basis and priors."""
+    """Fingerprint of the head prior."""
 
     def metadata(self) -> dict[bytes, bytes]:
-        """For the schema of a table."""
+        """Return the fingerprints as metadata of a table's schema."""
         return {BASE_KEY: self.base.encode(), PRIOR_KEY: self.head_prior.encode()}
 
     def require(self, metadata: Mapping[bytes, bytes] | None, location: str) -> None:
-        """Check what the schema of the table at `location` says.
+        """Check the schema metadata of the table at `location`.
 
         Raises:
-            HeadMismatchError: it belongs to another base or population.
+            HeadMismatchError: it belongs to another base or head prior.
         """
-        for key, kind, expected in ((BASE_KEY, "base", self.base), (PRIOR_KEY, "population", self.head_prior)):
+        for key, kind, expected in ((BASE_KEY, "base", self.base), (PRIOR_KEY, "head prior", self.head_prior)):
             found = (metadata or {}).get(key, b"").decode()
             if found != expected:
                 raise HeadMismatchError(
-                    f"{location} belongs to the {kind} {found or '(unknown)'}, expected {expected}: its numbers mean "
-                    f"nothing for another {kind}. Fit heads for this {kind}, or use the one they were fitted for."
+                    f"{location} belongs to the {kind} {found or '(unknown)'}, expected {expected}: its numbers are "
+                    f"not valid for another {kind}. Fit heads for this {kind}, or use the one they were fitted for."
                 )
 
 
 def read_lineage(folder: str) -> Lineage:
-    """What is fitted to the population at `folder` belongs to.
+    """Return the fingerprints of the head prior in `folder` and its base.
 
     Raises:
-        StorageError: there is no population.
+        StorageError: there is no head prior.
     """
     description = storage.read_json(storage.join(folder, DESCRIPTION))
     return Lineage(base=description["base_fingerprint"], head_prior=description["fingerprint"])
@@ -94,17 +94,17 @@ class UserHead:
     user_id: str
     is_new: bool
     configuration: str
-    """Name of the head configuration that held-out history chose."""
+    """Name of the head kind with the lowest shrunk held-out loss."""
     code: tuple[float, ...]
-    """What the configuration adds to the shared heads; empty where it adds nothing."""
+    """Parameters that the head kind adds to the shared heads; empty where it adds none."""
     precision: tuple[float, ...]
-    """How sure each number of the code is, in units of the population's prior (see `Belief`): what new history refines
-    the head by, without the old; empty where the configuration has no posterior."""
+    """Posterior precision of each number of the code, in units of the head prior's (see `Belief`): with it new history
+    updates the head without the old history. Empty where the kind has no posterior.
+    """
     num_groups: int
-    """Groups that the code was fitted on."""
+    """Number of groups that the code was fitted on."""
     held_out_losses: tuple[float, ...]
-    """Mean held-out loss of each configuration, in the order of the run's configurations; empty where nothing was
-    held out."""
+    """Mean held-out loss of each head kind, in the order of the run's kinds; empty where nothing was held out."""
 
 
 HEADS_SCHEMA = pa.schema(
@@ -121,51 +121,51 @@ HEADS_SCHEMA = pa.schema(
 
 
 def write_heads(location: str, tables: Iterable[pa.Table], lineage: Lineage, counters: Mapping[str, float]) -> None:
-    """Store one bucket's heads, a row group a table of HEADS_SCHEMA.
+    """Write one bucket's heads, one row group for each table of HEADS_SCHEMA.
 
     Args:
         counters: read after the last table.
 
     Raises:
-        StorageError: users are not sorted by user_id, or stand there twice.
+        StorageError: users are not sorted by user_id, or occur twice.
     """
     schema = HEADS_SCHEMA.with_metadata(lineage.metadata())
     storage.write_row_groups(location, schema, _in_order(tables, location), counters)
 
 
 def read_heads(location: str, lineage: Lineage) -> Iterator[pa.Table]:
-    """One bucket's heads, a row group (HEADS_SCHEMA) at a time, sorted by user_id.
+    """Yield one bucket's heads, a row group (HEADS_SCHEMA) at a time, sorted by user_id.
 
     Raises:
-        StorageError: there are none, they are not sorted, or a user stands there twice.
-        HeadMismatchError: they belong to another base or population.
+        StorageError: there are none, they are not sorted, or a user occurs twice.
+        HeadMismatchError: they belong to another base or head prior.
     """
     return _read(location, lineage, lambda file: range(file.num_row_groups))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadStore:
-    """All heads of one fold, to be looked up by user."""
+    """All heads of one fold, for look-up by user."""
 
     stage: Stage
-    """Of heads."""
+    """Stage that fitted the heads."""
     fold: int
     """0 where the run is not cross-fitted."""
     bucket_key: str
-    """Key of the hash that says in which bucket a user is."""
+    """Key of the hash that assigns users to buckets."""
     lineage: Lineage
-    """Of what the heads are to be used with."""
+    """Fingerprints of the base and prior that the heads are used with."""
 
     def read_head(self, user_id: str) -> UserHead | None:
-        """A user's head, or None where the user has none.
+        """Return a user's head, or None where the user has none.
 
         Raises:
             StorageError: the user's bucket is missing or damaged.
-            HeadMismatchError: the heads belong to another base or population.
+            HeadMismatchError: the heads belong to another base or head prior.
         """
         bucket = bucket_of(user_id, self.stage.num_buckets, self.bucket_key)
         for table in self._read_bucket(bucket, [user_id]):
-            # Searched as a list: the first array that Arrow makes of Python objects imports pandas, which takes longer
+            # A list is searched: the first array that Arrow makes of Python objects imports pandas, which takes longer
             # than all the rest.
             user_ids = table["user_id"].to_pylist()
             if user_id in user_ids:
@@ -173,12 +173,12 @@ class HeadStore:
         return None
 
     def read_heads_of(self, user_ids: Sequence[str]) -> pa.Table:
-        """The heads (HEADS_SCHEMA) of many users, such as those of one block of a stream, in the order of `user_ids`;
-        users who have none are left out.
+        """Return the heads (HEADS_SCHEMA) of many users, such as those of a streamed block, in the order of `user_ids`;
+        users without a head are left out.
 
         Raises:
             StorageError: a bucket is missing or damaged.
-            HeadMismatchError: the heads belong to another base or population.
+            HeadMismatchError: the heads belong to another base or head prior.
         """
         by_bucket: dict[int, list[str]] = {}
         for user_id in user_ids:
@@ -190,7 +190,7 @@ class HeadStore:
         return found.take(np.array([places[user_id] for user_id in user_ids if user_id in places], np.int64))
 
     def _read_bucket(self, bucket: int, user_ids: Sequence[str]) -> Iterator[pa.Table]:
-        """The row groups of a bucket that can hold the users."""
+        """Yield the row groups of a bucket that may contain the users."""
         location = self.stage.part(heads_table(self.fold), bucket)
         tables = _read(location, self.lineage, lambda file: row_groups_of(file, user_ids, location))
         return (table.replace_schema_metadata(None) for table in tables)
@@ -205,7 +205,7 @@ def _read(location: str, lineage: Lineage, choose: Callable[[pq.ParquetFile], Se
 
 
 def row_groups_of(file: pq.ParquetFile, user_ids: Sequence[str], location: str) -> Sequence[int]:
-    """The row groups whose statistics allow any of the users."""
+    """Return the row groups whose statistics admit any of the users."""
     found = [(place, file.metadata.row_group(place).column(0).statistics) for place in range(file.num_row_groups)]
     bounds = [(place, each.min, each.max) for place, each in found if each.has_min_max]
     _require_ascending(((last, first) for (_, _, last), (_, first, _) in pairwise(bounds)), location)
@@ -215,7 +215,7 @@ def row_groups_of(file: pq.ParquetFile, user_ids: Sequence[str], location: str) 
 
 
 def _in_order(tables: Iterable[pa.Table], location: str) -> Iterator[pa.Table]:
-    """The same tables, if their users are sorted and none stands there twice."""
+    """Yield the same tables; raise an error if their users are not sorted or one occurs twice."""
     last: list[str] = []
     for table in tables:
         user_ids = last + table["user_id"].to_pylist()
@@ -227,6 +227,6 @@ def _in_order(tables: Iterable[pa.Table], location: str) -> Iterator[pa.Table]:
 def _require_ascending(neighbours: Iterable[tuple[str, str]], location: str) -> None:
     if any(first >= second for first, second in neighbours):
         raise StorageError(
-            f"the heads in {location} are not sorted by user_id, or a user stands there twice: a look-up would miss "
+            f"the heads in {location} are not sorted by user_id, or a user occurs twice: a look-up would miss "
             "users. Remove the part and run again."
         )

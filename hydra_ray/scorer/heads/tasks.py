@@ -1,4 +1,8 @@
-"""What the workers of one fit of heads do: a bucket at a time, and of a bucket some users at a time."""
+"""Tasks of the workers that fit heads, one bucket at a time, and of a bucket one row group at a time.
+
+Shape suffixes: U users, G groups, N candidates, D features, R code width, K head kinds, H width of history vectors, V
+parameters of a flat network.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -48,50 +52,50 @@ from hydra_ray.scorer.linear.shared import Widths
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadJob:
-    """What the workers of one `fit_heads` call are told."""
+    """Inputs and settings of the workers of one `fit_heads` call."""
 
     features: Stage
     stage: Stage
     head_prior: Stage
-    """The heads that keep what training users teach: `stage`, or those of the run that taught."""
+    """Stage that stores the head prior: `stage`, or that of the parent run."""
     config: HeadsConfig
     has_soft_targets: bool
-    """Whether candidates that are not the best of their group have a part in what is learned."""
+    """Whether targets are soft (see `target_distribution`)."""
     num_prefitted: int
-    """How many of the last features are fitted scores themselves."""
+    """Number of the last features that are fitted scores themselves."""
     base_name: str
     fold: int
-    """Of a cross-fitted run; 0 where the run's splits say who is new."""
+    """Fold of a cross-fitted run; 0 where the run's splits say who is new."""
 
     @property
     def prior_folder(self) -> str:
-        """Location of the population."""
+        """Return the location of the head prior."""
         return prior_folder(self.head_prior.folder, self.fold)
 
     @property
     def scores_table(self) -> str:
-        """Name of the table of scores."""
+        """Return the name of the table of scores."""
         return scores_table(self.fold)
 
     @property
     def heads_table(self) -> str:
-        """Name of the table of heads."""
+        """Return the name of the table of heads."""
         return heads_table(self.fold)
 
     def features_part(self, bucket: int) -> str:
-        """Location of the features of one bucket."""
+        """Return the location of one bucket's features."""
         return self.features.part(features_table(self.base_name), bucket)
 
     def projected_part(self, bucket: int) -> str:
-        """Location of the projected features of one bucket."""
+        """Return the location of one bucket's projected features."""
         return self.stage.part(projected_table(self.fold), bucket)
 
     def lineage(self) -> Lineage:
-        """What the codes mean something for."""
+        """Return the fingerprints that the codes are valid for."""
         return read_lineage(self.prior_folder)
 
     def read_projected(self, bucket: int, kinds: Sequence[HeadKind]) -> Iterator[ProjectedPart]:
-        """What `kinds` read of one bucket, a row group at a time."""
+        """Yield the inputs that `kinds` read of one bucket, a row group at a time."""
         parts = read_projected(self.projected_part(bucket), self.lineage(), has_soft_targets=self.has_soft_targets)
         if not any(kind.reads_features for kind in kinds):
             yield from parts
@@ -102,36 +106,36 @@ class HeadJob:
             yield replace(part, features_ND=own.table.features_ND)
 
     def unprojected_buckets(self) -> list[int]:
-        """Buckets whose projected features have not been committed."""
+        """Return the buckets whose projected features have not been committed."""
         return self.stage.missing_buckets(projected_table(self.fold))
 
     def missing_buckets(self) -> list[int]:
-        """Buckets whose scores or heads have not been committed."""
+        """Return the buckets whose scores or heads have not been committed."""
         return sorted({*self.stage.missing_buckets(self.scores_table), *self.stage.missing_buckets(self.heads_table)})
 
     def trial_part(self, name: str, bucket: int) -> str:
-        """Location of what the configuration `name` gives one bucket."""
+        """Return the location of one bucket's trial of the head kind `name`."""
         return self.stage.part(f"trials/fold-{self.fold}/{name}", bucket)
 
     def trial_parts(self, name: str) -> list[str]:
-        """All parts of the configuration `name`."""
+        """Return the locations of all buckets' trials of the head kind `name`."""
         return [self.trial_part(name, bucket) for bucket in self.stage.buckets]
 
 
 def make_prior(job: HeadJob) -> None:
-    """Estimate what training users teach about all users, and store it."""
+    """Estimate the head prior from the training users, and store it."""
     config = job.config
     locations = [job.features_part(bucket) for bucket in job.features.buckets]
     part = sample_training_users(
         locations, config.max_prior_users, config.seed, job.fold, has_soft_targets=job.has_soft_targets
     )
-    teaches_G = part.table.teaches()
-    table = part.table.select(teaches_G)
+    has_target_G = part.table.has_target()
+    table = part.table.select(has_target_G)
     groups = TrainingGroups(
         table=table,
-        is_pseudo_G=part.is_pseudo_G[teaches_G],
-        fold_G=group_folds(part, config.num_folds, config.seed)[teaches_G],
-        histories_GH=part.histories_GH[teaches_G],
+        is_pseudo_G=part.is_pseudo_G[has_target_G],
+        fold_G=group_folds(part, config.num_folds, config.seed)[has_target_G],
+        histories_GH=part.histories_GH[has_target_G],
         user_fold_U=user_folds(part),
         is_validation_U=part.is_unseen_U,
     )
@@ -147,15 +151,15 @@ def make_prior(job: HeadJob) -> None:
     if "paper" in config.kinds:
         from hydra_ray.scorer.heads.paper import start_network
 
-        head_prior = replace(head_prior, network_K=start_network(table.scaled(head_prior.scales_D), config))
+        head_prior = replace(head_prior, network_V=start_network(table.scaled(head_prior.scales_D), config))
     head_prior.write(job.prior_folder, f"{job.head_prior.fingerprint}-{job.fold}")
 
 
 def make_projected(job: HeadJob, bucket: int) -> None:
-    """Project the bucket's features, so that whatever follows reads a few numbers a candidate.
+    """Project the bucket's features, so that all later steps read a few numbers for each candidate.
 
     Raises:
-        HeadMismatchError: they are of another base than the population.
+        HeadMismatchError: the features are of another base than the head prior.
     """
     head_prior, location = read_prior(job.prior_folder), job.features_part(bucket)
 
@@ -165,7 +169,7 @@ def make_projected(job: HeadJob, bucket: int) -> None:
                 raise HeadMismatchError(
                     f"{location} holds features of the base {part.base_fingerprint}, but the shared head in "
                     f"{job.prior_folder} was fitted on those of {head_prior.base_fingerprint}. Remove "
-                    f"{job.stage.folder}."
+                    f"{job.stage.folder} and run again."
                 )
             yield project(part, head_prior, job.config.num_folds, job.config.seed)
 
@@ -173,7 +177,7 @@ def make_projected(job: HeadJob, bucket: int) -> None:
 
 
 def make_trial(job: HeadJob, name: str, buckets: Sequence[int]) -> dict[str, float]:
-    """Run one trial: the configuration `name` on `buckets`; returns its cohorts' mean held-out losses."""
+    """Run one trial, the head kind `name` on `buckets`; return its cohorts' mean held-out losses."""
     head_kind = next(each for each in head_kinds(job.config) if each.name == name)
     head_prior = read_prior(job.prior_folder)
     for bucket in buckets:
@@ -186,10 +190,10 @@ def make_trial(job: HeadJob, name: str, buckets: Sequence[int]) -> dict[str, flo
 
 
 def make_bucket(job: HeadJob, bucket: int, cohorts: np.ndarray) -> None:
-    """Choose each user's configuration, commit the bucket's heads, and then the scores by these.
+    """Choose each user's head kind, commit the bucket's heads, and then the scores by these.
 
     Args:
-        cohorts: mean held-out losses (configurations, cohorts).
+        cohorts: mean held-out losses (head kinds, cohorts).
     """
     counters: dict[str, float] = {"rows": 0}
     heads = _chosen_heads(job, bucket, cohorts, counters)
@@ -207,20 +211,20 @@ def fit_projected(
     *,
     has_soft_targets: bool,
 ) -> None:
-    """Fit the heads of all users of one projected part in one configuration, nothing held out, and store them."""
+    """Fit the heads of all users of one projected part with one head kind, nothing held out, and store them."""
 
     def tables() -> Iterator[pa.Table]:
         for part in read_projected(location, lineage, has_soft_targets=has_soft_targets):
             table = inputs_of(part, head_kind, head_prior)
-            taught, fit, _ = fit_part(part, table, head_kind, head_prior, folds=())
-            everybody_U, losses_UK = np.zeros(taught.num_users, np.int64), np.zeros((taught.num_users, 0))
-            yield head_rows(part, np.diff(taught.user_starts), everybody_U, [head_kind], [fit], losses_UK)
+            training, fit, _ = fit_part(part, table, head_kind, head_prior, folds=())
+            everybody_U, losses_UK = np.zeros(training.num_users, np.int64), np.zeros((training.num_users, 0))
+            yield head_rows(part, np.diff(training.user_starts), everybody_U, [head_kind], [fit], losses_UK)
 
     write_heads(heads_location, tables(), lineage, {})
 
 
 def _chosen_heads(job: HeadJob, bucket: int, cohorts: np.ndarray, counters: dict[str, float]) -> Iterator[pa.Table]:
-    """The heads that held-out history chooses; counts them."""
+    """Yield the heads of the kinds that held-out history selects; count them."""
     kinds = head_kinds(job.config)
     for trials in zip(*(read_trial(job.trial_part(kind.name, bucket)) for kind in kinds), strict=True):
         users, num_groups_U = trials[0], trials[0].num_groups_U
@@ -236,7 +240,7 @@ def _chosen_heads(job: HeadJob, bucket: int, cohorts: np.ndarray, counters: dict
 
 
 def _scores(job: HeadJob, bucket: int) -> Iterator[pa.Table]:
-    """Rows of the scores table: by the stored heads, and out of fold where a group was learned from."""
+    """Yield rows of the scores table: by the stored heads, and out of fold where a group was learned from."""
     kinds, head_prior = head_kinds(job.config), read_prior(job.prior_folder)
     heads = read_heads(job.stage.part(job.heads_table, bucket), job.lineage())
     scored = stored_scores(job.read_projected(bucket, kinds), heads, kinds, head_prior)

@@ -1,4 +1,7 @@
-"""One head configuration on one bucket: codes, out-of-fold scores, and held-out losses of many users at once."""
+"""Trial of one head kind on one bucket: codes, out-of-fold scores, and held-out losses of many users at once.
+
+Shape suffixes: U users, G groups, N candidates, R code width, D features.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +19,9 @@ from hydra_ray.scorer.linear.newton import require_finite
 from hydra_ray.scorer.linear.prior import HeadPrior
 
 COHORTS = ("training", "new")
-"""Users alike, by is_new: what a head of one kind gains differs between those who taught it and those who did not."""
+"""Cohorts of users, indexed by is_new: the loss of a head kind differs between training users, on whom the head prior
+was estimated, and new users.
+"""
 
 
 _SCHEMA = pa.schema(
@@ -34,12 +39,12 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialPart:
-    """What one configuration gives some users."""
+    """Results of one head kind for some users."""
 
     user_ids: list[str]
     is_new_U: Bools
     loss_sums_U: Floats
-    """Held-out losses, summed over a user's groups."""
+    """Sum of the held-out losses of a user's groups, in nats."""
     num_groups_U: Ints
     fit: Fit
     personal_N: Floats
@@ -47,33 +52,33 @@ class TrialPart:
 
 
 def run_trial(part: ProjectedPart, head_kind: HeadKind, head_prior: HeadPrior) -> TrialPart:
-    """Fit the configuration to every user of `part`, on all that may be learned from and with each fold left out.
+    """Fit the head kind to every user of `part`, on all groups that may be learned from and with each fold left out.
 
     Raises:
-        FeatureError: a score is NaN or infinite; a loss that is no number would win every comparison.
+        FeatureError: a score is NaN or infinite; a loss of NaN would win every comparison.
     """
     table = inputs_of(part, head_kind, head_prior)
     user_N, fold_N = table.user_of_candidate(), part.fold_G[table.group_of_candidate()]
     folds = range(head_kind.settings.num_folds)
-    taught, fit, left_out = fit_part(part, table, head_kind, head_prior, folds)
-    personal_N = head_kind.scores(table.features_ND, part.offsets_N, user_N, fit.codes_UK)
-    for fold, codes_UK in zip(folds, left_out, strict=True):
+    training, fit, left_out = fit_part(part, table, head_kind, head_prior, folds)
+    personal_N = head_kind.scores(table.features_ND, part.offsets_N, user_N, fit.codes_UR)
+    for fold, codes_UR in zip(folds, left_out, strict=True):
         rows = fold_N == fold
-        personal_N[rows] = head_kind.scores(table.features_ND[rows], part.offsets_N[rows], user_N[rows], codes_UK)
+        personal_N[rows] = head_kind.scores(table.features_ND[rows], part.offsets_N[rows], user_N[rows], codes_UR)
     require_finite(personal_N)
-    losses_G = group_losses(taught, personal_N[table.teaches()[table.group_of_candidate()]])
+    losses_G = group_losses(training, personal_N[table.has_target()[table.group_of_candidate()]])
     return TrialPart(
         user_ids=part.user_ids,
         is_new_U=part.is_new_U,
-        loss_sums_U=np.bincount(taught.user_of_group(), losses_G, minlength=table.num_users).astype(np.float64),
-        num_groups_U=np.diff(taught.user_starts),
+        loss_sums_U=np.bincount(training.user_of_group(), losses_G, minlength=table.num_users).astype(np.float64),
+        num_groups_U=np.diff(training.user_starts),
         fit=fit,
         personal_N=personal_N,
     )
 
 
 def inputs_of(part: ProjectedPart, head_kind: HeadKind, head_prior: HeadPrior) -> GroupTable:
-    """The candidates of `part` as the configuration reads them."""
+    """Return the candidates of `part` with the head kind's inputs as features."""
     return replace(part.table, features_ND=head_kind.inputs(part, head_prior))
 
 
@@ -84,19 +89,20 @@ def fit_part(
     head_prior: HeadPrior,
     folds: Sequence[int],
 ) -> tuple[GroupTable, Fit, list[Floats]]:
-    """What may be learned from, the codes of all users, and those that were fitted without each of `folds`.
+    """Return the groups that may be learned from, the codes of all users, and the codes fitted without each of `folds`.
 
     Args:
-        table: the candidates as the configuration reads them.
+        table: candidates with the head kind's inputs as features.
     """
-    teaches_G = table.teaches()
-    taught, offsets_N = table.select(teaches_G), part.offsets_N[teaches_G[table.group_of_candidate()]]
-    return taught, *head_kind.fit(taught, offsets_N, head_prior, part.fold_G[teaches_G], folds)
+    has_target_G = table.has_target()
+    training, offsets_N = table.select(has_target_G), part.offsets_N[has_target_G[table.group_of_candidate()]]
+    return training, *head_kind.fit(training, offsets_N, head_prior, part.fold_G[has_target_G], folds)
 
 
 def write_trial(location: str, parts: Iterable[ProjectedPart], head_kind: HeadKind, head_prior: HeadPrior) -> None:
     """Run the trial row group by row group and commit it; its counters are the cohorts' held-out losses and numbers of
-    groups."""
+    groups.
+    """
     counters = {f"{cohort}.{name}": 0.0 for cohort in COHORTS for name in ("loss", "groups")}
 
     def tables() -> Iterator[pa.Table]:
@@ -112,7 +118,7 @@ def write_trial(location: str, parts: Iterable[ProjectedPart], head_kind: HeadKi
 
 
 def read_trial(location: str) -> Iterator[TrialPart]:
-    """The part of a trial at `location`, a row group at a time.
+    """Yield the trial's part at `location`, a row group at a time.
 
     Raises:
         StorageError: there is none.
@@ -124,24 +130,24 @@ def read_trial(location: str) -> Iterator[TrialPart]:
             loss_sums_U=table["loss_sum"].to_numpy(),
             num_groups_U=table["num_groups"].to_numpy(),
             fit=Fit(
-                codes_UK=rows_of(flat_values(table, "code"), table.num_rows),
-                precisions_UK=rows_of(flat_values(table, "precision"), table.num_rows),
+                codes_UR=rows_of(flat_values(table, "code"), table.num_rows),
+                precisions_UR=rows_of(flat_values(table, "precision"), table.num_rows),
             ),
             personal_N=flat_values(table, "personal"),
         )
 
 
 def _rows(trial: TrialPart, candidates_U: Ints) -> pa.Table:
-    def codes(values_UK: Floats) -> pa.Array:
-        return lists_of(values_UK.ravel(), np.full(len(values_UK), values_UK.shape[1]), pa.float32())
+    def codes(values_UR: Floats) -> pa.Array:
+        return lists_of(values_UR.ravel(), np.full(len(values_UR), values_UR.shape[1]), pa.float32())
 
     columns = [
         pa.array(trial.user_ids, pa.string()),
         pa.array(trial.is_new_U),
         pa.array(trial.loss_sums_U, pa.float64()),
         pa.array(trial.num_groups_U, pa.int64()),
-        codes(trial.fit.codes_UK),
-        codes(trial.fit.precisions_UK),
+        codes(trial.fit.codes_UR),
+        codes(trial.fit.precisions_UR),
         lists_of(trial.personal_N, candidates_U, pa.float32()),
     ]
     return pa.Table.from_arrays(columns, schema=_SCHEMA)

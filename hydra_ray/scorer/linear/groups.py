@@ -1,8 +1,8 @@
-"""What heads learn from: candidates in groups, their target distributions, and the loss of scores.
+"""Groups of candidates as flat ragged arrays, their target distributions, and the softmax of their scores.
 
-The loss of a group is the cross-entropy between its target distribution and the softmax of its candidates' scores.
+The loss of a group with target distribution t and scores s is the cross-entropy -sum_c t_c log softmax(s)_c, in nats.
 
-Letters in shape suffixes: U users, G groups, N candidates, C candidates of the largest group, D features.
+Shape suffixes: U users, G groups, N candidates, C candidates of the largest group, D features.
 """
 
 from collections.abc import Sequence
@@ -16,77 +16,79 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 TARGET_SHARPNESS = 5.0
-"""Log odds of two candidates whose qualities are 1 apart, where targets are graded. Low, so that targets are nearly
-uniform: their cross-entropy is then the squared error of the scores within the query, as noisy qualities deserve."""
+"""Inverse temperature of soft targets: log odds of two candidates whose qualities differ by 1. It is low, so that
+targets are nearly uniform: their cross-entropy is then close to the squared error of the scores within the group, which
+suits noisy qualities.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
-    """Consecutive pieces of an array, none of them empty, that cover it."""
+    """Partition of an array into consecutive, non-empty segments."""
 
     starts: Ints
     piece_of_place: Ints
 
     @classmethod
     def of(cls, is_start: Bools) -> "Segments":
-        """Those that start at some places, the first among them."""
+        """Return the segments that begin where `is_start` is true; its first element must be true."""
         return cls(starts=np.flatnonzero(is_start), piece_of_place=np.cumsum(is_start) - 1)
 
     def sums(self, values: Floats) -> Floats:
-        """Of each piece, along the first axis."""
+        """Return the sum of each segment's values, along the first axis."""
         return np.add.reduceat(values, self.starts, axis=0)
 
     def spread(self, values: Floats) -> Floats:
-        """Each piece's value, once for each of its places."""
+        """Repeat each segment's value once for each position in it."""
         return values.take(self.piece_of_place, axis=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupTable:
-    """Candidates in groups in users, all ragged, as flat arrays."""
+    """Ragged users of ragged groups of candidates, as flat arrays."""
 
     features_ND: Floats
     targets_N: Floats
-    """Per group a distribution over its candidates; zeros throughout where a group teaches nothing."""
+    """Distribution over the candidates of each group; all zeros where a group has no target."""
     qualities_N: Floats
-    """NaN where not known."""
+    """NaN where unknown."""
     group_starts: Ints
-    """G + 1 positions of candidates: group g is [group_starts[g], group_starts[g + 1])."""
+    """G + 1 offsets into the candidates: group g is [group_starts[g], group_starts[g + 1])."""
     user_starts: Ints
-    """U + 1 positions of groups."""
+    """U + 1 offsets into the groups."""
 
     @property
     def num_users(self) -> int:
-        """U."""
+        """Number of users, U."""
         return len(self.user_starts) - 1
 
     @property
     def num_groups(self) -> int:
-        """G."""
+        """Number of groups, G."""
         return len(self.group_starts) - 1
 
     def user_of_group(self) -> Ints:
-        """Index of each group's user."""
+        """Return the index of each group's user (G)."""
         return np.repeat(np.arange(self.num_users), np.diff(self.user_starts))
 
     def group_of_candidate(self) -> Ints:
-        """Index of each candidate's group."""
+        """Return the index of each candidate's group (N)."""
         return np.repeat(np.arange(self.num_groups), np.diff(self.group_starts))
 
     def user_of_candidate(self) -> Ints:
-        """Index of each candidate's user."""
+        """Return the index of each candidate's user (N)."""
         return self.user_of_group()[self.group_of_candidate()]
 
     def segments(self) -> Segments:
-        """The groups as pieces of the candidates; there must be one, and none may be empty."""
+        """Return the groups as segments of the candidates; there must be at least one group, and none may be empty."""
         return Segments(starts=self.group_starts[:-1], piece_of_place=self.group_of_candidate())
 
-    def teaches(self) -> Bools:
-        """Which groups have a target distribution."""
+    def has_target(self) -> Bools:
+        """Return a mask of the groups that have a target distribution (G)."""
         return np.bincount(self.group_of_candidate(), self.targets_N, self.num_groups) > 0
 
     def select(self, is_kept_G: Bools) -> "GroupTable":
-        """The same users with only some of their groups."""
+        """Return the same users with only the groups of the mask."""
         kept_N = is_kept_G[self.group_of_candidate()]
         kept_per_user = np.bincount(self.user_of_group()[is_kept_G], minlength=self.num_users)
         return GroupTable(
@@ -98,15 +100,15 @@ class GroupTable:
         )
 
     def scaled(self, scales_D: Floats) -> "GroupTable":
-        """The same groups with each feature divided by its scale."""
+        """Return the same groups with each feature divided by its scale."""
         return replace(self, features_ND=self.features_ND / scales_D)
 
     def without_empty_users(self) -> "GroupTable":
-        """The same groups, and only the users who have any."""
+        """Return the same groups without the users who have none."""
         return replace(self, user_starts=np.unique(self.user_starts))
 
-    def handed_to(self, user_G: Ints, num_users: int) -> "GroupTable":
-        """The same groups, sorted by other users who have them."""
+    def reassigned_to(self, user_G: Ints, num_users: int) -> "GroupTable":
+        """Return the same groups sorted by other users (`user_G`, at most `num_users`), to whom they are reassigned."""
         order = np.argsort(user_G, kind="stable")
         lengths = np.diff(self.group_starts)[order]
         rows = np.repeat(self.group_starts[:-1][order] - starts_of(lengths)[:-1], lengths) + np.arange(lengths.sum())
@@ -119,21 +121,21 @@ class GroupTable:
         )
 
     def pooled(self) -> "GroupTable":
-        """The same groups as if one user had them all."""
+        """Return the same groups as if one user had them all."""
         return replace(self, user_starts=np.array([0, self.num_groups], np.int64))
 
 
 def starts_of(lengths: Sequence[int] | Ints) -> Ints:
-    """Where consecutive pieces of these lengths start, and where the last one ends."""
+    """Return the cumulative offsets of segments of these lengths: 0 first, the total last."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def target_distribution(qualities: Sequence[float | None], *, has_soft_targets: bool) -> list[float] | None:
-    """What a group's scores should be, or None where it teaches nothing: all qualities equal, or one unknown.
+    """Return the target distribution of a group, or None where all qualities are equal or one is unknown.
 
     Args:
-        has_soft_targets: the target is the softmax of the qualities over all candidates; else the best candidates
-            share it equally.
+        has_soft_targets: targets are softmax(TARGET_SHARPNESS * qualities); otherwise the best candidates share
+            probability 1 equally.
     """
     if any(quality is None for quality in qualities) or len(set(qualities)) < 2:
         return None
@@ -146,16 +148,16 @@ def target_distribution(qualities: Sequence[float | None], *, has_soft_targets: 
 
 
 def log_softmax(scores_N: Floats, groups: Segments) -> Floats:
-    """Logarithms of the softmax of the scores within each group."""
+    """Return the log-softmax of the scores within each group (N)."""
     shifted = scores_N - groups.spread(np.maximum.reduceat(scores_N, groups.starts))
     return shifted - groups.spread(np.log(groups.sums(np.exp(shifted))))
 
 
 def group_losses(table: GroupTable, scores_N: Floats) -> Floats:
-    """Cross-entropy of each group, in nats.
+    """Return the cross-entropy of each group (G), in nats.
 
     Args:
-        table: every group of it teaches.
+        table: every group has a target distribution.
     """
     if not table.num_groups:
         return np.zeros(0)
@@ -164,12 +166,12 @@ def group_losses(table: GroupTable, scores_N: Floats) -> Floats:
 
 
 def group_probabilities(table: GroupTable, scores_N: Floats) -> Floats:
-    """Softmax of the scores within each group."""
+    """Return the softmax of the scores within each group (N)."""
     return np.exp(log_softmax(scores_N, table.segments()))
 
 
 def padded_rows(table: GroupTable, users: Ints) -> Ints:
-    """Positions of the users' candidates as (U, G, C); -1 is padding."""
+    """Return the positions of the users' candidates as an array (U, G, C) padded with -1."""
     groups = table.user_starts[users][:, None] + np.arange(max(np.diff(table.user_starts)[users].max(initial=0), 1))
     has_group = groups < table.user_starts[users + 1][:, None]
     groups = np.where(has_group, groups, 0)

@@ -1,7 +1,10 @@
-"""What wrong scores cost: three convex losses, as one concept.
+"""Three convex losses of scores: softmax cross-entropy within groups, logistic, squared.
 
-A loss gives each row (a candidate with its score) a cost, its slope and its curvature by the score. Where the rows of a
-group compete, their curvatures belong together: what moves all scores of a group alike then changes nothing.
+A loss returns for each row (a candidate with its score s) the cost, its first derivative (slope) and its diagonal
+second derivative (curvature). For the softmax the Hessian by a group's scores is diag(p) - p p'; it is applied by
+centring on the group's mean under p, since a shift of all scores of a group changes nothing.
+
+Shape suffixes: N rows, R code width.
 """
 
 from collections.abc import Callable
@@ -13,27 +16,27 @@ from scipy.special import expit
 from hydra_ray.scorer.linear.groups import Floats, Segments, log_softmax
 
 Derivatives = tuple[Floats, Floats, Floats]
-"""Costs, slopes and curvatures, one of each a row."""
+"""Cost, slope and curvature of each row, three arrays (N)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """How scores are compared with targets. Key: name."""
+    """Convex loss of scores against targets. Key: name."""
 
     name: str
     is_listwise: bool
-    """Whether the rows of a group compete; their curvatures are then the group's probabilities."""
+    """Whether the rows of a group compete; their curvatures are then the softmax probabilities of the group."""
     max_curvature: float
-    """No row's cost curves more."""
+    """Upper bound of the second derivative of a row's cost by its score."""
     derivatives: Callable[[Floats, Floats, Segments], Derivatives]
-    """Of flat scores and targets whose groups are the segments."""
+    """Function of flat scores, targets and the segments of their groups."""
 
-    def curved(self, values_N: Floats, curvatures_N: Floats, groups: Segments) -> Floats:
-        """The matrix of second derivatives by the scores, times a vector."""
+    def hessian_product(self, values_N: Floats, curvatures_N: Floats, groups: Segments) -> Floats:
+        """Return the Hessian by the scores times a vector (N)."""
         return curvatures_N * (values_N - self._means(values_N, curvatures_N, groups))
 
     def centred(self, inputs_NR: Floats, curvatures_N: Floats, groups: Segments) -> Floats:
-        """Inputs X such that X' diag(curvatures) X is the matrix of second derivatives by a code."""
+        """Return inputs X (N, R) such that X' diag(curvatures) X is the Hessian by a code."""
         return inputs_NR - self._means(inputs_NR, curvatures_N[:, None], groups)
 
     def _means(self, values: Floats, curvatures: Floats, groups: Segments) -> Floats | float:
@@ -58,9 +61,9 @@ def _squared(scores_N: Floats, targets_N: Floats, _: Segments) -> Derivatives:
 
 
 SOFTMAX = Loss(name="softmax", is_listwise=True, max_curvature=0.25, derivatives=_softmax)
-"""Cross-entropy between a group's target distribution and the softmax of its scores."""
+"""Cross-entropy of a group's target distribution t: -sum_c t_c log softmax(s)_c."""
 LOGISTIC = Loss(name="logistic", is_listwise=False, max_curvature=0.25, derivatives=_logistic)
-"""Cross-entropy between each row's target, from 0 to 1, and the logistic function of its score."""
+"""Binary cross-entropy of each row's target t in [0, 1]: log(1 + e^s) - t s."""
 SQUARED = Loss(name="squared", is_listwise=False, max_curvature=1.0, derivatives=_squared)
-"""Half the squared difference of each row's target and score."""
+"""Half the squared error of each row: (s - t)^2 / 2."""
 LOSSES = (SOFTMAX, LOGISTIC, SQUARED)

@@ -1,13 +1,16 @@
-"""The numeric core of head fitting: convex regression for very many users at once.
+"""Truncated Newton for the MAP codes of very many users at once, with their Laplace posteriors.
 
-A user's score of a candidate is an offset (by shared heads) plus the user's code times the candidate's inputs.
-Scores have a convex loss, the code a Gaussian prior: one optimum. Newton's method finds it for all users of a chunk at
-once, each user's steps ending when that user's code is found. A step is solved for by conjugate gradients (truncated
-Newton: Dembo, Eisenstat & Steihaug 1982), which only multiply with the inputs: the prior keeps every curvature at 1 or
-more, so a few products replace a Hessian and its factorization. The curvature at the optimum is the Laplace
-approximation of the posterior.
+For user u with inputs x_i, offsets o_i (scores by shared heads) and prior a ~ N(0, diag(variances)):
 
-Letters in shape suffixes: U users, P rows of the largest user, N candidates, G groups, R code width.
+    a_u = argmin_a  sum_i weight_i * loss(o_i + x_i' a, target_i) + 1/2 sum_r a_r^2 / variances_r
+
+The problem is convex, so it has one optimum. All users of a chunk take their Newton steps together, each until its own
+code has converged. A step is solved for by conjugate gradients (truncated Newton: Dembo, Eisenstat & Steihaug 1982),
+which only multiply with the inputs: in units of the prior's standard deviations every eigenvalue of the Hessian is at
+least 1, so a few products replace forming and factorizing it. The Hessian at the optimum is the precision of the
+Laplace approximation.
+
+Shape suffixes: U users, P rows of the largest user, N candidates, G groups, R code width.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,62 +26,65 @@ from hydra_ray.scorer.linear.objective import Objective, State, chunks_of
 MAX_STEPS = 60
 MAX_HALVINGS = 40
 NEGLIGIBLE = 1e-10
-"""Squared gradient at which a code is found. No curvature is below 1: it is then within 1e-5 of the prior's standard
-deviations of the optimum."""
+"""Squared gradient norm at convergence. No curvature is below 1: the code is then within 1e-5 prior standard deviations
+of the optimum.
+"""
 ROUNDING = 1e-15
-"""Newton decrement, in nats a nat of loss, below which numbers of double precision tell no step from none."""
+"""Newton decrement, in nats per nat of loss, below which double precision cannot tell a step from none."""
 ROUGHNESS = 0.1
-"""What may be left of the norm of a step's residual; less near the optimum, where the norm itself is less."""
+"""Largest relative residual norm at which conjugate gradients stop (forcing term); less near the optimum, where the
+norm itself is less.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """Independent Gaussians about the users' codes, as heads are stored: a prior, or what examples made of one."""
+    """Per-user diagonal Gaussian over codes: prior or posterior."""
 
     codes_UR: Floats
-    """The most probable."""
+    """Means of a prior, modes of a posterior."""
     precisions_UR: Floats
-    """In units of those of the population's prior: 1 where a user has taught nothing."""
+    """Precisions in units of those of the head prior: 1 for a user without examples."""
     variances_R: Floats
-    """Of the population's prior; a dimension of 0 is known and stays."""
+    """Variances of the head prior; a dimension of variance 0 is fixed."""
 
     @classmethod
     def prior(cls, num_users: int, variances_R: Floats) -> "Belief":
-        """About users who have taught nothing."""
+        """Return the head prior itself for each user: code 0, precision 1."""
         shape = (num_users, len(variances_R))
         return cls(codes_UR=np.zeros(shape), precisions_UR=np.ones(shape), variances_R=variances_R)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posterior:
-    """The Laplace approximation of all users' codes."""
+    """Laplace approximation of the posterior of each user's code."""
 
     codes_UR: Floats
     precisions_URR: Floats
-    """In units of the prior's standard deviations."""
+    """Hessians at the codes, in units of the prior's standard deviations."""
     deviations_R: Floats
-    """The prior's standard deviations."""
+    """Standard deviations of the prior."""
     losses_U: Floats
-    """Losses and prior at the codes."""
+    """Negative log posterior at the codes, up to a constant: losses plus half the squared standardized code."""
 
     def evidences(self) -> Floats:
-        """Log marginal likelihood of each user's targets."""
+        """Return each user's log marginal likelihood (U), by Laplace: -loss - 1/2 log det(precision)."""
         return -self.losses_U - 0.5 * np.linalg.slogdet(self.precisions_URR)[1]
 
     def covariances(self) -> Floats:
-        """Of each user's code (U, R, R)."""
+        """Return the posterior covariance of each user's code (U, R, R)."""
         return np.linalg.inv(self.precisions_URR) * np.outer(self.deviations_R, self.deviations_R)
 
 
 class Regression:
-    """Users' groups, made ready to be solved for many priors and weights."""
+    """Users' groups, sorted and padded once, to be solved for many priors and weights."""
 
     def __init__(self, table: GroupTable, inputs_NR: Floats, offsets_N: Floats, loss: Loss = SOFTMAX) -> None:
         """Sort users by size and pad them once.
 
         Args:
-            table: every group of it teaches; its features are not looked at.
-            inputs_NR: what the code is multiplied with.
+            table: every group has a target; its features are not read.
+            inputs_NR: inputs x that the code is multiplied with.
             offsets_N: scores that the code adds to.
 
         Raises:
@@ -89,12 +95,12 @@ class Regression:
         self._chunks = list(chunks_of(table, inputs_NR, offsets_N))
 
     def codes(self, variances_R: Floats, weights_G: Floats | None = None, start_UR: Floats | None = None) -> Floats:
-        """The most probable code (U, R) of every user.
+        """Return the MAP code of every user (U, R).
 
         Args:
-            variances_R: of the Gaussian prior; a dimension of variance 0 stays at 0.
-            weights_G: how much each group counts, 1 where not given; 0 leaves a group out.
-            start_UR: where the search begins, zero where not given; the nearer to the end, the sooner it is found.
+            variances_R: variances of the Gaussian prior; a dimension of variance 0 stays at 0.
+            weights_G: weight of each group, 1 if None; 0 leaves a group out.
+            start_UR: initial codes, zero if None; a start near the optimum saves steps.
         """
         deviations_R = np.sqrt(variances_R)
         codes_UR = np.zeros((self.table.num_users, len(variances_R)))
@@ -105,11 +111,11 @@ class Regression:
         return codes_UR
 
     def posterior(self, variances_R: Floats, start_UR: Floats | None = None) -> Posterior:
-        """The most probable code of every user, and its uncertainty.
+        """Return the MAP code of every user and its Laplace posterior.
 
         Args:
-            variances_R: of the Gaussian prior; a dimension of variance 0 stays at 0.
-            start_UR: where the search begins, zero where not given.
+            variances_R: variances of the Gaussian prior; a dimension of variance 0 stays at 0.
+            start_UR: initial codes, zero if None.
         """
         deviations_R = np.sqrt(variances_R)
         codes_UR = self.codes(variances_R, None, start_UR)
@@ -123,9 +129,10 @@ class Regression:
         return Posterior(codes_UR=codes_UR, precisions_URR=precisions_URR, deviations_R=deviations_R, losses_U=losses_U)
 
     def updated(self, prior: Belief) -> Belief:
-        """What the examples make of what was known before: the most probable codes, and the curvature there.
+        """Update each user's Gaussian by the examples: new modes, and precisions from the diagonal of the Hessian
+        there.
 
-        A stored head learns from new history in this way, without the old. Who has no examples keeps the prior.
+        A stored head learns from new history in this way, without the old. A user without examples keeps the prior.
         """
         codes_UR, precisions_UR = (each.astype(np.float64) for each in (prior.codes_UR, prior.precisions_UR))
         deviations_UR = np.sqrt(prior.variances_R / precisions_UR)
@@ -139,11 +146,11 @@ class Regression:
     def _objectives(
         self, deviations: Floats, weights_G: Floats | None = None, means_UR: Floats | None = None
     ) -> Iterator[Objective]:
-        """Of each chunk of users who have rows.
+        """Yield the objective of each chunk of users who have rows.
 
         Args:
-            deviations: of the prior, of all users alike or of each.
-            means_UR: of the prior, zero where not given.
+            deviations: standard deviations of the prior, of all users (R) or of each (U, R).
+            means_UR: means of the prior, zero if None.
         """
         for rows in self._chunks:
             own = deviations[None] if deviations.ndim == 1 else deviations[rows.users]
@@ -152,10 +159,10 @@ class Regression:
 
 
 def require_finite(*arrays: Floats) -> None:
-    """Refuse what no head can be fitted on.
+    """Raise an error if a number is NaN or infinite.
 
     Raises:
-        FeatureError: a number is NaN or infinite; where it was read from, the caller knows.
+        FeatureError: one is; the caller knows where it was read from.
     """
     for values in arrays:
         # One number tells whether all are finite, unless it overflows.
@@ -172,37 +179,39 @@ def require_finite(*arrays: Floats) -> None:
 
 
 def standardized(codes: Floats, deviations: Floats) -> Floats:
-    """Codes in units of the prior's standard deviations; 0 where that is 0."""
+    """Return codes in units of the prior's standard deviations; 0 where that is 0."""
     return np.where(deviations > 0, codes / np.where(deviations > 0, deviations, 1.0), 0.0)
 
 
 StepFinder = Callable[[Objective, State, Floats], tuple[Floats, Floats]]
-"""From an objective, where it is and the gradients there to steps (U, R) and their moves (U, P)."""
+"""Function of an objective, its state and its gradients there; returns steps (U, R) and their changes of the scores (U,
+P).
+"""
 
 
 def conjugate_steps(objective: Objective, state: State, gradients_UR: Floats) -> tuple[Floats, Floats]:
-    """Newton's steps by conjugate gradients, rough far from the optimum and nearly exact close to it."""
+    """Solve for Newton steps by conjugate gradients: roughly far from the optimum, nearly exactly close to it."""
     inverses_UR = 1 / (1 + objective.bounds_UR)
     residuals_UR, directions_UR = gradients_UR.copy(), gradients_UR * inverses_UR
     norms_U = np.vecdot(residuals_UR, directions_UR)
     enough_U = 0.1 * NEGLIGIBLE / np.maximum(np.vecdot(gradients_UR, gradients_UR), NEGLIGIBLE)
     goals_U = norms_U * np.minimum(np.maximum(norms_U, enough_U), ROUGHNESS**2)
-    steps_UR, moves_UP = np.zeros_like(gradients_UR), np.zeros_like(state.scores_UP)
+    steps_UR, changes_UP = np.zeros_like(gradients_UR), np.zeros_like(state.scores_UP)
     for _ in range(2 * gradients_UR.shape[1] + 20):
         is_open_U = norms_U > goals_U
         if not is_open_U.any():
             break
-        added_UP = objective.moves(directions_UR)
+        added_UP = objective.score_changes(directions_UR)
         products_UR = objective.row_products(added_UP, state) + directions_UR
         lengths_U1 = _ratios(norms_U, np.vecdot(directions_UR, products_UR), is_open_U)
         steps_UR += lengths_U1 * directions_UR
-        moves_UP += lengths_U1 * added_UP
+        changes_UP += lengths_U1 * added_UP
         residuals_UR -= lengths_U1 * products_UR
         preconditioned_UR = residuals_UR * inverses_UR
         reached_U = np.vecdot(residuals_UR, preconditioned_UR)
         directions_UR = preconditioned_UR + _ratios(reached_U, norms_U, is_open_U) * directions_UR
         norms_U = reached_U
-    return steps_UR, moves_UP
+    return steps_UR, changes_UP
 
 
 def _ratios(above_U: Floats, below_U: Floats, is_open_U: Bools) -> Floats:
@@ -215,10 +224,10 @@ def minimized(
     find_steps: StepFinder = conjugate_steps,
     tolerance: float = 0.0,
 ) -> Floats:
-    """Each user's best code (U, R), in units of the prior's standard deviations from its mean.
+    """Minimize the objective; return each user's code (U, R) in units of the prior's standard deviations from its mean.
 
     Args:
-        start_UR: where the search begins, zero where not given.
+        start_UR: initial codes, zero if None.
         tolerance: Newton decrement, in nats, at which a user's step is the last.
     """
     num_users, _, width = objective.rows.inputs_UPR.shape
@@ -231,9 +240,9 @@ def minimized(
         if not is_open_U.any():
             break
         gradients_UR[~is_open_U] = 0.0
-        steps_UR, moves_UP = find_steps(objective, state, gradients_UR)
+        steps_UR, changes_UP = find_steps(objective, state, gradients_UR)
         decrements_U = np.vecdot(gradients_UR, steps_UR)
-        state, is_stuck_U = _descended(objective, state, steps_UR, moves_UP, decrements_U)
+        state, is_stuck_U = _backtracked(objective, state, steps_UR, changes_UP, decrements_U)
         is_open_U &= (decrements_U > tolerance + ROUNDING * (1 + np.abs(state.losses_U))) & ~is_stuck_U
         if 0 < 2 * is_open_U.sum() <= len(is_open_U):
             found_UR[places] = state.codes_UR
@@ -243,18 +252,18 @@ def minimized(
     return found_UR
 
 
-def _descended(
-    objective: Objective, state: State, steps_UR: Floats, moves_UP: Floats, decrements_U: Floats
+def _backtracked(
+    objective: Objective, state: State, steps_UR: Floats, changes_UP: Floats, decrements_U: Floats
 ) -> tuple[State, Bools]:
-    """After the largest of 1, 1/2, 1/4 ... of each user's step that lowers the loss as much as its slope promises.
+    """Backtrack each user's step by 1, 1/2, 1/4 ... until the loss falls by 1e-4 of what its slope predicts (Armijo).
 
     Returns:
-        The state reached, and whose loss no such step lowers.
+        The state reached, and a mask of the users whose loss no such step lowers.
     """
 
     def reach(sizes_U: Floats) -> tuple[State, Bools]:
         sizes_U1 = sizes_U[:, None]
-        reached = objective.state(state.codes_UR - sizes_U1 * steps_UR, state.scores_UP - sizes_U1 * moves_UP)
+        reached = objective.state(state.codes_UR - sizes_U1 * steps_UR, state.scores_UP - sizes_U1 * changes_UP)
         promised_U = state.losses_U - 1e-4 * sizes_U * decrements_U
         return reached, reached.losses_U > promised_U + 1e-12 * (1 + np.abs(state.losses_U))
 

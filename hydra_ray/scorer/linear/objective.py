@@ -1,9 +1,9 @@
-"""What head fitting minimizes: the losses of very many users' codes at once, their slopes and their curvatures.
+"""The objective of head fitting for very many users at once: losses, gradients and Hessian products by their codes.
 
-Users of similar size share a tensor, one row of it a candidate; groups are segments of its rows, so that neither short
-groups nor users with few of them are padded to the largest.
+Users of similar size share a tensor with one row for each candidate; groups are segments of its rows, so that neither
+short groups nor users with few of them are padded to the largest.
 
-Letters in shape suffixes: U users, P rows of the largest user, N all rows, G groups, R code width.
+Shape suffixes: U users, P rows of the largest user, N all rows, G groups, R code width.
 """
 
 from collections.abc import Iterator
@@ -15,22 +15,22 @@ from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, Segm
 from hydra_ray.scorer.linear.losses import Loss
 
 CHUNK_ELEMENTS = 400_000
-"""Inputs that are worked on at once, in numbers: fewer calls for few users cost more than a cache saves."""
+"""Number of inputs in a chunk of users: with few users, more calls cost more than a cache saves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Some users' candidates, padded; padding has inputs, offsets and targets of 0 and is a group of its own."""
+    """Padded candidates of some users; padding has inputs, offsets and targets of 0 and is a group of its own."""
 
     users: Ints
     groups_UP: Ints
-    """-1 is padding."""
+    """Index of each row's group; -1 is padding."""
     inputs_UPR: Floats
     offsets_UP: Floats
     targets_UP: Floats
 
     def take(self, places: Ints) -> "Rows":
-        """Those of some of the users."""
+        """Return the rows of the users at these positions."""
         return Rows(
             users=self.users[places],
             groups_UP=self.groups_UP[places],
@@ -40,7 +40,7 @@ class Rows:
         )
 
     def between(self, start: int, end: int) -> "Rows":
-        """Those at some of the places; groups must not be cut."""
+        """Return the rows at positions [start, end) of the second axis; groups must not be cut."""
         return Rows(
             users=self.users,
             groups_UP=self.groups_UP[:, start:end],
@@ -50,18 +50,18 @@ class Rows:
         )
 
     def shifted(self, codes_UR: Floats) -> "Rows":
-        """The same with what codes add to the scores in the offsets."""
+        """Return the same rows with the scores of these codes added to the offsets."""
         return replace(self, offsets_UP=self.offsets_UP + (self.inputs_UPR @ codes_UR[:, :, None])[:, :, 0])
 
     def segments(self) -> Segments:
-        """The groups as pieces of the flattened rows."""
+        """Return the groups as segments of the flattened rows."""
         is_start_UP = np.ones(self.groups_UP.shape, bool)
         is_start_UP[:, 1:] = self.groups_UP[:, 1:] != self.groups_UP[:, :-1]
         return Segments.of(is_start_UP.ravel())
 
 
 def chunks_of(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Iterator[Rows]:
-    """All users who have rows, those of similar size together: what fits a cache, and at most half of it padding."""
+    """Yield all users who have rows in chunks of similar size: each fits a cache, and at most half of it is padding."""
     row_starts = table.group_starts[table.user_starts]
     lengths, group_N = np.diff(row_starts), table.group_of_candidate()
     users = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
@@ -82,7 +82,7 @@ def chunks_of(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Iterat
 
 
 def pooled_rows(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Rows:
-    """All rows as if one user had them; what is in double precision is not copied."""
+    """Return all rows as if one user had them; arrays of double precision are not copied."""
     return Rows(
         users=np.zeros(1, np.int64),
         groups_UP=table.group_of_candidate()[None],
@@ -100,19 +100,19 @@ def _gathered(values: Floats, places_UP: Ints, is_padding_UP: Bools) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What an objective is at some codes."""
+    """Value and derivatives of an objective at some codes."""
 
     codes_UR: Floats
     scores_UP: Floats
     losses_U: Floats
-    """Of the rows and the prior."""
+    """Losses of the rows plus the prior term."""
     slopes_UP: Floats
-    """Of the rows' costs by the scores, weighted."""
+    """Weighted first derivatives of the rows' costs by the scores."""
     curvatures_UP: Floats
-    """Of the rows' costs by the scores, not weighted."""
+    """Unweighted second derivatives of the rows' costs by the scores."""
 
     def take(self, places: Ints) -> "State":
-        """That of some of the users."""
+        """Return the state of the users at these positions."""
         return State(
             codes_UR=self.codes_UR[places],
             scores_UP=self.scores_UP[places],
@@ -124,10 +124,10 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The weighted losses of the rows plus the prior: half the squared code.
+    """Weighted losses of the rows plus the prior term, half the squared standardized code.
 
-    Codes are in units of the prior's standard deviations, from its mean: so the problem is well scaled, a variance of
-    0 needs no case of its own, and no curvature is below 1.
+    Codes are in units of the prior's standard deviations, from its mean: the problem is well scaled, a variance of 0
+    needs no case of its own, and no curvature is below 1.
     """
 
     rows: Rows
@@ -135,16 +135,16 @@ class Objective:
     loss: Loss
     weights_UP: Floats
     deviations_UR: Floats
-    """The prior's, of each user or, in one row, of all."""
+    """Standard deviations of the prior, for each user or, in one row, for all."""
     bounds_UR: Floats
-    """What the diagonals of the rows' Hessians are at most, whatever the codes, if no weight is above 1."""
+    """Upper bounds of the diagonals of the rows' Hessians for any codes, if no weight is above 1."""
 
     @classmethod
     def of(cls, rows: Rows, loss: Loss, deviations_UR: Floats, weights_G: Floats | None) -> "Objective":
-        """That of some rows.
+        """Build the objective of some rows.
 
         Args:
-            weights_G: of each group of the table, 1 where not given; 0 leaves a group out.
+            weights_G: weight of each group of the table, 1 if None; 0 leaves a group out.
         """
         weights = (rows.groups_UP >= 0).astype(float) if weights_G is None else np.append(weights_G, 0)[rows.groups_UP]
         squares_UR = np.einsum("upr,upr->ur", rows.inputs_UPR, rows.inputs_UPR)
@@ -158,22 +158,22 @@ class Objective:
         )
 
     def take(self, places: Ints) -> "Objective":
-        """That of some of the users."""
+        """Return the objective of the users at these positions."""
         deviations = self.deviations_UR if len(self.deviations_UR) == 1 else self.deviations_UR[places]
         own = self._with(self.rows.take(places), self.weights_UP[places])
         return replace(own, deviations_UR=deviations, bounds_UR=self.bounds_UR[places])
 
     def between(self, start: int, end: int) -> "Objective":
-        """That of the rows at some of the places; groups must not be cut."""
+        """Return the objective of the rows at positions [start, end); groups must not be cut."""
         return self._with(self.rows.between(start, end), self.weights_UP[:, start:end])
 
-    def moves(self, codes_UR: Floats) -> Floats:
-        """What codes add to the scores (U, P)."""
+    def score_changes(self, codes_UR: Floats) -> Floats:
+        """Return the change of the scores (U, P) that codes make."""
         return (self.rows.inputs_UPR @ (codes_UR * self.deviations_UR)[:, :, None])[:, :, 0]
 
     def state(self, codes_UR: Floats, scores_UP: Floats | None = None) -> State:
-        """At codes, whose scores are computed where they are not given."""
-        scores = self.rows.offsets_UP + self.moves(codes_UR) if scores_UP is None else scores_UP
+        """Return value and derivatives at the codes; scores are computed if not given."""
+        scores = self.rows.offsets_UP + self.score_changes(codes_UR) if scores_UP is None else scores_UP
         costs, slopes, curvatures = (
             each.reshape(scores.shape)
             for each in self.loss.derivatives(scores.ravel(), self.rows.targets_UP.ravel(), self.groups)
@@ -187,29 +187,29 @@ class Objective:
         )
 
     def row_gradients(self, state: State) -> Floats:
-        """Of the rows' costs by the codes (U, R), the prior not included."""
-        return self._pulls(state.slopes_UP)
+        """Return the gradients of the rows' costs by the codes (U, R), without the prior term."""
+        return self._code_gradients(state.slopes_UP)
 
-    def row_products(self, moves_UP: Floats, state: State) -> Floats:
-        """The Hessians of the rows' costs times codes (U, R) whose moves are given."""
-        curved = self.loss.curved(moves_UP.ravel(), state.curvatures_UP.ravel(), self.groups)
-        return self._pulls(curved.reshape(moves_UP.shape) * self.weights_UP)
+    def row_products(self, changes_UP: Floats, state: State) -> Floats:
+        """Return the Hessians of the rows' costs times codes (U, R), given the score changes of these codes."""
+        hessian_product = self.loss.hessian_product(changes_UP.ravel(), state.curvatures_UP.ravel(), self.groups)
+        return self._code_gradients(hessian_product.reshape(changes_UP.shape) * self.weights_UP)
 
     def row_hessians(self, state: State) -> Floats:
-        """Of the rows' costs by the codes (U, R, R), the prior not included."""
+        """Return the Hessians of the rows' costs by the codes (U, R, R), without the prior term."""
         centred_UPR, weights_UP1 = self._centred(state), (state.curvatures_UP * self.weights_UP)[:, :, None]
         products = (centred_UPR * weights_UP1).transpose(0, 2, 1) @ centred_UPR
         return products * self.deviations_UR[:, :, None] * self.deviations_UR[:, None, :]
 
     def row_diagonals(self, state: State) -> Floats:
-        """Of the Hessians of the rows' costs (U, R)."""
+        """Return the diagonals of the Hessians of the rows' costs (U, R)."""
         weights_U1P = (state.curvatures_UP * self.weights_UP)[:, None]
         return (weights_U1P @ self._centred(state) ** 2)[:, 0] * self.deviations_UR**2
 
     def _with(self, rows: Rows, weights_UP: Floats) -> "Objective":
         return replace(self, rows=rows, groups=rows.segments(), weights_UP=weights_UP)
 
-    def _pulls(self, slopes_UP: Floats) -> Floats:
+    def _code_gradients(self, slopes_UP: Floats) -> Floats:
         return (slopes_UP[:, None] @ self.rows.inputs_UPR)[:, 0] * self.deviations_UR
 
     def _centred(self, state: State) -> Floats:

@@ -1,6 +1,6 @@
-"""One code that all users share: the same regression as each user's own, with very many rows and a wide code.
+"""One code shared by all users: the regression of `newton`, with very many rows and a wide code.
 
-Letters in shape suffixes: U users, N candidates, G groups, R code width.
+Shape suffixes: U users, N candidates, G groups, R code width, P rows.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ TOLERANCE = 1e-8
 
 
 class PooledRegression:
-    """All users' groups, made ready for the one code that all users share.
+    """MAP estimate of one code from all users' groups.
 
-    One code and very many rows: there is but one Hessian, and Newton's steps are solved for directly.
+    There is a single Hessian, so Newton's steps are solved for directly.
     """
 
     def __init__(self, table: GroupTable, inputs_NR: Floats, offsets_N: Floats, loss: Loss = SOFTMAX) -> None:
-        """Check everything once; what is asked for is as in `Regression`."""
+        """Check the inputs once; parameters as in `Regression`."""
         require_finite(inputs_NR, offsets_N, table.targets_N)
         self._rows, self._loss = pooled_rows(table, inputs_NR, offsets_N), loss
         self._row_starts = table.group_starts[table.user_starts]
 
     def code(self, variances_R: Floats, weights_G: Floats, start_R: Floats, tolerance: float = TOLERANCE) -> Floats:
-        """The most probable common code (R).
+        """Return the MAP code (R) of all groups.
 
         Args:
             tolerance: Newton decrement, in nats, at which a step is the last.
@@ -42,10 +42,10 @@ class PooledRegression:
         return minimized(objective, start, self._direct_steps, tolerance)[0] * deviations_R
 
     def codes_without(self, variances_R: Floats, weights_G: Floats, code_R: Floats) -> Floats:
-        """For each user (U, R) about the common code of the other users: one Newton step from that of all.
+        """Return about the leave-one-user-out code of each user (U, R): one Newton step from the code of all.
 
         Args:
-            code_R: the common code for the same variances and weights, or one near it.
+            code_R: the code of all users for the same variances and weights, or one near it.
         """
         deviations_R, identity = np.sqrt(variances_R), np.eye(len(code_R))
         objective = Objective.of(self._rows, self._loss, deviations_R[None], weights_G)
@@ -62,10 +62,10 @@ class PooledRegression:
         for part, own in self._parts(objective, state):
             hessian_RR += part.row_hessians(own)[0]
         steps_1R = np.linalg.solve(hessian_RR, gradients_1R[0])[None]
-        return steps_1R, objective.moves(steps_1R)
+        return steps_1R, objective.score_changes(steps_1R)
 
     def _parts(self, objective: Objective, state: State) -> Iterator[tuple[Objective, State]]:
-        """What each user has of the objective; one at a time, since a Hessian takes copies of the inputs."""
+        """Yield each user's part of the objective; one at a time, since a Hessian takes copies of the inputs."""
         for start, end in pairwise(self._row_starts):
             own = replace(
                 state,

@@ -1,15 +1,21 @@
-"""What training users teach about all users: the shared heads, the basis of deviations from them, and their prior.
+"""The head prior, estimated from training users: shared heads, basis of deviations from them, prior variances.
 
-Empirical Bayes. Around the shared head each user deviates by a Gaussian whose covariance is estimated by expectation
-maximization (a step's covariance is the mean, over the users, of the posterior's covariance plus the outer product of
-its code), held near a diagonal that maximizes the marginal likelihood, so that few users cannot make it collapse or
-explode. The leading eigenvectors of that covariance are the basis, the eigenvalues the prior variances; one common
-factor for them is chosen on held-out groups. Deviations are measured from heads that were fitted without the user, as
-a new user's will be.
+Empirical Bayes. User u deviates from the shared head by delta_u ~ N(0, Sigma). Sigma is estimated by expectation
+maximization with an inverse-Wishart prior around a diagonal S that maximizes the marginal likelihood, so that few users
+can make it neither collapse nor explode:
+
+    Sigma <- (sum_u [E(delta_u) E(delta_u)' + Cov(delta_u)] + PRIOR_USERS * S) / (U + PRIOR_USERS)
+
+with Laplace posteriors of delta_u. The leading eigenvectors of Sigma are the basis B, the eigenvalues the variances of
+the codes; one common factor for them is chosen on held-out groups. Deviations are measured from shared heads that were
+fitted without the user (cross-fitting), as a new user's will be.
+
+Shape suffixes: U users, G groups, N candidates, D features, R rank, H width of history vectors, E routed heads, V
+parameters of a flat network, F folds of training users.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,44 +28,46 @@ from hydra_ray.scorer.linear.shared import SharedHead, Widths, fit_shared_heads,
 from hydra_ray.seeds import rng_of
 
 START_VARIANCES = (1e-4, 1e-3, 0.01, 0.1, 1.0)
-"""Candidates for the variance of the users' deviations before their directions are known."""
+"""Candidates for the variances of the users' deviations (the diagonal S)."""
 VARIANCE_FACTORS = (0.0, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
-"""Candidates for the factor by which the estimated variances are corrected on users left out: the Laplace approximation
-makes them too small where users have few groups and differ much, and a basis learned from few users too large."""
+"""Candidates for the factor that corrects the estimated variances, chosen on left-out users: the Laplace approximation
+makes them too small where users have few groups and differ much, and a basis learned from few users too large.
+"""
 MAX_COVARIANCE_STEPS = 100
 COVARIANCE_TOLERANCE = 0.01
-"""Relative change of every variance at which the covariance is found. A direction that few groups show grows slowly,
-from the little that it was given at the start."""
+"""Relative change of every variance at convergence. A direction that few groups show grows slowly from its small start.
+"""
 PRIOR_USERS = 3.0
-"""As many imagined users deviate by the start variances. The fewer, the sooner a direction is found that users share;
-what few users only seem to share is left to `choose_factors`."""
+"""Pseudo-count, in users, of the inverse-Wishart prior. The smaller, the sooner a direction is found that users share;
+overfitted directions are left to `choose_factors`.
+"""
 MAX_SEARCH_USERS = 100
-"""Users on whom start variances are compared."""
+"""Number of users on whom start variances are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadPrior:
-    """Shared heads, basis and priors, in the units of the stored features."""
+    """Shared heads, basis of deviations and prior variances of codes, for features as they are stored."""
 
     base_fingerprint: str
     scales_D: Floats
-    """How much each feature varies within a group."""
+    """Standard deviation of each feature within a group."""
     query_head: SharedHead
     pseudo_head: SharedHead
     basis_DR: Floats
-    """For the largest rank; smaller ranks use its first columns."""
+    """Basis for the largest rank; smaller ranks use its first columns."""
     variances: Mapping[int, Floats]
-    """Per rank, the prior variances of the code."""
-    network_K: Floats
-    """The shared two-layer network that paper heads start from; empty where none is fitted."""
+    """Prior variances of the code, by rank."""
+    network_V: Floats
+    """Shared two-layer network that paper heads start from; empty if there are none."""
     routed: RoutedHeads | None
-    """The shared heads that the user's history mixes, from which own codes start; None where they help nobody."""
+    """Routed heads, to whose scores codes add; None if they do not lower the validation loss."""
 
     def shared_scores(self, features_ND: Floats, is_pseudo_N: Bools, user_fold_N: Ints) -> Floats:
-        """Each candidate's score by the shared head of its kind of query.
+        """Return each candidate's score by the shared head of its kind of query (N).
 
         Args:
-            user_fold_N: fold of each candidate's user, if the user taught the head; -1 for new users.
+            user_fold_N: fold of each candidate's user if the head was trained on the user; -1 for new users.
         """
         pseudo_N = self.pseudo_head.scores(features_ND, user_fold_N)
         return np.where(is_pseudo_N, pseudo_N, self.query_head.scores(features_ND, user_fold_N))
@@ -67,12 +75,12 @@ class HeadPrior:
     def routes(
         self, histories_GH: Floats, user_fold_G: Ints, features_ND: Floats, user_fold_N: Ints
     ) -> tuple[Floats, Floats]:
-        """Mixture (G, E) of each group and what each routed head adds to each candidate's score (N, E); of no width
-        where there are no routed heads.
+        """Return each group's mixture weights (G, E) and the increment of each routed head to each candidate's score
+        (N, E); of width 0 without routed heads.
 
         Args:
-            histories_GH: the records that may be used for each group's query.
-            user_fold_G: as in `shared_scores`, of each group.
+            histories_GH: mean vector of the records that may be used for each group's query.
+            user_fold_G: as in `shared_scores`, for each group.
             user_fold_N: as in `shared_scores`.
         """
         if self.routed is None or not len(histories_GH):
@@ -80,12 +88,12 @@ class HeadPrior:
         return self.routed.mixtures(histories_GH, user_fold_G), self.routed.added(features_ND, user_fold_N)
 
     def write(self, folder: str, fingerprint: str) -> None:
-        """Store it at `folder`, the description last."""
-        arrays = {"scales": self.scales_D, "basis": self.basis_DR, "network": self.network_K}
+        """Write the prior to `folder`, its description last."""
+        arrays = {"scales": self.scales_D, "basis": self.basis_DR, "network": self.network_V}
         for name, head in (("query", self.query_head), ("pseudo", self.pseudo_head)):
-            arrays |= {f"{name}.weights": head.weights_D, f"{name}.left_out": head.left_out_KD}
+            arrays |= {f"{name}.weights": head.weights_D, f"{name}.left_out": head.left_out_FD}
         if self.routed is not None:
-            arrays |= {f"routed.{name}": value for name, value in asdict(self.routed).items()}
+            arrays |= {stored: getattr(self.routed, name) for name, stored in _ROUTED_ARRAYS.items()}
         arrays |= {f"variances.{rank}": values for rank, values in self.variances.items()}
         storage.write_bytes(storage.join(folder, _ARRAYS), _to_safetensors(arrays))
         description = {
@@ -99,10 +107,18 @@ class HeadPrior:
 
 _ARRAYS = "population.safetensors"
 DESCRIPTION = "population.json"
+_ROUTED_ARRAYS = {
+    "deviations_FED": "routed.deviations_KED",
+    "gate_FEQ": "routed.gate_KEP",
+    "gate_bias_FE": "routed.gate_bias_KE",
+    "means_H": "routed.means_H",
+    "components_QH": "routed.components_PH",
+}
+"""Name in the file of each array of the routed heads."""
 
 
 def read_prior(folder: str) -> HeadPrior:
-    """The population stored at `folder`.
+    """Read the head prior stored at `folder`.
 
     Raises:
         StorageError: there is none.
@@ -114,18 +130,18 @@ def read_prior(folder: str) -> HeadPrior:
     return HeadPrior(
         base_fingerprint=description["base_fingerprint"],
         scales_D=arrays["scales"],
-        query_head=SharedHead(weights_D=arrays["query.weights"], left_out_KD=arrays["query.left_out"]),
-        pseudo_head=SharedHead(weights_D=arrays["pseudo.weights"], left_out_KD=arrays["pseudo.left_out"]),
+        query_head=SharedHead(weights_D=arrays["query.weights"], left_out_FD=arrays["query.left_out"]),
+        pseudo_head=SharedHead(weights_D=arrays["pseudo.weights"], left_out_FD=arrays["pseudo.left_out"]),
         basis_DR=arrays["basis"],
         variances={rank: arrays[f"variances.{rank}"] for rank in description["ranks"]},
-        network_K=arrays["network"],
+        network_V=arrays["network"],
         routed=_routed_of(arrays),
     )
 
 
 def _routed_of(arrays: Mapping[str, Floats]) -> RoutedHeads | None:
-    own = {name.removeprefix("routed."): array for name, array in arrays.items() if name.startswith("routed.")}
-    return RoutedHeads(**own) if own else None
+    is_stored = all(stored in arrays for stored in _ROUTED_ARRAYS.values())
+    return RoutedHeads(**{name: arrays[stored] for name, stored in _ROUTED_ARRAYS.items()}) if is_stored else None
 
 
 def _to_safetensors(arrays: Mapping[str, Floats]) -> bytes:
@@ -135,17 +151,17 @@ def _to_safetensors(arrays: Mapping[str, Floats]) -> bytes:
 
 
 def feature_weights(head_prior: HeadPrior, handcrafted_names: Sequence[str]) -> list[tuple[str, float]]:
-    """Each plain feature's weight in the shared head of queries, per standard deviation within a query.
+    """Return each handcrafted feature's weight in the shared head of queries, per standard deviation within a query.
 
     Args:
-        handcrafted_names: of the plain features, which come last.
+        handcrafted_names: names of the handcrafted features, which are the last ones.
     """
     weights = head_prior.query_head.weights_D * head_prior.scales_D
     return list(zip(handcrafted_names, weights[len(weights) - len(handcrafted_names) :].tolist(), strict=True))
 
 
 def within_group_scales(table: GroupTable) -> Floats:
-    """Standard deviation of each feature around its group's mean; 1 where a feature never varies within a group."""
+    """Return each feature's standard deviation around its group's mean (D); 1 where it is constant within groups."""
     if not table.num_groups:
         return np.ones(table.features_ND.shape[1])
     features = table.features_ND.astype(np.float64)
@@ -157,16 +173,16 @@ def within_group_scales(table: GroupTable) -> Floats:
 
 
 def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -> tuple[Floats, Floats]:
-    """Directions in which users deviate from what their codes start from, as columns, and their variances, the largest
-    first.
+    """Estimate the covariance of users' deviations by EM; return its eigenvectors as columns (D, D) and its eigenvalues
+    (D), the largest first.
 
     The largest weight of each direction is positive: eigenvectors have no sign of their own, and codes must agree
-    between runs that taught the same.
+    between runs with the same training users.
 
     Args:
-        table: every group teaches; features vary by about 1 within a group.
-        offsets_N: what codes start from, held out.
-        start_D: variances of the deviations before their directions are known (see `start_variances`).
+        table: every group has a target; features have standard deviation about 1 within a group.
+        offsets_N: cross-fitted scores that codes add to.
+        start_D: diagonal S of the inverse-Wishart prior (see `start_variances`).
     """
     from sklearn.utils.extmath import svd_flip
 
@@ -180,7 +196,7 @@ def estimate_deviations(table: GroupTable, offsets_N: Floats, start_D: Floats) -
         deviations_UD = fit.codes_UR @ directions.T
         moments = fit.codes_UR.T @ fit.codes_UR + fit.covariances().sum(axis=0)
         observed = directions @ moments @ directions.T
-        # The mean of an inverse Wishart posterior, whose prior the imagined users are.
+        # Posterior mean under the inverse-Wishart prior.
         covariance = (observed + PRIOR_USERS * np.diag(start_D)) / (table.num_users + PRIOR_USERS)
         before, (values, directions) = values, np.linalg.eigh(covariance)
         if np.allclose(values, before, rtol=COVARIANCE_TOLERANCE, atol=1e-6):
@@ -198,35 +214,36 @@ def choose_factors(
     fold_G: Ints,
     ranks: Sequence[int],
 ) -> dict[int, float]:
-    """For each rank the factor of the prior variances with the lowest loss on held-out groups of users who did not
-    teach the basis.
+    """Choose for each rank the factor of the prior variances with the lowest loss on held-out groups of users who were
+    not used to estimate the basis.
 
-    The judges in each half of the users judge what the other half teaches: a basis fits the users it was learned from
-    far too well. 0, which leaves everybody where codes start, where nothing helps, or nobody is left to judge.
+    The validation users in each half of the users evaluate what the other half estimates: a basis fits the users it was
+    learned from far too well. The factor is 0, which keeps all codes at 0, where codes lower no loss or no users are
+    left to estimate from.
 
     Args:
-        is_judge_U: the users whom the base was not trained on.
+        is_validation_U: users whom the base was not trained on.
     """
     losses = {rank: dict.fromkeys(VARIANCE_FACTORS, 0.0) for rank in ranks}
-    half_G, may_judge_G = user_half_U[table.user_of_group()], is_validation_U[table.user_of_group()]
-    for half in np.unique(half_G[may_judge_G]):
-        teaches_G, judges_G = half_G != half, (half_G == half) & may_judge_G
-        taught, judged = table.select(teaches_G).without_empty_users(), table.select(judges_G)
-        if not taught.num_groups:
+    half_G, is_validation_G = user_half_U[table.user_of_group()], is_validation_U[table.user_of_group()]
+    for half in np.unique(half_G[is_validation_G]):
+        training_G, validation_G = half_G != half, (half_G == half) & is_validation_G
+        training_table, validation_table = table.select(training_G).without_empty_users(), table.select(validation_G)
+        if not training_table.num_groups:
             return dict.fromkeys(ranks, 0.0)
-        teaches_N, judges_N = (is_kept_G[table.group_of_candidate()] for is_kept_G in (teaches_G, judges_G))
-        directions, values = estimate_deviations(taught, offsets_N[teaches_N], start_D)
+        training_N, validation_N = (is_kept_G[table.group_of_candidate()] for is_kept_G in (training_G, validation_G))
+        directions, values = estimate_deviations(training_table, offsets_N[training_N], start_D)
         for rank in ranks:
-            inputs_NR = judged.features_ND @ directions[:, :rank]
-            regression = Regression(judged, inputs_NR, offsets_N[judges_N])
+            inputs_NR = validation_table.features_ND @ directions[:, :rank]
+            regression = Regression(validation_table, inputs_NR, offsets_N[validation_N])
             for factor in VARIANCE_FACTORS:
-                scores_N = held_out_scores(regression, factor * values[:rank], fold_G[judges_G])
-                losses[rank][factor] += float(group_losses(judged, scores_N).sum())
+                scores_N = held_out_scores(regression, factor * values[:rank], fold_G[validation_G])
+                losses[rank][factor] += float(group_losses(validation_table, scores_N).sum())
     return {rank: min(own, key=own.__getitem__) for rank, own in losses.items()}
 
 
 def held_out_scores(regression: Regression, variances_R: Floats, fold_G: Ints) -> Floats:
-    """Each group's scores by its user's code, fitted without the fold that the group is in."""
+    """Return each candidate's score by its user's code, fitted without the fold of the candidate's group (N)."""
     table = regression.table
     user_N, fold_N = table.user_of_candidate(), fold_G[table.group_of_candidate()]
     scores = regression.offsets_N.astype(np.float64)
@@ -239,21 +256,21 @@ def held_out_scores(regression: Regression, variances_R: Floats, fold_G: Ints) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingGroups:
-    """What training users teach all users from."""
+    """Groups of the training users from which the head prior is estimated."""
 
     table: GroupTable
-    """Every group teaches."""
+    """Groups, each of which has a target."""
     is_pseudo_G: Bools
     fold_G: Ints
-    """Each group's fold among its user's."""
+    """Fold of each group among its user's."""
     histories_GH: Floats
-    """The records that may be used for each group's query; of no width where they are not known."""
+    """Mean vector of the records that may be used for each group's query; of width 0 where unknown."""
     user_fold_U: Ints
     is_validation_U: Bools
-    """The users whom the base was not trained on."""
+    """Users whom the base was not trained on."""
 
     def without_empty_users(self) -> "TrainingGroups":
-        """The same groups, and only the users who have any."""
+        """Return the same groups without the users who have none."""
         has_groups_U = np.diff(self.table.user_starts) > 0
         return replace(
             self,
@@ -266,10 +283,10 @@ class TrainingGroups:
 def fit_prior(
     groups: TrainingGroups, widths: Widths, ranks: Sequence[int], seed: int, base_fingerprint: str
 ) -> HeadPrior:
-    """Everything that training users teach about all users, but the networks.
+    """Estimate the head prior from the training users' groups, without the network of paper heads.
 
     Args:
-        ranks: widths of codes to estimate priors for; none where no low-rank head is fitted.
+        ranks: code widths to estimate variances for; empty where no low-rank head is fitted.
 
     Raises:
         TrainingError: there is no group to fit on.
@@ -287,9 +304,9 @@ def fit_prior(
     )
     routed = None
     if groups.histories_GH.shape[1]:
-        # Where the base has seen nobody, a fold of users judges.
-        judges_U = user_fold_U == 0 if is_validation_U.all() else is_validation_U
-        routed = fit_routed_heads(scaled, offsets_N, groups.histories_GH, judges_U, user_fold_U, seed)
+        # Where the base was trained on nobody, one fold of users validates.
+        validation_U = user_fold_U == 0 if is_validation_U.all() else is_validation_U
+        routed = fit_routed_heads(scaled, offsets_N, groups.histories_GH, validation_U, user_fold_U, seed)
     if routed is not None:
         mixtures_GE = routed.mixtures(groups.histories_GH, user_fold_U[scaled.user_of_group()])
         added_NE = routed.added(scaled.features_ND, user_fold_N)
@@ -305,7 +322,7 @@ def fit_prior(
         factors = choose_factors(scaled, offsets_N, start_D, user_fold_U % 2, is_validation_U, groups.fold_G, distinct)
         variances = {rank: factor * values[:rank] for rank, factor in factors.items()}
     query_head, pseudo_head = (
-        SharedHead(weights_D=head.weights_D / scales, left_out_KD=head.left_out_KD / scales) for head in heads
+        SharedHead(weights_D=head.weights_D / scales, left_out_FD=head.left_out_FD / scales) for head in heads
     )
     return HeadPrior(
         base_fingerprint=base_fingerprint,
@@ -314,13 +331,13 @@ def fit_prior(
         pseudo_head=pseudo_head,
         basis_DR=basis / scales[:, None],
         variances=variances,
-        network_K=np.zeros(0),
+        network_V=np.zeros(0),
         routed=routed,
     )
 
 
 def start_variances(table: GroupTable, offsets_N: Floats, num_learned: int, seed: int) -> Floats:
-    """One variance for the base's features and one for the plain ones, by marginal likelihood."""
+    """Choose one variance for the learned features and one for the handcrafted ones by marginal likelihood (D)."""
     is_kept_G = _sample_groups(table, seed)
     offsets_N = offsets_N[is_kept_G[table.group_of_candidate()]]
     table = table.select(is_kept_G)
@@ -350,6 +367,6 @@ class _Variances(NamedTuple):
 
 
 def _sample_groups(table: GroupTable, seed: int) -> Bools:
-    """The groups of at most MAX_SEARCH_USERS users."""
+    """Return a mask of the groups of at most MAX_SEARCH_USERS users."""
     chosen = rng_of(seed, "search").permutation(table.num_users)[:MAX_SEARCH_USERS]
     return np.isin(table.user_of_group(), chosen)

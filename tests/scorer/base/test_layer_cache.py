@@ -1,4 +1,4 @@
-"""The trunk against encoders that compute everything each time."""
+"""The hidden-state cache against encoders that compute everything each time."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def base(tokenizer: BertTokenizerFast, interaction: str = "pair") -> Base:
 
 
 def count_texts(module: nn.Module) -> list[int]:
-    """Of each call from now on, how many texts `module` saw."""
+    """Return a list that grows with each call by the number of texts that `module` saw."""
     counts: list[int] = []
     module.register_forward_hook(lambda _, arguments, __: counts.append(len(arguments[0])))
     return counts
@@ -55,7 +55,7 @@ def count_texts(module: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("interaction", ["pair", "bilinear"])
 @pytest.mark.parametrize("max_bytes", [1 << 20, 1500, 0])
-def test_features_and_gradients_are_those_without_a_trunk(
+def test_features_and_gradients_are_those_without_a_cache(
     tokenizer: BertTokenizerFast, interaction: str, max_bytes: int
 ) -> None:
     plain, kept = base(tokenizer, interaction), base(tokenizer, interaction)
@@ -84,7 +84,7 @@ def test_lower_layers_see_a_text_once_while_there_is_room(tokenizer: BertTokeniz
         assert (sum(lower), sum(upper)) == (seen, 10)
 
 
-def test_a_trunk_that_is_cleared_has_its_room_again(tokenizer: BertTokenizerFast) -> None:
+def test_a_cache_that_is_cleared_has_its_room_again(tokenizer: BertTokenizerFast) -> None:
     cache = HiddenStateCache(1500)
     kept = base(tokenizer)
     kept.freeze_below(1, cache)
@@ -97,7 +97,7 @@ def test_a_trunk_that_is_cleared_has_its_room_again(tokenizer: BertTokenizerFast
     assert len(counts) == 5
 
 
-def test_bases_that_share_a_trunk_have_their_own_features(tokenizer: BertTokenizerFast) -> None:
+def test_bases_that_share_a_cache_have_their_own_features(tokenizer: BertTokenizerFast) -> None:
     def of_fold(fold: int) -> Base:
         one = base(tokenizer)
         torch.manual_seed(10 + fold)

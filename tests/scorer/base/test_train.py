@@ -152,7 +152,7 @@ def test_survey_counts_what_is_streamed(tmp_path):
     assert stream.survey.plain_sums[1] == 3.0 * stream.survey.num_plain == 3.0 * 10 * 5 * 4
 
 
-def test_an_epoch_is_every_lesson_once_in_an_order_of_its_own(tmp_path):
+def test_an_epoch_is_every_training_group_once_in_an_order_of_its_own(tmp_path):
     stream = stream_of(write_examples(tmp_path))
     epochs = [[keys_of(batch) for batch in stream.epoch(epoch, 4)] for epoch in (0, 1, 0)]
     assert epochs[0] == epochs[2] != epochs[1]
@@ -225,7 +225,7 @@ def test_mean_of_bilinear_features_is_close_to_the_cosine(encoder):
 
 
 @pytest.mark.ray
-def test_learner_s_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_path):
+def test_the_models_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_path):
     import torch
 
     from hydra_ray.scorer.base.model import new_base
@@ -256,7 +256,7 @@ def test_learner_s_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pat
 
 
 @pytest.mark.ray
-def test_pointwise_losses_judge_every_candidate_alone(encoder, tmp_path):
+def test_pointwise_losses_score_every_candidate_alone(encoder, tmp_path):
     import torch
 
     from hydra_ray.scorer.base.model import new_base
@@ -353,7 +353,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
         assert part.base_fingerprint == read_json(f"{stage.folder}/base/base.json")["fingerprint"]
         assert part.user_ids == sorted(part.user_ids)
         assert (part.is_unseen_U == (part.is_new_U | (stage is untrained))).all()
-        assert part.table.teaches().sum() == 6 * 5 + 3 * 4
+        assert part.table.has_target().sum() == 6 * 5 + 3 * 4
         assert (part.is_known_G | part.is_new_U[part.table.user_of_group()]).all()
 
 

@@ -36,7 +36,7 @@ def test_users_of_the_fold_are_new_and_their_real_qualities_hidden(tmp_path, fol
         is_evaluated_G = part.is_new_U[part.table.user_of_group()] & ~part.is_pseudo_G
         assert is_evaluated_G.sum() == part.is_new_U.sum() > 0
         np.testing.assert_array_equal(part.is_known_G, ~is_evaluated_G)
-        np.testing.assert_array_equal(part.table.teaches(), ~is_evaluated_G)
+        np.testing.assert_array_equal(part.table.has_target(), ~is_evaluated_G)
         is_evaluated_N = is_evaluated_G[part.table.group_of_candidate()]
         np.testing.assert_array_equal(np.isnan(part.table.qualities_N), is_evaluated_N)
         assert not part.table.targets_N[is_evaluated_N].any()

@@ -51,7 +51,7 @@ def planted(tmp_path_factory):
     return job, hidden
 
 
-def test_own_heads_beat_the_shared_one_on_unseen_queries_and_other_users_heads_do_not(planted):
+def test_own_heads_beat_shared_and_other_users_heads_on_unseen_queries(planted):
     job, hidden = planted
     users = scored(job.stage)
     shared = accuracy(users, hidden, "shared")
@@ -74,7 +74,7 @@ def test_every_user_has_a_head_and_a_score_for_every_candidate(planted):
         assert all(len(group.candidates) == NUM_CANDIDATES for group in user.groups)
 
 
-def test_features_of_another_base_than_the_population_s_are_refused(tmp_path):
+def test_features_of_another_base_than_the_priors_are_refused(tmp_path):
     features, _ = plant(tmp_path, num_training=10, num_new=4)
     job = head_job(tmp_path, features)
     make_prior(job)
@@ -142,8 +142,8 @@ def test_heads_of_one_configuration_are_those_of_its_trial(planted, tmp_path):
     assert [head.user_id for head in heads] == trial.user_ids
     assert {head.configuration for head in heads} == {"lowrank-4"}
     assert [head.num_groups for head in heads] == trial.num_groups_U.tolist()
-    np.testing.assert_allclose([head.code for head in heads], trial.fit.codes_UK, atol=1e-6)
-    np.testing.assert_allclose([head.precision for head in heads], trial.fit.precisions_UK, rtol=1e-3)
+    np.testing.assert_allclose([head.code for head in heads], trial.fit.codes_UR, atol=1e-6)
+    np.testing.assert_allclose([head.precision for head in heads], trial.fit.precisions_UR, rtol=1e-3)
 
 
 def test_a_stored_head_scores_what_was_not_learned_from(planted):
@@ -216,7 +216,7 @@ def test_control_is_the_score_by_the_next_user_s_head(planted):
         np.testing.assert_allclose([c.shuffled for c in candidates], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_histories_that_tell_users_apart_make_routed_heads_better_than_the_shared_one(planted):
+def test_routed_heads_beat_the_shared_one_where_histories_tell_users_apart(planted):
     job, hidden = planted
     users = scored(job.stage)
     assert accuracy(users, hidden, "routed") > accuracy(users, hidden, "shared") + 0.05

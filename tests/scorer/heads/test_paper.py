@@ -22,18 +22,18 @@ def network(seed=0):
     return np.random.default_rng(seed).normal(size=NUM_NUMBERS)
 
 
-def plain_score(features, network_K):
-    inward = network_K[: NUM_FEATURES * WIDTH].reshape(NUM_FEATURES, WIDTH)
-    bias, outward = np.split(network_K[NUM_FEATURES * WIDTH :], 2)
+def plain_score(features, network_V):
+    inward = network_V[: NUM_FEATURES * WIDTH].reshape(NUM_FEATURES, WIDTH)
+    bias, outward = np.split(network_V[NUM_FEATURES * WIDTH :], 2)
     return sum(
         max(0.0, sum(features[d] * inward[d, unit] for d in range(NUM_FEATURES)) + bias[unit]) * outward[unit]
         for unit in range(WIDTH)
     )
 
 
-def plain_loss(table, network_K, loss):
+def plain_loss(table, network_V, loss):
     """The mean over all candidates, or over all groups, as a plain loop."""
-    scores = np.array([plain_score(features, network_K) for features in table.features_ND])
+    scores = np.array([plain_score(features, network_V) for features in table.features_ND])
     if loss == "query":
         return group_losses(table, scores).mean()
     losses = []
@@ -43,14 +43,14 @@ def plain_loss(table, network_K, loss):
     return sum(losses) / len(losses)
 
 
-def first_step(table, start_K, loss, rate=1e-3):
-    """Where one step of Adam goes: each number by `rate` against the sign of its slope, after its decay."""
+def first_step(table, start_V, loss, rate=1e-3):
+    """Return the weights after a step of Adam: each moves by `rate` against the sign of its slope, after its decay."""
     epsilon, slopes = 1e-5, np.zeros(NUM_NUMBERS)
     for place in range(NUM_NUMBERS):
         shift = np.eye(NUM_NUMBERS)[place] * epsilon
-        rise = plain_loss(table, start_K + shift, loss) - plain_loss(table, start_K - shift, loss)
+        rise = plain_loss(table, start_V + shift, loss) - plain_loss(table, start_V - shift, loss)
         slopes[place] = rise / (2 * epsilon)
-    return np.where(np.abs(slopes) > 1e-5, start_K * (1 - rate * 0.01) - rate * np.sign(slopes), np.nan)
+    return np.where(np.abs(slopes) > 1e-5, start_V * (1 - rate * 0.01) - rate * np.sign(slopes), np.nan)
 
 
 @pytest.mark.parametrize("loss", ["query", "pointwise"])

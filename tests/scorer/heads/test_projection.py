@@ -25,7 +25,7 @@ def planted(tmp_path_factory):
     return job
 
 
-def test_a_projected_part_says_of_every_candidate_what_the_population_makes_of_its_features(planted):
+def test_projected_parts_hold_the_priors_products_with_every_candidate(planted):
     head_prior = read_prior(planted.prior_folder)
     for bucket in planted.stage.buckets:
         [full] = read_features(planted.features_part(bucket), 0, has_soft_targets=False)
@@ -46,7 +46,7 @@ def test_a_projected_part_says_of_every_candidate_what_the_population_makes_of_i
         assert head_prior.routed is not None
         mixtures_GE = head_prior.routed.mixtures(full.histories_GH, folds_U[full.table.user_of_group()])
         for row, group in enumerate(full.table.group_of_candidate()):
-            deviations_ED = head_prior.routed.deviations_KED[folds_N[row]]
+            deviations_ED = head_prior.routed.deviations_FED[folds_N[row]]
             routed = full.table.features_ND[row] @ deviations_ED.T @ mixtures_GE[group]
             assert part.offsets_N[row] == pytest.approx(shared_N[row] + routed, abs=1e-4)
 
@@ -72,7 +72,7 @@ def test_a_training_user_is_scored_by_a_shared_head_that_has_not_seen_the_user(p
     [part] = read_features(planted.features_part(0), 0, has_soft_targets=False)
     head_prior = read_prior(planted.prior_folder)
     users = part.table.user_of_candidate()
-    left_out_N = part.table.features_ND @ head_prior.pseudo_head.left_out_KD.T
+    left_out_N = part.table.features_ND @ head_prior.pseudo_head.left_out_FD.T
     whole_N = part.table.features_ND @ head_prior.pseudo_head.weights_D
     is_pseudo_N = part.is_pseudo_G[part.table.group_of_candidate()]
     scores = head_prior.shared_scores(part.table.features_ND, is_pseudo_N, user_folds(part)[users])
@@ -90,7 +90,7 @@ def folds_of(user_id, query_ids, num_folds, seed):
 
 
 @pytest.mark.parametrize("num_variants", [1, 3])
-def test_queries_are_dealt_to_folds_by_a_hash_and_the_groups_of_one_query_stay_together(planted, num_variants):
+def test_queries_are_assigned_to_folds_by_hash_with_all_their_groups(planted, num_variants):
     [part] = read_features(planted.features_part(0), 0, has_soft_targets=False)
     user_G = part.table.user_of_group()
     query_ids = [f"q{group // num_variants}" for group in range(part.table.num_groups)]
@@ -138,7 +138,7 @@ def test_features_that_are_no_numbers_are_refused_with_their_stage_and_bucket(tm
 
 
 @pytest.mark.parametrize("column", ["mixtures", "shared", "added", "inputs"])
-def test_projected_features_that_are_no_numbers_are_refused_with_their_stage_and_bucket(tmp_path, column):
+def test_projected_features_of_nan_are_refused_with_stage_and_bucket(tmp_path, column):
     stage, _ = plant(tmp_path, num_training=30, num_new=4)
     job = head_job(tmp_path, stage)
     prepare(job)
@@ -148,9 +148,9 @@ def test_projected_features_that_are_no_numbers_are_refused_with_their_stage_and
         list(job.read_projected(1, ()))
 
 
-def test_projected_features_of_another_base_or_population_are_refused(planted):
+def test_projected_features_of_another_base_or_prior_are_refused(planted):
     location, lineage = planted.projected_part(0), planted.lineage()
-    for other, name in ((replace(lineage, base="b2"), "base b"), (replace(lineage, head_prior="p2"), "population p")):
+    for other, name in ((replace(lineage, base="b2"), "base b"), (replace(lineage, head_prior="p2"), "head prior p")):
         with pytest.raises(HeadMismatchError, match=f"expected {name[-1]}2: .* for another {name[:-2]}"):
             next(read_projected(location, other, has_soft_targets=False))
 

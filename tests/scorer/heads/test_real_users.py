@@ -26,7 +26,7 @@ def users_of(root, split):
 
 
 def label_features(records, query, labels, output):
-    """What tells labels apart for one record of a user: words under each label, its share and its nearest use."""
+    """Return features of the labels for one record: words under each label, its fraction and its nearest use."""
     others = [record for record in records if record is not query]
     words = WORDS.transform([f"{label} {label}{word}" for label in labels for word in query["text"].split()[:5]])
     learned = words.toarray().reshape(len(labels), -1, NUM_LEARNED).sum(axis=1)

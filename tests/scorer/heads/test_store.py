@@ -22,7 +22,7 @@ from hydra_ray.scorer.heads.store import (
     write_heads,
 )
 
-LINEAGE = Lineage(base="base0", head_prior="population0")
+LINEAGE = Lineage(base="base0", head_prior="head prior0")
 RANK = 32
 
 
@@ -109,7 +109,7 @@ def test_a_look_up_reads_one_row_group_of_one_bucket(store, heads, monkeypatch):
         read.append((place, file.num_row_groups))
         return read_row_group(file, place, **options)
 
-    monkeypatch.setattr(storage.files, "open_part", noting)
+    monkeypatch.setattr("hydra_ray.storage.files.open_part", noting)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
     assert store.read_head("user 42") == heads["user 42"]
     assert opened == [store.stage.part(heads_table(0), bucket_of("user 42", 3, "key"))]
@@ -129,8 +129,8 @@ def test_a_bucket_that_is_missing_is_named(tmp_path):
         HeadStore(stage=stage, fold=0, bucket_key="key", lineage=LINEAGE).read_head("anybody")
 
 
-@pytest.mark.parametrize(("kind", "other"), [("base", {"base": "x1"}), ("population", {"head_prior": "x1"})])
-def test_heads_of_another_base_or_population_are_refused(store, kind, other):
+@pytest.mark.parametrize(("kind", "other"), [("base", {"base": "x1"}), ("head prior", {"head_prior": "x1"})])
+def test_heads_of_another_base_or_prior_are_refused(store, kind, other):
     lineage = replace(LINEAGE, **other)
     with pytest.raises(HeadMismatchError, match=f"{kind} {kind}0, expected x1"):
         list(read_heads(store.stage.part(heads_table(0), 0), lineage))

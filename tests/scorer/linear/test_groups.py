@@ -49,7 +49,7 @@ def test_probabilities_are_a_softmax_within_each_group():
 def test_groups_handed_to_other_users_stay_whole():
     rng = np.random.default_rng(10)
     table = random_table(rng, [2, 0, 3])
-    handed = table.handed_to(np.array([2, 0, 2, 0, 2]), 4)
+    handed = table.reassigned_to(np.array([2, 0, 2, 0, 2]), 4)
     assert np.diff(handed.user_starts).tolist() == [2, 0, 3, 0]
     bounds = list(pairwise(table.group_starts))
     for place, group in enumerate([1, 3, 0, 2, 4]):

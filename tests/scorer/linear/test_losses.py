@@ -48,7 +48,7 @@ def test_costs_slopes_and_curvatures_are_each_other_s_derivatives(loss, seed, le
     total = finite_differences(lambda at: loss.derivatives(at, targets, groups)[0].sum(keepdims=True), scores)
     np.testing.assert_allclose(slopes, total[0], atol=1e-4)
     second = finite_differences(lambda at: loss.derivatives(at, targets, groups)[1], scores)
-    products = np.stack([loss.curved(axis, curvatures, groups) for axis in np.eye(len(scores))], axis=1)
+    products = np.stack([loss.hessian_product(axis, curvatures, groups) for axis in np.eye(len(scores))], axis=1)
     np.testing.assert_allclose(products, second, atol=1e-6)
     assert np.diagonal(second).max() <= loss.max_curvature + 1e-6
 
@@ -60,7 +60,7 @@ def test_centred_inputs_squared_are_the_second_derivatives_by_a_code(loss, seed,
     inputs = np.random.default_rng(seed).normal(size=(len(scores), 3))
     curvatures = loss.derivatives(scores, targets, groups)[2]
     centred = loss.centred(inputs, curvatures, groups)
-    expected = inputs.T @ np.stack([loss.curved(column, curvatures, groups) for column in inputs.T], axis=1)
+    expected = inputs.T @ np.stack([loss.hessian_product(column, curvatures, groups) for column in inputs.T], axis=1)
     np.testing.assert_allclose(centred.T @ (curvatures[:, None] * centred), expected, atol=1e-10)
 
 

@@ -89,7 +89,7 @@ def test_beliefs_move_to_the_optimum_around_each_user_s_own_prior(loss, group_co
     exponents=st.lists(st.integers(-6, 6), min_size=4, max_size=4),
     kind=st.sampled_from(["mixed", "all 0", "all 1"]),
 )
-def test_rows_judged_alone_are_logistic_regression(num_rows, seed, exponents, kind):
+def test_rows_scored_alone_are_logistic_regression(num_rows, seed, exponents, kind):
     """Whatever the scales, with a constant and a duplicated feature, and users of one class."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(sum(num_rows), 3))

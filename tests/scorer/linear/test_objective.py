@@ -54,7 +54,7 @@ def test_hessians_their_products_and_their_diagonals_agree(loss):
         ]
         np.testing.assert_allclose(hessians[:, axis], expected, atol=1e-6)
         axes = np.tile(np.eye(3)[axis], (2, 1))
-        np.testing.assert_allclose(found.row_products(found.moves(axes), state), hessians[:, axis], atol=1e-10)
+        np.testing.assert_allclose(found.row_products(found.score_changes(axes), state), hessians[:, axis], atol=1e-10)
     diagonals = np.diagonal(hessians, axis1=1, axis2=2)
     np.testing.assert_allclose(found.row_diagonals(state), diagonals, atol=1e-10)
     assert (diagonals <= found.bounds_UR + 1e-12).all()

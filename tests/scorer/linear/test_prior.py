@@ -51,7 +51,7 @@ def groups_of(table, user_fold_U, is_pseudo):
 
 
 def new_users_losses(head_prior, table, rank=4, num_folds=6):
-    """Of new users' groups, by the shared head and by own heads that did not see the group."""
+    """Return mean losses of new users' groups, by the shared head and by own heads that did not see the group."""
     shared_N = head_prior.shared_scores(
         table.features_ND, np.ones(len(table.features_ND), bool), np.full(len(table.features_ND), -1)
     )
@@ -98,7 +98,7 @@ def test_factors_of_several_ranks_are_those_of_each_alone():
     assert all(together.values())
 
 
-def test_only_users_whom_the_base_has_not_seen_judge_the_basis():
+def test_only_users_whom_the_base_has_not_seen_validate_the_basis():
     """A feature tells most users' targets, for or against, but is noise for those that the base was not trained on."""
     rng = np.random.default_rng(9)
     table = planted(np.zeros((80, 6)))
@@ -183,8 +183,8 @@ def test_each_kind_of_query_is_scored_by_its_own_head():
     expected = [
         features[0] @ head_prior.pseudo_head.weights_D,
         features[1] @ head_prior.query_head.weights_D,
-        features[2] @ head_prior.pseudo_head.left_out_KD[2],
-        features[3] @ head_prior.query_head.left_out_KD[2],
+        features[2] @ head_prior.pseudo_head.left_out_FD[2],
+        features[3] @ head_prior.query_head.left_out_FD[2],
     ]
     np.testing.assert_allclose(found, expected)
     assert head_prior.pseudo_head.weights_D @ SHARED < 0 < head_prior.query_head.weights_D @ SHARED
@@ -195,7 +195,7 @@ def test_weights_are_in_the_units_of_the_stored_features():
     scale = np.array([1, 10, 0.1, 1, 1, 5])
     plain, scaled = (estimate(each, ranks=()).query_head for each in (table, table.scaled(1 / scale)))
     np.testing.assert_allclose(scaled.weights_D * scale, plain.weights_D, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(scaled.left_out_KD * scale, plain.left_out_KD, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scaled.left_out_FD * scale, plain.left_out_FD, rtol=1e-4, atol=1e-6)
 
 
 def test_feature_weights_are_those_of_plain_features_that_vary_by_one_within_a_query():
@@ -254,14 +254,14 @@ def test_one_training_user_is_enough(num_learned):
 
 
 @pytest.mark.parametrize("has_routed", [False, True])
-def test_stored_population_reads_back(tmp_path, has_routed):
+def test_a_stored_prior_reads_back(tmp_path, has_routed):
     rng = np.random.default_rng(8)
     routed = RoutedHeads(
-        deviations_KED=rng.normal(size=(6, 7, 6)),
-        gate_KEP=rng.normal(size=(6, 7, 2)),
-        gate_bias_KE=rng.normal(size=(6, 7)),
+        deviations_FED=rng.normal(size=(6, 7, 6)),
+        gate_FEQ=rng.normal(size=(6, 7, 2)),
+        gate_bias_FE=rng.normal(size=(6, 7)),
         means_H=rng.normal(size=5),
-        components_PH=rng.normal(size=(2, 5)),
+        components_QH=rng.normal(size=(2, 5)),
     )
     head_prior = replace(estimate(planted(np.zeros((30, 6))), ranks=(2, 9)), routed=routed if has_routed else None)
     head_prior.write(str(tmp_path / "population"), "fingerprint")
@@ -269,7 +269,7 @@ def test_stored_population_reads_back(tmp_path, has_routed):
     np.testing.assert_array_equal(found.basis_DR, head_prior.basis_DR)
     for head, expected in ((found.query_head, head_prior.query_head), (found.pseudo_head, head_prior.pseudo_head)):
         np.testing.assert_array_equal(head.weights_D, expected.weights_D)
-        np.testing.assert_array_equal(head.left_out_KD, expected.left_out_KD)
+        np.testing.assert_array_equal(head.left_out_FD, expected.left_out_FD)
     assert found.variances.keys() == {2, 6}
     assert found.base_fingerprint == "base"
     if has_routed:

@@ -12,7 +12,7 @@ from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 
 SHARED = np.array([1.0, -0.5, 0.0, 0.3])
 KINDS = np.array([[1.5, 0.0, 0.0, 0.0], [0.0, 1.5, -1.0, 0.0], [-1.5, 0.0, 1.0, 0.0]])
-"""What users of each kind add to the shared weights."""
+"""Difference of each kind of users from the shared weights."""
 MARKS = np.random.default_rng(9).normal(size=(3, 12)) * 2
 """The middle of the histories of each kind."""
 
@@ -26,7 +26,7 @@ def kinds_of_users(num_users, seed, *, is_visible=True):
     return table, table.features_ND @ (SHARED + KINDS.mean(axis=0)), histories[table.user_of_group()]
 
 
-def judges(num_users):
+def validation_users(num_users):
     return np.arange(num_users) % 5 == 0
 
 
@@ -40,7 +40,7 @@ def fit(users, is_validation):
 
 
 def scores_of(heads, table, offsets, histories, fold=-1):
-    """Of users of one fold; without heads the shared head's."""
+    """Return scores of users of one fold; without heads the shared head's."""
     if heads is None:
         return offsets
     mixtures = heads.mixtures(histories, np.full(table.num_groups, fold))
@@ -49,7 +49,7 @@ def scores_of(heads, table, offsets, histories, fold=-1):
 
 
 def new_users_losses(heads, seed, *, is_visible=True, fold=-1):
-    """Of the shared head, and of the routed ones."""
+    """Return the losses of the shared head, and of the routed ones."""
     table, offsets, histories = kinds_of_users(150, seed, is_visible=is_visible)
     scores = scores_of(heads, table, offsets, histories, fold)
     return group_losses(table, offsets).mean(), group_losses(table, scores).mean()
@@ -57,7 +57,7 @@ def new_users_losses(heads, seed, *, is_visible=True, fold=-1):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit(kinds_of_users(150, 0), judges(150))
+    return fit(kinds_of_users(150, 0), validation_users(150))
 
 
 def test_a_mixture_sums_to_one(fitted):
@@ -82,22 +82,22 @@ def test_kinds_that_histories_tell_are_found_in_new_users(fitted, fold):
 @pytest.mark.parametrize("num_users", [30, 150])
 def test_histories_that_say_nothing_leave_the_shared_head(num_users):
     users = kinds_of_users(num_users, 0, is_visible=False)
-    shared, own = new_users_losses(fit(users, judges(num_users)), seed=2, is_visible=False)
+    shared, own = new_users_losses(fit(users, validation_users(num_users)), seed=2, is_visible=False)
     assert own < shared + 0.02
 
 
-def test_what_only_the_users_of_the_base_have_is_not_used_where_the_others_judge():
+def test_signals_of_base_users_alone_are_ignored_with_validation_users():
     """One feature tells the target of users that the base was trained on, and nothing of all others."""
     table, offsets, histories = kinds_of_users(150, 7, is_visible=False)
     is_unseen = np.arange(150) % 4 == 0
     noise = np.random.default_rng(8).normal(size=len(table.targets_N))
     leaked = np.where(is_unseen[table.user_of_candidate()], noise, table.targets_N)
     leaky = replace(table, features_ND=np.hstack([table.features_ND, leaked[:, None]]))
-    judged, trusting = (fit((leaky, offsets, histories), who) for who in (is_unseen, judges(150)))
+    validated, trusting = (fit((leaky, offsets, histories), who) for who in (is_unseen, validation_users(150)))
     assert trusting is not None
-    assert np.abs(trusting.deviations_KED[..., -1]).max() > 0.1
-    assert judged is None or (
-        np.abs(judged.deviations_KED[..., -1]).max() < 0.2 * np.abs(trusting.deviations_KED[..., -1]).max()
+    assert np.abs(trusting.deviations_FED[..., -1]).max() > 0.1
+    assert validated is None or (
+        np.abs(validated.deviations_FED[..., -1]).max() < 0.2 * np.abs(trusting.deviations_FED[..., -1]).max()
     )
 
 
@@ -106,10 +106,10 @@ def test_a_fold_s_heads_have_not_seen_its_users(fitted):
     of_fold = np.isin(table.user_of_group(), np.flatnonzero(folds(150) == 3))
     changed_N = of_fold[table.group_of_candidate()]
     other = replace(table, targets_N=np.where(changed_N, table.targets_N[::-1], table.targets_N))
-    # The judges are the users of fold 0, so that what the others answer changes no ridge.
-    again = fit((other, offsets, histories), judges(150))
+    # The validation users are the users of fold 0, so that what the others answer changes no ridge.
+    again = fit((other, offsets, histories), validation_users(150))
     assert again is not None
-    for name in ("deviations_KED", "gate_KEP", "gate_bias_KE"):
+    for name in ("deviations_FED", "gate_FEQ", "gate_bias_FE"):
         before, after = getattr(fitted, name), getattr(again, name)
         np.testing.assert_array_equal(before[3], after[3])
         assert all(np.abs(before[fold] - after[fold]).max() > 1e-3 for fold in (0, 1, 2, 4, -1))
@@ -123,7 +123,7 @@ def test_nothing_is_fitted_per_user(fitted):
     np.testing.assert_array_equal(scores, others)
     mixtures = fitted.mixtures(histories, np.full(table.num_groups, -1))
     np.testing.assert_array_equal(mixtures[7], mixtures[4])
-    fields = (fitted.deviations_KED[-1], fitted.gate_KEP[-1], fitted.gate_bias_KE[-1], fitted.components_PH)
+    fields = (fitted.deviations_FED[-1], fitted.gate_FEQ[-1], fitted.gate_bias_FE[-1], fitted.components_QH)
     assert max(field.size for field in fields) <= routed.NUM_HEADS * 12 + 12 * 12
 
 
@@ -155,7 +155,7 @@ def test_heads_serve_features_in_their_own_units(fitted):
 
 
 @pytest.mark.parametrize("num_users", [1, 2, 20])
-def test_without_judges_or_without_others_the_shared_head_scores(num_users):
+def test_without_validation_users_or_without_others_the_shared_head_scores(num_users):
     table, offsets, histories = kinds_of_users(num_users, 6)
     for is_validation in (True, False):
         heads = fit((table, offsets, histories), np.full(num_users, is_validation))
@@ -163,6 +163,6 @@ def test_without_judges_or_without_others_the_shared_head_scores(num_users):
         np.testing.assert_allclose(scores_of(heads, table, offsets, histories), offsets)
 
 
-def test_two_users_are_enough_for_a_judgement():
+def test_two_users_are_enough_for_validation():
     users = kinds_of_users(2, 6)
     assert np.isfinite(scores_of(fit(users, np.array([True, False])), *users)).all()

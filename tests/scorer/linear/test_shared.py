@@ -65,11 +65,11 @@ def test_shared_head_of_pairs_is_logistic_regression_on_all_users_differences(mo
     np.testing.assert_allclose(fit(table)[0].weights_D, oracle.coef_[0], atol=1e-4)
 
 
-def test_trusted_features_have_a_ridge_of_their_own(monkeypatch):
+def test_prefitted_features_have_a_ridge_of_their_own(monkeypatch):
     only_ridge(monkeypatch, 0.1)
     table = choosing_users(same_weights(12), num_groups=4)
     monkeypatch.setattr(shared, "PREFITTED_VARIANCES", (3.0,))
-    monkeypatch.setattr(shared, "_START", shared._START._replace(trusted_variance=3.0))
+    monkeypatch.setattr(shared, "_START", shared._START._replace(prefitted_variance=3.0))
     variances = np.array([0.1] * 4 + [3.0] * 2)
     expected = ridge_optimum(table, variances, np.ones(table.num_groups))
     np.testing.assert_allclose(fit(table, num_prefitted=2)[1].weights_D, expected, atol=1e-3)
@@ -81,7 +81,7 @@ def test_left_out_rows_are_optima_without_the_fold(monkeypatch):
     head = fit(table)[1]
     for fold in range(NUM_USER_FOLDS):
         weights_G = (folds(12)[table.user_of_group()] != fold).astype(float)
-        np.testing.assert_allclose(head.left_out_KD[fold], ridge_optimum(table, 0.1, weights_G), atol=1e-3)
+        np.testing.assert_allclose(head.left_out_FD[fold], ridge_optimum(table, 0.1, weights_G), atol=1e-3)
 
 
 def test_a_left_out_row_never_saw_its_fold(monkeypatch):
@@ -93,13 +93,13 @@ def test_a_left_out_row_never_saw_its_fold(monkeypatch):
     other = replace(table, targets_N=np.where(is_fold_N, table.targets_N[::-1], table.targets_N))
     monkeypatch.setattr(shared, "PSEUDO_WEIGHTS", (1.0,))
     for before, after in zip(fit(table, is_pseudo), fit(other, is_pseudo), strict=True):
-        np.testing.assert_allclose(after.left_out_KD[fold], before.left_out_KD[fold], atol=1e-4)
+        np.testing.assert_allclose(after.left_out_FD[fold], before.left_out_FD[fold], atol=1e-4)
         rest = np.arange(NUM_USER_FOLDS) != fold
-        assert np.abs(after.left_out_KD[rest] - before.left_out_KD[rest]).max(axis=1).min() > 0.01
+        assert np.abs(after.left_out_FD[rest] - before.left_out_FD[rest]).max(axis=1).min() > 0.01
 
 
 def test_users_are_scored_by_the_row_of_their_fold_and_new_ones_by_the_whole():
-    head = shared.SharedHead(weights_D=np.array([1.0]), left_out_KD=np.array([[10.0], [20.0]]))
+    head = shared.SharedHead(weights_D=np.array([1.0]), left_out_FD=np.array([[10.0], [20.0]]))
     assert head.scores(np.full((3, 1), 2.0), np.array([-1, 0, 1])).tolist() == [2.0, 20.0, 40.0]
 
 
@@ -160,8 +160,8 @@ def test_one_training_user_is_scored_by_nobody_s_head():
     table = choosing_users(same_weights(1))
     head = fit(table)[0]
     assert head.weights_D.any()
-    assert not head.left_out_KD[0].any()
-    np.testing.assert_allclose(head.left_out_KD[1:], np.tile(head.weights_D, (NUM_USER_FOLDS - 1, 1)), atol=1e-4)
+    assert not head.left_out_FD[0].any()
+    np.testing.assert_allclose(head.left_out_FD[1:], np.tile(head.weights_D, (NUM_USER_FOLDS - 1, 1)), atol=1e-4)
 
 
 def test_ridge_shrinks_where_features_are_noise():
@@ -173,15 +173,15 @@ def test_ridge_shrinks_where_features_are_noise():
 
 
 @pytest.mark.parametrize("is_pseudo", [True, False])
-def test_only_users_whom_the_base_has_not_seen_judge_the_ridge(is_pseudo):
+def test_only_users_whom_the_base_has_not_seen_validate_the_ridge(is_pseudo):
     # The first feature is what an overfitted base makes: perfect for users it was trained on, noise for the others.
     rng = np.random.default_rng(7)
     table = choosing_users(same_weights(40), num_groups=5)
     is_unseen = np.arange(40) % 4 == 0
     leaked = np.where(is_unseen[table.user_of_candidate()], rng.normal(size=len(table.targets_N)), table.targets_N)
     leaky = replace(table, features_ND=np.hstack([leaked[:, None], table.features_ND]))
-    judged, trusting = (fit(leaky, is_pseudo, num_learned=1, is_validation=who)[0] for who in (is_unseen, True))
-    assert abs(judged.weights_D[0]) < 0.2 * abs(trusting.weights_D[0])
+    validated, trusting = (fit(leaky, is_pseudo, num_learned=1, is_validation=who)[0] for who in (is_unseen, True))
+    assert abs(validated.weights_D[0]) < 0.2 * abs(trusting.weights_D[0])
 
 
 def test_nothing_to_learn_from_is_an_error_that_says_so():

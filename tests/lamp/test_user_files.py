@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.own import read_own
-from hydra_ray.lamp.reading import Sample
+from hydra_ray.lamp.lamp_files import Sample
 from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.lamp.user_files import read_user_file
 from hydra_ray.rows import Query, Record, Rejected, User
 
 ROW = {
@@ -33,7 +33,7 @@ ANN = User(
 
 
 def _read(task, path: Path):
-    return list(read_own(task, str(path)))
+    return list(read_user_file(task, str(path)))
 
 
 def test_jsonl_rows_become_users_and_blank_lines_nothing(tags, tmp_path):
@@ -92,7 +92,7 @@ def test_a_malformed_row_is_rejected_with_its_reason(tags, tmp_path, line, reaso
     assert isinstance(sample, Sample)
 
 
-def test_a_query_needs_the_options_that_its_tasks_labels_stand_for_and_documents_need_no_label(tmp_path):
+def test_queries_need_their_tasks_options_and_documents_need_no_label(tmp_path):
     path = tmp_path / "users.jsonl"
     history = [{"input": "an abstract", "output": "A Title"}]
     inputs = ['"T"\n[1]: "a" [2]: "b"', '"T" [1]: "a"']

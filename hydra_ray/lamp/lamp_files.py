@@ -1,7 +1,7 @@
-"""LaMP's official files as a stream of users, one sample at a time.
+"""Reader of LaMP's official files as a stream of users, one sample at a time.
 
-A sample is an entry of `<split>_questions.json`; its target is in `<split>_outputs.json`, in any order. What cannot be
-used becomes a Rejected with its reason; what is not a LaMP file at all is an InputError.
+A sample is an entry of `<split>_questions.json`; its target is in `<split>_outputs.json`, in any order. An unusable
+sample becomes a Rejected with its reason; a file that is not LaMP's at all is an InputError.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hydra_ray import storage
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.fields import (
+from hydra_ray.lamp.field_checks import (
     MalformedError,
     checked_question,
     id_of,
@@ -26,7 +26,7 @@ from hydra_ray.rows import Query, Record, Rejected, User
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A well-formed user of an input file. Key: (source, position)."""
+    """Well-formed user of an input file. Key: (source, position)."""
 
     source: str
     position: int
@@ -40,28 +40,28 @@ _QUESTIONS = "_questions.json"
 
 
 def questions_location(root: str, split: str) -> str:
-    """Where LaMP keeps the samples of a split."""
+    """Return the location of LaMP's samples of a split."""
     return storage.join(root, f"{split}{_QUESTIONS}")
 
 
 def outputs_location(root: str, split: str) -> str:
-    """Where LaMP keeps the targets of a split."""
+    """Return the location of LaMP's targets of a split."""
     return storage.join(root, f"{split}_outputs.json")
 
 
 def user_id_of(split: str, sample_id: str) -> str:
-    """A user id that is unique over the splits."""
+    """Return a user id that is unique over the splits."""
     return f"{split}:{sample_id}"
 
 
 def rejected_user_id(rejected: Rejected) -> str:
-    """The id of the user whom a rejected sample was to become."""
+    """Return the user id of a rejected sample."""
     split = rejected.source.removesuffix(_QUESTIONS)
     return rejected.sample_id if split == rejected.source else user_id_of(split, rejected.sample_id)
 
 
 def read_samples(task: Task, root: str, split: str, is_new: bool) -> Iterator[Sample | Rejected]:
-    """The samples of a split in the order of the file, without their targets.
+    """Yield the samples of a split in the order of the file, without their targets.
 
     Raises:
         InputError: the questions (or, for training users, the outputs) are missing, or are no JSON array of samples.
@@ -87,7 +87,7 @@ def read_samples(task: Task, root: str, split: str, is_new: bool) -> Iterator[Sa
 
 
 def read_targets(root: str, split: str) -> Iterator[tuple[str, str]]:
-    """(user_id, target) of every well-formed entry of a split's outputs; nothing where the file does not exist.
+    """Yield (user_id, target) of every well-formed entry of a split's outputs; none where the file does not exist.
 
     Raises:
         InputError: the file is not JSON with a list "golds".
@@ -100,7 +100,7 @@ def read_targets(root: str, split: str) -> Iterator[tuple[str, str]]:
             entry = mapping_of(gold, "gold")
             yield user_id_of(split, id_of(entry.get("id"), "id")), text_of(entry.get("output"), "output")
         except MalformedError:
-            continue  # the sample that it belongs to is rejected for want of a target
+            continue  # its sample is rejected because it has no target
 
 
 def _read_user(task: Task, split: str, is_new: bool, sample: object) -> User:

@@ -1,9 +1,10 @@
-"""What keeping the states below the trained layers is worth: seconds of reading pairs again, and of a pass of training.
+"""Speed-up by caching hidden states below the trained layers: seconds of encoding pairs again, and of a pass of
+training.
 
-    python benchmarks/trunk.py [--pairs N] [--layers N] [--threads N] [--rounds N]
+    python benchmarks/layer_cache.py [--pairs N] [--layers N] [--threads N] [--rounds N]
 
-Both sides have the same base around the built-in encoder and the same pairs; one has a trunk, which has seen the pairs
-once. They take turns in this process.
+Both sides have the same base around the built-in encoder and the same pairs; one has a hidden-state cache that has seen
+the pairs once. They alternate in this process.
 """
 
 import argparse
@@ -53,12 +54,12 @@ def main() -> None:
 
 
 def text_of(rng: random.Random, shortest: int, longest: int) -> str:
-    """Random letters, each of them a token."""
+    """Return random letters, each of them a token."""
     return " ".join(rng.choices(string.ascii_lowercase, k=rng.randint(shortest, longest)))
 
 
 def seconds(work: Callable[[Base, list[tuple[str, str]]], object], base: Base, pairs: list[tuple[str, str]]) -> float:
-    """What `work` takes."""
+    """Return the seconds of `work`."""
     start = time.perf_counter()
     work(base, pairs)
     return time.perf_counter() - start
@@ -66,13 +67,13 @@ def seconds(work: Callable[[Base, list[tuple[str, str]]], object], base: Base, p
 
 @torch.inference_mode()
 def read(base: Base, pairs: list[tuple[str, str]]) -> torch.Tensor:
-    """Features of all pairs."""
+    """Return the features of all pairs."""
     base.eval()
     return base.learned_features(*map(list, zip(*pairs, strict=True)))
 
 
 def train(base: Base, pairs: list[tuple[str, str]]) -> None:
-    """Gradients of all pairs, a batch at a time."""
+    """Compute the gradients of all pairs, a batch at a time."""
     base.train()
     for start in range(0, len(pairs), BATCH_PAIRS):
         base.zero_grad()

@@ -1,11 +1,11 @@
-"""Where everything is in an exported folder.
+"""Layout of an exported folder.
 
 README.md                     the model card
-export.json                   what was exported, and every setting that scoring depends on
+export.json                   the exported run, and every setting that scoring depends on
 reranker/, adapter/           a Hugging Face folder each: the base, with its projection, and its own card
-encoder/, retriever/          the frozen encoders that plain features, and perhaps the retriever, compare texts by
-stages/reranker/heads/...     the head stores and what training users taught (populations), as under a root
-stages/adapter/labeller/...   what labels texts, where histories have labels
+encoder/, retriever/          the frozen encoders of the handcrafted features and, if needed, of the retriever
+stages/reranker/heads/...     the head stores and head priors (`population-0`), as under a root
+stages/adapter/labeller/...   the label model, where histories have labels
 stages/users/...              the users' histories, without any query
 """
 
@@ -24,24 +24,24 @@ ENCODER = "encoder"
 RETRIEVER = "retriever"
 SCORERS = ("reranker", "adapter")
 FORMAT = 1
-"""Raised when the folder changes."""
+"""Version of the folder's format."""
 FOLD = 0
-"""Of a cross-fitted run, whose heads and bases are exported, as for users who come later."""
+"""Fold of a cross-fitted run whose heads and bases are exported, as for users who are added later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """An exported folder and what it says of itself."""
+    """Exported folder with its description."""
 
     folder: str
     config: RunConfig
     bucket_key: str
-    """Key of the hash that says in which bucket a user is."""
+    """Key of the hash that assigns users to buckets."""
     fingerprints: dict[str, str]
-    """By stage."""
+    """Fingerprint of each stage."""
 
     def stage(self, name: str) -> Stage:
-        """A stage as under a root."""
+        """Return a stage as under a root."""
         return Stage(
             name=name,
             fingerprint=self.fingerprints[name],
@@ -50,16 +50,16 @@ class Exported:
         )
 
     def path(self, name: str) -> str:
-        """Location of something directly in the folder."""
+        """Return the location of an entry directly in the folder."""
         return storage.join(self.folder, name)
 
     def part_of(self, stage: Stage, table: str, user_id: str) -> str | None:
-        """Location of the part that a user would be in; None where nobody of that bucket was exported."""
+        """Return the location of the part that a user would be in; None where no user of that bucket was exported."""
         location = stage.part(table, bucket_of(user_id, stage.num_buckets, self.bucket_key))
         return location if storage.exists(location) else None
 
     def describe(self) -> dict[str, Any]:
-        """For export.json; where the run and its input were, and how it was placed, concerns nobody else."""
+        """Return the content of export.json, without locations, placement and budget of the run."""
         settings = self.config.model_dump(mode="json", exclude={"storage", "placement", "budget"})
         settings["lamp"] = {"task": task_of(self.config.lamp).model_dump(mode="json"), "users_files": ["stages/users"]}
         settings["adapter"]["base"]["encoder"] = ENCODER
@@ -73,7 +73,7 @@ class Exported:
 
 
 def read_export(folder: str) -> Exported:
-    """What is in an exported folder.
+    """Read the description of an exported folder.
 
     Raises:
         InputError: it is no exported folder, or one of another version.

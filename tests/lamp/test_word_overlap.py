@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydra_ray.lamp.tokens import mentions, overlap, words
+from hydra_ray.lamp.word_overlap import mentions, overlap, words
 
 TEXTS = st.lists(st.sampled_from(["a", "B", "c!", "d-e"]), max_size=8).map(" ".join)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from hydra_ray.lamp.fields import MAX_REASON_CHARACTERS, MalformedError, id_of, seconds_of, text_of
+from hydra_ray.lamp.field_checks import MAX_REASON_CHARACTERS, MalformedError, id_of, seconds_of, text_of
 
 MAX_SECONDS = 10**11 - 1
 

@@ -1,7 +1,7 @@
-"""Your own users: JSONL or Parquet files, one row a user.
+"""Users' own files: JSONL or Parquet with one user per row.
 
 A row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new` is true
-where it is left out; records and queries without an id are numbered by their position.
+by default; records and queries without an id are numbered by their position.
 """
 
 # pyarrow comes without type stubs.
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from hydra_ray import storage
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.fields import (
+from hydra_ray.lamp.field_checks import (
     MalformedError,
     checked_output,
     checked_question,
@@ -33,23 +33,23 @@ from hydra_ray.lamp.fields import (
     truth_of,
 )
 from hydra_ray.lamp.json_files import open_utf8
-from hydra_ray.lamp.reading import Sample
+from hydra_ray.lamp.lamp_files import Sample
 from hydra_ray.rows import Query, Record, Rejected, User
 
 ROWS_PER_BATCH = 64
-"""Rows of a Parquet file that are decoded at a time."""
+"""Number of rows of a Parquet file that are decoded at a time."""
 
 
-def read_own(task: Task, location: str) -> Iterator[Sample | Rejected]:
-    """The users of one file, in its order.
+def read_user_file(task: Task, location: str) -> Iterator[Sample | Rejected]:
+    """Yield the users of one file, in its order, or the reason for their rejection.
 
     Raises:
-        InputError: there is no such file, it is neither JSONL nor Parquet, or it holds no row.
+        InputError: there is no such file, it is neither JSONL nor Parquet, or it has no rows.
     """
     if not storage.exists(location):
         if not storage.is_uri(location) and os.path.isdir(location):
             raise InputError(
-                f"{location} is a folder; lamp.users_files takes .jsonl and .parquet files: list those in it"
+                f"{location} is a folder, expected .jsonl and .parquet files in lamp.users_files: list those in it"
             )
         raise InputError(f"no file {location}; check lamp.users_files")
     is_empty = True
@@ -66,7 +66,7 @@ def read_own(task: Task, location: str) -> Iterator[Sample | Rejected]:
 
 
 def _rows(location: str) -> Iterator[tuple[int, object]]:
-    """Positions and rows: lines of JSONL that are not blank, or rows of Parquet, or why one cannot be read."""
+    """Yield positions and rows: non-blank lines of JSONL, or rows of Parquet, or the error that stands for one."""
     if location.endswith(".jsonl"):
         yield from _lines(location)
     elif location.endswith(".parquet"):
@@ -95,16 +95,17 @@ def _parquet_rows(location: str, file: IO[bytes]) -> Iterator[object]:
     try:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_PER_BATCH):
             yield from _python_rows(batch)
-    # ValueError: names or values that pyarrow reads and Python has not, such as a column's name that is no UTF-8.
+    # ValueError: names or values that pyarrow reads and Python cannot represent, such as a column name that is not
+    # UTF-8.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{location} cannot be read as Parquet ({error}); write it again") from error
 
 
 def _python_rows(batch: pa.RecordBatch) -> list[object]:
-    """The rows of a batch; in the place of one that has no meaning in Python, why."""
+    """Return the rows of a batch, each that Python cannot represent replaced by an error."""
     try:
         return batch.to_pylist()
-    except (ValueError, OverflowError) as error:  # text that is no UTF-8, a date after the year 9999
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date after the year 9999
         if batch.num_rows == 1:
             return [MalformedError(f"the row cannot be read: {error}")]
         return [row for place in range(batch.num_rows) for row in _python_rows(batch.slice(place, 1))]

@@ -2,6 +2,8 @@
 
 A curve is plain JSON: `titles` by system, and `points`, each with a `label`, `num_users`, and the `quality` of each
 system with its interval. A point of the history curve also has the `gain` of HYDRA over RAG.
+
+Shape suffixes: U users, S systems, R resamples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import ReportConfig, Task
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.evaluation_data import Judged
+from hydra_ray.evaluate.evaluation_data import EvaluationData
 from hydra_ray.evaluate.intervals import interval, quantile_groups, resampled_means
 from hydra_ray.evaluate.metrics import Floats
 from hydra_ray.evaluate.phrases import figure_with_bounds, span
@@ -22,31 +24,33 @@ from hydra_ray.evaluate.systems import HYDRA, RAG
 Curve = Mapping[str, Any]
 
 CURVED = (RAG, "hydra_shared", "hydra_personal", HYDRA)
-"""The systems that curves are drawn of."""
+"""Systems that curves show."""
 
 _USERS_A_POINT = 20
 _MAX_POINTS = 5
 
 
-def history_curve(task: Task, judged: Judged, titles: Mapping[str, str], bootstrap: ReportConfig) -> dict[str, Any]:
-    """Quality by length of history: users in up to five groups of about the same size, of about 20 users at least."""
-    num_points = max(1, min(_MAX_POINTS, len(judged.first_query) // _USERS_A_POINT))
-    groups = quantile_groups(judged.history_lengths, num_points)
-    names = [name for name in CURVED if name in judged.systems]
+def history_curve(
+    task: Task, evaluation: EvaluationData, titles: Mapping[str, str], bootstrap: ReportConfig
+) -> dict[str, Any]:
+    """Return quality by length of history, for up to five groups of about equally many users, at least about 20."""
+    num_points = max(1, min(_MAX_POINTS, len(evaluation.first_query) // _USERS_A_POINT))
+    groups = quantile_groups(evaluation.history_lengths, num_points)
+    names = [name for name in CURVED if name in evaluation.systems]
     return {
         "titles": {name: titles[name] for name in names},
-        "points": [_history_point(task, judged, members, names, bootstrap) for members in groups if members.any()],
+        "points": [_history_point(task, evaluation, members, names, bootstrap) for members in groups if members.any()],
     }
 
 
 def curve_over_runs(
     reports: Sequence[Mapping[str, Any]], setting: str, systems: Sequence[str] = CURVED
 ) -> dict[str, Any]:
-    """Quality by the value of one setting, over runs that differ in it; numbers ascending.
+    """Return quality by the value of one setting, over runs that differ in it; numbers ascending.
 
     Args:
         reports: contents of metrics.json, of one task.
-        setting: a dotted key of the configuration, such as "probes.num_records".
+        setting: dotted key of the configuration, such as "probes.num_records".
 
     Raises:
         InputError: the runs are of several tasks, or a configuration has no such setting.
@@ -74,10 +78,10 @@ def curve_over_runs(
 
 
 def curve_table(curve: Curve, heading: str) -> str:
-    """A curve as a Markdown table.
+    """Return a curve as a Markdown table.
 
     Args:
-        heading: what the labels of the points are.
+        heading: heading of the points' labels.
     """
     titles = list(curve["titles"].values())
     lines = [f"| {heading} | users | {' | '.join(titles)} |", "|" + "---|" * (2 + len(titles))]
@@ -88,13 +92,13 @@ def curve_table(curve: Curve, heading: str) -> str:
 
 
 def _history_point(
-    task: Task, judged: Judged, members_U: NDArray[np.bool_], names: Sequence[str], bootstrap: ReportConfig
+    task: Task, evaluation: EvaluationData, members_U: NDArray[np.bool_], names: Sequence[str], bootstrap: ReportConfig
 ) -> dict[str, Any]:
-    columns = [judged.systems.index(name) for name in names]
-    quality_US = judged.user_means(judged.quality(task)[:, columns])[members_U]
-    weights_U = judged.queries_per_user[members_U].astype(np.float64)
+    columns = [evaluation.systems.index(name) for name in names]
+    quality_US = evaluation.user_means(evaluation.quality(task)[:, columns])[members_U]
+    weights_U = evaluation.queries_per_user[members_U].astype(np.float64)
     means, resampled = resampled_means(weights_U, quality_US, bootstrap.num_resamples, bootstrap.seed)
-    lengths = judged.history_lengths[members_U]
+    lengths = evaluation.history_lengths[members_U]
     shortest, longest = int(lengths.min()), int(lengths.max())
 
     def figure(value: float, value_R: Floats) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def _history_point(
 
 
 def _common_title(reports: Sequence[Mapping[str, Any]], system: str) -> str:
-    """The system's title, or its name where the title depends on the setting, as "RAG k=4" does."""
+    """Return the system's title, or its name if the title depends on the setting, as "RAG k=4" does."""
     titles = {report["systems"][system]["title"] for report in reports}
     return titles.pop() if len(titles) == 1 else system
 
@@ -121,6 +125,8 @@ def _setting(report: Mapping[str, Any], setting: str) -> Any:
     value: Any = report["config"]
     for key in setting.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise InputError(f"the configuration of run {report['run']!r} has no setting {setting!r}")
+            raise InputError(
+                f"the configuration of run {report['run']!r} has no setting {setting!r}; give its dotted key"
+            )
         value = value[key]  # pyright: ignore[reportUnknownVariableType]
     return value  # pyright: ignore[reportUnknownVariableType]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.reading import Sample, read_samples, read_targets
+from hydra_ray.lamp.lamp_files import Sample, read_samples, read_targets
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Rejected
 

@@ -1,6 +1,7 @@
-"""The fields of a sample, whoever wrote it: checked and in our own terms, or malformed with the reason.
+"""Checks and conversions of the fields of a sample from any source; invalid ones raise a MalformedError with the
+reason.
 
-Nothing in here trusts its input: any value that a JSON or Parquet reader can yield is either accepted or refused.
+No input is trusted: any value that a JSON or Parquet reader can return is either accepted or refused.
 """
 
 import math
@@ -15,21 +16,21 @@ from hydra_ray.lamp.quality import canonical_label
 from hydra_ray.rows import Query, Record
 
 MAX_REASON_CHARACTERS = 300
-"""Longer reasons are cut in their middle: they may quote a whole text."""
+"""Longest reason; longer ones are cut in the middle: they may quote a whole text."""
 
 _MAX_SECONDS = 10**11
-"""A number of this size or more (the year 5138) counts milliseconds, or even smaller units, and not seconds."""
+"""Smallest number (the year 5138) that is read as milliseconds or smaller units instead of seconds."""
 _LINE_BREAKING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""What cannot be typed, or would end a line of a file of ids."""
+"""Control characters and line separators: they cannot be typed, or would end a line of a file of ids."""
 _MONTH = re.compile(r"\d{4}-\d{2}")
 
 
 class MalformedError(Exception):
-    """A sample cannot be used; the text is the reason. Never leaves hydra_ray.lamp."""
+    """Error of an unusable sample; its text is the reason. Never leaves hydra_ray.lamp."""
 
     @property
     def reason(self) -> str:
-        """The reason, short enough for a log."""
+        """Return the reason, short enough for a log."""
         text = str(self)
         if len(text) <= MAX_REASON_CHARACTERS:
             return text
@@ -38,16 +39,16 @@ class MalformedError(Exception):
 
 
 def pseudo_query_id(record_id: str) -> str:
-    """The id of the query that a record becomes, beside the user's own queries."""
+    """Return the id of the pseudo-query made of a record."""
     return f"record:{record_id}"
 
 
 def make_record(task: Task, record_id: str, text: str, output: str, when: object) -> Record:
-    """A history record, its output in the task's own terms.
+    """Return a history record with its output in canonical form.
 
     Raises:
         MalformedError: the output is empty or (where outputs are answers) not one of the task's labels, or the date is
-            none.
+            invalid.
     """
     what = f"the output of record {record_id!r}"
     return Record(
@@ -59,7 +60,7 @@ def make_record(task: Task, record_id: str, text: str, output: str, when: object
 
 
 def checked_output(task: Task, text: str, what: str) -> str:
-    """An answer (a labelled record's output or a query's target) in the task's own terms.
+    """Return an answer (a labelled record's output or a query's target) in canonical form.
 
     Raises:
         MalformedError: it is empty or not one of the task's labels.
@@ -74,7 +75,7 @@ def checked_output(task: Task, text: str, what: str) -> str:
 
 
 def checked_question(task: Task, text: str, what: str) -> str:
-    """A query's bare input.
+    """Return a query's input without surrounding white space.
 
     Raises:
         MalformedError: it is empty or lacks the options that the task's labels stand for.
@@ -86,10 +87,10 @@ def checked_question(task: Task, text: str, what: str) -> str:
 
 
 def require_distinct(history: Iterable[Record], queries: Iterable[Query]) -> None:
-    """Check that a user's records and queries can be told apart by their ids.
+    """Check that the ids of a user's records and queries are unique.
 
     Raises:
-        MalformedError: they cannot.
+        MalformedError: they are not.
     """
     records: set[str] = set()
     for record in history:
@@ -107,10 +108,10 @@ def require_distinct(history: Iterable[Record], queries: Iterable[Query]) -> Non
 
 
 def mapping_of(value: object, what: str) -> Mapping[str, Any]:
-    """`value`, if it has named fields.
+    """Return `value` if it is a mapping.
 
     Raises:
-        MalformedError: it has none.
+        MalformedError: it is not.
     """
     if not isinstance(value, Mapping):
         raise MalformedError(f"{what} is {type(value).__name__}, not an object")
@@ -118,7 +119,7 @@ def mapping_of(value: object, what: str) -> Mapping[str, Any]:
 
 
 def list_of(value: object, what: str) -> list[Any]:
-    """`value`, if it is a list.
+    """Return `value` if it is a list.
 
     Raises:
         MalformedError: it is not.
@@ -129,10 +130,10 @@ def list_of(value: object, what: str) -> list[Any]:
 
 
 def truth_of(value: object, what: str) -> bool:
-    """`value`, if it is true or false.
+    """Return `value` if it is a boolean.
 
     Raises:
-        MalformedError: it is neither.
+        MalformedError: it is not.
     """
     if not isinstance(value, bool):
         got = repr(value) if isinstance(value, str) else type(value).__name__
@@ -141,10 +142,10 @@ def truth_of(value: object, what: str) -> bool:
 
 
 def text_of(value: object, what: str) -> str:
-    """`value` as text; numbers are written without needless decimals.
+    """Return `value` as text; numbers are written without unnecessary decimals.
 
     Raises:
-        MalformedError: it is neither text nor a finite number, or holds half a character.
+        MalformedError: it is neither text nor a finite number, or contains a lone surrogate.
     """
     if isinstance(value, str):
         try:
@@ -162,11 +163,11 @@ def text_of(value: object, what: str) -> str:
 
 
 def id_of(value: object, what: str) -> str:
-    """`value` as an id.
+    """Return `value` as an id.
 
     Raises:
-        MalformedError: it is missing or blank, or holds a control character or a line break, so that it could be given
-            neither on a command line nor in a file of ids.
+        MalformedError: it is missing or blank, or contains a control character or a line break, so that it could not
+            be given on a command line or in a file of ids.
     """
     text = text_of(value, what)
     if not text.strip():
@@ -178,11 +179,11 @@ def id_of(value: object, what: str) -> str:
 
 
 def seconds_of(value: object, what: str) -> int | None:
-    """Seconds since 1970 (UTC); None where there is no date.
+    """Return seconds since 1970 (UTC); None where there is no date.
 
     Args:
-        value: a number or a numeric text (seconds, or milliseconds and smaller units where it is too large for them),
-            or an ISO date, also one of a month.
+        value: number or numeric text (seconds, or milliseconds and smaller units if too large for seconds), or an ISO
+            date, which may be a month.
 
     Raises:
         MalformedError: it is something else.

@@ -5,7 +5,7 @@ import pytest
 
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.curves import curve_over_runs, curve_table
+from hydra_ray.evaluate.learning_curves import curve_over_runs, curve_table
 from hydra_ray.evaluate.report import build_report
 
 MakeAnswers = Callable[..., list[Any]]
