@@ -114,7 +114,7 @@ def plan(arguments: argparse.Namespace) -> int:
 def fit_users(arguments: argparse.Namespace) -> int:
     """Fit heads and generate answers for users who are added to a finished run (`hydra-ray fit-users`)."""
     from hydra_ray.commands.fit_users import added_config, summary_text
-    from hydra_ray.stages.addition import addition_summary
+    from hydra_ray.stages.added_users import addition_summary
     from hydra_ray.storage import is_uri
 
     users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]

@@ -1,4 +1,4 @@
-"""Pages from the templates beside this module: whatever is put into one is text, whoever wrote it."""
+"""Rendering of HTML pages from the templates beside this module; every value is escaped."""
 
 from functools import cache
 from pathlib import Path

@@ -57,7 +57,7 @@ class Asking:
     preview: Callable[[Preview], Iterable[Asked]]
     """Makes the stage's requests as `work` will; what is not known yet is guessed."""
     is_guessed: Callable[["Plan", bool], bool] = _never
-    """Whether previews of a run contain guesses, where a forecast is or is not blind."""
+    """Takes the plan and `is_blind`; returns whether previews of the run contain guesses."""
     generations: Literal["answers", "text"] = "text"
     """Kind of what is generated: answers to the task's queries, as long in all stages, or text of its own length."""
 
@@ -110,8 +110,8 @@ class StageDefinition:
     parent_inputs: tuple[str, ...] = ()
     """Stages of the parent run that it reads besides `inputs`, where there is a parent that made them."""
     child_inputs: tuple[str, ...] = ()
-    """Stages of the run itself that it reads besides `inputs` only where there is a parent: in other runs an input
-    depends on them."""
+    """Stages of the same run that a child run's stage reads besides `inputs`. They are those that an input would have
+    read, had it not been inherited from the parent run."""
     may_differ: bool = False
     """Whether its settings may differ from those of the parent run."""
 

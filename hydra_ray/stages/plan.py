@@ -61,6 +61,7 @@ class Plan:
         """Yield every stage that is made, in order; see `made`."""
         return (stage for _, stage in self.made(until))
 
+    # Properties are for the stages that other modules speak of; a new stage needs none.
     @property
     def users(self) -> Stage:
         """Users with their histories and queries."""

@@ -13,7 +13,7 @@ from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.scorer.heads.store import prior_folder
 from hydra_ray.scorer.linear.prior import feature_weights, read_prior
-from hydra_ray.stages.addition import addition_summary
+from hydra_ray.stages.added_users import addition_summary
 from hydra_ray.stages.answers import PREDICTIONS
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.explained import explain_examples

@@ -1,4 +1,4 @@
-"""Files and Parquet tables, local or at s3://bucket/key, written atomically.
+"""Files and Parquet tables, local or at s3://bucket/key; a file, such as a part of a table, is committed atomically.
 
 Locations are plain strings: absolute paths or URIs. Listings of an object store may be stale, so they only serve to
 find files that nothing else names, never to conclude that one is missing.

@@ -1,8 +1,9 @@
 """Objects of a store that speaks S3, by `bucket/key`.
 
 Tables are read through pyarrow, which reads only the byte ranges that it needs. Everything else goes through s3fs,
-which queries one object without listing a folder, uploads atomically, and supports conditional writes. Both retry
-throttled (503) and interrupted requests a limited number of times, with exponential back-off.
+which queries one object without listing a folder, uploads atomically (so a part of a table is committed by one upload),
+and supports conditional writes. Both retry throttled (503) and interrupted requests a limited number of times, with
+exponential back-off.
 
 Credentials come from the standard chain alone (environment, ~/.aws, the machine's role); this module neither takes nor
 logs them.

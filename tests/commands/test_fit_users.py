@@ -11,7 +11,7 @@ from hydra_ray.commands.fit_users import added_config, summary_text
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.runs.run_folder import record_stages
-from hydra_ray.stages.addition import addition_summary
+from hydra_ray.stages.added_users import addition_summary
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.storage import write_json
 

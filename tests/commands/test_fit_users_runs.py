@@ -20,7 +20,7 @@ from hydra_ray.rows import AnsweredUser, arrow_schema, from_table
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.scorer.heads.store import heads_table
-from hydra_ray.stages.addition import addition_summary
+from hydra_ray.stages.added_users import addition_summary
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part

@@ -1,4 +1,6 @@
-"""Train a base and the training users' heads together: Ray Train starts the workers, an engine steps the optimizer.
+"""Start the workers that train a base and the training users' heads together, by Ray Train.
+
+The training loop is in `hydra_ray.scorer.base.train_worker`.
 
 A training user's score is that of the shared head plus a low-rank deviation of the user's own, so that a single user's
 taste need not be explained by the base (arXiv 2406.02888, section 3.4). Epoch 0 is the untrained base under a

@@ -179,7 +179,7 @@ def _open_engine(training_model: TrainingModel, task: TrainingTask, num_ranks: i
 def _rate_factor(step: int, num_steps: int) -> float:
     """Return the factor of the learning rate at a step: linear warm-up over the first tenth, then linear decay to 0.
 
-    Without it the examples of few users are soon overfitted.
+    At a constant rate the base soon overfits the examples of few users.
     """
     return min(1.0, 10 * (step + 1) / num_steps) * max(0.0, 1 - step / num_steps)
 

@@ -11,7 +11,7 @@ the codes; one common factor for them is chosen on held-out groups. Deviations a
 fitted without the user (cross-fitting), as a new user's will be.
 
 Shape suffixes: U users, G groups, N candidates, D features, R rank, H width of history vectors, E routed heads, V
-parameters of a flat network, F folds of training users.
+parameters of a flat network, F folds of training users, Q principal components.
 """
 
 from collections.abc import Mapping, Sequence
