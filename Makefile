@@ -38,7 +38,7 @@ unit:
 
 # Two modules at a time: much of their time they wait for processes to start and end. What each kept is told in the end.
 ray:
-	$(BIN)/pytest -q -n 2 --dist=loadgroup -m ray --durations=40
+	$(BIN)/pytest -q -n 2 --dist=loadfile -m ray --durations=40
 
 lint:
 	$(BIN)/ruff check .

@@ -21,23 +21,36 @@ settings.load_profile("hydra_ray")
 os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
+_FILL_ALL_CORES = ("test_against_vllm.py", "test_train.py", "test_vllm.py", "test_vllm_serve.py")
+"""Modules whose tests use more than one thread."""
+
 if TYPE_CHECKING:
     from fault_s3 import FaultyS3
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
     from hydra_ray.stages.plan import Plan
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is slow, unless it is asked for; keep tests that are not spread one by one together by their module.
+    """Skip what is slow, unless it is asked for."""
+    if os.environ.get("HYDRA_SLOW") != "1":
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set HYDRA_SLOW=1"))
 
-    Modules of the group `threads` fill all cores by themselves, and would slow each other down.
-    """
-    for item in items:
-        if item.get_closest_marker("slow") and os.environ.get("HYDRA_SLOW") != "1":
-            item.add_marker(pytest.mark.skip(reason="slow: set HYDRA_SLOW=1"))
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling | None":
+    """Where modules are spread over processes, keep those together that would slow each other down."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = super()._split_scope(nodeid)
+            return "fill all cores" if module.rpartition("/")[2] in _FILL_ALL_CORES else module
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

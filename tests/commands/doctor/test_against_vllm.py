@@ -13,7 +13,7 @@ from hydra_ray.commands.doctor.models import generator_finding
 from hydra_ray.generate.engines.vllm import supports_architecture
 from hydra_ray.lamp.tasks import TASKS
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("threads"), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
 ROPE = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
 FOLDERS: dict[str, tuple[Mapping[str, Any], int]] = {

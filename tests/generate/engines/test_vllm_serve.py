@@ -26,7 +26,6 @@ START_SECONDS = 600
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.xdist_group("threads"),
     pytest.mark.usefixtures("shared_ray"),
     # Third parties: as in the tests of vLLM and of whole runs.
     pytest.mark.filterwarnings("default"),

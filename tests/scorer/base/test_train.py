@@ -19,8 +19,6 @@ from hydra_ray.storage import read_json, read_part, write_part
 WORDS = ["cat", "dog", "red", "blue", "sun", "moon", "tea", "rice", "king", "road"]
 HANDCRAFTED_NAMES = ("noise", "constant")
 
-pytestmark = pytest.mark.xdist_group("threads")
-
 
 def example_user(user_id, rng, *, is_new, is_pair, fold):
     """The right candidate is the one whose word is in the query."""
