@@ -38,7 +38,8 @@ unit:
 
 # Two modules at a time: much of their time they wait for processes to start and end. What each kept is told in the end.
 ray:
-	$(BIN)/pytest -q -n 2 --dist=loadfile -m ray --durations=40
+	$(BIN)/pytest -q -n 2 --dist=loadfile -m "ray and not alone" --durations=40
+	$(BIN)/pytest -q -m alone
 
 lint:
 	$(BIN)/ruff check .

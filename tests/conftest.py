@@ -21,7 +21,7 @@ settings.load_profile("hydra_ray")
 os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
-_FILL_ALL_CORES = ("test_against_vllm.py", "test_train.py", "test_vllm.py", "test_vllm_serve.py")
+_FILL_ALL_CORES = ("test_against_vllm.py", "test_train.py", "test_vllm_serve.py")
 """Modules whose tests use more than one thread."""
 
 if TYPE_CHECKING:
