@@ -11,20 +11,21 @@ SEED ?= 0
 SECONDS ?= 60
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: chosen demo test test-install check types unit lint docs fuzz quality bench-heads chaos install lock uv
+.PHONY: chosen demo test test-install check types unit ray lint docs fuzz quality bench-heads chaos install lock uv
 .DEFAULT_GOAL := demo
 
 demo: install
 	$(BIN)/hydra-ray demo --seed $(SEED)
 
 test: install
-	$(BIN)/pytest
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory ray
 
 # Needs the network and half an hour: a clone is installed from an index of this machine's own, and every pin is looked up.
 test-install: install
 	HYDRA_SLOW=1 $(BIN)/pytest -s tests/install
 
-# Two at a time: the type checker takes as long as the unit tests.
+# Two at a time: the type checker is one process.
 check: install
 	$(MAKE) --no-print-directory -j2 --output-sync=target types unit lint
 
@@ -34,6 +35,11 @@ types:
 # As many at a time as there are cores, each with one thread: numpy's own threads would only wait for each other.
 unit:
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=8 --dist=worksteal -m "not ray"
+
+# Two modules at a time: much of their time they wait for processes to start and end. What each kept is told in the end.
+ray:
+	$(BIN)/pytest -q -n 2 --dist=loadfile -m "ray and not alone" --durations=40
+	$(BIN)/pytest -q -m alone
 
 lint:
 	$(BIN)/ruff check .

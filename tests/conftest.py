@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,17 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("hydra_ray", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hydra_ray")
 
+# Ray ends idle workers beyond the number of CPUs, and each new one imports torch again.
+os.environ.setdefault("RAY_num_workers_soft_limit", "6")
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+
+_FILL_ALL_CORES = ("test_against_vllm.py", "test_train.py", "test_vllm_serve.py")
+"""Modules whose tests use more than one thread."""
+
 if TYPE_CHECKING:
     from fault_s3 import FaultyS3
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
     from hydra_ray.stages.plan import Plan
 
@@ -28,6 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: set HYDRA_SLOW=1"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling | None":
+    """Where modules are spread over processes, keep those together that would slow each other down."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = super()._split_scope(nodeid)
+            return "fill all cores" if module.rpartition("/")[2] in _FILL_ALL_CORES else module
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:
@@ -68,9 +91,35 @@ def s3_root(s3: "FaultyS3") -> Iterator[str]:
         yield f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
+@pytest.fixture(scope="module")
+def shared_ray() -> None:
+    """A Ray of two CPUs that outlives the module: the next one that asks for it finds its workers warm."""
+    import ray
+
+    from hydra_ray.engine.ray_data import start_ray
+
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    settings = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 1 << 30}
+    with warnings.catch_warnings():
+        # Third parties: Ray warns of settings that it makes itself.
+        warnings.simplefilter("ignore")
+        if not ray.is_initialized():
+            ray.init(address="local", num_cpus=2, logging_level="error", **settings)
+        start_ray()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _each_module_starts_ray_itself() -> Iterator[None]:
+def _only_a_shared_ray_outlives_its_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    own = (item for item in request.session.items if item.path == request.path)
+    is_shared = any("shared_ray" in getattr(item, "fixturenames", ()) for item in own)
+    if not is_shared:
+        _end_ray()
     yield
+    if not is_shared:
+        _end_ray()
+
+
+def _end_ray() -> None:
     if "ray" in sys.modules:
         import ray
 

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 
@@ -9,12 +7,3 @@ def one_torch_thread():
     import torch
 
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def ray_two_cpus():
-    """A Ray of two CPUs for the tests of the scorer."""
-    import ray
-
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")

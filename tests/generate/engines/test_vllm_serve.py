@@ -26,6 +26,7 @@ START_SECONDS = 600
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.usefixtures("shared_ray"),
     # Third parties: as in the tests of vLLM and of whole runs.
     pytest.mark.filterwarnings("default"),
 ]

@@ -299,7 +299,7 @@ def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
 @pytest.mark.parametrize("zero_stage", [0, 2])
-def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_cpus, zero_stage):
+def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, shared_ray, zero_stage):
     examples = write_examples(tmp_path)
     config = base_config(encoder, learning_rate=5e-3)
 
@@ -360,7 +360,7 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, ray_two_c
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
 @pytest.mark.parametrize("train_workers", [1, 2])
-def test_torch_alone_trains_the_weights_that_deepspeed_trains(encoder, tmp_path, ray_two_cpus, train_workers):
+def test_torch_alone_trains_the_weights_that_deepspeed_trains(encoder, tmp_path, shared_ray, train_workers):
     from safetensors.numpy import load_file
 
     examples = write_examples(tmp_path)
@@ -399,7 +399,7 @@ def shape_of(description):
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
-def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_path, ray_two_cpus, caplog):
+def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_path, shared_ray, caplog):
     examples = write_examples(tmp_path)
     config, placement = base_config(encoder, learning_rate=5e-3), PlacementConfig()
 

@@ -338,7 +338,7 @@ def test_kinds_without_the_shared_head_never_choose_it(tmp_path, start):
 
 
 @pytest.mark.ray
-def test_fit_heads_with_tune_writes_the_same_tables_and_resumes(tmp_path, ray_two_cpus, capfd):
+def test_fit_heads_with_tune_writes_the_same_tables_and_resumes(tmp_path, shared_ray, capfd):
     features, _ = plant(tmp_path, num_training=24, num_new=12, num_folds=2)
     job = head_job(tmp_path, features, kinds=("shared", "lowrank", "paper"), num_shards=2)
 
@@ -361,7 +361,7 @@ def test_fit_heads_with_tune_writes_the_same_tables_and_resumes(tmp_path, ray_tw
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_two_cpus")
+@pytest.mark.usefixtures("shared_ray")
 def test_a_fit_that_was_killed_goes_on_from_what_it_has_projected_and_fitted(tmp_path):
     features, _ = plant(tmp_path, num_training=24, num_new=12)
     job = head_job(tmp_path, features)

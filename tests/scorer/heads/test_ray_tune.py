@@ -14,8 +14,17 @@ from hydra_ray.storage import exists, join, write_bytes
 GRID = {"fold": [0, 1], "buckets": [[0, 2], [1]]}
 
 
+@pytest.fixture(scope="module")
+def own_ray():
+    """A Ray that ends with this module, whose stopped trials go on holding its CPUs."""
+    import ray
+
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_two_cpus")
+@pytest.mark.usefixtures("own_ray")
 def test_each_point_of_the_grid_is_worked_on_also_where_a_trial_fails_once(tmp_path, capfd):
     folder = str(tmp_path)
 
@@ -52,7 +61,7 @@ def test_fits_at_the_same_time_have_trainables_of_different_names(tmp_path, monk
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_two_cpus")
+@pytest.mark.usefixtures("own_ray")
 def test_what_a_trial_fails_of_is_told(tmp_path):
     def work(settings):
         raise ValueError(f"no heads in fold {settings['fold']}")
@@ -62,7 +71,7 @@ def test_what_a_trial_fails_of_is_told(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_two_cpus")
+@pytest.mark.usefixtures("own_ray")
 @pytest.mark.filterwarnings("default")  # Third parties: Ray uses what others have deprecated.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_wait_for_trials(tmp_path, number):

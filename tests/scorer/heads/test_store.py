@@ -173,7 +173,7 @@ def test_a_head_of_rank_32_takes_at_most_256_bytes(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_two_cpus")
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.filterwarnings("ignore:.use_:DeprecationWarning")  # of Ray Data's own settings
 def test_a_stream_of_users_gets_its_heads_a_block_at_a_time(store, heads):
     import ray
