@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from hydra_ray.engine.ray_data import Counters
 from hydra_ray.engine.telemetry import stage_ended
@@ -14,9 +13,6 @@ from hydra_ray.runs.lease import claim
 from hydra_ray.runs.logs import at_work
 from hydra_ray.runs.signals import require_not_stopped
 from hydra_ray.runs.stage import Stage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +28,7 @@ _on_computed: ContextVar[OnComputed] = ContextVar("on_computed", default=tell_no
 
 
 @contextmanager
-def telling(on_computed: OnComputed) -> "Iterator[None]":
+def telling(on_computed: OnComputed) -> Iterator[None]:
     """Call `on_computed` for every stage that is computed within the block."""
     token = _on_computed.set(on_computed)
     try:

@@ -1,24 +1,22 @@
 """The adapter, the scorer that chooses answers: label model, examples, base, features, heads."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
 from hydra_ray.engine.ray_data import Counters, run_actor_parts, run_task
 from hydra_ray.rows import DraftedUser, ProbedUser, UserExamples
 from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, encoder_settings
 from hydra_ray.stages.scorer import EXAMPLES, examples_settings, scorer_stages, scores_of_users
 from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
 
 
 class AdapterExamplesPart:
     """A bucket's groups of possible answers; made once in each worker, since it loads the encoder."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, plan: Plan):
         from hydra_ray.scorer.base.encoder import open_encoder
 
         self._plan = plan
@@ -40,7 +38,7 @@ class AdapterExamplesPart:
         return write_rows(plan.stage("adapter.examples"), EXAMPLES, bucket, examples, UserExamples, {})
 
 
-def make_labeller(plan: "Plan") -> Counters:
+def make_labeller(plan: Plan) -> Counters:
     """Fit the label model to the records of a sample of all users, and store it."""
     from hydra_ray.scorer.base.encoder import open_encoder
 
@@ -65,7 +63,7 @@ def _examples_settings(planning: Planning) -> dict[str, Any]:
     return {**examples_settings(planning, "adapter"), **compared, "drafts": planning.config.drafts}
 
 
-def _make_examples(plan: "Plan") -> Counters:
+def _make_examples(plan: Plan) -> Counters:
     stage, placement = plan.stage("adapter.examples"), plan.config.placement
     return run_actor_parts(stage, [EXAMPLES], AdapterExamplesPart, {"plan": plan}, placement)
 

@@ -1,7 +1,6 @@
 """Answers: one per query and system, those of HYDRA in LaMP's official prediction format too."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from hydra_ray import storage
 from hydra_ray.adapt.answers import Scored, answer_user
@@ -12,11 +11,9 @@ from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedUser
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.gate import fitted_gates, outcomes_of_users
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.scorer import scores_of_users
 from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
 
 PREDICTIONS = "predictions.json"
 """Name of the file of official predictions."""
@@ -26,7 +23,7 @@ _TABLE = "answers"
 class AnswersPart:
     """Answers of all systems to the queries of a bucket's evaluated users."""
 
-    def __init__(self, plan: "Plan", gates: Sequence[Gate | None]):
+    def __init__(self, plan: Plan, gates: Sequence[Gate | None]):
         """Take the gates, one for each fold."""
         self._plan, self._gates = plan, gates
 
@@ -38,7 +35,7 @@ class AnswersPart:
         return write_rows(plan.answers, _TABLE, bucket, answered, AnsweredUser, {})
 
 
-def scored_users(plan: "Plan", bucket: int) -> list[Scored]:
+def scored_users(plan: Plan, bucket: int) -> list[Scored]:
     """Return everything that the answers to a bucket's evaluated users are made from."""
     users = [user for user in read_users(plan, bucket) if user.is_evaluated()]
     return joined(
@@ -52,14 +49,14 @@ def scored_users(plan: "Plan", bucket: int) -> list[Scored]:
     )
 
 
-def _make(plan: "Plan") -> Counters:
+def _make(plan: Plan) -> Counters:
     counters = run_parts(plan.answers, _TABLE, AnswersPart(plan, fitted_gates(plan)), plan.config.placement)
     predictions = storage.join(plan.answers.folder, PREDICTIONS)
     official_predictions(plan.task.prediction_name, _hydra_answers(plan), predictions)
     return counters
 
 
-def _hydra_answers(plan: "Plan") -> Iterator[tuple[str, str]]:
+def _hydra_answers(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield (id, answer) of the personalized system; failed queries are left out, never empty.
 
     An official LaMP id is unique; in your own data a query's id is so only within its user.

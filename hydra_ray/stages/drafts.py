@@ -1,7 +1,7 @@
 """Drafts: the generator's answers to prompts of retrieved records and of those that heads choose, and samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
 from hydra_ray.engine.ray_data import Counters
@@ -19,20 +19,18 @@ from hydra_ray.rows import (
 )
 from hydra_ray.seeds import seed_of
 from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, draft_settings, generator_settings
 from hydra_ray.stages.probes import previewed_retrieval
 from hydra_ray.stages.profiles import guessed_profile
 from hydra_ray.stages.scorer import scores_of_users
 from hydra_ray.stages.tables import joined, read_rows, read_users, write_answers
 
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
-
 
 class DraftsPart:
     """Requests and labels of a bucket's drafts."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, plan: Plan):
         self._plan = plan
 
     def requests(self, bucket: int) -> list[Asked]:
@@ -80,7 +78,7 @@ def _previewed_ranking(preview: Preview) -> list[Ranked]:
     ]
 
 
-def _is_guessed(plan: "Plan", is_blind: bool) -> bool:
+def _is_guessed(plan: Plan, is_blind: bool) -> bool:
     return is_blind or not (plan.stage("reranker.heads").is_complete() and plan.profiles.is_complete())
 
 

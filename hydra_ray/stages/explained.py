@@ -2,25 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_ray.adapt.explanation import Explanation, explain_query
 from hydra_ray.evaluate.evaluation_data import clipped
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import bucket_of
 from hydra_ray.stages.answers import scored_users
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
+from hydra_ray.stages.plan import Plan
 
 
-def explain_examples(plan: "Plan", examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def explain_examples(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A report's examples (see `hydra_ray.evaluate.report`), each with its `records` and `drafts`."""
     found = explanations(plan, {(each["user_id"], each["query_id"]) for each in examples})
     return [with_explanation(each, found[each["user_id"], each["query_id"]]) for each in examples]
 
 
-def explanations(plan: "Plan", queries: set[tuple[str, str]]) -> dict[tuple[str, str], Explanation]:
+def explanations(plan: Plan, queries: set[tuple[str, str]]) -> dict[tuple[str, str], Explanation]:
     """How the answers to some queries came about.
 
     Args:

@@ -1,7 +1,6 @@
 """The gate's outcomes: how good each system is for each user on history that was held out."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from hydra_ray.adapt.gate import Gate, fit_gate, user_outcomes
 from hydra_ray.engine.ray_data import Counters, run_parts
@@ -9,11 +8,9 @@ from hydra_ray.rows import DraftedUser, GateOutcome, ScoredUser, User, arrow_sch
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.store import scores_table
 from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.tables import read_rows, read_users, write_rows
 from hydra_ray.storage import read_part
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
 
 _TABLE = "gate"
 
@@ -21,7 +18,7 @@ _TABLE = "gate"
 class GatePart:
     """Outcomes of a bucket's users under each system that the gate chooses among, in each fold."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, plan: Plan):
         self._plan = plan
 
     def __call__(self, bucket: int) -> Counters:
@@ -43,7 +40,7 @@ def read_outcomes(gate: Stage) -> Iterator[GateOutcome]:
         yield from from_table(read_part(location, arrow_schema(GateOutcome)), GateOutcome)
 
 
-def fitted_gates(plan: "Plan") -> list[Gate | None]:
+def fitted_gates(plan: Plan) -> list[Gate | None]:
     """Return the gate of each fold, the parent run's where there is one; None where the run is not gated."""
     num_folds = plan.adapter.num_folds
     if not plan.config.answers.is_gated:
@@ -52,7 +49,7 @@ def fitted_gates(plan: "Plan") -> list[Gate | None]:
     return [fit_gate([outcome for outcome in outcomes if outcome.fold == fold]) for fold in range(num_folds)]
 
 
-def outcomes_of_users(plan: "Plan", bucket: int, users: Sequence[User]) -> dict[str, GateOutcome | None]:
+def outcomes_of_users(plan: Plan, bucket: int, users: Sequence[User]) -> dict[str, GateOutcome | None]:
     """Return each user's outcome in the fold in which the user is new; None where the run is not gated."""
     if not plan.config.answers.is_gated:
         return {user.user_id: None for user in users}

@@ -1,7 +1,7 @@
 """Probes: the generator's answers to one-record prompts, labelled by whether the record helped."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_ray.config import RetrieveConfig, RunConfig
 from hydra_ray.engine.ray_data import Counters
@@ -12,12 +12,10 @@ from hydra_ray.retrieve.dense import Encode, encode_ahead
 from hydra_ray.rows import Asked, Completion, ProbedUser, User
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, generator_settings
 from hydra_ray.stages.tables import read_rows, read_users, write_answers, write_rows
 from hydra_ray.storage import exists
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
 
 _RETRIEVED = "retrieved"
 
@@ -25,7 +23,7 @@ _RETRIEVED = "retrieved"
 class ProbesPart:
     """Requests and labels of a bucket's probes."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, plan: Plan):
         self._plan = plan
 
     def requests(self, bucket: int) -> list[Asked]:

@@ -1,7 +1,6 @@
 """Profiles: a text that the generator writes about each evaluated user, for the baselines that prompt with it."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
 from hydra_ray.engine.ray_data import Counters
@@ -11,17 +10,15 @@ from hydra_ray.generate.parsing import text_error
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.rows import Asked, Completion, ProfiledUser, User
 from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import generator_settings
 from hydra_ray.stages.tables import read_users, write_failures, write_rows
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
 
 
 class ProfilesPart:
     """Requests and texts of a bucket's profiles."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, plan: Plan):
         self._plan = plan
 
     def requests(self, bucket: int) -> list[Asked]:

@@ -2,7 +2,7 @@
 
 import logging
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.engine.ray_data import Counters
@@ -17,17 +17,15 @@ from hydra_ray.stages.added_users import addition_summary
 from hydra_ray.stages.answers import PREDICTIONS
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.explained import explain_examples
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
 
 logger = logging.getLogger(__name__)
 
 METRICS, PAGE = "metrics.json", "report.html"
 
 
-def publish(plan: "Plan") -> None:
+def publish(plan: Plan) -> None:
     """Copy what a person reads of a finished run to the run's own folder, and record there what the run consists of."""
     for stage, name in ((plan.report, METRICS), (plan.report, PAGE), (plan.answers, PREDICTIONS)):
         if storage.exists(location := storage.join(stage.folder, name)):
@@ -38,7 +36,7 @@ def publish(plan: "Plan") -> None:
     logger.info("report: %s", plan.run_folder)
 
 
-def _make(plan: "Plan") -> Counters:
+def _make(plan: Plan) -> Counters:
     """Write the report; where a child run's users come without any target, there is nothing to report on."""
     from hydra_ray.evaluate.report import build_report
     from hydra_ray.evaluate.report_page import render_page
@@ -60,7 +58,7 @@ def _make(plan: "Plan") -> Counters:
     return {}
 
 
-def _feature_weights(plan: "Plan") -> list[FeatureWeight]:
+def _feature_weights(plan: Plan) -> list[FeatureWeight]:
     """Return the weight of each handcrafted feature, averaged over folds."""
     weights: list[FeatureWeight] = []
     for name, scorer in (("reranker", plan.reranker), ("adapter", plan.adapter)):
@@ -73,7 +71,7 @@ def _feature_weights(plan: "Plan") -> list[FeatureWeight]:
     return weights
 
 
-def _costs(plan: "Plan") -> list[StageCost]:
+def _costs(plan: Plan) -> list[StageCost]:
     """Return what each finished stage took."""
     return [
         StageCost(

@@ -1,22 +1,18 @@
 """The reranker, the scorer that chooses records: examples, base, features, heads."""
 
-from typing import TYPE_CHECKING
-
 from hydra_ray.engine.ray_data import Counters, run_parts
 from hydra_ray.rerank.reranker_examples import reranker_examples
 from hydra_ray.rows import ProbedUser, UserExamples
 from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.scorer import EXAMPLES, examples_settings, scorer_stages
 from hydra_ray.stages.tables import read_rows, read_users, write_rows
-
-if TYPE_CHECKING:
-    from hydra_ray.stages.plan import Plan
 
 
 class RerankerExamplesPart:
     """A bucket's groups of retrieved records."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, plan: Plan):
         self._plan = plan
 
     def __call__(self, bucket: int) -> Counters:
@@ -27,7 +23,7 @@ class RerankerExamplesPart:
         return write_rows(plan.stage("reranker.examples"), EXAMPLES, bucket, rows, UserExamples, {})
 
 
-def _make(plan: "Plan") -> Counters:
+def _make(plan: Plan) -> Counters:
     return run_parts(plan.stage("reranker.examples"), EXAMPLES, RerankerExamplesPart(plan), plan.config.placement)
 
 

@@ -1,6 +1,6 @@
 """The stages that the reranker and the adapter have in common: base, features and heads, made of examples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,6 @@ from hydra_ray.stages.planning import Planning, encoder_settings
 from hydra_ray.stages.tables import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from hydra_ray.stages.plan import Plan
 
 EXAMPLES = "examples"
@@ -135,7 +133,7 @@ def examples_settings(planning: Planning, name: str) -> dict[str, Any]:
     return {"task": planning.task, "plain_names": names}
 
 
-def scores_of_users(plan: "Plan", name: str, bucket: int, users: "Sequence[User]") -> dict[str, ScoredUser]:
+def scores_of_users(plan: "Plan", name: str, bucket: int, users: Sequence[User]) -> dict[str, ScoredUser]:
     """Return each user's scores, in a cross-fitted run those of the fold in which the user is new."""
     scorer = scorer_plan(plan, name)
     folds = {fold: read_rows(scorer.heads, scores_table(fold), bucket, ScoredUser) for fold in range(scorer.num_folds)}

@@ -10,13 +10,12 @@ from hydra_ray.generate.parsing import text_error
 from hydra_ray.generate.requests import make_request
 from hydra_ray.rows import Asked, Completion, Message, User
 from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition
+from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import generator_settings
 from hydra_ray.stages.tables import read_users, write_failures, write_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from hydra_ray.stages.plan import Plan
 
 MAX_TOKENS = 8
 
@@ -32,7 +31,7 @@ class GreetedUser:
 class GreetingsPart:
     """Requests and texts of a bucket's greetings."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, plan: Plan):
         self._plan = plan
 
     def requests(self, bucket: int) -> list[Asked]:
@@ -51,7 +50,7 @@ class GreetingsPart:
         return write_rows(stage, "greetings", bucket, rows, GreetedUser, counters)
 
 
-def _requests(plan: "Plan", users: Sequence[User], _: "PreTrainedTokenizerBase") -> Iterator[Asked]:
+def _requests(plan: Plan, users: Sequence[User], _: "PreTrainedTokenizerBase") -> Iterator[Asked]:
     for user in users:
         if user.is_evaluated():
             message = Message(role="user", content=f"Greet the writer of: {user.queries[0].input}")
