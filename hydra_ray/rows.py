@@ -244,7 +244,7 @@ class Draft:
     """Index among the samples of this temperature."""
     answer: Answer
     quality: float | None
-    """As in Probe; None for evaluated queries and failed answers."""
+    """Quality as in `Probe`; None for evaluated queries and failed answers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ def head_job(root, features, fold=0, **settings):
     return HeadJob(
         features=features,
         stage=stage,
-        head_prior=stage,
+        prior_heads=stage,
         config=config,
         has_soft_targets=False,
         num_prefitted=0,

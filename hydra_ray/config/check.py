@@ -3,17 +3,15 @@
 import difflib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from hydra_ray.config.run import RunConfig
 from hydra_ray.config.section import Section
 from hydra_ray.config.users import DESCRIBED, NAMED
 from hydra_ray.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 _Section = TypeVar("_Section", bound=Section)
 
@@ -48,7 +46,7 @@ def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(part for part in location if part not in (NAMED, DESCRIBED))
 
 
-def _what_is_wrong(section: type[BaseModel], error: "ErrorDetails") -> str:
+def _what_is_wrong(section: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return _unknown(section, _place(error["loc"]))
     if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):

@@ -1,4 +1,4 @@
-"""Whether a TCP port accepts connections: asked before clients that would retry for minutes."""
+"""Check of a TCP port, made before clients that would retry for minutes."""
 
 import socket
 

@@ -33,7 +33,7 @@ class Alone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonPage:
-    """What templates/comparison.html shows."""
+    """Content of templates/comparison.html."""
 
     heading: Heading
     tiles: Sequence[Tile]

@@ -1,4 +1,4 @@
-"""What pages are made of, as plain data; templates/parts.html has the markup of each."""
+"""Parts of pages as plain data; templates/parts.html has the markup of each."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Row:
     is_own: bool
     """Whether the row is about HYDRA itself, which is set apart."""
     cells: Sequence[Cell]
-    """The first one is the row's title."""
+    """Cells, of which the first is the row's title."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

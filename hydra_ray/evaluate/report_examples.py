@@ -12,7 +12,7 @@ _SHOWN_DRAFTS = 8
 _SHOWN_CHARACTERS = 160
 _RETRIEVERS = {"bm25": "BM25", "dense": "dense", "recency": "newest", "random": "random", "hybrid": "hybrid"}
 _CHOOSERS = {"rag_k": "retriever", "personal": "personal", "shared": "shared"}
-"""By the name of a prompt with k records: who chose them."""
+"""Selector of the records, by the name of a prompt with k of them."""
 _NAMES = {
     "personal": "own head's records",
     "shared": "shared head's records",
@@ -33,15 +33,15 @@ class ShownAnswer:
     """Whether the system is HYDRA itself."""
     value: str | None
     error: str
-    """Why there is no value."""
+    """Reason why there is no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Rank of a record for one chooser."""
+    """Rank of a record for one selector."""
 
     rank: str
-    """Empty where the chooser did not rank the record."""
+    """Empty where the selector did not rank the record."""
     is_in_prompt: bool
 
 
@@ -52,7 +52,7 @@ class RecordRow:
     input: str
     output: str
     places: Sequence[Place]
-    """By chooser, in the order of the titles."""
+    """Rank for each selector, in the order of the titles."""
     probe: str | None
     """Generator's answer with this record alone."""
     probe_quality: str
@@ -60,7 +60,7 @@ class RecordRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordTable:
-    """Records by what the retriever and the reranker's heads make of them."""
+    """Retrieved records with their ranks by the retriever and by the reranker's heads."""
 
     note: str
     titles: Sequence[Cell]
@@ -72,10 +72,10 @@ class DraftRow:
     """Draft with its scores."""
 
     is_answer: bool
-    """Whether HYDRA answers so."""
+    """Whether the draft is HYDRA's answer."""
     value: str
     scores: Sequence[str]
-    """Of the own head, then of the shared head."""
+    """Score by the own head, then by the shared head."""
     quality: str
     proposals: str
     """Prompts that gave the draft."""
@@ -100,7 +100,7 @@ class Example:
     input: str
     target: str
     first_answers: Sequence[ShownAnswer]
-    """Those to see at once."""
+    """Answers that are not folded away."""
     choice: str
     """System that the gate chose."""
     reason: str

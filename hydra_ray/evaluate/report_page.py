@@ -39,21 +39,21 @@ from hydra_ray.evaluate.text_report import Section, report_sections
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
-    """How a run is made again."""
+    """Commands and settings that repeat a run."""
 
     run: str
     intervals: str
-    """How intervals were estimated."""
+    """Method of the intervals, as a sentence."""
     commands: str
     configuration: str
-    """As YAML."""
+    """Configuration as YAML."""
     versions: Table
     seeds: Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportPage:
-    """What templates/report.html shows."""
+    """Content of templates/report.html."""
 
     heading: Heading
     tiles: Sequence[Tile]

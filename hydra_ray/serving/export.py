@@ -77,9 +77,9 @@ def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
     base = storage.join(scorer.base.folder, base_name_of(scorer.base_folds[FOLD]))
     files = storage.read_json(storage.join(base, BASE))["files"]
     storage.copy_files(base, exported.path(name), [*files, BASE])
-    heads, head_prior = exported.stage(f"{name}.heads"), prior_folder(scorer.prior_heads.folder, FOLD)
-    lineage = read_lineage(head_prior)
-    read_prior(head_prior).write(prior_folder(heads.folder, FOLD), lineage.head_prior)
+    heads, folder = exported.stage(f"{name}.heads"), prior_folder(scorer.prior_heads.folder, FOLD)
+    lineage = read_lineage(folder)
+    read_prior(folder).write(prior_folder(heads.folder, FOLD), lineage.head_prior)
     for bucket in scorer.heads.buckets:
         source, destination = (stage.part(heads_table(FOLD), bucket) for stage in (scorer.heads, heads))
         storage.write_bytes(destination, storage.read_bytes(source))

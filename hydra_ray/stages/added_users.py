@@ -13,7 +13,7 @@ def addition_summary(plan: Plan) -> dict[str, Any]:
     """Return the number of added users, the kinds of their heads, the requests made and the time taken.
 
     Returns:
-        run, taught_by, num_users, num_queries, num_rejected; heads: by scorer, how many users got which configuration;
+        run, taught_by, num_users, num_queries, num_rejected; heads: by scorer, how many users got which head kind;
         requests: of the generator, and asked_now: those that had never been answered before; seconds.
     """
     assert plan.parent is not None

@@ -1,4 +1,4 @@
-"""Declarations of stages: all that planning, running, forecasting and cleaning up need to know of one.
+"""Declarations of stages: everything that planning, running, forecasting and cleaning up need to know of one.
 
 Each module that `hydra_ray.stages.STAGE_NAMES` lists has a tuple `STAGES` of definitions. Whatever goes over stages
 goes over these, so that a new stage is a new module and an entry of that list.
@@ -50,7 +50,7 @@ def _never(_plan: "Plan", _is_blind: bool) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """How a stage asks the generator."""
+    """Requests of a stage to the generator."""
 
     work: Callable[["Plan"], GenerationWork]
     """Returns the CPU steps before and after the generator."""
@@ -122,7 +122,7 @@ class StageDefinition:
     """Users who have a part in its files of the kind "learned"."""
 
     workers: Workers = "steps"
-    """Where the work is done; of a stage that asks, beside the generator."""
+    """Place of its work; for a stage that asks, of the work beside the generator."""
     encoders: Callable[[RunConfig], Sequence[str]] = lambda _: ()
     """Models that its workers load, besides the tokenizer of a generator that it asks."""
     duration: Duration = Duration(fixed=25, per_user=0.05)

@@ -1,4 +1,4 @@
-"""The examples of a report with how their answers came about, read from the tables of the run."""
+"""Explanations of a report's examples, read from the tables of the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,13 +13,13 @@ from hydra_ray.stages.plan import Plan
 
 
 def explain_examples(plan: Plan, examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A report's examples (see `hydra_ray.evaluate.report`), each with its `records` and `drafts`."""
+    """Return a report's examples (see `hydra_ray.evaluate.report`), each with its `records` and `drafts`."""
     found = explanations(plan, {(each["user_id"], each["query_id"]) for each in examples})
     return [with_explanation(each, found[each["user_id"], each["query_id"]]) for each in examples]
 
 
 def explanations(plan: Plan, queries: set[tuple[str, str]]) -> dict[tuple[str, str], Explanation]:
-    """How the answers to some queries came about.
+    """Return explanations of the answers to some queries, by user_id and query_id.
 
     Args:
         queries: user_id and query_id of each, all of users who are evaluated.
@@ -36,7 +36,7 @@ def explanations(plan: Plan, queries: set[tuple[str, str]]) -> dict[tuple[str, s
 
 
 def with_explanation(example: Mapping[str, Any], explanation: Explanation) -> dict[str, Any]:
-    """An example of a report with the explanation as plain JSON, its texts as far as an example shows them."""
+    """Return an example of a report with the explanation as plain JSON, its texts clipped like those of the example."""
     return {
         **example,
         "records": [

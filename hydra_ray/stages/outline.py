@@ -1,4 +1,4 @@
-"""What a run consists of, kept in its folder from its start: so that how far it is can be told on any machine.
+"""Outline of a run: its stages and tables, stored in its folder at its start, so that any machine can show progress.
 
 To plan a run again needs its models and its users' files, which a laptop that looks at it does not have.
 """
@@ -20,7 +20,7 @@ class StageOutline:
 
     stage: Stage
     tables: tuple[str, ...]
-    """Those whose parts tell how far the stage is; none where it has no parts."""
+    """Tables whose committed parts measure the progress; none where it has no parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,12 @@ class Outline:
     run: str
     task: str
     num_parts: int
-    """Parts of a table: buckets that hold users."""
+    """Number of parts of a table, which is that of the buckets that hold users."""
     stages: tuple[StageOutline, ...]
 
 
 def outline_of(plan: Plan) -> Outline:
-    """Return what a planned run consists of."""
+    """Return the outline of a planned run."""
     return Outline(
         run=plan.config.run,
         task=plan.task.name,
@@ -45,7 +45,7 @@ def outline_of(plan: Plan) -> Outline:
 
 
 def write_outline(plan: Plan) -> None:
-    """Keep in the run's folder what it consists of."""
+    """Write the outline of a run to its folder."""
     outline = outline_of(plan)
     stages = [
         {
@@ -61,7 +61,7 @@ def write_outline(plan: Plan) -> None:
 
 
 def read_outline(run_folder: str) -> Outline:
-    """Return what the run in `run_folder` consists of.
+    """Return the outline of the run in `run_folder`.
 
     A run that was started before outlines were kept is planned again, which needs its models and users' files.
 
@@ -93,6 +93,6 @@ def read_outline(run_folder: str) -> Outline:
 
 
 def _tables(plan: Plan, definition: StageDefinition) -> tuple[str, ...]:
-    """Return the tables whose parts tell how far a stage is; of one that asks, the last that it writes of a bucket."""
+    """Return the tables whose parts measure a stage's progress; for one that asks, the last it writes of a bucket."""
     tables = definition.tables(plan)
     return tables[:1] if definition.asks is not None else tables

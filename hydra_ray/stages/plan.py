@@ -123,7 +123,7 @@ class Plan:
         return run_folder_of(self.config.storage.root, self.config.run)
 
     def is_complete(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Return whether every stage is complete."""
         return all(stage.is_complete() for stage in self.stages())
 
 

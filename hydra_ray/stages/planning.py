@@ -1,4 +1,4 @@
-"""What the fingerprints of a run's stages are made of, and the making of them.
+"""Making of a run's stages, and the settings that enter their fingerprints.
 
 Nothing that decides *where* work runs (placement, storage) enters a fingerprint.
 """

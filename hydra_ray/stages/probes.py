@@ -40,7 +40,7 @@ class ProbesPart:
         return write_answers(self._plan.probes, bucket, rows, ProbedUser, answers, completions, task, counters)
 
     def _retrieved(self, bucket: int) -> list[tuple[User, ProbedUser]]:
-        """Users with what was retrieved for them: ranked once, as encoders of two machines may not agree."""
+        """Return users with their retrieved records, ranked once, since encoders of two machines may not agree."""
         users = read_users(self._plan, bucket)
         stage, config = self._plan.probes, self._plan.config
         if not exists(stage.part(_RETRIEVED, bucket)):

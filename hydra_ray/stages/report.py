@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.engine.ray_data import Counters
-from hydra_ray.evaluate.report import FeatureWeight, StageCost
+from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
+from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.models.model_records import without_pins
 from hydra_ray.runs.run_folder import record_stages
 from hydra_ray.runs.settings import settings_of
@@ -38,9 +39,6 @@ def publish(plan: Plan) -> None:
 
 def _make(plan: Plan) -> Counters:
     """Write the report; where a child run's users come without any target, there is nothing to report on."""
-    from hydra_ray.evaluate.report import build_report
-    from hydra_ray.evaluate.report_page import render_page
-
     if plan.parent is not None and not any(
         query.target for user, _ in answered_users(plan.users, plan.answers) for query in user.queries
     ):

@@ -36,7 +36,7 @@ class ScorerPlan:
 
     config: ScorerConfig
     interaction: Interaction
-    """How the base sees a candidate: together with the query, or each by itself (closed label sets)."""
+    """Encoding of a candidate: together with the query, or each alone (closed label sets)."""
     handcrafted_names: tuple[str, ...]
     """Names of the handcrafted features of a candidate."""
     num_prefitted: int
@@ -45,7 +45,7 @@ class ScorerPlan:
     """Whether candidates that are not the best of their group have a part in the targets. In closed tasks the adapter
     learns how likely each label is the right one, and the expected quality is taken when it chooses."""
     base_folds: tuple[int | None, ...]
-    """For each fold, the fold whose new users its base must not learn from. An untrained base learns from nobody, so
+    """Fold whose new users the base of a fold must not learn from, by fold. An untrained base learns from no user, so
     that one, of no fold, serves all."""
     examples: Stage
     base: Stage

@@ -21,7 +21,7 @@ _JUDGED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPage:
-    """What templates/sweep.html shows."""
+    """Content of templates/sweep.html."""
 
     heading: Heading
     tiles: Sequence[Tile]
@@ -30,7 +30,7 @@ class SweepPage:
     trials: Sequence[Table]
     stages: Table
     judged_on: str
-    """Which answers trials were judged on."""
+    """Answers that trials were evaluated on, as text."""
     seed: int
     best_yaml: str
 
@@ -41,7 +41,7 @@ def render_sweep_page(
     """Return the page of a finished sweep.
 
     Args:
-        uses: of the trials that ended well.
+        uses: stage uses of the trials that succeeded.
         computed: number of times that the sweep has computed each stage, by name and fingerprint.
     """
     config = sweep.config

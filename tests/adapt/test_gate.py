@@ -24,7 +24,7 @@ def outcome(number: int, *, is_new: bool, pseudo=(), num_pseudo: int = 0, querie
     )
 
 
-def head_prior(
+def simulated_outcomes(
     expected_US: np.ndarray, num_pseudo: int, num_queries: int = 10, seed: int = 0, num_new: int = 0
 ) -> list[GateOutcome]:
     """Users of given expected qualities, each seen on some right or wrong pseudo-queries and queries; the last new."""
@@ -75,7 +75,7 @@ def two_kinds(num_users: int) -> np.ndarray:
 
 
 def test_where_users_differ_each_has_the_system_that_the_own_history_favours():
-    outcomes = head_prior(two_kinds(200), num_pseudo=30, num_new=60)
+    outcomes = simulated_outcomes(two_kinds(200), num_pseudo=30, num_new=60)
     gate = fit_gate(outcomes)
     assert gate is not None
     chosen = [gate.choose(each)[0] for each in outcomes if each.is_new]
@@ -86,7 +86,7 @@ def test_where_users_differ_each_has_the_system_that_the_own_history_favours():
 
 def test_two_lucky_pseudo_queries_do_not_overrule_what_all_users_show():
     alike = np.tile([0.45, 0.6, 0.6, 0.6], (100, 1))
-    outcomes = head_prior(alike, num_pseudo=2, num_new=40)
+    outcomes = simulated_outcomes(alike, num_pseudo=2, num_new=40)
     gate = fit_gate(outcomes)
     assert gate is not None
     assert gate.slopes_S[ZERO_SHOT] < 0.35
@@ -95,7 +95,7 @@ def test_two_lucky_pseudo_queries_do_not_overrule_what_all_users_show():
 
 
 def test_more_pseudo_queries_move_the_expectation_further():
-    gate = fit_gate(head_prior(two_kinds(200), num_pseudo=10))
+    gate = fit_gate(simulated_outcomes(two_kinds(200), num_pseudo=10))
     assert gate is not None
 
     def expected(num_pseudo: int) -> float:
@@ -106,7 +106,7 @@ def test_more_pseudo_queries_move_the_expectation_further():
 
 
 def test_expectations_are_the_means_and_the_shrunken_departures_beyond_that_of_rag():
-    gate = fit_gate(head_prior(two_kinds(100), num_pseudo=10, num_new=20))
+    gate = fit_gate(simulated_outcomes(two_kinds(100), num_pseudo=10, num_new=20))
     assert gate is not None
     known = outcome(0, is_new=True, pseudo=(0.9, 0.4, 0.1, 0.2), num_pseudo=4)
     lines = []
@@ -121,7 +121,7 @@ def test_expectations_are_the_means_and_the_shrunken_departures_beyond_that_of_r
 def test_gains_of_own_heads_are_estimated_on_new_users_alone(gain: float):
     expected = np.tile([0.2, 0.3, 0.5, 1.0], (60, 1))  # training users' own heads have seen what they are asked
     expected[40:, PERSONAL] = 0.5 + gain
-    outcomes = head_prior(expected, num_pseudo=10, num_new=20)
+    outcomes = simulated_outcomes(expected, num_pseudo=10, num_new=20)
     gate = fit_gate(outcomes)
     assert gate is not None
     new = np.array([each.pseudo for each in outcomes if each.is_new]).mean(axis=0)

@@ -64,8 +64,8 @@ def answered(rows: Rows, task, preferred: str) -> tuple[AnsweredQuery, ...]:
     scored = adapter_scores(rows.user, examples, dict.fromkeys(("personal", "shared", "shuffled", "routed"), preferred))
     (outcome,) = user_outcomes(rows.user, rows.drafted, [scored], task)
     assert (outcome.pseudo, outcome.num_pseudo, outcome.queries) == ((), 0, ())
-    parent = replace(outcome, is_new=False, queries=(0.1, 0.2, 0.4, 0.4))
-    gate = fit_gate([parent, outcome])
+    training = replace(outcome, is_new=False, queries=(0.1, 0.2, 0.4, 0.4))
+    gate = fit_gate([training, outcome])
     row = Scored(
         user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored, outcome=outcome
     )

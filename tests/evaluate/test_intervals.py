@@ -51,10 +51,10 @@ def test_users_in_many_blocks_are_resampled_as_in_one(monkeypatch: pytest.Monkey
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 60))
 def test_every_resample_has_as_many_users_as_there_are(num_users: int, num_resamples: int, in_memory: int) -> None:
-    ones_UK = np.ones((num_users, 1))
+    ones_UX = np.ones((num_users, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "_WEIGHTS_IN_MEMORY", in_memory)
-        observed_X, resampled_RX = resampled_sums(lambda start, stop: ones_UK[start:stop], num_users, num_resamples, 0)
+        observed_X, resampled_RX = resampled_sums(lambda start, stop: ones_UX[start:stop], num_users, num_resamples, 0)
     assert observed_X == [num_users]
     assert (resampled_RX == num_users).all()
 

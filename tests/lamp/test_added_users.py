@@ -1,4 +1,4 @@
-"""The users stage of a run that another one taught."""
+"""Users stage of a child run."""
 
 import json
 from collections import Counter
@@ -21,13 +21,13 @@ NUM_BUCKETS = 16
 
 @pytest.fixture
 def known(stage: Stage) -> Stage:
-    """The users stage of the run that taught."""
+    """Users stage of the parent run."""
     return replace(stage, num_buckets=NUM_BUCKETS)
 
 
 @pytest.fixture
 def added(known: Stage) -> Stage:
-    """The users stage of the run that it taught."""
+    """Users stage of the child run."""
     return replace(known, fingerprint="1" * 16)
 
 
@@ -59,7 +59,7 @@ def counts_of(stage: Stage) -> dict[int, int]:
 
 @pytest.fixture(autouse=True)
 def parent(known: Stage, files_of: Any) -> None:
-    """Fills the users of the run that taught."""
+    """Fill the users of the parent run."""
     path = Path(files_of("taught", "abc").lamp.users_files[0])
     path.write_text(path.read_text() + '\n{"user_id": "t", "is_new": false, "history": [], "queries": []}')
     config = files_of("new", "")
@@ -90,7 +90,7 @@ def test_an_ingest_that_was_killed_is_finished_alike(known: Stage, added: Stage,
     assert counts_of(added) == before
 
 
-def test_users_whom_the_teacher_has_are_named_and_nothing_is_written(known: Stage, added: Stage, files_of: Any):
+def test_users_whom_the_parent_has_are_named_and_nothing_is_written(known: Stage, added: Stage, files_of: Any):
     with pytest.raises(InputError, match="the run test has 2 of these users already: ") as caught:
         ingest(files_of("june", "xct", taught_by="test"), added, known)
     assert "'c'" in str(caught.value)

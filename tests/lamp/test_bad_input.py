@@ -15,7 +15,7 @@ from hydra_ray.lamp.users import ingest
 from hydra_ray.rows import Rejected, User, arrow_schema, from_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
-PARENT = {**user_row("teacher"), "is_new": False}
+TRAINING_USER = {**user_row("trained"), "is_new": False}
 ROWS = [(case, format_) for case in CASES for format_ in case.formats]
 
 
@@ -23,14 +23,14 @@ def lamp_section(folder: Path, format_: str, files: dict[str, bytes], task: obje
     """The configuration of users who are in `files`, beside one good training user."""
     folder.mkdir()
     if format_ == LAMP:
-        teachers = files_of(LAMP, [PARENT])
-        files = {**files, **{name.replace("dev", "train"): content for name, content in teachers.items()}}
+        training = files_of(LAMP, [TRAINING_USER])
+        files = {**files, **{name.replace("dev", "train"): content for name, content in training.items()}}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     if format_ == LAMP:
         return {"task": task, "root": str(folder)}
-    (folder / "teacher.jsonl").write_bytes(files_of(".jsonl", [PARENT])["users.jsonl"])
-    return {"task": task, "users_files": [str(folder / name) for name in ("teacher.jsonl", *files)]}
+    (folder / "trained.jsonl").write_bytes(files_of(".jsonl", [TRAINING_USER])["users.jsonl"])
+    return {"task": task, "users_files": [str(folder / name) for name in ("trained.jsonl", *files)]}
 
 
 def rows_of(stage, table, row_type):
@@ -61,7 +61,7 @@ def test_what_is_wrong_has_the_outcome_that_the_table_says(case, format_, make_c
     users = {user.user_id: user for user in rows_of(stage, "users", User)}
     rejected = rows_of(stage, "rejected", Rejected)
     assert f"{prefix}good" in users
-    accepted = users.keys() - {f"{prefix}good", "teacher", "train:teacher"}
+    accepted = users.keys() - {f"{prefix}good", "trained", "train:trained"}
     if case.outcome == ACCEPTED:
         assert not rejected
         (user_id,) = accepted

@@ -1,4 +1,4 @@
-"""What a run that another one taught takes from it, and when it is refused."""
+"""Stages that a child run takes from its parent, and parents that are refused."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def record(config: RunConfig) -> Plan:
 
 
 def later(config: RunConfig, tmp_path: Path, **sections: dict[str, Any]) -> RunConfig:
-    """The configuration of a run that `config` taught."""
+    """Return the configuration of a child run of `config`."""
     path = tmp_path / "june.jsonl"
     path.write_text("{}")
     settings = config.model_dump(mode="json")

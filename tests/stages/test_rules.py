@@ -102,7 +102,7 @@ def _content(part: FeaturePart) -> dict[str, object]:
 
 @pytest.mark.parametrize("task", [TASKS["planted"], TASKS["LaMP_4"]], ids=["closed", "text"])
 @pytest.mark.parametrize("is_cross_fitted", [True, False])
-def test_targets_of_users_who_are_new_in_a_fold_change_no_request_and_no_part_that_is_read_in_it(
+def test_targets_of_a_folds_new_users_change_no_request_and_none_of_its_parts(
     tmp_path: Path, task: Task, is_cross_fitted: bool
 ):
     def parts(name: str, rows: list[Rows]) -> list[list[FeaturePart]]:
@@ -130,7 +130,7 @@ def test_targets_of_users_who_are_new_in_a_fold_change_no_request_and_no_part_th
 
 
 @pytest.mark.parametrize("fold", range(NUM_FOLDS))
-def test_in_its_fold_a_new_users_own_query_is_unknown_and_the_pseudo_queries_are_known(tmp_path: Path, fold: int):
+def test_in_its_fold_a_new_users_pseudo_queries_alone_are_known(tmp_path: Path, fold: int):
     rows = [rows_of(each, copying) for each in people(is_cross_fitted=True)]
     part = feature_parts(tmp_path, examples_of(*rows), has_soft_targets=False)[fold]
     user_of_group = np.repeat(np.arange(4), np.diff(part.table.user_starts))

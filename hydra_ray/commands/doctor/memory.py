@@ -6,14 +6,12 @@ it when it loads the model.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_ray.commands.doctor.machine import GIGABYTE, Gpu, Machine, gigabytes
+from hydra_ray.commands.doctor.model_files import ModelDescription
 from hydra_ray.config import PlacementConfig, RunConfig
 from hydra_ray.findings import Finding, problem
-
-if TYPE_CHECKING:
-    from hydra_ray.commands.doctor.model_files import ModelDescription
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GPU_ALLOWANCE_BYTES = 2 * GIGABYTE
@@ -45,7 +43,7 @@ class ModelSize:
         return self.weight_bytes / num_ranks
 
 
-def size_of(found: "ModelDescription", dtype: str) -> ModelSize | None:
+def size_of(found: ModelDescription, dtype: str) -> ModelSize | None:
     """Return the size of a generator; None where the size of its weights is unknown."""
     if found.weight_bytes is None:
         return None

@@ -30,7 +30,7 @@ _COHORTS = "cohorts.json"
 def fit_heads(
     features: Stage,
     stage: Stage,
-    head_prior: Stage,
+    prior_heads: Stage,
     config: HeadsConfig,
     placement: PlacementConfig,
     base_names: Sequence[str],
@@ -43,7 +43,7 @@ def fit_heads(
     Parts that a killed call committed are kept. Ray must be running.
 
     Args:
-        head_prior: stage that stores the head prior: `stage`, or that of the parent run.
+        prior_heads: stage that stores the head prior: `stage`, or that of the parent run.
         base_names: for each fold, the base on whose features its heads are fitted.
         has_soft_targets: see `target_distribution`.
         num_prefitted: number of the last features that are fitted scores themselves.
@@ -58,7 +58,7 @@ def fit_heads(
         HeadJob(
             features=features,
             stage=stage,
-            head_prior=head_prior,
+            prior_heads=prior_heads,
             config=config,
             has_soft_targets=has_soft_targets,
             num_prefitted=num_prefitted,

@@ -150,7 +150,7 @@ class HeadStore:
     stage: Stage
     """Stage that fitted the heads."""
     fold: int
-    """0 where the run is not cross-fitted."""
+    """Fold of a cross-fitted run; 0 in other runs."""
     bucket_key: str
     """Key of the hash that assigns users to buckets."""
     lineage: Lineage

@@ -56,7 +56,7 @@ class HeadJob:
 
     features: Stage
     stage: Stage
-    head_prior: Stage
+    prior_heads: Stage
     """Stage that stores the head prior: `stage`, or that of the parent run."""
     config: HeadsConfig
     has_soft_targets: bool
@@ -70,7 +70,7 @@ class HeadJob:
     @property
     def prior_folder(self) -> str:
         """Return the location of the head prior."""
-        return prior_folder(self.head_prior.folder, self.fold)
+        return prior_folder(self.prior_heads.folder, self.fold)
 
     @property
     def scores_table(self) -> str:
@@ -152,7 +152,7 @@ def make_prior(job: HeadJob) -> None:
         from hydra_ray.scorer.heads.paper import start_network
 
         head_prior = replace(head_prior, network_V=start_network(table.scaled(head_prior.scales_D), config))
-    head_prior.write(job.prior_folder, f"{job.head_prior.fingerprint}-{job.fold}")
+    head_prior.write(job.prior_folder, f"{job.prior_heads.fingerprint}-{job.fold}")
 
 
 def make_projected(job: HeadJob, bucket: int) -> None:
