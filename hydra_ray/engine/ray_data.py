@@ -132,7 +132,7 @@ def run_actor_parts(
     arguments: Mapping[str, Any],
     placement: PlacementConfig,
 ) -> dict[str, float]:
-    """Compute parts as `run_parts` does, by work that loads models first: each actor constructs it once, for several."""
+    """Compute parts as `run_parts` does, by work that loads models first: each actor constructs it only once."""
     with _own_actors() as new_actor:
         return _run(
             stage,
