@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import ReportConfig
 from hydra_ray.evaluate.intervals import Interval
-from hydra_ray.evaluate.phrases import MINUS, Report, counted, share, share_with_bounds, signed_with_bounds
+from hydra_ray.evaluate.phrases import MINUS, Report, share, share_with_bounds, signed_with_bounds
 from hydra_ray.evaluate.summary import (
     Gain,
     Pair,
@@ -21,6 +21,7 @@ from hydra_ray.evaluate.summary import (
     summary_table,
 )
 from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.findings import counted
 
 PERSONAL, SHARED, SHUFFLED, ROUTED = "hydra_personal", "hydra_shared", "hydra_shuffled", "hydra_routed"
 MIN_GAIN = 0.25

@@ -9,7 +9,6 @@ from hydra_ray.evaluate.learning_curves import curve_over_runs, curve_table
 from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,
-    counted,
     figure_with_bounds,
     percent,
     plain_figure,
@@ -18,6 +17,7 @@ from hydra_ray.evaluate.phrases import (
     verdict,
 )
 from hydra_ray.evaluate.systems import HYDRA, RAG, SYSTEMS
+from hydra_ray.findings import counted
 
 Curves = Mapping[str, Mapping[str, Sequence[Report]]]
 """Reports of runs that differ in one setting, by set and dotted setting."""

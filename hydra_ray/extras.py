@@ -72,6 +72,14 @@ def is_installed(module: str) -> bool:
         return False
 
 
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed distribution; None where it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def modules_of(config: RunConfig) -> Iterator[str]:
     """Yield the modules that a run imports and the light client lacks."""
     yield from _OF_RUNS

@@ -1,13 +1,13 @@
 """Versions of what must be the same on all nodes, and the digest of this package's own source."""
 
 import hashlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import hydra_ray
+from hydra_ray.extras import installed_version
 
 ABSENT = "not installed"
 SOURCE = "hydra_ray"
@@ -68,16 +68,8 @@ def source_folder() -> Path:
     return Path(next(iter(hydra_ray.__path__)))
 
 
-def installed_version(package: str) -> str | None:
-    """Return the version of an installed distribution; None where it is not there."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _source_files(root: Path) -> Iterator[Path]:
-    """Yield a checkout may hold as a link what a wheel holds as a folder."""
+    """Yield the files of a wheel; a checkout may hold as a link what a wheel holds as a folder."""
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = [name for name in names if not name.startswith((".", "__pycache__"))]
         for name in files:

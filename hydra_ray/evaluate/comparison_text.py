@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra_ray.evaluate.phrases import MINUS, counted, duration, p_value, plain_figure, signed_with_bounds, verdict
+from hydra_ray.evaluate.phrases import MINUS, duration, p_value, plain_figure, signed_with_bounds, verdict
 from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.findings import counted
 
 Comparison = Mapping[str, Any]
 """Comparison of two runs (see `hydra_ray.evaluate.comparison`)."""

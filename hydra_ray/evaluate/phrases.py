@@ -119,11 +119,6 @@ def p_value(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Format a count with its noun in the singular or plural."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def span(low: int, high: int) -> str:
     """Format a range of counts."""
     return f"{low:,} to {high:,}" if low < high else f"{low:,}"

@@ -41,7 +41,6 @@ Bounds `low` and `high` are null if there is only one user.
 Shape suffixes: U users, S systems.
 """
 
-import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +58,7 @@ from hydra_ray.evaluate.learning_curves import history_curve
 from hydra_ray.evaluate.metrics import METRICS
 from hydra_ray.evaluate.system_scores import system_scores
 from hydra_ray.evaluate.systems import HYDRA, system_titles
+from hydra_ray.extras import installed_version
 from hydra_ray.rows import AnsweredUser, User
 
 _GENERATOR_COUNTERS = ("requests", "asked_now", "answers", "failed", "prompt_tokens", "generated_tokens", "cost")
@@ -221,12 +221,5 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def _versions() -> dict[str, str]:
-    installed = {each: _version(each) for each in _PACKAGES}
+    installed = {each: installed_version(each) for each in _PACKAGES}
     return {"python": platform.python_version(), **{name: version for name, version in installed.items() if version}}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

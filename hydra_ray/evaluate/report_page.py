@@ -13,7 +13,6 @@ from hydra_ray.evaluate.phrases import (
     Figure,
     Report,
     compared,
-    counted,
     duration,
     headline,
     percent,
@@ -35,6 +34,7 @@ from hydra_ray.evaluate.report_tables import (
 from hydra_ray.evaluate.settings import seeds
 from hydra_ray.evaluate.systems import HYDRA
 from hydra_ray.evaluate.text_report import Section, report_sections
+from hydra_ray.findings import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

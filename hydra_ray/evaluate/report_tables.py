@@ -7,13 +7,13 @@ from hydra_ray.evaluate.page_parts import Cell, Row, Table, make_row, make_table
 from hydra_ray.evaluate.phrases import (
     Figure,
     Report,
-    counted,
     pair_verdict,
     plain_figure,
     signed_figure,
     span,
 )
 from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.findings import counted
 
 _COST = "cost"
 _ERRORS = "errors."

@@ -16,9 +16,10 @@ from hydra_ray.config import ReportConfig
 from hydra_ray.errors import InputError
 from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
 from hydra_ray.evaluate.metrics import Floats
-from hydra_ray.evaluate.phrases import MINUS, Report, counted, p_value
+from hydra_ray.evaluate.phrases import MINUS, Report, p_value
 from hydra_ray.evaluate.significance import holm, paired_test
 from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.findings import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

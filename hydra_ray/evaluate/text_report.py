@@ -8,7 +8,6 @@ from hydra_ray.evaluate.conclusions import CONCLUSIONS, CONTROL_CONCLUSIONS, con
 from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,
-    counted,
     headline,
     p_value,
     percent,
@@ -19,6 +18,7 @@ from hydra_ray.evaluate.phrases import (
     signed_figure,
 )
 from hydra_ray.evaluate.systems import HYDRA, RAG
+from hydra_ray.findings import counted
 
 _FEW_USERS = 20
 _SHOWN_FEATURES = 5

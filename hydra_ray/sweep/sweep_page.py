@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra_ray.evaluate.page_parts import Heading, PlotFigure, Row, Table, Tile, make_row, make_table
-from hydra_ray.evaluate.phrases import counted
 from hydra_ray.evaluate.rendering import render
+from hydra_ray.findings import counted
 from hydra_ray.sweep.config import Sweep, describe
 from hydra_ray.sweep.results import Result, Results
 from hydra_ray.sweep.space import encoded

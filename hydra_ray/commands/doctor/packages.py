@@ -5,10 +5,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hydra_ray.cluster.versions import installed_version
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import MissingPackageError
-from hydra_ray.extras import modules_of, require_packages
+from hydra_ray.extras import installed_version, modules_of, require_packages
 from hydra_ray.findings import Finding, problem
 
 _PINNED = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?==([^;\s]+)(?:\s*;.*\bextra == ['\"](\w+)['\"])?")
