@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra_ray.config import RunConfig
 from hydra_ray.forecast.past_runs import Stages
-from hydra_ray.stages.definition import StageDefinition, definition_of
+from hydra_ray.stages.definition import StageDefinition
 from hydra_ray.stages.plan import Plan
 
 
@@ -26,9 +26,9 @@ def other_seconds(plan: Plan, num_users: int, runs: Sequence[tuple[Mapping[str, 
     }
 
 
-def beside_generator(name: str, stage: Mapping[str, Any], generator_actors: int) -> float:
+def _beside_generator(definition: StageDefinition, stage: Mapping[str, Any], generator_actors: int) -> float:
     """Return the time of a finished stage without the time that generators spent answering."""
-    asked = stage["counters"].get("generator_seconds", 0.0) if definition_of(name).asks else 0.0
+    asked = stage["counters"].get("generator_seconds", 0.0) if definition.asks is not None else 0.0
     return max(stage["seconds"] - asked / generator_actors, 0.0)
 
 
@@ -39,7 +39,8 @@ def _correction(definition: StageDefinition, runs: Sequence[tuple[Mapping[str, A
         counters = stages["users"]["counters"] if "users" in stages else {}
         if name in stages and counters.get("users"):
             expected = _expected(definition, settings, counters["users"])
-            ratios.append(beside_generator(name, stages[name], settings["placement"]["generator_actors"]) / expected)
+            num_actors = settings["placement"]["generator_actors"]
+            ratios.append(_beside_generator(definition, stages[name], num_actors) / expected)
     return median(ratios) if ratios else 1.0
 
 
