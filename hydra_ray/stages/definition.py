@@ -1,7 +1,7 @@
 """Declarations of stages: everything that planning, running, forecasting and cleaning up need to know of one.
 
-Each module that `hydra_ray.stages.STAGE_NAMES` lists has a tuple `STAGES` of definitions. Whatever goes over stages
-goes over these, so that a new stage is a new module and an entry of that list.
+Each module that `hydra_ray.stages.STAGE_NAMES` lists has a tuple `STAGES` of definitions. Every loop over
+stages is over these, so that a new stage is a new module and an entry of that list.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,9 +87,9 @@ class StageDefinition:
     """One stage. Key: name."""
 
     name: str
-    """Its module's name, or that name, a dot and one of its own."""
+    """Name of its module, alone or followed by a dot and a name of its own."""
     version: int
-    """Raised when the code changes the meaning of the result, so that the stage is made anew."""
+    """Version of the result: raised when the code changes its meaning, so that the stage is computed again."""
     inputs: tuple[str, ...] = ()
     """Names of the stages whose results it reads; the order enters the fingerprint."""
     settings: Callable[["Planning"], Mapping[str, Any]] = lambda _: {}
@@ -150,7 +150,7 @@ def asking_definitions() -> tuple[StageDefinition, ...]:
 
 @lru_cache
 def _definitions(modules: tuple[str, ...]) -> tuple[StageDefinition, ...]:
-    # Imported by name: modules of stages import what plans them.
+    # Imported when called: modules of stages import the plan, which imports this one.
     found = [each for name in modules for each in import_module(f"hydra_ray.stages.{name}").STAGES]
     known: set[str] = set()
     for each in found:
