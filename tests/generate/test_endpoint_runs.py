@@ -20,7 +20,7 @@ from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part
 
 # Third parties: what imports Ray uses what others have deprecated.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from lock_files import REQUIREMENTS, ROOT
 
+pytestmark = pytest.mark.integration
+
 # What the script itself calls.
 TOOLS = ("sh", "dirname", "g++", "grep", "tail", "touch", "uname")
 # Answers what the script asks a Python, and notes that it was chosen.

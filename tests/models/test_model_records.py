@@ -202,7 +202,7 @@ def test_a_name_of_the_hub_stays_where_runs_used_it_and_pins_what_new_ones_use(
         assert [fingerprints(fresh)[name] for name in names] == [fingerprints(copied)[name] for name in names]
 
 
-@pytest.mark.ray
+@pytest.mark.integration
 def test_a_run_records_its_models_where_forgetting_knows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = real_run(tmp_path)
     in_process.install(monkeypatch)
@@ -218,7 +218,7 @@ def test_a_run_records_its_models_where_forgetting_knows_them(tmp_path: Path, mo
     assert computed == []
 
 
-@pytest.mark.ray
+@pytest.mark.integration
 def test_a_finished_run_of_the_former_code_is_found_whole_and_nothing_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None, s3_root: str
 ):

