@@ -9,6 +9,8 @@ UV_VERSION := 0.13.0
 BIN := $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
+# Processes of unit tests: one more than cores (of which at most 8), since some wait; each takes seconds to collect them.
+WORKERS ?= $(shell n=$$(nproc); [ $$n -lt 8 ] || n=8; echo $$((n + 1)))
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: chosen demo test test-install check types unit ray lint docs fuzz quality bench-heads chaos install lock uv
@@ -34,7 +36,7 @@ types:
 
 # As many at a time as there are cores, each with one thread: numpy's own threads would only wait for each other.
 unit:
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=8 --dist=worksteal -m "not ray and not integration"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist=worksteal -m "not ray and not integration"
 
 # Two modules at a time: much of their time they wait for processes to start and end. What each kept is told in the end.
 ray:

@@ -13,6 +13,8 @@ from ray_up import HEAD_IP, RAY_UP, TOKEN_PLACE, Started, instances, launch, pre
 
 from hydra_ray.cluster.node_types import read_node_types
 
+pytestmark = pytest.mark.integration
+
 WORKERS = [name for name in read_ray_up()["available_node_types"] if name != "head"]
 
 

@@ -14,6 +14,8 @@ from simulated_hub import Hub, Repository, simulated_hub
 
 from hydra_ray.models import model_identity
 
+pytestmark = pytest.mark.integration
+
 NAME = "org/model"
 _NODE = """
 import json, logging, sys

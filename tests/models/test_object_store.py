@@ -111,6 +111,7 @@ def test_refusals_and_bodies_that_break_off_change_nothing(uploaded, node, s3):
     assert (folder / "model.safetensors").read_bytes() == (uploaded.folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.integration
 def test_a_process_killed_in_the_middle_is_gone_on_from_there(uploaded, node, s3, tmp_path):
     cache = tmp_path / "killed"
     s3.disturb(*[Fault.NONE] * 16, *[Fault.STALL] * 20)
@@ -132,6 +133,7 @@ def test_a_process_killed_in_the_middle_is_gone_on_from_there(uploaded, node, s3
     assert Path(folder, "model.safetensors").read_bytes() == whole
 
 
+@pytest.mark.integration
 def test_several_processes_of_a_node_bring_a_model_once(uploaded, node, s3, tmp_path):
     others = processes(uploaded.location, tmp_path / "shared", 3)
     assert len({each.communicate()[0] for each in others}) == 1

@@ -57,6 +57,7 @@ def test_of_an_error_a_line_tells_kind_and_place_and_not_what_it_says(
     assert "what a user wrote" not in lines.getvalue()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_the_command_line_and_the_environment_choose_the_format(how: str, tmp_path: Path):
     option = ["--log-format", "json"] if how == "option" else []
