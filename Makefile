@@ -19,8 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 demo: install
 	$(BIN)/hydra-ray demo --seed $(SEED)
 
-test: install
-	$(MAKE) --no-print-directory unit
+test: check
 	$(MAKE) --no-print-directory ray
 
 # Needs the network and half an hour: a clone is installed from an index of this machine's own, and every pin is looked up.
