@@ -17,7 +17,7 @@ from hydra_ray.forecast.user_sample import Estimate, UserSample
 from hydra_ray.generate.engines.vllm import CPU_BLOCK_TOKENS
 from hydra_ray.generate.prompts import render_prompt
 from hydra_ray.rows import Completion, Request, User
-from hydra_ray.stages.definition import Preview, asking_definitions
+from hydra_ray.stages.definition import Preview
 from hydra_ray.stages.plan import Plan
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def count_stages(
         written: expected lengths of generations that are not known.
         is_blind: whether to ignore what the run has computed and the store knows.
     """
-    asking = [each for each in asking_definitions() if each.is_made(plan.config)]
-    tallies = {each.name: _Tally(each.name, tokenizer, written, _block_tokens(plan)) for each in asking}
+    asking = plan.asking()
+    tallies = {name: _Tally(name, tokenizer, written, _block_tokens(plan)) for name in asking}
     for bucket, users in sample.users.items():
         asked = previewed_requests(plan, bucket, users, tokenizer, written, is_blind=is_blind)
         known = {} if is_blind else plan.completions.read(bucket, [each for own in asked.values() for each in own])
@@ -75,8 +75,10 @@ def count_stages(
             tallies[name].add(users_of(requests, [user.user_id for user in users]), known, before)
             before |= {request.request_id for request in requests}
     is_whole = sample.size == sample.num_users
-    guessed = {each.name for each in asking if each.asks is not None and each.asks.is_guessed(plan, is_blind)}
-    return [tally.volume(sample, is_exact=is_whole and name not in guessed) for name, tally in tallies.items()]
+    return [
+        tally.volume(sample, is_exact=is_whole and not asking[name].is_guessed(plan, is_blind))
+        for name, tally in tallies.items()
+    ]
 
 
 def previewed_requests(
@@ -98,9 +100,8 @@ def previewed_requests(
         plan=plan, bucket=bucket, users=users, tokenizer=tokenizer, expected_tokens=written.of, is_blind=is_blind
     )
     return {
-        each.name: list({own.request.request_id: own.request for own in each.asks.preview(preview)}.values())
-        for each in asking_definitions()
-        if each.asks is not None and each.is_made(plan.config)
+        name: list({each.request.request_id: each.request for each in asks.preview(preview)}.values())
+        for name, asks in plan.asking().items()
     }
 
 

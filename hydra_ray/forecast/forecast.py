@@ -15,7 +15,6 @@ from hydra_ray.forecast.user_sample import Estimate, UserSample, sample_users
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.lamp.users import ingest
 from hydra_ray.runs.budget import units_of_copy
-from hydra_ray.stages.definition import asking_definitions
 from hydra_ray.stages.plan import Plan, plan_run
 
 if TYPE_CHECKING:
@@ -101,8 +100,10 @@ def make_forecast(
     sample, tokenizer = sample_users(plan.users, max_users), open_tokenizer(config.generator)
     runs = past_runs(config, is_blind=is_blind)
     written = _expected_lengths(plan, sample, tokenizer) | past_written(runs, config)
-    asking_names = [each.name for each in asking_definitions() if each.is_made(config)]
-    observations, source = past_observations(runs, asking_names), f"{len(runs)} finished runs" if runs else NOT_KNOWN
+    observations, source = (
+        past_observations(runs, list(plan.asking())),
+        f"{len(runs)} finished runs" if runs else NOT_KNOWN,
+    )
     if measure is not None:
         calibration = measure(_calibration_job(plan, sample, tokenizer, Written(tokens=written)))
         written, observations = {**written, **calibration.written}, list(calibration.observations)
@@ -112,7 +113,7 @@ def make_forecast(
     others = other_seconds(plan, sample.num_users, runs)
     asking = {name: _asking_seconds(volume, speed, config) for name, volume in by_name.items()}
     is_complete = {stage.name: not is_blind and stage.is_complete() for stage in plan.stages()}
-    hours = _unit_hours((asking[name] for name in asking_names if not is_complete[name]), config)
+    hours = _unit_hours((each for name, each in asking.items() if not is_complete[name]), config)
     return Forecast(
         run=config.run,
         counters=sample.counters,
@@ -130,7 +131,7 @@ def make_forecast(
         speed_source=source,
         unit="GPU" if config.placement.generator_gpus else "CPU",
         unit_hours=hours,
-        cost=price_of([by_name[name].new for name in asking_names if not is_complete[name]], hours, config),
+        cost=price_of([each.new for each in volumes if not is_complete[each.name]], hours, config),
         num_bytes=expected_bytes(plan, volumes),
     )
 
@@ -148,7 +149,7 @@ def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedToke
     """Return the tokens per generation of stages whose generations are constrained to labels."""
     if not (plan.task.is_closed and plan.config.generator.is_constrained):
         return {}
-    names = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "answers"]
+    names = [name for name, asks in plan.asking().items() if asks.generations == "answers"]
     return dict.fromkeys(names, label_tokens(sample, plan.task, tokenizer))
 
 

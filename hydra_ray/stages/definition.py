@@ -138,11 +138,6 @@ def definitions() -> tuple[StageDefinition, ...]:
     return _definitions(hydra_ray.stages.STAGE_NAMES)
 
 
-def definition_of(name: str) -> StageDefinition:
-    """Return the definition of the stage `name`."""
-    return next(each for each in definitions() if each.name == name)
-
-
 def asking_definitions() -> tuple[StageDefinition, ...]:
     """Return the definitions of the stages that ask the generator, in the order they run."""
     return tuple(each for each in definitions() if each.asks is not None)

@@ -12,7 +12,7 @@ from hydra_ray.lamp.users import USERS
 from hydra_ray.models.model_records import RunModels, models_of
 from hydra_ray.runs.run_folder import ParentRun, read_parent, run_folder_of
 from hydra_ray.runs.stage import Stage
-from hydra_ray.stages.definition import StageDefinition, definitions
+from hydra_ray.stages.definition import Asking, StageDefinition, definitions
 from hydra_ray.stages.planning import Planning, completion_store, make_stage
 from hydra_ray.stages.scorer import ScorerPlan, scorer_plan
 from hydra_ray.storage import require_absolute
@@ -56,6 +56,10 @@ class Plan:
         for each in definitions():
             if each.module in wanted and each.is_made(self.config):
                 yield each, self.planned[each.name]
+
+    def asking(self) -> dict[str, Asking]:
+        """Return how each stage that is made asks the generator, by name; the others are left out."""
+        return {stage.name: definition.asks for definition, stage in self.made() if definition.asks is not None}
 
     def stages(self, until: str | None = None) -> Iterator[Stage]:
         """Yield every stage that is made, in order; see `made`."""

@@ -17,7 +17,7 @@ from hydra_ray.runs.budget import committed_counters, require_within, spending_o
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
 from hydra_ray.runs.stage import Stage
-from hydra_ray.stages.definition import StageDefinition, asking_definitions, definition_of
+from hydra_ray.stages.definition import StageDefinition
 from hydra_ray.stages.outline import write_outline
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.report import publish
@@ -48,7 +48,8 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
 def _run_stages(plan: Plan, until: str) -> Plan:
     reused = frozenset(stage.name for stage in plan.stages() if stage.is_complete())
     if plan.parent is not None:
-        complete(plan.users, lambda: _make(plan, definition_of(plan.users.name), plan.users))
+        definition, users = next(plan.made("users"))
+        complete(users, partial(_make, plan, definition, users))
         plan = plan_run(plan.config)  # which buckets hold users is known now
     plan = replace(plan, reused=reused)
     if not plan.report.is_complete():
@@ -74,8 +75,7 @@ def _make(plan: Plan, definition: StageDefinition, stage: Stage) -> Counters:
 def _ask(plan: Plan, work: GenerationWork, stage: Stage, tables: Sequence[str]) -> Counters:
     """Make a stage that asks the generator, within the run's budget."""
     config = plan.config
-    asking = [(plan.stage(each.name), each.tables(plan)[0]) for each in asking_definitions() if each.is_made(config)]
-    before = committed_counters(asking)
+    before = committed_counters((own, each.tables(plan)[0]) for each, own in plan.made() if each.asks is not None)
 
     def go_on(counters: Counters) -> None:
         require_within(config, spending_of([*before, counters], config), lambda: bool(stage.missing_buckets(*tables)))
