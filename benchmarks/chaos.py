@@ -1,88 +1,102 @@
-"""Fault injection: faults strike runs at random moments, and the run must end as if nothing had happened.
+"""Fault injection: faults strike at random moments, and the work must end as if nothing had happened.
 
-    PYTHONPATH=tests python benchmarks/chaos.py [--schedules 160] [--api 40] [--vllm 0] [--first 0]
+    PYTHONPATH=tests python benchmarks/chaos.py [--schedules 300] [--kinds "lost key,flipped bit"] [--vllm 0] [--first 0]
 
-Each schedule is generated from its seed: faults by kind and moment. Its run is resumed until it is finished, and
-compared with an undisturbed one: tables and predictions byte by byte, tables with seconds in their footers row by row,
-failures without their number of attempts. Each request must be paid once, except those in flight when a process died,
-whose number is reported. The generator is the fake one, which is fast; for the schedules of --api it is behind an
-endpoint that fails in all the ways that endpoints do, and those of --vllm use a model, whose probabilities are not
+Each schedule is generated from its seed, and kinds of faults take turns: processes and nodes die, disks fill or take no
+writes, clocks jump, endpoints reply oddly, change their mind or do not tell what they took, an object store is overrun
+or forgets its credentials, the key is lost, bits flip. The disturbed work is repeated until it is done, and compared
+with undisturbed work: tables and predictions byte by byte, tables with seconds in their footers row by row, failures
+without their number of attempts. What is refused must be refused by name, and doing what the error says must help. Each
+request must be paid once, except those in flight when a process died, whose number is reported. The generator is the
+fake one, which is fast, or that behind an endpoint; schedules of --vllm use a model, whose probabilities are not
 compared: in another batch they differ in the last bits.
-Exit status 1 if anything is lost, duplicated, changed, paid needlessly, or over its deadline.
+Exit status 1 if anything is lost, duplicated, changed, paid needlessly, silent, or over its deadline.
 """
 
 import argparse
 import logging
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from fault_runs import Outcome, fault_cluster, make_reference, run_schedule
-from fault_schedules import Trouble, schedule_of
+from fault_cluster import fault_cluster
+from fault_files import files_reference, run_files_schedule
+from fault_runs import Outcome, make_reference, run_schedule
+from fault_schedules import KINDS, Arena, Kind, arena_of, kind_of, schedule_of
 from fault_server import FaultServer
+from fault_summary import line, summary
+
+_CLUSTER_KINDS = tuple(kind for kind in KINDS if arena_of(kind) == Arena.CLUSTER)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the schedules and print their outcomes."""
-    parser = argparse.ArgumentParser(description="Runs under faults")
-    parser.add_argument("--schedules", type=int, default=160, help="how many with the fake generator")
-    parser.add_argument("--api", type=int, default=40, help="how many with an endpoint")
-    parser.add_argument("--vllm", type=int, default=0, help="how many more with vLLM, a minute or two each")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first one; the others follow")
-    parser.add_argument("--deadline", type=float, default=180, help="seconds that an attempt may take")
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
-    wanted = {"fake": arguments.schedules, "openai": arguments.api, "vllm": arguments.vllm}
+    seeds = range(arguments.first, arguments.first + arguments.schedules)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="hydra_ray-chaos-", ignore_cleanup_errors=True) as folder:
-        for engine, number in wanted.items():
-            seeds = range(arguments.first, arguments.first + number)
-            if seeds:
-                outcomes += run_schedules(Path(folder, engine), engine, seeds, arguments.deadline)
+        # The cluster comes last: what is forked must not have been connected to it.
+        for arena in (Arena.PROCESS, Arena.CLUSTER, Arena.ENDPOINT):
+            own = [seed for seed in seeds if arena_of(kind_of(seed, arguments.kinds)) == arena]
+            outcomes += _run(Path(folder, arena), arena, own, arguments.kinds, arguments.deadline)
+        seeds = range(arguments.first, arguments.first + arguments.vllm)
+        outcomes += _run(Path(folder, Arena.MODEL), Arena.MODEL, seeds, _CLUSTER_KINDS, arguments.deadline)
     print(summary(outcomes))
     return int(not all(outcome.is_good for outcome in outcomes))
 
 
-def run_schedules(folder: Path, engine: str, seeds: Sequence[int], deadline_seconds: float) -> list[Outcome]:
-    """Run the schedules of some seeds with one kind of generator, printing each outcome."""
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Work under faults")
+    parser.add_argument("--schedules", type=int, default=300, help="how many")
+    parser.add_argument(
+        "--kinds", type=_kinds, default=KINDS, help=f"which kinds take turns, by commas; of {', '.join(KINDS)}"
+    )
+    parser.add_argument("--vllm", type=int, default=0, help="how many more with vLLM, a minute or two each")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first one; the others follow")
+    parser.add_argument("--deadline", type=float, default=180, help="seconds that an attempt may take")
+    return parser
+
+
+def _kinds(typed: str) -> tuple[Kind, ...]:
+    """Return the kinds of a list as it is typed.
+
+    Raises:
+        ArgumentTypeError: there is no such kind.
+    """
+    known = {str(kind): kind for kind in KINDS}
+    names = [name.strip() for name in typed.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"there is no kind {unknown[0]!r}; expected some of {', '.join(known)}")
+    return tuple(known[name] for name in names)
+
+
+def _run(
+    folder: Path, arena: Arena, seeds: Sequence[int], kinds: Sequence[Kind], deadline_seconds: float
+) -> list[Outcome]:
+    """Run the schedules of some seeds in their arena, printing each outcome."""
     outcomes: list[Outcome] = []
-    with fault_cluster() as cluster, FaultServer() if engine == "openai" else nullcontext() as endpoint:
-        reference = make_reference(folder, endpoint, engine)
+
+    def told(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        print(line(outcome), flush=True)
+
+    if not seeds:
+        return outcomes
+    if arena == Arena.PROCESS:
+        with files_reference(folder, deadline_seconds) as files:
+            for seed in seeds:
+                schedule = schedule_of(seed, files.reached, kinds)
+                told(run_files_schedule(files, schedule, folder / f"seed-{seed}", deadline_seconds))
+        return outcomes
+    with fault_cluster() as cluster, FaultServer() if arena == Arena.ENDPOINT else nullcontext() as endpoint:
+        reference = make_reference(folder, endpoint, arena)
         for seed in seeds:
-            schedule = schedule_of(seed, reference.reached)
-            outcomes.append(run_schedule(cluster, reference, schedule, folder / f"seed-{seed}", deadline_seconds))
-            print(line(outcomes[-1]), flush=True)
+            schedule = schedule_of(seed, reference.reached, kinds)
+            told(run_schedule(cluster, reference, schedule, folder / f"seed-{seed}", deadline_seconds))
     return outcomes
-
-
-def line(outcome: Outcome) -> str:
-    """Return the outcome of one schedule in one line."""
-    description = f"{outcome.schedule}; {outcome.num_attempts} attempts, {outcome.seconds:.1f} s"
-    if outcome.is_good:
-        return f"{description}: as undisturbed"
-    found = outcome.difference
-    return (
-        f"{description}: NOT as undisturbed: {found.num_lost} rows lost, {found.num_duplicate} duplicate, "
-        f"{outcome.paid_needlessly} requests paid needlessly, changed: {list(found.changed)}, {list(outcome.problems)}"
-    )
-
-
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes of all schedules in a few lines."""
-    kinds = Counter(str(fault) for outcome in outcomes for fault in outcome.struck)
-    kinds.update(str(each.schedule.trouble) for each in outcomes if each.schedule.trouble != Trouble.NONE)
-    return (
-        f"{len(outcomes)} schedules, faults: {', '.join(f'{name} {count}' for name, count in sorted(kinds.items()))}; "
-        f"lost rows {sum(each.difference.num_lost for each in outcomes)}, "
-        f"duplicate rows {sum(each.difference.num_duplicate for each in outcomes)}; "
-        f"requests paid twice {sum(each.paid_in_flight for each in outcomes)} in flight, "
-        f"{sum(each.paid_needlessly for each in outcomes)} others; "
-        f"longest {max((each.seconds for each in outcomes), default=0):.1f} s; "
-        f"{sum(not each.is_good for each in outcomes)} not as undisturbed"
-    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Checks of a run that was disturbed and resumed: it equals the undisturbed one, and no request was paid twice."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan
-from hydra_ray.storage import exists, read_part
+from hydra_ray.storage import exists, read_bytes, read_part
 
 _BY_ROW = ("profiles", "probes", "drafts", "errors")
 """Tables with seconds in the footer or numbers of `attempts`: only their rows must be equal."""
@@ -26,8 +25,8 @@ class Difference:
     """Tables and files that are not equal."""
 
 
-def compare(plan: Plan, undisturbed: Plan) -> Difference:
-    """Compare all tables from users to answers, and the predictions.
+def compare(plan: Plan, undisturbed: Plan, tables: Collection[str] = ()) -> Difference:
+    """Compare all tables from users to answers, and the predictions; or only `tables`.
 
     In another batch a model's probabilities differ in the last bits, so with vLLM the answers, choices and predictions
     are compared, without floating-point numbers.
@@ -36,7 +35,9 @@ def compare(plan: Plan, undisturbed: Plan) -> Difference:
     is_model = plan.config.generator.engine == "vllm"
     changed: list[str] = []
     for stage, table in _tables(plan):
-        expected = next(each for each in undisturbed.stages() if each.name == stage.name)
+        if tables and table not in tables:
+            continue
+        expected = undisturbed.stage(stage.name)
         for bucket in stage.buckets:
             ours, theirs = stage.part(table, bucket), expected.part(table, bucket)
             if not exists(ours):
@@ -48,8 +49,10 @@ def compare(plan: Plan, undisturbed: Plan) -> Difference:
             duplicate += (counts[0] - counts[1]).total()
             is_same = counts[0] == counts[1] if is_model or table in _BY_ROW else _is_same_file(ours, theirs)
             changed += [] if is_same else [ours]
+    if tables and "answers" not in tables:
+        return Difference(num_lost=lost, num_duplicate=duplicate, changed=tuple(changed))
     files = [f"{each.answers.folder}/predictions.json" for each in (plan, undisturbed)]
-    changed += [] if Path(files[0]).exists() and _is_same_file(*files) else [files[0]]
+    changed += [] if exists(files[0]) and _is_same_file(*files) else [files[0]]
     return Difference(num_lost=lost, num_duplicate=duplicate, changed=tuple(changed))
 
 
@@ -72,7 +75,7 @@ def paid_again(events: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[str], 
     """Requests that were paid more than once.
 
     Args:
-        events: "paid" or "kept" with request ids, in the order in which it happened.
+        events: "paid", "kept" or "dropped" with request ids, in the order in which it happened.
 
     Returns:
         Those that had been kept before they were paid again, which must not be; those that were in flight.
@@ -84,6 +87,10 @@ def paid_again(events: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[str], 
     for event, ids in events:
         if event == "kept":
             kept.update(ids)
+            continue
+        if event == "dropped":  # to be asked again, as was wanted
+            kept.difference_update(ids)
+            paid.difference_update(ids)
             continue
         needless += [each for each in ids if each in kept]
         in_flight += [each for each in ids if each in paid and each not in kept]
@@ -99,4 +106,4 @@ def _tables(plan: Plan) -> Iterator[tuple[Stage, str]]:
 
 
 def _is_same_file(first: str, second: str) -> bool:
-    return Path(first).read_bytes() == Path(second).read_bytes()
+    return read_bytes(first) == read_bytes(second)

@@ -1,12 +1,14 @@
 """Fault injection points: faults strike at chosen moments of a run.
 
-`install` wraps three places that all work passes: the generator, the writing of tables, and that of manifests. A run is
-disturbed if there is a folder `faults` beside its storage root, which must be named `root`. Processes of one machine
-share the folder:
+`install` wraps the places that all work passes: the generator, the writing of tables, manifests, leases and exports,
+and the reading of users. A run is disturbed if there is a folder `faults` beside its storage root, which must be named
+`root` (an export: `export`). Processes of one machine share the folder:
 
     counts/POINT        one byte for each time that the point was reached
     orders/POINT-N      JSON of the fault that strikes when it is reached for the N-th time; then moved to struck/
     payments            one line per batch of requests: paid (answered), and kept (stored for later requests)
+
+Faults that last until they are called off are in `fault_conditions.py`.
 """
 
 import errno
@@ -20,10 +22,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import fault_conditions
 import psutil
 import pyarrow as pa
 
 import hydra_ray.generate.engines.opening
+import hydra_ray.lamp.users
 import hydra_ray.storage.files
 import hydra_ray.storage.local
 from hydra_ray import storage
@@ -32,7 +36,7 @@ from hydra_ray.errors import GenerationError
 from hydra_ray.generate.engine import Engine, Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.rows import Completion, Request
-from hydra_ray.runs.stage import MANIFEST
+from hydra_ray.runs.stage import LEASE, MANIFEST
 
 BATCH_REQUESTS = 5
 """Number of requests that are answered and stored at a time."""
@@ -53,6 +57,14 @@ class Point(StrEnum):
     """After it is written."""
     MANIFEST = "manifest"
     """After all parts of a stage are committed, and before its manifest is; in the driver."""
+    LEASE = "lease"
+    """Before a lease changes hands: it is created, taken over or released."""
+    LEASED = "leased"
+    """After it has."""
+    READ = "user read"
+    """Before a user's sample is taken in; in a driver that reads users."""
+    EXPORT = "exported file"
+    """Before the content of an exported file is complete on disk."""
 
 
 class Fault(StrEnum):
@@ -67,6 +79,17 @@ class Fault(StrEnum):
     DISK_FULL = "full disk"
     TRUNCATE = "truncated part"
     FAILED_ROWS = "failed answers"
+    KILL_HOLDER = "killed at a lease change"
+    """Death of the process, whichever it is, that is changing a lease, while a second run waits."""
+    DISK_STAYS_FULL = "disk that stays full"
+    READ_ONLY = "read-only root"
+    CLOCK_BACK = "clock set back"
+    """Wall clock of all processes set back by hours, while leases are held."""
+
+
+_KILLS = (Fault.KILL_WORKER, Fault.KILL_ACTOR, Fault.KILL_NODE, Fault.KILL_DRIVER, Fault.KILL_HOLDER)
+_BROKEN_DISKS = {Fault.DISK_STAYS_FULL: errno.ENOSPC, Fault.READ_ONLY: errno.EROFS}
+_BACK_SECONDS = 5 * 3600
 
 
 def order(folder: Path, point: Point, count: int, fault: Fault, pid: int = 0) -> None:
@@ -99,18 +122,26 @@ def reached(folder: Path) -> dict[Point, int]:
 
 
 def payments(folder: Path) -> list[tuple[str, list[str]]]:
-    """Return the events of requests in order: "paid" or "kept", and their ids."""
+    """Return the events of requests in order: "paid", "kept" or "dropped", and their ids."""
     path = folder / "payments"
     lines = path.read_text().splitlines() if path.exists() else []
     return [(event, ids) for event, *ids in map(str.split, lines)]
 
 
-def install() -> None:
-    """Install the fault points in this process; for Ray as `worker_process_setup_hook`."""
+def install(folder: Path | None = None) -> None:
+    """Install the fault points in this process; for Ray as `worker_process_setup_hook`.
+
+    Args:
+        folder: folder of faults of the run that this process drives, if it is a driver.
+    """
+    fault_conditions.install(folder_beside)
+    hydra_ray.lamp.users._Spill.add = _disturbed_read(hydra_ray.lamp.users._Spill.add, folder or Path(os.devnull))
+    hydra_ray.storage.local._flush = _disturbed_flush(hydra_ray.storage.local._flush)
     hydra_ray.generate.engines.opening.open_engine = _disturbed_open(hydra_ray.generate.engines.opening.open_engine)
     disturbed = {
         "write_row_groups": _disturbed_write(storage.write_row_groups),
         "write_json": _disturbed_json(storage.write_json),
+        **{name: _disturbed_lease(getattr(storage, name)) for name in ("write_new", "write_over", "remove_file")},
     }
     for name, function in disturbed.items():
         setattr(storage, name, function)
@@ -132,7 +163,11 @@ def strike(folder: Path, point: Point) -> Fault | None:
     fault = Fault(found["fault"])
     if fault == Fault.ENGINE_DEATH:
         raise GenerationError("the generator died on purpose")
-    if fault in (Fault.KILL_WORKER, Fault.KILL_ACTOR, Fault.KILL_NODE, Fault.KILL_DRIVER):
+    if fault in _BROKEN_DISKS:
+        fault_conditions.break_disk(folder, _BROKEN_DISKS[fault])
+    elif fault == Fault.CLOCK_BACK:
+        fault_conditions.set_clock(-_BACK_SECONDS)
+    elif fault in _KILLS:
         os.kill(pid, signal.SIGKILL)
     elif fault == Fault.STOP_DRIVER:
         os.kill(pid, signal.SIGTERM)
@@ -149,10 +184,17 @@ def _count(path: Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-def _folder_beside(location: str) -> Path:
-    """Return the folder of faults of the root that contains a location."""
-    before, root, _ = location.partition("/root/")
-    return Path(before, "faults") if root else Path(os.devnull)
+def folder_beside(location: str) -> Path:
+    """Return the folder of faults of the root, or of the export, that contains a location.
+
+    A root in a store has the key that its folder of faults has as a path.
+    """
+    path = "/" + location.partition("://")[2].partition("/")[2] if storage.is_uri(location) else location
+    for name in ("/root/", "/export/"):
+        before, found, _ = path.partition(name)
+        if found:
+            return Path(before, "faults")
+    return Path(os.devnull)
 
 
 def _disturbed_open(open_engine: Callable[..., Engine]) -> Callable[..., Engine]:
@@ -170,7 +212,7 @@ class _DisturbedEngine:
 
     def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
         store: Any = getattr(getattr(keep, "func", None), "__self__", None)
-        folder = _folder_beside(f"{store.root}/") if store else Path(os.devnull)
+        folder = folder_beside(f"{store.root}/") if store else Path(os.devnull)
         completions: list[Completion] = []
         for start in range(0, len(requests), self._batch_requests):
             fault = strike(folder, Point.GENERATE)
@@ -194,7 +236,11 @@ def _failed(made: Completion) -> Completion:
 
 
 def _note(folder: Path, event: str, completions: Sequence[Completion]) -> None:
-    ids = [each.request_id for each in completions if each.error is None]
+    note(folder, event, [each.request_id for each in completions if each.error is None])
+
+
+def note(folder: Path, event: str, ids: Sequence[str]) -> None:
+    """Record an event of requests."""
     if ids and folder.is_dir():
         with (folder / "payments").open("a") as file:
             file.write(" ".join([event, *ids]) + "\n")
@@ -202,7 +248,7 @@ def _note(folder: Path, event: str, completions: Sequence[Completion]) -> None:
 
 def _disturbed_write(write: Callable[..., None]) -> Callable[..., None]:
     def disturbed(location: str, schema: pa.Schema, tables: Iterable[pa.Table], counters: Mapping[str, float]) -> None:
-        folder = _folder_beside(location)
+        folder = folder_beside(location)
         if "/root/stages/" not in location or not folder.is_dir():
             return write(location, schema, tables, counters)
         if strike(folder, Point.COMMIT) == Fault.DISK_FULL:
@@ -227,10 +273,49 @@ def _write_to_full_disk(write: Callable[[], None]) -> None:
         hydra_ray.storage.local._flush = kept
 
 
+def _disturbed_read(add: Callable[..., None], folder: Path) -> Callable[..., None]:
+    def disturbed(spill: Any, sample: Any) -> None:
+        strike(folder, Point.READ)
+        add(spill, sample)
+
+    return disturbed
+
+
+def _disturbed_flush(flush: Callable[[Any], None]) -> Callable[[Any], None]:
+    def disturbed(file: Any) -> None:
+        if "/export/" in file.name:
+            strike(folder_beside(file.name), Point.EXPORT)
+        flush(file)
+
+    return disturbed
+
+
+def _disturbed_lease(change: Callable[..., Any]) -> Callable[..., Any]:
+    def disturbed(location: str, *arguments: Any) -> Any:
+        if not location.endswith(f"/{LEASE}") or _is_heartbeat(*arguments):
+            return change(location, *arguments)
+        folder = folder_beside(location)
+        strike(folder, Point.LEASE)
+        done = change(location, *arguments)
+        strike(folder, Point.LEASED)
+        return done
+
+    return disturbed
+
+
+def _is_heartbeat(*contents: bytes) -> bool:
+    """Return whether a lease stays with its owner."""
+    try:
+        owners = [json.loads(each)["name"] for each in contents]
+    except (ValueError, TypeError, KeyError):  # a lease that is damaged
+        return False
+    return len(owners) == 2 and owners[0] == owners[1]
+
+
 def _disturbed_json(write: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
     def disturbed(location: str, value: Any) -> None:
         if location.endswith(f"/{MANIFEST}"):
-            strike(_folder_beside(location), Point.MANIFEST)
+            strike(folder_beside(location), Point.MANIFEST)
         write(location, value)
 
     return disturbed

@@ -6,49 +6,46 @@ the generator's answers to all stages but one.
 """
 
 import json
-import logging
-import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import fault_points
 from fault_checks import Difference, compare, paid_again
-from fault_points import BATCH_REQUESTS, Fault, Point, call_off, order, payments, reached, struck
-from fault_replies import api_settings, replies_of
-from fault_schedules import STAGES, Schedule, Trouble
-from fault_server import FaultServer
+from fault_cluster import FaultCluster
+from fault_conditions import mend_disk, right_clock
+from fault_drivers import HangError, drive_inside, drive_outside
+from fault_endpoints import STOPPING, disturb_endpoint, within_budget, wrong_end
+from fault_points import BATCH_REQUESTS, Fault, Point, call_off, note, order, payments, reached, struck
+from fault_replies import api_settings
+from fault_schedules import LASTING, STAGES, Schedule, Trouble
+from fault_server import ANSWER, FaultServer
 
-from hydra_ray import cli
 from hydra_ray.commands.retry import clear_failures, failed_stages
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import HydraError, StorageError
 from hydra_ray.generate.completion_store import asker_of
-from hydra_ray.generate.failures import TRANSIENT
+from hydra_ray.rows import Failure
 from hydra_ray.runs.stage import MANIFEST
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
 
 MAX_ATTEMPTS = 8
-_LEARNED = ("reranker/base", "reranker/features", "reranker/heads", "adapter")
+LEARNED = ("reranker/base", "reranker/features", "reranker/heads", "adapter")
 _NUM_MANIFESTS = 7
 """Number of stages that a disturbed run completes: users, profiles, probes, the reranker's examples, drafts, gate,
 answers.
 """
+_NUM_DRIVER_LEASES = 16
+"""Number of times that the driver of a run creates or removes leases: that of the run, and those of its stages."""
+_LARGE_BYTES = 10 << 20
 _ENDS = {0, 2, 128 + signal.SIGTERM, -signal.SIGKILL}
 """Exit statuses of a disturbed driver: done, an error with its reason, stopped, killed."""
-
-
-class HangError(Exception):
-    """Error of an attempt that took longer than its deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,73 +62,13 @@ class Outcome:
     seconds: float
     problems: tuple[str, ...]
     """Other problems."""
+    refusals: tuple[str, ...] = ()
+    """Classes of the errors with which attempts ended."""
 
     @property
     def is_good(self) -> bool:
         """Return whether the run ended as if nothing had happened."""
         return not (self.difference.changed or self.paid_needlessly or self.problems)
-
-
-@dataclass(slots=True, kw_only=True)
-class FaultCluster:
-    """Head node and a second one, which may be killed."""
-
-    cluster: Any
-    node: Any
-
-    @property
-    def address(self) -> str:
-        """Return the address for drivers in other processes."""
-        return self.cluster.address
-
-    @property
-    def raylet_pid(self) -> int:
-        """Return the process id of the raylet of the node that may be killed."""
-        return self.node.all_processes["raylet"][0].process.pid
-
-    def heal(self) -> None:
-        """Replace the second node if it was killed."""
-        if self.node.all_processes["raylet"][0].process.poll() is not None:
-            self.cluster.remove_node(self.node, allow_graceful=False)
-            self.node = self.cluster.add_node(**_NODE)
-
-
-_NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
-_HEAD = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200 << 20}
-"""Resources of the head node, enough for all work by itself."""
-
-
-@contextmanager
-def fault_cluster() -> Iterator[FaultCluster]:
-    """Start a cluster on this machine, with fault points in its workers, and connect this process to it."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    # Workers and separate drivers find these modules in the same places as this process.
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # As many idle workers as a run needs are kept for the next run, not as few as there are CPUs.
-    os.environ |= {"RAY_num_workers_soft_limit": "8", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cluster: Any = Cluster(initialize_head=True, head_node_args=_HEAD)
-    try:
-        connect(cluster.address)
-        yield FaultCluster(cluster=cluster, node=cluster.add_node(**_NODE))
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
-def connect(address: str) -> None:
-    """Connect this process to a cluster; faults can strike in its workers."""
-    import ray
-
-    ray.init(
-        address=address,
-        runtime_env={"worker_process_setup_hook": fault_points.install},
-        log_to_driver=False,
-        logging_level=logging.FATAL,
-    )
 
 
 def fault_config(folder: Path, generator: Mapping[str, Any]) -> RunConfig:
@@ -185,7 +122,9 @@ def make_reference(folder: Path, endpoint: FaultServer | None = None, engine: st
         error = drive_inside(config, 600)
         if error is not None or compare(plan_run(config), plan).changed:
             raise RuntimeError(f"an undisturbed run in which {victim} are asked is not like the other one: {error}")
-        known[victim] = {**reached(place / "faults"), Point.MANIFEST: _NUM_MANIFESTS}
+        found = reached(place / "faults")
+        leases = found.get(Point.LEASE, 0) + _NUM_DRIVER_LEASES
+        known[victim] = {**found, Point.MANIFEST: _NUM_MANIFESTS, Point.LEASE: leases, Point.LEASED: leases}
         shutil.rmtree(place)
     return Reference(plan=plan, reached=known, endpoint=endpoint)
 
@@ -208,9 +147,17 @@ def prepare(undisturbed: Plan, folder: Path, victim: str) -> RunConfig:
 
 def copy_learned(undisturbed: Plan, config: RunConfig) -> None:
     """Copy bases, features, heads, label model and the adapter's examples to another root."""
-    for name in _LEARNED:
+    for name in LEARNED:
         learned, own = (Path(root, "stages", name) for root in (undisturbed.config.storage.root, config.storage.root))
-        shutil.copytree(learned, own, dirs_exist_ok=True)
+        shutil.copytree(learned, own, dirs_exist_ok=True, copy_function=copy_or_link)
+
+
+def copy_or_link(source: str, destination: str) -> None:
+    """Copy a file; one of weights, which nobody writes to, gets a second name."""
+    if source.endswith(".safetensors") and os.path.getsize(source) > _LARGE_BYTES and not os.path.exists(destination):
+        os.link(source, destination)
+    elif not os.path.exists(destination):
+        shutil.copy2(source, destination)
 
 
 def run_schedule(
@@ -219,30 +166,33 @@ def run_schedule(
     """Disturb one run, resume it until it is finished, and compare."""
     start = time.monotonic()
     attempts = _Attempts(cluster=cluster, reference=reference, schedule=schedule, folder=folder)
-    endpoint, api_faults, answered = reference.endpoint, list[str](), 0
+    endpoint, answered = reference.endpoint, 0
     if endpoint is not None:
-        endpoint.replies.clear()
-        api_faults, replies = replies_of(schedule.seed)
-        endpoint.replies.extend(replies)
+        attempts.endpoint_faults = disturb_endpoint(endpoint, schedule, reference.reached[schedule.victim])
         answered = endpoint.num_answered
     attempts.run(deadline_seconds)
+    attempts.calm()
     cluster.heal()
     events = payments(folder / "faults")
     needless, in_flight = paid_again(events)
     if endpoint is not None:
         unseen = endpoint.num_answered - answered - sum(len(ids) for event, ids in events if event == "paid")
         in_flight += [""] * unseen
-        if unseen > BATCH_REQUESTS * len(schedule.strikes):
+        # Requests in flight at a kill or a stop, and answers that were none.
+        most = BATCH_REQUESTS * (len(schedule.strikes) + (schedule.trouble in STOPPING))
+        most += len(attempts.endpoint_faults) if schedule.trouble == Trouble.ODD_REPLIES else 0
+        if unseen > most:
             attempts.problems.append(f"the endpoint answered {unseen} calls more than were asked for")
     outcome = Outcome(
         schedule=schedule,
-        struck=(*struck(folder / "faults"), *api_faults),
+        struck=(*struck(folder / "faults"), *attempts.endpoint_faults),
         difference=compare(plan_run(attempts.config), reference.plan),
         paid_needlessly=len(needless),
         paid_in_flight=len(in_flight),
         num_attempts=attempts.number,
         seconds=time.monotonic() - start,
         problems=tuple(attempts.problems),
+        refusals=tuple(attempts.refusals),
     )
     if outcome.is_good:
         shutil.rmtree(folder)
@@ -259,6 +209,9 @@ class _Attempts:
     folder: Path
     number: int = 0
     problems: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    """Classes of the errors with which attempts ended."""
+    endpoint_faults: list[str] = field(default_factory=list)
     config: RunConfig = field(init=False)
 
     def run(self, deadline_seconds: float) -> None:
@@ -273,16 +226,30 @@ class _Attempts:
                 if self.number > MAX_ATTEMPTS:
                     raise HangError(f"not finished after {MAX_ATTEMPTS} attempts")
                 self._attempt(deadline_seconds)
+                self.calm()
                 if self.number == 1:
                     self._trouble(plan)
         except HangError as hang:
             self.problems.append(str(hang))
 
+    def calm(self) -> None:
+        """End everything that lasts until the end of the first attempt."""
+        mend_disk(self.folder / "faults")
+        right_clock()
+        endpoint = self.reference.endpoint
+        if endpoint is not None and self.schedule.trouble in STOPPING:
+            endpoint.replies.clear()
+            endpoint.usual = ANSWER
+
     def _retries(self, plan: Plan) -> bool:
-        """Return whether answers failed; these are cleared, to be asked again."""
-        if not failed_stages(plan, TRANSIENT):
+        """Return whether answers failed that do not fail undisturbed; these are cleared, to be asked again."""
+        usual = {(each.request_id, each.sample) for each in failures_of(self.reference.plan)}
+        kinds = {each.kind for each in failures_of(plan) if (each.request_id, each.sample) not in usual}
+        if not kinds:
             return False
-        clear_failures(plan, TRANSIENT)
+        cleared = clear_failures(plan, kinds)
+        ids = [each.request_id for stage in cleared for failed in stage.failures.values() for each in failed]
+        note(self.folder / "faults", "dropped", sorted(set(ids)))
         copy_learned(self.reference.plan, self.config)
         return True
 
@@ -294,20 +261,33 @@ class _Attempts:
 
     def _attempt(self, deadline_seconds: float) -> None:
         if self.number == 1 and self.schedule.needs_own_driver:
-            strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes]
-            num_drivers = 2 if self.schedule.trouble == Trouble.TWO_RUNS else 1
-            ends = _drive_outside(self.cluster, self.config, self.folder, strikes, num_drivers, deadline_seconds)
-            # A fault that did not strike its own driver would strike none of the later ones.
-            call_off(self.folder / "faults", Fault.KILL_DRIVER, Fault.STOP_DRIVER)
-            if set(ends) - _ENDS:
-                said = [path.read_text()[-2000:] for path in self.folder.glob("driver-*.log")]
-                self.problems.append(f"drivers ended with {ends} and said {said}")
-            if self.schedule.trouble == Trouble.TWO_RUNS and ends != [0, 0]:
-                self.problems.append(f"of two runs at once one failed: status {ends}")
+            self._outside(deadline_seconds)
             return
-        error = drive_inside(self.config, deadline_seconds)
-        if error is not None and not isinstance(error, HydraError):
-            self.problems.append(f"an error that says nothing to a user: {error!r}")
+        config = self.config
+        if self.number == 1 and self.schedule.trouble == Trouble.NO_USAGE:
+            config = within_budget(config, self.reference.plan, self.schedule.victim)
+        error = drive_inside(config, deadline_seconds)
+        if error is not None:
+            self.refusals.append(type(error).__name__)
+            if not isinstance(error, HydraError):
+                self.problems.append(f"an error that says nothing to a user: {error!r}")
+        if self.number == 1:
+            self.problems += wrong_end(self.schedule, error)
+
+    def _outside(self, deadline_seconds: float) -> None:
+        strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes]
+        num_drivers = self.schedule.num_drivers
+        ends = drive_outside(self.cluster.address, self.config, self.folder, strikes, num_drivers, deadline_seconds)
+        self.refusals += ["error of a driver"] * ends.count(2)
+        # A fault that did not strike its own driver would strike none of the later ones.
+        call_off(self.folder / "faults", Fault.KILL_DRIVER, Fault.STOP_DRIVER, Fault.KILL_HOLDER, *LASTING)
+        said = [path.read_text()[-2000:] for path in self.folder.glob("driver-*.log")]
+        if set(ends) - _ENDS:
+            self.problems.append(f"drivers ended with {ends} and said {said}")
+        # One of two goes on where the other one is killed.
+        num_ended = ends.count(0) + (ends.count(-signal.SIGKILL) if _is_killed(self.schedule) else 0)
+        if num_drivers == 2 and (num_ended < num_drivers or not ends.count(0)):
+            self.problems.append(f"of two runs at once one failed: status {ends}, {said}")
 
     def _trouble(self, plan: Plan) -> None:
         """Apply the schedule's trouble between the first attempt and the second."""
@@ -327,70 +307,10 @@ class _Attempts:
             location.unlink()
 
 
-def drive_inside(config: RunConfig, deadline_seconds: float) -> Exception | None:
-    """Run the configuration in this process; return its error.
-
-    Raises:
-        HangError: it took too long.
-    """
-
-    def ring(*_: object) -> None:
-        raise HangError(f"an attempt took more than {deadline_seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, deadline_seconds)
-    try:
-        personalize(config, until="answers")
-    except HangError:
-        raise
-    except Exception as error:
-        return error
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    return None
+def _is_killed(schedule: Schedule) -> bool:
+    return any(each.fault == Fault.KILL_HOLDER for each in schedule.strikes)
 
 
-def _drive_outside(
-    cluster: FaultCluster,
-    config: RunConfig,
-    folder: Path,
-    strikes: list[tuple[Point, int, Fault]],
-    num_drivers: int,
-    deadline_seconds: float,
-) -> list[int]:
-    """Run the configuration by separate drivers at the same time; return their exit statuses.
-
-    Raises:
-        HangError: one took too long; it is killed.
-    """
-    # Not forked: processes forked from one that has loaded Ray give objects the same random ids, which crashes Ray.
-    context = multiprocessing.get_context("spawn")
-    path = folder / "config.json"
-    path.write_text(json.dumps(config.model_dump(mode="json")))  # JSON is YAML
-    drivers = [
-        context.Process(target=_drive, args=(cluster.address, str(path), strikes if n == 0 else []))
-        for n in range(num_drivers)
-    ]
-    for driver in drivers:
-        driver.start()
-    end = time.monotonic() + deadline_seconds
-    for driver in drivers:
-        driver.join(max(0.0, end - time.monotonic()))
-    if late := [driver for driver in drivers if driver.is_alive()]:
-        for driver in late:
-            driver.kill()
-        raise HangError(f"a driver took more than {deadline_seconds:.0f} s")
-    return [driver.exitcode if driver.exitcode is not None else -1 for driver in drivers]
-
-
-def _drive(address: str, config: str, strikes: list[tuple[Point, int, Fault]]) -> None:
-    """Run a driver: the command, as it is typed."""
-    said = os.open(Path(config).parent / f"driver-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT)
-    for stream in (1, 2):
-        os.dup2(said, stream)
-    for point, count, fault in strikes:
-        order(Path(config).parent / "faults", point, count, fault, os.getpid())
-    fault_points.install()
-    connect(address)
-    raise SystemExit(cli.main(["run", config, "--until", "answers"]))
+def failures_of(plan: Plan) -> list[Failure]:
+    """Return the failed answers of a run."""
+    return [each for stage in failed_stages(plan) for failed in stage.failures.values() for each in failed]

@@ -27,6 +27,8 @@ class Fault(Enum):
     """507; the store is full."""
     STALL = "stall"
     """Nothing comes until faults are over, and then 503."""
+    EXPIRED = "expired"
+    """400; the credentials were temporary, and their time is over."""
 
 
 class FaultyS3:
@@ -131,6 +133,8 @@ class _Server:
             self._is_calm.wait()
         if fault in (Fault.SLOW_DOWN, Fault.STALL):
             return _refusal(environ, start_response, "503 Slow Down", "SlowDown", "Please reduce your request rate.")
+        if fault == Fault.EXPIRED:
+            return _refusal(environ, start_response, "400 Bad Request", "ExpiredToken", "The token has expired.")
         if fault == Fault.NO_ROOM:
             return _refusal(environ, start_response, "507 No Room", "XMinioStorageFull", "The store is full.")
         if fault == Fault.NONE:

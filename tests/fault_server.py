@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -22,6 +23,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None
     """In the place of an answer or an error of the usual form."""
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Makes what is sent of the answer."""
     code: str = ""
     """Of an error."""
     finish_reason: str = "stop"
@@ -118,7 +121,7 @@ class FaultServer:
             said = body["messages"][-1]["content"]
             error = {"message": f"no, not {said}", "type": "error", "code": reply.code or None}
             return web.Response(status=reply.status, headers=headers, text=json.dumps({"error": error}))
-        text = json.dumps(completion_of(body, reply.finish_reason)) if reply.body is None else reply.body
+        text = json.dumps(_answer(body, reply)) if reply.body is None else reply.body
         if not reply.is_cut_off:
             self.num_answered += reply.body is None
             return web.Response(status=reply.status, headers=headers, text=text)
@@ -128,6 +131,11 @@ class FaultServer:
         assert call.transport is not None
         call.transport.abort()
         return response
+
+
+def _answer(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    completion = completion_of(body, reply.finish_reason)
+    return completion if reply.change is None else reply.change(completion)
 
 
 def request_of(body: dict[str, Any]) -> Request:
