@@ -1,6 +1,6 @@
 """Fault injection: faults strike at random moments, and the work must end as if nothing had happened.
 
-    PYTHONPATH=tests python benchmarks/chaos.py [--schedules 300] [--kinds "lost key,flipped bit"] [--vllm 0] [--first 0]
+    PYTHONPATH=tests python benchmarks/chaos.py [--schedules 300] [--kinds "lost key,flipped bit"] [--first 0]
 
 Each schedule is generated from its seed, and kinds of faults take turns: processes and nodes die, disks fill or take no
 writes, clocks jump, endpoints reply oddly, change their mind or do not tell what they took, an object store is overrun
@@ -18,7 +18,9 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 
 from fault_cluster import fault_cluster
@@ -38,12 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = range(arguments.first, arguments.first + arguments.schedules)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="hydra_ray-chaos-", ignore_cleanup_errors=True) as folder:
-        # The cluster comes last: what is forked must not have been connected to it.
-        for arena in (Arena.PROCESS, Arena.CLUSTER, Arena.ENDPOINT):
-            own = [seed for seed in seeds if arena_of(kind_of(seed, arguments.kinds)) == arena]
-            outcomes += _run(Path(folder, arena), arena, own, arguments.kinds, arguments.deadline)
-        seeds = range(arguments.first, arguments.first + arguments.vllm)
-        outcomes += _run(Path(folder, Arena.MODEL), Arena.MODEL, seeds, _CLUSTER_KINDS, arguments.deadline)
+        by_arena = {
+            arena: [seed for seed in seeds if arena_of(kind_of(seed, arguments.kinds)) == arena] for arena in Arena
+        }
+
+        def arguments_of(arena: Arena) -> tuple[Path, Arena, Sequence[int], Sequence[Kind], float]:
+            return Path(folder, arena), arena, by_arena[arena], arguments.kinds, arguments.deadline
+
+        # What needs no cluster runs beside it, in a process of its own; clusters follow each other.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
+            files = beside.submit(_run, *arguments_of(Arena.PROCESS))
+            outcomes += _run(*arguments_of(Arena.CLUSTER))
+            outcomes += _run(*arguments_of(Arena.ENDPOINT))
+            outcomes += files.result()
+        models = range(arguments.first, arguments.first + arguments.vllm)
+        outcomes += _run(Path(folder, Arena.MODEL), Arena.MODEL, models, _CLUSTER_KINDS, arguments.deadline)
     print(summary(outcomes))
     return int(not all(outcome.is_good for outcome in outcomes))
 

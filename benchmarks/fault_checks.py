@@ -25,8 +25,8 @@ class Difference:
     """Tables and files that are not equal."""
 
 
-def compare(plan: Plan, undisturbed: Plan, tables: Collection[str] = ()) -> Difference:
-    """Compare all tables from users to answers, and the predictions; or only `tables`.
+def compare(plan: Plan, undisturbed: Plan, stages: Collection[str] = ()) -> Difference:
+    """Compare all tables from users to answers, and the predictions; or only those of some stages.
 
     In another batch a model's probabilities differ in the last bits, so with vLLM the answers, choices and predictions
     are compared, without floating-point numbers.
@@ -35,7 +35,7 @@ def compare(plan: Plan, undisturbed: Plan, tables: Collection[str] = ()) -> Diff
     is_model = plan.config.generator.engine == "vllm"
     changed: list[str] = []
     for stage, table in _tables(plan):
-        if tables and table not in tables:
+        if stages and stage.name not in stages:
             continue
         expected = undisturbed.stage(stage.name)
         for bucket in stage.buckets:
@@ -49,7 +49,7 @@ def compare(plan: Plan, undisturbed: Plan, tables: Collection[str] = ()) -> Diff
             duplicate += (counts[0] - counts[1]).total()
             is_same = counts[0] == counts[1] if is_model or table in _BY_ROW else _is_same_file(ours, theirs)
             changed += [] if is_same else [ours]
-    if tables and "answers" not in tables:
+    if stages and plan.answers.name not in stages:
         return Difference(num_lost=lost, num_duplicate=duplicate, changed=tuple(changed))
     files = [f"{each.answers.folder}/predictions.json" for each in (plan, undisturbed)]
     changed += [] if exists(files[0]) and _is_same_file(*files) else [files[0]]
