@@ -19,6 +19,7 @@ from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS, configure_logs
 from hydra_ray.runs.signals import Stopped, stops_gracefully
 from hydra_ray.shipped import is_configuration
 from hydra_ray.stages import STAGE_NAMES
+from hydra_ray.temporary import remove_leftovers
 
 if TYPE_CHECKING:
     from hydra_ray.commands.submit.job import Job
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status. A user's mistake is one message, never a traceback."""
     arguments = _parse(argv)
     configure_logs(arguments.log_format)
+    remove_leftovers()
     try:
         with stops_gracefully(), naming_extras():
             if _name(arguments) in _ON_RAY:

@@ -22,12 +22,14 @@ from hydra_ray.retrieve.dense import Encode, Floats, Vectors, nearness
 from hydra_ray.rows import Record, User
 from hydra_ray.scorer.linear.shared import user_fold
 from hydra_ray.seeds import rng_of, seed_of
+from hydra_ray.storage.arrays import read_arrays, write_arrays
 
 MAX_RECORDS = 20_000
 """Number of records at which no more users are sampled."""
 MAX_USER_RECORDS = 500
 """Number of records of one user that are trained on, each given all others: the cost is its square."""
 _ARRAYS = "labeller.safetensors"
+_ANEW = "Remove the stage's folder and run again: only the label model is fitted anew."
 _TEXT_ARRAYS = {"rarities_W": "rarities_W", "weights_FLI": "weights_KLF", "biases_FL": "biases_KL"}
 _USER_ARRAYS = {"weights_FI": "weights_KI"}
 """Names in the file of the arrays of both steps."""
@@ -81,12 +83,9 @@ class LabelModel:
 
     def write(self, folder: str) -> None:
         """Write the model to `folder`."""
-        from safetensors.numpy import save
-
         arrays = {stored: getattr(self.text, name) for name, stored in _TEXT_ARRAYS.items()}
         arrays |= {stored: getattr(self.own, name) for name, stored in _USER_ARRAYS.items()}
-        stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        storage.write_bytes(storage.join(folder, _ARRAYS), save(stored))
+        write_arrays(storage.join(folder, _ARRAYS), arrays)
 
 
 def needs_label_model(task: Task, config: RunConfig) -> bool:
@@ -98,11 +97,9 @@ def read_label_model(folder: str) -> LabelModel:
     """Read the label model stored in `folder`.
 
     Raises:
-        StorageError: there is none.
+        StorageError: there is none, or it is damaged.
     """
-    from safetensors.numpy import load
-
-    arrays = load(storage.read_bytes(storage.join(folder, _ARRAYS)))
+    arrays = read_arrays(storage.join(folder, _ARRAYS), _ANEW)
     return LabelModel(
         text=TextClassifier(**{name: arrays[stored] for name, stored in _TEXT_ARRAYS.items()}),
         own=UserLabelModel(**{name: arrays[stored] for name, stored in _USER_ARRAYS.items()}),

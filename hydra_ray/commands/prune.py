@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from hydra_ray import storage
 from hydra_ray.errors import HydraError, InputError
-from hydra_ray.generate.completion_store import STORES, asker_of
+from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.runs.lease import alone
+from hydra_ray.runs.root import STORES
 from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
 from hydra_ray.stages.definition import asking_definitions
 from hydra_ray.stages.plan import plan_run

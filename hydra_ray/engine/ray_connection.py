@@ -3,13 +3,13 @@
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra_ray.engine.listener import connection_error
 from hydra_ray.errors import ClusterError, SubmissionAddressError
+from hydra_ray.temporary import temporary_file
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that names the cluster; Ray sets it in a submitted job."""
@@ -101,7 +101,7 @@ def without_native_notes() -> Iterator[None]:
     """Filter informational lines of Ray's C++ layer out of standard error."""
     sys.stderr.flush()
     shown = os.dup(2)
-    with tempfile.TemporaryFile() as written:
+    with temporary_file() as written:
         os.dup2(written.fileno(), 2)
         try:
             yield

@@ -12,12 +12,12 @@ from functools import lru_cache
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
-from hydra_ray.generate.completion_store import STORES
 from hydra_ray.models.model_records import MODELS
-from hydra_ray.runs.root import FORGOTTEN, KEY
+from hydra_ray.runs.root import FORGOTTEN, KEY, KEY_CHECK, STORES
 from hydra_ray.runs.stage import LEASE, MANIFEST
 from hydra_ray.stages.definition import StageDefinition, definitions
 from hydra_ray.storage import DAMAGED_SUFFIX
+from hydra_ray.storage.listings import RUN_FILES
 
 
 class Kind(StrEnum):
@@ -67,6 +67,11 @@ class Artefact:
         return self.path == f"{self.stage_folder}/{MANIFEST}"
 
     @property
+    def is_listing(self) -> bool:
+        """Whether the file lists the digests of the others in its folder."""
+        return self.is_manifest or re.fullmatch(rf"runs/[^/]+/{re.escape(RUN_FILES)}", self.path) is not None
+
+    @property
     def stage_folder(self) -> str:
         """Path of the folder of the stage that the file belongs to; empty where it belongs to none."""
         match = _STAGE.match(self.path)
@@ -84,9 +89,9 @@ _ROOT_PATTERNS: dict[Kind, str] = {
     Kind.REPORT: r"runs/[^/]+/metrics\.json",
     Kind.PAGE: r"runs/[^/]+/report\.html",
     Kind.LEASE: rf"(.+/)?{re.escape(LEASE)}",
-    Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|outline|stages|summary)\.json|"
+    Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|files|outline|stages|summary)\.json|"
     r"sweeps/.+|"
-    rf"{KEY}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",
+    rf"{KEY}|{re.escape(KEY_CHECK)}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",
 }
 """Kinds of files by their path, besides the kinds that stages declare of their own files."""
 

@@ -8,6 +8,7 @@ from hydra_ray import storage
 from hydra_ray.forget.lineage import Learned
 from hydra_ray.rows import from_dict, to_dict
 from hydra_ray.runs.root import receipt_location
+from hydra_ray.temporary import remove_leftovers
 
 REMAINS = (
     "What was learned from many users at once (bases, shared heads with basis and priors, routed heads, the labeller) "
@@ -20,6 +21,10 @@ REMAINS = (
     "backups, and older versions of objects where the store keeps them.",
 )
 """Explanation of what removal cannot reach, in each receipt."""
+_TEMPORARY = (
+    "Users' raw texts stand in temporary folders while they are read. Looked at on this machine: {}. On other machines "
+    "of a cluster none was looked at: the next hydra-ray command there removes those of ended processes."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,19 @@ class Receipt:
 def read_receipt(root: str, user: str) -> Receipt | None:
     """Return the receipt of a user, given by pseudonym; None where there is none."""
     location = receipt_location(root, user)
-    return from_dict(storage.read_json(location), Receipt) if storage.exists(location) else None
+    if not storage.exists(location):
+        return None
+    return from_dict(storage.read_json(location, _SHAPE), Receipt)
+
+
+_SHAPE = {
+    "user": str,
+    "started_at": str,
+    "finished_at": (str, type(None)),
+    "removed": list,
+    "learned": list,
+    "remains": list,
+}
 
 
 def open_receipt(
@@ -72,7 +89,7 @@ def open_receipt(
         finished_at=None,
         removed=tuple(known[path] for path in sorted(known)),
         learned=tuple(dict.fromkeys([*(earlier.learned if earlier else ()), *learned])),
-        remains=REMAINS,
+        remains=(*REMAINS, _TEMPORARY.format(remove_leftovers())),
     )
     return _write(root, receipt)
 

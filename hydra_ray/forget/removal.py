@@ -9,7 +9,8 @@ Files are found by listing the store, so its listings must be strongly consisten
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from hydra_ray.forget.run_results import (
 from hydra_ray.forget.table_rows import USER_ID, count_rows, drop_rows, read_rows
 from hydra_ray.runs.lease import alone
 from hydra_ray.runs.root import pseudonym, root_key
+from hydra_ray.storage.file_lists import rewriting
 
 _USERS, _ANSWERS = "stages/users/", "stages/answers/"
 
@@ -48,6 +50,7 @@ class Outcome:
 class _Found:
     """Locations of users' data."""
 
+    root: str
     artefacts: Sequence[Artefact]
     removed: Mapping[str, Sequence[Removed]]
     """Amounts by user_id; only users with any data."""
@@ -94,12 +97,16 @@ def _forget(root: str, user_ids: Collection[str]) -> list[Outcome]:
     found = _find(root, wanted)
     outcomes = _open_receipts(root, user_ids, found)
     if found.removed:
-        _remove(found, wanted)
+        with _relisting(found):
+            _remove(found, wanted)
         left = sorted(_find(root, wanted).paths)
         if left:
             raise StorageError(
                 f"a run wrote below {root} meanwhile: {left[:3]}. Repeat the command when no run is under way."
             )
+    else:
+        with _relisting(found):  # of an attempt that was killed when all was removed but not listed
+            pass
     is_open = [each.receipt is not None and each.receipt.finished_at is None for each in outcomes]
     return [
         replace(each, receipt=close_receipt(root, each.receipt)) if unfinished and each.receipt else each
@@ -151,7 +158,28 @@ def _find(root: str, user_ids: Set[str]) -> _Found:
     for folder, row in queried:
         if folder.startswith(_USERS):
             rows[row[USER_ID]][folder] = row
-    return _Found(artefacts=found, removed=removed, traces=traces, rows=rows, pseudonyms=pseudonyms)
+    return _Found(root=root, artefacts=found, removed=removed, traces=traces, rows=rows, pseudonyms=pseudonyms)
+
+
+@contextmanager
+def _relisting(found: _Found) -> Iterator[None]:
+    """Let files be rewritten during the block, after which the listings of their folders have their new digests."""
+    own = {folder: _paths_below(folder, found.paths) for folder in _listed_folders(found.artefacts)}
+    with ExitStack() as stack:
+        for folder, paths in own.items():
+            stack.enter_context(rewriting(storage.join(found.root, folder), paths))
+        yield
+
+
+def _paths_below(folder: str, paths: Set[str]) -> list[str]:
+    """Return those of some paths below a root that are in a folder, as paths in it; with a report goes its page."""
+    below = [path.removeprefix(f"{folder}/") for path in paths if path.startswith(f"{folder}/")]
+    return [*below, "report.html"] if "metrics.json" in below else below
+
+
+def _listed_folders(found: Sequence[Artefact]) -> list[str]:
+    """Return the paths of the folders of stages and runs that have a listing."""
+    return [each.folder for each in found if each.is_listing]
 
 
 def _remove(found: _Found, user_ids: Set[str]) -> None:

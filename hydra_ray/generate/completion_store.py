@@ -21,11 +21,9 @@ from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.generate.failures import TRANSIENT
 from hydra_ray.rows import Asked, Completion, Generation, Request, arrow_schema, from_table, to_table
-from hydra_ray.runs.root import pseudonym, root_key
+from hydra_ray.runs.root import STORES, pseudonym, root_key
 from hydra_ray.runs.stage import LEASE
 
-STORES = "completions"
-"""Name of the folder of all stores in a root."""
 _SUFFIX = ".parquet"
 _MAX_LISTINGS = 5
 """Maximum number of times a bucket is listed again because files were merged or removed while they were read."""

@@ -11,7 +11,6 @@ itself. Local disk must hold about as much as the input; memory holds one bucket
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -40,6 +39,7 @@ from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, to_dict, to_
 from hydra_ray.runs.root import bucket_key_of, forgetting
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.seeds import seed_of
+from hydra_ray.temporary import temporary_folder
 
 USERS = "users"
 REJECTED = "rejected"
@@ -103,7 +103,7 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
     task = task_of(config.lamp)
     missing = stage.missing_buckets(USERS, REJECTED)
     if missing:
-        with tempfile.TemporaryDirectory(prefix="hydra_ray-users-") as folder:
+        with temporary_folder("users") as folder:
             key, is_forgotten = bucket_key_of(config), forgetting(config.storage.root)
             spill = _Spill(Path(folder), stage.num_buckets, key, missing, is_forgotten)
             _spill_all(config, task, Path(folder), spill)

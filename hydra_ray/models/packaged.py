@@ -11,13 +11,13 @@ import io
 import logging
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_ray.errors import ModelError
 from hydra_ray.models.content import CONFIG, names_below, require_whole, weight_files
 from hydra_ray.models.node_cache import cache_folder
+from hydra_ray.temporary import new_folder_beside
 
 PREFIX = "package:"
 _LOG = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _converted(gguf: Path, folder: Path) -> Path:
         for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):
             shutil.rmtree(leftover)
         _LOG.info("converting %s once, to %s", gguf.name, folder)
-        temporary = tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent)
+        temporary = new_folder_beside(folder)
         try:
             _convert(gguf, temporary)
             os.chmod(temporary, 0o755)

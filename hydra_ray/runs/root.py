@@ -6,16 +6,23 @@ removed user's receipt is named by the pseudonym, and while it exists no run und
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
-from hydra_ray.errors import ConfigError
+from hydra_ray.errors import ConfigError, StorageError
+from hydra_ray.storage.listings import MANIFEST
 
 KEY = "key"
 """Name of the key file in a root."""
+KEY_CHECK = "key.check"
+"""Name of the file in a root by which a changed key is told: a keyed hash, which does not reveal the key."""
+STORES = "completions"
+"""Name of the folder of all stores of completions in a root."""
 FORGOTTEN = "forgotten"
 """Name of the folder of receipts in a root."""
 _RECEIPT_SUFFIX = ".json"
@@ -44,11 +51,97 @@ def absolute_root(root: str) -> str:
 
 
 def root_key(root: str) -> str:
-    """Return the root's secret key; the first call creates it."""
-    location = storage.join(root, KEY)
-    if not storage.exists(location):
-        storage.write_new(location, secrets.token_hex(16).encode())
-    return storage.read_bytes(location).decode().strip()
+    """Return the root's secret key; the first call creates it.
+
+    Raises:
+        StorageError: the key was lost or changed. With another one the users who were removed would not be recognized,
+            and those who are there would not be found in their buckets.
+    """
+    key = known_root_key(root)
+    if key is None:
+        storage.write_new(storage.join(root, KEY), secrets.token_hex(16).encode())
+        key = known_root_key(root) or ""
+    return key
+
+
+def known_root_key(root: str) -> str | None:
+    """Return the root's secret key; None where nothing has needed one yet.
+
+    Raises:
+        StorageError: as for `root_key`.
+    """
+    content, check = (storage.read_if_there(storage.join(root, name)) for name in (KEY, KEY_CHECK))
+    if content is None:
+        if check is None and not _has_had_key(root):
+            return None
+        # Another process may have made it since.
+        content = storage.read_if_there(storage.join(root, KEY))
+        if content is None:
+            raise _lost_key(root, "is missing")
+    key = content.decode("ascii", "replace").strip()
+    if not key or not key.isascii() or len(key) > hashlib.blake2b.MAX_KEY_SIZE:
+        raise _lost_key(root, f"holds {len(content)} bytes that are no key")
+    if check is None:
+        _require_known(root, key)
+        storage.write_new(storage.join(root, KEY_CHECK), _name_of(key).encode())
+    elif check.decode("ascii", "replace").strip() != _name_of(key):
+        raise _lost_key(root, f"is not the key that {KEY_CHECK} beside it was made of, so one of the two was changed")
+    return key
+
+
+def _name_of(key: str) -> str:
+    """Return a name of a key that does not reveal it."""
+    return pseudonym("", key)
+
+
+def _lost_key(root: str, what: str) -> StorageError:
+    return StorageError(
+        f"the key {storage.join(root, KEY)} {what}. Restore it from a backup (32 hexadecimal digits). Without it nobody "
+        "can tell which users were forgotten here, and they would be read again: if there is no backup, start with a "
+        f"new storage.root and forget them there. If {KEY_CHECK} alone is damaged, remove that file."
+    )
+
+
+def _require_known(root: str, key: str) -> None:
+    """Check a key whose root has no check value yet, such as a root of an earlier version, by what was named with it.
+
+    Raises:
+        StorageError: other keys were used, and not this one.
+    """
+    names = _key_names(root)
+    is_usual = re.fullmatch("[0-9a-f]{32}", key) is not None
+    if (names and _name_of(key) not in names) or not (names or is_usual):
+        raise _lost_key(root, "is not the one that users were divided into buckets with")
+
+
+def _has_had_key(root: str) -> bool:
+    """Return whether something below a root was made with a key."""
+    if forgotten_pseudonyms(root) or _key_names(root):
+        return True
+    return any(path.endswith(".parquet") for path in storage.list_tree(storage.join(root, STORES)))
+
+
+def _key_names(root: str) -> frozenset[str]:
+    """Return the names of the root's keys that users were divided into buckets with.
+
+    A users stage records the name of the root's key, or the run's own bucket key, which is left out.
+    """
+    users, runs = storage.join(root, "stages", "users"), storage.join(root, "runs")
+    recorded = (_setting(storage.join(users, path), "settings") for path in _below(users, MANIFEST))
+    own = {_setting(storage.join(runs, path)) for path in _below(runs, "config.json")}
+    return frozenset(name for name in recorded if name is not None and re.fullmatch("[0-9a-f]{32}", name)) - own
+
+
+def _below(folder: str, name: str) -> list[str]:
+    return [path for path in storage.list_tree(folder) if path.endswith(f"/{name}")]
+
+
+def _setting(location: str, *sections: str) -> str | None:
+    """Return users.bucket_key of a configuration or of a section of a manifest."""
+    found: Any = storage.read_json(location)
+    for name in (*sections, "users", "bucket_key"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def bucket_key_of(config: RunConfig) -> str:
@@ -58,7 +151,7 @@ def bucket_key_of(config: RunConfig) -> str:
 
 def bucket_key_name(config: RunConfig) -> str:
     """Return a name of the bucket key that does not reveal it: anyone may see fingerprints and manifests."""
-    return config.users.bucket_key or pseudonym("", root_key(config.storage.root))
+    return config.users.bucket_key or _name_of(root_key(config.storage.root))
 
 
 def pseudonym(user_id: str, key: str) -> str:

@@ -5,15 +5,18 @@ input files are no longer available.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, check_config
-from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.errors import ConfigError, DamagedError, InputError
 from hydra_ray.runs.stage import Stage
+from hydra_ray.storage.file_lists import RUN_FILES, rewriting
 
+_CONFIG = "config.json"
 _STAGES = "stages.json"
 
 
@@ -58,10 +61,22 @@ def read_config(run_folder: str) -> RunConfig:
     Raises:
         InputError: no run was started there.
     """
-    location = storage.join(run_folder, "config.json")
+    location = storage.join(run_folder, _CONFIG)
     if not storage.exists(location):
         raise InputError(f"no run at {run_folder}: there is no config.json. Give <storage.root>/runs/<run>.")
     return check_config(storage.read_json(location), source=location)
+
+
+def write_config(run_folder: str, config: RunConfig) -> None:
+    """Write the configuration of a run to its folder, as a file that `read_config` and people read."""
+    with publishing(run_folder, [_CONFIG]):
+        content = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        storage.write_bytes(storage.join(run_folder, _CONFIG), content.encode())
+
+
+def publishing(run_folder: str, names: Sequence[str]) -> AbstractContextManager[None]:
+    """Return a block in which files of a run's folder are written; after it, the folder's listing has their digests."""
+    return rewriting(run_folder, names, new_listing=RUN_FILES)
 
 
 def record_stages(run_folder: str, stages: Iterable[Stage]) -> None:
@@ -73,7 +88,7 @@ def record_stages(run_folder: str, stages: Iterable[Stage]) -> None:
 def recorded_fingerprints(run_folder: str) -> frozenset[str]:
     """Return the fingerprints of the stages of the run in `run_folder`; none for a run that is not finished."""
     location = storage.join(run_folder, _STAGES)
-    recorded = storage.read_json(location) if storage.exists(location) else {}
+    recorded = _read_stages(location) if storage.exists(location) else {}
     return frozenset(each["fingerprint"] for each in recorded.values())
 
 
@@ -97,8 +112,22 @@ def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
             num_buckets=config.users.num_buckets,
             settings=recorded["settings"],
         )
-        for name, recorded in storage.read_json(location).items()
+        for name, recorded in _read_stages(location).items()
     }
+
+
+def _read_stages(location: str) -> dict[str, Any]:
+    found = storage.read_json(location)
+    are_whole = [
+        isinstance(each, dict) and isinstance(each.get("fingerprint"), str) and isinstance(each.get("settings"), dict)
+        for each in found.values()
+    ]
+    if not found or not all(are_whole):
+        raise DamagedError(
+            f"{location} is damaged: it does not name the stages of a run. Run the configuration again: it is written "
+            "anew, and nothing is computed."
+        )
+    return found
 
 
 def read_parent(config: RunConfig) -> ParentRun | None:

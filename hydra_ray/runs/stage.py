@@ -19,14 +19,24 @@ from pydantic import BaseModel
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
 from hydra_ray.runs.settings import settings_of
+from hydra_ray.storage.file_lists import FILES, MANIFEST, digests_of
 
-MANIFEST = "manifest.json"
 LEASE = "lease.json"
 """Name of the lease file in a stage's folder."""
 _FORMAT = 1
 """Version of the manifest format."""
-_MANIFEST_KEYS = {"stage", "fingerprint", "num_buckets", "inputs", "settings", "seconds", "counters", "finished_at"}
+_MANIFEST_SHAPE: Mapping[str, type | tuple[type, ...]] = {
+    "stage": str,
+    "fingerprint": str,
+    "num_buckets": int,
+    "inputs": list,
+    "settings": dict,
+    "seconds": (int, float),
+    "counters": dict,
+    "finished_at": str,
+}
 _TABLE_SUFFIX = ".parquet"
+_LEFTOVERS = (".tmp", storage.DAMAGED_SUFFIX)
 _THREADS = 8
 
 
@@ -124,7 +134,13 @@ class Stage:
         return _plain(self.settings)
 
     def complete(self, seconds: float, counters: Mapping[str, float]) -> None:
-        """Write the manifest, after which the stage is skipped."""
+        """Write the manifest, which lists the digests of the stage's files and after which the stage is skipped.
+
+        Raises:
+            StorageError: the footer of a table is damaged.
+        """
+        paths = storage.list_tree(self.folder)
+        own = [path for path in paths if path not in (MANIFEST, LEASE) and not path.endswith(_LEFTOVERS)]
         storage.write_json(
             self.manifest_location,
             {
@@ -137,6 +153,7 @@ class Stage:
                 "seconds": round(seconds, 3),
                 "counters": dict(counters),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                FILES: digests_of(self.folder, own),
             },
         )
 
@@ -158,12 +175,12 @@ def read_manifest(location: str) -> dict[str, Any]:
         StorageError: there is none, or it is of another version or damaged.
     """
     found = storage.read_json(location)
-    if not isinstance(found, dict) or found.get("format", _FORMAT) != _FORMAT or not found.keys() >= _MANIFEST_KEYS:
-        keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+    wrong = [name for name, kind in _MANIFEST_SHAPE.items() if not isinstance(found.get(name), kind)]
+    if found.get("format", _FORMAT) != _FORMAT or wrong:
         raise StorageError(
-            f"{location} is no manifest of format {_FORMAT}: got the keys {keys}, expected {sorted(_MANIFEST_KEYS)}. "
-            "Another version of hydra_ray wrote it: use that version, another storage.root, or remove the stage's "
-            "folder."
+            f"{location} is no manifest of format {_FORMAT}: got the keys {sorted(found)}, expected "
+            f"{sorted(_MANIFEST_SHAPE)}, and {wrong} are missing or of another type. Another version of hydra_ray "
+            "wrote it: use that version, another storage.root, or remove the stage's folder."
         )
     return found
 

@@ -15,14 +15,15 @@ from hydra_ray.models.content import model_files, names_below
 from hydra_ray.rows import User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage
+from hydra_ray.scorer.base.spec import DESCRIBED, base_name_of
 from hydra_ray.scorer.base.spec import DESCRIPTION as BASE
-from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.heads.features import row_group_slices
 from hydra_ray.scorer.heads.store import heads_table, prior_folder, read_lineage
 from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.serving.export_folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.serving.model_card import base_card, model_card
 from hydra_ray.stages.plan import Plan, ScorerPlan
+from hydra_ray.storage.file_lists import FILES, digests_of
 
 
 def export_run(plan: Plan, folder: str) -> Exported:
@@ -48,6 +49,10 @@ def export_run(plan: Plan, folder: str) -> Exported:
     if needs_label_model(plan.task, plan.config):
         read_label_model(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
     _export_users(plan.users, exported.stage("users"))
+    for stage in plan.stages():
+        if stage.fingerprint in exported.fingerprints.values():
+            manifest = stage.manifest()
+            replace(stage, root=folder).complete(manifest["seconds"], manifest["counters"])
     _copy_model(plan.config.adapter.base.encoder, exported.path(ENCODER))
     if plan.config.retrieve.needs_encoder and plan.config.retrieve.encoder is not None:
         _copy_model(plan.config.retrieve.encoder, exported.path(RETRIEVER))
@@ -55,7 +60,8 @@ def export_run(plan: Plan, folder: str) -> Exported:
     for name in SCORERS:
         storage.write_bytes(storage.join(exported.path(name), CARD), base_card(metrics, name).encode())
     storage.write_bytes(exported.path(CARD), model_card(metrics, plan.users.manifest()["counters"]).encode())
-    storage.write_json(exported.path(DESCRIPTION), exported.describe())
+    files = exported.files_to_list(storage.list_tree(folder))
+    storage.write_json(exported.path(DESCRIPTION), {**exported.describe(), FILES: digests_of(folder, files)})
     return exported
 
 
@@ -75,7 +81,7 @@ def _exported(plan: Plan, folder: str) -> Exported:
 
 def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
     base = storage.join(scorer.base.folder, base_name_of(scorer.base_folds[FOLD]))
-    files = storage.read_json(storage.join(base, BASE))["files"]
+    files = storage.read_json(storage.join(base, BASE), DESCRIBED)["files"]
     storage.copy_files(base, exported.path(name), [*files, BASE])
     heads, folder = exported.stage(f"{name}.heads"), prior_folder(scorer.prior_heads.folder, FOLD)
     lineage = read_lineage(folder)

@@ -1,22 +1,29 @@
 """Layout of an exported folder.
 
 README.md                     the model card
-export.json                   the exported run, and every setting that scoring depends on
+export.json                   the exported run, every setting that scoring depends on, and the digests of all files
 reranker/, adapter/           a Hugging Face folder each: the base, with its projection, and its own card
 encoder/, retriever/          the frozen encoders of the handcrafted features and, if needed, of the retriever
 stages/reranker/heads/...     the head stores and head priors (`population-0`), as under a root
 stages/adapter/labeller/...   the label model, where histories have labels
 stages/users/...              the users' histories, without any query
+
+Each exported stage has a manifest as under a root, which lists the digests of its files; export.json lists those of the
+manifests and of everything else.
 """
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, check_config
-from hydra_ray.errors import InputError
+from hydra_ray.errors import DamagedError, InputError
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.storage.file_lists import FILES, MANIFEST, read_listing, require_files
+from hydra_ray.storage.listings import is_listed
 
 CARD = "README.md"
 DESCRIPTION = "export.json"
@@ -27,6 +34,8 @@ FORMAT = 1
 """Version of the folder's format."""
 FOLD = 0
 """Fold of a cross-fitted run whose heads and bases are exported, as for users who are added later."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +65,12 @@ class Exported:
     def part_of(self, stage: Stage, table: str, user_id: str) -> str | None:
         """Return the location of the part that a user would be in; None where no user of that bucket was exported."""
         location = stage.part(table, bucket_of(user_id, stage.num_buckets, self.bucket_key))
-        return location if storage.exists(location) else None
+        is_exported = is_listed(location)
+        return location if (storage.exists(location) if is_exported is None else is_exported) else None
+
+    def files_to_list(self, paths: Sequence[str]) -> list[str]:
+        """Return those of all files of the folder that export.json lists, and no manifest does."""
+        return [path for path in paths if path != DESCRIPTION and not _is_in_stage(path)]
 
     def describe(self) -> dict[str, Any]:
         """Return the content of export.json, without locations, placement and budget of the run."""
@@ -84,14 +98,47 @@ def read_export(folder: str) -> Exported:
             f"no export at {folder}: there is no {DESCRIPTION}. Make one with `hydra-ray export RUN FOLDER`."
         )
     description = storage.read_json(location)
-    if description.get("format") != FORMAT:
+    if not isinstance(description.get("format"), int):
+        raise DamagedError(f"{location} is damaged: it names no format. {_ANEW}")
+    if description["format"] != FORMAT:
         raise InputError(
             f"{location} is of format {description.get('format')}, expected {FORMAT}: export the run again with this "
             "version of hydra_ray."
         )
+    wrong = [name for name, kind in _SHAPE.items() if not isinstance(description.get(name), kind)]
+    if wrong:
+        raise DamagedError(f"{location} is damaged: {wrong} are missing or of another type. {_ANEW}")
+    _require_whole(folder, description)
     return Exported(
         folder=folder,
         config=check_config({**description["config"], "storage": {"root": folder}}, source=location),
         bucket_key=description["bucket_key"],
         fingerprints=description["fingerprints"],
     )
+
+
+_SHAPE = {"config": dict, "bucket_key": str, "fingerprints": dict}
+_ANEW = "Export the run again, to a new folder."
+
+
+def _require_whole(folder: str, description: Mapping[str, Any]) -> None:
+    """Check that the folder holds the files that were exported, and no other's: of tables the footers, whose row groups
+    are checked when they are read.
+
+    Raises:
+        DamagedError: a file is missing, damaged or of another export.
+    """
+    if FILES not in description:
+        _log.info("%s was exported by an earlier version, which recorded no digests: it is read unchecked", folder)
+        return
+    what = f"the export {folder}"
+    require_files(folder, description[FILES], what, _ANEW)
+    for path in description[FILES]:
+        if path.startswith("stages/") and path.endswith(f"/{MANIFEST}"):
+            stage_folder = storage.join(folder, path.removesuffix(f"/{MANIFEST}"))
+            digests = read_listing(storage.join(folder, path)) or {}
+            require_files(stage_folder, digests, f"{what} ({stage_folder})", _ANEW)
+
+
+def _is_in_stage(path: str) -> bool:
+    return path.startswith("stages/") and not path.endswith(f"/{MANIFEST}")

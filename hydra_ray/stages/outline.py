@@ -71,7 +71,7 @@ def read_outline(run_folder: str) -> Outline:
     config, location = read_config(run_folder), storage.join(run_folder, _OUTLINE)
     if not storage.exists(location):
         return outline_of(plan_run(config))
-    found = storage.read_json(location)
+    found = storage.read_json(location, {"task": str, "num_parts": int, "stages": list})
     return Outline(
         run=config.run,
         task=found["task"],

@@ -9,7 +9,7 @@ from hydra_ray.engine.ray_data import Counters
 from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
 from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.models.model_records import without_pins
-from hydra_ray.runs.run_folder import record_stages
+from hydra_ray.runs.run_folder import publishing, record_stages
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.scorer.heads.store import prior_folder
@@ -28,9 +28,10 @@ METRICS, PAGE = "metrics.json", "report.html"
 
 def publish(plan: Plan) -> None:
     """Copy what a person reads of a finished run to the run's own folder, and record there what the run consists of."""
-    for stage, name in ((plan.report, METRICS), (plan.report, PAGE), (plan.answers, PREDICTIONS)):
-        if storage.exists(location := storage.join(stage.folder, name)):
-            storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
+    with publishing(plan.run_folder, [METRICS, PAGE, PREDICTIONS]):
+        for stage, name in ((plan.report, METRICS), (plan.report, PAGE), (plan.answers, PREDICTIONS)):
+            if storage.exists(location := storage.join(stage.folder, name)):
+                storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
     if plan.parent is not None:
         storage.write_json(storage.join(plan.run_folder, "summary.json"), addition_summary(plan))
     record_stages(plan.run_folder, plan.stages())

@@ -16,11 +16,13 @@ from hydra_ray.extras import require_packages
 from hydra_ray.runs.budget import committed_counters, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
+from hydra_ray.runs.run_folder import write_config
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.definition import StageDefinition
 from hydra_ray.stages.outline import write_outline
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.report import publish
+from hydra_ray.temporary import remove_leftovers
 
 
 def personalize(config: RunConfig, until: str = "report", on_computed: OnComputed = tell_nobody) -> Plan:
@@ -34,6 +36,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
         HydraError: what went wrong, and what to do about it.
     """
     require_packages(config)
+    remove_leftovers()
     plan = plan_run(config)
     next(plan.stages(until))  # an unknown stage is told before anything is written
     # Two runs of one name would mix their reports.
@@ -55,7 +58,7 @@ def _run_stages(plan: Plan, until: str) -> Plan:
     if not plan.report.is_complete():
         storage.remove_folder(plan.run_folder)  # a report of another configuration under this run's name
     plan.models.record(plan.config.storage.root)  # before anything that is named after them
-    storage.write_json(storage.join(plan.run_folder, "config.json"), plan.config.model_dump(mode="json"))
+    write_config(plan.run_folder, plan.config)
     write_outline(plan)
     for definition, stage in plan.made(until):
         complete(stage, partial(_make, plan, definition, stage))

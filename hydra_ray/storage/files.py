@@ -6,7 +6,6 @@ find files that nothing else names, never to conclude that one is missing.
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any
@@ -16,13 +15,17 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
+from hydra_ray.storage.listings import listing_of, require_listed
 from hydra_ray.storage.local import forbidden
 from hydra_ray.storage.locations import is_uri, require_supported, store_of
+from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, SealedOutput, open_checked
+from hydra_ray.storage.seals import digest_of, new_digest, sealed_json, unsealed
 
 COUNTERS_KEY = b"hydra_ray.counters"
 """Key in a Parquet file's schema metadata under which a part's counters are stored, as JSON."""
 DAMAGED_SUFFIX = ".damaged"
 """Suffix of the name of a damaged file that was set aside."""
+_CHUNK_BYTES = 16 << 20
 _MISSING = "If it belongs to a stage, remove the stage's manifest.json and run again: only what is missing is computed."
 _ANEW = "Remove it, and its stage's manifest.json if it has one, and run again: only this file is computed again."
 
@@ -147,10 +150,13 @@ def read_bytes(location: str) -> bytes:
 
     Raises:
         StorageError: there is none.
+        DamagedError: the listing of its folder names another digest.
     """
     found = read_if_there(location)
     if found is None:
         raise StorageError(f"no file at {location}. {_MISSING}")
+    if listing_of(location) is not None:
+        require_listed(location, digest_of(found), _ANEW)
     return found
 
 
@@ -161,22 +167,45 @@ def read_if_there(location: str) -> bytes | None:
         return store.content(path)
 
 
-def write_json(location: str, value: Any) -> None:
-    """Write `value` to `location` as JSON, atomically."""
-    write_bytes(location, json.dumps(value, indent=2, ensure_ascii=False).encode())
+def write_json(location: str, value: Mapping[str, Any]) -> None:
+    """Write `value` to `location` as JSON with a seal (see `hydra_ray.storage.seals`), atomically."""
+    write_bytes(location, sealed_json(value))
 
 
-def read_json(location: str) -> Any:
-    """Return the JSON value at `location`.
+def read_json(location: str, shape: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:
+    """Return the JSON object at `location`.
+
+    Args:
+        shape: keys that it must have, each with the type of its value.
 
     Raises:
         StorageError: there is none.
-        DamagedError: it is not JSON.
+        DamagedError: it is no such object, or not what was written.
     """
+    return parse_json(read_bytes(location), location, shape)
+
+
+def parse_json(
+    content: bytes, location: str, shape: Mapping[str, type | tuple[type, ...]] | None = None
+) -> dict[str, Any]:
+    """Return the JSON object that a file's content is; see `read_json`."""
     try:
-        return json.loads(read_bytes(location))
+        value = unsealed(content)
     except ValueError as error:
-        raise DamagedError(f"{location} is damaged, it is not JSON: {error}. {_ANEW}") from error
+        raise DamagedError(f"{location} is damaged: {error}. {_ANEW}") from error
+    if not isinstance(value, dict):
+        raise DamagedError(f"{location} is damaged: expected a JSON object, got {_kind(value)}. {_ANEW}")
+    wrong = [name for name, kind in (shape or {}).items() if not isinstance(value.get(name), kind)]
+    if wrong:
+        raise DamagedError(
+            f"{location} is damaged, or another version of hydra_ray wrote it: {', '.join(map(repr, wrong))} is missing"
+            f" or of another type. {_ANEW}"
+        )
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
 
 
 def write_part(location: str, table: pa.Table, counters: Mapping[str, float] | None = None) -> None:
@@ -196,24 +225,27 @@ def write_row_groups(
     Args:
         counters: as for `write_part`; read after the last table, so that they may grow while tables are computed.
     """
-    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != COUNTERS_KEY}
+    own = (COUNTERS_KEY, BLOCKS_KEY)
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key not in own}
     schema = schema.with_metadata(metadata)
     # Floats hardly repeat: dictionary encoding would take several times as long and more space.
     repeating = [path for path, kind in _leaves(schema) if not pa.types.is_floating(kind)]
-    with (
-        open_output(location) as file,
-        # pyarrow's type stubs only allow a bool here.
-        pq.ParquetWriter(
-            file,
+    with open_output(location) as file:
+        output = SealedOutput(file)
+        # pyarrow's type stubs only allow a bool and a file of its own here.
+        with pq.ParquetWriter(
+            output,  # pyright: ignore[reportArgumentType]
             schema,
             compression="zstd",
             use_dictionary=repeating,  # pyright: ignore[reportArgumentType]
             write_page_checksum=True,
-        ) as writer,
-    ):
-        for table in tables:
-            writer.write_table(table)
-        writer.add_key_value_metadata({COUNTERS_KEY: json.dumps(counters).encode()})
+        ) as writer:
+            for table in tables:
+                writer.write_table(table)
+                output.end_block()
+            own_entries = {COUNTERS_KEY: json.dumps(counters).encode(), BLOCKS_KEY: output.begin_footer()}
+            writer.add_key_value_metadata(own_entries)
+        output.finish()
 
 
 def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
@@ -276,15 +308,38 @@ def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    store, path = store_of(location)
-    with _read_errors(location):
-        # Fetch the wanted pages of a remote table in few, coalesced requests.
-        file = pq.ParquetFile(path, filesystem=store.arrow, pre_buffer=store.is_remote, page_checksum_verification=True)
+    file, digest = _open(location)
+    require_listed(location, digest, _ANEW)
     found = file.schema_arrow
     if schema is not None and not found.equals(schema, check_metadata=False):
         file.close()
         raise StorageError(f"{location} has the schema\n{found}\nexpected\n{schema}\nRemove it and run again.")
     return file
+
+
+def content_digest(location: str) -> str:
+    """Return the digest of a file's content; of a table, the one that its footer holds.
+
+    Raises:
+        StorageError: there is no such file, or its footer is damaged.
+    """
+    if location.endswith(".parquet"):
+        file, digest = _open(location)
+        file.close()
+        return digest
+    digest = new_digest()
+    with open_input(location) as file, _read_errors(location):
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _open(location: str) -> tuple[pq.ParquetFile, str]:
+    """Return the Parquet file at `location`, whose footer has been checked, and the digest of its content."""
+    store, path = store_of(location)
+    with _read_errors(location):
+        # Fetch the wanted pages of a remote table in few, coalesced requests.
+        return open_checked(store.arrow.open_input_file(path), location, _ANEW, pre_buffer=store.is_remote)
 
 
 def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
@@ -309,7 +364,7 @@ def _read_errors(location: str) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise forbidden(location) from error
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DamagedError(f"the table {location} is damaged: {error}. {_ANEW}") from error
     except OSError as error:
         raise StorageError(f"cannot read {location}: {error}. If it is damaged: {_ANEW}") from error
@@ -318,7 +373,7 @@ def _read_errors(location: str) -> Iterator[None]:
 def read_counters(location: str) -> dict[str, float]:
     """Return the counters of the part at `location`, from its footer alone."""
     with open_part(location) as file:
-        return json.loads((file.metadata.metadata or {}).get(COUNTERS_KEY, b"{}"))
+        return parse_json((file.metadata.metadata or {}).get(COUNTERS_KEY, b"{}"), f"the footer of {location}")
 
 
 def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -331,10 +386,19 @@ def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def copy_files(source: str, destination: str, names: Iterable[str]) -> None:
-    """Copy files from one folder to another; not atomic, so write the file that marks them as complete afterwards."""
+    """Copy files from one folder to another; not atomic, so write the file that marks them as complete afterwards.
+
+    Raises:
+        StorageError: there is no such file, or it cannot be written.
+        DamagedError: the listing of its folder names another digest.
+    """
     for name in names:
+        digest = new_digest()
         with open_input(join(source, name)) as file, open_output(join(destination, name)) as copy:
-            shutil.copyfileobj(file, copy, length=16 << 20)
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                copy.write(chunk)
+            require_listed(join(source, name), digest.hexdigest(), _ANEW)
 
 
 def remove_folder(location: str) -> None:

@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from typing import IO, Any
 import pyarrow.fs as pafs
 
 from hydra_ray.errors import ConfigError, StorageError
+from hydra_ray.temporary import temporary_folder, temporary_place
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """Environment variables that may hold the store's URL; the first that is set counts."""
@@ -157,15 +157,15 @@ class S3Store:
     def output(self, path: str) -> Iterator[IO[bytes]]:
         """Open a new file, which is uploaded to `path` only if the block ends without an error."""
         try:
-            with tempfile.NamedTemporaryFile() as file:
-                yield file  # pyright: ignore[reportReturnType]
+            with temporary_folder("upload") as folder, open(os.path.join(folder, "object"), "wb") as file:
+                yield file
                 file.flush()
                 with _store_errors(path):
                     self._objects.put_file(file.name, path, chunksize=_CHUNK_BYTES)
         except StorageError:
             raise
         except OSError as error:
-            folder = tempfile.gettempdir()
+            folder = temporary_place()
             raise StorageError(
                 f"cannot buffer s3://{path} in {folder} ({shutil.disk_usage(folder).free >> 20} MB free) before the "
                 f"upload: {error}. Free space there or set TMPDIR, and run again: what was committed is kept."

@@ -1,7 +1,6 @@
 """Checks that a run's output can be written and fits: below its root, in temporary folders, in the model cache."""
 
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from hydra_ray.config import RunConfig
 from hydra_ray.errors import HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.forecast.disk import run_bytes
+from hydra_ray.temporary import temporary_place
 
 _RAY_BYTES = 1 * GIGABYTE
 """Allowance for Ray's logs and for objects that it spills."""
@@ -71,9 +71,9 @@ def needs_of(
         generator: generator's model; None where none is loaded.
         encoders: encoders that bases are made from.
     """
-    temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    temporary = os.environ.get("RAY_TMPDIR") or temporary_place()
     needs = [Need(what="Ray", folder=temporary, num_bytes=_RAY_BYTES)]
-    needs.append(Need(what="users while they are read", folder=tempfile.gettempdir(), num_bytes=seen.input_bytes))
+    needs.append(Need(what="users while they are read", folder=temporary_place(), num_bytes=seen.input_bytes))
     needs += (
         Need(what=model.spec, folder=model.cache, num_bytes=model.missing_bytes)
         for model in (*encoders, generator)

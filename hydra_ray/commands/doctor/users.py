@@ -16,7 +16,7 @@ from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, planted_id
 from hydra_ray.lamp.user_files import read_user_file
 from hydra_ray.lamp.users import in_fold, rejected_sample, require_planted, splits_of
 from hydra_ray.rows import Rejected, to_dict
-from hydra_ray.runs.root import KEY
+from hydra_ray.runs.root import known_root_key
 from hydra_ray.runs.stage import bucket_of
 
 MAX_ROWS = 200
@@ -173,6 +173,6 @@ def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
 def _root_key(root: str) -> str:
     """Return the bucket key of a root; empty where nothing has been run under it."""
     try:
-        return (storage.read_if_there(storage.join(root, KEY)) or b"").decode().strip()
+        return known_root_key(root) or ""
     except (HydraError, OSError):
         return ""

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from hydra_ray.commands.submit.job import Job, job_environment
 from hydra_ray.engine.listener import connection_error
 from hydra_ray.engine.ray_connection import ADDRESS, TOKEN_HELP, send_token
 from hydra_ray.errors import ClusterError
+from hydra_ray.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -56,7 +56,7 @@ def submit(client: "JobSubmissionClient", job: Job, typed: str) -> str:
     Raises:
         ClusterError: the cluster rejected it.
     """
-    with tempfile.TemporaryDirectory() as folder, _explained(client.get_address()):
+    with temporary_folder("job") as folder, _explained(client.get_address()):
         for name, content in job.files.items():
             Path(folder, name).write_bytes(content)
         sent = {"working_dir": folder} if job.files else {}

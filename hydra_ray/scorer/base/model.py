@@ -9,7 +9,6 @@ Shape suffixes: N candidates, T distinct texts, H the encoder's width, M learned
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +21,13 @@ from hydra_ray import storage
 from hydra_ray.errors import ConfigError, DamagedError
 from hydra_ray.scorer.base.encoder import distinct, load_encoder, pool, require_length
 from hydra_ray.scorer.base.layer_cache import HiddenStateCache, LowerLayers, layers_of, num_equal_layers
-from hydra_ray.scorer.base.spec import DESCRIPTION, BaseShape
+from hydra_ray.scorer.base.spec import DESCRIBED, DESCRIPTION, BaseShape
+from hydra_ray.storage.file_lists import digests_of, require_files
+from hydra_ray.temporary import temporary_folder
 
 _PROJECTION = "projection.safetensors"
+_DIGESTS = "digests"
+"""Key in the description: the digests of the files, by name."""
 
 
 class Base(nn.Module):
@@ -145,7 +148,7 @@ def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str
     Returns:
         Its fingerprint, a hash of the weights.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("base") as folder:
         base.encoder.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)
         projection = {name: t for name, t in base.state_dict().items() if not name.startswith("encoder.")}
@@ -153,7 +156,8 @@ def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str
         fingerprint = _weights_fingerprint(folder)
         files = sorted(os.listdir(folder))
         storage.copy_files(folder, location, files)
-    whole = {**base.shape.to_json(), "fingerprint": fingerprint, "files": files, **description}
+        digests = digests_of(folder, files)
+    whole = {**base.shape.to_json(), "fingerprint": fingerprint, "files": files, _DIGESTS: digests, **description}
     storage.write_json(storage.join(location, DESCRIPTION), whole)
     return fingerprint
 
@@ -165,22 +169,38 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
         StorageError: there is none, or its weights differ from those that were written.
         ModelError: it is incomplete.
     """
-    description = storage.read_json(storage.join(location, DESCRIPTION))
+    description = storage.read_json(storage.join(location, DESCRIPTION), DESCRIBED)
     shape = BaseShape.from_json(description)
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder("base") as temporary:
         folder = location
         if storage.is_uri(location):
             storage.copy_files(location, temporary, description["files"])
             folder = temporary
-        if _weights_fingerprint(folder) != description["fingerprint"]:
-            raise DamagedError(
-                f"the base {location} is damaged: the hash of its weights is not {description['fingerprint']}, as its "
-                "description says. Remove the folder, and the manifest.json beside it, and run again: it is retrained."
-            )
+        _require_whole(folder, description, location)
         base = Base(*load_encoder(folder), shape, seed=0)
         base.load_state_dict(load_file(os.path.join(folder, _PROJECTION)), strict=False)
     base.requires_grad_(False)
     return base.train(False), description
+
+
+def _require_whole(folder: str, description: Mapping[str, Any], location: str) -> None:
+    """Check the files of a base against its description.
+
+    Args:
+        folder: where they are read from.
+        location: where the base is.
+
+    Raises:
+        DamagedError: a file is missing or another one.
+    """
+    advice = "Remove the folder, and the manifest.json beside it, and run again: it is retrained."
+    if _DIGESTS in description:
+        require_files(folder, description[_DIGESTS], f"the base {location}", advice)
+    elif _weights_fingerprint(folder) != description["fingerprint"]:
+        raise DamagedError(
+            f"the base {location} is damaged: the hash of its weights is not {description['fingerprint']}, as its "
+            f"description says. {advice}"
+        )
 
 
 def _weights_fingerprint(folder: str) -> str:

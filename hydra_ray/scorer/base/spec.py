@@ -10,6 +10,16 @@ Interaction = Literal["pair", "bilinear"]
 DESCRIPTION = "base.json"
 """File name of a base's description, which is written last."""
 
+DESCRIBED: Mapping[str, type] = {
+    "interaction": str,
+    "plain_names": list,
+    "width": int,
+    "max_text_tokens": int,
+    "fingerprint": str,
+    "files": list,
+}
+"""Keys of a base's description that it is loaded by, with the types of their values."""
+
 
 def base_name_of(fold: int | None) -> str:
     """Return the name of the base trained on the training users of a fold, or of the one that serves all folds."""

@@ -35,4 +35,4 @@ class TrainingTask:
 
     def training(self) -> dict[str, Any]:
         """Return the course of the training from the stored base's description."""
-        return storage.read_json(self.description)["training"]
+        return storage.read_json(self.description, {"training": dict})["training"]

@@ -7,7 +7,6 @@ one, with the training groups in the same order.
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.base.task import TrainingTask
 from hydra_ray.scorer.base.train_engines import TrainingEngine, open_engine, prepare_process
 from hydra_ray.seeds import seed_of
+from hydra_ray.temporary import temporary_folder
 
 _LOG = logging.getLogger(__name__)
 MAX_START_GROUPS = 2000
@@ -244,7 +244,7 @@ def _update_best(progress: Progress, training_model: TrainingModel, losses: np.n
 
 
 def _checkpoint(engine: TrainingEngine, progress: Progress, rank: int, task: TrainingTask) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder("checkpoint") as folder:
         engine.save(folder)
         if rank == 0:
             progress.save(folder)

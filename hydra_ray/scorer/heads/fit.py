@@ -117,7 +117,7 @@ def _known_losses(job: HeadJob, names: Sequence[str]) -> np.ndarray:
     if not storage.exists(location):
         losses = cohort_losses([_added_counters(job.trial_parts(name)) for name in names])
         storage.write_json(location, dict(zip(names, losses.tolist(), strict=True)))
-    found = storage.read_json(location)
+    found = storage.read_json(location, dict.fromkeys(names, list))
     return np.array([found[name] for name in names])
 
 

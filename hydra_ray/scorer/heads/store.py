@@ -17,7 +17,7 @@ from hydra_ray import storage
 from hydra_ray.errors import HeadMismatchError, StorageError
 from hydra_ray.rows import arrow_list, from_table
 from hydra_ray.runs.stage import Stage, bucket_of
-from hydra_ray.scorer.linear.prior import DESCRIPTION
+from hydra_ray.scorer.linear.prior import read_description
 
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""
@@ -83,7 +83,7 @@ def read_lineage(folder: str) -> Lineage:
     Raises:
         StorageError: there is no head prior.
     """
-    description = storage.read_json(storage.join(folder, DESCRIPTION))
+    description = read_description(folder)
     return Lineage(base=description["base_fingerprint"], head_prior=description["fingerprint"])
 
 

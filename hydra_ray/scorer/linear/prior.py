@@ -16,7 +16,7 @@ parameters of a flat network, F folds of training users, Q principal components.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from hydra_ray.scorer.linear.newton import Regression
 from hydra_ray.scorer.linear.routed import RoutedHeads, fit_routed_heads, rescaled, routed_scores
 from hydra_ray.scorer.linear.shared import SharedHead, Widths, fit_shared_heads, search
 from hydra_ray.seeds import rng_of
+from hydra_ray.storage.arrays import read_arrays, write_arrays
 
 START_VARIANCES = (1e-4, 1e-3, 0.01, 0.1, 1.0)
 """Candidates for the variances of the users' deviations (the diagonal S)."""
@@ -95,18 +96,21 @@ class HeadPrior:
         if self.routed is not None:
             arrays |= {stored: getattr(self.routed, name) for name, stored in _ROUTED_ARRAYS.items()}
         arrays |= {f"variances.{rank}": values for rank, values in self.variances.items()}
-        storage.write_bytes(storage.join(folder, _ARRAYS), _to_safetensors(arrays))
+        digest = write_arrays(storage.join(folder, _ARRAYS), arrays)
         description = {
             "base_fingerprint": self.base_fingerprint,
             "fingerprint": fingerprint,
             "ranks": sorted(self.variances),
             "variances": {str(rank): np.round(values, 6).tolist() for rank, values in self.variances.items()},
+            _DIGEST: digest,
         }
         storage.write_json(storage.join(folder, DESCRIPTION), description)
 
 
 _ARRAYS = "population.safetensors"
 DESCRIPTION = "population.json"
+_DIGEST = "digest"
+"""Key in the description: the digest of the arrays' file."""
 _ROUTED_ARRAYS = {
     "deviations_FED": "routed.deviations_KED",
     "gate_FEQ": "routed.gate_KEP",
@@ -121,12 +125,10 @@ def read_prior(folder: str) -> HeadPrior:
     """Read the head prior stored at `folder`.
 
     Raises:
-        StorageError: there is none.
+        StorageError: there is none, or it is damaged.
     """
-    from safetensors.numpy import load
-
-    description = storage.read_json(storage.join(folder, DESCRIPTION))
-    arrays = load(storage.read_bytes(storage.join(folder, _ARRAYS)))
+    description = read_description(folder)
+    arrays = read_arrays(storage.join(folder, _ARRAYS), _ANEW, description.get(_DIGEST))
     return HeadPrior(
         base_fingerprint=description["base_fingerprint"],
         scales_D=arrays["scales"],
@@ -139,15 +141,22 @@ def read_prior(folder: str) -> HeadPrior:
     )
 
 
+_ANEW = "Remove the folder, and the stage's manifest.json, and run again: only the heads are fitted anew."
+
+
+def read_description(folder: str) -> dict[str, Any]:
+    """Return the description of the head prior stored at `folder`.
+
+    Raises:
+        StorageError: there is none, or it is damaged.
+    """
+    shape = {"base_fingerprint": str, "fingerprint": str, "ranks": list}
+    return storage.read_json(storage.join(folder, DESCRIPTION), shape)
+
+
 def _routed_of(arrays: Mapping[str, Floats]) -> RoutedHeads | None:
-    is_stored = all(stored in arrays for stored in _ROUTED_ARRAYS.values())
+    is_stored = any(stored in arrays for stored in _ROUTED_ARRAYS.values())
     return RoutedHeads(**{name: arrays[stored] for name, stored in _ROUTED_ARRAYS.items()}) if is_stored else None
-
-
-def _to_safetensors(arrays: Mapping[str, Floats]) -> bytes:
-    from safetensors.numpy import save
-
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def feature_weights(head_prior: HeadPrior, handcrafted_names: Sequence[str]) -> list[tuple[str, float]]:
