@@ -104,8 +104,9 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
     """Return a finding on one request in the form of a run's, for one token."""
     import openai
 
-    from hydra_ray.generate.calls import call_arguments, read_answers
+    from hydra_ray.generate.calls import call_arguments
     from hydra_ray.generate.engines.openai import key_of
+    from hydra_ray.generate.replies import parse_reply, read_answers
 
     is_constrained = generator.is_constrained and api.has_structured_outputs
     arguments = call_arguments(_SMALLEST, api, range(1), is_constrained=is_constrained)
@@ -113,7 +114,8 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
     start = time.monotonic()
     try:
         with openai.OpenAI(base_url=api.base_url, api_key=key_of(api), max_retries=0, timeout=seconds) as client:
-            answered = read_answers(client.chat.completions.create(**arguments), 1, 0)
+            response = client.chat.completions.with_raw_response.create(**arguments)
+        answered = read_answers(parse_reply(response.content), 1, 0)
     except (openai.OpenAIError, TimeoutError, ValueError) as error:
         return problem("endpoint: one call", api.model, _why_failed(error, api))
     details = f"{answered.prompt_tokens} prompt tokens, ended by {answered.generations[0].finish_reason}"

@@ -22,10 +22,11 @@ from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
 from hydra_ray.findings import counted
 from hydra_ray.generate.call_faults import Fault, fault_of
-from hydra_ray.generate.calls import Answered, call_arguments, expected_tokens, read_answers
+from hydra_ray.generate.calls import call_arguments, expected_tokens
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
+from hydra_ray.generate.replies import Answered, parse_reply, read_answers
 from hydra_ray.generate.retry_policy import Breaker, pause_seconds
 from hydra_ray.rows import Completion, Generation, Request
 
@@ -167,8 +168,8 @@ class OpenAiEngine:
         start = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
-                response = await client.chat.completions.create(**arguments)
-            answered = read_answers(response, len(samples), request.num_top_tokens)
+                response = await client.chat.completions.with_raw_response.create(**arguments)
+            answered = read_answers(parse_reply(response.content), len(samples), request.num_top_tokens)
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             fault = fault_of(error, self._api)
             if fault.is_answered:
