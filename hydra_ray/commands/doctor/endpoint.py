@@ -141,6 +141,8 @@ def _why_failed(error: Exception, api: ApiConfig) -> str:
             f"{fault.message}: check what generator.api says that it takes (has_log_probabilities, "
             "has_structured_outputs, length_field, max_samples_per_call)"
         )
+    if fault.is_paid:
+        return fault.message
     if fault.is_answered:
         return f"{fault.message}: the endpoint lives and asks to wait; try again, or ask for a higher limit"
     return f"{fault.message}: look whether {api.base_url} serves a model, and try again"

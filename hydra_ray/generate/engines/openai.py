@@ -13,21 +13,24 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import openai
 import openai.resources.chat  # otherwise loaded lazily, during the first call
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
-from hydra_ray.errors import ConfigError, EndpointError
+from hydra_ray.errors import ConfigError, EndpointError, HydraError
 from hydra_ray.findings import counted
 from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import call_arguments, expected_tokens
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
-from hydra_ray.generate.replies import Answered, parse_reply, read_answers
+from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
 from hydra_ray.generate.retry_policy import Breaker, pause_seconds
+from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.rows import Completion, Generation, Request
 
 if TYPE_CHECKING:
@@ -37,7 +40,15 @@ _KEEP_SECONDS = 1.0
 _KEEP_REQUESTS = 100
 """Number of waiting answers at which they are stored before `_KEEP_SECONDS` have passed."""
 _MANY_REFUSALS = 10
-"""Number of refused requests, before any is answered, that means that the endpoint accepts none of this form."""
+"""Number of refused requests, or of unreadable replies, before any request is answered, that means that the endpoint
+accepts none of this form."""
+_REMEDIES = {
+    Flaw.PROMPT_TOKENS: "prompts are counted by the tokenizer of generator.model",
+    Flaw.GENERATED_TOKENS: "answers are counted by the tokenizer of generator.model",
+    Flaw.LOG_PROBABILITIES: "they are left out; set generator.api.has_log_probabilities=false if it has none",
+    Flaw.SURROGATES: "each becomes U+FFFD",
+}
+logger = logging.getLogger(__name__)
 
 
 class OpenAiEngine:
@@ -48,7 +59,9 @@ class OpenAiEngine:
         self._is_constrained = config.is_constrained and api.has_structured_outputs
         self._key = key_of(api)
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
-        self._num_refused, self._has_answered = 0, False
+        self._num_refused, self._num_unreadable, self._has_answered = 0, 0, False
+        self._counts, self._is_thinking = TokenCounts(config), config.thinking_tokens > 0
+        self._told = set[Flaw]()
         for library in ("openai", "httpx", "httpx2", "httpcore"):
             # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
@@ -111,19 +124,19 @@ class OpenAiEngine:
             samples = range(start, min(start + size, request.num_samples))
             answered = await self._call(client, request, samples, attempts)
             if isinstance(answered, Fault):
-                return self._failed(request, answered, attempts.number)
+                return self._failed(request, answered, attempts, prompt_tokens)
             prompt_tokens += answered.prompt_tokens
             generations += answered.generations
         return Completion(
             request_id=request.request_id,
             user_id=request.user_id,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens + attempts.lost_tokens,
             generations=tuple(generations),
             error=None,
             attempts=attempts.number,
         )
 
-    def _failed(self, request: Request, fault: Fault, num_attempts: int) -> Completion:
+    def _failed(self, request: Request, fault: Fault, attempts: "_Attempts", prompt_tokens: int) -> Completion:
         self._num_refused += fault.is_final
         if self._num_refused >= _MANY_REFUSALS and not self._has_answered:
             raise EndpointError(
@@ -134,11 +147,11 @@ class OpenAiEngine:
         return Completion(
             request_id=request.request_id,
             user_id=request.user_id,
-            prompt_tokens=0,
+            prompt_tokens=prompt_tokens + attempts.lost_tokens,
             generations=(),
-            error=f"{fault.message}, {num_attempts} attempts",
+            error=f"{fault.message}, {attempts.number} attempts",
             failure=fault.kind,
-            attempts=num_attempts,
+            attempts=attempts.number,
         )
 
     async def _call(
@@ -153,6 +166,7 @@ class OpenAiEngine:
                 turn.tokens = _taken(found, turn.tokens)
             if isinstance(found, Answered) or found.is_final:
                 return found
+            attempts.lost_tokens += expected_tokens(request, 0) if found.is_paid else 0
             num_failed += 1
             if num_failed >= self._api.max_attempts and not self._breaker.is_suspected:
                 return found
@@ -169,17 +183,54 @@ class OpenAiEngine:
         try:
             async with asyncio.timeout(seconds):
                 response = await client.chat.completions.with_raw_response.create(**arguments)
-            answered = read_answers(parse_reply(response.content), len(samples), request.num_top_tokens)
+            answered = await self._read(response.content, request, len(samples))
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             fault = fault_of(error, self._api)
             if fault.is_answered:
                 self._breaker.sign_of_life(time.monotonic())
             elif not fault.is_final:
                 self._breaker.failed(request.request_id, start)
+            self._require_readable(fault)
             return fault
+        except HydraError:
+            raise
+        except Exception as error:  # whatever it is, the answers of the other requests must not be lost
+            message = f"the call failed by an unexpected {type(error).__name__}"
+            return Fault(kind=FailureKind.ENGINE, message=message, is_final=True, is_answered=False)
         self._breaker.sign_of_life(time.monotonic())
         self._has_answered = True
         return answered
+
+    async def _read(self, content: bytes, request: Request, num_samples: int) -> Answered:
+        """Return the answers in a reply, with their tokens counted here where the reply does not tell them.
+
+        Raises:
+            ReplyError: there are none.
+        """
+        body = parse_reply(content)
+        read = partial(read_answers, body, num_samples, request.num_top_tokens, is_thinking=self._is_thinking)
+        answered = read()
+        for flaw in sorted(answered.flaws - self._told):
+            self._told.add(flaw)
+            logger.warning("the endpoint %s sends %s: %s", self._api.base_url, flaw.value, _REMEDIES[flaw])
+        if Flaw.GENERATED_TOKENS in answered.flaws:
+            answered = await asyncio.to_thread(read, count_tokens=self._counts.of_text)
+        if Flaw.PROMPT_TOKENS in answered.flaws:
+            answered = replace(answered, prompt_tokens=await asyncio.to_thread(self._counts.of_prompt, request))
+        return answered
+
+    def _require_readable(self, fault: Fault) -> None:
+        """Count replies that cannot be read.
+
+        Raises:
+            EndpointError: all the first ones.
+        """
+        self._num_unreadable += fault.is_paid
+        if self._num_unreadable >= _MANY_REFUSALS and not self._has_answered:
+            raise EndpointError(
+                f"the endpoint {self._api.base_url} answers, but none of its first {_MANY_REFUSALS} replies can be "
+                f"used: {fault.message}. Correct that setting, or look what listens there."
+            )
 
     @asynccontextmanager
     async def _turn(self, request: Request, num_samples: int) -> AsyncIterator["_Turn"]:
@@ -210,6 +261,8 @@ class _Attempts:
 
     def __init__(self) -> None:
         self.number = 0
+        self.lost_tokens = 0
+        """Prompt tokens of replies that could not be used, approximately."""
         self._start: float | None = None
 
     def begin(self, deadline_seconds: float) -> float:
@@ -251,10 +304,11 @@ class _Answers:
 
 
 def _taken(found: Answered | Fault, expected: int) -> int:
-    """Return the tokens that a call has taken: the expected number if it timed out, none if it was refused."""
+    """Return the tokens that a call has taken: the expected number if it timed out or its answer cannot be used, none
+    if it was refused."""
     if isinstance(found, Answered):
         return found.prompt_tokens + sum(each.num_tokens for each in found.generations)
-    return expected if found.kind == FailureKind.TIMEOUT else 0
+    return expected if found.kind == FailureKind.TIMEOUT or found.is_paid else 0
 
 
 def key_of(api: ApiConfig) -> str:
