@@ -253,6 +253,10 @@ class GeneratorConfig(Section):
     """Floating-point type of weights and activations."""
     max_model_tokens: int = Field(default=2048, gt=0)
     """Largest number of tokens of a prompt and its answer together."""
+    thinking_tokens: int = Field(default=0, ge=0)
+    """Room for the thought of a reasoning model before its answer, in tokens, added to the length limit of each request
+    and paid for like the answer. Thoughts are removed from answers. Where more than 0, vLLM decodes without constraint:
+    one would forbid the thought. 0 is for models that do not think, or whose chat template can switch it off."""
     max_text_tokens: int = Field(default=256, gt=0)
     """Length, in the generator's tokens, to which each record and query in a prompt is cut."""
     is_constrained: bool = True

@@ -1,4 +1,4 @@
-"""One call of an OpenAI-compatible chat endpoint: its arguments and its response.
+"""One call of an OpenAI-compatible chat endpoint: its arguments and its size.
 
 Samples are requested by `n`, all in one call where the endpoint allows it, because a prompt is billed once per call.
 Each sample has its own seed, the sum of its request's seed and its index: endpoints that draw the samples of a call
@@ -8,19 +8,13 @@ from consecutive seeds, as vLLM does, return the same samples however they are d
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.rows import Generation, Request, Token
-
-if TYPE_CHECKING:
-    from openai.types.chat.chat_completion import ChatCompletion, Choice
+from hydra_ray.rows import Request
 
 _MAX_TOP_TOKENS = 20
 """Maximum number of top tokens that hosted endpoints report."""
-_IMPOSSIBLE = -9999.0
-"""Log-probability that endpoints report for tokens that could not have been generated."""
 _CHARACTERS_PER_TOKEN = 4
 """Approximate characters per token of English text, for estimating the size of a call beforehand."""
 _FRAME_TOKENS = 4
@@ -28,14 +22,6 @@ _FRAME_TOKENS = 4
 _SEED_BITS = 31
 """Number of bits of a seed: some endpoints truncate larger ones, and gateways that parse numbers as floats round
 them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """Result of one successful call."""
-
-    prompt_tokens: int
-    generations: tuple[Generation, ...]
 
 
 def call_arguments(
@@ -128,51 +114,3 @@ def expected_tokens(request: Request, num_samples: int) -> int:
     characters = sum(len(message.content) for message in request.messages)
     prompt = characters // _CHARACTERS_PER_TOKEN + _FRAME_TOKENS * len(request.messages)
     return prompt + num_samples * request.max_tokens
-
-
-def read_answers(response: "ChatCompletion", num_samples: int, num_top_tokens: int) -> Answered:
-    """Return the generations in a response.
-
-    Raises:
-        ValueError: it is not a chat completion with `num_samples` choices.
-    """
-    try:
-        choices = sorted(response.choices, key=lambda choice: choice.index)
-        if len(choices) != num_samples:
-            raise ValueError(f"got {len(choices)} choices, expected {num_samples}")
-        usage = response.usage
-        lengths = _lengths(choices, usage.completion_tokens if usage else 0)
-        return Answered(
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            generations=tuple(
-                _generation(choice, length, num_top_tokens) for choice, length in zip(choices, lengths, strict=True)
-            ),
-        )
-    except (AttributeError, TypeError) as error:
-        # The client returns whatever JSON it received, or its text.
-        raise ValueError("got a response that is not a chat completion") from error
-
-
-def _generation(choice: "Choice", num_tokens: int, num_top_tokens: int) -> Generation:
-    reported = choice.logprobs.content if choice.logprobs else None
-    text = choice.message.content
-    # A refusal has a field of its own and is no answer.
-    is_refused = text is None and choice.message.refusal is not None
-    return Generation(
-        text=text or "",
-        num_tokens=num_tokens,
-        finish_reason="content_filter" if is_refused else choice.finish_reason or "",
-        log_probability=sum(token.logprob for token in reported) if reported else None,
-        first_tokens=tuple(
-            Token(text=token.token, log_probability=token.logprob)
-            for token in (reported[0].top_logprobs if reported and num_top_tokens else ())
-            if token.logprob > _IMPOSSIBLE
-        ),
-    )
-
-
-def _lengths(choices: Sequence["Choice"], completion_tokens: int) -> list[int]:
-    """Return the generated tokens of each choice: as reported, plus an even share of the unattributed tokens."""
-    lengths = [len(choice.logprobs.content or ()) if choice.logprobs else 0 for choice in choices]
-    share, rest = divmod(max(completion_tokens - sum(lengths), 0), len(lengths))
-    return [length + share + (place < rest) for place, length in enumerate(lengths)]

@@ -5,7 +5,6 @@ variables, so that what is missing is found before Ray starts.
 """
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from hydra_ray.config import ApiConfig
@@ -53,27 +52,29 @@ def client_settings(api: ApiConfig) -> dict[str, Any]:
     Raises:
         ConfigError: an environment variable is not set, or holds what no header can.
     """
-    import openai
-
     require_credentials(api)
     # The client requires a key; an endpoint that wants none ignores it.
     key = "none" if api.api_key_env is None else os.environ[api.api_key_env]
-    headers: dict[str, Any] = {
+    headers = {
         name: REFERENCE.sub(lambda found: os.environ[found[1]], value) for name, value in api.extra_headers.items()
     }
     if api.api_key_header is not None:
-        headers |= {api.api_key_header: key, "Authorization": openai.Omit()}
-    elif api.api_key_env is None and "authorization" in {name.lower() for name in headers}:
-        headers = {("Authorization" if name.lower() == "authorization" else name): headers[name] for name in headers}
+        headers[api.api_key_header] = key
+    # The client's own header of this name is replaced, whatever its case.
+    headers = {("Authorization" if name.lower() == "authorization" else name): headers[name] for name in headers}
     return {
         "base_url": api.base_url,
         "api_key": key,
         "default_headers": headers,
-        "default_query": _query(api.extra_query),
+        "default_query": api.extra_query,
         "max_retries": 0,
         "timeout": api.attempt_timeout_seconds,
     }
 
 
-def _query(parameters: Mapping[str, str]) -> dict[str, object]:
-    return dict(parameters)
+def call_headers(api: ApiConfig) -> dict[str, Any]:
+    """Return the `extra_headers` of each call: where the key has a header of its own, the usual one is left out, which
+    OpenAI's clients take only there."""
+    import openai
+
+    return {} if api.api_key_header is None else {"Authorization": openai.Omit()}

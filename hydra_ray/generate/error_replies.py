@@ -20,13 +20,14 @@ _FLAGGED = re.compile(
     r"|responsible ?ai|inappropriate content|prohibited_content|data_inspection_failed|sensitive[ _]content"
 )
 _TOO_LONG = re.compile(
-    r"(?i)context[ _-]?(length|window|size)|maximum (context|input|prompt)|(prompt|input|message)s? (is|are) too (long|large)"
-    r"|too many (input |prompt )?tokens|reduce the length|exceed\w* (the )?(model'?s? )?(maximum|max|available) (context|input)"
+    r"(?i)context[ _-]?(length|window|size)|maximum (context|input|prompt)"
+    r"|(prompt|input|message)s? (is|are) too (long|large)|too many (input |prompt )?tokens|reduce the length"
+    r"|exceed\w* (the )?(model'?s? )?(maximum|max|available) (context|input)"
 )
 _REFUSAL = re.compile(
-    r"(?i)unsupported|not support|unknown|unrecognized|unexpected|not permitted|not allowed|extra (inputs|fields)|invalid"
-    r"|forbidden|not available|not accepted|deprecated|must be|only .{0,40}default|does not exist|not recognized|no longer"
-    r"|cannot be (used|set|specified)|should be|incompatible"
+    r"(?i)unsupported|not support|unknown|unrecognized|unexpected|not permitted|not allowed|extra (inputs|fields)"
+    r"|invalid|forbidden|not available|not accepted|deprecated|must be|only .{0,40}default|does not exist"
+    r"|not recognized|no longer|cannot be (used|set|specified)|should be|incompatible"
 )
 _SHORT = 3
 """Length of a field's name up to which it counts only in quotes or after the word parameter."""

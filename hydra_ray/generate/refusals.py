@@ -12,7 +12,7 @@ from hydra_ray.config import ApiConfig
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.call_faults import Fault, remedy_for_parameter
 
-_MANY_REFUSALS = 10
+MANY_REFUSALS = 10
 """Number of refusals, with no answer before or between them, that means that the endpoint refuses all."""
 _MANY_BAD_REQUESTS = 50
 """The same for refused requests (400, 413, 422) once others were answered: a user's prompts may all be too much."""
@@ -45,24 +45,24 @@ class Refusals:
         url = self._api.base_url
         if fault.parameter is not None and _key(fault.parameter, sent) not in self._taken:
             raise EndpointError(
-                f"the endpoint {url} does not take the field {fault.parameter} as it is sent: {fault.message}. To go on, "
-                f"{remedy_for_parameter(fault.parameter, self._api)}. Earlier answers are kept."
+                f"the endpoint {url} does not take the field {fault.parameter} as it is sent: {fault.message}. To go "
+                f"on, {remedy_for_parameter(fault.parameter, self._api)}. Earlier answers are kept."
             )
         if fault.is_doubtful and not self._has_answered:
             raise EndpointError(f"the endpoint {url} refuses every request: {fault.message}. {fault.remedy}")
-        limit = _MANY_REFUSALS if fault.is_doubtful or not self._has_answered else _MANY_BAD_REQUESTS
+        limit = MANY_REFUSALS if fault.is_doubtful or not self._has_answered else _MANY_BAD_REQUESTS
         if self._in_a_row < limit:
             return
         if self._has_answered:
             raise EndpointError(
-                f"the endpoint {url} refused {self._in_a_row} requests in a row, though it answered before, the last one: "
-                f"{fault.message}. {fault.remedy or 'Check that it still takes what generator.api says.'} Earlier answers "
-                "are kept."
+                f"the endpoint {url} refused {self._in_a_row} requests in a row, though it answered before, the last "
+                f"one: {fault.message}. {fault.remedy or 'Check that it still takes what generator.api says.'} "
+                "Earlier answers are kept."
             )
         raise EndpointError(
-            f"the endpoint {url} refused each of the first {self._in_a_row} requests, the last one: {fault.message}. Check "
-            "the settings in generator.api that say what it supports: has_log_probabilities, has_structured_outputs, "
-            "has_seed, length_field, max_samples_per_call, omit_fields, or name its provider."
+            f"the endpoint {url} refused each of the first {self._in_a_row} requests, the last one: {fault.message}. "
+            "Check the settings in generator.api that say what it supports: has_log_probabilities, "
+            "has_structured_outputs, has_seed, length_field, max_samples_per_call, omit_fields, or name its provider."
         )
 
 

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -17,6 +17,9 @@ from hydra_ray.errors import EndpointError
 from hydra_ray.findings import Finding, problem
 from hydra_ray.generate.credentials import wrong_value
 from hydra_ray.rows import Message, Request
+
+if TYPE_CHECKING:
+    from hydra_ray.generate.call_faults import Fault
 
 _CONNECT_SECONDS = 5.0
 _CALL_SECONDS = 60.0
@@ -116,8 +119,9 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
     """Return a finding on one request in the form of a run's, for one token."""
     import openai
 
-    from hydra_ray.generate.calls import call_arguments, call_body, read_answers
-    from hydra_ray.generate.credentials import client_settings
+    from hydra_ray.generate.calls import call_arguments, call_body
+    from hydra_ray.generate.credentials import call_headers, client_settings
+    from hydra_ray.generate.replies import parse_reply, read_answers
 
     arguments = call_arguments(
         _SMALLEST,
@@ -133,7 +137,8 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
     start = time.monotonic()
     try:
         with client:
-            answered = read_answers(client.chat.completions.create(**arguments), 1, 0)
+            response = client.chat.completions.with_raw_response.create(**arguments, extra_headers=call_headers(api))
+        answered = read_answers(parse_reply(response.content), 1, 0)
     except (openai.OpenAIError, TimeoutError, ValueError) as error:
         return problem("endpoint: one call", api.model, _why_failed(error, api, call_body(arguments)))
     details = f"{answered.prompt_tokens} prompt tokens, ended by {answered.generations[0].finish_reason}"
@@ -143,7 +148,7 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
 
 def _why_failed(error: Exception, api: ApiConfig, sent: Mapping[str, Any]) -> str:
     """Return what a failed request means, without any text of the endpoint's own."""
-    from hydra_ray.generate.call_faults import fault_of, remedy_for_parameter
+    from hydra_ray.generate.call_faults import fault_of
 
     if any(isinstance(each, ssl.SSLError) for each in _causes(error)):
         return (
@@ -154,18 +159,24 @@ def _why_failed(error: Exception, api: ApiConfig, sent: Mapping[str, Any]) -> st
         fault = fault_of(error, api, _SMALLEST, sent)
     except EndpointError as refused:
         return str(refused)
+    return fault.message if fault.is_paid else f"{fault.message}: {_remedy(fault, api)}"
+
+
+def _remedy(fault: "Fault", api: ApiConfig) -> str:
+    from hydra_ray.generate.call_faults import remedy_for_parameter
+
     if fault.parameter is not None:
-        return f"{fault.message}, the field {fault.parameter}: {remedy_for_parameter(fault.parameter, api)}"
+        return f"the field {fault.parameter} is not taken: {remedy_for_parameter(fault.parameter, api)}"
     if fault.remedy:
-        return f"{fault.message}: {fault.remedy}"
+        return fault.remedy
     if fault.is_final:
         return (
-            f"{fault.message}: check what generator.api says that it takes (has_log_probabilities, "
-            "has_structured_outputs, has_seed, length_field, max_samples_per_call, omit_fields), or name its provider"
+            "check what generator.api says that it takes (has_log_probabilities, has_structured_outputs, has_seed, "
+            "length_field, max_samples_per_call, omit_fields), or name its provider"
         )
     if fault.is_answered:
-        return f"{fault.message}: the endpoint lives and asks to wait; try again, or ask for a higher limit"
-    return f"{fault.message}: look whether {api.base_url} serves a model, and try again"
+        return "the endpoint lives and asks to wait; try again, or ask for a higher limit"
+    return f"look whether {api.base_url} serves a model, and try again"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

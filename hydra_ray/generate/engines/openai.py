@@ -14,21 +14,24 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import openai
 import openai.resources.chat  # otherwise loaded lazily, during the first call
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
-from hydra_ray.errors import EndpointError
+from hydra_ray.errors import EndpointError, HydraError
 from hydra_ray.findings import counted
 from hydra_ray.generate.call_faults import Fault, fault_of
-from hydra_ray.generate.calls import Answered, call_arguments, call_body, expected_tokens, read_answers
-from hydra_ray.generate.credentials import client_settings, require_credentials
+from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
+from hydra_ray.generate.credentials import call_headers, client_settings, require_credentials
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
-from hydra_ray.generate.refusals import Refusals
+from hydra_ray.generate.refusals import MANY_REFUSALS, Refusals
+from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
 from hydra_ray.generate.retry_policy import Breaker, Pause, pause_seconds
 from hydra_ray.rows import Completion, Generation, Request
 
@@ -42,6 +45,13 @@ _FREE_WAIT_SECONDS = 1.0
 """Pause asked for by the endpoint from which on a call does not count as one of `max_attempts`."""
 _MANY_SHORT_REPLIES = 3
 """Number of replies with fewer samples than were asked for that means that the endpoint knows no `n`."""
+_REMEDIES = {
+    Flaw.PROMPT_TOKENS: "prompts are counted by the tokenizer of generator.model",
+    Flaw.GENERATED_TOKENS: "answers are counted by the tokenizer of generator.model",
+    Flaw.LOG_PROBABILITIES: "they are left out; set generator.api.has_log_probabilities=false if it has none",
+    Flaw.SURROGATES: "each becomes U+FFFD",
+}
+logger = logging.getLogger(__name__)
 
 
 class OpenAiEngine:
@@ -51,11 +61,14 @@ class OpenAiEngine:
         self._api, self._turns = api, turns
         require_credentials(api)
         self._is_constrained = config.is_constrained and api.has_structured_outputs
+        self._call_headers = call_headers(api)
         self._chat_template_kwargs = config.chat_template_kwargs
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
         self._refusals, self._pause = Refusals(api), Pause()
-        self._num_short, self._knows_n = 0, False
+        self._num_unreadable, self._num_short, self._knows_n = 0, 0, False
         self._has_answered, self._last_answer = False, float("-inf")
+        self._counts, self._is_thinking = TokenCounts(config), config.thinking_tokens > 0
+        self._told = set[Flaw]()
         for library in ("openai", "httpx", "httpx2", "httpcore"):
             # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
@@ -126,7 +139,7 @@ class OpenAiEngine:
             samples = range(start, min(start + size, request.num_samples))
             answered = await self._call(client, request, samples, attempts)
             if isinstance(answered, Fault):
-                return _failed(request, answered, attempts.number), answered
+                return _failed(request, answered, attempts, prompt_tokens), answered
             prompt_tokens += answered.prompt_tokens
             generations += answered.generations
             if self._is_short(len(answered.generations), len(samples)):
@@ -134,7 +147,7 @@ class OpenAiEngine:
         completion = Completion(
             request_id=request.request_id,
             user_id=request.user_id,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens + attempts.lost_tokens,
             generations=tuple(generations),
             error=None,
             attempts=attempts.number,
@@ -177,6 +190,7 @@ class OpenAiEngine:
                 turn.tokens = _taken(found, turn.tokens)
             if isinstance(found, Answered) or found.is_final:
                 return found
+            attempts.lost_tokens += expected_tokens(request, 0) if found.is_paid else 0
             # Waiting as long as the endpoint asks for is bounded by the deadline alone.
             num_failed += found.retry_after is None or found.retry_after < _FREE_WAIT_SECONDS
             if num_failed >= self._api.max_attempts and not self._breaker.is_suspected:
@@ -220,8 +234,10 @@ class OpenAiEngine:
         start = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
-                response = await client.chat.completions.create(**arguments)
-            answered = read_answers(response, _num_returned(response, len(samples)), request.num_top_tokens)
+                response = await client.chat.completions.with_raw_response.create(
+                    **arguments, extra_headers=self._call_headers
+                )
+            answered = await self._read(response.content, request, len(samples))
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             sent = call_body(arguments)
             fault = fault_of(error, self._api, request, sent)
@@ -231,12 +247,50 @@ class OpenAiEngine:
                 self._breaker.failed(request.request_id, start)
             if fault.is_final:
                 self._refusals.refused(fault, sent)
+            self._require_readable(fault)
             return fault
+        except HydraError:
+            raise
+        except Exception as error:  # whatever it is, the answers of the other requests must not be lost
+            message = f"the call failed by an unexpected {type(error).__name__}"
+            return Fault(kind=FailureKind.ENGINE, message=message, is_final=True, is_answered=False)
         self._last_answer = time.monotonic()
         self._breaker.sign_of_life(self._last_answer)
         self._refusals.answered(call_body(arguments))
         self._has_answered = True
         return answered
+
+    async def _read(self, content: bytes, request: Request, num_samples: int) -> Answered:
+        """Return the answers in a reply, with their tokens counted here where the reply does not tell them.
+
+        Raises:
+            ReplyError: there are none.
+        """
+        body = parse_reply(content)
+        num_returned = _num_returned(body, num_samples)
+        read = partial(read_answers, body, num_returned, request.num_top_tokens, is_thinking=self._is_thinking)
+        answered = read()
+        for flaw in sorted(answered.flaws - self._told):
+            self._told.add(flaw)
+            logger.warning("the endpoint %s sends %s: %s", self._api.base_url, flaw.value, _REMEDIES[flaw])
+        if Flaw.GENERATED_TOKENS in answered.flaws:
+            answered = await asyncio.to_thread(read, count_tokens=self._counts.of_text)
+        if Flaw.PROMPT_TOKENS in answered.flaws:
+            answered = replace(answered, prompt_tokens=await asyncio.to_thread(self._counts.of_prompt, request))
+        return answered
+
+    def _require_readable(self, fault: Fault) -> None:
+        """Count replies that cannot be read.
+
+        Raises:
+            EndpointError: all the first ones.
+        """
+        self._num_unreadable += fault.is_paid
+        if self._num_unreadable >= MANY_REFUSALS and not self._has_answered:
+            raise EndpointError(
+                f"the endpoint {self._api.base_url} answers, but none of its first {MANY_REFUSALS} replies can be "
+                f"used: {fault.message}. Correct that setting, or look what listens there."
+            )
 
     @asynccontextmanager
     async def _turn(self, request: Request, num_samples: int) -> AsyncIterator["_Turn"]:
@@ -266,6 +320,8 @@ class _Attempts:
 
     def __init__(self) -> None:
         self.number = 0
+        self.lost_tokens = 0
+        """Prompt tokens of replies that could not be used, approximately."""
         self._start: float | None = None
 
     def begin(self, deadline_seconds: float) -> float:
@@ -331,26 +387,27 @@ class _Answers:
             self._num_kept += len(batch)
 
 
-def _failed(request: Request, fault: Fault, num_attempts: int) -> Completion:
+def _failed(request: Request, fault: Fault, attempts: _Attempts, prompt_tokens: int) -> Completion:
     return Completion(
         request_id=request.request_id,
         user_id=request.user_id,
-        prompt_tokens=0,
+        prompt_tokens=prompt_tokens + attempts.lost_tokens,
         generations=(),
-        error=f"{fault.message}, {num_attempts} attempts",
+        error=f"{fault.message}, {attempts.number} attempts",
         failure=fault.kind,
-        attempts=num_attempts,
+        attempts=attempts.number,
     )
 
 
-def _num_returned(response: Any, num_asked: int) -> int:
+def _num_returned(body: Any, num_asked: int) -> int:
     """Return the number of samples to read: as many as there are, if there are any, and no more than were asked for."""
-    choices = getattr(response, "choices", None)
+    choices = body.get("choices") if isinstance(body, dict) else None
     return min(len(choices), num_asked) if isinstance(choices, list) and choices else num_asked
 
 
 def _taken(found: Answered | Fault, expected: int) -> int:
-    """Return the tokens that a call has taken: the expected number if it timed out, none if it was refused."""
+    """Return the tokens that a call has taken: the expected number if it timed out or its answer cannot be used, none
+    if it was refused."""
     if isinstance(found, Answered):
         return found.prompt_tokens + sum(each.num_tokens for each in found.generations)
-    return expected if found.kind == FailureKind.TIMEOUT else 0
+    return expected if found.kind == FailureKind.TIMEOUT or found.is_paid else 0
