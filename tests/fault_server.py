@@ -88,10 +88,14 @@ class FaultServer:
         self._loop.run_until_complete(self._serve())
         self._loop.close()
 
+    def add_routes(self, app: web.Application) -> None:
+        """Take calls on the path of `url`."""
+        app.router.add_post("/v1/chat/completions", self._call)
+
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         app = web.Application(client_max_size=1 << 24)
-        app.router.add_post("/v1/chat/completions", self._call)
+        self.add_routes(app)
         runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

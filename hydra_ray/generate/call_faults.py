@@ -152,13 +152,13 @@ def _remedy_for_all(status: int, told: ErrorReply, api: ApiConfig) -> str | None
             "The account's quota is used up or it has no credit: pay or raise the limit, then run again. Earlier "
             "answers are kept and are not paid again."
         )
+    if status in (401, 407) or 300 <= status < 400:
+        return _address_remedy(status, api)
     if told.is_flagged or told.is_too_long:
         return None
     if codes & _MODEL or (told.parameter == "model" and status in (400, 404, 422)):
         return f"Check generator.api.base_url, and that it serves the model {api.model!r}."
-    if codes & _KEY or status in (401, 407) or 300 <= status < 400:
-        return _address_remedy(status, api)
-    return None
+    return _key_remedy(api) if codes & _KEY else None
 
 
 def _address_remedy(status: int, api: ApiConfig) -> str:
@@ -167,7 +167,7 @@ def _address_remedy(status: int, api: ApiConfig) -> str:
         return "The proxy that the environment names wants credentials: correct http_proxy and https_proxy."
     if 300 <= status < 400:
         return "It redirects to another address: set generator.api.base_url to that one; the key is sent nowhere else."
-    if status in (400, 401, 403, 429):
+    if status in (401, 403):
         return _key_remedy(api)
     if status in (404, 405, 410):
         return f"Check generator.api.base_url, and that it serves the model {api.model!r}."

@@ -29,8 +29,8 @@ _REFUSAL = re.compile(
     r"|invalid|forbidden|not available|not accepted|deprecated|must be|only .{0,40}default|does not exist"
     r"|not recognized|no longer|cannot be (used|set|specified)|should be|incompatible"
 )
-_SHORT = 3
-"""Length of a field's name up to which it counts only in quotes or after the word parameter."""
+_ORDINARY = ("n", "model", "input", "content", "prompt")
+"""Names that are ordinary words too, and count only in quotes or after the word parameter."""
 _ABOUT_PROMPT = ("messages", "prompt", "input", "content")
 """Names by which an endpoint tells that the prompt is what it refuses."""
 
@@ -57,7 +57,7 @@ def read_error(text: str, request: Request, sent: Mapping[str, Any]) -> ErrorRep
         sent: fields of the body that was sent.
     """
     parts = list(_parts(_json(text[:_LONGEST])))
-    message = _without_texts(" ".join(_messages(parts)) or text[:_LONGEST], request)
+    message = _without_texts(" ".join(_messages(parts)) if parts else text[:_LONGEST], request)
     codes = tuple(dict.fromkeys(_codes(parts)))
     is_flagged = any(_FLAGGED.search(each) for each in (*codes, message)) or any(
         "flagged_input" in each for each in parts
@@ -86,7 +86,7 @@ def _parts(body: Any, depth: int = 4) -> Iterator[Mapping[str, Any]]:
             yield from _parts(each, depth - 1)
     elif depth and isinstance(body, dict):
         found = cast(dict[str, Any], body)
-        for name in ("error", "errors", "detail", "innererror", "metadata", "cause"):
+        for name in ("error", "errors", "message", "detail", "innererror", "metadata"):
             yield from _parts(found.get(name), depth - 1)
         yield found
 
@@ -140,9 +140,9 @@ def _named_by(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _place(name: str, message: str) -> int | None:
-    """Return where a message names a field; a short name counts only in quotes or after a word for field."""
+    """Return where a message names a field; an ordinary word counts only in quotes or after a word for field."""
     quoted = rf"['\"`]{re.escape(name)}(['\"`]|[.\[])"
     told = rf"(?i:parameters?|arguments?|fields?|property|supplied|inputs?)\s*:?\s*{re.escape(name)}\b"
     plain = rf"(?<![\w.-]){re.escape(name)}(?![\w-])"
-    found = re.search(f"{quoted}|{told}" if len(name) <= _SHORT else f"{quoted}|{told}|{plain}", message)
+    found = re.search(f"{quoted}|{told}" if name in _ORDINARY else f"{quoted}|{told}|{plain}", message)
     return None if found is None else found.start()
