@@ -26,11 +26,11 @@ from hydra_ray.findings import counted
 from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import call_arguments, expected_tokens
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
 from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
 from hydra_ray.generate.retry_policy import Breaker, pause_seconds
-from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.rows import Completion, Generation, Request
 
 if TYPE_CHECKING:
