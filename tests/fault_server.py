@@ -184,7 +184,7 @@ THOUGHT = "The person likes war and love.\nOr comedy?"
 def thinking(completion: dict[str, Any]) -> dict[str, Any]:
     """The same completion as a thinking model's, by its length in one of the forms that endpoints send.
 
-    Of vLLM without a reasoning parser (the template opens the thought, or the model does), of vLLM and DeepSeek with one
+    Of vLLM without a reasoning parser (the template or the model opens the thought), of vLLM and DeepSeek with one
     (https://api-docs.deepseek.com/guides/reasoning_model), and of Mistral (https://docs.mistral.ai/capabilities/reasoning).
     """
     forms = (_tagged, _opened_by_template, _in_a_field, _in_parts)
