@@ -23,7 +23,7 @@ PAIRS = [
     ("Here is my thought process: ", "Here is my response:"),
     ("analysis", "assistantfinal"),
 ]
-ORPHANS = [pair for pair in PAIRS[:13]]
+ORPHANS = PAIRS[:13]
 
 
 @pytest.mark.parametrize(("opening", "closing"), PAIRS)
@@ -36,12 +36,8 @@ def test_what_follows_a_leading_thought_is_the_answer(opening: str, closing: str
 
 @pytest.mark.parametrize(("opening", "closing"), PAIRS)
 def test_a_thought_that_was_cut_leaves_no_answer(opening: str, closing: str):
-    split = split_thought(f"\n{opening}The answer may be war")
-    assert (split.answer, split.has_thought, split.is_finished) == (
-        "",
-        opening != "analysis",
-        opening == "analysis",
-    ) or (opening == "analysis")
+    split = split_thought(f"{opening}The answer may be war")
+    assert (split.answer, split.has_thought, split.is_finished) == ("", True, False)
 
 
 @pytest.mark.parametrize(("opening", "closing"), ORPHANS)
@@ -57,6 +53,7 @@ def test_a_closing_mark_alone_ends_a_thought_that_the_template_opened(opening: s
         "What <think> and </think> mean to models",
         "Rain. <think>Or snow?</think> Snow.",
         "analysis of a war",
+        "Analysis",
         "a <b>bold</b> title",
         "[THINKING] about rain",
         "<|end|> of the day",
