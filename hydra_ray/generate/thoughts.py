@@ -21,7 +21,7 @@ _FAMILIES = (
     # Harmony, the format of gpt-oss: its closing mark ends messages of any kind, and of others' formats.
     (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]{0,200}<\|message\|>", r"<\|end\|>", False),
     # The same where the control tokens were left out of the text.
-    (r"\Aanalysis(?=[A-Z])", r"(?<!\s)assistantfinal", False),
+    (r"(?-i:\Aanalysis(?=[A-Z]))", r"(?<!\s)assistantfinal", False),
     (r"\A\s*Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:", False),
 )
 """Opening and closing marks by family, and whether a closing mark alone ends a thought that the template opened."""
@@ -102,7 +102,14 @@ def opens_thought(prompt: str) -> bool:
 
 def has_marks(token: str) -> bool:
     """Return whether a token is or contains a mark of a thought, or a part of the Harmony format."""
-    return bool(_MARKS.search(token)) or token in ("<|channel|>", "<|channel>", "<channel|>", "<|open|>", "<|close|>")
+    marks = map(_read_mark, _MARKS.finditer(token))
+    return any(is_opening or _FAMILIES[family][2] for is_opening, family in marks) or token in (
+        "<|channel|>",
+        "<|channel>",
+        "<channel|>",
+        "<|open|>",
+        "<|close|>",
+    )
 
 
 def answer_token(tokens: Sequence[str], answer: str, *, is_opened: bool = False) -> int | None:

@@ -58,17 +58,18 @@ class LocalStore:
 
     def remove_file(self, path: str) -> None:
         """Remove a file if it exists."""
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with _change_errors("remove", path), suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(path)
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder and everything below it, if it exists."""
-        with suppress(FileNotFoundError):
+        with _change_errors("remove", path), suppress(FileNotFoundError):
             shutil.rmtree(path)
 
     def move(self, path: str, destination: str) -> None:
         """Rename a file within its file system."""
-        os.replace(path, destination)
+        with _change_errors("rename", path):
+            os.replace(path, destination)
 
     @contextmanager
     def output(self, path: str) -> Iterator[IO[bytes]]:
@@ -100,7 +101,7 @@ class LocalStore:
         The lock is held only for the exchange, and the kernel releases it when its owner dies.
         """
         while os.path.exists(path):
-            with suppress(FileNotFoundError), open(path, "r+b") as file:
+            with _change_errors("write", path), suppress(FileNotFoundError), open(path, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if not _is_at(file, path):
                     continue  # another writer replaced the file while this one waited for the lock
@@ -122,7 +123,7 @@ class LocalStore:
         except StorageError:
             raise
         except OSError as error:
-            raise _unwritten(path, error) from error
+            raise _unchanged("write", path, error) from error
         finally:
             with suppress(OSError):  # what prevented writing may prevent removing too
                 os.unlink(temporary)
@@ -136,15 +137,28 @@ def forbidden(location: str) -> StorageError:
     )
 
 
-def _unwritten(path: str, error: OSError) -> StorageError:
-    """Return the error for a file that could not be written, and of which nothing is left."""
+@contextmanager
+def _change_errors(what: str, path: str) -> Iterator[None]:
+    """Convert the system's error, such as that of a read-only file system, into one that names the file."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _unchanged(what, path, error) from error
+
+
+def _unchanged(what: str, path: str, error: OSError) -> StorageError:
+    """Return the error for a file that could not be written, renamed or removed; nothing is left of a new one."""
     if error.errno in _FULL:
         folder = os.path.dirname(path)
         return StorageError(
             f"no room is left to write {path}: {error.strerror}. Nothing is left of it, what was committed is kept: "
             f"free space below {folder} (`df {folder}`) and run again."
         )
-    return StorageError(f"cannot write {path}: {error}. What was committed is kept: run again when it can be written.")
+    return StorageError(
+        f"cannot {what} {path}: {error}. What was committed is kept: run again when its folder can be written to."
+    )
 
 
 def _flush(file: IO[bytes]) -> None:
