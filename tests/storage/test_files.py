@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -210,6 +211,28 @@ def test_a_full_disk_leaves_no_file_and_is_told_with_what_to_do(tmp_path: Path):
         with pytest.raises(StorageError, match=rf"no room is left to write {tmp_path}/part.*free space"):
             storage.write_part(str(tmp_path / "part"), pa.table({"a": range(10_000)}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "change"),
+    [
+        ("os.unlink", lambda location: storage.remove_file(location)),
+        ("shutil.rmtree", lambda location: storage.remove_folder(location)),
+        ("os.replace", lambda location: storage.set_aside_if_damaged(location)),
+        ("builtins.open", lambda location: storage.write_bytes(location, b"new")),
+        ("builtins.open", lambda location: storage.write_over(location, b"old", b"new")),
+    ],
+)
+def test_a_read_only_file_system_is_told_with_the_file(tmp_path: Path, call: str, change: Callable[[str], object]):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    location = str(tmp_path / "part.parquet")
+    storage.write_bytes(location, b"old")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError, match=re.escape(location)):
+        patch.setattr(call, fail)
+        change(location)
+    assert storage.read_bytes(location) == b"old"
 
 
 def test_a_full_disk_sends_nothing_to_a_store_and_is_told_with_what_to_do(s3: FaultyS3, s3_root: str):
