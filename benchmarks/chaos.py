@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.ERROR)
     seeds = range(arguments.first, arguments.first + arguments.schedules)
     outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="hydra_ray-chaos-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="chaos-hydra_ray-", ignore_cleanup_errors=True) as folder:
         by_arena = {
             arena: [seed for seed in seeds if arena_of(kind_of(seed, arguments.kinds)) == arena] for arena in Arena
         }

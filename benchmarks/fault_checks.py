@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan
-from hydra_ray.storage import exists, read_bytes, read_part
+from hydra_ray.storage import exists, read_if_there, read_part
 
 _BY_ROW = ("profiles", "probes", "drafts", "errors")
 """Tables with seconds in the footer or numbers of `attempts`: only their rows must be equal."""
@@ -106,4 +106,4 @@ def _tables(plan: Plan) -> Iterator[tuple[Stage, str]]:
 
 
 def _is_same_file(first: str, second: str) -> bool:
-    return read_bytes(first) == read_bytes(second)
+    return read_if_there(first) == read_if_there(second)

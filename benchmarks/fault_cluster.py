@@ -56,7 +56,7 @@ def fault_cluster() -> Iterator[FaultCluster]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A node that was killed counts as dead after five seconds, not after twenty.
     os.environ |= {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000"}
-    os.environ[fault_conditions.CLOCK] = os.path.join(tempfile.gettempdir(), f"hydra_ray-chaos-clock-{os.getpid()}")
+    os.environ[fault_conditions.CLOCK] = os.path.join(tempfile.gettempdir(), f"chaos-clock-{os.getpid()}")
     cluster: Any = Cluster(initialize_head=True, head_node_args=_HEAD)
     try:
         connect(cluster.address)

@@ -187,6 +187,7 @@ class _Attempts:
 
     def to_the_end(self, work: Work) -> None:
         """Repeat until it is done."""
+        end = End(status=-1)
         for _ in range(MAX_ATTEMPTS):
             end = self.once(work)
             if end.status == 0:

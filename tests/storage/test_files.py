@@ -216,9 +216,9 @@ def test_a_full_disk_leaves_no_file_and_is_told_with_what_to_do(tmp_path: Path):
 @pytest.mark.parametrize(
     ("call", "change"),
     [
-        ("os.unlink", lambda location: storage.remove_file(location)),
-        ("shutil.rmtree", lambda location: storage.remove_folder(location)),
-        ("os.replace", lambda location: storage.set_aside_if_damaged(location)),
+        ("os.unlink", storage.remove_file),
+        ("shutil.rmtree", storage.remove_folder),
+        ("os.replace", storage.set_aside_if_damaged),
         ("builtins.open", lambda location: storage.write_bytes(location, b"new")),
         ("builtins.open", lambda location: storage.write_over(location, b"old", b"new")),
     ],
@@ -229,9 +229,10 @@ def test_a_read_only_file_system_is_told_with_the_file(tmp_path: Path, call: str
 
     location = str(tmp_path / "part.parquet")
     storage.write_bytes(location, b"old")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError, match=re.escape(location)):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(call, fail)
-        change(location)
+        with pytest.raises(StorageError, match=re.escape(location)):
+            change(location)
     assert storage.read_bytes(location) == b"old"
 
 
