@@ -51,8 +51,8 @@ def require_listed(location: str, digest: str, anew: str) -> None:
         expected = (read_listing(listing) or {}).get(path)
     if expected not in (None, digest):
         raise DamagedError(
-            f"{location} is not the file that was written: its digest is {digest}, but {listing} says {expected}, so "
-            f"one of the two was changed, damaged or exchanged. {anew}"
+            f"{location} is damaged, or not the file that was written: its digest is {digest}, but {listing} says "
+            f"{expected}. {anew}"
         )
 
 

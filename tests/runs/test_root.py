@@ -25,7 +25,7 @@ def test_writers_at_the_same_time_agree_on_one_key(tmp_path: Path):
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(root_key, [str(tmp_path)] * 64))
     assert keys == {Path(tmp_path, "key").read_text()}
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "key.check"]
 
 
 def test_buckets_are_divided_by_the_setting_or_else_by_the_roots_key(tmp_path: Path):
