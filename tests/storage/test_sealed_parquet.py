@@ -8,7 +8,7 @@ import pytest
 from damage import flipped
 
 from hydra_ray import storage
-from hydra_ray.errors import DamagedError
+from hydra_ray.errors import DamagedError, StorageError
 from hydra_ray.storage import sealed_parquet
 
 TABLE = pa.table(
@@ -81,7 +81,7 @@ def test_a_file_without_a_seal_is_read_with_the_checksums_of_its_pages(tmp_path)
     chunk = pq.read_metadata(location).row_group(1).column(1)
     place = chunk.data_page_offset + 3 * chunk.total_compressed_size // 4  # of the page, behind its header
     storage.write_bytes(location, flipped(storage.read_bytes(location), 8 * place))
-    with pytest.raises(DamagedError, match=f"{location} is damaged"):
+    with pytest.raises(StorageError, match=rf"cannot read {location}.*CRC.*If it is damaged: Remove it"):
         storage.read_part(location)
 
 
