@@ -22,6 +22,7 @@ from hydra_ray.adapt.answers import Scored
 from hydra_ray.adapt.explanation import Explanation, explain_query
 from hydra_ray.config import RunConfig, Task, apply_override, check_config, load_config
 from hydra_ray.errors import InputError, StorageError
+from hydra_ray.evaluate.metrics_file import REPORT_ANEW
 from hydra_ray.extras import naming_extras
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.users import USERS
@@ -161,7 +162,7 @@ class Run:
         location = storage.join(self.folder, "metrics.json")
         if not storage.exists(location):
             raise InputError(f"the run {self.config.run} has no {location}: run its configuration to the end first")
-        return storage.read_json(location)
+        return storage.read_json(location, anew=REPORT_ANEW)
 
     def stages(self) -> list[StageState]:
         """Return the state of every stage, in order."""

@@ -5,6 +5,7 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.errors import InputError
 
+REPORT_ANEW = "Remove it, and the manifest.json of the report stage, and run again: only the report is made anew."
 _EXPECTED = ("systems", "significance", "harm", "features", "users", "totals")
 
 
@@ -17,7 +18,7 @@ def read_report(run_folder: str) -> dict[str, Any]:
     location = storage.join(run_folder, "metrics.json")
     if not storage.exists(location):
         raise InputError(f"no report at {location}. Give <storage.root>/runs/<run> of a finished run.")
-    report = storage.read_json(location)
+    report = storage.read_json(location, anew=REPORT_ANEW)
     missing = [key for key in _EXPECTED if key not in report]
     if missing:
         raise InputError(

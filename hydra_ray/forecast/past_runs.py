@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
+from hydra_ray.evaluate.metrics_file import REPORT_ANEW
 from hydra_ray.models import open_model
 from hydra_ray.stages.definition import asking_definitions
 
@@ -89,7 +90,7 @@ def past_runs(config: RunConfig, *, is_blind: bool) -> list[tuple[Mapping[str, A
     found: list[tuple[Mapping[str, Any], Stages]] = []
     for path in storage.list_tree(runs):
         if path.endswith("/metrics.json") and not (is_blind and path == f"{config.run}/metrics.json"):
-            metrics = storage.read_json(storage.join(runs, path))
+            metrics = storage.read_json(storage.join(runs, path), {"config": dict, "stages": list}, REPORT_ANEW)
             if _generator(metrics["config"]) == _generator(config.model_dump(mode="json")):
                 found.append((metrics["config"], {stage["name"]: stage for stage in metrics["stages"]}))
     return found

@@ -7,6 +7,7 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
+from hydra_ray.evaluate.metrics_file import REPORT_ANEW
 from hydra_ray.forecast.forecast import MAX_USERS, Forecast, Measure, StageForecast, make_forecast
 from hydra_ray.runs.run_folder import run_folder_of
 
@@ -51,7 +52,10 @@ def compare_with_use(config: RunConfig, measure: Measure | None, max_users: int 
     if not is_finished(config):
         raise InputError(f"the run {config.run} is not finished: there is no {_metrics_location(config)}")
     forecast = make_forecast(config, measure, max_users, is_blind=True)
-    stages = {stage["name"]: stage for stage in storage.read_json(_metrics_location(config))["stages"]}
+    stages = {
+        stage["name"]: stage
+        for stage in storage.read_json(_metrics_location(config), {"stages": list}, REPORT_ANEW)["stages"]
+    }
     uses = tuple(_use(stage, stages[stage.name]) for stage in forecast.stages if stage.name in stages)
     return Comparison(forecast=forecast, stages=uses)
 

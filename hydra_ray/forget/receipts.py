@@ -57,10 +57,11 @@ def read_receipt(root: str, user: str) -> Receipt | None:
     location = receipt_location(root, user)
     if not storage.exists(location):
         return None
-    return from_dict(storage.read_json(location, _SHAPE), Receipt)
+    return from_dict(storage.read_json(location, _SHAPE, _ANEW), Receipt)
 
 
-_SHAPE = {
+_ANEW = "The user counts as forgotten while the file is there, whatever it holds: restore a backup of it, or leave it."
+_SHAPE: storage.Shape = {
     "user": str,
     "started_at": str,
     "finished_at": (str, type(None)),

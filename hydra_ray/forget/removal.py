@@ -8,6 +8,7 @@ the removal fail, a new run waits.
 Files are found by listing the store, so its listings must be strongly consistent, as those of S3 are.
 """
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra_ray import storage
-from hydra_ray.errors import InputError, StorageError
+from hydra_ray.errors import DamagedError, InputError, StorageError
 from hydra_ray.forget.file_kinds import Artefact, Kind, artefacts
 from hydra_ray.forget.lineage import learned_from, read_manifests
 from hydra_ray.forget.receipts import Receipt, Removed, close_receipt, open_receipt, read_receipt
@@ -31,6 +32,8 @@ from hydra_ray.forget.table_rows import USER_ID, count_rows, drop_rows, read_row
 from hydra_ray.runs.lease import alone
 from hydra_ray.runs.root import pseudonym, root_key
 from hydra_ray.storage.file_lists import rewriting
+
+_log = logging.getLogger(__name__)
 
 _USERS, _ANSWERS = "stages/users/", "stages/answers/"
 
@@ -120,12 +123,21 @@ def _open_receipts(root: str, user_ids: Collection[str], found: _Found) -> list[
     outcomes: list[Outcome] = []
     for user_id in dict.fromkeys(user_ids):
         user, removed = pseudonym(user_id, key), found.removed.get(user_id, ())
-        receipt = read_receipt(root, user)
+        receipt = _earlier(root, user) if removed else read_receipt(root, user)
         if removed:
             learned = learned_from(found.artefacts, manifests, found.rows.get(user_id, {}))
             receipt = open_receipt(root, user, receipt, removed, learned)
         outcomes.append(Outcome(user_id=user_id, receipt=receipt, is_removed_now=bool(removed)))
     return outcomes
+
+
+def _earlier(root: str, user: str) -> Receipt | None:
+    """Return the receipt of an earlier removal of a user whose data is there again, unless it is damaged."""
+    try:
+        return read_receipt(root, user)
+    except DamagedError as error:
+        _log.warning("%s The receipt is written anew.", error)
+        return None
 
 
 def _find(root: str, user_ids: Set[str]) -> _Found:

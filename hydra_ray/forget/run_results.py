@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
-from hydra_ray.evaluate.metrics_file import read_report
+from hydra_ray.evaluate.metrics_file import REPORT_ANEW, read_report
 from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.lamp.lamp_files import user_id_of
 from hydra_ray.lamp.predictions import official_predictions, read_predictions
@@ -62,7 +62,7 @@ def drop_predictions(location: str, traces: Traces) -> None:
 
 def find_in_report(location: str, user_ids: Collection[str], traces: Traces) -> Counter[str]:
     """Return the users whose data a metrics.json contains, each counted once."""
-    report = storage.read_json(location)
+    report = storage.read_json(location, anew=REPORT_ANEW)
     if report == without_users(report, user_ids, traces):
         return Counter()
     return Counter(each for each in user_ids if report != without_users(report, {each}, traces))
@@ -74,7 +74,7 @@ def drop_from_report(location: str, user_ids: Collection[str], traces: Traces) -
     The page is rewritten first, so that the metrics contain the users as long as the page does. The page of a report of
     another version of this package is removed.
     """
-    report = without_users(storage.read_json(location), user_ids, traces)
+    report = without_users(storage.read_json(location, anew=REPORT_ANEW), user_ids, traces)
     folder = location.rpartition("/")[0]
     page = storage.join(folder, "report.html")
     if storage.exists(page):
@@ -84,7 +84,7 @@ def drop_from_report(location: str, user_ids: Collection[str], traces: Traces) -
             storage.remove_file(page)
         else:
             storage.write_bytes(page, render_page(report).encode())
-    storage.write_json(location, report)
+    storage.publish_json(location, report)
 
 
 def without_users(report: Any, user_ids: Collection[str], traces: Traces) -> Any:

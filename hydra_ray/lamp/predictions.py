@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable
 
 from hydra_ray import storage
+from hydra_ray.errors import DamagedError
+
+_ANEW = "Remove it, and the manifest.json of the answers stage, and run the configuration again: it is written anew."
 
 
 def official_predictions(task_name: str, answers: Iterable[tuple[str, str]], location: str) -> int:
@@ -29,6 +32,12 @@ def official_predictions(task_name: str, answers: Iterable[tuple[str, str]], loc
 
 
 def read_predictions(location: str) -> tuple[str, list[tuple[str, str]]]:
-    """Return the task's name and the (query_id, answer) pairs of a file."""
-    content = storage.read_json(location)
+    """Return the task's name and the (query_id, answer) pairs of a file.
+
+    Raises:
+        DamagedError: it is no such file.
+    """
+    content = storage.read_json(location, {"task": str, "golds": list}, _ANEW)
+    if not all(isinstance(gold, dict) and {"id", "output"} <= gold.keys() for gold in content["golds"]):
+        raise DamagedError(f"{location} is damaged: an entry of `golds` has no `id` or no `output`. {_ANEW}")
     return content["task"], [(gold["id"], gold["output"]) for gold in content["golds"]]

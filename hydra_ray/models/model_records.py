@@ -18,6 +18,7 @@ from hydra_ray.models import Model, open_model
 from hydra_ray.models.folder import is_content
 from hydra_ray.models.hub import UnreachableHubError
 from hydra_ray.runs.stage import MANIFEST, fingerprint
+from hydra_ray.storage.seals import sealed_json, unsealed
 
 MODELS = "models"
 """Name of the folder of all records in a root."""
@@ -215,7 +216,7 @@ def _read(root: str, key: str) -> KnownModel | None:
 
 def _parsed(content: bytes) -> KnownModel:
     try:
-        return KnownModel(**json.loads(content))
+        return KnownModel(**unsealed(content))
     except (ValueError, TypeError) as error:
         raise StorageError(
             f"a record of a model is damaged ({error}): restore the folder `{MODELS}` of the root from a backup, or "
@@ -224,7 +225,7 @@ def _parsed(content: bytes) -> KnownModel:
 
 
 def _record(root: str, used: UsedModel) -> None:
-    content = json.dumps(asdict(used.known), indent=2, ensure_ascii=False).encode()
+    content = sealed_json(asdict(used.known))
     for key in filter(None, (used.known.content, used.source)):
         if not storage.write_new(_location(root, key), content) and not _agrees(root, key, used):
             raise StorageError(f"another run under {root} has just recorded {used.known.place}: run again")

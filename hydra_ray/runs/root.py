@@ -96,9 +96,9 @@ def _name_of(key: str) -> str:
 
 def _lost_key(root: str, what: str) -> StorageError:
     return StorageError(
-        f"the key {storage.join(root, KEY)} {what}. Restore it from a backup (32 hexadecimal digits). Without it nobody "
-        "can tell which users were forgotten here, and they would be read again: if there is no backup, start with a "
-        f"new storage.root and forget them there. If {KEY_CHECK} alone is damaged, remove that file."
+        f"the key {storage.join(root, KEY)} {what}. Restore it from a backup (32 hexadecimal digits). Without it "
+        "nobody can tell which users were forgotten here, and they would be read again: if there is no backup, start "
+        f"with a new storage.root and forget them there. If {KEY_CHECK} alone is damaged, remove that file."
     )
 
 

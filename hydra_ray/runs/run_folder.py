@@ -70,8 +70,7 @@ def read_config(run_folder: str) -> RunConfig:
 def write_config(run_folder: str, config: RunConfig) -> None:
     """Write the configuration of a run to its folder, as a file that `read_config` and people read."""
     with publishing(run_folder, [_CONFIG]):
-        content = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        storage.write_bytes(storage.join(run_folder, _CONFIG), content.encode())
+        storage.publish_json(storage.join(run_folder, _CONFIG), config.model_dump(mode="json"))
 
 
 def publishing(run_folder: str, names: Sequence[str]) -> AbstractContextManager[None]:

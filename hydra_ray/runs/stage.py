@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hydra_ray import storage
-from hydra_ray.errors import StorageError
+from hydra_ray.errors import DamagedError, StorageError
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.storage.file_lists import FILES, MANIFEST, digests_of
 
@@ -25,7 +25,7 @@ LEASE = "lease.json"
 """Name of the lease file in a stage's folder."""
 _FORMAT = 1
 """Version of the manifest format."""
-_MANIFEST_SHAPE: Mapping[str, type | tuple[type, ...]] = {
+_MANIFEST_SHAPE: storage.Shape = {
     "stage": str,
     "fingerprint": str,
     "num_buckets": int,
@@ -174,15 +174,22 @@ def read_manifest(location: str) -> dict[str, Any]:
     Raises:
         StorageError: there is none, or it is of another version or damaged.
     """
-    found = storage.read_json(location)
+    try:
+        found = storage.read_json(location)
+    except DamagedError as error:
+        raise _no_manifest(location, str(error)) from error
     wrong = [name for name, kind in _MANIFEST_SHAPE.items() if not isinstance(found.get(name), kind)]
     if found.get("format", _FORMAT) != _FORMAT or wrong:
-        raise StorageError(
-            f"{location} is no manifest of format {_FORMAT}: got the keys {sorted(found)}, expected "
-            f"{sorted(_MANIFEST_SHAPE)}, and {wrong} are missing or of another type. Another version of hydra_ray "
-            "wrote it: use that version, another storage.root, or remove the stage's folder."
-        )
+        raise _no_manifest(location, f"it has the keys {sorted(found)}, of which {wrong} are missing or of other types")
     return found
+
+
+def _no_manifest(location: str, reason: str) -> DamagedError:
+    return DamagedError(
+        f"{location} is no manifest of format {_FORMAT}: {reason}. Another version of hydra_ray wrote it, or it is "
+        "damaged: use that version or another storage.root; or remove this file and run again, which keeps what is "
+        "there; or remove the stage's folder."
+    )
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

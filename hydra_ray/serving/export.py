@@ -9,6 +9,7 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.adapt.label_model import needs_label_model, read_label_model
 from hydra_ray.errors import InputError
+from hydra_ray.evaluate.metrics_file import REPORT_ANEW
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models import resolve_model
 from hydra_ray.models.content import model_files, names_below
@@ -49,14 +50,13 @@ def export_run(plan: Plan, folder: str) -> Exported:
     if needs_label_model(plan.task, plan.config):
         read_label_model(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
     _export_users(plan.users, exported.stage("users"))
-    for stage in plan.stages():
-        if stage.fingerprint in exported.fingerprints.values():
-            manifest = stage.manifest()
-            replace(stage, root=folder).complete(manifest["seconds"], manifest["counters"])
+    for name in exported.fingerprints:
+        stage = exported.stage(name)
+        storage.write_json(stage.manifest_location, {FILES: digests_of(stage.folder, storage.list_tree(stage.folder))})
     _copy_model(plan.config.adapter.base.encoder, exported.path(ENCODER))
     if plan.config.retrieve.needs_encoder and plan.config.retrieve.encoder is not None:
         _copy_model(plan.config.retrieve.encoder, exported.path(RETRIEVER))
-    metrics = storage.read_json(storage.join(plan.run_folder, "metrics.json"))
+    metrics = storage.read_json(storage.join(plan.run_folder, "metrics.json"), anew=REPORT_ANEW)
     for name in SCORERS:
         storage.write_bytes(storage.join(exported.path(name), CARD), base_card(metrics, name).encode())
     storage.write_bytes(exported.path(CARD), model_card(metrics, plan.users.manifest()["counters"]).encode())

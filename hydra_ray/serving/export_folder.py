@@ -8,8 +8,8 @@ stages/reranker/heads/...     the head stores and head priors (`population-0`), 
 stages/adapter/labeller/...   the label model, where histories have labels
 stages/users/...              the users' histories, without any query
 
-Each exported stage has a manifest as under a root, which lists the digests of its files; export.json lists those of the
-manifests and of everything else.
+Each exported stage has a manifest that lists the digests of its files; export.json lists those of the manifests and of
+everything else.
 """
 
 import logging
@@ -19,7 +19,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, check_config
-from hydra_ray.errors import DamagedError, InputError
+from hydra_ray.errors import InputError
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage.file_lists import FILES, MANIFEST, read_listing, require_files
@@ -97,17 +97,13 @@ def read_export(folder: str) -> Exported:
         raise InputError(
             f"no export at {folder}: there is no {DESCRIPTION}. Make one with `hydra-ray export RUN FOLDER`."
         )
-    description = storage.read_json(location)
-    if not isinstance(description.get("format"), int):
-        raise DamagedError(f"{location} is damaged: it names no format. {_ANEW}")
+    description = storage.read_json(location, {"format": int}, _ANEW)
     if description["format"] != FORMAT:
         raise InputError(
             f"{location} is of format {description.get('format')}, expected {FORMAT}: export the run again with this "
             "version of hydra_ray."
         )
-    wrong = [name for name, kind in _SHAPE.items() if not isinstance(description.get(name), kind)]
-    if wrong:
-        raise DamagedError(f"{location} is damaged: {wrong} are missing or of another type. {_ANEW}")
+    description = storage.read_json(location, _SHAPE, _ANEW)
     _require_whole(folder, description)
     return Exported(
         folder=folder,

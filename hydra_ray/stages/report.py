@@ -23,17 +23,17 @@ from hydra_ray.stages.planning import Planning
 
 logger = logging.getLogger(__name__)
 
-METRICS, PAGE = "metrics.json", "report.html"
+METRICS, PAGE, _SUMMARY = "metrics.json", "report.html", "summary.json"
 
 
 def publish(plan: Plan) -> None:
     """Copy what a person reads of a finished run to the run's own folder, and record there what the run consists of."""
-    with publishing(plan.run_folder, [METRICS, PAGE, PREDICTIONS]):
+    with publishing(plan.run_folder, [METRICS, PAGE, PREDICTIONS, _SUMMARY]):
         for stage, name in ((plan.report, METRICS), (plan.report, PAGE), (plan.answers, PREDICTIONS)):
             if storage.exists(location := storage.join(stage.folder, name)):
                 storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
-    if plan.parent is not None:
-        storage.write_json(storage.join(plan.run_folder, "summary.json"), addition_summary(plan))
+        if plan.parent is not None:
+            storage.publish_json(storage.join(plan.run_folder, _SUMMARY), addition_summary(plan))
     record_stages(plan.run_folder, plan.stages())
     logger.info("report: %s", plan.run_folder)
 
@@ -52,7 +52,7 @@ def _make(plan: Plan) -> Counters:
         _feature_weights(plan),
     )
     metrics["examples"] = explain_examples(plan, metrics["examples"])
-    storage.write_json(storage.join(plan.report.folder, METRICS), metrics)
+    storage.publish_json(storage.join(plan.report.folder, METRICS), metrics)
     storage.write_bytes(storage.join(plan.report.folder, PAGE), render_page(metrics).encode())
     return {}
 

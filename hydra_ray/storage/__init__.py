@@ -3,6 +3,7 @@
 from hydra_ray.storage.files import (
     COUNTERS_KEY,
     DAMAGED_SUFFIX,
+    Shape,
     add_counters,
     arrow_filesystem,
     content_digest,
@@ -17,6 +18,7 @@ from hydra_ray.storage.files import (
     open_part,
     parse_json,
     present,
+    publish_json,
     read_bytes,
     read_counters,
     read_if_there,
@@ -39,6 +41,7 @@ from hydra_ray.storage.locations import is_uri
 __all__ = [
     "COUNTERS_KEY",
     "DAMAGED_SUFFIX",
+    "Shape",
     "add_counters",
     "arrow_filesystem",
     "content_digest",
@@ -54,6 +57,7 @@ __all__ = [
     "open_part",
     "parse_json",
     "present",
+    "publish_json",
     "read_bytes",
     "read_counters",
     "read_if_there",

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from hydra_ray.errors import DamagedError
 from hydra_ray.storage.files import content_digest, exists, join, present, read_json, write_json
-from hydra_ray.storage.listings import FILES, MANIFEST, RUN_FILES, read_listing
+from hydra_ray.storage.listings import FILES, MANIFEST, RUN_FILES, forget_listing, read_listing
 
 _THREADS = 16
 
@@ -50,6 +50,7 @@ def rewriting(folder: str, paths: Sequence[str], new_listing: str | None = None)
     gone = {*open_paths} - {*left}
     kept = {path: digest for path, digest in found[FILES].items() if path not in gone}
     write_json(listing, {**found, FILES: kept | digests_of(folder, left)})
+    forget_listing(listing)
 
 
 def require_files(folder: str, digests: Mapping[str, str | None], what: str, advice: str) -> None:

@@ -18,13 +18,14 @@ from hydra_ray.errors import ConfigError, DamagedError, StorageError
 from hydra_ray.storage.listings import listing_of, require_listed
 from hydra_ray.storage.local import forbidden
 from hydra_ray.storage.locations import is_uri, require_supported, store_of
-from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, SealedOutput, open_checked
+from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, SealedOutput, checked_digest, open_checked
 from hydra_ray.storage.seals import digest_of, new_digest, sealed_json, unsealed
 
 COUNTERS_KEY = b"hydra_ray.counters"
 """Key in a Parquet file's schema metadata under which a part's counters are stored, as JSON."""
 DAMAGED_SUFFIX = ".damaged"
 """Suffix of the name of a damaged file that was set aside."""
+_TABLE_SUFFIX = ".parquet"
 _CHUNK_BYTES = 16 << 20
 _MISSING = "If it belongs to a stage, remove the stage's manifest.json and run again: only what is missing is computed."
 _ANEW = "Remove it, and its stage's manifest.json if it has one, and run again: only this file is computed again."
@@ -156,8 +157,15 @@ def read_bytes(location: str) -> bytes:
     if found is None:
         raise StorageError(f"no file at {location}. {_MISSING}")
     if listing_of(location) is not None:
-        require_listed(location, digest_of(found), _ANEW)
+        require_listed(location, _digest_of(found, location), _ANEW)
     return found
+
+
+def _digest_of(content: bytes, location: str) -> str:
+    if not location.endswith(_TABLE_SUFFIX):
+        return digest_of(content)
+    with _read_errors(location):
+        return checked_digest(content, location, _ANEW)
 
 
 def read_if_there(location: str) -> bytes | None:
@@ -172,34 +180,45 @@ def write_json(location: str, value: Mapping[str, Any]) -> None:
     write_bytes(location, sealed_json(value))
 
 
-def read_json(location: str, shape: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:
+def publish_json(location: str, value: Mapping[str, Any]) -> None:
+    """Write `value` to `location` as plain JSON, atomically, in a folder whose listing has its digest.
+
+    It is for files that other programs read too, which do not expect a seal.
+    """
+    write_bytes(location, json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+Shape = Mapping[str, type | tuple[type, ...]]
+"""Keys that a JSON object must have, each with the type of its value."""
+
+
+def read_json(location: str, shape: Shape | None = None, anew: str = _ANEW) -> dict[str, Any]:
     """Return the JSON object at `location`.
 
     Args:
-        shape: keys that it must have, each with the type of its value.
+        shape: what it must have.
+        anew: what to do where it is damaged.
 
     Raises:
         StorageError: there is none.
         DamagedError: it is no such object, or not what was written.
     """
-    return parse_json(read_bytes(location), location, shape)
+    return parse_json(read_bytes(location), location, shape, anew)
 
 
-def parse_json(
-    content: bytes, location: str, shape: Mapping[str, type | tuple[type, ...]] | None = None
-) -> dict[str, Any]:
+def parse_json(content: bytes, location: str, shape: Shape | None = None, anew: str = _ANEW) -> dict[str, Any]:
     """Return the JSON object that a file's content is; see `read_json`."""
     try:
         value = unsealed(content)
     except ValueError as error:
-        raise DamagedError(f"{location} is damaged: {error}. {_ANEW}") from error
+        raise DamagedError(f"{location} is damaged: {error}. {anew}") from error
     if not isinstance(value, dict):
-        raise DamagedError(f"{location} is damaged: expected a JSON object, got {_kind(value)}. {_ANEW}")
+        raise DamagedError(f"{location} is damaged: expected a JSON object, got {_kind(value)}. {anew}")
     wrong = [name for name, kind in (shape or {}).items() if not isinstance(value.get(name), kind)]
     if wrong:
         raise DamagedError(
             f"{location} is damaged, or another version of hydra_ray wrote it: {', '.join(map(repr, wrong))} is missing"
-            f" or of another type. {_ANEW}"
+            f" or of another type. {anew}"
         )
     return value
 
@@ -323,7 +342,7 @@ def content_digest(location: str) -> str:
     Raises:
         StorageError: there is no such file, or its footer is damaged.
     """
-    if location.endswith(".parquet"):
+    if location.endswith(_TABLE_SUFFIX):
         file, digest = _open(location)
         file.close()
         return digest

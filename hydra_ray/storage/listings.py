@@ -45,14 +45,16 @@ def require_listed(location: str, digest: str, anew: str) -> None:
     if found is None:
         return
     listing, path = found
-    expected = (_kept.get(listing) or {}).get(path)
-    if expected != digest:
+    is_kept = listing in _kept
+    expected = _listed(listing).get(path)
+    if is_kept and expected not in (None, digest):
         # What is kept may be of a stage that was computed anew since.
-        expected = (read_listing(listing) or {}).get(path)
+        _kept.pop(listing, None)
+        expected = _listed(listing).get(path)
     if expected not in (None, digest):
         raise DamagedError(
-            f"{location} is not the file that was written: its digest is {digest}, but {listing} says {expected}, so "
-            f"one of the two was changed, damaged or exchanged. {anew}"
+            f"{location} is damaged, or not the file that was written: its digest is {digest}, but {listing} says "
+            f"{expected}. {anew}"
         )
 
 
@@ -62,8 +64,18 @@ def is_listed(location: str) -> bool | None:
     if found is None:
         return None
     listing, path = found
-    files = _kept.get(listing) or read_listing(listing)
+    files = _listed(listing)
     return (path in files) if files else None
+
+
+def _listed(listing: str) -> Digests:
+    kept = _kept.get(listing)
+    return (read_listing(listing) or {}) if kept is None else kept
+
+
+def forget_listing(listing: str) -> None:
+    """Read a listing anew when it is next needed, because it was just written."""
+    _kept.pop(listing, None)
 
 
 def listing_of(location: str) -> tuple[str, str] | None:

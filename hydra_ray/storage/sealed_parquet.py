@@ -111,6 +111,28 @@ def open_checked(file: pa.NativeFile, location: str, anew: str, *, pre_buffer: b
     Raises:
         DamagedError: it is no Parquet file, or its footer is not what was written. Reading raises it for blocks.
     """
+    source, metadata, digest = _checked(file, location, anew)
+    has_blocks = isinstance(source, _CheckedInput)
+    part = pq.ParquetFile(source, metadata=metadata, pre_buffer=pre_buffer, page_checksum_verification=not has_blocks)
+    return part, digest
+
+
+def checked_digest(content: bytes, location: str, anew: str) -> str:
+    """Return the digest of a whole file, given its bytes, all of which are checked; see `open_checked`.
+
+    Raises:
+        DamagedError: they are not what was written.
+    """
+    source, _, digest = _checked(pa.BufferReader(content), location, anew)
+    if isinstance(source, _CheckedInput):
+        source.read()
+    return digest
+
+
+def _checked(
+    file: pa.NativeFile, location: str, anew: str
+) -> tuple["pa.NativeFile | _CheckedInput", pq.FileMetaData, str]:
+    """Return a file to read blocks from, its footer, and the digest of its content."""
     footer, seal = _read_footer(file, location, anew)
     is_sealed = seal.startswith(_MAGIC)
     if is_sealed and seal != _seal(footer):
@@ -121,12 +143,9 @@ def open_checked(file: pa.NativeFile, location: str, anew: str, *, pre_buffer: b
     if is_sealed != (blocks is not None):
         raise DamagedError(f"the table {location} is damaged: it has lost its footer's seal. {anew}")
     if blocks is None:
-        part = pq.ParquetFile(file, metadata=metadata, pre_buffer=pre_buffer, page_checksum_verification=True)
-        return part, digest_of(footer)
-    checked = _CheckedInput(file, json.loads(blocks), f"the table {location} is damaged", anew)
-    return pq.ParquetFile(checked, metadata=metadata, pre_buffer=pre_buffer), digest_of(
-        blocks + entries.get(_ARROW_SCHEMA_KEY, b"")
-    )
+        return file, metadata, digest_of(footer)
+    source = _CheckedInput(file, json.loads(blocks), f"the table {location} is damaged", anew)
+    return source, metadata, digest_of(blocks + entries.get(_ARROW_SCHEMA_KEY, b""))
 
 
 class _CheckedInput(io.RawIOBase):

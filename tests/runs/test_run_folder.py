@@ -1,6 +1,5 @@
 """Stages that a child run takes from its parent, and parents that are refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError, HydraError, InputError
 from hydra_ray.runs.run_folder import read_config, record_stages
 from hydra_ray.stages.plan import Plan, plan_run
-from hydra_ray.storage import write_json
+from hydra_ray.storage import read_json, write_json
 
 FROZEN = {"reranker.base", "adapter.labeller", "adapter.base"}
 
@@ -77,10 +76,10 @@ def test_settings_that_differ_from_the_parents_are_refused(tmp_path: Path, secti
 
 def test_a_stage_whose_code_has_changed_since_is_refused(tmp_path: Path):
     config = run_config(str(tmp_path))
-    location = Path(record(config).run_folder, "stages.json")
-    recorded = json.loads(location.read_text())
+    location = f"{record(config).run_folder}/stages.json"
+    recorded = read_json(location)
     recorded["drafts"]["settings"]["version"] -= 1
-    location.write_text(json.dumps(recorded))
+    write_json(location, recorded)
     with pytest.raises(ConfigError, match="stage drafts differs from that of the run test in version"):
         plan_run(later(config, tmp_path))
 

@@ -1,30 +1,46 @@
 """An exported run scores as the run itself did, knows nothing that serving needs not know, and needs no Ray."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import in_process
 import pytest
 from builders import run_config
+from bytes_below import files_below
+from damage import unnoticed
 from transformers import AutoModel, AutoTokenizer
 
 from hydra_ray.adapt.answers import Scored
+from hydra_ray.adapt.label_model import read_label_model
 from hydra_ray.cli import main
-from hydra_ray.errors import InputError
+from hydra_ray.commands.status import status_lines
+from hydra_ray.errors import DamagedError, InputError
+from hydra_ray.evaluate.metrics_file import read_report
+from hydra_ray.forget.receipts import read_receipt
+from hydra_ray.forget.removal import forget_users
 from hydra_ray.generate.parsing import failed_answer
+from hydra_ray.lamp.predictions import read_predictions
+from hydra_ray.models.model_records import models_of
 from hydra_ray.rows import Probe, Record, User, from_table
+from hydra_ray.runs.root import root_key
+from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
+from hydra_ray.runs.stage import read_manifest
+from hydra_ray.scorer.base.model import load_base
+from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.serving.export import export_run
 from hydra_ray.serving.scorer import ServedScorer, load_scorer
 from hydra_ray.stages.answers import scored_users
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
-from hydra_ray.storage import read_json, read_part
+from hydra_ray.storage import content_digest, read_bytes, read_json, read_part, write_json
 
 pytestmark = [
     pytest.mark.ray,
@@ -198,8 +214,8 @@ def test_an_export_is_never_mixed_with_another_nor_made_of_half_a_run(
 def test_what_is_no_export_is_refused(exports: dict[str, Path], tmp_path: Path):
     with pytest.raises(InputError, match=r"there is no export\.json"):
         load_scorer(tmp_path)
-    description = json.loads((exports["closed"] / "export.json").read_text())
-    (tmp_path / "export.json").write_text(json.dumps({**description, "format": 0}))
+    description = read_json(str(exports["closed"] / "export.json"))
+    write_json(str(tmp_path / "export.json"), {**description, "format": 0})
     with pytest.raises(InputError, match="of format 0, expected 1"):
         load_scorer(tmp_path)
     with pytest.raises(InputError, match="copy the export first"):
@@ -226,10 +242,17 @@ def test_the_command_makes_the_same_export(runs: dict[str, Plan], exports: dict[
 
 
 def test_users_of_buckets_that_were_not_exported_are_unknown(exports: dict[str, Path], tmp_path: Path):
-    shutil.copytree(exports["closed"], tmp_path / "export")
-    for path in (tmp_path / "export" / "stages").rglob("bucket-*.parquet"):
+    folder = tmp_path / "export"
+    shutil.copytree(exports["closed"], folder)
+    listed = read_json(str(folder / "export.json"))
+    for path in (folder / "stages").rglob("bucket-*.parquet"):
         path.unlink()
-    assert load_scorer(tmp_path / "export").score("nobody", "a story", ["comedy"]).head == "shared"
+    for path in (folder / "stages").rglob("manifest.json"):
+        files = read_json(str(path))["files"]
+        write_json(str(path), {"files": {name: files[name] for name in files if not name.endswith(".parquet")}})
+        listed["files"][str(path.relative_to(folder))] = content_digest(str(path))
+    write_json(str(folder / "export.json"), listed)
+    assert load_scorer(folder).score("nobody", "a story", ["comedy"]).head == "shared"
 
 
 @pytest.mark.parametrize("name", ["closed", "text"])
@@ -244,3 +267,79 @@ def test_without_probes_the_reranker_has_no_say(name: str, scorers: dict[str, Se
     probes = [Probe(record_id=each.record_id, answer=unknown, quality=None) for each in retrieved]
     weighed = scorer.score(row.user.user_id, query.input, drafts, probes=probes)
     assert weighed.by_answer == pytest.approx(scorer.score(row.user.user_id, query.input, drafts).by_answer, abs=1e-6)
+
+
+def test_no_damage_to_a_file_of_a_finished_run_goes_unnoticed(runs: dict[str, Plan], tmp_path: Path):
+    plan, root = runs["closed"], str(tmp_path / "root")
+    shutil.copytree(plan.users.root, root)
+    forget_users(root, [evaluated(plan)[0].user.user_id])
+    kinds: set[str] = set()
+    missed: list[str] = []
+    for name, path in files_below(root).items():
+        kinds.add(name.split("/")[0] if "/" not in name else path.suffix + name.split("/")[0])
+        missed += unnoticed(path, partial(reader_of(name), root, path))
+    assert missed == []
+    assert kinds >= {"key", "key.check", ".parquetcompletions", ".jsonforgotten", ".jsonmodels", ".jsonruns"}
+
+
+def reader_of(name: str) -> Callable[[str, Path], object]:
+    """The reader that the product reads a file below a root by."""
+    return next(reader for pattern, reader in READERS.items() if re.fullmatch(pattern, name))
+
+
+READERS: dict[str, Callable[[str, Path], object]] = {
+    r"key(\.check)?": lambda root, _: root_key(root),
+    r"forgotten/.+": lambda root, path: read_receipt(root, path.stem),
+    r"models/.+": lambda root, _: models_of(run_config(root)),
+    r".+\.parquet": lambda _, path: read_part(str(path)),
+    r".+/population-0/population.+": lambda _, path: read_prior(str(path.parent)),
+    r".+/base/[^/]+": lambda _, path: load_base(str(path.parent)),
+    r".+/labeller\.safetensors": lambda _, path: read_label_model(str(path.parent)),
+    r".+/manifest\.json": lambda _, path: read_manifest(str(path)),
+    r"runs/.+/files\.json": lambda _, path: read_config(str(path.parent)),
+    r"runs/.+/config\.json": lambda _, path: read_config(str(path.parent)),
+    r"runs/.+/outline\.json": lambda _, path: list(status_lines(str(path.parent))),
+    r"runs/.+/stages\.json": lambda _, path: recorded_fingerprints(str(path.parent)),
+    r".+/predictions\.json": lambda _, path: read_predictions(str(path)),
+    r".+/metrics\.json": lambda _, path: read_report(str(path.parent)),
+    r".+": lambda _, path: read_bytes(str(path)),
+}
+"""Readers by the paths of the files that they read; the first that fits counts."""
+
+
+def test_no_damage_to_a_file_of_an_export_goes_unnoticed(exports: dict[str, Path], runs: dict[str, Plan]):
+    user_ids = [row.user.user_id for row in evaluated(runs["closed"])]
+
+    def read_all() -> None:
+        scorer = load_scorer(exports["closed"])
+        for user_id in user_ids:
+            scorer.score(user_id, "a story", ["comedy"])
+
+    missed = [each for path in files_below(str(exports["closed"])).values() for each in unnoticed(path, read_all)]
+    assert missed == []
+
+
+def test_an_export_with_a_missing_bucket_is_refused(exports: dict[str, Path], tmp_path: Path):
+    shutil.copytree(exports["closed"], tmp_path / "export")
+    next((tmp_path / "export" / "stages").rglob("fold-0/bucket-00000.parquet")).unlink()
+    with pytest.raises(DamagedError, match=r"lacks 1 of its .* files, .*bucket-00000.*Export the run"):
+        load_scorer(tmp_path / "export")
+
+
+def test_an_export_with_parts_of_another_one_is_refused(exports: dict[str, Path], tmp_path: Path):
+    shutil.copytree(exports["closed"], tmp_path / "export")
+    first, second = sorted((tmp_path / "export" / "stages" / "adapter" / "heads").rglob("bucket-*.parquet"))
+    shutil.copyfile(second, first)
+    with pytest.raises(DamagedError, match="damaged or not its own, such as heads/fold-0/bucket-00000"):
+        load_scorer(tmp_path / "export")
+
+
+def test_an_export_of_an_earlier_version_still_opens(exports: dict[str, Path], tmp_path: Path):
+    shutil.copytree(exports["closed"], tmp_path / "export")
+    description = tmp_path / "export" / "export.json"
+    listed = json.loads(description.read_text())
+    del listed["files"], listed["checksum"]
+    description.write_text(json.dumps(listed))
+    for path in (tmp_path / "export" / "stages").rglob("manifest.json"):
+        path.unlink()
+    assert load_scorer(tmp_path / "export").score("nobody", "a story", ["comedy"]).head == "shared"

@@ -10,7 +10,7 @@ Interaction = Literal["pair", "bilinear"]
 DESCRIPTION = "base.json"
 """File name of a base's description, which is written last."""
 
-DESCRIBED: Mapping[str, type] = {
+DESCRIBED: Mapping[str, type | tuple[type, ...]] = {
     "interaction": str,
     "plain_names": list,
     "width": int,
