@@ -269,7 +269,9 @@ class GeneratorConfig(Section):
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further arguments of the chat template, such as `{enable_thinking: false}`. Sent to endpoints that take them."""
+    """Arguments of the model's chat template, such as `{enable_thinking: false}`, for a loaded model and for endpoints
+    that take them. A loaded model whose template has a switch of thinking (`enable_thinking`, `thinking`, `reasoning`,
+    `thinking_budget`, `thinking_mode`) does not think, unless it is given here or `thinking_tokens` is more than 0."""
     api: ApiConfig | None = None
     """Endpoint; needed where `engine` is openai, and not allowed elsewhere."""
 

@@ -1,5 +1,7 @@
 from typing import Any
 
+import pytest
+
 from hydra_ray.config import ApiConfig
 from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
 from hydra_ray.rows import Message, Request
