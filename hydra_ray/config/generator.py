@@ -65,7 +65,7 @@ class ApiConfig(Section):
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of every request, such as `{top_p: 0.95}`. A field that requests have anyway may stand here only
     if `omit_fields` leaves it out; `model`, `messages`, `n` and `stream` never."""
-    omit_fields: tuple[RequestField, ...] = ()
+    omit_fields: list[RequestField] = Field(default_factory=list)
     """Fields that are left out of requests, for endpoints that refuse them. Without `temperature` the endpoint's own
     applies to all requests, those for the likeliest answer included; without `n` a call asks for one sample."""
     is_thinking: bool = True
@@ -123,9 +123,10 @@ class ApiConfig(Section):
     @classmethod
     def _begin_with_preset(cls, given: Any) -> Any:
         """Return the given settings with those of the provider that are not given."""
-        if not isinstance(given, Mapping) or given.get("provider") not in PRESETS:
+        if not isinstance(given, Mapping) or not isinstance(given.get("provider"), str):
             return given
-        return {**PRESETS[given["provider"]].settings, **given}
+        preset = PRESETS.get(given["provider"])
+        return given if preset is None else {**preset.settings, **given}
 
     @property
     def samples_per_call(self) -> int | None:
