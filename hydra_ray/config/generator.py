@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
@@ -65,7 +65,7 @@ class ApiConfig(Section):
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of every request, such as `{top_p: 0.95}`. A field that requests have anyway may stand here only
     if `omit_fields` leaves it out; `model`, `messages`, `n` and `stream` never."""
-    omit_fields: list[RequestField] = Field(default_factory=list)
+    omit_fields: list[RequestField] = Field(default=[])
     """Fields that are left out of requests, for endpoints that refuse them. Without `temperature` the endpoint's own
     applies to all requests, those for the likeliest answer included; without `n` a call asks for one sample."""
     is_thinking: bool = True
@@ -123,10 +123,11 @@ class ApiConfig(Section):
     @classmethod
     def _begin_with_preset(cls, given: Any) -> Any:
         """Return the given settings with those of the provider that are not given."""
-        if not isinstance(given, Mapping) or not isinstance(given.get("provider"), str):
+        if not isinstance(given, Mapping):
             return given
-        preset = PRESETS.get(given["provider"])
-        return given if preset is None else {**preset.settings, **given}
+        settings = cast(Mapping[str, Any], given)
+        name = settings.get("provider")
+        return {**PRESETS[name].settings, **settings} if isinstance(name, str) and name in PRESETS else settings
 
     @property
     def samples_per_call(self) -> int | None:
@@ -142,8 +143,9 @@ class ApiConfig(Section):
     def added_fields(self) -> dict[str, JsonValue]:
         """Fields that are added to every request: the provider's switch of thinking, then `extra_body`."""
         preset = None if self.provider is None else PRESETS[self.provider]
-        switch = {} if preset is None or self.is_thinking else preset.without_thinking
-        return {**switch, **self.extra_body}
+        if preset is None or self.is_thinking:
+            return dict(self.extra_body)
+        return {**preset.without_thinking, **self.extra_body}
 
     @property
     def named_variables(self) -> list[str]:
