@@ -535,12 +535,11 @@ def test_a_reply_that_holds_no_answer_is_asked_again_and_is_a_sign_of_life():
 
 
 def test_an_endpoint_none_of_whose_first_replies_is_read_ends_the_job_by_name():
-    one_choice = json.dumps(body_of({"content": "war"}))
-    for body, says in ((one_choice, "max_samples_per_call"), (str(HTML.body), "a web page.*base_url")):
-        with FaultServer(usual=Reply(body=body)) as server:
+    for reply, says in ((HTML, "a web page.*base_url"), (NO_COMPLETION, "nothing as choices")):
+        with FaultServer(usual=reply) as server:
             engine = engine_of(server.url, max_concurrent_requests=2, max_attempts=8)
             with pytest.raises(EndpointError, match=f"none of its first 10 replies.*{says}"):
-                engine.generate(requests(50, num_samples=3, temperature=1.0))
+                engine.generate(requests(50))
         assert len(server.calls) <= 12
 
 
