@@ -4,7 +4,7 @@ import math
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from hydra_ray.config.section import Section
 
@@ -105,6 +105,10 @@ class GeneratorConfig(Section):
     """Floating-point type of weights and activations."""
     max_model_tokens: int = Field(default=2048, gt=0)
     """Largest number of tokens of a prompt and its answer together."""
+    thinking_tokens: int = Field(default=0, ge=0)
+    """Room for the thought of a reasoning model before its answer, in tokens, added to the length limit of each request
+    and paid for like the answer. Thoughts are removed from answers. Where more than 0, vLLM decodes without constraint:
+    one would forbid the thought. 0 is for models that do not think, or whose chat template can switch it off."""
     max_text_tokens: int = Field(default=256, gt=0)
     """Length, in the generator's tokens, to which each record and query in a prompt is cut."""
     is_constrained: bool = True
@@ -116,6 +120,10 @@ class GeneratorConfig(Section):
     """Seed of sampling."""
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of the model's chat template, such as `{enable_thinking: false}`, for a loaded model and for endpoints
+    that take them. A loaded model whose template has a switch of thinking (`enable_thinking`, `thinking`, `reasoning`,
+    `thinking_budget`, `thinking_mode`) does not think, unless it is given here or `thinking_tokens` is more than 0."""
     api: ApiConfig | None = None
     """Endpoint; needed where `engine` is openai, and not allowed elsewhere."""
 
