@@ -34,9 +34,11 @@ THINKING_SWITCHES: Mapping[str, Any] = {
 }
 """Arguments of public chat templates by which a model does not think, by name."""
 
-_MAX_STEPS = 200_000
-"""Maximum number of lines of compiled template code that rendering a trial prompt may execute; published templates take
-below 2,000."""
+_MAX_STEPS = 1_000_000
+"""Maximum number of steps of a trial: lines of compiled template code, and calls of any function. Published templates
+take a few thousand, and their compilation some ten thousand."""
+_COMPILED = "<template>"
+"""File name of the code that a template is compiled to."""
 _MAX_MARK = 64
 """Maximum length of a text between two turns that counts as a mark of a turn, in characters."""
 _RESERVED = (
@@ -299,16 +301,16 @@ def _bounded(render: Callable[[], str]) -> str:
     """Return what `render` returns.
 
     Raises:
-        TimeoutError: it executes more than _MAX_STEPS lines.
+        TimeoutError: it takes more than _MAX_STEPS steps.
     """
     num_steps = 0
 
-    def count(_frame: FrameType, event: str, _argument: object) -> Any:
+    def count(frame: FrameType, _event: str, _argument: object) -> Any:
         nonlocal num_steps
-        num_steps += event == "line"
+        num_steps += 1
         if num_steps > _MAX_STEPS:
             raise TimeoutError("it takes too many steps")
-        return count
+        return count if frame.f_code.co_filename == _COMPILED else None
 
     former = sys.gettrace()
     sys.settrace(count)

@@ -29,6 +29,8 @@ _TEMPLATES = (
 _TEMPLATE_MARKS = re.compile(r"</?[A-Za-z_:]{2,32}>|(?<![\w/])/(?:no_)?think\b")
 """Texts in a template's source by which it may divide a message: `</think>`, before which it may drop everything, and
 switches."""
+_ORDINARY = ("x", "word word", "Ωж漢ก", "\U0001f9ff", "?!")
+"""Texts without control tokens, of which some are unknown to a small vocabulary."""
 _MAX_PASSES = 8
 """Maximum number of times that a text is broken up by spaces before characters of it are removed."""
 _FOLDABLE = re.compile(r"[^\t\n\r -~]")
@@ -108,9 +110,10 @@ def _first(holds: Callable[[int], bool], highest: int) -> int:
 def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """Return the ids of the control tokens that a text can be kept free of: not that of unknown text, and none that is
     written as letters, digits or white space."""
+    ordinary = {each for text in _ORDINARY for each in tokenizer(text, add_special_tokens=False)["input_ids"]}
     tokens = {*_control_tokens(tokenizer), *map(str, tokenizer.all_special_tokens)}
     ids = {tokenizer.convert_tokens_to_ids(token) for token in tokens if not (token.isalnum() or token.isspace())}
-    return frozenset(each for each in ids if isinstance(each, int) and each != tokenizer.unk_token_id)
+    return frozenset(each for each in ids if isinstance(each, int)) - ordinary - {tokenizer.unk_token_id}
 
 
 @lru_cache(maxsize=8)

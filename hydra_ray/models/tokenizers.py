@@ -1,5 +1,6 @@
 """Tokenizers of model folders, of all kinds: whatever is wrong with a folder's tokenizer files is a ModelError."""
 
+import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _TEKKEN = "tekken.json"
 _VOCABULARIES = ("tokenizer.json", _TEKKEN, "*vocab*", "*.model", "*.spm", "*.tiktoken", "bpe.codes", "dict.txt")
 """Names of files that hold a vocabulary."""
+_MAX_VOCABULARY = 10_000_000
 _TRIAL = "A short text, with 1 number."
 
 
@@ -72,6 +74,7 @@ def _load(folder: Path) -> "PreTrainedTokenizerBase":
     if (folder / _TEKKEN).is_file() and not (folder / "tokenizer.json").is_file():
         from transformers.integrations.mistral import convert_tekken_tokenizer
 
+        _require_sizes(folder / _TEKKEN)
         tokenizer = convert_tekken_tokenizer(str(folder / _TEKKEN))
         tokenizer.name_or_path = str(folder)
         return tokenizer
@@ -79,3 +82,15 @@ def _load(folder: Path) -> "PreTrainedTokenizerBase":
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"transformers made a {type(tokenizer).__name__} of it")
     return tokenizer
+
+
+def _require_sizes(tekken: Path) -> None:
+    """Check the sizes that Mistral's own format states, up to which its readers count.
+
+    Raises:
+        ValueError: one is no number, or larger than any vocabulary.
+    """
+    config = json.loads(tekken.read_bytes())["config"]
+    for name in ("num_vocab_tokens", "default_vocab_size", "default_num_special_tokens"):
+        if not isinstance(config[name], int) or not 0 <= config[name] <= _MAX_VOCABULARY:
+            raise ValueError(f"tekken.json states {name}={str(config[name])[:50]}")
