@@ -110,10 +110,12 @@ def _first(holds: Callable[[int], bool], highest: int) -> int:
 def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """Return the ids of the control tokens that a text can be kept free of: not that of unknown text, and none that is
     written as letters, digits or white space."""
-    ordinary = {each for text in _ORDINARY for each in tokenizer(text, add_special_tokens=False)["input_ids"]}
+    ordinary = [each for text in _ORDINARY for each in tokenizer(text, add_special_tokens=False)["input_ids"]]
     tokens = {*_control_tokens(tokenizer), *map(str, tokenizer.all_special_tokens)}
-    ids = {tokenizer.convert_tokens_to_ids(token) for token in tokens if not (token.isalnum() or token.isspace())}
-    return frozenset(each for each in ids if isinstance(each, int)) - ordinary - {tokenizer.unk_token_id}
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in tokens if not (token.isalnum() or token.isspace())]
+    return frozenset(
+        each for each in ids if isinstance(each, int) and each != tokenizer.unk_token_id and each not in ordinary
+    )
 
 
 @lru_cache(maxsize=8)

@@ -42,7 +42,7 @@ def read_tokenizer(folder: Path, spec: str) -> "PreTrainedTokenizerBase":
             "tokenizer files beside its config.json."
         ) from error
     has_vocabulary = any(fnmatchcase(name, each) for name in names_below(folder) for each in _VOCABULARIES)
-    if not tokens or (not has_vocabulary and set(tokens) == {unknown}):
+    if not tokens or (not has_vocabulary and all(each == unknown for each in tokens)):
         raise ModelError(
             f"{spec} has a tokenizer without a vocabulary in {folder}: put the model's tokenizer files "
             "(tokenizer.json, tokenizer.model or tekken.json) beside its config.json."
@@ -72,7 +72,7 @@ def _load(folder: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
     if (folder / _TEKKEN).is_file() and not (folder / "tokenizer.json").is_file():
-        from transformers.integrations.mistral import convert_tekken_tokenizer
+        from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer
 
         _require_sizes(folder / _TEKKEN)
         tokenizer = convert_tekken_tokenizer(str(folder / _TEKKEN))
