@@ -37,6 +37,10 @@ class EndpointError(GenerationError):
     """The generator's endpoint is dead or refuses every request, so that restarting the engine would not help."""
 
 
+class ReplyError(HydraError, ValueError):
+    """A reply of an endpoint holds no answer that can be used; a call fails with it, never a run."""
+
+
 class BudgetError(HydraError, RuntimeError):
     """The budget of a run is used up."""
 

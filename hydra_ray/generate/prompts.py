@@ -73,7 +73,7 @@ def fit_messages(
     config: GeneratorConfig,
     profile: str | None = None,
 ) -> tuple[Message, ...]:
-    """Return the prompt for an answer to `query_input`, short enough to leave room for task.max_tokens.
+    """Return the prompt for an answer to `query_input`, short enough to leave room for a thought and task.max_tokens.
 
     If everything together is too long, record inputs are cut evenly, then the least relevant examples are dropped, then
     the query is truncated, then the profile is left out. The instruction is never cut.
@@ -92,7 +92,7 @@ def fit_messages(
         query=_safe_text(template, query_input, config.max_text_tokens),
         profile=_safe_text(template, (profile or "").strip(), config.max_text_tokens),
     )
-    room = config.max_model_tokens - task.max_tokens
+    room = config.max_model_tokens - config.thinking_tokens - task.max_tokens
     messages = (
         _fit_most(form, task, texts, template, room)
         or _fit_query(form, task, replace(texts, pairs=()), template, room)
@@ -100,8 +100,9 @@ def fit_messages(
     )
     if messages is None:
         raise ConfigError(
-            f"the instruction of task {task.name} and its answer of up to {task.max_tokens} tokens leave no room for a "
-            "query within generator.max_model_tokens: raise that, or shorten the instruction or lamp.task.max_tokens."
+            f"the instruction of task {task.name} and its answer of up to {task.max_tokens} tokens"
+            f"{_thought_room(config)} leave no room for a query within generator.max_model_tokens: raise that, or "
+            "shorten the instruction or lamp.task.max_tokens."
         )
     return messages
 
@@ -121,7 +122,7 @@ def profile_messages(
         ConfigError: not even the shortest form of one record fits.
         ModelError: the generator has no chat template, or one in which parts of prompts get lost.
     """
-    room = config.max_model_tokens - PROFILE_TOKENS
+    room = config.max_model_tokens - config.thinking_tokens - PROFILE_TOKENS
     oldest_first = sorted(records, key=lambda record: -math.inf if record.date is None else record.date)
     newest_first = oldest_first[::-1][: max(1, room // _MIN_RECORD_TOKENS)]
     form, template = summary_form(task), open_template(tokenizer, config)
@@ -130,9 +131,13 @@ def profile_messages(
     if messages is None:
         raise ConfigError(
             f"generator.max_model_tokens leaves no room for a record of task {task.name} and a profile of "
-            f"{PROFILE_TOKENS} tokens: raise it, or lower generator.max_text_tokens."
+            f"{PROFILE_TOKENS} tokens{_thought_room(config)}: raise it, or lower generator.max_text_tokens."
         )
     return messages
+
+
+def _thought_room(config: GeneratorConfig) -> str:
+    return f" after a thought of generator.thinking_tokens={config.thinking_tokens}" if config.thinking_tokens else ""
 
 
 def render_prompt(

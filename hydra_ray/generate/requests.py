@@ -70,8 +70,10 @@ def make_request(
     """Return a request whose id is a hash of its content.
 
     Args:
+        max_tokens: length limit of an answer; that of the request leaves room for a thought too.
         rendering: what `rendering_of` returns; empty where messages are rendered by the template's own rules.
     """
+    max_tokens += config.thinking_tokens
     turns = [(message.role, message.content) for message in messages]
     content = [user_id, turns, num_samples, temperature, max_tokens, choices, num_top_tokens, config.seed]
     content += [rendering] if rendering else []

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray.config import ApiConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.config import GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.generate.calls import added_fields
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.models.model_records import RunModels, UsedModel
 from hydra_ray.runs.root import bucket_key_name
@@ -78,8 +79,10 @@ def make_stage(
 def generator_settings(planning: Planning) -> dict[str, Any]:
     """Return what the generator's answers depend on besides the prompts."""
     generator = planning.config.generator
-    answering = settings_of(generator, exclude={"max_failed_fraction", "api"})
-    settings = {**answering, "model": planning.models.generator.identity, **_endpoint(generator.api)}
+    # Those of an endpoint's template are among the fields of its requests.
+    excluded = {"max_failed_fraction", "api"} | ({"chat_template_kwargs"} if generator.api else set())
+    answering = settings_of(generator, exclude=excluded)
+    settings = {**answering, "model": planning.models.generator.identity, **_endpoint(generator)}
     return {"generator": settings, "task": planning.task}
 
 
@@ -105,13 +108,24 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
     }
     settings = {
         "engine": generator.engine,
-        **(loaded if generator.api is None else _endpoint(generator.api)),
+        **(loaded if generator.api is None else _endpoint(generator)),
         "num_buckets": config.users.num_buckets,
         "bucket_key": bucket_key_name(config),
     }
     return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))
 
 
-def _endpoint(api: ApiConfig | None) -> dict[str, Any]:
-    """Return what an endpoint's answers depend on besides the requests: not its address, and not its rate."""
-    return {} if api is None else {"api": api.model_dump(mode="json", include=_ANSWERING)}
+def _endpoint(generator: GeneratorConfig) -> dict[str, Any]:
+    """Return what an endpoint's answers depend on besides the requests: not its address, headers and query, and not its
+    rate. What was added later enters only where it is not at its default."""
+    api = generator.api
+    if api is None:
+        return {}
+    later = {
+        "fields": added_fields(api, generator.chat_template_kwargs),
+        "omitted": sorted(api.omitted),
+        "has_no_seed": not api.has_seed,
+        "choices_field": api.choices_field if api.has_structured_outputs else "",
+    }
+    later = {name: value for name, value in later.items() if value and value != "structured_outputs"}
+    return {"api": api.model_dump(mode="json", include=_ANSWERING) | later}

@@ -30,10 +30,8 @@ NUM_SPECIAL = {"v3": 17, "v7": 20, "v11": 22, "v13": 24}
 
 def write_tekken(folder: Path, version: str) -> None:
     """A vocabulary of bytes in Mistral's own format."""
-    vocabulary = [
-        {"rank": rank, "token_bytes": base64.b64encode(bytes([rank])).decode(), "token_str": None}
-        for rank in range(256)
-    ]
+    pieces = [base64.b64encode(bytes([rank])).decode() for rank in range(256)]
+    vocabulary = [{"rank": rank, "token_bytes": piece, "token_str": None} for rank, piece in enumerate(pieces)]
     tokens = SPECIAL[: NUM_SPECIAL[version]]
     special = [{"rank": rank, "token_str": token, "is_control": True} for rank, token in enumerate(tokens)]
     config = {
