@@ -35,7 +35,7 @@ class TokenCounts:
             tokenizer = self._opened()
             try:
                 if tokenizer is not None:
-                    return count_prompt_tokens(request.messages, tokenizer)
+                    return count_prompt_tokens(request.messages, tokenizer, self._config)
             except HydraError:  # a template that refuses turns that the endpoint takes
                 pass
             return expected_tokens(request, 0)

@@ -96,7 +96,7 @@ class VllmEngine:
 
     def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Prompt], list[Completion]]:
         """Return the prompts that can be run, and completions with an error for the other requests."""
-        texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
+        texts = [render_prompt(request.messages, self._tokenizer, self._config) for request in requests]
         token_ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         prompts: list[_Prompt] = []
         rejected: list[Completion] = []
