@@ -17,21 +17,22 @@ def answer_counters(
         api: endpoint whose prices apply; None where nothing is paid.
 
     Returns:
-        requests, prompt_tokens, generated_tokens, cut (generations that reached their length limit), thoughts
-        (generations that began with one) and thought_tokens (theirs, within generated_tokens), over `used`; asked_now,
-        asked_tokens, attempts (calls of the generator), and cost where there are prices, over `asked`.
+        requests, prompt_tokens, generated_tokens, cut (generations that reached their length limit), and where there
+        are thoughts, thoughts (generations with one) and thought_tokens (within generated_tokens), over `used`;
+        asked_now, asked_tokens, attempts (calls of the generator), and cost where there are prices, over `asked`.
     """
     counters: dict[str, float] = {
         "requests": len(used),
         "prompt_tokens": sum(each.prompt_tokens for each in used),
         "generated_tokens": _generated_tokens(used),
         "cut": sum(generation.finish_reason == "length" for generation in _generations(used)),
-        "thoughts": sum(generation.thought_tokens > 0 for generation in _generations(used)),
-        "thought_tokens": sum(generation.thought_tokens for generation in _generations(used)),
         "asked_now": len(asked),
         "asked_tokens": sum(each.prompt_tokens for each in asked) + _generated_tokens(asked),
         "attempts": sum(each.attempts for each in asked),
     }
+    thoughts = [generation.thought_tokens for generation in _generations(used) if generation.thought_tokens]
+    if thoughts:
+        counters |= {"thoughts": len(thoughts), "thought_tokens": sum(thoughts)}
     if api is None:
         return counters
     prompt_tokens = sum(each.prompt_tokens for each in asked)
