@@ -211,6 +211,13 @@ def test_a_wait_is_no_sign_of_death_and_neither_is_an_overload():
     assert [each.error for each in found.values()] == [None] * 2
 
 
+@pytest.mark.parametrize("seconds", ["1e300", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_of_any_length_is_told(seconds: str):
+    reply = Reply(status=429, headers={"retry-after": seconds})
+    with FaultServer(reply) as server, pytest.raises(EndpointError, match="asks to wait"):
+        engine_of(server.url).generate(requests(3))
+
+
 def test_an_endpoint_that_knows_no_n_is_told_after_few_calls_and_what_it_gave_is_used():
     kept: list[Completion] = []
     one = Reply(first_choices=1)
