@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
@@ -65,7 +65,7 @@ class ApiConfig(Section):
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of every request, such as `{top_p: 0.95}`. A field that requests have anyway may stand here only
     if `omit_fields` leaves it out; `model`, `messages`, `n` and `stream` never."""
-    omit_fields: tuple[RequestField, ...] = ()
+    omit_fields: list[RequestField] = Field(default=[])
     """Fields that are left out of requests, for endpoints that refuse them. Without `temperature` the endpoint's own
     applies to all requests, those for the likeliest answer included; without `n` a call asks for one sample."""
     is_thinking: bool = True
@@ -123,9 +123,11 @@ class ApiConfig(Section):
     @classmethod
     def _begin_with_preset(cls, given: Any) -> Any:
         """Return the given settings with those of the provider that are not given."""
-        if not isinstance(given, Mapping) or given.get("provider") not in PRESETS:
+        if not isinstance(given, Mapping):
             return given
-        return {**PRESETS[given["provider"]].settings, **given}
+        settings = cast(Mapping[str, Any], given)
+        name = settings.get("provider")
+        return {**PRESETS[name].settings, **settings} if isinstance(name, str) and name in PRESETS else settings
 
     @property
     def samples_per_call(self) -> int | None:
@@ -141,8 +143,9 @@ class ApiConfig(Section):
     def added_fields(self) -> dict[str, JsonValue]:
         """Fields that are added to every request: the provider's switch of thinking, then `extra_body`."""
         preset = None if self.provider is None else PRESETS[self.provider]
-        switch = {} if preset is None or self.is_thinking else preset.without_thinking
-        return {**switch, **self.extra_body}
+        if preset is None or self.is_thinking:
+            return dict(self.extra_body)
+        return {**preset.without_thinking, **self.extra_body}
 
     @property
     def named_variables(self) -> list[str]:
@@ -269,7 +272,9 @@ class GeneratorConfig(Section):
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further arguments of the chat template, such as `{enable_thinking: false}`. Sent to endpoints that take them."""
+    """Arguments of the model's chat template, such as `{enable_thinking: false}`, for a loaded model and for endpoints
+    that take them. A loaded model whose template has a switch of thinking (`enable_thinking`, `thinking`, `reasoning`,
+    `thinking_budget`, `thinking_mode`) does not think, unless it is given here or `thinking_tokens` is more than 0."""
     api: ApiConfig | None = None
     """Endpoint; needed where `engine` is openai, and not allowed elsewhere."""
 

@@ -147,7 +147,7 @@ def _kind(told: ErrorReply) -> FailureKind:
 def _remedy_for_all(status: int, told: ErrorReply, api: ApiConfig) -> str | None:
     """Return what to do where every request would be refused; None where that is not sure."""
     codes = frozenset(told.codes)
-    if status == 402 or codes & _QUOTA:
+    if status == 402 or codes & _QUOTA or told.is_unpaid:
         return (
             "The account's quota is used up or it has no credit: pay or raise the limit, then run again. Earlier "
             "answers are kept and are not paid again."
@@ -156,7 +156,7 @@ def _remedy_for_all(status: int, told: ErrorReply, api: ApiConfig) -> str | None
         return _address_remedy(status, api)
     if told.is_flagged or told.is_too_long:
         return None
-    if codes & _MODEL or (told.parameter == "model" and status in (400, 404, 422)):
+    if codes & _MODEL or (status in (400, 404, 422) and (told.has_no_model or told.parameter == "model")):
         return f"Check generator.api.base_url, and that it serves the model {api.model!r}."
     return _key_remedy(api) if codes & _KEY else None
 
@@ -200,5 +200,8 @@ def remedy_for_parameter(name: str, api: ApiConfig) -> str:
         api.choices_field: "set generator.api.has_structured_outputs to false",
     }
     if name in other:
-        return f"set generator.api.length_field to {other[name]}"
+        return (
+            f"set generator.api.length_field to {other[name]}, or ask for fewer tokens (the task's max_tokens, "
+            "generator.thinking_tokens)"
+        )
     return settings.get(name, f"leave {name} out of generator.api.extra_body")

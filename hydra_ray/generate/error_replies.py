@@ -24,6 +24,13 @@ _TOO_LONG = re.compile(
     r"|(prompt|input|message)s? (is|are) too (long|large)|too many (input |prompt )?tokens|reduce the length"
     r"|exceed\w* (the )?(model'?s? )?(maximum|max|available) (context|input)"
 )
+_UNPAID = re.compile(
+    r"(?i)insufficient[ _-](account )?(balance|credit|fund|quota)|not enough (credit|balance|fund)|out of credits?"
+    r"|\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39"  # "the balance does not suffice", "in arrears"
+)
+_NO_MODEL = re.compile(
+    r"(?i)not a valid model|model .{0,100}(not found|(does )?not exist|not supported by any provider)"
+)
 _REFUSAL = re.compile(
     r"(?i)unsupported|not support|unknown|unrecognized|unexpected|not permitted|not allowed|extra (inputs|fields)"
     r"|invalid|forbidden|not available|not accepted|deprecated|must be|only .{0,40}default|does not exist"
@@ -47,6 +54,10 @@ class ErrorReply:
     """Whether a moderation or a content policy refused the prompt."""
     is_too_long: bool = False
     """Whether the prompt does not fit the model's context."""
+    is_unpaid: bool = False
+    """Whether the account has no credit."""
+    has_no_model: bool = False
+    """Whether the endpoint does not serve the model."""
 
 
 def read_error(text: str, request: Request, sent: Mapping[str, Any]) -> ErrorReply:
@@ -69,6 +80,8 @@ def read_error(text: str, request: Request, sent: Mapping[str, Any]) -> ErrorRep
         parameter=None if is_about_prompt else _named_parameter(parts, message, sent),
         is_flagged=is_flagged,
         is_too_long=is_too_long,
+        is_unpaid=bool(_UNPAID.search(message)),
+        has_no_model=bool(_NO_MODEL.search(message)),
     )
 
 

@@ -121,16 +121,17 @@ def answer_token(tokens: Sequence[str], answer: str, *, is_opened: bool = False)
     Returns:
         None where the tokens do not show where the answer begins.
     """
-    text = "".join(tokens)
-    split = split_thought(text, is_opened=is_opened)
-    start = split.start
-    if split.answer.strip() != answer.strip():
-        start = len(text.rstrip()) - len(answer.strip())
-        if start < 0 or text[start:].strip() != answer.strip():
-            return None
-    if not answer.strip():
+    text, answer = "".join(tokens), answer.strip()
+    if not answer:
         return None
+    # The last token may be the end of the turn, which is no part of the answer.
+    ends = ("", tokens[-1].strip()) if tokens else ("",)
+    start = split_thought(text, is_opened=is_opened).start
     start += len(text[start:]) - len(text[start:].lstrip())
+    if not text.startswith(answer, start) or text[start + len(answer) :].strip() not in ends:
+        start = text.rfind(answer)
+        if start < 0 or text[start + len(answer) :].strip() not in ends:
+            return None
     offset = 0
     for place, token in enumerate(tokens):
         if offset + len(token) > start:

@@ -32,6 +32,7 @@ API = {"base_url": "https://api.example.org/v1", "model": "small-1"}
         ({"requests_per_minute": 0}, "requests_per_minute"),
         ({"base_url": ""}, "base_url is needed"),
         ({"provider": "no-such"}, "provider"),
+        ({"provider": ["openai"]}, "provider"),
         ({"provider": "azure", "base_url": ""}, "azure has no fixed one"),
         ({"provider": "azure", "base_url": "https://x.openai.azure.com/openai/deployments/d"}, "extra_query"),
         ({"extra_headers": {"X-Api-Key": "pass-word"}}, "X-Api-Key looks like a secret"),

@@ -1,5 +1,7 @@
 from typing import Any
 
+import pytest
+
 from hydra_ray.config import ApiConfig
 from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
 from hydra_ray.rows import Message, Request
@@ -86,7 +88,7 @@ def test_added_fields_join_the_others_and_a_fixed_one_takes_the_place_of_an_omit
         base_url="http://localhost/v1",
         model="m",
         extra_body={"temperature": 1, "top_k": 3},
-        omit_fields=("temperature",),
+        omit_fields=["temperature"],
     )
     body = call_body(arguments(api=api))
     assert (body["temperature"], body["top_k"]) == (1, 3)

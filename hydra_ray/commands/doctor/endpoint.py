@@ -130,10 +130,9 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
         is_constrained=generator.is_constrained and api.has_structured_outputs,
         chat_template_kwargs=generator.chat_template_kwargs,
     )
-    client = openai.OpenAI(
-        **client_settings(api) | {"timeout": min(_CALL_SECONDS, api.attempt_timeout_seconds)},
-        http_client=openai.DefaultHttpxClient(follow_redirects=False),
-    )
+    settings = client_settings(api)
+    settings["timeout"] = min(_CALL_SECONDS, api.attempt_timeout_seconds)
+    client = openai.OpenAI(**settings, http_client=openai.DefaultHttpxClient(follow_redirects=False))
     start = time.monotonic()
     try:
         with client:

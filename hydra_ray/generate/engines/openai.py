@@ -43,6 +43,8 @@ _KEEP_REQUESTS = 100
 """Number of waiting answers at which they are stored before `_KEEP_SECONDS` have passed."""
 _FREE_WAIT_SECONDS = 1.0
 """Pause asked for by the endpoint from which on a call does not count as one of `max_attempts`."""
+_LONGEST_WAIT_SECONDS = 10 * 365 * 86_400
+"""Longest pause that is told; an endpoint may ask for any."""
 _MANY_SHORT_REPLIES = 3
 """Number of replies with fewer samples than were asked for that means that the endpoint knows no `n`."""
 _REMEDIES = {
@@ -65,7 +67,7 @@ class OpenAiEngine:
         self._chat_template_kwargs = config.chat_template_kwargs
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
         self._refusals, self._pause = Refusals(api), Pause()
-        self._num_unreadable, self._num_short, self._knows_n = 0, 0, False
+        self._num_unreadable, self._num_short, self._most_returned, self._knows_n = 0, 0, 1, False
         self._has_answered, self._last_answer = False, float("-inf")
         self._counts, self._is_thinking = TokenCounts(config), config.thinking_tokens > 0
         self._told = set[Flaw]()
@@ -159,6 +161,7 @@ class OpenAiEngine:
         if num_returned >= num_asked > 1:
             self._knows_n = True
         self._num_short += num_returned < num_asked
+        self._most_returned = max(self._most_returned, num_returned)
         return num_returned < num_asked
 
     @property
@@ -170,8 +173,8 @@ class OpenAiEngine:
         if self._has_short_replies:
             raise EndpointError(
                 f"the endpoint {self._api.base_url} returned fewer samples than asked for by n in each of the first "
-                f"{counted(self._num_short, 'call')}: set generator.api.max_samples_per_call to 1. Answers so far are "
-                "kept."
+                f"{counted(self._num_short, 'call')}: set generator.api.max_samples_per_call to "
+                f"{self._most_returned}. Answers so far are kept."
             )
 
     async def _call(
@@ -180,7 +183,7 @@ class OpenAiEngine:
         """Call the endpoint until it answers, the fault is final, or attempts or time run out."""
         num_failed, deadline = 0, self._api.request_deadline_seconds
         while True:
-            await self._wait_out_pause()
+            await self._wait_out_pause(attempts)
             async with self._turn(request, len(samples)) as turn:
                 if self._pause.left(time.monotonic()) > 0:  # asked for by another call meanwhile
                     turn.tokens = 0
@@ -203,13 +206,16 @@ class OpenAiEngine:
                 return found
             await asyncio.sleep(pause)
 
-    async def _wait_out_pause(self) -> None:
+    async def _wait_out_pause(self, attempts: "_Attempts") -> None:
+        """Wait while the endpoint asks everybody to; what another call was asked for does not count for the deadline of
+        this request."""
         while (left := self._pause.left(time.monotonic())) > 0:
             await asyncio.sleep(left)
+            attempts.excuse(left)
 
     def _require_waitable(self, fault: Fault, attempts: "_Attempts") -> None:
         """Check that an endpoint that asks to wait is not silent for everybody until after the deadline."""
-        seconds = fault.retry_after
+        seconds = None if fault.retry_after is None else min(fault.retry_after, _LONGEST_WAIT_SECONDS)
         if seconds is None or (
             seconds < self._api.request_deadline_seconds and attempts.began_before(self._last_answer)
         ):
@@ -329,6 +335,10 @@ class _Attempts:
         self.number += 1
         self._start = time.monotonic() if self._start is None else self._start
         return max(self.left(deadline_seconds), 0.001)
+
+    def excuse(self, seconds: float) -> None:
+        """Leave out seconds of waiting from the time since the first call."""
+        self._start = None if self._start is None else self._start + seconds
 
     def began_before(self, moment: float) -> bool:
         """Return whether the first call began before a moment of the monotonic clock."""

@@ -19,7 +19,7 @@ class TokenCounts:
     """Counts tokens by the generator's tokenizer, loaded when it is first needed; by characters where there is none."""
 
     def __init__(self, config: GeneratorConfig):
-        self._model = config.model
+        self._config = config
         self._lock = Lock()
         self._is_open, self._tokenizer = False, None
 
@@ -35,7 +35,7 @@ class TokenCounts:
             tokenizer = self._opened()
             try:
                 if tokenizer is not None:
-                    return count_prompt_tokens(request.messages, tokenizer)
+                    return count_prompt_tokens(request.messages, tokenizer, self._config)
             except HydraError:  # a template that refuses turns that the endpoint takes
                 pass
             return expected_tokens(request, 0)
@@ -44,7 +44,7 @@ class TokenCounts:
         if not self._is_open:
             self._is_open = True
             try:
-                self._tokenizer = load_tokenizer(self._model)
+                self._tokenizer = load_tokenizer(self._config.model)
             except (HydraError, OSError, ValueError, ImportError):  # it is only on the driver
                 self._tokenizer = None
         return self._tokenizer

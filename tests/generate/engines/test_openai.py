@@ -211,6 +211,13 @@ def test_a_wait_is_no_sign_of_death_and_neither_is_an_overload():
     assert [each.error for each in found.values()] == [None] * 2
 
 
+@pytest.mark.parametrize("seconds", ["1e300", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_of_any_length_is_told(seconds: str):
+    reply = Reply(status=429, headers={"retry-after": seconds})
+    with FaultServer(reply) as server, pytest.raises(EndpointError, match="asks to wait"):
+        engine_of(server.url).generate(requests(3))
+
+
 def test_an_endpoint_that_knows_no_n_is_told_after_few_calls_and_what_it_gave_is_used():
     kept: list[Completion] = []
     one = Reply(first_choices=1)
@@ -535,12 +542,11 @@ def test_a_reply_that_holds_no_answer_is_asked_again_and_is_a_sign_of_life():
 
 
 def test_an_endpoint_none_of_whose_first_replies_is_read_ends_the_job_by_name():
-    one_choice = json.dumps(body_of({"content": "war"}))
-    for body, says in ((one_choice, "max_samples_per_call"), (str(HTML.body), "a web page.*base_url")):
-        with FaultServer(usual=Reply(body=body)) as server:
+    for reply, says in ((HTML, "a web page.*base_url"), (NO_COMPLETION, "nothing as choices")):
+        with FaultServer(usual=reply) as server:
             engine = engine_of(server.url, max_concurrent_requests=2, max_attempts=8)
             with pytest.raises(EndpointError, match=f"none of its first 10 replies.*{says}"):
-                engine.generate(requests(50, num_samples=3, temperature=1.0))
+                engine.generate(requests(50))
         assert len(server.calls) <= 12
 
 
