@@ -66,7 +66,7 @@ bench-heads: install
 	$(BIN)/python benchmarks/lifecycle.py
 	$(BIN)/python benchmarks/heads.py
 
-# About 40 minutes on two cores. Ends with status 1 where a run did not end as an undisturbed one.
+# About 45 minutes on two cores. Ends with status 1 where work did not end as if it had not been disturbed.
 chaos: install
 	PYTHONPATH=tests $(BIN)/python benchmarks/chaos.py
 
