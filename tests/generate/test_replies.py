@@ -280,3 +280,14 @@ def test_any_json_is_answers_or_a_reply_error(body: Any):
             )
             == 1
         )
+
+
+def test_alternatives_that_are_likelier_than_1_together_are_left_out():
+    top = [{"token": each, "logprob": -0.1} for each in ("war", "love")]
+    answered = read_answers(with_tokens(body_of({"content": "war"}), "war", top=top), 1, 20)
+    assert (answered.generations[0].first_tokens, answered.flaws) == ((), {Flaw.LOG_PROBABILITIES})
+
+
+def test_an_answer_of_a_book_is_cut():
+    (generation,) = read_answers(body_of({"content": "a" * 3_000_000}), 1, 0).generations
+    assert (len(generation.text), generation.finish_reason) == (1_000_000, "length")
