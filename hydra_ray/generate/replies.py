@@ -175,6 +175,8 @@ def _choices(body: Mapping[str, Any], num_samples: int) -> list[Mapping[str, Any
         raise ReplyError(f"got an error{_code_of(body['error'])} in the place of an answer")
     if not isinstance(choices, list):
         raise ReplyError(f"got {_name(choices)} as choices, expected a list")
+    if not choices:
+        raise ReplyError("got no choice in the list of choices")
     if len(choices) < num_samples:
         raise ReplyError(
             f"got {len(choices)} choices, expected {num_samples}: set generator.api.max_samples_per_call to as many as "

@@ -186,6 +186,11 @@ def test_choices_whose_indices_are_no_order_keep_their_own(indices: list[Any], t
     assert len(read_answers(body, 2, 0).generations) == 2
 
 
+def test_no_choice_at_all_is_said():
+    with pytest.raises(ReplyError, match="no choice"):
+        read_answers(body_of(), 1, 0)
+
+
 def test_too_few_choices_name_the_setting_that_helps():
     with pytest.raises(ReplyError, match=r"got 1 choices, expected 3: set generator.api.max_samples_per_call"):
         read_answers(body_of({"content": "war"}), 3, 0)
