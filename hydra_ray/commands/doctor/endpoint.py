@@ -48,7 +48,7 @@ def endpoint_findings(generator: GeneratorConfig, *, is_called: bool) -> Iterato
         return
     key = _key_finding(api)
     yield key
-    headers = [_variable_finding("endpoint's headers", name) for name in api.named_variables]
+    headers = [_variable_finding("endpoint's variables", name) for name in api.named_variables]
     yield from headers
     if api.provider is not None:
         yield _settings_finding(api, api.provider)
