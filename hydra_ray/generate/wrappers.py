@@ -1,7 +1,7 @@
 # ruff: noqa: RUF001
 """Removal of what generators wrap an answer in: lead-ins, fences, quotes, lists, markup, JSON.
 
-Everything here takes time linear in the answer, up to a small number of passes over it.
+Everything here takes time linear in the answer: a bounded number of passes over it.
 """
 
 import json
@@ -51,6 +51,8 @@ _PRESENTING = re.compile(
     r"这是|這是|下面是|こちら(?:は|が)?|次(?:は|が)|นี่คือ|ต่อไปนี้)",
     flags=re.IGNORECASE,
 )
+_MAX_LAYERS = 100
+"""Largest number of wrappings around each other that are taken off."""
 _MAX_LEAD_IN = 300
 """Longest lead-in, in characters."""
 _NUMBER = re.compile(r"(\d{1,3})([.)])\s+(?=\S)")
@@ -90,11 +92,12 @@ def bare_text(text: str, *, is_line: bool) -> str:
     Args:
         is_line: whether the answer is one line (a title, a headline), so that what follows it is explanation.
     """
-    while True:
+    for _ in range(_MAX_LAYERS):
         inner = next((inner for inner in _peeled(text, is_line=is_line) if inner != text), text)
         if inner == text:
-            return text
+            break
         text = inner
+    return text
 
 
 def _peeled(text: str, *, is_line: bool) -> Iterator[str]:
@@ -111,8 +114,8 @@ def _peeled(text: str, *, is_line: bool) -> Iterator[str]:
     lead_in_end = _lead_in_end(text)
     yield _ITEM.sub("", text[lead_in_end:].lstrip(), count=1) if lead_in_end else text
     yield _first_item(text)
-    yield next(iter(text.splitlines()), "")
     yield text[_name_end(text) :]
+    yield next(iter(text.splitlines()), "")
     yield _without_heading(text)
 
 

@@ -159,7 +159,7 @@ def test_work_grows_as_the_number_of_labels_that_an_answer_names():
 HOSTILE = (
     "(", "1", "1.", "1 ", "4-", "4/", '"', "'", "“‘", "`", "```\n", "*", "**", "_", "[", "{", '{"a":', "<b>", "Title: ",
     "Title:\n", "a:\n", "Sure! ", "Sure!\n", "Here is a title ", "- ", "1. ", "- a\n", "# ", "comedy ", "not a ",
-    "&amp;", " ", "\n", "\u200b ", "\u0301", "★", "★ ", "喜剧", "不", "\\boxed{", "$", "#",
+    "&amp;", "Answer: ```\n", "```\n~~~\n", " ", "\n", "\u200b ", "\u0301", "★", "★ ", "喜剧", "不", "\\boxed{", "$", "#",
 )  # fmt: skip
 
 
