@@ -19,6 +19,9 @@ _IGNORABLE = re.compile(
 """Characters that Unicode calls default ignorable: nothing is seen of them."""
 _EMPHASIS = re.compile(r"(?<![^\W_])[*_`]{1,3}(?=[^\W_])|(?<=[^\W_])[*_`]{1,3}(?![^\W_])")
 _ALIKE = str.maketrans({"‐": "-", "‑": "-", "−": "-", "’": "'", "‘": "'", "ʼ": "'", "ı": "i"})  # noqa: RUF001
+_MARKS = re.compile(r"[^\w\s\x00-\x7f]{31,}")
+_MAX_MARKS = 30
+"""Longest run of combining marks, as in Unicode's stream-safe text (UAX #15): sorting longer ones takes their square."""
 _DOT_ABOVE = "\u0307"
 _ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&lt;": "<", "&gt;": ">"}
 _ENTITY = re.compile("|".join(_ENTITIES))
@@ -40,7 +43,7 @@ def _is_nothing(character: str) -> bool:
 
 def fold_case(text: str) -> str:
     """Return `text` without case, compatibility forms, repeated white space and punctuation at its ends."""
-    folded = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+    folded = " ".join(_compatible(_compatible(text).casefold()).split())
     return folded.strip(ENDS) or folded
 
 
@@ -52,7 +55,7 @@ def fold_looks(text: str) -> str:
 def without_marks(text: str) -> str:
     """Return `text` in one form of everything that looks alike, with the punctuation at its ends."""
     visible = _IGNORABLE.sub("", _ENTITY.sub(lambda match: _ENTITIES[match[0]], text))
-    plain = _EMPHASIS.sub("", unicodedata.normalize("NFKC", visible))
+    plain = _EMPHASIS.sub("", _compatible(visible))
     # A dotted capital I is casefolded to an i and a dot.
     return plain.casefold().replace("i" + _DOT_ABOVE, "i").translate(_ALIKE)
 
@@ -61,3 +64,18 @@ def folding_of(labels: tuple[str, ...]) -> Fold:
     """Return the widest folding that keeps apart all labels that differ by more than case."""
     narrow, wide = ({fold(label) for label in labels} for fold in (fold_case, fold_looks))
     return fold_looks if len(wide) == len(narrow) else fold_case
+
+
+def _compatible(text: str) -> str:
+    """Return `text` in the form NFKC, in time linear in its length."""
+    return unicodedata.normalize("NFKC", _MARKS.sub(_stream_safe, text))
+
+
+def _stream_safe(match: re.Match[str]) -> str:
+    kept: list[str] = []
+    num_marks = 0
+    for character in match[0]:
+        num_marks = num_marks + 1 if unicodedata.combining(character) else 0
+        if num_marks <= _MAX_MARKS:
+            kept.append(character)
+    return "".join(kept)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.config import Task
-from hydra_ray.generate.label_search import search_of
+from hydra_ray.generate.folding import fold_looks
+from hydra_ray.generate.label_search import is_whole, search_of
 from hydra_ray.generate.parsing import EMPTY, SEVERAL_LABELS, parse_answer
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Answer, Generation
@@ -112,8 +113,6 @@ def test_the_search_finds_what_a_search_of_each_label_finds(text):
 
 
 def _found_one_by_one(labels: tuple[str, ...], text: str) -> set[str]:
-    from hydra_ray.generate.label_search import is_whole
-
     folded = search_of(labels).fold(text)
     spans = [
         (start, start + len(label))
@@ -159,7 +158,8 @@ def test_work_grows_as_the_number_of_labels_that_an_answer_names():
 HOSTILE = (
     "(", "1", "1.", "1 ", "4-", "4/", '"', "'", "“‘", "`", "```\n", "*", "**", "_", "[", "{", '{"a":', "<b>", "Title: ",
     "Title:\n", "a:\n", "Sure! ", "Sure!\n", "Here is a title ", "- ", "1. ", "- a\n", "# ", "comedy ", "not a ",
-    "&amp;", "Answer: ```\n", "```\n~~~\n", " ", "\n", "\u200b ", "\u0301", "★", "★ ", "喜剧", "不", "\\boxed{", "$", "#",
+    "&amp;", "Answer: ```\n", "```\n~~~\n", " ", "\n", "\u200b ", "\u0301", "★", "★ ", "喜剧", "不", "\\boxed{", "$",
+    "#",
 )  # fmt: skip
 
 
@@ -176,6 +176,13 @@ def test_work_grows_as_the_length_of_an_answer(task, piece):
 def test_a_number_of_any_length_is_no_rating():
     for text in ("9" * 5000, "0." + "3" * 5000, "1" * 100_000, "1e999", "-" * 1000 + "4" * 1000):
         assert parse(RATINGS, text).value is None
+
+
+def test_a_long_run_of_combining_marks_is_cut_before_it_is_sorted():
+    marks = "e" + "\u0301\u0323" * 100_000
+    assert len(fold_looks(marks)) < 40
+    assert parse(RATINGS, marks + " 4").value == "4"
+    assert fold_looks("e" + "\u0323\u0301" * 15) == fold_looks("e" + "\u0301\u0323" * 15)
 
 
 def test_json_that_is_nested_too_deeply_is_text():
