@@ -21,7 +21,7 @@ _EMPHASIS = re.compile(r"(?<![^\W_])[*_`]{1,3}(?=[^\W_])|(?<=[^\W_])[*_`]{1,3}(?
 _ALIKE = str.maketrans({"‐": "-", "‑": "-", "−": "-", "’": "'", "‘": "'", "ʼ": "'", "ı": "i"})  # noqa: RUF001
 _MARKS = re.compile(r"[^\w\s\x00-\x7f]{31,}")
 _MAX_MARKS = 30
-"""Longest run of combining marks, as in Unicode's stream-safe text (UAX #15): sorting longer ones takes their square."""
+"""Longest run of combining marks, as in Unicode's stream-safe text (UAX #15); sorting takes its square."""
 _DOT_ABOVE = "\u0307"
 _ENTITIES = {"&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&lt;": "<", "&gt;": ">"}
 _ENTITY = re.compile("|".join(_ENTITIES))
