@@ -54,6 +54,7 @@ docs: install
 # Each target for SECONDS (minutes for a first look, 600 before a release); what is found is kept in fuzz/corpus.
 fuzz: install
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
+	$(BIN)/python fuzz/configuration_fuzz.py --cases 20000
 
 # Needs HYDRA_LAMP_DIR; hours where nothing was generated yet, and resumable.
 quality: install

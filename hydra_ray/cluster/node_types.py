@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, ValidationError
 
 from hydra_ray.config import LabelKey, Section
-from hydra_ray.config.documents import read_manifests
+from hydra_ray.config.yaml_documents import read_manifests
 from hydra_ray.errors import ConfigError
 
 GPU_LIMIT = "nvidia.com/gpu"

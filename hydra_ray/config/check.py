@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -45,7 +45,11 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
         checked = section.model_validate(settings)
     except ValidationError as error:
         # Of several ways to give a setting, the last is the most general.
-        wrong |= {_name_of(_place(each["loc"])): _what_is_wrong(section, each) for each in error.errors()}
+        wrong |= {
+            _name_of(place): _what_is_wrong(section, place, each)
+            for each in error.errors()
+            for place in (_place(each["loc"], settings),)
+        }
         raise ConfigError(_listed(source, wrong)) from error
     if wrong:
         raise ConfigError(_listed(source, wrong))
@@ -63,7 +67,7 @@ def _wrong_numbers(
     """Yield the names of numbers that pydantic would take and nobody can mean, and what is wrong with them."""
     for name, field in section.model_fields.items():
         value = settings.get(name)
-        inner = _section_of(section, name)
+        inner = section_of(section, name)
         if inner is not None and isinstance(value, Mapping):
             yield from _wrong_numbers(inner, cast(Mapping[str, Any], value), (*above, name))
         elif (kinds := {*_kinds(field.annotation)}) & {int, float} and not kinds & {bool, Any}:
@@ -110,15 +114,27 @@ def shown(value: object) -> str:
     return kind_of(value)
 
 
-def did_you_mean(name: str, known: Iterator[str] | list[str] | tuple[str, ...]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question for the known name that is most like `name`, with a semicolon before it; empty without one."""
-    close = difflib.get_close_matches(name[:_MAX_SHOWN], [*known], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    folded = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name[:_MAX_SHOWN].casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]}?" if close else ""
 
 
-def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return the keys that lead to a setting, without the tags of a choice."""
-    return tuple(part for part in location if part != _KEY and not (isinstance(part, str) and _TAG.fullmatch(part)))
+def _place(location: tuple[int | str, ...], settings: object) -> tuple[int | str, ...]:
+    """Return the keys that lead to a setting, without the tags and types of a choice."""
+    place: list[int | str] = []
+    for part in location:
+        if part == _KEY or (isinstance(part, str) and _TAG.fullmatch(part)):
+            continue
+        if isinstance(settings, Mapping):
+            settings = cast(Mapping[Any, object], settings).get(part)
+        elif isinstance(settings, list | tuple) and isinstance(part, int):
+            settings = cast(Sequence[object], settings)[part]
+        else:
+            break
+        place.append(part)
+    return tuple(place)
 
 
 def _name_of(place: tuple[int | str, ...]) -> str:
@@ -126,11 +142,11 @@ def _name_of(place: tuple[int | str, ...]) -> str:
     return ".".join(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}..." for name in names)
 
 
-def _what_is_wrong(section: type[BaseModel], error: ErrorDetails) -> str:
+def _what_is_wrong(section: type[BaseModel], place: tuple[int | str, ...], error: ErrorDetails) -> str:
     given, context = error["input"], error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            return _unknown(section, _place(error["loc"]))
+            return _unknown(section, place)
         case "missing":
             return "it is missing"
         case "value_error":
@@ -191,7 +207,7 @@ def _unknown(section: type[BaseModel], place: tuple[int | str, ...]) -> str:
     root = section
     *above, name = place
     for part in above:
-        inner = _section_of(section, str(part))
+        inner = section_of(section, str(part))
         if inner is None:
             return "there is no such setting"
         section = inner
@@ -216,7 +232,7 @@ def _named(paths: Iterable[str], name: str) -> list[str]:
     return [path for path in paths if path.rpartition(".")[2] == name]
 
 
-def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
+def section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
     """Return the section that a setting is, whatever else it may be."""
     if name not in section.model_fields:
         return None
@@ -232,7 +248,7 @@ def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
 def _paths(section: type[BaseModel]) -> Iterator[str]:
     """Yield the dotted names of all settings in a section that are no sections."""
     for name in section.model_fields:
-        inner = _section_of(section, name)
+        inner = section_of(section, name)
         if inner is None:
             yield name
         else:

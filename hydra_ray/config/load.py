@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra_ray.config.check import check_config, kind_of
-from hydra_ray.config.documents import MAX_DEPTH, parse_document, read_document
 from hydra_ray.config.run import RunConfig
+from hydra_ray.config.yaml_documents import MAX_DEPTH, parse_document, read_document
 from hydra_ray.errors import ConfigError
 from hydra_ray.shipped import find_configuration
 

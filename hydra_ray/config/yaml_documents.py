@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import yaml
 
-MAX_BYTES = 4_000_000
+MAX_BYTES = 2_000_000
 """Size of the largest document, in bytes."""
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 """Largest number of values in a document, those of an alias counted wherever it stands."""
 MAX_DEPTH = 50
 """Largest number of lists and mappings inside each other."""
@@ -17,9 +17,7 @@ _CHARACTERS_PER_NODE = 100
 """Length of a text that counts as one more value."""
 _MAX_BITS = 64
 _TAG = "tag:yaml.org,2002:"
-_PLAIN_TAGS = frozenset(
-    f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")
-)
+_PLAIN_TAGS = frozenset(f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 
@@ -99,7 +97,8 @@ def _sentence(error: yaml.MarkedYAMLError) -> str:
     if r"'\t'" in problem:
         problem = "a tab stands where only spaces may: indent with spaces"
     if problem.startswith("could not determine a constructor"):
-        problem = f"a configuration has no {problem.rpartition(' ')[2]}"
+        tag = problem.rpartition(" ")[2].strip("'").replace(_TAG, "!!")
+        problem = f"a configuration has no value with the tag {tag}"
     mark = error.problem_mark or error.context_mark
     return problem if mark is None else f"{problem}, at line {mark.line + 1}, column {mark.column + 1}"
 
@@ -157,10 +156,11 @@ class _ConfigurationLoader(_BoundedLoader):
     }
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
-        """Return the tag of a node; numbers to the base of 60, such as 12:30, are text."""
+        """Return the tag of a node; numbers to the base of 60, such as 12:30, are text, and so is =."""
         if kind is yaml.ScalarNode and implicit[0] and _SEXAGESIMAL.fullmatch(value):
             return f"{_TAG}str"
-        return super().resolve(kind, value, implicit)
+        tag = super().resolve(kind, value, implicit)
+        return f"{_TAG}str" if tag == f"{_TAG}value" else tag
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping whose keys are texts, each there once; merged ones may be given again."""
