@@ -55,6 +55,7 @@ docs: install
 fuzz: install
 	$(BIN)/python fuzz/seeded_replies.py --mutations 20000
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
+	$(BIN)/python fuzz/configuration_fuzz.py --cases 20000
 
 # Needs HYDRA_LAMP_DIR; hours where nothing was generated yet, and resumable.
 quality: install

@@ -34,7 +34,7 @@ def sweep_schema() -> Schema:
     varied = {key: each for key, each in settings.items() if key.split(".")[0] not in UNVARIED_SECTIONS}
     overrides, space = schema["properties"]["overrides"], schema["properties"]["space"]
     (choices,) = space.pop("patternProperties").values()
-    values, others = choices["anyOf"]
+    values, others = choices["oneOf"]
     space["properties"] = {key: {"anyOf": [{**values, "items": each}, others]} for key, each in varied.items()}
     overrides["properties"] = settings
     overrides["patternProperties"] = {

@@ -28,10 +28,9 @@ from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.users import USERS
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import absolute_root, bucket_key_of
-from hydra_ray.runs.run_folder import read_config
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.stages.answers import scored_users
-from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.plan import Plan, plan_recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +64,7 @@ def load_run(folder: str | Path) -> "Run":
     Raises:
         InputError: the folder holds no run.
     """
-    return Run(plan=plan_run(read_config(absolute_root(str(folder)))))
+    return Run(plan=plan_recorded(absolute_root(str(folder))))
 
 
 def configured(config: ConfigLike, overrides: Iterable[str] = ()) -> RunConfig:

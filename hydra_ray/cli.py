@@ -131,11 +131,10 @@ def fit_users(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Export a finished run to a folder that serves single requests without Ray (`hydra-ray export`)."""
-    from hydra_ray.runs.run_folder import read_config
     from hydra_ray.serving.export import export_run
-    from hydra_ray.stages.plan import plan_run
+    from hydra_ray.stages.plan import plan_recorded
 
-    plan = plan_run(read_config(_absolute_root(arguments.run)))
+    plan = plan_recorded(_absolute_root(arguments.run))
     print(export_run(plan, _absolute_root(arguments.folder)).folder)
     return 0
 

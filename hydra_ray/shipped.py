@@ -33,8 +33,8 @@ def find_configuration(given: str | Path) -> Path:
         raise ConfigError(
             f"cannot read the configuration {given}: let this program's user enter the folders above it."
         ) from error
-    except OSError:
-        pass  # there is none
+    except (OSError, ValueError):
+        pass  # there is none, and no file can have the name
     names = shipped_names()
     if str(given) in names:
         return FOLDER / f"{given}{_SUFFIX}"

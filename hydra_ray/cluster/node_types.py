@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, NonNegativeFloat, ValidationError
 
 from hydra_ray.config import LabelKey, Section
+from hydra_ray.config.yaml_documents import read_manifests
 from hydra_ray.errors import ConfigError
 
 GPU_LIMIT = "nvidia.com/gpu"
@@ -60,8 +60,8 @@ def read_node_types(path: str) -> list[NodeType]:
         ConfigError: the file cannot be read, is none of these, or does not state the nodes' resources.
     """
     try:
-        documents = [each for each in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")) if each is not None]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        documents = read_manifests(Path(path))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the nodes in {path}: {error}") from error
     try:
         found = [node for document in documents for node in _of_document(document)]

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
-import yaml
-
-from hydra_ray.config.check import check_config
+from hydra_ray.config.check import check_config, kind_of
 from hydra_ray.config.run import RunConfig
+from hydra_ray.config.yaml_documents import MAX_DEPTH, parse_document, read_document
 from hydra_ray.errors import ConfigError
 from hydra_ray.shipped import find_configuration
+
+_MAX_SHOWN = 200
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -39,40 +40,13 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """
     file = find_configuration(path)
     try:
-        loaded = _yaml_value(file.read_text(encoding="utf-8"))
+        loaded = read_document(file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} must be a mapping of sections, got {type(loaded).__name__}")
+        got = "nothing" if loaded is None else kind_of(loaded)
+        raise ConfigError(f"{path} must be a mapping of sections, got {got}")
     return cast(dict[str, Any], loaded)
-
-
-class _ConfigurationLoader(yaml.SafeLoader):
-    """YAML's safe loader, in which a date is the text that was written.
-
-    No setting is a date, and a run may be named by one. PyYAML's own loader depends on what else the process imported:
-    lm-format-enforcer, which vLLM imports, changes how `SafeLoader` reads dates.
-    """
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _yaml_value(text: str) -> Any:
-    """Return the value that `text` is in YAML.
-
-    Raises:
-        ValueError: it is none, or one that cannot be made, such as a tagged number that has no digits.
-    """
-    try:
-        return yaml.load(text, Loader=_ConfigurationLoader)
-    # What PyYAML's constructors raise where a tag and its value do not fit is not a YAMLError.
-    except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
-        raise ValueError(str(error)) from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
 
 
 def apply_override(settings: Mapping[str, Any], override: str) -> dict[str, Any]:
@@ -82,12 +56,13 @@ def apply_override(settings: Mapping[str, Any], override: str) -> dict[str, Any]
         ConfigError: `override` is not of the form `section.key=value`, or goes through something that has no keys.
     """
     key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ConfigError(f"the override {override!r} is not of the form section.key=value")
+    parts = key.split(".")
+    if not equals or len(parts) > MAX_DEPTH or not all(part and part == part.strip() for part in parts):
+        raise ConfigError(f"the override {_shown(override)} is not of the form section.key=value")
     try:
-        value = _yaml_value(text)
+        value = parse_document(text)
     except ValueError as error:
-        raise ConfigError(f"the value of the override {override!r} is not YAML: {error}") from error
+        raise ConfigError(f"the value of the override {_shown(override)} is not YAML: {error}") from error
     return apply_setting(settings, key, value)
 
 
@@ -100,7 +75,17 @@ def apply_setting(settings: Mapping[str, Any], key: str, value: Any) -> dict[str
     head, _, rest = key.partition(".")
     if not rest:
         return {**settings, head: value}
-    inner: Any = settings.get(head) or {}
+    inner: Any = settings.get(head)
+    if inner is None:
+        inner = {}
     if not isinstance(inner, Mapping):
-        raise ConfigError(f"the setting {key!r} goes through {head!r}, which is {inner!r} and has no keys")
+        whole = " as a whole" if isinstance(inner, list | tuple) else ""
+        raise ConfigError(
+            f"the setting {_shown(key)} goes through {_shown(head)}, which is {kind_of(cast(object, inner))} and "
+            f"has no keys: set {_shown(head)}{whole}"
+        )
     return {**settings, head: apply_setting(cast(Mapping[str, Any], inner), rest, value)}
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")

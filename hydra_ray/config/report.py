@@ -12,5 +12,5 @@ class ReportConfig(Section):
     """Level of the confidence intervals."""
     num_resamples: int = Field(default=2000, gt=0)
     """Number of bootstrap resamples; users are resampled, with all their queries."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the bootstrap."""

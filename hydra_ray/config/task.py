@@ -1,5 +1,6 @@
 """The section `lamp.task`: what the generator is asked to do, and how its answers are judged."""
 
+import math
 import re
 import string
 from typing import Literal, Self
@@ -133,7 +134,7 @@ class Task(Section):
             raise ValueError("labels must be distinct")
         if self.kind == "rating":
             for label in self.labels:
-                float(label)
+                _require_number(label)
         if not any(name.startswith("input") for name in _compiled("input_pattern", self.input_pattern).groupindex):
             raise ValueError("input_pattern needs a group named 'input'")
         if self.option_pattern and _compiled("option_pattern", self.option_pattern).groups != len(self.labels):
@@ -141,8 +142,17 @@ class Task(Section):
         return self
 
 
+def _require_number(label: str) -> None:
+    try:
+        is_number = math.isfinite(float(label))
+    except ValueError:
+        is_number = False
+    if not is_number:
+        raise ValueError(f"labels of the kind rating are numbers, got {label[:60]!r}")
+
+
 def _compiled(name: str, pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(f"{name} is no regular expression: {error}") from error

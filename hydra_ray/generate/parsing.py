@@ -1,16 +1,18 @@
-"""Strict parsing of generated texts into answers of the task.
+"""Strict parsing of generated texts into answers of the task (docs/parsing.md).
 
 Nothing is guessed: an answer that is not a label, or does not contain exactly one, is an error with its text kept. So
-an empty answer is never correct, and "comedy" is never accepted for "dark comedy".
+an empty answer is never correct, and "comedy" is never accepted for "dark comedy", nor for "not a comedy".
 """
 
 import math
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from hydra_ray.config import Task
+from hydra_ray.generate.label_search import search_of
+from hydra_ray.generate.rating_search import rated_labels
+from hydra_ray.generate.wrappers import after_lead_in, bare_text, json_values, unfenced
 from hydra_ray.rows import Answer, Generation, Token
 
 EMPTY = "empty answer"
@@ -21,12 +23,9 @@ UNFINISHED_THOUGHT = (
 FILTERED = "stopped by the generator's content filter"
 NO_LABEL = "no label in the answer"
 SEVERAL_LABELS = "several labels in the answer"
+NEGATED_LABEL = "the label in the answer is negated"
 
-_ENDS = " \t\r\n\"'`´“”„‘’‚«»‹›.,;:!?()[]{}<>*_"  # noqa: RUF001
-"""Characters stripped from both ends; neither "-" nor "+" nor "#", which belong to labels such as -1 and c++."""
-_OPENING, _CLOSING = "\"'`“„‘«", "\"'`”“’»"  # noqa: RUF001
-_NUMBER = re.compile(r"(?<![\w.,+-])[-+]?\d+(?:\.\d+)?(?![.,]?\w)")
-_LEAD_IN = re.compile(r"(?:title|headline|answer|output|response|tweet)\s*:\s*", flags=re.IGNORECASE)
+_FRACTION = re.compile(r"[.,]\d")
 _ONE_LINE_TOKENS = 64
 """Length limit up to which a text answer is one line (a title, a headline); what follows it is explanation."""
 
@@ -40,7 +39,7 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
     elif task.is_closed:
         value, error, is_exact = _find_label(task, text)
     else:
-        value = _bare_text(task, text) or None
+        value = bare_text(text, is_line=task.max_tokens <= _ONE_LINE_TOKENS) or None
         error = None if value else EMPTY
     return Answer(
         text=text,
@@ -70,15 +69,21 @@ def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) 
     begin no label, or are too unlikely to be reported. Empty where no token is known, and where all labels begin with
     the same character, so that the first token does not distinguish them.
     """
-    if not first_tokens or len({label[:1].casefold() for label in labels}) == 1:
+    folded = _folded(labels)
+    if not first_tokens or len({label[:1] for label in folded}) == 1:
         return ()
     probabilities = [0.0] * len(labels)
     for token in first_tokens:
         start = token.text.strip().casefold()
-        places = [place for place, label in enumerate(labels) if start and label.casefold().startswith(start)]
+        places = [place for place, label in enumerate(folded) if start and label.startswith(start)]
         for place in places:
             probabilities[place] += math.exp(min(token.log_probability, 0.0)) / len(places)
     return tuple(probabilities)
+
+
+@lru_cache(maxsize=16)
+def _folded(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(label.casefold() for label in labels)
 
 
 def failed_answer(error: str) -> Answer:
@@ -90,57 +95,34 @@ def _find_label(task: Task, text: str) -> tuple[str | None, str | None, bool]:
     """Return the label, the error, and whether the label was the whole text."""
     if text.strip() in task.labels:
         return text.strip(), None, True
-    bare = _bare_label(text)
-    labels = [label for label in task.labels if _bare_label(label) == bare]
-    is_exact = bool(labels)
+    text = unfenced(text)
+    labels = _named_labels(task, text)
+    negated, is_exact = False, bool(labels)
     if not labels:
-        labels = _rated_labels(task.labels, text) if task.kind == "rating" else _contained_labels(task.labels, bare)
+        labels = _presented_labels(task, text)
+    if not labels and task.kind == "rating":
+        labels, negated = rated_labels(task.labels, text)
+    elif not labels:
+        labels, negated = search_of(task.labels).contained(text)
     if len(labels) != 1:
         return None, SEVERAL_LABELS if labels else NO_LABEL, False
-    return labels[0], None, is_exact
+    return (None, NEGATED_LABEL, False) if negated else (labels[0], None, is_exact)
 
 
-def _rated_labels(labels: Iterable[str], text: str) -> list[str]:
-    """Return the labels whose value is among the numbers in `text`."""
-    values = {float(number) for number in _NUMBER.findall(unicodedata.normalize("NFKC", text))}
-    return [label for label in labels if float(label) in values]
+def _named_labels(task: Task, text: str) -> list[str]:
+    """Return the labels that are the whole of `text`; of several, they look alike."""
+    if task.kind == "rating" and _FRACTION.search(text):  # of ".4" the dot is no punctuation
+        return []
+    return search_of(task.labels).named(text)
 
 
-def _contained_labels(labels: tuple[str, ...], bare: str) -> list[str]:
-    """Return the labels that occur in `bare` as whole words, not only inside an occurrence of a longer label."""
-    spans = [(match.span(), label) for label, pattern in _patterns(labels) for match in pattern.finditer(bare)]
-    found = {
-        label
-        for (start, end), label in spans
-        if not any(a <= start and end <= b and b - a > end - start for (a, b), _ in spans)
-    }
-    return [label for label in labels if label in found]
-
-
-@lru_cache(maxsize=16)
-def _patterns(labels: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    # A hyphen or an apostrophe joins words: "non-violence" does not contain "violence".
-    before, after = r"(?<!\w)(?<!\w[-'\u2019])", r"(?!\w)(?![-'\u2019]\w)"
-    return tuple((label, re.compile(before + re.escape(_bare_label(label)) + after)) for label in labels)
-
-
-def _bare_label(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_ENDS)
-
-
-def _bare_text(task: Task, text: str) -> str:
-    """Return a text answer without a lead-in such as "Title:", surrounding quotes and further lines."""
-    text = text.strip()
-    lead_in = _LEAD_IN.match(text)
-    if lead_in:
-        text = text[lead_in.end() :]
-    if task.max_tokens <= _ONE_LINE_TOKENS:
-        text = next(iter(text.strip().splitlines()), "").strip()
-    if len(text) > 1 and text[0] in _OPENING and text[-1] in _CLOSING and not _is_quoted_inside(text):
-        text = text[1:-1].strip()
-    return text
-
-
-def _is_quoted_inside(text: str) -> bool:
-    """Return whether the first and last quotes of `text` belong to two different quotations, as in '"a" and "b"'."""
-    return any(quote in text[1:-1] for quote in {text[0], text[-1]})
+def _presented_labels(task: Task, text: str) -> list[str]:
+    """Return the labels that stand by themselves where an answer is presented: after a line that leads to it, or as a
+    value of a JSON object."""
+    lead_in, rest = after_lead_in(text)
+    if lead_in and not _named_labels(task, lead_in):
+        text = unfenced(rest)
+        if labels := _named_labels(task, text):
+            return labels
+    values = (_named_labels(task, value) for value in json_values(text).values())
+    return list(dict.fromkeys(label for labels in values for label in labels))

@@ -1,6 +1,7 @@
 """Built-in tasks: those of LaMP (Salemi et al., ACL 2024, arXiv 2304.11406) and that of the planted sample."""
 
 from hydra_ray.config import LampConfig, Sentences, Task
+from hydra_ray.config.check import did_you_mean, shown
 from hydra_ray.errors import ConfigError
 
 _NEWS_LABELS = (
@@ -159,6 +160,7 @@ def task_of(config: LampConfig) -> Task:
         return config.task
     if config.task not in TASKS:
         raise ConfigError(
-            f"lamp.task is {config.task!r}; built in are {', '.join(TASKS)}. Describe another one in full (see README)."
+            f"lamp.task is {shown(config.task)}; built in are {', '.join(TASKS)}. Describe another one in full (see "
+            f"README){did_you_mean(config.task, [*TASKS])}"
         )
     return TASKS[config.task]

@@ -5,7 +5,7 @@ input files are no longer available.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +28,11 @@ class ParentRun:
     stages: Mapping[str, Stage]
     """Stages that the run computed, by name."""
 
-    def require_like(self, stage: Stage) -> None:
+    def require_like(self, stage: Stage, versions: Collection[int] = ()) -> None:
         """Check that a stage of a child run has the settings of the parent's stage of that name.
+
+        Args:
+            versions: earlier versions of the stage that the parent's may have.
 
         Raises:
             ConfigError: its settings differ.
@@ -37,6 +40,8 @@ class ParentRun:
         if stage.name not in self.stages:
             return
         own, given = self.stages[stage.name].settings, _plain(stage)
+        if own.get("version") in versions:
+            given["version"] = own["version"]
         differing = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
         if differing:
             raise ConfigError(

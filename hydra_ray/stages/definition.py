@@ -90,6 +90,9 @@ class StageDefinition:
     """Name of its module, alone or followed by a dot and a name of its own."""
     version: int
     """Version of the result: raised when the code changes its meaning, so that the stage is computed again."""
+    like_versions: tuple[int, ...] = ()
+    """Earlier versions whose results a run may have learned from when users are added to it: they mean the same, apart
+    from errors that are corrected."""
     inputs: tuple[str, ...] = ()
     """Names of the stages whose results it reads; the order enters the fingerprint."""
     settings: Callable[["Planning"], Mapping[str, Any]] = lambda _: {}

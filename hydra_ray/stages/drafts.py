@@ -110,7 +110,8 @@ def _settings(planning: Planning) -> dict[str, Any]:
 STAGES = (
     StageDefinition(
         name="drafts",
-        version=3,
+        version=4,
+        like_versions=(3,),  # answers that could not be parsed are, or were taken with what is around them
         inputs=("users", "profiles", "probes", "reranker.heads"),
         settings=_settings,
         asks=Asking(work=DraftsPart, preview=_preview, is_guessed=_is_guessed, generations="answers"),

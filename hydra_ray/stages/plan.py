@@ -10,7 +10,14 @@ from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models.model_records import RunModels, models_of
-from hydra_ray.runs.run_folder import ParentRun, read_parent, run_folder_of
+from hydra_ray.runs.run_folder import (
+    ParentRun,
+    read_config,
+    read_parent,
+    recorded_fingerprints,
+    recorded_stages,
+    run_folder_of,
+)
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.definition import Asking, StageDefinition, definitions
 from hydra_ray.stages.planning import Planning, completion_store, make_stage
@@ -154,6 +161,27 @@ def plan_run(config: RunConfig) -> Plan:
         completions=completion_store(planning.config, models),
         planned=_planned(planning),
     )
+
+
+def plan_recorded(run_folder: str) -> Plan:
+    """Return the plan of the run in `run_folder`; of a finished one with the stages that it recorded, whatever versions
+    stages have by now.
+
+    Raises:
+        HydraError: as `plan_run`, or no run was started there.
+    """
+    config = read_config(run_folder)
+    plan = plan_run(config)
+    if not recorded_fingerprints(run_folder):
+        return plan
+    recorded = recorded_stages(run_folder, config)
+    planned = {
+        name: replace(stage, fingerprint=recorded[name].fingerprint, settings=recorded[name].settings)
+        if name in recorded
+        else stage
+        for name, stage in plan.planned.items()
+    }
+    return replace(plan, planned=planned)
 
 
 def _planned(planning: Planning) -> dict[str, Stage]:

@@ -72,7 +72,7 @@ def make_stage(
     if parent is None:
         return stage
     if not definition.may_differ:
-        parent.require_like(stage)
+        parent.require_like(stage, definition.like_versions)
     return parent.stages[definition.name] if definition.is_inherited else stage
 
 

@@ -91,7 +91,8 @@ def _encoders(config: RunConfig) -> tuple[str, ...]:
 STAGES = (
     StageDefinition(
         name="probes",
-        version=3,
+        version=4,
+        like_versions=(3,),  # answers that could not be parsed are, or were taken with what is around them
         inputs=("users",),
         settings=_settings,
         asks=Asking(work=ProbesPart, preview=_preview, generations="answers"),

@@ -1,11 +1,12 @@
 """Configuration of a sweep: one YAML file that names a run's configuration and the settings to vary."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from hydra_ray.config import (
     Name,
@@ -22,6 +23,7 @@ from hydra_ray.shipped import find_configuration
 
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)+$")]
 """Dotted name of a setting of a run."""
+_MAX_TRIALS = 20_000
 UNVARIED_SECTIONS = ("storage", "placement", "report")
 """Sections that a sweep cannot vary: no answer depends on them."""
 
@@ -59,14 +61,21 @@ class SweepConfig(Section):
     """Path of the run's configuration, relative to this file's folder."""
     overrides: dict[Key, Any] = Field(default={})
     """Settings of all trials that replace the base's, by dotted name."""
-    space: dict[Key, Annotated[tuple[Any, ...], Field(min_length=1)] | Range] = Field(min_length=1)
+    space: dict[
+        Key,
+        Annotated[
+            Annotated[tuple[Any, ...], Field(min_length=1), Tag("<values>")] | Annotated[Range, Tag("<range>")],
+            Discriminator(lambda given: "<range>" if isinstance(given, Mapping | Range) else "<values>"),
+        ],
+    ] = Field(min_length=1)
     """Varied settings, by dotted name: a list of values, or a range."""
     search: Literal["grid", "random", "optuna"] = "grid"
     """grid: every combination of the lists. random: distinct combinations, drawn uniformly. optuna: tree-structured
     Parzen estimator with two objectives, more quality and fewer generated tokens; it suggests trials in batches of
     `max_concurrent`, so that a sweep restarted after a kill repeats the same suggestions."""
     num_trials: int | None = Field(default=None, gt=0)
-    """Number of trials of random and optuna; a grid has one per combination."""
+    """Number of trials of random and optuna; a grid has one per combination. A sweep has at most
+    20000."""
     max_concurrent: int | None = Field(default=None, gt=0)
     """Number of concurrent trials. Null: as many as the cluster has CPUs and GPUs for when the sweep starts. A larger
     number can make trials wait for each other forever, unless the cluster grows."""
@@ -89,6 +98,9 @@ class SweepConfig(Section):
         useless = sorted(key for key in self.space if key.split(".")[0] in UNVARIED_SECTIONS)
         if useless:
             raise ValueError(f"{', '.join(useless)} cannot be varied: it changes no quality")
+        lengths = (len(values) for values in self.space.values() if not isinstance(values, Range))
+        if max(math.prod(lengths) if self.search == "grid" else 0, self.num_trials or 0) > _MAX_TRIALS:
+            raise ValueError(f"a sweep has at most {_MAX_TRIALS} trials: give fewer values, or search: random")
         both = sorted({*self.space} & {*self.overrides})
         if both:
             raise ValueError(f"{', '.join(both)} cannot be in space and in overrides")
@@ -155,7 +167,8 @@ def require_root(sweep: Sweep) -> str:
     Raises:
         ConfigError: it names none.
     """
-    root = sweep.base.get("storage", {}).get("root")
+    section = sweep.base.get("storage")
+    root = section.get("root") if isinstance(section, Mapping) else None
     if not isinstance(root, str):
         raise ConfigError("the sweep's base has no storage.root; add storage.root=FOLDER")
     return root

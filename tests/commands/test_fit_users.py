@@ -55,8 +55,8 @@ def test_names_and_settings_can_be_given(run_folder: str):
     ("users", "name", "message"),
     [
         (["/in/june.jsonl", "/in/folder"], None, "one folder of LaMP files"),
-        (["/in/june 2026.jsonl"], None, "run: String should match pattern"),
-        (["/in/june.jsonl"], "a/b", "run: String should match pattern"),
+        (["/in/june 2026.jsonl"], None, "run: expected letters, digits and any of"),
+        (["/in/june.jsonl"], "a/b", "run: expected letters, digits and any of"),
     ],
 )
 def test_what_cannot_be_read_or_named_is_refused(run_folder: str, users: list[str], name: str | None, message: str):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hydra_ray.config import load_config
+from hydra_ray.config import check_config, load_config
 from hydra_ray.errors import ConfigError
+from hydra_ray.lamp.tasks import task_of
 
 DEMO = Path(__file__).parents[2] / "jobs" / "configs" / "demo.yaml"
 
@@ -59,3 +60,72 @@ def test_labels_that_yaml_reads_as_booleans_are_told_to_be_quoted():
     _, *lines = str(told.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines] == ["lamp.task.labels.0", "lamp.task.labels.1"]
     assert all("quote it" in line for line in lines)
+
+
+TASK = "{name: t, kind: classification, instruction: Which, labels: [a, b]}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["generator.api_key_env=KEY"], "there is no such setting; did you mean generator.api.api_key_env?"),
+        (["generator.learning_rate=1"], "did you mean reranker.base.learning_rate or adapter.base.learning_rate?"),
+        (["drafts.lerning_rate=1"], "did you mean reranker.base.learning_rate or adapter.base.learning_rate?"),
+        (["num_samples=4"], "num_samples: there is no such setting; did you mean drafts.num_samples?"),
+        (["drafts.seed=4"], "drafts.seed: there is no such setting, only candidates"),
+        ([f"lamp.task={TASK}", "lamp.task.label=[a]"], "there is no such setting; did you mean lamp.task.labels?"),
+        ([f"lamp.task={TASK}", "lamp.task.labels=[yes, 1, 1.0, null]"], "labels.3: got null, expected text; YAML"),
+        ([f"lamp.task={TASK}", "lamp.task.labels=[a, .inf]"], "lamp.task.labels.1: got .inf, expected text; YAML"),
+        ([f"lamp.task={TASK}", "lamp.task.labels=[a, 07]"], "'07' may be octal or decimal"),
+        ([f"lamp.task={TASK}", "lamp.task.kind=clasification"], "did you mean classification?"),
+        ([f"lamp.task={TASK}", "lamp.task.kind=rating"], "lamp.task: labels of the kind rating are numbers, got 'a'"),
+        (["lamp.task={}"], "lamp.task.name: it is missing"),
+        (["generator.engine=vlm"], "generator.engine: got 'vlm', expected vllm, openai or fake; did you mean vllm?"),
+        (["drafts.prompts=[zero_sot]"], "drafts.prompts.0: got 'zero_sot', expected zero_shot, random_k"),
+        (["drafts.prompts=rag_k"], "drafts.prompts: got 'rag_k', expected a list: write [rag_k]"),
+        (["drafts.num_samples=yes"], "drafts.num_samples: got true, expected a number"),
+        (["drafts.num_samples=4.5"], "drafts.num_samples: got 4.5, expected a whole number"),
+        (["drafts.num_samples=many"], "drafts.num_samples: got 'many', expected a whole number"),
+        (["drafts.num_samples=0"], "drafts.num_samples: got 0, expected more than 0"),
+        (["drafts.temperatures=[on]"], "drafts.temperatures: got true, expected a number"),
+        (["drafts.temperatures=[]"], "drafts.temperatures: got a list, expected at least 1 in it"),
+        (["answers.is_gated=maybe"], "answers.is_gated: got 'maybe', expected true or false"),
+        (["reranker.base.learning_rate=.nan"], "reranker.base.learning_rate: got .nan, expected a finite number"),
+        (["generator.api={base_url: 'http://h', model: m, prompt_price: .inf}"], "got .inf, expected a finite number"),
+        (["placement.generator_resources={a: yes}"], "placement.generator_resources: got true, expected a number"),
+        (["placement.generator_labels={'a b': c}"], "placement.generator_labels.a b: expected text of the form"),
+        (["lamp=5"], "lamp: got 5, expected a mapping of settings"),
+        (["storage="], "storage: got null, expected a mapping of settings"),
+        (["run=2024"], "run: got 2024, expected text; YAML reads"),
+        (["run=a b"], "run: expected letters, digits and any of _ . + -, a letter or digit first"),
+        (["report.seed=-1"], "report.seed: got -1, expected at least 0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_words_of_yaml_with_what_may_be_meant(path, overrides, message):
+    with pytest.raises(ConfigError) as told:
+        load_config(path, overrides)
+    assert message in str(told.value)
+
+
+def test_a_secret_in_the_place_of_a_name_is_not_told(path):
+    settings = (
+        "storage.endpoint=https://user:hunter2@host",
+        "generator.api={base_url: 'http://h', model: m, api_key_env: hunter2-1}",
+    )
+    for setting in settings:
+        with pytest.raises(ConfigError) as told:
+            load_config(path, [setting])
+        assert "expected text of the form" in str(told.value)
+        assert "hunter2" not in str(told.value)
+
+
+def test_a_number_beyond_64_bits_is_refused_wherever_it_comes_from(settings):
+    with pytest.raises(ConfigError, match=r"probes\.seed: got a number beyond 64 bits"):
+        check_config({**settings, "probes": {"seed": 2**63}}, "here")
+    with pytest.raises(ConfigError, match=r"reranker\.heads\.ranks: got a number beyond 64 bits"):
+        check_config({**settings, "reranker": {"base": {"encoder": "n"}, "heads": {"ranks": [2**63]}}}, "here")
+
+
+def test_a_misspelled_built_in_task_is_told_with_the_one_that_is_meant(path):
+    with pytest.raises(ConfigError, match=r"did you mean LaMP_2M\?"):
+        task_of(load_config(path, ["lamp.task=LaMP_2m"]).lamp)

@@ -47,6 +47,7 @@ def test_a_label_in_any_case_spacing_and_quotes_is_exactly_that_label(task_and_l
         (NEWS, "The category is style & beauty", "style & beauty"),
         (RATINGS, "4.0", "4"),
         (RATINGS, "4 stars", "4"),
+        (RATINGS, "4/5", "4"),
         (RATINGS, "I would say: 3.", "3"),
     ],
 )
@@ -64,7 +65,7 @@ def test_the_only_label_in_a_longer_answer_counts_and_is_marked(task, text, valu
         (MOVIES, "comedies", NO_LABEL),
         (NEWS, "healthy liv", NO_LABEL),
         (NEWS, "sport", NO_LABEL),
-        (RATINGS, "4/5", SEVERAL_LABELS),
+        (RATINGS, "4/10", SEVERAL_LABELS),
         (RATINGS, "between 3 and 4", SEVERAL_LABELS),
         (RATINGS, "4.5", NO_LABEL),
         (RATINGS, "-4", NO_LABEL),

@@ -9,7 +9,7 @@ from builders import run_config
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError, HydraError, InputError
 from hydra_ray.runs.run_folder import read_config, record_stages
-from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.plan import Plan, plan_recorded, plan_run
 from hydra_ray.storage import read_json, write_json
 
 FROZEN = {"reranker.base", "adapter.labeller", "adapter.base"}
@@ -78,10 +78,52 @@ def test_a_stage_whose_code_has_changed_since_is_refused(tmp_path: Path):
     config = run_config(str(tmp_path))
     location = f"{record(config).run_folder}/stages.json"
     recorded = read_json(location)
-    recorded["drafts"]["settings"]["version"] -= 1
+    recorded["drafts"]["settings"]["version"] -= 2
     write_json(location, recorded)
     with pytest.raises(ConfigError, match="stage drafts differs from that of the run test in version"):
         plan_run(later(config, tmp_path))
+
+
+def as_an_earlier_version_would(plan: Plan, **versions: int) -> dict[str, Any]:
+    """Record a run as if earlier versions of stages had computed it; return what is recorded."""
+    location = Path(plan.run_folder, "stages.json")
+    recorded = json.loads(location.read_text())
+    for name, version in versions.items():
+        recorded[name] = {
+            "fingerprint": f"{version:016x}",
+            "settings": recorded[name]["settings"] | {"version": version},
+        }
+    location.write_text(json.dumps(recorded))
+    return recorded
+
+
+def test_users_are_added_to_a_run_whose_answers_an_earlier_version_parsed(tmp_path: Path):
+    config = run_config(str(tmp_path))
+    as_an_earlier_version_would(record(config), probes=3, drafts=3)
+    plan = plan_run(later(config, tmp_path))
+    assert plan.parent is not None
+    assert (plan.probes.settings["version"], plan.parent.stages["probes"].settings["version"]) == (4, 3)
+    as_an_earlier_version_would(plan_run(config), probes=2)
+    with pytest.raises(ConfigError, match="stage probes differs from that of the run test in version"):
+        plan_run(later(config, tmp_path))
+
+
+def test_a_finished_run_is_opened_with_the_stages_that_it_recorded(tmp_path: Path):
+    plan = record(run_config(str(tmp_path)))
+    recorded = as_an_earlier_version_would(plan, probes=3, drafts=3, answers=2)
+    opened = plan_recorded(plan.run_folder)
+    assert {stage.name: stage.fingerprint for stage in opened.stages()} == {
+        name: each["fingerprint"] for name, each in recorded.items()
+    }
+    assert opened.drafts.settings["version"] == 3
+    assert opened.completions == plan.completions
+
+
+def test_an_unfinished_run_is_opened_with_the_stages_that_it_will_have(tmp_path: Path):
+    plan = record(run_config(str(tmp_path)))
+    Path(plan.run_folder, "stages.json").unlink()
+    opened = plan_recorded(plan.run_folder)
+    assert opened.planned == plan.planned
 
 
 @pytest.mark.parametrize("section", [{"placement": {"generator_actors": 2}}, {"report": {"seed": 1}}])

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from hydra_ray.errors import ConfigError
-from hydra_ray.sweep.config import Range, SweepConfig, load_sweep
+from hydra_ray.sweep.config import Range, Sweep, SweepConfig, load_sweep, require_root
 
 SHIPPED = Path(__file__).parents[2] / "jobs" / "configs" / "sweep.yaml"
 BASE = {
@@ -70,6 +70,18 @@ def test_settings_that_do_not_go_together_are_told_with_the_trial(tmp_path: Path
         ({"search": "hyperband"}, "search"),
         ({"overrides": {"drafts.num_samples": 3}}, "in space and in overrides"),
         ({"trials": 3}, "trials"),
+        ({"space": {f"a.b{n}": [1, 2, 3, 4] for n in range(30)}}, "at most 20000 trials"),
+        ({"search": "random", "num_trials": 10**9}, "at most 20000 trials"),
+        ({"space": {"drafts.num_samples": 3}}, r"space\.drafts\.num_samples: got 3, expected a list"),
+        (
+            {"space": {"drafts.num_samples": {"low": "x", "high": 2}}},
+            r"space\.drafts\.num_samples\.low: got 'x', expected a num",
+        ),
+        ({"space": {"drafts.num_samples": {"low": 1}}}, r"space\.drafts\.num_samples\.high: it is missing"),
+        ({"space": {"drafts.num_samples": {"lo": 1, "high": 2}}}, r"space\.drafts\.num_samples\.lo: there is no such"),
+        ({"space": {"drafts": [1]}}, r"space\.drafts: expected text of the form"),
+        ({"base": 5}, "base: got 5, expected text"),
+        ({"search": "gird"}, r"did you mean grid\?"),
     ],
 )
 def test_a_wrong_sweep_is_refused_with_what_is_wrong(tmp_path: Path, changes: dict[str, Any], message: str):
@@ -88,3 +100,11 @@ def test_a_range_of_whole_numbers_has_whole_numbers_only():
     )
     whole, real = (values for values in config.space.values() if isinstance(values, Range))
     assert (whole.is_whole, real.is_whole) == (True, False)
+
+
+def test_a_storage_section_that_is_none_names_no_root(tmp_path: Path):
+    for section in (None, 5, [], "x", {}, {"root": 5}):
+        sweep = load_sweep(written(tmp_path))
+        broken = Sweep(config=sweep.config, base={**sweep.base, "storage": section})
+        with pytest.raises(ConfigError, match=r"add storage\.root=FOLDER"):
+            require_root(broken)
