@@ -6,11 +6,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from hydra_ray.config.batch import BatchConfig
 from hydra_ray.config.section import Section
 
 
 class ApiConfig(Section):
-    """Endpoint that answers where `generator.engine` is openai, by `POST <base_url>/chat/completions`."""
+    """Endpoint that answers where `generator.engine` is openai, by `POST <base_url>/chat/completions`, or
+    openai_batch."""
 
     base_url: str
     """URL up to and without `/chat/completions`, such as `https://api.openai.com/v1`: http or https, with no
@@ -93,14 +95,15 @@ class ApiConfig(Section):
 class GeneratorConfig(Section):
     """Generator: the frozen, black-box LLM."""
 
-    engine: Literal["vllm", "openai", "fake"] = "vllm"
+    engine: Literal["vllm", "openai", "openai_batch", "fake"] = "vllm"
     """Engine that generates. vllm: the model, loaded into Ray actors. openai: an OpenAI-compatible endpoint, as `api`
-    says. fake: a fixed rule, to test everything around the generator."""
+    says. openai_batch: the same endpoint, asked in batches that take up to a day a stage and cost less (see
+    docs/batches.md). fake: a fixed rule, to test everything around the generator."""
     model: str
     """Model: an absolute Hugging Face folder, s3://bucket/folder, a name of the Hugging Face hub (org/name or
     org/name@revision), or `package:NAME` for one that an installed Python package carries; see docs/models.md. With
-    the engine openai, the model whose tokenizer fits prompts to `max_model_tokens`: best the one that the endpoint
-    serves."""
+    the engines openai and openai_batch, the model whose tokenizer fits prompts to `max_model_tokens`: best the one
+    that the endpoint serves."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Floating-point type of weights and activations."""
     max_model_tokens: int = Field(default=2048, gt=0)
@@ -117,10 +120,14 @@ class GeneratorConfig(Section):
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
     api: ApiConfig | None = None
-    """Endpoint; needed where `engine` is openai, and not allowed elsewhere."""
+    """Endpoint; needed where `engine` is openai or openai_batch, and not allowed elsewhere."""
+    batch: BatchConfig = BatchConfig()
+    """Batches, where `engine` is openai_batch."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.engine == "openai") != (self.api is not None):
-            raise ValueError("engine openai needs the section generator.api, and no other engine has it")
+        if (self.engine in ("openai", "openai_batch")) != (self.api is not None):
+            raise ValueError(
+                "engine openai, and openai_batch, need the section generator.api, and no other engine has it"
+            )
         return self

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray.config import ApiConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.config import ApiConfig, GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.models.model_records import RunModels, UsedModel
 from hydra_ray.runs.root import bucket_key_name
@@ -78,8 +78,9 @@ def make_stage(
 def generator_settings(planning: Planning) -> dict[str, Any]:
     """Return what the generator's answers depend on besides the prompts."""
     generator = planning.config.generator
-    answering = settings_of(generator, exclude={"max_failed_fraction", "api"})
-    settings = {**answering, "model": planning.models.generator.identity, **_endpoint(generator.api)}
+    answering = settings_of(generator, exclude={"max_failed_fraction", "api", "batch"})
+    named = {"engine": _engine(generator), "model": planning.models.generator.identity}
+    settings = {**answering, **named, **_endpoint(generator.api)}
     return {"generator": settings, "task": planning.task}
 
 
@@ -103,12 +104,17 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
         "max_model_tokens": generator.max_model_tokens,
     }
     settings = {
-        "engine": generator.engine,
+        "engine": _engine(generator),
         **(loaded if generator.api is None else _endpoint(generator.api)),
         "num_buckets": config.users.num_buckets,
         "bucket_key": bucket_key_name(config),
     }
     return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))
+
+
+def _engine(generator: GeneratorConfig) -> str:
+    """Return the name of the engine that answers: an endpoint gives the same answers in batches and one by one."""
+    return "openai" if generator.engine == "openai_batch" else generator.engine
 
 
 def _endpoint(api: ApiConfig | None) -> dict[str, Any]:
