@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.generate.batches.session import BatchSession, open_session
 from hydra_ray.generate.completion_store import CompletionStore, asker_of
@@ -57,13 +56,16 @@ class Stage:
         session.answer(lambda: self.fill(session))
         return session
 
-    def fill(self, session: BatchSession) -> None:
+    def fill(self, session: BatchSession) -> dict[str, float]:
         for bucket in self.buckets:
             if left := self.unanswered(bucket):
                 session.folder.queue(ASKER, bucket, left)
+        return {}
 
     def unanswered(self, bucket: int) -> list[Request]:
-        return self.store.unanswered(bucket, [Asked(key=each.request_id, request=each) for each in self.buckets[bucket]])
+        return self.store.unanswered(
+            bucket, [Asked(key=each.request_id, request=each) for each in self.buckets[bucket]]
+        )
 
     def answers(self) -> dict[str, Completion]:
         return {key: each for bucket, own in self.buckets.items() for key, each in self.store.read(bucket, own).items()}

@@ -55,6 +55,7 @@ _MAX_DOWNLOADS = 3
 
 Spend = Callable[[Mapping[str, float]], None]
 """Raises where so many tokens, and so much money, may not be spent: counters asked_tokens and cost."""
+FillQueue = Callable[[], Mapping[str, float]]
 OnProgress = Callable[[int, int], None]
 """Told the number of lines that are done, and of all lines under way."""
 
@@ -85,11 +86,12 @@ class BatchSession:
     _cancelled: list[str] = field(default_factory=list)
     """Ids of batches that were cancelled while this process waited."""
 
-    def answer(self, fill_queue: Callable[[], None]) -> None:
+    def answer(self, fill_queue: FillQueue) -> None:
         """Answer all requests that the queue is filled with, in as many rounds as are allowed; `faults` has the rest.
 
         Args:
-            fill_queue: writes the requests without a stored answer to the queue of the stage, by bucket.
+            fill_queue: writes the requests without a stored answer to the queue of the stage, by bucket; returns
+                what was paid for those that have one, as counters.
 
         Raises:
             BudgetError: nothing was submitted, because it may cost too much.
@@ -106,17 +108,17 @@ class BatchSession:
         finally:
             self.folder.remove_requests(queue_of(self.asker))
 
-    def _prepare(self, fill_queue: Callable[[], None]) -> bool:
+    def _prepare(self, fill_queue: FillQueue) -> bool:
         """Prepare batches of the queued requests that are in none yet; return whether there is anything to wait for."""
         queue = queue_of(self.asker)
         self.folder.remove_requests(queue)
-        fill_queue()
+        paid = fill_queue()
         self._wanted = self.folder.request_ids(queue)
         with self._lease("prepares batches"):
             own, taken = self._own_records()
             if not (self._wanted or own):
                 return False
-            self._require_budget(own, taken)
+            self._require_budget(own, taken, paid)
             for package in packages(self._queued(taken), self.form):
                 self.folder.prepare(new_record(self.asker, self.api, package.load), package.requests)
         self.folder.remove_requests(queue)
@@ -127,7 +129,7 @@ class BatchSession:
         for bucket, requests in self.folder.requests(queue_of(self.asker)):
             yield bucket, [each for each in requests if each.request_id not in taken]
 
-    def _require_budget(self, own: Sequence[BatchRecord], taken: Set[str]) -> None:
+    def _require_budget(self, own: Sequence[BatchRecord], taken: Set[str], paid: Mapping[str, float]) -> None:
         """Check that all batches of the stage that are not answered may be paid, before any more are submitted.
 
         Raises:
@@ -140,9 +142,12 @@ class BatchSession:
         new = sum((load_of(each, self.form) for _, own in self._queued(taken) for each in own), Load())
         if new.num_lines or any(not each.is_submitted for each in left):
             load += new
-            paid = load.prompt_tokens * self.api.prompt_price + load.most_tokens * self.api.generated_price
-            cost = paid * self.generator.batch.price_factor / 1_000_000
-            self.may_spend({"asked_tokens": load.prompt_tokens + load.most_tokens, "cost": cost})
+            full = load.prompt_tokens * self.api.prompt_price + load.most_tokens * self.api.generated_price
+            most = {
+                "asked_tokens": load.prompt_tokens + load.most_tokens,
+                "cost": full * self.generator.batch.price_factor / 1_000_000,
+            }
+            self.may_spend({name: most[name] + paid.get(name, 0.0) for name in most})
 
     def cancel(self) -> list[BatchRecord]:
         """Cancel all batches of the stage, store what they have answered, and return those that have not ended yet.

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
 from batch_server import BatchServer
 from batch_stage import Stage
-
-
 
 
 def test_first(server: BatchServer, tmp_path: Path):
