@@ -374,13 +374,17 @@ class Generation:
     """One generated text."""
 
     text: str
+    """The answer, without the thought before it."""
     num_tokens: int
+    """Number of generated tokens, those of the thought included."""
     finish_reason: str
     log_probability: float | None = None
     """Log-probability of the whole text, in nats, before any constraint; None where the generator does not report
     it."""
     first_tokens: tuple[Token, ...] = ()
     """Most likely first tokens, before any constraint; empty where they were not requested or are not reported."""
+    thought_tokens: int = 0
+    """Number of tokens of the thought before the answer, approximate where it is not reported; 0 without a thought."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -445,8 +449,14 @@ def to_dict(row: Any) -> dict[str, Any]:
 
 
 def from_dict(value: dict[str, Any], row_type: type[RowT]) -> RowT:
-    """Return the row given as nested plain dicts and lists."""
-    return row_type(**{name: build(value[name]) for name, build in _builders(row_type)})
+    """Return the row given as nested plain dicts and lists; fields with a default may be missing."""
+    return row_type(
+        **{
+            name: build(value[name])
+            for name, build, has_default in _builders(row_type)
+            if name in value or not has_default
+        }
+    )
 
 
 def _arrow_fields(row_type: type) -> list[pa.Field]:
@@ -480,9 +490,13 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
 
 
 @functools.cache
-def _builders(row_type: type) -> list[tuple[str, Callable[[Any], Any]]]:
+def _builders(row_type: type) -> list[tuple[str, Callable[[Any], Any], bool]]:
+    """Return each field's name, the function that builds its value, and whether it has a default."""
     hints = typing.get_type_hints(row_type)
-    return [(field.name, _builder(_without_none(hints[field.name])[0])) for field in dataclasses.fields(row_type)]
+    return [
+        (field.name, _builder(_without_none(hints[field.name])[0]), field.default is not dataclasses.MISSING)
+        for field in dataclasses.fields(row_type)
+    ]
 
 
 def _builder(hint: Any) -> Callable[[Any], Any]:

@@ -25,6 +25,8 @@ class Reply:
     code: str = ""
     """Of an error."""
     finish_reason: str = "stop"
+    first_choices: int | None = None
+    """Number of choices of an answer, where it has not all."""
     seconds: float = 0
     """Until it is answered."""
     held_until: threading.Event | None = None
@@ -52,6 +54,9 @@ class FaultServer:
         self.usual = usual
         self.calls: list[dict[str, Any]] = []
         """Bodies of all calls."""
+        self.headers: list[dict[str, str]] = []
+        """Headers of all calls, by names in lower case."""
+        self.queries: list[dict[str, str]] = []
         self.keys: list[str] = []
         """What they were authorized by."""
         self.times: list[float] = []
@@ -100,6 +105,8 @@ class FaultServer:
         self.times.append(time.monotonic())
         body = await call.json()
         self.calls.append(body)
+        self.headers.append({name.lower(): value for name, value in call.headers.items()})
+        self.queries.append(dict(call.query))
         self.keys.append(call.headers.get("authorization", ""))
         reply = self.replies.popleft() if self.replies else self.usual
         self._at_once += 1
@@ -118,7 +125,9 @@ class FaultServer:
             said = body["messages"][-1]["content"]
             error = {"message": f"no, not {said}", "type": "error", "code": reply.code or None}
             return web.Response(status=reply.status, headers=headers, text=json.dumps({"error": error}))
-        text = json.dumps(completion_of(body, reply.finish_reason)) if reply.body is None else reply.body
+        answer = completion_of(body, reply.finish_reason)
+        answer["choices"] = answer["choices"][: reply.first_choices]
+        text = json.dumps(answer) if reply.body is None else reply.body
         if not reply.is_cut_off:
             self.num_answered += reply.body is None
             return web.Response(status=reply.status, headers=headers, text=text)
@@ -137,8 +146,8 @@ def request_of(body: dict[str, Any]) -> Request:
         user_id="",
         messages=tuple(Message(role=each["role"], content=each["content"]) for each in body["messages"]),
         num_samples=body.get("n", 1),
-        temperature=body["temperature"],
-        max_tokens=body["max_tokens"],
+        temperature=body.get("temperature", 1.0),
+        max_tokens=body.get("max_tokens") or body["max_completion_tokens"],
         choices=tuple(body.get("structured_outputs", {}).get("choice", ())),
         num_top_tokens=body.get("top_logprobs", 0),
         seed=body.get("seed", 0),

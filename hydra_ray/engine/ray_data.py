@@ -25,7 +25,7 @@ from hydra_ray.engine.progress import Progress
 from hydra_ray.engine.ray_connection import cluster_address, connection_errors, without_native_notes
 from hydra_ray.engine.telemetry import Telemetry
 from hydra_ray.engine.worker_errors import tells_reason
-from hydra_ray.errors import EndpointError, GenerationError, WorkerError
+from hydra_ray.errors import EndpointError, GenerationError, HydraError, WorkerError
 from hydra_ray.generate.completion_store import CompletionStore, asker_of, batched
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
@@ -272,11 +272,19 @@ class GeneratorActor:
     ):
         from hydra_ray.generate.engines.opening import open_engine
 
-        self._engine = open_engine(generator, placement, task)
+        self._engine, self._unopened = None, None
+        try:
+            self._engine = open_engine(generator, placement, task)
+        except HydraError as error:
+            self._unopened = error  # raised by the first call: Ray would start an actor that fails to start again
         self._store, self._asker = store, asker
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Answer the requests of the one part in `batch`."""
+        """Answer the requests of the one part in `batch`.
+
+        Raises:
+            HydraError: the generator could not be opened, or its endpoint answers nobody.
+        """
         bucket, requests = int(batch["bucket"][0]), list(from_bytes(batch["requests"][0], Request))
         # Concurrent runs with the same requests wait for each other here, and then find each other's answers.
         with lease(self._store.lease(bucket), f"the answers of {self._asker}, part {bucket}"):
@@ -288,6 +296,8 @@ class GeneratorActor:
         known = self._store.read(bucket, requests)
         new = [request for request in requests if request.request_id not in known]
         start = time.monotonic()
+        if self._engine is None:
+            raise self._unopened or GenerationError("the generator is not open")
         try:
             completions = self._engine.generate(new, partial(self._store.write, bucket, self._asker))
         except EndpointError:

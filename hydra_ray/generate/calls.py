@@ -5,6 +5,9 @@ Each sample has its own seed, the sum of its request's seed and its index: endpo
 from consecutive seeds, as vLLM does, return the same samples however they are divided among calls.
 """
 
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra_ray.config import ApiConfig
@@ -21,13 +24,25 @@ _SEED_BITS = 31
 them."""
 
 
-def call_arguments(request: Request, api: ApiConfig, samples: range, *, is_constrained: bool) -> dict[str, Any]:
+def call_arguments(
+    request: Request,
+    api: ApiConfig,
+    samples: range,
+    *,
+    is_constrained: bool,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the arguments of `chat.completions.create` for some samples of a request.
 
     Args:
         samples: consecutive sample indices.
         is_constrained: whether to constrain the endpoint to the request's choices.
+        chat_template_kwargs: arguments of the endpoint's chat template, if any.
+
+    Returns:
+        Fields of the request; those that are not OpenAI's are in the argument `extra_body`, which `call_body` merges.
     """
+    added = added_fields(api, chat_template_kwargs)
     arguments: dict[str, Any] = {
         "model": api.model,
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
@@ -36,16 +51,62 @@ def call_arguments(request: Request, api: ApiConfig, samples: range, *, is_const
     }
     if len(samples) > 1:
         arguments["n"] = len(samples)
-    if request.temperature:
+    if request.temperature and api.has_seed:
         # One bit is left for the indices, so that no two samples of a request share a seed.
-        arguments["seed"] = (request.seed % 2 ** (_SEED_BITS - 1)) + samples.start
+        seed = (request.seed % 2 ** (_SEED_BITS - 1)) + samples.start
+        if api.seed_field == "seed":
+            arguments["seed"] = seed
+        else:
+            added.setdefault(api.seed_field, seed)
     if api.has_log_probabilities:
         arguments["logprobs"] = True
         if request.num_top_tokens:
             arguments["top_logprobs"] = min(request.num_top_tokens, _MAX_TOP_TOKENS)
     if is_constrained and request.choices:
-        arguments["extra_body"] = {"structured_outputs": {"choice": list(request.choices)}}
-    return arguments
+        added[api.choices_field] = _CHOICES[api.choices_field](request.choices)
+    added = {name: value for name, value in added.items() if name in api.extra_body or name not in api.omitted}
+    arguments = {name: value for name, value in arguments.items() if name not in api.omitted}
+    return {**arguments, "extra_body": added} if added else arguments
+
+
+def call_body(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON body that the client sends for the arguments of a call."""
+    return {
+        **{name: value for name, value in arguments.items() if name != "extra_body"},
+        **arguments.get("extra_body", {}),
+    }
+
+
+def added_fields(api: ApiConfig, chat_template_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields that the configuration adds to every request; the chat template's arguments are merged with
+    those that switch thinking off, and go before them."""
+    added: dict[str, Any] = api.added_fields
+    if chat_template_kwargs:
+        switch = added.get("chat_template_kwargs", {})
+        added["chat_template_kwargs"] = {**switch, **chat_template_kwargs}
+    return added
+
+
+def _choice_mapping(choices: Sequence[str]) -> dict[str, list[str]]:
+    return {"choice": list(choices)}
+
+
+def _choice_pattern(choices: Sequence[str]) -> str:
+    """Return a regular expression, of the syntax that all engines share, for exactly these texts."""
+    return "(" + "|".join(re.sub(r"([\\^$.|?*+()\[\]{}/-])", r"\\\1", each) for each in choices) + ")"
+
+
+def _choice_grammar(choices: Sequence[str]) -> str:
+    """Return a grammar in GBNF for exactly these texts; JSON's string literals are GBNF's."""
+    return "root ::= " + " | ".join(json.dumps(each, ensure_ascii=False) for each in choices)
+
+
+_CHOICES: Mapping[str, Callable[[Sequence[str]], Any]] = {
+    "structured_outputs": _choice_mapping,
+    "regex": _choice_pattern,
+    "grammar": _choice_grammar,
+}
+"""Form of a request's choices, by the name of the field."""
 
 
 def expected_tokens(request: Request, num_samples: int) -> int:

@@ -7,25 +7,31 @@ given one answer, even where they ask the same: removing a user removes exactly 
 
 A bucket is a folder with separate files for each stage that sent new requests, so that stages never write to the same
 file. A stage writes completions as they arrive and merges its files when its part is done. A stale listing can only
-cause a request to be repeated, never a wrong or missing answer. Rows hold the user's pseudonym and no user id.
+cause a request to be repeated, never a wrong or missing answer. Rows hold the user's pseudonym and no user id. A row
+with a value that no answer can have counts as missing, so its request is sent again.
 """
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
+from hydra_ray.findings import counted
 from hydra_ray.generate.failures import TRANSIENT
-from hydra_ray.rows import Asked, Completion, Generation, Request, arrow_schema, from_table, to_table
+from hydra_ray.generate.replies import is_log_probability, is_token_count
+from hydra_ray.rows import Asked, Completion, Generation, Request, arrow_list, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import pseudonym, root_key
 from hydra_ray.runs.stage import LEASE
 
 STORES = "completions"
 """Name of the folder of all stores in a root."""
+logger = logging.getLogger(__name__)
 _SUFFIX = ".parquet"
 _MAX_LISTINGS = 5
 """Maximum number of times a bucket is listed again because files were merged or removed while they were read."""
@@ -73,9 +79,13 @@ class CompletionStore:
         Args:
             asker: read only files of this asker; all files where it is empty.
         """
-        users = {each.request_id: each.user_id for each in requests}
-        found = {each.request_id: each for each in self._rows(bucket, asker, users)}
-        return {request_id: _completion(each, users[request_id]) for request_id, each in found.items()}
+        by_id = {each.request_id: each for each in requests}
+        found = {each.request_id: each for each in self._rows(bucket, asker, by_id)}
+        return {
+            request_id: _completion(each, by_id[request_id].user_id)
+            for request_id, each in found.items()
+            if each.error is not None or len(each.generations) == by_id[request_id].num_samples
+        }
 
     def unanswered(self, bucket: int, asked: Iterable[Asked]) -> list[Request]:
         """Return the distinct requests of a bucket without a stored completion, in the given order."""
@@ -162,16 +172,72 @@ def batched(asker: str) -> str:
 
 
 def _read(location: str, request_ids: Collection[str] | None = None) -> Iterator[Kept]:
-    """Return the rows of a file, optionally only those of some requests."""
+    """Return the usable rows of a file, optionally only those of some requests."""
     try:
-        table = storage.read_part(location, arrow_schema(Kept))
+        table = storage.read_part(location)
     except StorageError:
         if storage.exists(location):
             raise
         raise _FileGoneError from None
+    if not any(table.schema.equals(schema) for schema in (arrow_schema(Kept), _without_thoughts())):
+        raise StorageError(
+            f"{location} has the schema\n{table.schema}\nexpected\n{arrow_schema(Kept)}\nRemove it and run again."
+        )
     if request_ids is not None:
         table = table.filter(pc.field("request_id").isin(pa.array(list(request_ids), pa.string())))
-    return from_table(table, Kept)
+    rows = [row for row in _decoded(table) if _is_usable(row)]
+    if num_left := table.num_rows - len(rows):
+        _say_once(location, num_left)
+    return iter(rows)
+
+
+def _decoded(table: pa.Table) -> Iterator[Kept]:
+    """Yield the rows of a table, without those whose texts are not UTF-8."""
+    try:
+        yield from list(from_table(table, Kept))
+    except UnicodeDecodeError:
+        for place in range(table.num_rows):
+            try:
+                yield from list(from_table(table.slice(place, 1), Kept))
+            except UnicodeDecodeError:
+                continue
+
+
+def _is_usable(row: Kept) -> bool:
+    """Return whether all values of a row are such as a generator's can be."""
+    return (
+        is_token_count(row.prompt_tokens)
+        and (row.error is None or not row.generations)
+        and all(map(_is_usable_generation, row.generations))
+    )
+
+
+def _is_usable_generation(generation: Generation) -> bool:
+    whole = generation.log_probability
+    return (
+        0 <= generation.thought_tokens <= generation.num_tokens
+        and is_token_count(generation.num_tokens)
+        and (whole is None or is_log_probability(whole))
+        and all(is_log_probability(token.log_probability) for token in generation.first_tokens)
+    )
+
+
+@cache
+def _say_once(location: str, num_left: int) -> None:
+    logger.warning(
+        "%s: %s cannot be used (values that no answer has); what is still wanted is asked again",
+        location,
+        counted(num_left, "stored answer"),
+    )
+
+
+@cache
+def _without_thoughts() -> pa.Schema:
+    """Return the schema of files that were written before thoughts were counted."""
+    schema = arrow_schema(Kept)
+    place = schema.get_field_index("generations")
+    fields = [field for field in arrow_schema(Generation) if field.name != "thought_tokens"]
+    return schema.set(place, pa.field("generations", arrow_list(pa.struct(fields)), nullable=False))
 
 
 def _kept(completion: Completion, user: str) -> Kept:

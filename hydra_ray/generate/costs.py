@@ -23,8 +23,9 @@ def answer_counters(
         price_factor: price of a token in a batch, as a share of that of a call.
 
     Returns:
-        requests, prompt_tokens, generated_tokens and cut (generations that reached their length limit), over `used`;
-        asked_now, asked_tokens, attempts (calls of the generator), and cost where there are prices, over `asked` and
+        requests, prompt_tokens, generated_tokens, cut (generations that reached their length limit), thoughts
+        (generations that began with one) and thought_tokens (theirs, within generated_tokens), over `used`; asked_now,
+        asked_tokens, attempts (calls of the generator), and cost where there are prices, over `asked` and
         `batched`.
     """
     paid = [*asked, *batched]
@@ -33,6 +34,8 @@ def answer_counters(
         "prompt_tokens": sum(each.prompt_tokens for each in used),
         "generated_tokens": _generated_tokens(used),
         "cut": sum(generation.finish_reason == "length" for generation in _generations(used)),
+        "thoughts": sum(generation.thought_tokens > 0 for generation in _generations(used)),
+        "thought_tokens": sum(generation.thought_tokens for generation in _generations(used)),
         "asked_now": len(paid),
         "asked_tokens": sum(each.prompt_tokens for each in paid) + _generated_tokens(paid),
         "attempts": sum(each.attempts for each in paid),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 
 from hydra_ray.errors import GenerationError
-from hydra_ray.generate.parsing import EMPTY
+from hydra_ray.generate.parsing import EMPTY, UNFINISHED_THOUGHT
 from hydra_ray.rows import Completion, Failure, Generation
 
 
@@ -22,6 +22,8 @@ class FailureKind(StrEnum):
     """The generator's content filter stopped the answer."""
     EMPTY = "empty"
     """The answer is empty."""
+    UNFINISHED_THOUGHT = "unfinished_thought"
+    """The generator's thought left no room for an answer."""
     UNPARSABLE = "unparsable"
     """The answer is not one to the task."""
     TOO_LONG = "too_long"
@@ -106,6 +108,8 @@ def _failure(completion: Completion, sample: int | None, kind: str, message: str
 def _kind(generation: Generation, error: str) -> FailureKind:
     if generation.finish_reason == "content_filter":
         return FailureKind.CONTENT_FILTER
+    if error == UNFINISHED_THOUGHT:
+        return FailureKind.UNFINISHED_THOUGHT
     if error == EMPTY:
         return FailureKind.EMPTY
     return FailureKind.CUT if generation.finish_reason == "length" else FailureKind.UNPARSABLE

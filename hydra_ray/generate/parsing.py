@@ -14,6 +14,10 @@ from hydra_ray.config import Task
 from hydra_ray.rows import Answer, Generation, Token
 
 EMPTY = "empty answer"
+UNFINISHED_THOUGHT = (
+    "the thought ended without an answer: raise generator.thinking_tokens, or switch thinking off by "
+    "generator.chat_template_kwargs"
+)
 FILTERED = "stopped by the generator's content filter"
 NO_LABEL = "no label in the answer"
 SEVERAL_LABELS = "several labels in the answer"
@@ -43,7 +47,7 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
         value=value,
         error=error,
         is_exact=is_exact,
-        num_tokens=generation.num_tokens,
+        num_tokens=generation.num_tokens - generation.thought_tokens,
         log_probability=generation.log_probability,
         label_probabilities=label_probabilities(task.labels, generation.first_tokens),
     )
@@ -53,7 +57,9 @@ def text_error(generation: Generation) -> str | None:
     """Return why a generation is no answer to any task; None where it may be one."""
     if generation.finish_reason == "content_filter":
         return FILTERED
-    return None if generation.text.strip() else EMPTY
+    if generation.text.strip():
+        return None
+    return UNFINISHED_THOUGHT if generation.thought_tokens else EMPTY
 
 
 def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) -> tuple[float, ...]:
@@ -71,7 +77,7 @@ def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) 
         start = token.text.strip().casefold()
         places = [place for place, label in enumerate(labels) if start and label.casefold().startswith(start)]
         for place in places:
-            probabilities[place] += math.exp(token.log_probability) / len(places)
+            probabilities[place] += math.exp(min(token.log_probability, 0.0)) / len(places)
     return tuple(probabilities)
 
 

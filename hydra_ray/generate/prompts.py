@@ -71,7 +71,7 @@ def fit_messages(
     config: GeneratorConfig,
     profile: str | None = None,
 ) -> tuple[Message, ...]:
-    """Return the prompt for an answer to `query_input`, short enough to leave room for task.max_tokens.
+    """Return the prompt for an answer to `query_input`, short enough to leave room for a thought and task.max_tokens.
 
     If everything together is too long, record inputs are cut evenly, then the least relevant examples are dropped, then
     the query is truncated, then the profile is left out. The instruction is never cut.
@@ -90,7 +90,7 @@ def fit_messages(
         query=_safe_text(tokenizer, query_input, config.max_text_tokens),
         profile=_safe_text(tokenizer, (profile or "").strip(), config.max_text_tokens),
     )
-    room = config.max_model_tokens - task.max_tokens
+    room = config.max_model_tokens - config.thinking_tokens - task.max_tokens
     messages = (
         _fit_most(form, task, texts, tokenizer, room)
         or _fit_query(form, task, replace(texts, pairs=()), tokenizer, room)
@@ -98,8 +98,9 @@ def fit_messages(
     )
     if messages is None:
         raise ConfigError(
-            f"the instruction of task {task.name} and its answer of up to {task.max_tokens} tokens leave no room for a "
-            "query within generator.max_model_tokens: raise that, or shorten the instruction or lamp.task.max_tokens."
+            f"the instruction of task {task.name} and its answer of up to {task.max_tokens} tokens"
+            f"{_thought_room(config)} leave no room for a query within generator.max_model_tokens: raise that, or "
+            "shorten the instruction or lamp.task.max_tokens."
         )
     return messages
 
@@ -119,7 +120,7 @@ def profile_messages(
         ConfigError: not even the shortest form of one record fits.
         ModelError: the generator has no chat template.
     """
-    room = config.max_model_tokens - PROFILE_TOKENS
+    room = config.max_model_tokens - config.thinking_tokens - PROFILE_TOKENS
     oldest_first = sorted(records, key=lambda record: -math.inf if record.date is None else record.date)
     newest_first = oldest_first[::-1][: max(1, room // _MIN_RECORD_TOKENS)]
     form = summary_form(task)
@@ -128,9 +129,13 @@ def profile_messages(
     if messages is None:
         raise ConfigError(
             f"generator.max_model_tokens leaves no room for a record of task {task.name} and a profile of "
-            f"{PROFILE_TOKENS} tokens: raise it, or lower generator.max_text_tokens."
+            f"{PROFILE_TOKENS} tokens{_thought_room(config)}: raise it, or lower generator.max_text_tokens."
         )
     return messages
+
+
+def _thought_room(config: GeneratorConfig) -> str:
+    return f" after a thought of generator.thinking_tokens={config.thinking_tokens}" if config.thinking_tokens else ""
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -7,14 +7,14 @@ which may repeat a user's.
 """
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from hydra_ray.errors import ReplyError
+from hydra_ray.generate.thoughts import answer_token, split_thought, thought_length
 from hydra_ray.rows import Generation, Token
 
 MAX_REPLY_BYTES = 256 * 2**20
@@ -27,6 +27,10 @@ _ROUNDING = 1e-3
 """Largest log-probability above 0 that is taken for a rounding error."""
 _MAX_TOKENS = 10_000_000
 """Largest number of tokens of a call that is believed: the longest context of any model."""
+_BYTES_PER_TOKEN = 4
+"""Approximate bytes per token of English text."""
+_ANSWER_PARTS = ("text", "output_text")
+_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_content", "thought")
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -43,7 +47,7 @@ class Flaw(StrEnum):
     PROMPT_TOKENS = "no usable number of prompt tokens"
     GENERATED_TOKENS = "no usable number of generated tokens"
     LOG_PROBABILITIES = "log-probabilities that are no numbers up to 0"
-    SURROGATES = "texts with half a character, which became U+FFFD"
+    SURROGATES = "texts with half a character"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +57,24 @@ class Answered:
     prompt_tokens: int
     """Tokens of the prompt; 0 where `flaws` has PROMPT_TOKENS."""
     generations: tuple[Generation, ...]
-    """One per sample; their token numbers are those of the reported tokens where `flaws` has GENERATED_TOKENS."""
     flaws: frozenset[Flaw] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """What a choice says, before thoughts in the text are separated."""
+
+    text: str
+    thought: str
+    """Thought that was sent apart from the text."""
+    finish_reason: str
+    tokens: Sequence[Mapping[str, Any]]
+    """Generated tokens with their log-probabilities; empty where they are not reported."""
+
+
+def approximate_tokens(text: str) -> int:
+    """Return about how many tokens a text has, at least 1 for any."""
+    return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
 
 
 def parse_reply(content: bytes) -> Any:
@@ -65,52 +85,74 @@ def parse_reply(content: bytes) -> Any:
     """
     if len(content) > MAX_REPLY_BYTES:
         raise ReplyError(f"got a reply of {len(content)} bytes, expected at most {MAX_REPLY_BYTES}")
+    text = content.decode("utf-8-sig", "replace")
     try:
-        return json.loads(content.decode("utf-8-sig", "replace"))
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of thousands of digits
+            return json.loads(text, parse_int=float)
     except (ValueError, RecursionError):
-        raise ReplyError(f"got {_kind_of_text(content)}, expected a chat completion as JSON") from None
+        raise ReplyError(f"got {_kind_of_text(content)}, expected JSON: check generator.api.base_url") from None
 
 
-def read_answers(body: Any, num_samples: int, num_top_tokens: int) -> Answered:
+def read_answers(
+    body: Any,
+    num_samples: int,
+    num_top_tokens: int,
+    *,
+    is_thinking: bool = False,
+    count_tokens: Callable[[str], int] = approximate_tokens,
+) -> Answered:
     """Return the generations in a reply.
 
     Args:
         body: JSON value of the reply.
         num_samples: number of samples asked for.
         num_top_tokens: number of first tokens asked for; 0 where none were.
+        is_thinking: whether the model is known to think: then a text that was cut before any mark is a thought.
+        count_tokens: returns the length of a generated text whose length the reply does not tell.
 
     Raises:
         ReplyError: it is not a chat completion with `num_samples` choices.
     """
     if not isinstance(body, dict):
-        raise ReplyError(f"got {_name(body)}, expected a chat completion")
+        raise ReplyError(f"got {_name(body)}, expected an object")
     flaws: set[Flaw] = set()
-    choices = _choices(body, num_samples)
-    texts = [_text(choice) for choice in choices]
-    reported = [_reported(choice, flaws) for choice in choices]
+    contents = [_content(choice, flaws) for choice in _choices(body, num_samples)]
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt_tokens = _count(usage.get("prompt_tokens"))
-    generated_tokens = _count(usage.get("completion_tokens"))
     if not prompt_tokens:
         flaws.add(Flaw.PROMPT_TOKENS)
-    if generated_tokens is None or (generated_tokens == 0 and any(texts)):
+    generated_tokens = _count(usage.get("completion_tokens"))
+    if generated_tokens is None or (generated_tokens == 0 and any(each.text or each.thought for each in contents)):
         flaws.add(Flaw.GENERATED_TOKENS)
-    lengths = _lengths([len(tokens) for tokens in reported], generated_tokens or 0)
+        lengths = [len(each.tokens) or count_tokens(each.thought + each.text) for each in contents]
+    else:
+        lengths = _lengths([len(each.tokens) for each in contents], generated_tokens)
+    details = usage.get("completion_tokens_details")
+    thought_tokens = _count(details.get("reasoning_tokens") if isinstance(details, dict) else None) or 0
     return Answered(
         prompt_tokens=prompt_tokens or 0,
         generations=tuple(
-            Generation(
-                text=repaired(text, flaws),
-                num_tokens=length,
-                finish_reason=_finish_reason(choice, text),
-                log_probability=sum(token["logprob"] for token in tokens) if tokens else None,
-                first_tokens=_first_tokens(tokens[0], flaws) if tokens and num_top_tokens else (),
-            )
-            for choice, text, tokens, length in zip(choices, texts, reported, lengths, strict=True)
+            _generation(content, length, thought_tokens // num_samples, num_top_tokens, is_thinking, flaws)
+            for content, length in zip(contents, lengths, strict=True)
         ),
         flaws=frozenset(flaws),
     )
+
+
+def is_log_probability(value: Any) -> bool:
+    """Return whether a value can be a log-probability."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and _LOWEST <= value <= _ROUNDING
+
+
+def is_token_count(value: Any) -> bool:
+    """Return whether a value can be a number of tokens of one call; whole floats can."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= _MAX_TOKENS and value == int(value)
 
 
 def repaired(text: str, flaws: set[Flaw]) -> str:
@@ -129,32 +171,77 @@ def _choices(body: Mapping[str, Any], num_samples: int) -> list[Mapping[str, Any
     if not isinstance(choices, list):
         raise ReplyError(f"got {_name(choices)} as choices, expected a list")
     if len(choices) < num_samples:
-        raise ReplyError(f"got {len(choices)} choices, expected {num_samples}")
+        raise ReplyError(
+            f"got {len(choices)} choices, expected {num_samples}: set generator.api.max_samples_per_call to as many as "
+            "the endpoint gives at once"
+        )
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             raise ReplyError("got a choice without a message")
+        if choice.get("error") or choice.get("finish_reason") == "error":
+            raise ReplyError(f"got a choice with an error{_code_of(choice.get('error'))}")
     places = [_count(choice.get("index")) for choice in choices]
     if sorted(place for place in places if place is not None) == list(range(len(choices))):
         choices = [choices[places.index(place)] for place in range(len(choices))]
     return choices[:num_samples]
 
 
-def _text(choice: Mapping[str, Any]) -> str:
-    content = choice["message"].get("content")
-    if content is None:
-        return ""
+def _content(choice: Mapping[str, Any], flaws: set[Flaw]) -> _Content:
+    message = choice["message"]
+    content = message.get("content")
     parts = content if isinstance(content, list) else [content]
-    texts = list(_text_parts(parts))
-    if isinstance(content, list) or texts:
-        return "".join(texts)
-    raise ReplyError(f"got {_name(content)} as content, expected a text")
+    if content is not None and not isinstance(content, str | list | dict):
+        raise ReplyError(f"got {_name(content)} as content, expected a text")
+    text = repaired("".join(_texts(parts, _ANSWER_PARTS)), flaws)
+    fields = [message.get(name) for name in ("reasoning_content", "reasoning", "thinking")]
+    thought = "".join(_texts(parts, _THOUGHT_PARTS)) or next((each for each in fields if _is_text(each)), "")
+    return _Content(
+        text=text,
+        thought=repaired(thought, flaws),
+        finish_reason=_finish_reason(choice, text),
+        tokens=_reported(choice, flaws),
+    )
 
 
-def _text_parts(parts: Sequence[Any]) -> Iterator[str]:
+def _texts(parts: Sequence[Any], kinds: Collection[str]) -> Iterator[str]:
+    """Yield the texts of those parts of a message that are of some kinds; a bare text is of the kind "text"."""
     for part in parts:
-        text = part.get("text") if isinstance(part, dict) and part.get("type") in ("text", "output_text") else part
-        if isinstance(text, str):
-            yield text
+        if isinstance(part, str) and "text" in kinds:
+            yield part
+        elif isinstance(part, dict) and part.get("type", "text") in kinds:
+            found = next((part[name] for name in ("text", "thinking", "reasoning", "summary") if part.get(name)), "")
+            inner = found if isinstance(found, list) else [found]
+            texts = (each.get("text") if isinstance(each, dict) else each for each in inner)
+            yield from (text for text in texts if isinstance(text, str))
+
+
+def _generation(
+    content: _Content, num_tokens: int, told_tokens: int, num_top_tokens: int, is_thinking: bool, flaws: set[Flaw]
+) -> Generation:
+    """Return the generation that a choice holds.
+
+    Args:
+        num_tokens: generated tokens of the choice.
+        told_tokens: number of its thought's tokens as reported; 0 where it is not.
+    """
+    split = split_thought(content.text)
+    answer, thought = split.answer, content.thought + split.thought
+    has_thought = split.has_thought or bool(content.thought) or (told_tokens > 0 and not answer.strip())
+    if is_thinking and content.finish_reason == "length" and not has_thought:
+        answer, thought, has_thought = "", content.text, True
+    first: int | None = 0
+    if has_thought:
+        first = answer_token([token["token"] for token in content.tokens], answer)
+    tokens = content.tokens[first:] if first is not None else ()
+    thought_tokens = thought_length(num_tokens, first or told_tokens, thought, answer) if has_thought else 0
+    return Generation(
+        text=answer,
+        num_tokens=max(num_tokens, thought_tokens),
+        finish_reason=content.finish_reason,
+        log_probability=sum(min(token["logprob"], 0.0) for token in tokens) if tokens else None,
+        first_tokens=_first_tokens(tokens[0], flaws) if tokens and num_top_tokens else (),
+        thought_tokens=thought_tokens,
+    )
 
 
 def _finish_reason(choice: Mapping[str, Any], text: str) -> str:
@@ -194,15 +281,16 @@ def _first_tokens(token: Mapping[str, Any], flaws: set[Flaw]) -> tuple[Token, ..
 def _is_token(token: Any) -> bool:
     if not isinstance(token, dict) or not isinstance(token.get("token"), str):
         return False
-    value = token.get("logprob")
-    return isinstance(value, int | float) and not isinstance(value, bool) and _LOWEST <= value <= _ROUNDING
+    return is_log_probability(token.get("logprob"))
 
 
 def _count(value: Any) -> int | None:
     """Return a number of tokens; None where it cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_TOKENS:
-        return None
-    return math.floor(value)
+    return int(value) if is_token_count(value) else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _lengths(reported: Sequence[int], generated_tokens: int) -> list[int]:

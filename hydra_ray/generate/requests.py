@@ -64,7 +64,12 @@ def make_request(
     choices: tuple[str, ...] = (),
     num_top_tokens: int = 0,
 ) -> Request:
-    """Return a request whose id is a hash of its content."""
+    """Return a request whose id is a hash of its content.
+
+    Args:
+        max_tokens: length limit of an answer; that of the request leaves room for a thought too.
+    """
+    max_tokens += config.thinking_tokens
     turns = [(message.role, message.content) for message in messages]
     content = [user_id, turns, num_samples, temperature, max_tokens, choices, num_top_tokens, config.seed]
     request_id = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()

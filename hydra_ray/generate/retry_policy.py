@@ -53,6 +53,21 @@ def _timestamp(date: str | None) -> float | None:
         return None
 
 
+class Pause:
+    """Time until which an endpoint asks all its callers to wait. Times are in seconds of any monotonic clock."""
+
+    def __init__(self) -> None:
+        self._until = float("-inf")
+
+    def ask(self, now: float, seconds: float) -> None:
+        """Record that the endpoint asks to wait; the longest wait asked for holds."""
+        self._until = max(self._until, now + seconds)
+
+    def left(self, now: float) -> float:
+        """Return the seconds left to wait, at least 0."""
+        return max(0.0, self._until - now)
+
+
 class Breaker:
     """Circuit breaker: distinguishes a dead endpoint from failing requests, by the number of distinct requests that
     failed in a row and the time without any answer. Times are in seconds of any monotonic clock."""

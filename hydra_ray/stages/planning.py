@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_ray.config import ApiConfig, GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.config import GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.generate.calls import added_fields
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.models.model_records import RunModels, UsedModel
 from hydra_ray.runs.root import bucket_key_name
@@ -78,9 +79,11 @@ def make_stage(
 def generator_settings(planning: Planning) -> dict[str, Any]:
     """Return what the generator's answers depend on besides the prompts."""
     generator = planning.config.generator
-    answering = settings_of(generator, exclude={"max_failed_fraction", "api", "batch"})
+    # Those of an endpoint's template are among the fields of its requests.
+    excluded = {"max_failed_fraction", "api", "batch"} | ({"chat_template_kwargs"} if generator.api else set())
+    answering = settings_of(generator, exclude=excluded)
     named = {"engine": _engine(generator), "model": planning.models.generator.identity}
-    settings = {**answering, **named, **_endpoint(generator.api)}
+    settings = {**answering, **named, **_endpoint(generator)}
     return {"generator": settings, "task": planning.task}
 
 
@@ -105,7 +108,7 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
     }
     settings = {
         "engine": _engine(generator),
-        **(loaded if generator.api is None else _endpoint(generator.api)),
+        **(loaded if generator.api is None else _endpoint(generator)),
         "num_buckets": config.users.num_buckets,
         "bucket_key": bucket_key_name(config),
     }
@@ -117,6 +120,17 @@ def _engine(generator: GeneratorConfig) -> str:
     return "openai" if generator.engine == "openai_batch" else generator.engine
 
 
-def _endpoint(api: ApiConfig | None) -> dict[str, Any]:
-    """Return what an endpoint's answers depend on besides the requests: not its address, and not its rate."""
-    return {} if api is None else {"api": api.model_dump(mode="json", include=_ANSWERING)}
+def _endpoint(generator: GeneratorConfig) -> dict[str, Any]:
+    """Return what an endpoint's answers depend on besides the requests: not its address, headers and query, and not its
+    rate. What was added later enters only where it is not at its default."""
+    api = generator.api
+    if api is None:
+        return {}
+    later = {
+        "fields": added_fields(api, generator.chat_template_kwargs),
+        "omitted": sorted(api.omitted),
+        "has_no_seed": not api.has_seed,
+        "choices_field": api.choices_field if api.has_structured_outputs else "",
+    }
+    later = {name: value for name, value in later.items() if value and value != "structured_outputs"}
+    return {"api": api.model_dump(mode="json", include=_ANSWERING) | later}

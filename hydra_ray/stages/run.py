@@ -12,8 +12,10 @@ from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation
 from hydra_ray.engine.execute import OnComputed, complete, tell_nobody, telling
+from hydra_ray.engine.ray_connection import cluster_address
 from hydra_ray.engine.ray_data import Counters, GenerationWork, run_generation
 from hydra_ray.extras import require_packages
+from hydra_ray.generate.credentials import require_credentials
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
@@ -37,6 +39,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
     require_packages(config)
     plan = plan_run(config)
     next(plan.stages(until))  # an unknown stage is told before anything is written
+    _require_credentials(plan, until)
     # Two runs of one name would mix their reports.
     with (
         telling(on_computed),
@@ -44,6 +47,19 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
         at_work(run=config.run),
     ):
         return _run_stages(plan, until)
+
+
+def _require_credentials(plan: Plan, until: str) -> None:
+    """Check an endpoint's key and headers before Ray starts, where the generator will have this process's variables.
+
+    Raises:
+        ConfigError: a variable is not set, or holds what no header can.
+    """
+    api = plan.config.generator.api
+    if api is None or cluster_address() is not None:
+        return  # the cluster's nodes have variables of their own
+    if any(definition.asks is not None and not stage.is_complete() for definition, stage in plan.made(until)):
+        require_credentials(api)
 
 
 def _run_stages(plan: Plan, until: str) -> Plan:

@@ -91,9 +91,9 @@ def test_a_run_that_was_stopped_by_its_endpoint_pays_only_for_what_was_not_answe
     undisturbed: tuple[Plan, Counter[str]], tmp_path: Path
 ):
     num_calls = undisturbed[1].total()
-    with FaultServer(*[ANSWER] * (num_calls // 2), Reply(status=403)) as server:
+    with FaultServer(*[ANSWER] * (num_calls // 2), Reply(status=402)) as server:
         config = config_of(tmp_path / "stopped", server.url)
-        with pytest.raises(EndpointError, match="status 403"):
+        with pytest.raises(EndpointError, match="status 402"):
             personalize(config, until="drafts")
         plan = personalize(config, until="drafts")
         calls = asked(server)

@@ -5,15 +5,21 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
+from hydra_ray.config.providers import PRESETS, ProviderName
 from hydra_ray.engine.listener import connection_error
 from hydra_ray.errors import EndpointError
 from hydra_ray.findings import Finding, problem
+from hydra_ray.generate.credentials import wrong_value
 from hydra_ray.rows import Message, Request
+
+if TYPE_CHECKING:
+    from hydra_ray.generate.call_faults import Fault
 
 _CONNECT_SECONDS = 5.0
 _CALL_SECONDS = 60.0
@@ -42,31 +48,40 @@ def endpoint_findings(generator: GeneratorConfig, *, is_called: bool) -> Iterato
         return
     key = _key_finding(api)
     yield key
+    headers = [_variable_finding("endpoint's headers", name) for name in api.named_variables]
+    yield from headers
+    if api.provider is not None:
+        yield _settings_finding(api, api.provider)
     address = _address_finding(api)
     yield address
-    if is_called and not (key.is_problem or address.is_problem):
+    if is_called and not any(each.is_problem for each in (key, *headers, address)):
         yield _call_finding(generator, api)
 
 
 def _key_finding(api: ApiConfig) -> Finding:
     """Return a finding on whether the key's variable holds a valid HTTP header value; the key is never shown."""
-    name = api.api_key_env
-    if name is None:
+    if api.api_key_env is None:
         return Finding(name="endpoint's key", value="none is wanted")
-    key = os.environ.get(name)
-    if not key:
-        return problem(
-            "endpoint's key", f"{name} is not set", f"export {name} here, and on every node before Ray starts"
-        )
-    if key != key.strip():
-        return problem(
-            "endpoint's key",
-            f"{name} begins or ends with white space",
-            f"export {name} without white space around the key: requests with it cannot be sent",
-        )
-    if not (key.isascii() and key.isprintable()):
-        return problem("endpoint's key", f"{name} has characters that no key has", f"copy the key into {name} again")
-    return Finding(name="endpoint's key", value=f"{name} is set")
+    return _variable_finding("endpoint's key", api.api_key_env)
+
+
+def _variable_finding(name: str, variable: str) -> Finding:
+    """Return a finding on whether an environment variable holds what a header can; its value is never shown."""
+    wrong = wrong_value(os.environ.get(variable))
+    if wrong is None:
+        return Finding(name=name, value=f"{variable} is set")
+    remedies = {
+        "is not set": f"export {variable} here, and on every node before Ray starts",
+        "has characters that no key has": f"copy the value into {variable} again",
+    }
+    remedy = remedies.get(wrong, f"export {variable} without white space around it: requests with it cannot be sent")
+    return problem(name, f"{variable} {wrong}", remedy)
+
+
+def _settings_finding(api: ApiConfig, provider: ProviderName) -> Finding:
+    """Return what the provider's documentation made of the settings, or the configuration instead."""
+    told = (f"{name}={getattr(api, name)}" for name in PRESETS[provider].settings if name != "base_url")
+    return Finding(name="endpoint's provider", value=": ".join(filter(None, [provider, ", ".join(told)])))
 
 
 def _address_finding(api: ApiConfig) -> Finding:
@@ -104,26 +119,34 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
     """Return a finding on one request in the form of a run's, for one token."""
     import openai
 
-    from hydra_ray.generate.calls import call_arguments
-    from hydra_ray.generate.engines.openai import key_of
+    from hydra_ray.generate.calls import call_arguments, call_body
+    from hydra_ray.generate.credentials import call_headers, client_settings
     from hydra_ray.generate.replies import parse_reply, read_answers
 
-    is_constrained = generator.is_constrained and api.has_structured_outputs
-    arguments = call_arguments(_SMALLEST, api, range(1), is_constrained=is_constrained)
-    seconds = min(_CALL_SECONDS, api.attempt_timeout_seconds)
+    arguments = call_arguments(
+        _SMALLEST,
+        api,
+        range(1),
+        is_constrained=generator.is_constrained and api.has_structured_outputs,
+        chat_template_kwargs=generator.chat_template_kwargs,
+    )
+    client = openai.OpenAI(
+        **client_settings(api) | {"timeout": min(_CALL_SECONDS, api.attempt_timeout_seconds)},
+        http_client=openai.DefaultHttpxClient(follow_redirects=False),
+    )
     start = time.monotonic()
     try:
-        with openai.OpenAI(base_url=api.base_url, api_key=key_of(api), max_retries=0, timeout=seconds) as client:
-            response = client.chat.completions.with_raw_response.create(**arguments)
+        with client:
+            response = client.chat.completions.with_raw_response.create(**arguments, extra_headers=call_headers(api))
         answered = read_answers(parse_reply(response.content), 1, 0)
     except (openai.OpenAIError, TimeoutError, ValueError) as error:
-        return problem("endpoint: one call", api.model, _why_failed(error, api))
+        return problem("endpoint: one call", api.model, _why_failed(error, api, call_body(arguments)))
     details = f"{answered.prompt_tokens} prompt tokens, ended by {answered.generations[0].finish_reason}"
     took = time.monotonic() - start
     return Finding(name="endpoint: one call", value=f"{api.model} answered in {took:.1f} s ({details})")
 
 
-def _why_failed(error: Exception, api: ApiConfig) -> str:
+def _why_failed(error: Exception, api: ApiConfig, sent: Mapping[str, Any]) -> str:
     """Return what a failed request means, without any text of the endpoint's own."""
     from hydra_ray.generate.call_faults import fault_of
 
@@ -133,17 +156,27 @@ def _why_failed(error: Exception, api: ApiConfig) -> str:
             "certificates), or it speaks plain http"
         )
     try:
-        fault = fault_of(error, api)
+        fault = fault_of(error, api, _SMALLEST, sent)
     except EndpointError as refused:
         return str(refused)
+    return fault.message if fault.is_paid else f"{fault.message}: {_remedy(fault, api)}"
+
+
+def _remedy(fault: "Fault", api: ApiConfig) -> str:
+    from hydra_ray.generate.call_faults import remedy_for_parameter
+
+    if fault.parameter is not None:
+        return f"the field {fault.parameter} is not taken: {remedy_for_parameter(fault.parameter, api)}"
+    if fault.remedy:
+        return fault.remedy
     if fault.is_final:
         return (
-            f"{fault.message}: check what generator.api says that it takes (has_log_probabilities, "
-            "has_structured_outputs, length_field, max_samples_per_call)"
+            "check what generator.api says that it takes (has_log_probabilities, has_structured_outputs, has_seed, "
+            "length_field, max_samples_per_call, omit_fields), or name its provider"
         )
     if fault.is_answered:
-        return f"{fault.message}: the endpoint lives and asks to wait; try again, or ask for a higher limit"
-    return f"{fault.message}: look whether {api.base_url} serves a model, and try again"
+        return "the endpoint lives and asks to wait; try again, or ask for a higher limit"
+    return f"look whether {api.base_url} serves a model, and try again"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

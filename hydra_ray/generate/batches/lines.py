@@ -6,7 +6,7 @@ the first sample: it leads back to the request, and tells the endpoint nothing a
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -15,14 +15,13 @@ import openai
 from hydra_ray.config import ApiConfig, BatchConfig, GeneratorConfig
 from hydra_ray.errors import ReplyError
 from hydra_ray.generate.call_faults import Fault, fault_of
-from hydra_ray.generate.calls import call_arguments
+from hydra_ray.generate.calls import call_arguments, call_body
+from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.replies import Answered, parse_reply, read_answers
+from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
 from hydra_ray.rows import Request
 from hydra_ray.runs.root import pseudonym
 
-_NOT_SENT = ("extra_body", "extra_headers", "extra_query")
-"""Arguments of a call that are no fields of its body."""
 UNREADABLE = Fault(kind=FailureKind.UNAVAILABLE, message="its result cannot be read", is_final=False, is_answered=False)
 MISSING = Fault(kind=FailureKind.UNAVAILABLE, message="its batch has no result", is_final=False, is_answered=False)
 
@@ -33,14 +32,19 @@ class LineForm:
 
     api: ApiConfig
     batch: BatchConfig
+    chat_template_kwargs: Mapping[str, Any]
     is_constrained: bool
     """Whether the endpoint is constrained to a request's choices."""
+    is_thinking: bool
+    """Whether the model is known to think."""
+    counts: TokenCounts
+    """Lengths that the endpoint does not report."""
     key: str
     """Secret key of the root."""
 
     def chunks(self, request: Request) -> Iterator[range]:
         """Yield the samples of each line of a request."""
-        size = self.api.max_samples_per_call or request.num_samples
+        size = self.api.samples_per_call or request.num_samples
         for start in range(0, request.num_samples, size):
             yield range(start, min(start + size, request.num_samples))
 
@@ -57,17 +61,23 @@ class LineForm:
                     "custom_id": custom_id,
                     "method": "POST",
                     "url": self.batch.endpoint,
-                    "body": self._body(request, samples),
+                    "body": self.body(request, samples),
                 }
             ).encode()
             + b"\n"
             for custom_id, samples in self.custom_ids(bucket, request).items()
         ]
 
-    def _body(self, request: Request, samples: range) -> dict[str, Any]:
-        arguments = call_arguments(request, self.api, samples, is_constrained=self.is_constrained)
-        fields = {name: value for name, value in arguments.items() if name not in _NOT_SENT}
-        return {**fields, **arguments.get("extra_body", {})}
+    def body(self, request: Request, samples: range) -> dict[str, Any]:
+        """Return the body of the call for some samples of a request."""
+        arguments = call_arguments(
+            request,
+            self.api,
+            samples,
+            is_constrained=self.is_constrained,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+        return call_body(arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +99,10 @@ def line_form(generator: GeneratorConfig, api: ApiConfig, key: str) -> LineForm:
     return LineForm(
         api=api,
         batch=generator.batch,
+        chat_template_kwargs=generator.chat_template_kwargs,
         is_constrained=generator.is_constrained and api.has_structured_outputs,
+        is_thinking=generator.thinking_tokens > 0,
+        counts=TokenCounts(generator),
         key=key,
     )
 
@@ -104,7 +117,7 @@ def read_line(line: bytes) -> ResultLine | None:
     return ResultLine(custom_id=custom_id, content=content) if isinstance(custom_id, str) else None
 
 
-def read_result(line: ResultLine, request: Request, num_samples: int, api: ApiConfig) -> Answered | Fault:
+def read_result(line: ResultLine, request: Request, samples: range, form: LineForm) -> Answered | Fault:
     """Return the answers of a line, or why it has none, as for the same call on its own.
 
     Raises:
@@ -115,11 +128,20 @@ def read_result(line: ResultLine, request: Request, num_samples: int, api: ApiCo
         return _fault_of_line(error)
     status, body = response.get("status_code"), response.get("body")
     if isinstance(status, int) and not isinstance(status, bool) and 300 <= status <= 599:
-        return fault_of(_status_error(status, body, api), api)
+        return fault_of(_status_error(status, body, form.api), form.api, request, form.body(request, samples))
     try:
-        return read_answers(body, num_samples, request.num_top_tokens)
+        answered = read_answers(
+            body,
+            len(samples),
+            request.num_top_tokens,
+            is_thinking=form.is_thinking,
+            count_tokens=form.counts.of_text,
+        )
     except ReplyError as unusable:
-        return Fault(kind=FailureKind.UNAVAILABLE, message=str(unusable), is_final=False, is_answered=True)
+        return fault_of(unusable, form.api, request, {})
+    if Flaw.PROMPT_TOKENS in answered.flaws:
+        return replace(answered, prompt_tokens=form.counts.of_prompt(request))
+    return answered
 
 
 def code_of(error: Any) -> str:

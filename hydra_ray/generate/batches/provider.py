@@ -20,7 +20,7 @@ from hydra_ray.config import ApiConfig, BatchConfig
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.batches.lines import code_of
 from hydra_ray.generate.batches.records import RAN_NOT, BatchRecord
-from hydra_ray.generate.engines.openai import key_of
+from hydra_ray.generate.credentials import call_headers, client_settings
 from hydra_ray.generate.retry_policy import pause_seconds, retry_after_seconds
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,10 @@ class Provider:
         for library in ("openai", "httpx", "httpx2", "httpcore"):
             # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
-        self._client = openai.OpenAI(
-            base_url=api.base_url, api_key=key_of(api), max_retries=0, timeout=api.attempt_timeout_seconds
-        )
+        # A redirect would send the key and the prompts to an address that nobody configured.
+        without_redirects = openai.DefaultHttpxClient(follow_redirects=False)
+        self._client = openai.OpenAI(**client_settings(api), http_client=without_redirects)
+        self._sent: Any = {"extra_headers": call_headers(api)}
 
     def upload(self, record: BatchRecord, content: IO[bytes]) -> str:
         """Upload the lines of a batch and return the file's id; a file that an interrupted upload left is replaced."""
@@ -78,7 +79,7 @@ class Provider:
     def find(self, record: BatchRecord, file_id: str | None) -> Batch | None:
         """Return the batch of a record that was created and not refused; None where there is none."""
         try:
-            found = self._repeat("list batches", lambda: list(self._client.batches.list(limit=_PAGE)))
+            found = self._repeat("list batches", lambda: list(self._client.batches.list(limit=_PAGE, **self._sent)))
         except GoneError as error:
             raise EndpointError(
                 f"{error} Without a list, no batch can be found again, and none is submitted."
@@ -92,11 +93,11 @@ class Provider:
 
     def retrieve(self, batch_id: str) -> Batch:
         """Return the state of a batch."""
-        return self._repeat("retrieve a batch", lambda: self._client.batches.retrieve(batch_id))
+        return self._repeat("retrieve a batch", lambda: self._client.batches.retrieve(batch_id, **self._sent))
 
     def cancel(self, batch_id: str) -> Batch:
         """Cancel a batch, whose results until then can be read after some minutes, and return its state."""
-        return self._repeat("cancel a batch", lambda: self._client.batches.cancel(batch_id))
+        return self._repeat("cancel a batch", lambda: self._client.batches.cancel(batch_id, **self._sent))
 
     def download(self, file_id: str) -> IO[bytes]:
         """Return the content of a file, in a temporary file without a name.
@@ -109,13 +110,13 @@ class Provider:
     def delete(self, file_id: str) -> None:
         """Delete a file, unless it does not exist."""
         with suppress(GoneError):
-            self._repeat("delete a file", lambda: self._client.files.delete(file_id))
+            self._repeat("delete a file", lambda: self._client.files.delete(file_id, **self._sent))
 
     def files_of(self, record: BatchRecord) -> list[str]:
         """Return the ids of all uploaded files of a batch, those of interrupted uploads included."""
         name = _file_name(record)
         try:
-            files = self._repeat("list files", lambda: list(self._client.files.list(purpose=_PURPOSE)))
+            files = self._repeat("list files", lambda: list(self._client.files.list(purpose=_PURPOSE, **self._sent)))
         except GoneError:  # an endpoint without a list of files
             return []
         return [each.id for each in files if each.filename == name]
@@ -123,19 +124,23 @@ class Provider:
     def _upload(self, record: BatchRecord, content: IO[bytes]) -> str:
         content.seek(0)
         file = (_file_name(record), content, "application/jsonl")
-        return self._client.files.create(file=file, purpose=_PURPOSE).id
+        return self._client.files.create(file=file, purpose=_PURPOSE, **self._sent).id
 
     def _create(self, record: BatchRecord, file_id: str) -> Batch:
         window: Any = self._batch.completion_window
         endpoint: Any = self._batch.endpoint
         return self._client.batches.create(
-            input_file_id=file_id, endpoint=endpoint, completion_window=window, metadata={METADATA: record.key}
+            input_file_id=file_id,
+            endpoint=endpoint,
+            completion_window=window,
+            metadata={METADATA: record.key},
+            **self._sent,
         )
 
     def _download(self, file_id: str) -> IO[bytes]:
         content = tempfile.TemporaryFile()  # noqa: SIM115 -- the caller closes it
         try:
-            with self._client.files.with_streaming_response.content(file_id) as response:
+            with self._client.files.with_streaming_response.content(file_id, **self._sent) as response:
                 for chunk in response.iter_bytes(_CHUNK_BYTES):
                     content.write(chunk)
         except BaseException:

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 from hydra_ray.errors import EndpointError
 from hydra_ray.findings import counted
@@ -17,13 +17,13 @@ from hydra_ray.generate.batches.records import BatchFolder, BatchRecord
 from hydra_ray.generate.call_faults import Fault
 from hydra_ray.generate.completion_store import CompletionStore, batched
 from hydra_ray.generate.failures import TRANSIENT
+from hydra_ray.generate.refusals import MANY_REFUSALS, Refusals
 from hydra_ray.generate.replies import Answered
 from hydra_ray.rows import Completion, Generation, Request
 
 logger = logging.getLogger(__name__)
-MANY_REFUSALS = 10
-"""Number of refused requests of a batch, none being answered, that means that the endpoint accepts none of this
-form."""
+_MANY_UNUSABLE = 3
+"""Number of paid replies that cannot be used, none being usable, that means that none will be."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +38,18 @@ class Merged:
     """Reasons why requests have no result and may be asked again, by request id."""
     refusal: EndpointError | None = None
     """Error with which every further request would fail, if any."""
+    causes: list[tuple[Fault, Mapping[str, Any]]] = field(default_factory=list)
+    """The first faults that the form of the requests may be the cause of, with the bodies."""
+
+    @property
+    def num_unusable(self) -> int:
+        """Number of paid replies among `causes` that cannot be used."""
+        return sum(fault.is_paid for fault, _ in self.causes)
+
+    def note(self, fault: Fault, sent: Mapping[str, Any]) -> None:
+        """Note a fault that may be that of every request."""
+        if (fault.is_final or fault.is_paid) and len(self.causes) < MANY_REFUSALS:
+            self.causes.append((fault, sent))
 
 
 def merge_results(
@@ -58,9 +70,8 @@ def merge_results(
         answered, failed = _read_bucket(bucket, requests, index, form, merged)
         store.write(bucket, asker, answered)
         refused.append((bucket, failed))
-    if merged.num_refused >= MANY_REFUSALS and not merged.num_answered:
-        merged.refusal = merged.refusal or _all_refused(record, refused)
-    else:
+    merged.refusal = merged.refusal or _refusal(record, merged, form)
+    if merged.num_answered or merged.refusal is None:
         for bucket, failed in refused:
             store.write(bucket, asker, failed)
             store.merge(bucket, asker)
@@ -126,7 +137,9 @@ def _read_bucket(
                 continue
         request, samples = wanted[line.custom_id]
         try:
-            results[line.custom_id] = read_result(line, request, len(samples), form.api)
+            result = results[line.custom_id] = read_result(line, request, samples, form)
+            if isinstance(result, Fault):
+                merged.note(result, form.body(request, samples))
         except EndpointError as error:
             merged.refusal = error
             results.setdefault(line.custom_id, MISSING)
@@ -179,13 +192,23 @@ def failed_completion(request: Request, fault: Fault, num_attempts: int) -> Comp
     )
 
 
-def _all_refused(record: BatchRecord, refused: Sequence[tuple[int, Sequence[Completion]]]) -> EndpointError:
-    errors = [each.error for _, failed in refused for each in failed]
-    return EndpointError(
-        f"the endpoint {record.base_url} refused each of the {len(errors)} requests of the batch {record.batch_id}, "
-        f"the first one: {errors[0]}. Check the settings in generator.api that say what it supports: "
-        "has_log_probabilities, has_structured_outputs, length_field, max_samples_per_call."
-    )
+def _refusal(record: BatchRecord, merged: Merged, form: LineForm) -> EndpointError | None:
+    """Return the error that stops the run where nothing was answered, and the form of the requests is the cause."""
+    if merged.num_answered:
+        return None
+    if merged.num_unusable >= _MANY_UNUSABLE:
+        return EndpointError(
+            f"the endpoint {record.base_url} answered the batch {record.batch_id}, but no reply can be used: "
+            f"{merged.causes[0][0].message}. Correct the settings in generator.api; nothing is asked again."
+        )
+    judged = Refusals(form.api)
+    try:
+        for fault, sent in merged.causes:
+            if fault.is_final:
+                judged.refused(fault, sent)
+    except EndpointError as error:
+        return error
+    return None
 
 
 def _tell(record: BatchRecord, odd: Mapping[str, int]) -> None:

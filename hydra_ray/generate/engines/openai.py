@@ -1,33 +1,38 @@
 """OpenAI-compatible endpoints: many concurrent calls, with retries and a bounded wait.
 
 A failed request becomes a completion with an error. The run stops where every request would fail: the endpoint refuses
-the key, the model or each of the first requests, or was silent for `breaker_seconds`. While the endpoint rather than
-a request is suspected, requests are not given up, so that a short outage loses no answer. Answers are stored within
-about a second, even if the run is stopped then. No message contains the key or a text of a user.
+the key, the model, a field or each of the first requests, or was silent for `breaker_seconds`. While the endpoint
+rather than a request is suspected, requests are not given up, so that a short outage loses no answer. Where it asks to
+wait, all requests wait. Answers are stored within about a second, even if the run is stopped then. No message contains
+the key or a text of a user.
 """
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import openai
 import openai.resources.chat  # otherwise loaded lazily, during the first call
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
-from hydra_ray.errors import ConfigError, EndpointError
+from hydra_ray.errors import EndpointError, HydraError
 from hydra_ray.findings import counted
 from hydra_ray.generate.call_faults import Fault, fault_of
-from hydra_ray.generate.calls import call_arguments, expected_tokens
+from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
+from hydra_ray.generate.credentials import call_headers, client_settings, require_credentials
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
-from hydra_ray.generate.replies import Answered, parse_reply, read_answers
-from hydra_ray.generate.retry_policy import Breaker, pause_seconds
+from hydra_ray.generate.refusals import MANY_REFUSALS, Refusals
+from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
+from hydra_ray.generate.retry_policy import Breaker, Pause, pause_seconds
 from hydra_ray.rows import Completion, Generation, Request
 
 if TYPE_CHECKING:
@@ -36,8 +41,17 @@ if TYPE_CHECKING:
 _KEEP_SECONDS = 1.0
 _KEEP_REQUESTS = 100
 """Number of waiting answers at which they are stored before `_KEEP_SECONDS` have passed."""
-_MANY_REFUSALS = 10
-"""Number of refused requests, before any is answered, that means that the endpoint accepts none of this form."""
+_FREE_WAIT_SECONDS = 1.0
+"""Pause asked for by the endpoint from which on a call does not count as one of `max_attempts`."""
+_MANY_SHORT_REPLIES = 3
+"""Number of replies with fewer samples than were asked for that means that the endpoint knows no `n`."""
+_REMEDIES = {
+    Flaw.PROMPT_TOKENS: "prompts are counted by the tokenizer of generator.model",
+    Flaw.GENERATED_TOKENS: "answers are counted by the tokenizer of generator.model",
+    Flaw.LOG_PROBABILITIES: "they are left out; set generator.api.has_log_probabilities=false if it has none",
+    Flaw.SURROGATES: "each becomes U+FFFD",
+}
+logger = logging.getLogger(__name__)
 
 
 class OpenAiEngine:
@@ -45,10 +59,16 @@ class OpenAiEngine:
 
     def __init__(self, config: GeneratorConfig, api: ApiConfig, turns: Turns):
         self._api, self._turns = api, turns
+        require_credentials(api)
         self._is_constrained = config.is_constrained and api.has_structured_outputs
-        self._key = key_of(api)
+        self._call_headers = call_headers(api)
+        self._chat_template_kwargs = config.chat_template_kwargs
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
-        self._num_refused, self._has_answered = 0, False
+        self._refusals, self._pause = Refusals(api), Pause()
+        self._num_unreadable, self._num_short, self._knows_n = 0, 0, False
+        self._has_answered, self._last_answer = False, float("-inf")
+        self._counts, self._is_thinking = TokenCounts(config), config.thinking_tokens > 0
+        self._told = set[Flaw]()
         for library in ("openai", "httpx", "httpx2", "httpcore"):
             # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
@@ -74,19 +94,27 @@ class OpenAiEngine:
                 workers = [group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)]
                 await asyncio.gather(*workers)
                 watch.cancel()
+            self._require_whole_replies()
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
-            # If there were only refusals, the form of the calls may be the cause: they are not stored, so a rerun
-            # repeats them.
-            if self._has_answered or len(answers.all) == len(requests):
-                await answers.flush()
+            # If there were only refusals, the form of the calls may be the cause: they are not stored.
+            await answers.flush(has_refusals=self._has_answered)
+        answers.end_doubt()
         return answers.all
 
     async def _work(self, client: "AsyncOpenAI", waiting: Iterator[Request], answers: "_Answers") -> None:
         """Complete one request after another."""
         for request in waiting:
-            answers.add(await self._complete(client, request))
+            if self._has_short_replies:
+                return
+            completion, fault = await self._complete(client, request)
+            if fault is not None and fault.is_doubtful:
+                answers.hold(completion)
+            else:
+                answers.add(completion)
+            if fault is None:
+                answers.release()
             if self._has_answered and answers.num_waiting >= _KEEP_REQUESTS:
                 await answers.flush()
 
@@ -103,83 +131,166 @@ class OpenAiEngine:
             if self._has_answered:
                 await answers.flush()
 
-    async def _complete(self, client: "AsyncOpenAI", request: Request) -> Completion:
-        """Return all samples of a request, in as many calls as they need, or its failure."""
-        size = self._api.max_samples_per_call or request.num_samples
+    async def _complete(self, client: "AsyncOpenAI", request: Request) -> tuple[Completion, Fault | None]:
+        """Return all samples of a request, in as many calls as they need, or its failure and the cause."""
+        size = self._api.samples_per_call or request.num_samples
         attempts, prompt_tokens, generations = _Attempts(), 0, list[Generation]()
-        for start in range(0, request.num_samples, size):
+        while (start := len(generations)) < request.num_samples:
             samples = range(start, min(start + size, request.num_samples))
             answered = await self._call(client, request, samples, attempts)
             if isinstance(answered, Fault):
-                return self._failed(request, answered, attempts.number)
+                return _failed(request, answered, attempts, prompt_tokens), answered
             prompt_tokens += answered.prompt_tokens
             generations += answered.generations
-        return Completion(
+            if self._is_short(len(answered.generations), len(samples)):
+                size = 1  # what came is paid, and only the rest is asked for
+        completion = Completion(
             request_id=request.request_id,
             user_id=request.user_id,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens + attempts.lost_tokens,
             generations=tuple(generations),
             error=None,
             attempts=attempts.number,
         )
+        return completion, None
 
-    def _failed(self, request: Request, fault: Fault, num_attempts: int) -> Completion:
-        self._num_refused += fault.is_final
-        if self._num_refused >= _MANY_REFUSALS and not self._has_answered:
+    def _is_short(self, num_returned: int, num_asked: int) -> bool:
+        """Return whether a reply has fewer samples than were asked for, and count it."""
+        if num_returned >= num_asked > 1:
+            self._knows_n = True
+        self._num_short += num_returned < num_asked
+        return num_returned < num_asked
+
+    @property
+    def _has_short_replies(self) -> bool:
+        """Whether the endpoint never returned as many samples as one call asked for."""
+        return self._num_short >= _MANY_SHORT_REPLIES and not self._knows_n
+
+    def _require_whole_replies(self) -> None:
+        if self._has_short_replies:
             raise EndpointError(
-                f"the endpoint {self._api.base_url} refused each of the first {_MANY_REFUSALS} requests, the last one: "
-                f"{fault.message}. Check the settings in generator.api that say what it supports: "
-                "has_log_probabilities, has_structured_outputs, length_field, max_samples_per_call."
+                f"the endpoint {self._api.base_url} returned fewer samples than asked for by n in each of the first "
+                f"{counted(self._num_short, 'call')}: set generator.api.max_samples_per_call to 1. Answers so far are "
+                "kept."
             )
-        return Completion(
-            request_id=request.request_id,
-            user_id=request.user_id,
-            prompt_tokens=0,
-            generations=(),
-            error=f"{fault.message}, {num_attempts} attempts",
-            failure=fault.kind,
-            attempts=num_attempts,
-        )
 
     async def _call(
         self, client: "AsyncOpenAI", request: Request, samples: range, attempts: "_Attempts"
     ) -> Answered | Fault:
         """Call the endpoint until it answers, the fault is final, or attempts or time run out."""
-        num_failed = 0
+        num_failed, deadline = 0, self._api.request_deadline_seconds
         while True:
+            await self._wait_out_pause()
             async with self._turn(request, len(samples)) as turn:
-                left = attempts.begin(self._api.request_deadline_seconds)
+                if self._pause.left(time.monotonic()) > 0:  # asked for by another call meanwhile
+                    turn.tokens = 0
+                    continue
+                left = attempts.begin(deadline)
                 found = await self._attempt(client, request, samples, min(left, self._api.attempt_timeout_seconds))
                 turn.tokens = _taken(found, turn.tokens)
             if isinstance(found, Answered) or found.is_final:
                 return found
-            num_failed += 1
+            attempts.lost_tokens += expected_tokens(request, 0) if found.is_paid else 0
+            # Waiting as long as the endpoint asks for is bounded by the deadline alone.
+            num_failed += found.retry_after is None or found.retry_after < _FREE_WAIT_SECONDS
             if num_failed >= self._api.max_attempts and not self._breaker.is_suspected:
                 return found
-            pause = pause_seconds(num_failed, found.retry_after, self._api.max_backoff_seconds, random.random())
-            if pause >= attempts.left(self._api.request_deadline_seconds):
+            if found.retry_after is not None:
+                self._pause.ask(time.monotonic(), found.retry_after)
+            pause = pause_seconds(max(num_failed, 1), found.retry_after, self._api.max_backoff_seconds, random.random())
+            if pause >= attempts.left(deadline):
+                self._require_waitable(found, attempts)
                 return found
             await asyncio.sleep(pause)
+
+    async def _wait_out_pause(self) -> None:
+        while (left := self._pause.left(time.monotonic())) > 0:
+            await asyncio.sleep(left)
+
+    def _require_waitable(self, fault: Fault, attempts: "_Attempts") -> None:
+        """Check that an endpoint that asks to wait is not silent for everybody until after the deadline."""
+        seconds = fault.retry_after
+        if seconds is None or (
+            seconds < self._api.request_deadline_seconds and attempts.began_before(self._last_answer)
+        ):
+            return
+        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + seconds))
+        raise EndpointError(
+            f"the endpoint {self._api.base_url} asks to wait for {seconds:.0f} s ({fault.message}), longer than "
+            f"generator.api.request_deadline_seconds={self._api.request_deadline_seconds:g} allows. Earlier answers "
+            f"are kept: run again after {until}, or raise that setting."
+        )
 
     async def _attempt(
         self, client: "AsyncOpenAI", request: Request, samples: range, seconds: float
     ) -> Answered | Fault:
-        arguments = call_arguments(request, self._api, samples, is_constrained=self._is_constrained)
+        arguments = call_arguments(
+            request,
+            self._api,
+            samples,
+            is_constrained=self._is_constrained,
+            chat_template_kwargs=self._chat_template_kwargs,
+        )
         start = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
-                response = await client.chat.completions.with_raw_response.create(**arguments)
-            answered = read_answers(parse_reply(response.content), len(samples), request.num_top_tokens)
+                response = await client.chat.completions.with_raw_response.create(
+                    **arguments, extra_headers=self._call_headers
+                )
+            answered = await self._read(response.content, request, len(samples))
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
-            fault = fault_of(error, self._api)
+            sent = call_body(arguments)
+            fault = fault_of(error, self._api, request, sent)
             if fault.is_answered:
                 self._breaker.sign_of_life(time.monotonic())
             elif not fault.is_final:
                 self._breaker.failed(request.request_id, start)
+            if fault.is_final:
+                self._refusals.refused(fault, sent)
+            self._require_readable(fault)
             return fault
-        self._breaker.sign_of_life(time.monotonic())
+        except HydraError:
+            raise
+        except Exception as error:  # whatever it is, the answers of the other requests must not be lost
+            message = f"the call failed by an unexpected {type(error).__name__}"
+            return Fault(kind=FailureKind.ENGINE, message=message, is_final=True, is_answered=False)
+        self._last_answer = time.monotonic()
+        self._breaker.sign_of_life(self._last_answer)
+        self._refusals.answered(call_body(arguments))
         self._has_answered = True
         return answered
+
+    async def _read(self, content: bytes, request: Request, num_samples: int) -> Answered:
+        """Return the answers in a reply, with their tokens counted here where the reply does not tell them.
+
+        Raises:
+            ReplyError: there are none.
+        """
+        body = parse_reply(content)
+        num_returned = _num_returned(body, num_samples)
+        read = partial(read_answers, body, num_returned, request.num_top_tokens, is_thinking=self._is_thinking)
+        answered = read()
+        for flaw in sorted(answered.flaws - self._told):
+            self._told.add(flaw)
+            logger.warning("the endpoint %s sends %s: %s", self._api.base_url, flaw.value, _REMEDIES[flaw])
+        if Flaw.GENERATED_TOKENS in answered.flaws:
+            answered = await asyncio.to_thread(read, count_tokens=self._counts.of_text)
+        if Flaw.PROMPT_TOKENS in answered.flaws:
+            answered = replace(answered, prompt_tokens=await asyncio.to_thread(self._counts.of_prompt, request))
+        return answered
+
+    def _require_readable(self, fault: Fault) -> None:
+        """Count replies that cannot be read.
+
+        Raises:
+            EndpointError: all the first ones.
+        """
+        self._num_unreadable += fault.is_paid
+        if self._num_unreadable >= MANY_REFUSALS and not self._has_answered:
+            raise EndpointError(
+                f"the endpoint {self._api.base_url} answers, but none of its first {MANY_REFUSALS} replies can be "
+                f"used: {fault.message}. Correct that setting, or look what listens there."
+            )
 
     @asynccontextmanager
     async def _turn(self, request: Request, num_samples: int) -> AsyncIterator["_Turn"]:
@@ -192,10 +303,9 @@ class OpenAiEngine:
             await self._turns.settle(ticket, turn.tokens)
 
     def _client(self) -> "AsyncOpenAI":
-        api = self._api
-        return openai.AsyncOpenAI(
-            base_url=api.base_url, api_key=self._key, max_retries=0, timeout=api.attempt_timeout_seconds
-        )
+        # A redirect would send the key and the prompts to an address that nobody configured.
+        without_redirects = openai.DefaultAsyncHttpxClient(follow_redirects=False)
+        return openai.AsyncOpenAI(**client_settings(self._api), http_client=without_redirects)
 
 
 class _Turn:
@@ -210,6 +320,8 @@ class _Attempts:
 
     def __init__(self) -> None:
         self.number = 0
+        self.lost_tokens = 0
+        """Prompt tokens of replies that could not be used, approximately."""
         self._start: float | None = None
 
     def begin(self, deadline_seconds: float) -> float:
@@ -217,6 +329,10 @@ class _Attempts:
         self.number += 1
         self._start = time.monotonic() if self._start is None else self._start
         return max(self.left(deadline_seconds), 0.001)
+
+    def began_before(self, moment: float) -> bool:
+        """Return whether the first call began before a moment of the monotonic clock."""
+        return self._start is not None and self._start < moment
 
     def left(self, deadline_seconds: float) -> float:
         """Return the seconds left until the deadline."""
@@ -228,6 +344,8 @@ class _Answers:
 
     def __init__(self, keep: Keep):
         self.all: list[Completion] = []
+        self._held: list[Completion] = []
+        """Refusals that the key, the address or the network may be the cause of."""
         self._keep, self._num_kept = keep, 0
         self._keeping = asyncio.Lock()
 
@@ -240,35 +358,56 @@ class _Answers:
         """Add a completion."""
         self.all.append(completion)
 
-    async def flush(self) -> None:
-        """Store the waiting completions, while other requests continue."""
+    def hold(self, completion: Completion) -> None:
+        """Add a doubtful refusal, which is stored only if another request is answered after it."""
+        self._held.append(completion)
+
+    def release(self) -> None:
+        """Add the refusals that are held: another request was answered, so that they are those of their requests."""
+        self.all += self._held
+        self._held.clear()
+
+    def end_doubt(self) -> None:
+        """Add the refusals that are still held, as failures that a retry may repair, which are never stored."""
+        self.all += [replace(each, failure=FailureKind.UNAVAILABLE) for each in self._held]
+        self._held.clear()
+
+    async def flush(self, *, has_refusals: bool = True) -> None:
+        """Store the waiting completions, while other requests continue.
+
+        Args:
+            has_refusals: whether refused requests are stored too.
+        """
         async with self._keeping:
             batch = self.all[self._num_kept :]
-            if batch:
-                await asyncio.to_thread(self._keep, batch)
+            stored = [each for each in batch if has_refusals or each.failure != FailureKind.REFUSED]
+            if stored:
+                await asyncio.to_thread(self._keep, stored)
             # Only now: a thread that had not started when everything was cancelled stores nothing.
             self._num_kept += len(batch)
 
 
+def _failed(request: Request, fault: Fault, attempts: _Attempts, prompt_tokens: int) -> Completion:
+    return Completion(
+        request_id=request.request_id,
+        user_id=request.user_id,
+        prompt_tokens=prompt_tokens + attempts.lost_tokens,
+        generations=(),
+        error=f"{fault.message}, {attempts.number} attempts",
+        failure=fault.kind,
+        attempts=attempts.number,
+    )
+
+
+def _num_returned(body: Any, num_asked: int) -> int:
+    """Return the number of samples to read: as many as there are, if there are any, and no more than were asked for."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    return min(len(choices), num_asked) if isinstance(choices, list) and choices else num_asked
+
+
 def _taken(found: Answered | Fault, expected: int) -> int:
-    """Return the tokens that a call has taken: the expected number if it timed out, none if it was refused."""
+    """Return the tokens that a call has taken: the expected number if it timed out or its answer cannot be used, none
+    if it was refused."""
     if isinstance(found, Answered):
         return found.prompt_tokens + sum(each.num_tokens for each in found.generations)
-    return expected if found.kind == FailureKind.TIMEOUT else 0
-
-
-def key_of(api: ApiConfig) -> str:
-    """Return the endpoint's key; a placeholder where it needs none, since the client requires one.
-
-    Raises:
-        ConfigError: the environment variable of the key is not set.
-    """
-    if api.api_key_env is None:
-        return "none"
-    key = os.environ.get(api.api_key_env)
-    if not key:
-        raise ConfigError(
-            f"generator.api.api_key_env names the environment variable {api.api_key_env}, which is not set where the "
-            "generator runs: set it on every node before Ray is started there."
-        )
-    return key
+    return expected if found.kind == FailureKind.TIMEOUT or found.is_paid else 0

@@ -10,7 +10,6 @@ unseeded samples (benchmarks/generate.py).
 import gc
 import hashlib
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from hydra_ray.errors import ConfigError, GenerationError, ModelError
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.prompts import render_prompt
+from hydra_ray.generate.replies import is_log_probability
+from hydra_ray.generate.thoughts import answer_token, has_marks, opens_thought, split_thought, thought_length
 from hydra_ray.models import load_tokenizer, resolve_model
 from hydra_ray.rows import Completion, Generation, Request, Token
 
@@ -51,6 +52,9 @@ class VllmEngine:
         self._tokenizer = load_tokenizer(config.model)
         if task is not None:
             require_labels_fit(task, self._tokenizer, config)
+        # Where control tokens mark thoughts, as in gpt-oss and Mistral's models, they must not be left out of the text.
+        special = self._tokenizer.all_special_tokens
+        self._special_marks = tuple(special) if any(map(has_marks, special)) else ()
         self.llm = _load(config, placement)
         """The loaded model, for measuring it without this class."""
 
@@ -77,7 +81,7 @@ class VllmEngine:
                 "is not committed and is generated again by the next run."
             ) from error
         completions = rejected + [
-            _completion(prompt.request, output) for prompt, output in zip(prompts, outputs, strict=True)
+            self._completion(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)
         ]
         keep(completions)
         return completions
@@ -132,15 +136,66 @@ class VllmEngine:
         from vllm.sampling_params import StructuredOutputsParams
 
         request = prompt.request
-        is_constrained = self._config.is_constrained and bool(request.choices)
         return SamplingParams(
             n=request.num_samples,
             temperature=request.temperature,
             max_tokens=request.max_tokens,
             seed=_first_seed(request.seed, prompt.text) if request.temperature else None,
-            structured_outputs=StructuredOutputsParams(choice=list(request.choices)) if is_constrained else None,
+            structured_outputs=StructuredOutputsParams(choice=list(request.choices))
+            if self._is_constrained(request)
+            else None,
+            skip_special_tokens=not self._special_marks,
             logprobs=request.num_top_tokens,  # 0: only those of the generated tokens
         )
+
+    def _is_constrained(self, request: Request) -> bool:
+        """Return whether only a request's choices may be generated. vLLM constrains from the first token on, unless it
+        is told the model's family; so a model that is to think is not constrained."""
+        return self._config.is_constrained and bool(request.choices) and not self._config.thinking_tokens
+
+    def _completion(self, prompt: _Prompt, output: "RequestOutput") -> Completion:
+        return Completion(
+            request_id=prompt.request.request_id,
+            user_id=prompt.request.user_id,
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            generations=tuple(
+                self._generation(prompt, each) for each in sorted(output.outputs, key=lambda each: each.index)
+            ),
+            error=None,
+        )
+
+    def _generation(self, prompt: _Prompt, output: "CompletionOutput") -> Generation:
+        """Return the answer that was generated, without the thought before it."""
+        request, finish_reason = prompt.request, output.finish_reason or ""
+        is_opened = opens_thought(prompt.text)
+        split = split_thought(output.text, is_opened=is_opened)
+        if self._is_constrained(request) or not split.has_thought:
+            is_cut_thought = self._config.thinking_tokens > 0 and finish_reason == "length"
+            log_probability = output.cumulative_logprob
+            return Generation(
+                text="" if is_cut_thought else self._without_special(output.text),
+                num_tokens=len(output.token_ids),
+                finish_reason=finish_reason,
+                log_probability=log_probability if is_log_probability(log_probability) else None,
+                first_tokens=_first_tokens(output, 0) if request.num_top_tokens else (),
+                thought_tokens=len(output.token_ids) if is_cut_thought else 0,
+            )
+        generated = _generated(output)
+        first = answer_token([text for text, _ in generated], split.answer, is_opened=is_opened)
+        log_probability = None if first is None else sum(each for _, each in generated[first:])
+        return Generation(
+            text=self._without_special(split.answer),
+            num_tokens=len(output.token_ids),
+            finish_reason=finish_reason,
+            log_probability=log_probability if is_log_probability(log_probability) else None,
+            first_tokens=_first_tokens(output, first) if request.num_top_tokens and first is not None else (),
+            thought_tokens=thought_length(len(output.token_ids), first or 0, split.thought, split.answer),
+        )
+
+    def _without_special(self, text: str) -> str:
+        for token in self._special_marks:
+            text = text.replace(token, "")
+        return text
 
 
 def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig) -> None:
@@ -243,31 +298,19 @@ def _first_seed(seed: int, prompt: str) -> int:
     return int.from_bytes(digest, "big") >> 2  # vLLM requires seeds below 2**63, even after counting on
 
 
-def _completion(request: Request, output: "RequestOutput") -> Completion:
-    return Completion(
-        request_id=request.request_id,
-        user_id=request.user_id,
-        prompt_tokens=len(output.prompt_token_ids or ()),
-        generations=tuple(
-            Generation(
-                text=each.text,
-                num_tokens=len(each.token_ids),
-                finish_reason=each.finish_reason or "",
-                log_probability=each.cumulative_logprob,
-                first_tokens=_first_tokens(each) if request.num_top_tokens else (),
-            )
-            for each in sorted(output.outputs, key=lambda each: each.index)
-        ),
-        error=None,
-    )
-
-
-def _first_tokens(output: "CompletionOutput") -> tuple[Token, ...]:
-    """Return the most likely first tokens; vLLM reports them before any constraint."""
-    if not output.logprobs:
+def _first_tokens(output: "CompletionOutput", place: int) -> tuple[Token, ...]:
+    """Return the most likely tokens at a place; vLLM reports them before any constraint."""
+    if not output.logprobs or place >= len(output.logprobs):
         return ()
     return tuple(
-        Token(text=token.decoded_token or "", log_probability=token.logprob)
-        for token in output.logprobs[0].values()
-        if math.isfinite(token.logprob)
+        Token(text=token.decoded_token or "", log_probability=min(token.logprob, 0.0))
+        for token in output.logprobs[place].values()
+        if is_log_probability(token.logprob)
     )
+
+
+def _generated(output: "CompletionOutput") -> list[tuple[str, float]]:
+    """Return the texts of the generated tokens and their log-probabilities."""
+    reported = zip(output.logprobs or (), output.token_ids, strict=False)
+    tokens = [each[token_id] for each, token_id in reported]
+    return [(token.decoded_token or "", token.logprob) for token in tokens]

@@ -2,6 +2,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -163,10 +164,122 @@ def test_a_pause_that_the_endpoint_asks_for_is_made(headers: dict[str, str]):
     assert server.times[1] - server.times[0] >= 1
 
 
-def test_a_pause_beyond_the_requests_deadline_is_not_waited_for():
-    with FaultServer(Reply(status=429, headers={"retry-after": "3600"})) as server:
-        found = answers(engine_of(server.url), requests(1))
-    assert found["r0"].failure == FailureKind.UNAVAILABLE
+def test_a_pause_beyond_the_deadline_stops_the_run_and_says_when_to_go_on():
+    kept: list[Completion] = []
+    with FaultServer(ANSWER, usual=Reply(status=429, headers={"retry-after": "3600"})) as server:
+        engine = engine_of(server.url, max_concurrent_requests=2)
+        with pytest.raises(EndpointError, match=r"3600 s .*request_deadline_seconds=60 .*run again after \d{4}-.* UTC"):
+            engine.generate(requests(200), kept.extend)
+    assert len(server.calls) <= 4, "no request after another is asked, and fails"
+    assert [each.error for each in kept] == [None]
+
+
+def test_all_requests_wait_while_the_endpoint_asks_one_of_them_to():
+    with FaultServer(Reply(status=429, headers={"retry-after": "1"}), Reply(seconds=0.2), usual=ANSWER) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=2, max_attempts=1), requests(40))
+    assert [each.error for each in found.values()] == [None] * 40, "a wait that is asked for is no failed attempt"
+    early = [each for each in server.times if each < server.times[0] + 1]
+    assert len(early) == 2, "only those that were under way"
+
+
+def test_a_wait_is_no_sign_of_death_and_neither_is_an_overload():
+    overloads = [Reply(status=status, headers={"retry-after-ms": "50"}) for status in (429, 503, 529)]
+    with FaultServer(*overloads * 4) as server:
+        settings = {"breaker_failures": 1, "breaker_seconds": 0.1, "attempt_timeout_seconds": 0.1, "max_attempts": 100}
+        found = answers(engine_of(server.url, **settings, max_backoff_seconds=0.01), requests(2))
+    assert [each.error for each in found.values()] == [None] * 2
+
+
+def test_an_endpoint_that_knows_no_n_is_told_after_few_calls_and_what_it_gave_is_used():
+    kept: list[Completion] = []
+    one = Reply(first_choices=1)
+    asked = requests(50, num_samples=3, temperature=1.0)
+    with FaultServer(usual=one) as server:
+        engine = engine_of(server.url, max_concurrent_requests=2)
+        with pytest.raises(EndpointError, match=r"fewer samples .*max_samples_per_call to 1"):
+            engine.generate(asked, kept.extend)
+    assert len([each for each in server.calls if each.get("n") == 3]) <= 4
+    assert 3 <= len(kept) <= 4
+    assert all(len(each.generations) == 3 for each in kept)
+    seeds = Counter(call["seed"] for call in server.calls)
+    for request in asked[:2]:
+        assert [seeds[request.seed + sample] for sample in range(3)] == [1] * 3, (
+            "each sample is asked with its own seed"
+        )
+
+
+def test_a_reply_with_a_sample_less_among_whole_ones_is_completed():
+    replies = [ANSWER, *[Reply(first_choices=2), ANSWER] * 5]
+    with FaultServer(*replies) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(8, num_samples=3, temperature=1.0))
+    assert {len(each.generations) for each in found.values()} == {3}
+    assert len(server.calls) == 8 + 5
+
+
+def test_one_forbidden_row_among_answers_fails_alone_and_is_kept_as_refused():
+    kept: list[Completion] = []
+    with FaultServer(*[ANSWER] * 5, Reply(status=403)) as server:
+        found = engine_of(server.url, max_concurrent_requests=1).generate(requests(20), kept.extend)
+    assert [each.failure for each in found if each.error] == [FailureKind.REFUSED]
+    assert len(kept) == 20
+
+
+def test_a_key_revoked_in_the_middle_stops_the_run_and_keeps_no_refusal():
+    kept: list[Completion] = []
+    with (
+        FaultServer(*[ANSWER] * 5, usual=Reply(status=403)) as server,
+        pytest.raises(EndpointError, match=r"refused 10 requests in a row, though it answered before.*Check the key"),
+    ):
+        engine_of(server.url, max_concurrent_requests=1).generate(requests(50), kept.extend)
+    assert [each.error for each in kept] == [None] * 5
+    assert len(server.calls) == 15
+
+
+def test_a_last_row_that_is_forbidden_is_not_kept_as_refused():
+    kept: list[Completion] = []
+    with FaultServer(*[ANSWER] * 5, usual=Reply(status=403)) as server:
+        found = engine_of(server.url, max_concurrent_requests=1).generate(requests(6), kept.extend)
+    assert [each.failure in TRANSIENT for each in found if each.error] == [True]
+    assert [each.error for each in kept] == [None] * 5
+
+
+def test_unpaid_calls_stop_the_run_and_are_asked_again_after_payment():
+    kept: list[Completion] = []
+    with FaultServer(
+        *[ANSWER] * 7, usual=Reply(status=402, body='{"error": {"message": "Insufficient Balance"}}')
+    ) as server:
+        engine = engine_of(server.url, max_concurrent_requests=3)
+        with pytest.raises(EndpointError, match=r"status 402.*pay"):
+            engine.generate(requests(30), kept.extend)
+        known = {each.request_id for each in kept}
+        assert [each.error for each in kept] == [None] * 7
+        server.usual = ANSWER
+        found = engine.generate([each for each in requests(30) if each.request_id not in known], kept.extend)
+    assert [each.error for each in found] == [None] * 23
+    assert len({each.request_id for each in kept}) == len(kept) == 30
+
+
+def test_a_small_part_of_which_all_is_refused_keeps_no_refusal():
+    kept: list[Completion] = []
+    with FaultServer(usual=Reply(status=400)) as server:
+        found = engine_of(server.url).generate(requests(3), kept.extend)
+    assert [each.failure for each in found] == [FailureKind.REFUSED] * 3
+    assert kept == []
+
+
+def test_a_form_that_is_not_taken_any_more_stops_the_run_after_many_refusals():
+    refused = "refused 50 requests in a row, though it answered before"
+    with FaultServer(*[ANSWER] * 3, usual=Reply(status=400)) as server, pytest.raises(EndpointError, match=refused):
+        engine_of(server.url, max_concurrent_requests=1).generate(requests(100))
+
+
+def test_a_redirect_sends_neither_key_nor_prompt_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HYDRA_TEST_KEY", KEY)
+    with FaultServer() as other, FaultServer() as server:
+        server.usual = Reply(status=307, headers={"location": f"{other.url}/chat/completions"}, body="")
+        with pytest.raises(EndpointError, match=r"redirects.*base_url"):
+            engine_of(server.url, api_key_env="HYDRA_TEST_KEY", api_key_header="api-key").generate(requests(3))
+    assert other.calls == []
 
 
 def test_a_call_that_hangs_is_given_up_and_tried_again_within_the_requests_deadline():
@@ -189,6 +302,9 @@ def test_a_call_that_hangs_is_given_up_and_tried_again_within_the_requests_deadl
         (Reply(status=403), "status 403.*HYDRA_TEST_KEY"),
         (Reply(status=404, code="model_not_found"), r"status 404 \(model_not_found\).*small-1"),
         (Reply(status=429, code="insufficient_quota"), "quota"),
+        (Reply(status=402), "status 402.*credit"),
+        (Reply(status=407), "proxy"),
+        (Reply(status=400, code="invalid_api_key"), "HYDRA_TEST_KEY"),
     ],
 )
 def test_what_every_request_would_meet_ends_the_job_at_once(reply: Reply, says: str, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,50 @@
+"""Lengths of prompts and answers that an endpoint does not report, by the tokenizer of the configured model."""
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from hydra_ray.config import GeneratorConfig
+from hydra_ray.errors import HydraError
+from hydra_ray.generate.calls import expected_tokens
+from hydra_ray.generate.engines.opening import open_tokenizer
+from hydra_ray.generate.prompts import count_prompt_tokens
+from hydra_ray.generate.replies import approximate_tokens
+from hydra_ray.rows import Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TokenCounts:
+    """Counts tokens by the generator's tokenizer, loaded when it is first needed; by characters where there is none."""
+
+    def __init__(self, config: GeneratorConfig):
+        self._config = config
+        self._lock = Lock()
+        self._is_open, self._tokenizer = False, None
+
+    def of_text(self, text: str) -> int:
+        """Return the length of a text."""
+        with self._lock:
+            tokenizer = self._opened()
+            return approximate_tokens(text) if tokenizer is None else len(tokenizer(text)["input_ids"])
+
+    def of_prompt(self, request: Request) -> int:
+        """Return the length of a request's prompt."""
+        with self._lock:
+            tokenizer = self._opened()
+            try:
+                if tokenizer is not None:
+                    return count_prompt_tokens(request.messages, tokenizer)
+            except HydraError:  # a template that refuses turns that the endpoint takes
+                pass
+            return expected_tokens(request, 0)
+
+    def _opened(self) -> "PreTrainedTokenizerBase | None":
+        if not self._is_open:
+            self._is_open = True
+            try:
+                self._tokenizer = open_tokenizer(self._config)
+            except (HydraError, OSError, ValueError, ImportError):  # it is only on the driver
+                self._tokenizer = None
+        return self._tokenizer

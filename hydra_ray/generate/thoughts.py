@@ -1,0 +1,150 @@
+"""Thoughts of reasoning models: found at the beginning of a generated text, and separated from the answer.
+
+A thought is what stands between the marks of a model family before the answer. Templates that open the thought
+themselves leave only its closing mark in the text. Marks within an answer are text.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_NAMES = "think", "thinking", "thought", "thoughts", "reasoning", "reflection", "mm:think", "seed:think"
+_FAMILIES = (
+    *((f"<{name}>", f"</{name}>", True) for name in _NAMES),
+    (r"\[THINK\]", r"\[/THINK\]", True),
+    ("◁think▷", "◁/think▷", True),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", True),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>", True),
+    (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>", True),
+    (r"<\|channel>thought", r"<channel\|>", True),
+    (r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>", True),
+    # Harmony, the format of gpt-oss: its closing mark ends messages of any kind, and of others' formats.
+    (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]{0,200}<\|message\|>", r"<\|end\|>", False),
+    # The same where the control tokens were left out of the text.
+    (r"\Aanalysis(?=[A-Z])", r"(?<!\s)assistantfinal", False),
+    (r"\A\s*Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:", False),
+)
+"""Opening and closing marks by family, and whether a closing mark alone ends a thought that the template opened."""
+_MARKS = re.compile(
+    "|".join(
+        f"(?P<open{place}>{opening})|(?P<close{place}>{closing})"
+        for place, (opening, closing, _) in enumerate(_FAMILIES)
+    ),
+    flags=re.IGNORECASE,
+)
+_BEFORE_ANSWER = re.compile(
+    r"\s*(?:(?:<\|start\|>assistant)?<\|channel\|>final[^<]{0,200}<\|message\|>|<\|START_RESPONSE\|>"
+    r"|<\|begin_of_solution\|>|<\|open\|>response<\|sep\|>|<answer>|<response>)?\s*"
+)
+_AFTER_ANSWER = re.compile(
+    r"\s*(?:<\|return\|>|<\|end\|>|<\|END_RESPONSE\|>|<\|end_of_solution\|>|<\|close\|>response<\|sep\|>|</answer>"
+    r"|</response>)?\s*\Z"
+)
+_FINAL = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>final[^<]{0,200}<\|message\|>")
+_ANY = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A generated text, divided into thought and answer."""
+
+    thought: str
+    answer: str
+    """The text itself where there is no thought."""
+    start: int
+    """Offset of the answer in the text."""
+    is_finished: bool = True
+    """Whether the thought ended; then what follows it is the answer."""
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether the text begins with a thought, even an empty one."""
+        return self.start > 0 or not self.is_finished
+
+
+def split_thought(text: str, *, is_opened: bool = False) -> Split:
+    """Return the thought at the beginning of a text, and the answer after it.
+
+    Args:
+        is_opened: whether the prompt ends with an opening mark, so that the text begins inside a thought.
+    """
+    inside, start, end = (_ANY if is_opened else None), 0, len(text)
+    last = len(text.rstrip())
+    for mark in _MARKS.finditer(text):
+        is_opening, family = _read_mark(mark)
+        if inside is not None:
+            if not is_opening and inside in (_ANY, family):
+                inside, start = None, mark.end()
+        elif is_opening:
+            if text[start : mark.start()].strip():
+                break
+            inside = family
+        elif _FAMILIES[family][2]:
+            if start and mark.end() == last:
+                end = mark.start()
+                break
+            start = mark.end()
+    if inside is not None:
+        return Split(thought=text, answer="", start=len(text), is_finished=False)
+    if start == 0 and not _FINAL.match(text):
+        return Split(thought="", answer=text, start=0)
+    begin = _BEFORE_ANSWER.match(text, start).end()  # pyright: ignore[reportOptionalMemberAccess]
+    after = _AFTER_ANSWER.search(text, begin, end)
+    return Split(thought=text[:start], answer=text[begin : after.start() if after else end], start=begin)
+
+
+def opens_thought(prompt: str) -> bool:
+    """Return whether a rendered prompt ends inside a thought, which the model continues."""
+    tail = prompt[-200:].rstrip()
+    marks = [mark for mark in _MARKS.finditer(tail) if mark.end() == len(tail)]
+    return bool(marks) and _read_mark(marks[-1])[0]
+
+
+def has_marks(token: str) -> bool:
+    """Return whether a token is or contains a mark of a thought, or a part of the Harmony format."""
+    return bool(_MARKS.search(token)) or token in ("<|channel|>", "<|channel>", "<channel|>", "<|open|>", "<|close|>")
+
+
+def answer_token(tokens: Sequence[str], answer: str, *, is_opened: bool = False) -> int | None:
+    """Return the index of the first token of an answer that follows a thought.
+
+    Args:
+        tokens: texts of the generated tokens, those of the thought included where they are known.
+
+    Returns:
+        None where the tokens do not show where the answer begins.
+    """
+    text = "".join(tokens)
+    split = split_thought(text, is_opened=is_opened)
+    start = split.start
+    if split.answer.strip() != answer.strip():
+        start = len(text.rstrip()) - len(answer.strip())
+        if start < 0 or text[start:].strip() != answer.strip():
+            return None
+    if not answer.strip():
+        return None
+    start += len(text[start:]) - len(text[start:].lstrip())
+    offset = 0
+    for place, token in enumerate(tokens):
+        if offset + len(token) > start:
+            return place if not token[: max(start - offset, 0)].strip() else None
+        offset += len(token)
+    return None
+
+
+def thought_length(num_tokens: int, told_tokens: int, thought: str, answer: str) -> int:
+    """Return the number of tokens of a thought, at least 1: as told, or else its share of the characters.
+
+    Args:
+        num_tokens: tokens of thought and answer.
+        told_tokens: the known number; 0 where it is not known.
+    """
+    share = round(num_tokens * len(thought) / max(len(thought) + len(answer), 1))
+    return max(1, min(told_tokens or share, num_tokens))
+
+
+def _read_mark(mark: re.Match[str]) -> tuple[bool, int]:
+    """Return whether a mark opens a thought, and its family."""
+    name = mark.lastgroup or ""
+    is_opening = name.startswith("open")
+    return is_opening, int(name.removeprefix("open").removeprefix("close"))
