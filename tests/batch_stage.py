@@ -1,6 +1,7 @@
 """A stage that is answered in batches, driven without Ray."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,19 @@ class Stage:
         self.buckets = buckets or {0: requests_of(range(6)), 1: requests_of(range(6, 10))}
         self.spent: list[dict[str, float]] = []
 
-    def session(self) -> BatchSession:
+    def session(self) -> AbstractContextManager[BatchSession]:
         return open_session("probes", ASKER, self.store, self.generator, self.spent.append)
 
     def answer(self) -> BatchSession:
-        session = self.session()
-        session.answer(lambda: self.fill(session))
+        with self.session() as session:
+            session.answer(lambda: self.fill(session))
         return session
 
     def fill(self, session: BatchSession) -> dict[str, float]:
+        """Queue what has no answer."""
         for bucket in self.buckets:
             if left := self.unanswered(bucket):
-                session.folder.queue(ASKER, bucket, left)
+                session.folder.queue(session.asker, bucket, left)
         return {}
 
     def unanswered(self, bucket: int) -> list[Request]:

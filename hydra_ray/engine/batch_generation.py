@@ -69,7 +69,6 @@ def run_batched_generation(
     if missing:
         go_on({})
     if missing or any(each.asker == job.asker for each in folder.records()):
-        session = open_session(stage.name, job.asker, store, generator, may_spend, batches_polled(stage.name))
 
         def fill_queue() -> Counters:
             if not missing:
@@ -78,8 +77,9 @@ def run_batched_generation(
                 rows = list(rows_of(buckets_of(missing).map(_Queue(job, folder), **step)))
             return storage.add_counters([{name: row[name] for name in ("asked_tokens", "cost")} for row in rows])
 
-        session.answer(fill_queue)
-        faults = session.faults
+        with open_session(stage.name, job.asker, store, generator, may_spend, batches_polled(stage.name)) as session:
+            session.answer(fill_queue)
+            faults = session.faults
     return run_missing(stage, tables, lambda buckets, _: buckets.map(_CommitBatched(job, faults), **step), check)
 
 

@@ -61,6 +61,10 @@ class Provider:
         self._client = openai.OpenAI(**client_settings(api), http_client=without_redirects)
         self._sent: Any = {"extra_headers": call_headers(api)}
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def upload(self, record: BatchRecord, content: IO[bytes]) -> str:
         """Upload the lines of a batch and return the file's id; a file that an interrupted upload left is replaced."""
         for file_id in self.files_of(record):

@@ -9,8 +9,8 @@ same batch wait for it together, and whichever comes first stores its answers.
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -452,6 +452,7 @@ def _num_lines(file: IO[bytes]) -> int:
     return sum(1 for line in file if line.strip())
 
 
+@contextmanager
 def open_session(
     stage: str,
     asker: str,
@@ -459,23 +460,28 @@ def open_session(
     generator: GeneratorConfig,
     may_spend: Spend,
     on_progress: OnProgress = lambda _done, _all: None,
-) -> BatchSession:
-    """Return the session of a stage.
+) -> Iterator[BatchSession]:
+    """Yield the session of a stage.
 
     Raises:
         ConfigError: the endpoint's key is missing.
     """
     api = generator.api
     assert api is not None, "the engine openai_batch has the section generator.api"
-    return BatchSession(
+    provider = Provider(api, generator.batch)
+    session = BatchSession(
         stage=stage,
         asker=asker,
         store=store,
         generator=generator,
         api=api,
-        provider=Provider(api, generator.batch),
+        provider=provider,
         form=line_form(generator, api, root_key(store.root)),
         folder=batches_of(store),
         may_spend=may_spend,
         on_progress=on_progress,
     )
+    try:
+        yield session
+    finally:
+        provider.close()
