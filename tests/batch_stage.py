@@ -1,15 +1,20 @@
 """A stage that is answered in batches, driven without Ray."""
 
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.generate.batches.session import BatchSession, open_session
 from hydra_ray.generate.completion_store import CompletionStore, asker_of
 from hydra_ray.rows import Asked, Completion, Message, Request
 
+WRITES = ("write_part", "write_json", "remove_file", "remove_folder")
 ASKER = asker_of("probes", "0" * 16)
 
 
@@ -75,3 +80,27 @@ class Stage:
     @property
     def num_left(self) -> int:
         return sum(len(self.unanswered(bucket)) for bucket in self.buckets)
+
+
+def two_batches(root: Path, url: str) -> Stage:
+    """A stage whose requests are two batches."""
+    return Stage(root, url, batch={"max_requests_per_file": 6})
+
+
+def killed_answer(root: Path, url: str, may_start: Event, kill_at: int | None) -> None:
+    """Answer the stage; with `kill_at`, die before that write or removal."""
+    may_start.wait()
+    if kill_at is not None:
+        left = iter([*[False] * kill_at, True])
+
+        def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **named: Any) -> Any:
+                if next(left, False):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return work(*arguments, **named)
+
+            return call
+
+        for name in WRITES:
+            setattr(storage, name, counted(getattr(storage, name)))
+    two_batches(root, url).answer()

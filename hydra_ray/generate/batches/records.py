@@ -30,6 +30,7 @@ ENDED = frozenset({"completed", "expired", RAN_NOT, "cancelled"})
 """Statuses of the endpoint after which nothing more is answered."""
 _RECORD = ".json"
 _PART = ".parquet"
+_QUEUE = "queue-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,14 @@ class BatchFolder:
         """Remove the requests of a batch or a queue."""
         storage.remove_folder(storage.join(self.folder, key))
 
+    def remove_unrecorded(self) -> None:
+        """Remove the requests of batches whose preparation was interrupted; the lease must be held."""
+        known = {each.key for each in self.records()}
+        found = {path.split("/", 1)[0] for path in storage.list_tree(self.folder) if path.endswith(_PART)}
+        for name in found - known:
+            if not name.startswith(_QUEUE):
+                self.remove_requests(name)
+
     def queue(self, asker: str, bucket: int, requests: Sequence[Request]) -> None:
         """Write the requests of a bucket that a stage has no answers to, from which batches are made."""
         self._write_part(queue_of(asker), bucket, requests)
@@ -155,7 +164,7 @@ def batches_of(store: CompletionStore) -> BatchFolder:
 
 def queue_of(asker: str) -> str:
     """Return the name of the queue of a stage."""
-    return f"queue-{asker}"
+    return f"{_QUEUE}{asker}"
 
 
 def new_record(asker: str, api: ApiConfig, load: Load) -> BatchRecord:

@@ -115,6 +115,7 @@ class BatchSession:
         paid = fill_queue()
         self._wanted = self.folder.request_ids(queue)
         with self._lease("prepares batches"):
+            self.folder.remove_unrecorded()
             own, taken = self._own_records()
             if not (self._wanted or own):
                 return False
