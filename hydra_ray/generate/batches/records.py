@@ -186,9 +186,9 @@ def again(record: BatchRecord) -> BatchRecord:
     return replace(record, status=PREPARED, batch_id=None, num_done=0)
 
 
-def batches_below(root: str) -> list[tuple[BatchFolder, BatchRecord]]:
-    """Return the batches of all stores below a root, whose answers are not stored and cleared away yet."""
+def batches_below(root: str) -> list[tuple[CompletionStore, BatchRecord]]:
+    """Return the batches of all stores below a root that are not merged and cleared away yet, with their stores."""
     stores = storage.join(root, STORES)
     names = {path.split("/", 1)[0] for path in storage.list_tree(stores) if f"/{BATCHES}/" in path}
-    folders = [BatchFolder(folder=storage.join(stores, name, BATCHES)) for name in sorted(names)]
-    return [(folder, record) for folder in folders for record in folder.records()]
+    found = [CompletionStore(root=root, name=name) for name in sorted(names)]
+    return [(store, record) for store in found for record in batches_of(store).records()]
