@@ -147,6 +147,15 @@ def status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def stop(arguments: argparse.Namespace) -> int:
+    """Ask the process of a run to end; its batches go on at the endpoint or are cancelled (`hydra-ray stop`)."""
+    from hydra_ray.commands.stop import stop_lines
+
+    for line in stop_lines(_absolute_root(arguments.run), is_cancelling=arguments.cancel):
+        print(line, flush=True)
+    return 0
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Print the results of each run as text; of several runs also the average gain (`hydra-ray report`)."""
     from hydra_ray.config import ReportConfig
@@ -386,6 +395,13 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     command = commands.add_parser("status", help="progress of a run")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
     command.set_defaults(command=status)
+
+    command = commands.add_parser("stop", help="ask a run's process to end; its batches go on at the endpoint")
+    command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
+    command.add_argument(
+        "--cancel", action="store_true", help="also cancel the batches; what they have answered is stored and paid"
+    )
+    command.set_defaults(command=stop)
 
     command = commands.add_parser("report", help="results of runs as text, with intervals")
     command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")

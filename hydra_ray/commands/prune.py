@@ -10,15 +10,21 @@ from dataclasses import dataclass
 
 from hydra_ray import storage
 from hydra_ray.errors import HydraError, InputError
-from hydra_ray.generate.completion_store import asker_of
+from hydra_ray.generate.batches.records import BATCHES
+from hydra_ray.generate.completion_store import asker_of, batched
 from hydra_ray.runs.lease import alone
 from hydra_ray.runs.root import STORES
 from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
+from hydra_ray.runs.stage import LEASE
 from hydra_ray.stages.definition import asking_definitions
 from hydra_ray.stages.plan import plan_run
 
 _DAY_SECONDS = 86_400
 _RUNS = "runs"
+_NO_BATCH = (
+    "batches that no unfinished run waits for; the endpoint keeps their files until they expire, or until `hydra-ray "
+    "stop RUN --cancel` is called before"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +92,14 @@ def prune_lines(found: Sequence[Unneeded], is_done: bool) -> Iterator[str]:
 def _unneeded(folder: str, paths: Iterable[str], needs: _Needs, oldest: float | None) -> Iterator[Unneeded]:
     for path in paths:
         store, _, name = path.partition("/")
-        if store in needs.stores or not name.endswith(".parquet"):
+        is_batch = name.startswith(f"{BATCHES}/") and not name.endswith(f"/{LEASE}")
+        if store in needs.stores or not (name.endswith(".parquet") or is_batch):
             continue
         location = storage.join(folder, path)
         num_bytes, changed_ns = storage.file_state(location)
+        if is_batch:
+            yield Unneeded(location=location, reason=_NO_BATCH, num_bytes=num_bytes)
+            continue
         is_asked = any(name.rpartition("/")[2].startswith(asker) for asker in needs.askers)
         if not is_asked:
             yield Unneeded(location=location, reason="requested by no existing run", num_bytes=num_bytes)
@@ -103,7 +113,8 @@ def _needs(root: str) -> _Needs:
     for run in _runs(root):
         folder = storage.join(root, _RUNS, run)
         fingerprints = recorded_fingerprints(folder)
-        askers |= {asker_of(each.name, fingerprint) for each in asking_definitions() for fingerprint in fingerprints}
+        own = {asker_of(each.name, fingerprint) for each in asking_definitions() for fingerprint in fingerprints}
+        askers |= own | {batched(each) for each in own}
         if not fingerprints:
             stores.add(_store_of(folder))
     return _Needs(stores=frozenset(stores), askers=frozenset(askers))

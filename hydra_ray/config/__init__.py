@@ -5,6 +5,7 @@ stages' fingerprints; where it is computed, and for how much, is not. A dotted o
 works the same on the command line, in `ray job submit` and in a sweep.
 """
 
+from hydra_ray.config.batch import BatchConfig
 from hydra_ray.config.check import check_config, check_settings
 from hydra_ray.config.drafts import AnswersConfig, DraftsConfig, PoolConfig
 from hydra_ray.config.generator import ApiConfig, GeneratorConfig
@@ -24,6 +25,7 @@ __all__ = [
     "AnswersConfig",
     "ApiConfig",
     "BaseConfig",
+    "BatchConfig",
     "BudgetConfig",
     "DraftsConfig",
     "GeneratorConfig",

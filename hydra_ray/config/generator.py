@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
+from hydra_ray.config.batch import BatchConfig
 from hydra_ray.config.providers import PRESETS, ProviderName
 from hydra_ray.config.section import Section
 
@@ -38,7 +39,8 @@ RequestField = Literal["temperature", "seed", "n", "logprobs", "top_logprobs", "
 
 
 class ApiConfig(Section):
-    """Endpoint that answers where `generator.engine` is openai, by `POST <base_url>/chat/completions`."""
+    """Endpoint that answers where `generator.engine` is openai, by `POST <base_url>/chat/completions`, or
+    openai_batch."""
 
     provider: ProviderName | None = None
     """Provider whose documented rules the settings below begin with, instead of the defaults told there (see
@@ -251,14 +253,15 @@ class ApiConfig(Section):
 class GeneratorConfig(Section):
     """Generator: the frozen, black-box LLM."""
 
-    engine: Literal["vllm", "openai", "fake"] = "vllm"
+    engine: Literal["vllm", "openai", "openai_batch", "fake"] = "vllm"
     """Engine that generates. vllm: the model, loaded into Ray actors. openai: an OpenAI-compatible endpoint, as `api`
-    says. fake: a fixed rule, to test everything around the generator."""
+    says. openai_batch: the same endpoint, asked in batches that take up to a day a stage and cost less (see
+    docs/batches.md). fake: a fixed rule, to test everything around the generator."""
     model: str
     """Model: an absolute Hugging Face folder, s3://bucket/folder, a name of the Hugging Face hub (org/name or
     org/name@revision), or `package:NAME` for one that an installed Python package carries; see docs/models.md. With
-    the engine openai, the model whose tokenizer fits prompts to `max_model_tokens`: best the one that the endpoint
-    serves."""
+    the engines openai and openai_batch, the model whose tokenizer fits prompts to `max_model_tokens`: best the one
+    that the endpoint serves."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Floating-point type of weights and activations."""
     max_model_tokens: int = Field(default=2048, gt=0)
@@ -283,12 +286,16 @@ class GeneratorConfig(Section):
     that take them. A loaded model whose template has a switch of thinking (`enable_thinking`, `thinking`, `reasoning`,
     `thinking_budget`, `thinking_mode`) does not think, unless it is given here or `thinking_tokens` is more than 0."""
     api: ApiConfig | None = None
-    """Endpoint; needed where `engine` is openai, and not allowed elsewhere."""
+    """Endpoint; needed where `engine` is openai or openai_batch, and not allowed elsewhere."""
+    batch: BatchConfig = BatchConfig()
+    """Batches, where `engine` is openai_batch."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.engine == "openai") != (self.api is not None):
-            raise ValueError("engine openai needs the section generator.api, and no other engine has it")
+        if (self.engine in ("openai", "openai_batch")) != (self.api is not None):
+            raise ValueError(
+                "engine openai, and openai_batch, need the section generator.api, and no other engine has it"
+            )
         if self.thinking_tokens >= self.max_model_tokens:
             raise ValueError("thinking_tokens must leave room for a prompt and an answer within max_model_tokens")
         if self.api is not None and self.chat_template_kwargs:

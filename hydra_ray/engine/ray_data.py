@@ -26,7 +26,7 @@ from hydra_ray.engine.ray_connection import cluster_address, connection_errors, 
 from hydra_ray.engine.telemetry import Telemetry
 from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.errors import EndpointError, GenerationError, HydraError, WorkerError
-from hydra_ray.generate.completion_store import CompletionStore, asker_of
+from hydra_ray.generate.completion_store import CompletionStore, asker_of, batched
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
 from hydra_ray.rows import Asked, Completion, Request, from_table, to_table
@@ -122,7 +122,7 @@ def _storage_environment() -> dict[str, str]:
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
     """Compute the missing parts of `table` with `work`, spread over the cluster; return the counters of all parts."""
     step = step_bundle(placement).options()
-    return _run(stage, [table], lambda buckets, _: buckets.map(_CommitPart(work), **step))
+    return run_missing(stage, [table], lambda buckets, _: buckets.map(_CommitPart(work), **step))
 
 
 def run_actor_parts(
@@ -134,7 +134,7 @@ def run_actor_parts(
 ) -> dict[str, float]:
     """Compute parts as `run_parts` does, by work that loads models first: each actor constructs it only once."""
     with _own_actors() as new_actor:
-        return _run(
+        return run_missing(
             stage,
             tables,
             lambda buckets, num_missing: buckets.map_batches(
@@ -187,14 +187,14 @@ def run_generation(
         if not is_over:
             go_on(counters)
 
-    job = _GenerationJob(work=work, store=store, asker=asker_of(stage.name, stage.fingerprint), api=generator.api)
+    job = job_of(stage, work, store, generator)
     engine = {"task": task, "generator": generator, "placement": placement}
-    _commit_known(stage, tables, job, placement)
+    commit_known(stage, tables, job, placement)
     if stage.missing_buckets(*tables):
         go_on({})
     step = step_bundle(placement).options()
     with _own_actors() as new_actor:
-        return _run(
+        return run_missing(
             stage,
             tables,
             lambda buckets, num_missing: (
@@ -214,14 +214,25 @@ def run_generation(
         )
 
 
-def _commit_known(stage: Stage, tables: Sequence[str], job: "_GenerationJob", placement: PlacementConfig) -> None:
+def job_of(stage: Stage, work: GenerationWork, store: CompletionStore, generator: GeneratorConfig) -> "GenerationJob":
+    """Return what the CPU steps of a generating stage share."""
+    return GenerationJob(
+        work=work,
+        store=store,
+        asker=asker_of(stage.name, stage.fingerprint),
+        api=generator.api,
+        price_factor=generator.batch.price_factor,
+    )
+
+
+def commit_known(stage: Stage, tables: Sequence[str], job: "GenerationJob", placement: PlacementConfig) -> None:
     """Commit the missing parts whose requests are all answered by the store."""
     asked_before = [bucket for bucket in stage.missing_buckets(*tables) if job.store.has_any(bucket)]
     if asked_before:
-        steps = _buckets(asked_before).map(_CommitKnown(job), **step_bundle(placement).options())
-        with _worker_errors(stage):
+        steps = buckets_of(asked_before).map(_CommitKnown(job), **step_bundle(placement).options())
+        with worker_errors(stage):
             # Ray Data's own sum would start actors.
-            known = sum(row["is_known"] for row in _rows(steps))
+            known = sum(row["is_known"] for row in rows_of(steps))
         logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
 
 
@@ -229,7 +240,7 @@ def _accept(counters: Counters, is_over: bool) -> None:
     """Accept any counters."""
 
 
-def _run(
+def run_missing(
     stage: Stage,
     tables: Sequence[str],
     steps: Callable[[Any, int], Any],
@@ -244,7 +255,7 @@ def _run(
     """
     missing = _announce_missing(stage, tables)
     if missing:
-        _follow(stage, steps(_buckets(missing), len(missing)), len(missing), check)
+        _follow(stage, steps(buckets_of(missing), len(missing)), len(missing), check)
     # A truncated part is detected here, before the manifest states that all parts exist.
     first, *_ = [[storage.read_counters(location) for location in stage.parts(table)] for table in tables]
     counters = storage.add_counters(first)
@@ -303,7 +314,7 @@ class GeneratorActor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _GenerationJob:
+class GenerationJob:
     """State that the CPU steps of a generating stage share."""
 
     work: GenerationWork
@@ -312,23 +323,33 @@ class _GenerationJob:
     """Prefix of the stage's own files in the store."""
     api: ApiConfig | None
     """Endpoint whose prices apply; None without one."""
+    price_factor: float
+    """Price of a token in a batch, as a share of these."""
 
     def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
         """Commit the part from the new completions, failed ones included, and from those known before."""
         requests = [each.request for each in asked]
-        by_id = self.store.read(bucket, requests) | {each.request_id: each for each in new}
+        by_id = self.answers(bucket, requests, new)
+        completions = {each.key: by_id[each.request.request_id] for each in asked}
+        counters = {**self.counters(bucket, requests, new), "generator_seconds": seconds}
+        return self.work.commit(bucket, completions, counters)
+
+    def answers(self, bucket: int, requests: Sequence[Request], new: Sequence[Completion]) -> dict[str, Completion]:
+        """Return the known and the new completions of requests, by request_id."""
+        return self.store.read(bucket, requests) | {each.request_id: each for each in new}
+
+    def counters(self, bucket: int, requests: Sequence[Request], new: Sequence[Completion]) -> dict[str, float]:
+        """Return the counters of a part's requests: what was asked, and what of it this stage has paid."""
         own = self.store.read(bucket, requests, self.asker)
         own |= {each.request_id: each for each in new if each.failure in TRANSIENT}
-        counters = {
-            **answer_counters(by_id.values(), own.values(), self.api),
-            "generator_seconds": seconds,
-        }
-        completions = {each.key: by_id[each.request.request_id] for each in asked}
-        return self.work.commit(bucket, completions, counters)
+        cheaper = self.store.read(bucket, requests, batched(self.asker))
+        alone = [each for request_id, each in own.items() if request_id not in cheaper]
+        used = self.answers(bucket, requests, new).values()
+        return answer_counters(used, alone, self.api, cheaper.values(), self.price_factor)
 
 
 class _CommitKnown:
-    def __init__(self, job: _GenerationJob):
+    def __init__(self, job: GenerationJob):
         self._job = job
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -340,7 +361,7 @@ class _CommitKnown:
 
 
 class _MakeRequests:
-    def __init__(self, job: _GenerationJob):
+    def __init__(self, job: GenerationJob):
         self._job = job
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -350,7 +371,7 @@ class _MakeRequests:
 
 
 class _CommitGenerated:
-    def __init__(self, job: _GenerationJob):
+    def __init__(self, job: GenerationJob):
         self._job = job
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -376,7 +397,7 @@ class _PartActor:
         return {key: [value] for key, value in {"bucket": bucket, **self._work(bucket)}.items()}
 
 
-def _buckets(missing: Sequence[int]) -> Any:
+def buckets_of(missing: Sequence[int]) -> Any:
     """Return a dataset with one row, in one block, per bucket."""
     import ray.data
 
@@ -433,8 +454,8 @@ def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Count
     """Run the dataset `committed`, one row a part, and log each part as it is committed."""
     progress, telemetry = Progress(stage.name, num_parts), Telemetry(stage.name, num_parts)
     total: Counters = {}
-    with _worker_errors(stage):
-        for row in _rows(committed):
+    with worker_errors(stage):
+        for row in rows_of(committed):
             counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
             progress.advance(counters)
             telemetry.advance(row["bucket"], counters)
@@ -443,7 +464,7 @@ def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Count
             require_not_stopped()
 
 
-def _rows(steps: Any) -> Iterator[dict[str, Any]]:
+def rows_of(steps: Any) -> Iterator[dict[str, Any]]:
     """Yield the rows that the last step of a dataset returns, one per part, as they arrive."""
     # Without prefetching, a committed part is logged at once, not when the next one is committed.
     for block in steps.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
@@ -451,7 +472,7 @@ def _rows(steps: Any) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _worker_errors(stage: Stage) -> Iterator[None]:
+def worker_errors(stage: Stage) -> Iterator[None]:
     """Re-raise what a worker raised, or what its death means, as one of this package's errors."""
     import ray.exceptions
 

@@ -8,7 +8,7 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from hydra_ray.runs.logs import work_names
@@ -59,6 +59,19 @@ def stage_ended(stage_name: str, seconds: float) -> None:
     if ray is not None and ray.is_initialized():
         tags = {"run": work_names().get("run", ""), "stage": stage_name}
         _gauge("hydra_stage_seconds", "Seconds that the stage took when it was completed").set(seconds, tags)
+
+
+def batches_polled(stage_name: str) -> Callable[[int, int], None]:
+    """Return a function that exports how many requests of a stage's batches are done, of all that are under way."""
+
+    def export(num_done: int, num_requests: int) -> None:
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            tags = {"run": work_names().get("run", ""), "stage": stage_name}
+            _gauge("hydra_batch_requests_done", "Requests of batches under way that are done").set(num_done, tags)
+            _gauge("hydra_batch_requests", "Requests of batches under way").set(num_requests, tags)
+
+    return export
 
 
 @functools.cache

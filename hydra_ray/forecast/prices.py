@@ -10,13 +10,14 @@ MILLION = 1e6
 
 
 def price_of(volumes: Sequence[Volume], unit_hours: float | None, config: RunConfig) -> Estimate | None:
-    """Return the price of `volumes`: by tokens at an endpoint, and by the hour of what generators hold.
+    """Return the price of `volumes`: by tokens at an endpoint, less in batches, and by the hour of generators.
 
     Returns:
         None where no price is set, or there is a price per hour and the hours are not known.
     """
     api, hour_price = config.generator.api, config.budget.hour_price
-    prompt_price, generated_price = (api.prompt_price, api.generated_price) if api else (0.0, 0.0)
+    factor = config.generator.batch.price_factor if config.generator.engine == "openai_batch" else 1.0
+    prompt_price, generated_price = (api.prompt_price * factor, api.generated_price * factor) if api else (0.0, 0.0)
     if not (prompt_price or generated_price or hour_price) or (hour_price and unit_hours is None):
         return None
     hours = hour_price * (unit_hours or 0.0)

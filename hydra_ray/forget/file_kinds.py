@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from hydra_ray import storage
 from hydra_ray.errors import StorageError
+from hydra_ray.generate.batches.records import BATCHES
 from hydra_ray.models.model_records import MODELS
 from hydra_ray.runs.root import FORGOTTEN, KEY, KEY_CHECK, STORES
 from hydra_ray.runs.stage import LEASE, MANIFEST
@@ -83,7 +84,7 @@ _BUCKET = r"bucket-\d{5}"
 _STAGE = re.compile(rf"stages/[a-z]+(/[a-z]+)?/{_FINGERPRINT}")
 _ROOT_PATTERNS: dict[Kind, str] = {
     Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|.+{re.escape(DAMAGED_SUFFIX)}",
-    Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet",
+    Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet|{STORES}/{_FINGERPRINT}/{BATCHES}/[^/]+/{_BUCKET}\.parquet",
     Kind.ANSWERS: rf"{STORES}/{_FINGERPRINT}/{_BUCKET}/[^/]+\.parquet",
     Kind.PREDICTIONS: r"runs/[^/]+/predictions\.json",
     Kind.REPORT: r"runs/[^/]+/metrics\.json",
@@ -91,6 +92,7 @@ _ROOT_PATTERNS: dict[Kind, str] = {
     Kind.LEASE: rf"(.+/)?{re.escape(LEASE)}",
     Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|files|outline|stages|summary)\.json|"
     r"sweeps/.+|"
+    rf"{STORES}/{_FINGERPRINT}/{BATCHES}/[0-9a-f]{{32}}\.json|"
     rf"{KEY}|{re.escape(KEY_CHECK)}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",
 }
 """Kinds of files by their path, besides the kinds that stages declare of their own files."""

@@ -18,7 +18,8 @@ REMAINS = (
     "scores of other users still depend on what was learned, and their scores by the head of another user (the "
     "`shuffled` control) may be by this one's.",
     "Outside the storage root nothing was touched: the raw files that users came from, Ray's logs and object store, "
-    "backups, and older versions of objects where the store keeps them.",
+    "backups, and older versions of objects where the store keeps them. An endpoint that was sent batches keeps their "
+    "files until the run has stored their answers, or until they expire.",
 )
 """Explanation of what removal cannot reach, in each receipt."""
 _TEMPORARY = (

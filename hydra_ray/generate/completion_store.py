@@ -165,6 +165,11 @@ def asker_of(stage: str, fingerprint: str) -> str:
     return f"{stage}-{fingerprint}"
 
 
+def batched(asker: str) -> str:
+    """Return the prefix of the files with answers that a stage got in batches, at another price."""
+    return f"batch-{asker}"
+
+
 def _read(location: str, request_ids: Collection[str] | None = None) -> Iterator[Kept]:
     """Return the usable rows of a file, optionally only those of some requests."""
     try:

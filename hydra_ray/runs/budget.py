@@ -67,6 +67,30 @@ def require_within(config: RunConfig, spent: Spending, is_anything_left: Callabl
             )
 
 
+def require_room(config: RunConfig, spent: Spending, planned: Spending) -> None:
+    """Check that what is submitted at once, and cannot be stopped on the way, stays within the budget.
+
+    Args:
+        spent: what the run has spent.
+        planned: the most that the work may cost.
+
+    Raises:
+        BudgetError: it may cost more than is left.
+    """
+    budget = config.budget
+    limits = (
+        ("max_tokens", budget.max_tokens, spent.tokens, planned.tokens),
+        ("max_cost", budget.max_cost, spent.cost, planned.cost),
+    )
+    for name, limit, used, most in limits:
+        if limit is not None and used + most > limit:
+            raise BudgetError(
+                f"the run {config.run} has used {used:,.6g} of budget.{name}={limit:,.6g}, and the next batches may "
+                f"take {most:,.6g}, with answers as long as they may be. Nothing was submitted. Raise budget.{name} to "
+                f"{used + most:,.6g}, or set generator.engine to openai, which asks until the budget is used up."
+            )
+
+
 def units_of_copy(placement: PlacementConfig) -> float:
     """Return the number of GPUs that a copy of the generator holds, or of CPUs where it holds no GPU."""
     return placement.generator_gpus or placement.generator_cpus

@@ -80,9 +80,10 @@ def generator_settings(planning: Planning) -> dict[str, Any]:
     """Return what the generator's answers depend on besides the prompts."""
     generator = planning.config.generator
     # Those of an endpoint's template are among the fields of its requests.
-    excluded = {"max_failed_fraction", "api"} | ({"chat_template_kwargs"} if generator.api else set())
+    excluded = {"max_failed_fraction", "api", "batch"} | ({"chat_template_kwargs"} if generator.api else set())
     answering = settings_of(generator, exclude=excluded)
-    settings = {**answering, "model": planning.models.generator.identity, **_endpoint(generator)}
+    named = {"engine": _engine(generator), "model": planning.models.generator.identity}
+    settings = {**answering, **named, **_endpoint(generator)}
     return {"generator": settings, "task": planning.task}
 
 
@@ -107,12 +108,17 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
         **({"chat_template_kwargs": generator.chat_template_kwargs} if generator.chat_template_kwargs else {}),
     }
     settings = {
-        "engine": generator.engine,
+        "engine": _engine(generator),
         **(loaded if generator.api is None else _endpoint(generator)),
         "num_buckets": config.users.num_buckets,
         "bucket_key": bucket_key_name(config),
     }
     return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))
+
+
+def _engine(generator: GeneratorConfig) -> str:
+    """Return the name of the engine that answers: an endpoint gives the same answers in batches and one by one."""
+    return "openai" if generator.engine == "openai_batch" else generator.engine
 
 
 def _endpoint(generator: GeneratorConfig) -> dict[str, Any]:

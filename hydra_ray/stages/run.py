@@ -3,19 +3,20 @@
 A stage that is complete is skipped before anything of it is read, and Ray is started only by the first one that is not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import hydra_ray.stages
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
+from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation
 from hydra_ray.engine.execute import OnComputed, complete, tell_nobody, telling
 from hydra_ray.engine.ray_connection import cluster_address
 from hydra_ray.engine.ray_data import Counters, GenerationWork, run_generation
 from hydra_ray.extras import require_packages
 from hydra_ray.generate.credentials import require_credentials
-from hydra_ray.runs.budget import committed_counters, require_within, spending_of
+from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
 from hydra_ray.runs.run_folder import write_config
@@ -93,9 +94,21 @@ def _make(plan: Plan, definition: StageDefinition, stage: Stage) -> Counters:
 def _ask(plan: Plan, work: GenerationWork, stage: Stage, tables: Sequence[str]) -> Counters:
     """Make a stage that asks the generator, within the run's budget."""
     config = plan.config
-    before = committed_counters((own, each.tables(plan)[0]) for each, own in plan.made() if each.asks is not None)
+    before = _committed(plan)
 
     def go_on(counters: Counters) -> None:
         require_within(config, spending_of([*before, counters], config), lambda: bool(stage.missing_buckets(*tables)))
 
-    return run_generation(stage, tables, work, plan.completions, plan.task, config.generator, config.placement, go_on)
+    def may_spend(counters: Counters) -> None:
+        require_room(config, spending_of(_committed(plan), config), spending_of([counters], config))
+
+    generator, placement = config.generator, config.placement
+    if generator.engine == "openai_batch":
+        return run_batched_generation(stage, tables, work, plan.completions, generator, placement, go_on, may_spend)
+    require_no_batches(stage, plan.completions)
+    return run_generation(stage, tables, work, plan.completions, plan.task, generator, placement, go_on)
+
+
+def _committed(plan: Plan) -> list[Mapping[str, float]]:
+    """Return the counters of everything that is committed of the stages that ask the generator."""
+    return committed_counters((own, each.tables(plan)[0]) for each, own in plan.made() if each.asks is not None)

@@ -44,7 +44,7 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
         _require_prompts(config, task, found)
     except HydraError as error:
         return unusable("generator", generator.model, error), None
-    if generator.engine == "openai":
+    if generator.api is not None:
         return Finding(name="generator", value=f"{generator.model}: its tokenizer fits the prompts"), None
     return Finding(name="generator", value=_said(found)), found
 

@@ -1,0 +1,137 @@
+"""Generation by batches of an endpoint: requests on workers, batches from this process, then a commit per part.
+
+Only this process speaks with the endpoint, so the key is needed nowhere else. No generator is loaded.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hydra_ray import storage
+from hydra_ray.config import GeneratorConfig, PlacementConfig
+from hydra_ray.engine.ray_data import (
+    Counters,
+    GenerationJob,
+    GenerationWork,
+    buckets_of,
+    commit_known,
+    job_of,
+    rows_of,
+    run_missing,
+    worker_errors,
+)
+from hydra_ray.engine.telemetry import batches_polled
+from hydra_ray.errors import ConfigError
+from hydra_ray.generate.batches.lines import MISSING
+from hydra_ray.generate.batches.records import MERGED, BatchFolder, batches_of
+from hydra_ray.generate.batches.results import failed_completion
+from hydra_ray.generate.batches.session import listed, open_session
+from hydra_ray.generate.call_faults import Fault
+from hydra_ray.generate.completion_store import CompletionStore, asker_of
+from hydra_ray.generate.failures import ERRORS, FailureKind, require_answers
+from hydra_ray.runs.resources import step_bundle
+from hydra_ray.runs.stage import Stage
+
+
+def run_batched_generation(
+    stage: Stage,
+    tables: Sequence[str],
+    work: GenerationWork,
+    store: CompletionStore,
+    generator: GeneratorConfig,
+    placement: PlacementConfig,
+    go_on: Callable[[Counters], None],
+    may_spend: Callable[[Counters], None],
+) -> dict[str, float]:
+    """Compute the missing parts: requests, batches, labels. Return the counters of all parts.
+
+    Args:
+        tables: as for `run_generation`.
+        go_on: as for `run_generation`.
+        may_spend: raises where the stage may not spend as much on its parts that are not committed; called before
+            batches are submitted, with the counters `asked_tokens` and `cost`.
+
+    Raises:
+        BudgetError: the batches may cost more than the budget has left; none was submitted.
+        EndpointError: the endpoint takes no batches, or they were cancelled or took too long.
+        GenerationError: too many answers failed.
+    """
+
+    def check(counters: Counters, is_over: bool) -> None:
+        errors = storage.join(stage.folder, ERRORS)
+        require_answers(stage.name, errors, counters, generator.max_failed_fraction, is_over)
+
+    job, folder = job_of(stage, work, store, generator), batches_of(store)
+    step = step_bundle(placement).options()
+    faults: Mapping[str, Fault] = {}
+    commit_known(stage, tables, job, placement)
+    missing = stage.missing_buckets(*tables)
+    if missing:
+        go_on({})
+    if missing or any(each.asker == job.asker for each in folder.records()):
+
+        def fill_queue() -> Counters:
+            if not missing:
+                return {}
+            with worker_errors(stage):
+                rows = list(rows_of(buckets_of(missing).map(_Queue(job, folder), **step)))
+            return storage.add_counters([{name: row[name] for name in ("asked_tokens", "cost")} for row in rows])
+
+        with open_session(stage.name, job.asker, store, generator, may_spend, batches_polled(stage.name)) as session:
+            session.answer(fill_queue)
+            faults = session.faults
+    return run_missing(stage, tables, lambda buckets, _: buckets.map(_CommitBatched(job, faults), **step), check)
+
+
+def require_no_batches(stage: Stage, store: CompletionStore) -> None:
+    """Check that no batch of a stage is under way, whose requests would be paid twice if they were asked one by one.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    asker = asker_of(stage.name, stage.fingerprint)
+    left = [each for each in batches_of(store).records() if each.asker == asker and each.status != MERGED]
+    if left:
+        raise ConfigError(
+            f"stage {stage.name}: {listed(left)} of this stage may be under way, and generator.engine is not "
+            "openai_batch, so that their requests would be paid twice. Run with generator.engine=openai_batch to wait "
+            "for the answers, or first cancel the rest with `hydra-ray stop RUN --cancel`."
+        )
+
+
+class _Queue:
+    """Writes the requests of a bucket that have no answer to the queue of batches."""
+
+    def __init__(self, job: GenerationJob, folder: BatchFolder):
+        self._job, self._folder = job, folder
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return what was paid already for the bucket."""
+        bucket, job = row["bucket"], self._job
+        asked = job.work.requests(bucket)
+        if new := job.store.unanswered(bucket, asked):
+            self._folder.queue(job.asker, bucket, new)
+        paid = job.counters(bucket, [each.request for each in asked], [])
+        return {"bucket": bucket, "asked_tokens": paid["asked_tokens"], "cost": paid.get("cost", 0.0)}
+
+
+class _CommitBatched:
+    """Commits a part from the answers in the store; requests without one are failures."""
+
+    def __init__(self, job: GenerationJob, faults: Mapping[str, Fault]):
+        self._job = job
+        # Plain text, as the object is sent to every worker.
+        self._faults = json.dumps({name: (str(fault.kind), fault.message) for name, fault in faults.items()})
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        bucket, job = row["bucket"], self._job
+        asked = job.work.requests(bucket)
+        faults = {
+            name: Fault(kind=FailureKind(kind), message=message, is_final=False, is_answered=False)
+            for name, (kind, message) in json.loads(self._faults).items()
+        }
+        failed = [
+            failed_completion(request, faults.get(request.request_id, MISSING), 1)
+            for request in job.store.unanswered(bucket, asked)
+        ]
+        return {"bucket": bucket, **job.commit(bucket, asked, failed, 0.0)}
