@@ -53,7 +53,7 @@ class RawStream(io.RawIOBase):
             if start.startswith(magic):
                 raise InputError(f"{self._location} is {name}, which is not read; unpack it, or pack it with gzip")
         if start.startswith(_XZ):
-            self.codec, self._unpacked = "xz", lzma.LZMAFile(self._file)
+            self.codec, self._unpacked = "xz", lzma.LZMAFile(self._file)  # noqa: SIM115 (closed with the file beneath)
         for magic, codec in _ARROW_CODECS.items():
             if start.startswith(magic):
                 # pyarrow's type stubs lack the class.
@@ -66,12 +66,19 @@ class RawStream(io.RawIOBase):
         return read * min(place / max(self._num_unpacked, 1), 1.0)
 
     def tell(self) -> int:
+        """Return the number of unpacked bytes that have been read."""
         return self._num_unpacked
 
     def readable(self) -> bool:
+        """Return whether the stream can be read: always."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
+        """Read into a buffer; return the number of bytes, 0 at the end.
+
+        Raises:
+            InputError: the file is cut off or damaged.
+        """
         view = memoryview(buffer)
         try:
             content = self._unpacked.read(len(view))
@@ -88,6 +95,7 @@ class RawStream(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:
+        """Close the file."""
         if not self.closed:
             self._file.close()
         super().close()

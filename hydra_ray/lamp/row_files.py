@@ -208,8 +208,8 @@ def _table_rows(
                 yield position, row if isinstance(row, MalformedError) else decode(row)
     except _UNREADABLE as error:
         raise InputError(
-            f"{location} cannot be read as {format_name} ({type(error).__name__} after {seen.num_rows} rows): it may be "
-            "cut off or damaged; write it again"
+            f"{location} cannot be read as {format_name} ({type(error).__name__} after {seen.num_rows} rows): it "
+            "may be cut off or damaged; write it again"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Users' own files, in any format of `hydra_ray.lamp.row_files`: one row a user, or one row an event of a user.
 
-A user's row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new` is
-true by default; records and queries without an id are numbered by their position. In the place of a list of objects
+A user's row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new`
+is true by default; records and queries without an id are numbered by their position. In the place of a list of objects
 there may be an object of lists of equal length. Rows of events are described in `hydra_ray.lamp.events`.
 """
 
@@ -75,9 +75,7 @@ def read_user_files(
     yield from events.users()
 
 
-def _file_users(
-    task: Task, start: FileStart, events: Events, max_rows: int | None
-) -> Iterator[Sample | Rejected]:
+def _file_users(task: Task, start: FileStart, events: Events, max_rows: int | None) -> Iterator[Sample | Rejected]:
     location = start.location
     with open_rows(location) as file:
         first = next(file.rows, None)
@@ -103,9 +101,7 @@ def _file_users(
             except MalformedError as error:
                 yield Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
             else:
-                yield Sample(
-                    source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False
-                )
+                yield Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
 
 
 def _read_user(task: Task, row: object) -> User:

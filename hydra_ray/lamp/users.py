@@ -335,9 +335,7 @@ def _require_unknown(config: RunConfig, known: Stage, buckets: Iterable[int], sp
         )
 
 
-def _require_few_rejected(
-    config: RunConfig, num_rejected: float, num_samples: float, reasons: Iterable[str]
-) -> None:
+def _require_few_rejected(config: RunConfig, num_rejected: float, num_samples: float, reasons: Iterable[str]) -> None:
     if num_rejected > config.users.max_rejected_fraction * num_samples:
         raise InputError(
             f"rejected {num_rejected:.0f} of {num_samples:.0f} samples, more than users.max_rejected_fraction "

@@ -15,7 +15,7 @@ from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.scorer.heads.store import prior_folder
 from hydra_ray.scorer.linear.prior import feature_weights, read_prior
 from hydra_ray.stages.added_users import addition_summary
-from hydra_ray.stages.answers import PREDICTIONS
+from hydra_ray.stages.answers import PREDICTIONS, PREDICTIONS_TABLE
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.explained import explain_examples
 from hydra_ray.stages.plan import Plan
@@ -28,7 +28,8 @@ METRICS, PAGE = "metrics.json", "report.html"
 
 def publish(plan: Plan) -> None:
     """Copy what a person reads of a finished run to the run's own folder, and record there what the run consists of."""
-    for stage, name in ((plan.report, METRICS), (plan.report, PAGE), (plan.answers, PREDICTIONS)):
+    answers = ((plan.answers, PREDICTIONS_TABLE), (plan.answers, PREDICTIONS))
+    for stage, name in ((plan.report, METRICS), (plan.report, PAGE), *answers):
         if storage.exists(location := storage.join(stage.folder, name)):
             storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
     if plan.parent is not None:

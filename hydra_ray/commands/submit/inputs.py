@@ -37,7 +37,8 @@ def place_files(named: Sequence[str], setting: str, upload: str | None) -> Place
     """Return the locations of files for the cluster, and the local files to copy there first.
 
     Args:
-        named: files, folders of parts and patterns; an absolute path is the cluster's, unless it exists on this machine too and `upload` is given.
+        named: files, folders of parts and patterns; an absolute path is the cluster's, unless it exists on this machine
+            too and `upload` is given.
         setting: setting or option that names them, for messages.
         upload: folder that this machine can write and the cluster can read.
 

@@ -1,7 +1,7 @@
 import gzip
 import json
-import zipfile
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
