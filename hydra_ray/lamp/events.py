@@ -21,6 +21,7 @@ from hydra_ray.lamp.field_checks import (
     checked_question,
     id_of,
     make_record,
+    mapping_of,
     require_distinct,
     text_of,
     truth_of,
@@ -60,13 +61,13 @@ class Events:
         An event that cannot be used is kept with the reason, for which its user will be rejected.
         """
         try:
-            user_id = _user_id(row)
+            fields = _fields(row)
+            user_id = id_of(fields.get(USER_ID), USER_ID)
         except MalformedError as error:
             return Rejected(source=source, position=position, sample_id="", reason=error.reason)
         event: dict[str, Any] = {"user_id": user_id, "source": source, "position": position}
         try:
-            assert isinstance(row, Mapping)
-            event |= self._read(row)
+            event |= self._read(fields)
         except MalformedError as error:
             event["reason"] = error.reason
         self._has_queries |= "query" in event
@@ -147,12 +148,10 @@ def _newest_as_query(task: Task, records: list[Record]) -> Iterator[Query]:
         yield Query(query_id=record.record_id, input=question, target=record.output)
 
 
-def _user_id(row: object) -> str:
+def _fields(row: object) -> Mapping[str, Any]:
     if isinstance(row, MalformedError):
         raise row
-    if not isinstance(row, Mapping):
-        raise MalformedError(f"the row is {type(row).__name__}, not an object")
-    return id_of(row.get(USER_ID), USER_ID)
+    return mapping_of(row, "the row")
 
 
 def _is_query(row: Mapping[str, Any]) -> bool:

@@ -3,6 +3,10 @@
 What an error of a library says of a file is left out: it may quote the file's text.
 """
 
+# pyarrow comes without type stubs.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 import codecs
 import io
 import lzma
@@ -110,7 +114,7 @@ def open_bytes(location: str) -> Generator[tuple[io.BufferedReader, RawStream]]:
         StorageError: it cannot be read.
     """
     raw = RawStream(location)
-    with io.BufferedReader(raw, _BUFFER_BYTES) as file:
+    with io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER_BYTES) as file:
         yield file, raw
 
 

@@ -116,8 +116,8 @@ class StageDefinition:
     """Whether its settings may differ from those of the parent run."""
 
     file_kinds: Mapping[str, FileKind] = field(default_factory=dict)
-    """Kinds of the files in its folder that are neither parts of tables of rows with a `user_id` nor the manifest, by a regular
-    expression of their path in it."""
+    """Kinds of the files in its folder that are neither parts of tables of rows with a `user_id` nor the manifest, by a
+    regular expression of their path in it."""
     learns_from: Literal["all users", "training users"] | None = None
     """Users who have a part in its files of the kind "learned"."""
 
