@@ -22,9 +22,10 @@ from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages
 from hydra_ray.generate.replies import parse_reply, read_answers
 from hydra_ray.generate.requests import make_request, parse_completion
+from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import Sample, read_samples, read_targets
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.lamp.user_files import read_user_file
+from hydra_ray.lamp.user_files import FileStart, read_user_files
 from hydra_ray.rows import Completion, Generation, Message, Record, Rejected, User, from_table, to_table
 from hydra_ray.runs.root import pseudonym
 from hydra_ray.storage import join, require_absolute
@@ -73,12 +74,17 @@ def lamp_outputs(content: bytes) -> None:
 def own_jsonl(content: bytes) -> None:
     """Read a JSONL file of own users; the first byte selects the task."""
     task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
-    _check_users(read_user_file(task, _write("users.jsonl", content)))
+    _check_own_users(task, "users.jsonl", content)
 
 
 def own_parquet(content: bytes) -> None:
     """Read a Parquet file of own users."""
-    _check_users(read_user_file(_TAGS, _write("users.parquet", content)))
+    _check_own_users(_TAGS, "users.parquet", content)
+
+
+def own_files(content: bytes) -> None:
+    """Read a file of own users whose format is told by its content: JSON, CSV, Arrow IPC, packed or not."""
+    _check_own_users(_TAGS, "users", content)
 
 
 def prompts(content: bytes) -> None:
@@ -168,7 +174,7 @@ def forgotten_ids(content: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        lamp_questions, lamp_outputs, own_jsonl, own_parquet, prompts, answers, replies, configurations,
+        lamp_questions, lamp_outputs, own_jsonl, own_parquet, own_files, prompts, answers, replies, configurations,
         locations, forgotten_ids,
     )
 }  # fmt: skip
@@ -193,6 +199,13 @@ def _write(name: str, content: bytes) -> str:
     path = _folder() / name
     path.write_bytes(content)
     return str(path)
+
+
+def _check_own_users(task: Task, name: str, content: bytes) -> None:
+    location = _write(name, content)
+    with tempfile.TemporaryDirectory(dir=_folder()) as events:
+        samples = read_user_files(task, input_files([location]), Path(events))
+        _check_users(each for each in samples if not isinstance(each, FileStart))
 
 
 def _check_users(samples: Iterable[Sample | Rejected]) -> None:

@@ -328,6 +328,19 @@ class AnsweredUser:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The personalized answer to a query, as in the official predictions. Key: (user_id, query_id)."""
+
+    user_id: str
+    query_id: str
+    prediction_id: str
+    """Id in predictions.json."""
+    answer: str
+    choice: str
+    """System that the gate chose, whose answer this is."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of a chat."""
 

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from hydra_ray import storage
 from hydra_ray.config import RunConfig, apply_override, check_config
 from hydra_ray.errors import ConfigError
 from hydra_ray.findings import counted
+from hydra_ray.lamp.input_files import is_pattern, parts_of
+from hydra_ray.lamp.lamp_files import QUESTIONS
+from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES
+from hydra_ray.lamp.row_files import ROW_SUFFIXES
 from hydra_ray.runs.run_folder import read_config
 
 
@@ -27,7 +32,7 @@ def added_config(
     """
     parent = read_config(run_folder)
     settings = parent.model_dump(mode="json")
-    settings["run"] = f"{parent.run}+{name or PurePosixPath(users[0]).stem}"
+    settings["run"] = f"{parent.run}+{name or _stem(users[0])}"
     settings["taught_by"] = parent.run
     settings["lamp"] |= {"planted": None, "train_split": None, **_source(users)}
     settings["users"] |= {"num_folds": 1, "max_users": None}
@@ -55,9 +60,24 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 
 def _source(users: Sequence[str]) -> dict[str, Any]:
-    is_file = [location.endswith((".jsonl", ".parquet")) for location in users]
-    if all(is_file):
+    are_lamp = [_is_lamp_folder(location) for location in users]
+    if not any(are_lamp):
         return {"root": None, "users_files": list(users)}
     if len(users) == 1:
         return {"root": users[0], "users_files": []}
-    raise ConfigError(f"got the users {list(users)}; expected .jsonl or .parquet files, or one folder of LaMP files")
+    raise ConfigError(f"got the users {list(users)}; expected files and folders of users, or one folder of LaMP files")
+
+
+def _is_lamp_folder(location: str) -> bool:
+    """Return whether a location is a folder of LaMP files, or of nothing at all, and not of parts of users' files."""
+    if location.lower().endswith(ROW_SUFFIXES) or is_pattern(location) or storage.exists(location):
+        return False
+    names = parts_of(location)
+    return not names or any(QUESTIONS in name for name in names)
+
+
+def _stem(location: str) -> str:
+    name = PurePosixPath(location).name
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return PurePosixPath(name).stem

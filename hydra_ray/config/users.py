@@ -1,15 +1,19 @@
 """The sections `lamp` and `users`: where users come from, and how they are divided."""
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from hydra_ray.config.section import Section
 from hydra_ray.config.task import Task
 
 NAMED, DESCRIBED = "<named>", "<described>"
 """Tags of the two ways to give a task, by which an error is told of the one that was taken."""
+
+
+def _in_a_list(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else given
 
 
 class PlantedConfig(Section):
@@ -41,8 +45,11 @@ class LampConfig(Section):
     (`taught_by`)."""
     new_split: str = "dev"
     """Split of the new users: heads are fitted on their history, and their queries are evaluated."""
-    users_files: tuple[str, ...] = ()
-    """Files of your own users, .jsonl or .parquet, one row a user (README, "On your data")."""
+    users_files: Annotated[
+        tuple[str, ...], BeforeValidator(_in_a_list, json_schema_input_type=str | tuple[str, ...])
+    ] = ()
+    """Files of your own users, one row a user or one an event (README, "On your data"): files, folders of parts and
+    patterns such as `/data/*.jsonl.gz`; one of them may stand without a list."""
     planted: PlantedConfig | None = None
     """Planted-preference sample to make in the place of files that are read."""
     drop_leaks: bool = False

@@ -31,7 +31,8 @@ class Kind(StrEnum):
     REJECTED = "rejected"
     """Table of samples that could not be used."""
     PREDICTIONS = "predictions"
-    """Predictions in LaMP's format; the owner follows from the query's id."""
+    """Predictions in LaMP's format; the table of predictions beside them tells the owners, and in its absence the
+    queries' ids."""
     REPORT = "report"
     """metrics.json, from which report.html is rendered."""
     PAGE = "page"
@@ -84,7 +85,8 @@ _BUCKET = r"bucket-\d{5}"
 _STAGE = re.compile(rf"stages/[a-z]+(/[a-z]+)?/{_FINGERPRINT}")
 _ROOT_PATTERNS: dict[Kind, str] = {
     Kind.UNFINISHED: rf".+\.[0-9a-f]{{32}}\.tmp|.+{re.escape(DAMAGED_SUFFIX)}",
-    Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet|{STORES}/{_FINGERPRINT}/{BATCHES}/[^/]+/{_BUCKET}\.parquet",
+    Kind.TABLE: rf"{_STAGE.pattern}/.+/{_BUCKET}\.parquet|runs/[^/]+/predictions\.parquet|"
+    rf"{STORES}/{_FINGERPRINT}/{BATCHES}/[^/]+/{_BUCKET}\.parquet",
     Kind.ANSWERS: rf"{STORES}/{_FINGERPRINT}/{_BUCKET}/[^/]+\.parquet",
     Kind.PREDICTIONS: r"runs/[^/]+/predictions\.json",
     Kind.REPORT: r"runs/[^/]+/metrics\.json",

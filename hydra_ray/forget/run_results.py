@@ -1,7 +1,7 @@
 """Removal of users from results derived from answers: prediction files, reports and their pages."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,19 @@ from hydra_ray.evaluate.metrics_file import REPORT_ANEW, read_report
 from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.lamp.lamp_files import user_id_of
 from hydra_ray.lamp.predictions import official_predictions, read_predictions
+from hydra_ray.rows import Prediction, arrow_schema
+from hydra_ray.stages.answers import PREDICTIONS_TABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traces:
     """Data of users in files that do not name the owner."""
 
-    prediction_ids: Mapping[str, str]
-    """User ids by the ids of their queries in prediction files."""
+    user_ids: Set[str]
+    prediction_ids: Mapping[str, Sequence[str]]
+    """User ids by the ids that their queries may have in prediction files without a table beside them."""
+    answers: Mapping[str, Set[str]]
+    """Answers of the personalized system by the same ids."""
     reasons: Mapping[str, Set[str]]
     """Reasons of the gate's choices for a user's queries, which contain figures of the user, by user_id."""
 
@@ -29,19 +34,28 @@ def traces_of(rows: Iterable[Mapping[str, Any]]) -> Traces:
     Args:
         rows: the users' rows of the users and answers tables of all runs.
     """
-    ids: dict[str, str] = {}
+    owners: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    answers: defaultdict[str, set[str]] = defaultdict(set)
     reasons: defaultdict[str, set[str]] = defaultdict(set)
+    user_ids: set[str] = set()
     for row in rows:
         user_id = row["user_id"]
+        user_ids.add(user_id)
         for query in row["queries"]:
-            ids.update((name, user_id) for name in prediction_ids(user_id, query["query_id"]))
+            for name in prediction_ids(user_id, query["query_id"]):
+                owners[name][user_id] = None
+                answers[name].update(
+                    each["value"] for each in query.get("answers", ()) if each["system"] == "hydra" and each["value"]
+                )
             if query.get("reason"):
                 reasons[user_id].add(query["reason"])
-    return Traces(prediction_ids=ids, reasons=reasons)
+    prediction_owners = {name: tuple(found) for name, found in owners.items()}
+    return Traces(user_ids=user_ids, prediction_ids=prediction_owners, answers=answers, reasons=reasons)
 
 
 def prediction_ids(user_id: str, query_id: str) -> Iterator[str]:
-    """Yield the ids that a query may have in prediction files: with the user's id for own users, alone for LaMP's."""
+    """Yield the ids that a query may have in prediction files without a table beside them: with the user's id for own
+    users, alone for LaMP's."""
     yield f"{user_id}/{query_id}"
     if user_id.endswith(user_id_of("", query_id)):
         yield query_id
@@ -49,15 +63,51 @@ def prediction_ids(user_id: str, query_id: str) -> Iterator[str]:
 
 def find_in_predictions(location: str, traces: Traces) -> Counter[str]:
     """Return the number of predictions per user in a file."""
-    owners = (traces.prediction_ids.get(query_id) for query_id, _ in read_predictions(location)[1])
-    return Counter(owner for owner in owners if owner is not None)
+    return Counter(_owned(location, read_predictions(location)[1], traces).values())
 
 
 def drop_predictions(location: str, traces: Traces) -> None:
     """Rewrite a prediction file without these users."""
     task_name, predictions = read_predictions(location)
-    kept = (each for each in predictions if each[0] not in traces.prediction_ids)
+    owned = _owned(location, predictions, traces)
+    kept = (each for place, each in enumerate(predictions) if place not in owned)
     official_predictions(task_name, kept, location)
+
+
+def _owned(location: str, predictions: Sequence[tuple[str, str]], traces: Traces) -> dict[int, str]:
+    """Return the owners of those predictions of a file that are of these users, by their places in it."""
+    table = storage.join(location.rpartition("/")[0], PREDICTIONS_TABLE)
+    if not storage.exists(table):
+        return _owned_by_ids(predictions, traces)
+    owners = {
+        row["prediction_id"]: row["user_id"]
+        for group in storage.read_row_groups(table, arrow_schema(Prediction), ["prediction_id", "user_id"])
+        for row in group.to_pylist()
+        if row["user_id"] in traces.user_ids
+    }
+    return {place: owners[name] for place, (name, _) in enumerate(predictions) if name in owners}
+
+
+def _owned_by_ids(predictions: Sequence[tuple[str, str]], traces: Traces) -> dict[int, str]:
+    """Return the owners of predictions that no table tells: files of earlier versions.
+
+    An id with two slashes may be another user's too. Then as many predictions are taken as there are owners, those
+    that give the owners' answers; where none does, all are, since one of them holds an owner's answer.
+    """
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, (name, _) in enumerate(predictions):
+        if name in traces.prediction_ids:
+            places[name].append(place)
+    owned: dict[int, str] = {}
+    for name, found in places.items():
+        owners = traces.prediction_ids[name]
+        if name.count("/") > 1:
+            given = traces.answers.get(name, frozenset())
+            theirs = [place for place in found if predictions[place][1] in given][: len(owners)] or found
+        else:
+            theirs = found
+        owned |= {place: owners[min(number, len(owners) - 1)] for number, place in enumerate(theirs)}
+    return owned
 
 
 def find_in_report(location: str, user_ids: Collection[str], traces: Traces) -> Counter[str]:

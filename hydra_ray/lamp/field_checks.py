@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, cast
+from uuid import UUID
 
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import canonical_label
@@ -20,6 +21,8 @@ MAX_REASON_CHARACTERS = 300
 
 _MAX_SECONDS = 10**11
 """Smallest number (the year 5138) that is read as milliseconds or smaller units instead of seconds."""
+_MAX_WORD = 5
+"""Longest text that is quoted in a reason; longer ones may be a user's."""
 _LINE_BREAKING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters and line separators: they cannot be typed, or would end a line of a file of ids."""
 _MONTH = re.compile(r"\d{4}-\d{2}")
@@ -136,13 +139,14 @@ def truth_of(value: object, what: str) -> bool:
         MalformedError: it is not.
     """
     if not isinstance(value, bool):
-        got = repr(value) if isinstance(value, str) else type(value).__name__
-        raise MalformedError(f"{what} is {got}, not true or false")
+        # A longer one may be somebody's text in the wrong place.
+        is_word = isinstance(value, str) and len(value) <= _MAX_WORD
+        raise MalformedError(f"{what} is {repr(value) if is_word else type(value).__name__}, not true or false")
     return value
 
 
 def text_of(value: object, what: str) -> str:
-    """Return `value` as text; numbers are written without unnecessary decimals.
+    """Return `value` as text: bytes are UTF-8, and numbers are written without unnecessary decimals.
 
     Raises:
         MalformedError: it is neither text nor a finite number, or contains a lone surrogate.
@@ -151,8 +155,16 @@ def text_of(value: object, what: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise MalformedError(f"{what} is not valid Unicode") from error
+            del error  # it holds the text
+            raise MalformedError(f"{what} is not valid Unicode") from None
         return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise MalformedError(f"{what} is bytes that are no UTF-8 text") from None
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise MalformedError(f"{what} is {'missing' if value is None else type(value).__name__}, not text")
     if isinstance(value, int):

@@ -1,18 +1,20 @@
 """Streaming reader of JSON files that may be larger than memory or invalid: one value at a time, or one clear error."""
 
-import codecs
 import re
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import IO, Any
 
-from hydra_ray import storage
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.raw_streams import open_utf8
 
 MAX_DEPTH = 100
 """Deepest nesting of a file; ijson needs memory quadratic in it."""
-_GZIP = b"\x1f\x8b"
+_CHUNK_BYTES = 1 << 16
+_KIND = re.compile(
+    r"(lexical|parse) error: (?P<kind>[A-Za-z0-9 ,.:'\[\]{}-]+)|(?P<plain>integer overflow|[Pp]remature EOF)"
+)
+"""First line of a message of ijson's C parser; the lines after it quote the file."""
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _STRINGS = re.compile(_STRING, flags=re.DOTALL)
 _CLOSED = re.compile(rb'(?:[^"]*+' + _STRING + rb')*+[^"]*+', flags=re.DOTALL)
@@ -37,29 +39,67 @@ def json_items(location: str, prefix: str, expected: str) -> Iterator[Any]:
                 is_empty = False
                 yield value
         except (ijson.JSONError, UnicodeDecodeError) as error:
+            kind, place = _kind_of(error), _place_of_error(location)
+            # The cause quotes the file.
             raise InputError(
-                f"{location} is not valid JSON ({' '.join(str(error).split())}); expected {expected}. It starts with "
-                f"{_start_of(location)!r}. Download it again: it may be cut off, or an error page in its place."
-            ) from error
+                f"{location} is not valid JSON {place} ({kind}); expected {expected}. Correct it there, or download it "
+                f"again: it may be cut off, or an error page in its place{_is_page(location)}."
+            ) from None
         if is_empty:
             raise InputError(f"{location} holds nothing to read; expected {expected}")
 
 
-@contextmanager
-def open_utf8(location: str) -> Generator[IO[bytes]]:
-    """Open the file at `location` behind a UTF-8 byte order mark, if there is one.
+def _kind_of(error: Exception) -> str:
+    said = error.args[0] if error.args else ""  # bytes where they are no UTF-8
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    match = _KIND.match(text.partition("\n")[0])
+    if match:
+        return (match["kind"] or match["plain"]).strip()
+    return "invalid bytes in UTF8 string" if isinstance(error, UnicodeDecodeError) else "unexpected content"
 
-    Raises:
-        InputError: it is UTF-16 or UTF-32, or compressed.
-    """
-    with storage.open_input(location) as file:
-        start = file.read(4)
-        if start.startswith(_GZIP):
-            raise InputError(f"{location} is compressed with gzip; expected UTF-8 text. Unpack it with `gunzip`.")
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in start:
-            raise InputError(f"{location} is UTF-16 or UTF-32; expected UTF-8. Write it again as UTF-8.")
-        file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
-        yield file
+
+def _place_of_error(location: str) -> str:
+    """Return the byte and the line at which a parser that is fed byte by byte finds the error."""
+    import ijson  # pyright: ignore[reportMissingTypeStubs]
+
+    fed = line = 0
+    with open_utf8(location) as file:
+        chunk = b""
+        try:
+            # Parsed from the start for every chunk would be quadratic; a parser that has failed is of no further use.
+            parser = _parser(ijson)
+            while chunk := file.read(_CHUNK_BYTES):
+                parser.send(chunk)
+                fed, line = fed + len(chunk), line + chunk.count(b"\n")
+            parser.close()
+            return f"at its end, byte {fed}, line {line + 1}"
+        except (ijson.JSONError, UnicodeDecodeError):
+            pass
+    if not chunk:
+        return f"at its end, byte {fed}, line {line + 1}"
+    with open_utf8(location) as file:
+        parser = _parser(ijson)
+        left = fed
+        while left:
+            before = file.read(min(left, _CHUNK_BYTES))
+            parser.send(before)
+            left -= len(before)
+        for place in range(len(chunk)):
+            try:
+                parser.send(chunk[place : place + 1])
+            except (ijson.JSONError, UnicodeDecodeError):
+                return f"at byte {fed + place}, line {line + chunk[:place].count(10) + 1}"
+    return f"after byte {fed}, line {line + 1}"
+
+
+def _parser(ijson: Any) -> Any:
+    # Not basic events: some defects, such as numbers out of range, are seen when values are made.
+    return ijson.items_coro(ijson.sendable_list(), "no such value", use_float=True)
+
+
+def _is_page(location: str) -> str:
+    with open_utf8(location) as file:
+        return ", it starts with <" if file.read(60).lstrip().startswith(b"<") else ""
 
 
 class _Shallow:
@@ -93,8 +133,3 @@ class _Shallow:
             )
         self._depth = depths[-1]
         return chunk
-
-
-def _start_of(location: str) -> str:
-    with storage.open_input(location) as file:
-        return file.read(60).decode("utf-8", "replace")

@@ -21,6 +21,7 @@ from hydra_ray.lamp.field_checks import (
     text_of,
 )
 from hydra_ray.lamp.json_files import json_items
+from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES
 from hydra_ray.rows import Query, Record, Rejected, User
 
 
@@ -36,17 +37,25 @@ class Sample:
     """Whether the targets of the user's queries are in another file and must be joined."""
 
 
-_QUESTIONS = "_questions.json"
+QUESTIONS = "_questions.json"
+"""Ending of the names of files of samples, before that of a compression."""
 
 
 def questions_location(root: str, split: str) -> str:
     """Return the location of LaMP's samples of a split."""
-    return storage.join(root, f"{split}{_QUESTIONS}")
+    return _plain_or_packed(storage.join(root, f"{split}{QUESTIONS}"))
 
 
 def outputs_location(root: str, split: str) -> str:
     """Return the location of LaMP's targets of a split."""
-    return storage.join(root, f"{split}_outputs.json")
+    return _plain_or_packed(storage.join(root, f"{split}_outputs.json"))
+
+
+def _plain_or_packed(location: str) -> str:
+    """Return the location, or that of its compressed form where only that exists."""
+    if storage.exists(location):
+        return location
+    return next((each for suffix in COMPRESSED_SUFFIXES if storage.exists(each := location + suffix)), location)
 
 
 def user_id_of(split: str, sample_id: str) -> str:
@@ -56,7 +65,7 @@ def user_id_of(split: str, sample_id: str) -> str:
 
 def rejected_user_id(rejected: Rejected) -> str:
     """Return the user id of a rejected sample."""
-    split = rejected.source.removesuffix(_QUESTIONS)
+    split = rejected.source.removesuffix(QUESTIONS)
     return rejected.sample_id if split == rejected.source else user_id_of(split, rejected.sample_id)
 
 
@@ -70,7 +79,7 @@ def read_samples(task: Task, root: str, split: str, is_new: bool) -> Iterator[Sa
     awaits_target = storage.exists(outputs_location(root, split))
     if not awaits_target and not is_new:
         raise InputError(f"no file {outputs_location(root, split)}: training users need targets; check lamp.root")
-    source = location.rsplit("/", 1)[1]
+    source = f"{split}{QUESTIONS}"
     for position, sample in enumerate(_items(location, "item", "a JSON array of samples")):
         try:
             user = _read_user(task, split, is_new, sample)

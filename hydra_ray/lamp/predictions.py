@@ -9,6 +9,12 @@ from hydra_ray.errors import DamagedError
 _ANEW = "Remove it, and the manifest.json of the answers stage, and run the configuration again: it is written anew."
 
 
+def own_prediction_id(user_id: str, query_id: str) -> str:
+    """Return the id of a query of users' own files: `user/query`, in which a user's `%` and `/` are escaped as in URLs,
+    so that no two pairs have one id."""
+    return f"{user_id.replace('%', '%25').replace('/', '%2F')}/{query_id}"
+
+
 def official_predictions(task_name: str, answers: Iterable[tuple[str, str]], location: str) -> int:
     """Write {"task": ..., "golds": [{"id": ..., "output": ...}]} to `location`, atomically, one answer at a time.
 

@@ -1,6 +1,9 @@
 """Quality of an answer, from 0 to 1, by kind of task."""
 
 import math
+import unicodedata
+from collections.abc import Mapping
+from functools import lru_cache
 
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
@@ -26,23 +29,43 @@ def quality(task: Task, value: str, target: str) -> float:
 
 
 def canonical_label(task: Task, text: str) -> str | None:
-    """Return the label of a closed task that `text` names, ignoring case and (for ratings) number format; else None."""
-    normalized = normalized_label(text)
-    for label in task.labels:
-        if normalized_label(label) == normalized:
-            return label
-    if task.kind == "rating":
+    """Return the label of a closed task that `text` names, ignoring case, Unicode form and (for ratings) number format;
+    else None."""
+    by_case, by_form, by_number = _label_forms(task.kind, task.labels)
+    label = by_case.get(normalized_label(text)) or by_form.get(_compatible(text))
+    if label is None and task.kind == "rating":
         try:
-            number = float(text)
+            return by_number.get(float(text))
         except ValueError:
             return None
-        return next((label for label in task.labels if float(label) == number), None)
-    return None
+    return label
+
+
+@lru_cache(maxsize=8)
+def _label_forms(
+    kind: str, labels: tuple[str, ...]
+) -> tuple[Mapping[str, str], Mapping[str, str], Mapping[float, str]]:
+    """Return the labels by case-folded text, by compatible Unicode form where that names one label alone, and by
+    number; the first of equals."""
+    by_case: dict[str, str] = {}
+    forms: dict[str, set[str]] = {}
+    for label in labels:
+        by_case.setdefault(normalized_label(label), label)
+        forms.setdefault(_compatible(label), set()).add(label)
+    by_form = {form: next(iter(found)) for form, found in forms.items() if len(found) == 1}
+    by_number = {float(label): label for label in reversed(labels)} if kind == "rating" else {}
+    return by_case, by_form, by_number
 
 
 def normalized_label(text: str) -> str:
     """Return a label in the form in which labels are compared."""
     return text.strip().casefold()
+
+
+def _compatible(text: str) -> str:
+    """Return a text in NFKC without differences of case, so that decomposed and full-width letters are plain ones."""
+    folded = unicodedata.normalize("NFKC", text.strip()).casefold()
+    return unicodedata.normalize("NFKC", folded).strip()
 
 
 def _number(text: str) -> float:

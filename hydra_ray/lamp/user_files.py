@@ -1,25 +1,19 @@
-"""Users' own files: JSONL or Parquet with one user per row.
+"""Users' own files, in any format of `hydra_ray.lamp.row_files`: one row a user, or one row an event of a user.
 
-A row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new` is true
-by default; records and queries without an id are numbered by their position.
+A user's row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new`
+is true by default; records and queries without an id are numbered by their position. In the place of a list of objects
+there may be an object of lists of equal length. Rows of events are described in `hydra_ray.lamp.events`.
 """
 
-# pyarrow comes without type stubs.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
 
-import io
-import json
-import os
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, cast
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from hydra_ray import storage
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.events import Events, is_event
 from hydra_ray.lamp.field_checks import (
     MalformedError,
     checked_output,
@@ -32,116 +26,112 @@ from hydra_ray.lamp.field_checks import (
     text_of,
     truth_of,
 )
-from hydra_ray.lamp.json_files import open_utf8
+from hydra_ray.lamp.input_files import InputFile
 from hydra_ray.lamp.lamp_files import Sample
+from hydra_ray.lamp.row_files import open_rows
 from hydra_ray.rows import Query, Record, Rejected, User
 
-ROWS_PER_BATCH = 64
-"""Number of rows of a Parquet file that are decoded at a time."""
+_EVENTS_PER_USER = 100
+"""Number of rows of a file of events that are read in the place of one row of users, where not all are."""
 
 
-def read_user_file(task: Task, location: str) -> Iterator[Sample | Rejected]:
-    """Yield the users of one file, in its order, or the reason for their rejection.
+@dataclass(slots=True, kw_only=True)
+class FileStart:
+    """What was read of a file of which only the first rows are wanted. Key: location."""
+
+    location: str
+    num_rows: int = 0
+    is_whole: bool = True
+    """Whether all rows were read."""
+    fraction: float = 1.0
+    """Approximate share of the file that these rows are, where not all were read."""
+
+
+def read_user_files(
+    task: Task, files: Sequence[InputFile], folder: Path, max_rows: int | None = None
+) -> Iterator[Sample | Rejected | FileStart]:
+    """Yield the users of some files, in their order, or the reason for their rejection; users who are given as events
+    come last.
+
+    Args:
+        folder: empty local folder, in which events are grouped.
+        max_rows: number of users to read of each file, all by default; with it a FileStart follows the users of a file.
 
     Raises:
-        InputError: there is no such file, it is neither JSONL nor Parquet, or it has no rows.
+        InputError: a file cannot be read, or there is no row in it; a folder's or a pattern's files need only one row
+            together.
     """
-    if not storage.exists(location):
-        if not storage.is_uri(location) and os.path.isdir(location):
-            raise InputError(
-                f"{location} is a folder, expected .jsonl and .parquet files in lamp.users_files: list those in it"
-            )
-        raise InputError(f"no file {location}; check lamp.users_files")
-    is_empty = True
-    for position, row in _rows(location):
-        is_empty = False
-        try:
-            user = _read_user(task, _decoded(row))
-        except MalformedError as error:
-            yield Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
-        else:
-            yield Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
-    if is_empty:
-        raise InputError(f"{location} holds no row; expected one a user. Leave it out of lamp.users_files.")
+    events = Events(task, folder)
+    num_rows: dict[str, int] = {}
+    for file in files:
+        start = FileStart(location=file.location)
+        yield from _file_users(task, start, events, max_rows)
+        num_rows[file.given] = num_rows.get(file.given, 0) + start.num_rows
+        if max_rows is not None:
+            yield start
+    for given, number in num_rows.items():
+        if not number:
+            raise InputError(f"{given} holds no row; expected users' rows. Leave it out of lamp.users_files.")
+    yield from events.users()
 
 
-def _rows(location: str) -> Iterator[tuple[int, object]]:
-    """Yield positions and rows: non-blank lines of JSONL, or rows of Parquet, or the error that stands for one."""
-    if location.endswith(".jsonl"):
-        yield from _lines(location)
-    elif location.endswith(".parquet"):
-        with storage.open_input(location) as file:
-            yield from enumerate(_parquet_rows(location, file))
-    else:
-        raise InputError(f"{location} ends in neither .jsonl nor .parquet; lamp.users_files takes these two")
-
-
-def _lines(location: str) -> Iterator[tuple[int, bytes]]:
-    with open_utf8(location) as file:
-        is_first = True
-        for position, line in enumerate(io.BufferedReader(cast(io.RawIOBase, file))):
-            start = line.lstrip()[:60]
-            if is_first and start.startswith(b"<"):
-                raise InputError(
-                    f"{location} is a web page or XML, it starts with {start.decode('utf-8', 'replace')!r}; expected "
-                    "one JSON object a line. Download it again: it may be an error page in its place."
-                )
-            if start:
-                is_first = False
-                yield position, line
-
-
-def _parquet_rows(location: str, file: IO[bytes]) -> Iterator[object]:
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_PER_BATCH):
-            yield from _python_rows(batch)
-    # ValueError: names or values that pyarrow reads and Python cannot represent, such as a column name that is not
-    # UTF-8.
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise InputError(f"{location} cannot be read as Parquet ({error}); write it again") from error
-
-
-def _python_rows(batch: pa.RecordBatch) -> list[object]:
-    """Return the rows of a batch, each that Python cannot represent replaced by an error."""
-    try:
-        return batch.to_pylist()
-    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date after the year 9999
-        if batch.num_rows == 1:
-            return [MalformedError(f"the row cannot be read: {error}")]
-        return [row for place in range(batch.num_rows) for row in _python_rows(batch.slice(place, 1))]
-
-
-def _decoded(row: object) -> object:
-    if isinstance(row, MalformedError):
-        raise row
-    if not isinstance(row, bytes):
-        return row
-    try:
-        return json.loads(row.decode(), parse_constant=_refuse)
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"the line is not UTF-8: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"the line is not JSON: {error}") from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no value")
+def _file_users(task: Task, start: FileStart, events: Events, max_rows: int | None) -> Iterator[Sample | Rejected]:
+    location = start.location
+    with open_rows(location) as file:
+        first = next(file.rows, None)
+        if first is None:
+            return
+        holds_events = is_event(first[1])
+        if max_rows is not None and holds_events:
+            max_rows *= _EVENTS_PER_USER
+        for position, row in chain([first], file.rows):
+            if start.num_rows == max_rows:
+                start.is_whole = False
+                return
+            start.num_rows += 1
+            if start.num_rows == max_rows:
+                start.fraction = file.fraction_read()
+            if holds_events:
+                rejected = events.add(location, position, row)
+                if rejected is not None:
+                    yield rejected
+                continue
+            try:
+                user = _read_user(task, row)
+            except MalformedError as error:
+                yield Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
+            else:
+                yield Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
 
 
 def _read_user(task: Task, row: object) -> User:
+    if isinstance(row, MalformedError):
+        raise row
     fields = mapping_of(row, "the row")
     user_id = id_of(fields.get("user_id"), "user_id")
     is_new = fields.get("is_new") is None or truth_of(fields["is_new"], "is_new")
     history = tuple(
         _read_record(task, position, record)
-        for position, record in enumerate(list_of(fields.get("history"), "history"))
+        for position, record in enumerate(_objects(fields.get("history"), "history"))
     )
     queries = tuple(
         _read_query(task, position, query, is_new)
-        for position, query in enumerate(list_of(fields.get("queries"), "queries"))
+        for position, query in enumerate(_objects(fields.get("queries"), "queries"))
     )
     require_distinct(history, queries)
     return User(user_id=user_id, is_new=is_new, history=history, queries=queries)
+
+
+def _objects(value: object, what: str) -> list[Any]:
+    """Return a list of objects that is given as one, or as an object of lists, as Hugging Face's `Sequence` of a
+    dictionary is stored."""
+    if not isinstance(value, Mapping):
+        return list_of(value, what)
+    columns = {str(name): list_of(column, what) for name, column in cast(Mapping[Any, Any], value).items() if column}
+    lengths = set(map(len, columns.values()))
+    if len(lengths) > 1:
+        raise MalformedError(f"{what} is an object of lists of the lengths {sorted(lengths)}, expected equal ones")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _read_record(task: Task, position: int, record: object) -> Record:
@@ -176,6 +166,6 @@ def _id_or_position(fields: Mapping[str, Any], position: int, what: str) -> str:
 
 def _id_or_empty(row: object) -> str:
     try:
-        return id_of(mapping_of(_decoded(row), "the row").get("user_id"), "user_id")
+        return id_of(mapping_of(row, "the row").get("user_id"), "user_id")
     except MalformedError:
         return ""

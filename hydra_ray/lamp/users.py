@@ -9,7 +9,6 @@ itself. Local disk must hold about as much as the input; memory holds one bucket
 # pyright: reportUnknownArgumentType=false
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +21,9 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.config import LampConfig, RunConfig, Task
 from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.lamp.bucket_files import BucketFiles
 from hydra_ray.lamp.field_checks import MalformedError, checked_output
+from hydra_ray.lamp.input_files import InputFile, input_files
 from hydra_ray.lamp.lamp_files import (
     Sample,
     outputs_location,
@@ -33,9 +34,10 @@ from hydra_ray.lamp.lamp_files import (
 )
 from hydra_ray.lamp.leaks import LEAK, is_leaking
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
+from hydra_ray.lamp.rejection import Reasons
 from hydra_ray.lamp.tasks import task_of
-from hydra_ray.lamp.user_files import read_user_file
-from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, to_dict, to_table
+from hydra_ray.lamp.user_files import FileStart, read_user_files
+from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, from_table, to_dict, to_table
 from hydra_ray.runs.root import bucket_key_of, forgetting
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.seeds import seed_of
@@ -44,8 +46,6 @@ from hydra_ray.temporary import temporary_folder
 USERS = "users"
 REJECTED = "rejected"
 MAX_WARNINGS = 5
-SPILL_BUFFER_BYTES = 8 * 2**20
-"""Size of the rows of all buckets that are buffered before they are appended to their files."""
 USERS_PER_CHUNK = 256
 """Number of users that are Python objects at a time while a bucket becomes a table."""
 
@@ -68,7 +68,7 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
     if config.planted is not None:
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
-        return [_file_fingerprint(location) for location in config.users_files]
+        return [_file_fingerprint(file.location) for file in input_files(config.users_files)]
     required = [questions_location(config.root, split) for split in splits_of(config)]
     if config.train_split is not None:
         required.append(outputs_location(config.root, config.train_split))
@@ -107,7 +107,7 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
             key, is_forgotten = bucket_key_of(config), forgetting(config.storage.root)
             spill = _Spill(Path(folder), stage.num_buckets, key, missing, is_forgotten)
             _spill_all(config, task, Path(folder), spill)
-            _require_few_rejected(config, spill.num_rejected, spill.num_samples)
+            _require_few_rejected(config, spill.reasons.num_rejected, spill.num_samples, spill.reasons)
             if known is not None:
                 missing = sorted(spill.occupied)
                 _require_unknown(config, known, missing, spill)
@@ -122,7 +122,7 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
     counters = dict.fromkeys(_COUNTERS, 0.0) | storage.add_counters(counted)
     log.info("users: %s", ", ".join(f"{name} {count:.0f}" for name, count in counters.items()))
     num_malformed = counters["rejected"] - (counters["leaking_users"] if config.lamp.drop_leaks else 0)
-    _require_few_rejected(config, num_malformed, counters["rejected"] + counters["users"])
+    _require_few_rejected(config, num_malformed, counters["rejected"] + counters["users"], _stored_reasons(stage))
     if known is None and not counters["train_users"]:
         raise InputError("the input holds no training users: both these (is_new false) and new ones are needed")
     if not counters["new_users"]:
@@ -133,7 +133,7 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
 
 
 class _Spill:
-    """Local append-only files of JSON lines, one per bucket and kind of row, filled through a buffer of fixed size."""
+    """Samples, targets and rejected samples by bucket, in local files."""
 
     def __init__(
         self, folder: Path, num_buckets: int, key: str, buckets: Iterable[int], is_forgotten: Callable[[str], bool]
@@ -141,14 +141,13 @@ class _Spill:
         self.num_samples = 0
         self.occupied: set[int] = set()
         """Buckets that have a sample."""
-        self.num_rejected = 0
-        self._folder = folder
+        self.reasons = Reasons()
+        """Reasons of the rejected samples."""
+        self._files = BucketFiles(folder)
         self._num_buckets = num_buckets
         self._key = key
         self._buckets = frozenset(buckets)
         self._is_forgotten = is_forgotten
-        self._waiting: dict[tuple[str, int], list[str]] = {}
-        self._waiting_bytes = 0
 
     def add(self, sample: Sample | Rejected) -> None:
         """Add a sample to its user's bucket, or a rejected one to the bucket of its source and position."""
@@ -168,8 +167,8 @@ class _Spill:
 
     def report(self, rejected: Rejected) -> None:
         """Count a rejected sample and log it, if it is among the first."""
-        self.num_rejected += 1
-        if self.num_rejected <= MAX_WARNINGS:
+        self.reasons.add(rejected)
+        if self.reasons.num_rejected <= MAX_WARNINGS:
             log.warning(
                 "rejected sample %d of %s (id %r): %s",
                 rejected.position, rejected.source, rejected.sample_id, rejected.reason,
@@ -177,11 +176,7 @@ class _Spill:
 
     def rows(self, kind: str, bucket: int) -> Iterator[Any]:
         """Yield the rows of a bucket in the order in which they were added."""
-        self._flush()
-        path = self._path(kind, bucket)
-        if path.exists():
-            with path.open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+        return self._files.rows(kind, bucket)
 
     def _append(self, kind: str, key: str, row: Any) -> None:
         bucket = bucket_of(key, self._num_buckets, self._key)
@@ -189,21 +184,7 @@ class _Spill:
             return
         if kind != "targets":
             self.occupied.add(bucket)
-        line = json.dumps(row) + "\n"
-        self._waiting.setdefault((kind, bucket), []).append(line)
-        self._waiting_bytes += len(line)
-        if self._waiting_bytes > SPILL_BUFFER_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        for (kind, bucket), lines in self._waiting.items():
-            with self._path(kind, bucket).open("a", encoding="utf-8") as file:
-                file.writelines(lines)
-        self._waiting.clear()
-        self._waiting_bytes = 0
-
-    def _path(self, kind: str, bucket: int) -> Path:
-        return self._folder / f"{kind}-{bucket:05d}.jsonl"
+        self._files.append(kind, bucket, row)
 
 
 def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> None:
@@ -215,7 +196,7 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
     elif lamp.root is not None:
         _spill_lamp(task, lamp.root, splits_of(lamp), max_users, spill)
     else:
-        _spill_user_files(task, lamp.users_files, max_users, spill)
+        _spill_user_files(task, input_files(lamp.users_files), folder / "events", max_users, spill)
 
 
 def require_planted(task: Task) -> None:
@@ -242,16 +223,19 @@ def _spill_lamp(task: Task, root: str, splits: Mapping[str, bool], max_users: in
             log.warning("%d targets of split %s belong to no sample and are left out", surplus, split)
 
 
-def _spill_user_files(task: Task, locations: Sequence[str], max_users: int | None, spill: _Spill) -> None:
+def _spill_user_files(
+    task: Task, files: Sequence[InputFile], folder: Path, max_users: int | None, spill: _Spill
+) -> None:
+    folder.mkdir()
     room = {False: max_users, True: max_users}
-    for location in locations:
-        for sample in read_user_file(task, location):
-            if isinstance(sample, Sample):
-                left = room[sample.user.is_new]
-                if left == 0:
-                    continue
-                room[sample.user.is_new] = None if left is None else left - 1
-            spill.add(sample)
+    for sample in read_user_files(task, files, folder):
+        assert not isinstance(sample, FileStart), "all rows are read"
+        if isinstance(sample, Sample):
+            left = room[sample.user.is_new]
+            if left == 0:
+                continue
+            room[sample.user.is_new] = None if left is None else left - 1
+        spill.add(sample)
 
 
 def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spill: _Spill) -> None:
@@ -351,13 +335,23 @@ def _require_unknown(config: RunConfig, known: Stage, buckets: Iterable[int], sp
         )
 
 
-def _require_few_rejected(config: RunConfig, num_rejected: float, num_samples: float) -> None:
+def _require_few_rejected(config: RunConfig, num_rejected: float, num_samples: float, reasons: Iterable[str]) -> None:
     if num_rejected > config.users.max_rejected_fraction * num_samples:
         raise InputError(
-            f"{num_rejected:.0f} of {num_samples:.0f} samples were rejected, more than users.max_rejected_fraction "
-            f"({config.users.max_rejected_fraction}) allows. The log shows the first reasons; check that lamp.task "
-            "is the task of these files."
+            f"rejected {num_rejected:.0f} of {num_samples:.0f} samples, more than users.max_rejected_fraction "
+            f"({config.users.max_rejected_fraction}) allows: {'; '.join(reasons)}. Correct these, or check that "
+            "lamp.task is the task of these files."
         )
+
+
+def _stored_reasons(stage: Stage) -> Iterator[str]:
+    """Yield the reasons in the rejected table; read only when asked for."""
+    reasons = Reasons()
+    for bucket in stage.committed_buckets(USERS):
+        for row in from_table(storage.read_part(stage.part(REJECTED, bucket), arrow_schema(Rejected)), Rejected):
+            if row.reason != LEAK:
+                reasons.add(row)
+    yield from reasons
 
 
 def _file_fingerprint(location: str) -> str:
@@ -366,7 +360,7 @@ def _file_fingerprint(location: str) -> str:
     if storage.is_uri(location):
         size, changed = storage.file_state(location)
         return f"{location}:{size}:{changed}"
-    with storage.open_input(location) as file:
+    with storage.open_source(location) as file:
         # pyarrow's files have `readinto`, which their type does not declare.
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # pyright: ignore[reportArgumentType]
         return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Eligibility of a user's records for a query, and their ranking."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,8 @@ def choose_pseudo_queries(user: User, task: Task, config: ProbesConfig) -> list[
     if not task.has_pseudo_queries:
         return []
     history = user.history
-    possible = [p for p in range(len(history)) if history[p].input and eligible_positions(history, p)]
+    has_eligible = _have_eligible(history)
+    possible = [p for p in range(len(history)) if history[p].input and has_eligible[p]]
     rng = rng_of(config.seed, "pseudo-queries", user.user_id)
     chosen = rng.permutation(len(possible))[: config.num_pseudo_queries]
     return [possible[index] for index in chosen]
@@ -111,6 +113,17 @@ def eligible_positions(history: Sequence[Record], position: int) -> list[int]:
         other
         for other, record in enumerate(history)
         if other != position and (own is None or record.date is None or record.date <= own)
+    ]
+
+
+def _have_eligible(history: Sequence[Record]) -> list[bool]:
+    """Return for each position whether `eligible_positions` would find any, in one pass over sorted dates."""
+    dates = sorted(record.date for record in history if record.date is not None)
+    num_undated = len(history) - len(dates)
+    # A dated record's own date is among those that are not later.
+    return [
+        len(history) > 1 if record.date is None else num_undated + bisect_right(dates, record.date) > 1
+        for record in history
     ]
 
 

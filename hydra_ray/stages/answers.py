@@ -1,13 +1,16 @@
 """Answers: one per query and system, those of HYDRA in LaMP's official prediction format too."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.gate import Gate
 from hydra_ray.engine.ray_data import Counters, run_parts
-from hydra_ray.lamp.predictions import official_predictions
-from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedUser
+from hydra_ray.lamp.predictions import official_predictions, own_prediction_id
+from hydra_ray.rows import AnsweredUser, DraftedUser, Prediction, ProbedUser, arrow_schema, to_table
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.gate import fitted_gates, outcomes_of_users
@@ -17,6 +20,10 @@ from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
 
 PREDICTIONS = "predictions.json"
 """Name of the file of official predictions."""
+PREDICTIONS_TABLE = "predictions.parquet"
+"""Name of the table of the same predictions, each with its user and query. It is written first: where it is, it tells
+whose the official ones are."""
+_ROWS_PER_GROUP = 10_000
 _TABLE = "answers"
 
 
@@ -51,13 +58,25 @@ def scored_users(plan: Plan, bucket: int) -> list[Scored]:
 
 def _make(plan: Plan) -> Counters:
     counters = run_parts(plan.answers, _TABLE, AnswersPart(plan, fitted_gates(plan)), plan.config.placement)
-    predictions = storage.join(plan.answers.folder, PREDICTIONS)
-    official_predictions(plan.task.prediction_name, _hydra_answers(plan), predictions)
+    folder = plan.answers.folder
+    schema = arrow_schema(Prediction)
+    tables = _batched_tables(_predictions(plan))
+    storage.write_row_groups(storage.join(folder, PREDICTIONS_TABLE), schema, tables, {})
+    answers = ((each.prediction_id, each.answer) for each in _predictions(plan))
+    official_predictions(plan.task.prediction_name, answers, storage.join(folder, PREDICTIONS))
     return counters
 
 
-def _hydra_answers(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield (id, answer) of the personalized system; failed queries are left out, never empty.
+def _batched_tables(predictions: Iterable[Prediction]) -> Iterator[pa.Table]:
+    """Yield tables of some thousand predictions; an empty one where there is none."""
+    left = iter(predictions)
+    yield to_table(islice(left, _ROWS_PER_GROUP), Prediction)
+    while rows := list(islice(left, _ROWS_PER_GROUP)):
+        yield to_table(rows, Prediction)
+
+
+def _predictions(plan: Plan) -> Iterator[Prediction]:
+    """Yield the answers of the personalized system; failed queries are left out, never empty.
 
     An official LaMP id is unique; in your own data a query's id is so only within its user.
     """
@@ -66,7 +85,13 @@ def _hydra_answers(plan: Plan) -> Iterator[tuple[str, str]]:
         for query in answered.queries:
             for answer in query.answers:
                 if answer.system == "hydra" and answer.value is not None:
-                    yield f"{user.user_id}/{query.query_id}" if is_own else query.query_id, answer.value
+                    yield Prediction(
+                        user_id=user.user_id,
+                        query_id=query.query_id,
+                        prediction_id=own_prediction_id(user.user_id, query.query_id) if is_own else query.query_id,
+                        answer=answer.value,
+                        choice=query.choice,
+                    )
 
 
 STAGES = (
@@ -78,7 +103,7 @@ STAGES = (
         settings=lambda planning: {"answers": planning.config.answers},
         make=_make,
         tables=lambda _: (_TABLE,),
-        file_kinds={r"predictions\.json": "predictions"},
+        file_kinds={r"predictions\.json": "predictions", r"predictions\.parquet": "table"},
         duration=Duration(fixed=0.5, per_user=0.005),
     ),
 )

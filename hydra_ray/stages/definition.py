@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from hydra_ray.stages.plan import Plan
     from hydra_ray.stages.planning import Planning
 
-FileKind = Literal["learned", "page", "predictions", "rejected", "report", "unfinished"]
-"""Kinds of files that are no tables of users' rows; see `hydra_ray.forget`."""
+FileKind = Literal["learned", "page", "predictions", "rejected", "report", "table", "unfinished"]
+"""Kinds of files that are no parts of a stage's tables; see `hydra_ray.forget`."""
 Workers = Literal["driver", "steps", "encoder", "encoders", "training", "trials"]
 """Place of a stage's work: the driver, CPU steps of Ray Data, one or several workers that hold an encoder, the workers
 of Ray Train, or trials of Ray Tune."""
@@ -119,8 +119,8 @@ class StageDefinition:
     """Whether its settings may differ from those of the parent run."""
 
     file_kinds: Mapping[str, FileKind] = field(default_factory=dict)
-    """Kinds of the files in its folder that are neither tables of rows with a `user_id` nor the manifest, by a regular
-    expression of their path in it."""
+    """Kinds of the files in its folder that are neither parts of tables of rows with a `user_id` nor the manifest, by a
+    regular expression of their path in it."""
     learns_from: Literal["all users", "training users"] | None = None
     """Users who have a part in its files of the kind "learned"."""
 

@@ -15,7 +15,7 @@ from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.scorer.heads.store import prior_folder
 from hydra_ray.scorer.linear.prior import feature_weights, read_prior
 from hydra_ray.stages.added_users import addition_summary
-from hydra_ray.stages.answers import PREDICTIONS
+from hydra_ray.stages.answers import PREDICTIONS, PREDICTIONS_TABLE
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.explained import explain_examples
 from hydra_ray.stages.plan import Plan
@@ -28,8 +28,9 @@ METRICS, PAGE, _SUMMARY = "metrics.json", "report.html", "summary.json"
 
 def publish(plan: Plan) -> None:
     """Copy what a person reads of a finished run to the run's own folder, and record there what the run consists of."""
-    with publishing(plan.run_folder, [METRICS, PAGE, PREDICTIONS, _SUMMARY]):
-        for stage, name in ((plan.report, METRICS), (plan.report, PAGE), (plan.answers, PREDICTIONS)):
+    answers = ((plan.answers, PREDICTIONS_TABLE), (plan.answers, PREDICTIONS))
+    with publishing(plan.run_folder, [METRICS, PAGE, PREDICTIONS_TABLE, PREDICTIONS, _SUMMARY]):
+        for stage, name in ((plan.report, METRICS), (plan.report, PAGE), *answers):
             if storage.exists(location := storage.join(stage.folder, name)):
                 storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
         if plan.parent is not None:

@@ -133,6 +133,32 @@ def open_input(location: str) -> IO[bytes]:
         return store.arrow.open_input_file(path)
 
 
+def open_source(location: str) -> IO[bytes]:
+    """Return a file that is not this package's own, such as users' raw files, open for random access.
+
+    Any key of an object store can be read. No error advises to remove the file, which may be its owner's only copy.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    store, path = store_of(location)
+    try:
+        return store.source(path)
+    except FileNotFoundError as error:
+        raise StorageError(f"no file at {location}; check the name") from error
+    except PermissionError as error:
+        raise forbidden(location) from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot open {location} ({error}); nothing was changed there: check the name") from error
+
+
+def glob_files(pattern: str) -> list[str]:
+    """Return the sorted locations of the files and folders whose names match `pattern` (`*`, `?`, `[...]`, and `**` for
+    any folders)."""
+    store, path = store_of(pattern)
+    return sorted(f"{'s3://' if store.is_remote else ''}{found}" for found in store.glob(path))
+
+
 def file_state(location: str) -> tuple[int, int]:
     """Return the size in bytes and the modification time in nanoseconds of a file, without reading it.
 

@@ -6,6 +6,7 @@ leaves nothing behind.
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import uuid
@@ -49,6 +50,14 @@ class LocalStore:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def source(self, path: str) -> IO[bytes]:
+        """Open a file of whatever name for reading."""
+        return open(path, "rb")
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths of the files and folders that match a pattern, unordered."""
+        return glob.glob(pattern, recursive=True)
 
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
         """Return the relative paths of the files in a folder, unordered."""

@@ -12,6 +12,8 @@ from hydra_ray.storage.local import LocalStore
 from hydra_ray.storage.s3 import ENDPOINTS, REGIONS, S3Store, s3_store
 
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<bucket>[^/]*)")
+_OPTIONS = re.compile(r"[?#&][A-Za-z_-]+=")
+"""Options of a URL; `?` and `#` alone may be part of a key."""
 _LOCAL = LocalStore()
 
 
@@ -65,7 +67,7 @@ def require_supported(location: str) -> None:
     if match is None:
         return
     # A secret may contain a slash; the rest of it then looks like a bucket with a port.
-    if re.search("[@:]", match["bucket"]) or re.search("[?#]", location):
+    if re.search("[@:]", match["bucket"]) or _OPTIONS.search(location):
         raise ConfigError(
             f"a location {match['scheme']}://... carries credentials or options, which would stand in configurations "
             "and logs. Expected s3://bucket/folder, the store itself in storage.endpoint and storage.region, and "

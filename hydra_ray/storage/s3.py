@@ -33,6 +33,8 @@ REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _ATTEMPTS = 8
 """Maximum number of attempts of a request; with the pauses between them, about half a minute."""
 _CHUNK_BYTES = 16 << 20
+_SOURCE_BYTES = 8 << 20
+"""Size of a request when a raw file is streamed."""
 _THREADS = 16
 
 
@@ -94,6 +96,16 @@ class S3Store:
         """Return the content of an object; None if there is none."""
         with _store_errors(path):
             return self._content(path)
+
+    def source(self, path: str) -> IO[bytes]:
+        """Open an object of whatever key for reading; pyarrow takes no key with an empty, `.` or `..` component."""
+        with _store_errors(path):
+            return self._objects.open(path, "rb", block_size=_SOURCE_BYTES)  # pyright: ignore[reportReturnType]
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths of the objects and folders that match a pattern, unordered."""
+        with _store_errors(pattern):
+            return self._objects.glob(pattern)  # pyright: ignore[reportReturnType]
 
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
         """Return the relative keys below a folder, unordered.

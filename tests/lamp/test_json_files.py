@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydra_ray.errors import InputError
-from hydra_ray.lamp.json_files import MAX_DEPTH, _Shallow, json_items, open_utf8
+from hydra_ray.lamp.json_files import MAX_DEPTH, _Shallow, json_items
+from hydra_ray.lamp.raw_streams import open_utf8
 
 texts = st.one_of(st.text(max_size=6), st.sampled_from(["[", "]}", '"', "\\", '\\"[', "\\\\"]))
 values = st.recursive(

@@ -1,15 +1,17 @@
 import json
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import Sample
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.lamp.user_files import read_user_file
+from hydra_ray.lamp.user_files import read_user_files
 from hydra_ray.rows import Query, Record, Rejected, User
 
 ROW = {
@@ -33,7 +35,8 @@ ANN = User(
 
 
 def _read(task, path: Path):
-    return list(read_user_file(task, str(path)))
+    with TemporaryDirectory() as folder:
+        return list(read_user_files(task, input_files([str(path)]), Path(folder)))
 
 
 def test_jsonl_rows_become_users_and_blank_lines_nothing(tags, tmp_path):

@@ -1,9 +1,11 @@
 """Checks that a run's users can be read, and their number: the run's own readers, on the first rows of each file."""
 
 import json
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from statistics import fmean
 
 from hydra_ray import storage
@@ -11,9 +13,11 @@ from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import HydraError, InputError
 from hydra_ray.findings import Finding, unusable
 from hydra_ray.lamp.field_checks import MalformedError
+from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import Sample, questions_location, read_samples, read_targets, user_id_of
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, planted_id
-from hydra_ray.lamp.user_files import read_user_file
+from hydra_ray.lamp.rejection import Reasons
+from hydra_ray.lamp.user_files import FileStart, read_user_files
 from hydra_ray.lamp.users import in_fold, rejected_sample, require_planted, splits_of
 from hydra_ray.rows import Rejected, to_dict
 from hydra_ray.runs.root import known_root_key
@@ -126,12 +130,26 @@ def _look_at_lamp(config: RunConfig, task: Task, root: str, seen: SeenUsers) -> 
 
 
 def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
-    for location in config.lamp.users_files:
-        _take(read_user_file(task, location), location, config, seen)
+    found: list[FileStart] = []
+    num_seen = 0
+    with tempfile.TemporaryDirectory(prefix="hydra_ray-doctor-") as folder:
+        files = input_files(config.lamp.users_files)
+        for each in read_user_files(task, files, Path(folder), max_rows=MAX_ROWS):
+            if isinstance(each, FileStart):
+                found.append(each)
+            else:
+                seen.add(each, config)
+                num_seen += 1
+    seen.input_bytes += sum(storage.file_state(each.location)[0] for each in found)
+    seen.is_whole = all(each.is_whole for each in found)
+    num_rows = sum(each.num_rows for each in found)
+    num_all = sum(each.num_rows if each.is_whole else each.num_rows / max(each.fraction, 1e-9) for each in found)
+    num_users = num_seen if seen.is_whole else max(num_seen + 1, round(num_seen * num_all / max(num_rows, 1)))
+    seen.num_users += min(num_users, config.users.max_users or num_users)
 
 
 def _take(samples: Iterable[Sample | Rejected], location: str, config: RunConfig, seen: SeenUsers) -> None:
-    """Count the first samples of a file, and estimate its number of samples."""
+    """Count the first samples of a file of LaMP, and estimate its number of samples."""
     found: Iterator[Sample | Rejected] = islice(samples, MAX_ROWS + 1)
     num_users, lengths = 0, [1]
     for sample in islice(found, MAX_ROWS):
@@ -142,25 +160,16 @@ def _take(samples: Iterable[Sample | Rejected], location: str, config: RunConfig
     seen.input_bytes += storage.file_state(location)[0]
     if next(found, None) is not None:
         seen.is_whole = False
-        num_users = max(num_users + 1, _num_rows(location, fmean(lengths)))
+        num_users = max(num_users + 1, round(storage.file_state(location)[0] / fmean(lengths)))
     seen.num_users += min(num_users, config.users.max_users or num_users)
-
-
-def _num_rows(location: str, row_bytes: float) -> int:
-    if location.endswith(".parquet"):
-        with storage.open_part(location) as file:
-            return file.metadata.num_rows
-    return round(storage.file_state(location)[0] / row_bytes)
 
 
 def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
     num_rows = len(seen.rejected) + len(seen.ids)
     if len(seen.rejected) > config.users.max_rejected_fraction * num_rows:
-        first = seen.rejected[0]
         raise InputError(
-            f"{len(seen.rejected)} of the first {num_rows} users are malformed, the first one at position "
-            f"{first.position} of {first.source} ({first.reason}): correct them, or check that "
-            "lamp.task is the task of these files"
+            f"{len(seen.rejected)} of the first {num_rows} users are malformed: {'; '.join(Reasons(seen.rejected))}: "
+            "correct them, or check that lamp.task is the task of these files"
         )
     if not seen.is_whole or config.users.num_folds > 1:
         return

@@ -13,6 +13,8 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.input_files import input_files
+from hydra_ray.lamp.lamp_files import QUESTIONS
 from hydra_ray.storage.locations import require_supported
 
 _SPLITS = ("train_split", "new_split")
@@ -35,7 +37,8 @@ def place_files(named: Sequence[str], setting: str, upload: str | None) -> Place
     """Return the locations of files for the cluster, and the local files to copy there first.
 
     Args:
-        named: locations; an absolute path is the cluster's, unless it exists on this machine too and `upload` is given.
+        named: files, folders of parts and patterns; an absolute path is the cluster's, unless it exists on this machine
+            too and `upload` is given.
         setting: setting or option that names them, for messages.
         upload: folder that this machine can write and the cluster can read.
 
@@ -47,17 +50,22 @@ def place_files(named: Sequence[str], setting: str, upload: str | None) -> Place
     notes: list[str] = []
     for each in named:
         path = Path(each).expanduser()
-        if _is_elsewhere(each, path):
+        here = () if storage.is_uri(each) else _files_here(path)
+        if _is_elsewhere(each, path) and not here:
             locations.append(each if storage.is_uri(each) else str(path))
         elif upload is None and path.is_absolute():
             locations.append(str(path))
             notes.append(_looked_for(setting, path))
-        elif not path.is_file():
-            found = "that is a folder" if path.is_dir() else "there is no such file here"
+        elif not here:
+            found = "that is a folder without users' own files" if path.is_dir() else "there is no such file here"
             raise InputError(f"{setting} names {each}, and {found}: {path.absolute()}")
         else:
-            copies[path] = storage.join(_require_upload(upload, [path], setting), _digest([path]), path.name)
-            locations.append(copies[path])
+            folder = storage.join(_require_upload(upload, here, setting), _digest(here))
+            for number, file in enumerate(here):
+                # Files of several folders may have one name.
+                name = file.name if len({other.name for other in here}) == len(here) else f"{number:05d}-{file.name}"
+                copies[file] = storage.join(folder, name)
+                locations.append(copies[file])
     return Placed(locations=tuple(locations), copies=copies, notes=tuple(notes))
 
 
@@ -82,6 +90,18 @@ def place_folder(lamp: Mapping[str, Any], upload: str | None) -> Placed:
         raise InputError(f"{setting} is {root}, and no file of its splits is there: {path.absolute()}")
     folder = storage.join(_require_upload(upload, files, setting), _digest(files))
     return Placed(locations=(folder,), copies={each: storage.join(folder, each.name) for each in files})
+
+
+def _files_here(path: Path) -> Sequence[Path]:
+    """Return the files of this machine that a path or a pattern stands for."""
+    if path.is_file():
+        return (path,)
+    try:
+        found = [Path(file.location) for file in input_files([str(path)])]
+    except InputError:
+        return ()
+    # Files of LaMP belong together: `place_folder` copies them.
+    return () if any(QUESTIONS in file.name for file in found) else found
 
 
 def copy_there(path: Path, location: str) -> str:

@@ -181,7 +181,8 @@ def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
         placed = place_folder(lamp, upload)
         found, override = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
     else:
-        found = list(lamp.get("users_files") or ())
+        given = lamp.get("users_files") or ()
+        found = [given] if isinstance(given, str) else list(given)
         placed = place_files(found, "lamp.users_files", upload)
         override = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
     return placed, "" if list(placed.locations) == list(found) else override.strip()

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +192,20 @@ def test_a_folder_or_an_archive_in_the_place_of_users_is_told(tmp_path: Path):
     finding, _ = users_finding(config := own_config(tmp_path, tmp_path), task_of(config.lamp))
     assert "is a folder" in finding.remedy
     packed = tmp_path / "users.jsonl"
-    packed.write_bytes(gzip.compress(b"{}"))
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("users.jsonl", "{}")
     finding, _ = users_finding(config := own_config(tmp_path, packed), task_of(config.lamp))
-    assert "compressed with gzip" in finding.remedy
+    assert "a zip archive" in finding.remedy
+
+
+def test_users_in_packed_files_of_a_folder_are_found(tmp_path: Path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    content = "".join(json.dumps(row) + "\n" for row in rows(3000)).encode()
+    (folder / "part-0.json.gz").write_bytes(gzip.compress(content))
+    seen = seen_of(own_config(tmp_path, folder))
+    assert len(seen.ids) == MAX_ROWS
+    assert 1500 < seen.num_users < 6000
 
 
 def test_a_root_of_users_that_is_empty_is_not_called_planted():

@@ -1,0 +1,176 @@
+"""Users given as single events, a row a record or a query, grouped on disk: memory holds one bucket of users.
+
+A row has a `user_id`, an `input` and an `output`, a `target` or neither. A row with an output is a record, one with a
+target a query with its right answer, and one with neither, in a file that has a column `target` or none `output`, a
+query without one; `kind` (record or query) or `is_query` says so where that is not what is meant. `date`, `id` (or
+`record_id`, `query_id`) and `is_new` are optional. Where no file gives a query, each user's newest record becomes one.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra_ray.config import Task
+from hydra_ray.lamp.bucket_files import BucketFiles
+from hydra_ray.lamp.field_checks import (
+    MalformedError,
+    checked_output,
+    checked_question,
+    id_of,
+    make_record,
+    mapping_of,
+    require_distinct,
+    text_of,
+    truth_of,
+)
+from hydra_ray.lamp.lamp_files import Sample
+from hydra_ray.lamp.row_files import USER_ID
+from hydra_ray.rows import Query, Record, Rejected, User, from_dict, to_dict
+
+NUM_BUCKETS = 256
+"""Number of buckets that events are divided into before they are grouped."""
+_EVENTS = "events"
+_KINDS = {"record": False, "query": True}
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+
+log = logging.getLogger(__name__)
+
+
+def is_event(row: object) -> bool:
+    """Return whether a row is a single event and not a whole user."""
+    if not isinstance(row, Mapping) or USER_ID not in row or "history" in row or "queries" in row:
+        return False
+    return "input" in row or "output" in row
+
+
+class Events:
+    """Events of users, collected on disk and grouped at the end."""
+
+    def __init__(self, task: Task, folder: Path):
+        self._task = task
+        self._files = BucketFiles(folder)
+        self._has_queries = False
+        self._buckets: set[int] = set()
+
+    def add(self, source: str, position: int, row: object) -> Rejected | None:
+        """Add the event in a row of a file; return the row as a rejected one where it names no user.
+
+        An event that cannot be used is kept with the reason, for which its user will be rejected.
+        """
+        try:
+            fields = _fields(row)
+            user_id = id_of(fields.get(USER_ID), USER_ID)
+        except MalformedError as error:
+            return Rejected(source=source, position=position, sample_id="", reason=error.reason)
+        event: dict[str, Any] = {"user_id": user_id, "source": source, "position": position}
+        try:
+            event |= self._read(fields)
+        except MalformedError as error:
+            event["reason"] = error.reason
+        self._has_queries |= "query" in event
+        bucket = int.from_bytes(hashlib.blake2b(user_id.encode(), digest_size=8).digest()) % NUM_BUCKETS
+        self._buckets.add(bucket)
+        self._files.append(_EVENTS, bucket, event)
+        return None
+
+    def users(self) -> Iterator[Sample | Rejected]:
+        """Yield the users of all events, one bucket in memory at a time."""
+        if self._buckets and not self._has_queries and self._task.has_pseudo_queries:
+            log.info("the files of single events give no queries: each user's newest record becomes the query")
+        for bucket in sorted(self._buckets):
+            by_user: dict[str, list[dict[str, Any]]] = {}
+            for event in self._files.rows(_EVENTS, bucket):
+                by_user.setdefault(event["user_id"], []).append(event)
+            for user_id, events in by_user.items():
+                yield self._grouped(user_id, events)
+
+    def _read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {"is_new": _truth(row.get("is_new"), "is_new")}
+        is_query = _is_query(row)
+        named = row.get("query_id" if is_query else "record_id")
+        named = row.get("id") if named is None else named
+        name = "" if named is None else id_of(named, "the id")
+        text = text_of(row.get("input"), "the input")
+        if is_query:
+            target = row.get("output") if row.get("target") is None else row.get("target")
+            answer = None if target is None else checked_output(self._task, text_of(target, "target"), "the target")
+            question = checked_question(self._task, text, "the input of the query")
+            found["query"] = to_dict(Query(query_id=name, input=question, target=answer))
+        else:
+            output = text_of(row.get("output"), "the output")
+            found["record"] = to_dict(make_record(self._task, name, text.strip(), output, row.get("date")))
+        found["has_id"] = bool(name)
+        return found
+
+    def _grouped(self, user_id: str, events: list[dict[str, Any]]) -> Sample | Rejected:
+        first = events[0]
+        place: dict[str, Any] = {"source": first["source"], "position": first["position"], "sample_id": user_id}
+        bad = next((event for event in events if "reason" in event), None)
+        if bad is not None:
+            return Rejected(**{**place, "source": bad["source"], "position": bad["position"]}, reason=bad["reason"])
+        try:
+            return Sample(**place, user=self._user(user_id, events), awaits_target=False)
+        except MalformedError as error:
+            return Rejected(**place, reason=error.reason)
+
+    def _user(self, user_id: str, events: list[dict[str, Any]]) -> User:
+        told = {event["is_new"] for event in events} - {None}
+        if len(told) > 1:
+            raise MalformedError("is_new is true in one row of the user and false in another")
+        is_new = told != {False}
+        records: list[Record] = []
+        queries: list[Query] = []
+        for event in events:
+            if "record" in event:
+                record = from_dict(event["record"], Record)
+                records.append(record if event["has_id"] else replace(record, record_id=str(len(records))))
+            else:
+                query = from_dict(event["query"], Query)
+                queries.append(query if event["has_id"] else replace(query, query_id=str(len(queries))))
+        if not self._has_queries and self._task.has_pseudo_queries:
+            queries += _newest_as_query(self._task, records)
+        if not is_new and any(query.target is None for query in queries):
+            raise MalformedError("a query of a training user has no target")
+        require_distinct(records, queries)
+        return User(user_id=user_id, is_new=is_new, history=tuple(records), queries=tuple(queries))
+
+
+def _newest_as_query(task: Task, records: list[Record]) -> Iterator[Query]:
+    """Take the newest record that has an input out of a user's records and yield it as a query; the last of equals."""
+    places = [place for place, record in enumerate(records) if record.input]
+    if places:
+        newest = max(places, key=lambda place: (records[place].date is not None, records[place].date or 0, place))
+        record = records.pop(newest)
+        question = checked_question(task, record.input, "the input of the newest record")
+        yield Query(query_id=record.record_id, input=question, target=record.output)
+
+
+def _fields(row: object) -> Mapping[str, Any]:
+    if isinstance(row, MalformedError):
+        raise row
+    return mapping_of(row, "the row")
+
+
+def _is_query(row: Mapping[str, Any]) -> bool:
+    kind = row.get("kind")
+    if kind is not None:
+        if not isinstance(kind, str) or kind.strip().casefold() not in _KINDS:
+            raise MalformedError("kind is neither record nor query")
+        return _KINDS[kind.strip().casefold()]
+    is_query = _truth(row.get("is_query"), "is_query")
+    if is_query is not None:
+        return is_query
+    has_output, has_target = row.get("output") is not None, row.get("target") is not None
+    if has_output and has_target:
+        raise MalformedError("the row has an output and a target; say in `kind` whether it is a record or a query")
+    return has_target or (not has_output and ("target" in row or "output" not in row))
+
+
+def _truth(value: object, what: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    text = str(value).strip().casefold() if isinstance(value, str | int) else ""
+    return _TRUTHS[text] if text in _TRUTHS else truth_of(value, what)

@@ -1,0 +1,90 @@
+"""Files that `lamp.users_files` names: files themselves, folders of parts and glob patterns.
+
+Of a folder the files that Spark and Hadoop hide are left out: names that begin with `_` or `.` and checksums.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hydra_ray import storage
+from hydra_ray.errors import InputError
+
+_WILDCARDS = frozenset("*?[")
+_HIDDEN_SUFFIXES = (".crc", ".tmp", "._COPYING_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """File to read. Key: location."""
+
+    location: str
+    given: str
+    """Entry of lamp.users_files that names it."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the entry is a folder or a pattern, so that the file may be an empty part among others."""
+        return self.location != self.given
+
+
+def input_files(given: Sequence[str]) -> list[InputFile]:
+    """Return the files that some entries name, in the order of the entries and of names in a folder, each file once.
+
+    Raises:
+        InputError: an entry is given twice, or names no file.
+    """
+    found: dict[str, InputFile] = {}
+    for place, entry in enumerate(given):
+        if entry in given[:place]:
+            raise InputError(f"lamp.users_files names {entry} twice; name it once")
+        for location in _locations(entry):
+            found.setdefault(_identity(location), InputFile(location=location, given=entry))
+    return list(found.values())
+
+
+def is_pattern(entry: str) -> bool:
+    """Return whether an entry holds a wildcard; a file of that very name counts before its pattern."""
+    return not _WILDCARDS.isdisjoint(entry)
+
+
+def parts_of(folder: str) -> list[str]:
+    """Return the sorted paths, relative to a folder, of the files below it that are no by-products of Spark or Hadoop;
+    folders such as `date=2024-01-01` are entered."""
+    return [path for path in storage.list_tree(folder) if not any(map(_is_hidden, path.split("/")))]
+
+
+def _locations(entry: str) -> list[str]:
+    if storage.exists(entry):
+        return [entry]
+    parts = [storage.join(entry, path) for path in parts_of(entry)]
+    if not parts and is_pattern(entry):
+        parts = list(_matches(entry))
+        if not parts:
+            raise InputError(f"no file matches {entry}; check lamp.users_files")
+    if parts:
+        return parts
+    if not storage.is_uri(entry) and os.path.isdir(entry):
+        raise InputError(f"{entry} is a folder without a file to read; expected users' files in it (lamp.users_files)")
+    raise InputError(f"no file {entry}; check lamp.users_files")
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    try:
+        matches = storage.glob_files(pattern)
+    except ValueError as error:
+        raise InputError(f"{pattern} is no pattern of files ({error}); check lamp.users_files") from error
+    for match in matches:
+        if storage.exists(match):
+            if not _is_hidden(match.rpartition("/")[2]):
+                yield match
+        else:
+            yield from (storage.join(match, path) for path in parts_of(match))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name) or name.endswith(_HIDDEN_SUFFIXES)
+
+
+def _identity(location: str) -> str:
+    return location if storage.is_uri(location) else os.path.realpath(location)

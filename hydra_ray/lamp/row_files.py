@@ -1,0 +1,255 @@
+"""Rows of a file of users in any format: JSON lines or a JSON array, Parquet, Arrow IPC (Feather) and CSV.
+
+The format is told by the content; a name that ends in .jsonl, .ndjson or .parquet is believed. A row that cannot be
+read is an error in its place, and the rows after it are read.
+"""
+
+# pyarrow comes without type stubs.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false, reportUnknownLambdaType=false
+
+import csv
+import io
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hydra_ray import storage
+from hydra_ray.errors import InputError
+from hydra_ray.lamp.field_checks import MalformedError
+from hydra_ray.lamp.json_files import json_items
+from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES, open_bytes, skip_mark
+
+ROWS_PER_BATCH = 64
+"""Number of rows of a Parquet or Arrow file that are decoded at a time."""
+USER_ID = "user_id"
+_EVENT_COLUMNS = frozenset({"input", "output"})
+_LINES, _PARQUET = (".jsonl", ".ndjson"), (".parquet", ".pq")
+ROW_SUFFIXES = (*_LINES, *_PARQUET)
+"""Endings of names that say what a file is without a look at it."""
+_ARROW_FILE, _ARROW_STREAM, _FEATHER_1, _PARQUET_MAGIC = b"ARROW1", b"\xff\xff\xff\xff", b"FEA1", b"PAR1"
+_DELIMITERS = ",;\t|"
+_MAX_CELL = 1 << 28
+"""Longest cell of a CSV file, in characters: an opening quote without an end would take in the rest of the file."""
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError)
+"""What pyarrow raises for damaged content, and for values that Python cannot represent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFile:
+    """Open file of rows."""
+
+    rows: Iterator[tuple[int, object]]
+    """Positions and rows: decoded values, or a MalformedError for a row that cannot be read."""
+    fraction_read: Callable[[], float]
+    """Returns the approximate share of the file that has been read."""
+
+
+@contextmanager
+def open_rows(location: str) -> Generator[RowFile]:
+    """Open the file of rows at `location`.
+
+    Raises:
+        InputError: it is in none of the formats, or damaged; also while rows are read.
+        StorageError: it cannot be read.
+    """
+    name = location.lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    with open_bytes(location) as (file, raw):
+        start = file.peek(8)[:8]
+        is_arrow = start.startswith((_ARROW_FILE, _ARROW_STREAM))
+        if start.startswith(_FEATHER_1):
+            raise InputError(f"{location} is Feather of version 1; write it again as version 2, or as Parquet")
+        if not (is_arrow or start.startswith(_PARQUET_MAGIC) or name.endswith(_PARQUET)):
+            rows = _text_rows(location, name, file)
+            yield RowFile(rows=rows, fraction_read=lambda: raw.fraction_before(file.tell()))
+            return
+    if raw.codec:
+        raise InputError(f"{location} is a table packed with {raw.codec}; unpack it: tables are compressed inside")
+    with storage.open_source(location) as source:
+        seen = _Seen()
+        batches = _arrow_batches(source, start) if is_arrow else _parquet_batches(source, seen)
+        format_name = "Arrow IPC" if is_arrow else "Parquet"
+        yield RowFile(rows=_table_rows(location, format_name, batches, seen), fraction_read=seen.share)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What has been read of a table."""
+
+    num_rows: int = 0
+    num_all: int = 0
+    """Number of all rows; 0 where no footer tells."""
+
+    def share(self) -> float:
+        return self.num_rows / self.num_all if self.num_all else 1.0
+
+
+def _text_rows(location: str, name: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
+    skip_mark(file, location)
+    if name.endswith(_LINES):
+        yield from _lines(location, file)
+        return
+    while (blank := file.peek(1)[:1]) and blank.isspace():
+        file.read(1)
+    start = file.peek(1)[:1]
+    if start in (b"{", b"<", b""):
+        yield from _lines(location, file)
+    elif start == b"[":
+        yield from enumerate(json_items(location, "item", "a JSON array of objects, or one object a line"))
+    else:
+        yield from _csv_rows(location, file)
+
+
+def _lines(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
+    is_first = True
+    for position, line in enumerate(file):
+        start = line.lstrip()[:1]
+        if is_first and start == b"<":
+            raise InputError(
+                f"{location} is a web page or XML, it starts with <; expected one JSON object a line. Download it "
+                "again: it may be an error page in its place."
+            )
+        if start:
+            is_first = False
+            yield position, _decoded(line)
+
+
+def _decoded(line: bytes) -> object:
+    try:
+        return json.loads(line.decode(), parse_constant=_refuse)
+    except UnicodeDecodeError as error:
+        return MalformedError(f"the line is not UTF-8 at byte {error.start}")
+    except json.JSONDecodeError as error:
+        return MalformedError(f"the line is not JSON: {error.msg} at character {error.pos}")
+    except (ValueError, RecursionError) as error:
+        return MalformedError(f"the line is not JSON: {error}")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no value")
+
+
+def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
+    """Yield the rows of CSV with a header, each a mapping of its cells; an empty cell is None."""
+    csv.field_size_limit(_MAX_CELL)
+    # What is not UTF-8 becomes half characters, which the checks of the row's fields refuse.
+    text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
+    header = text.readline()
+    names, delimiter = _header(location, header)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    position = -1
+    while True:
+        position += 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            # The module's message is about quotes or lengths; the line is not the one that the defect began in.
+            yield position, MalformedError("the row is not CSV: check its quotes")
+            continue
+        if len(cells) > len(names):
+            yield position, MalformedError(f"the row has {len(cells)} cells, the header {len(names)}: quote its texts")
+        elif cells:
+            yield position, {name: cell or None for name, cell in zip(names, cells, strict=False)}
+
+
+def _header(location: str, line: str) -> tuple[list[str], str]:
+    for delimiter in _DELIMITERS:
+        try:
+            names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+        except csv.Error:
+            continue
+        if USER_ID in names and not _EVENT_COLUMNS.isdisjoint(names):
+            if len(set(names)) < len(names):
+                raise InputError(f"{location} has a column twice in its header; name each once")
+            return names, delimiter
+    raise InputError(
+        f"{location} is none of JSON lines, a JSON array, Parquet, Arrow IPC, and CSV whose first line names the "
+        f"columns {USER_ID}, input and output; write it as one of these, or leave it out of lamp.users_files"
+    )
+
+
+def _parquet_batches(source: Any, seen: _Seen) -> Iterator[pa.RecordBatch]:
+    file = pq.ParquetFile(source)
+    seen.num_all = file.metadata.num_rows
+    yield from file.iter_batches(batch_size=ROWS_PER_BATCH)
+
+
+def _arrow_batches(source: Any, start: bytes) -> Iterator[pa.RecordBatch]:
+    ipc = cast(Any, pa.ipc)
+    if start.startswith(_ARROW_FILE):
+        reader = ipc.open_file(source)
+        batches: Iterable[Any] = map(reader.get_batch, range(reader.num_record_batches))
+    else:
+        batches = ipc.open_stream(source)
+    for batch in batches:
+        batch.validate(full=True)  # damaged offsets would be read out of bounds
+        for place in range(0, batch.num_rows, ROWS_PER_BATCH):
+            yield batch.slice(place, ROWS_PER_BATCH)
+
+
+def _table_rows(
+    location: str, format_name: str, batches: Iterator[pa.RecordBatch], seen: _Seen
+) -> Iterator[tuple[int, object]]:
+    try:
+        for batch in batches:
+            decode = _decoder(pa.struct(list(batch.schema))) or _same
+            for row in _python_rows(batch):
+                position, seen.num_rows = seen.num_rows, seen.num_rows + 1
+                yield position, row if isinstance(row, MalformedError) else decode(row)
+    except _UNREADABLE as error:
+        raise InputError(
+            f"{location} cannot be read as {format_name} ({type(error).__name__} after {seen.num_rows} rows): it "
+            "may be cut off or damaged; write it again"
+        ) from None
+
+
+def _python_rows(batch: pa.RecordBatch) -> list[object]:
+    """Return the rows of a batch, each that Python cannot represent replaced by an error."""
+    try:
+        return batch.to_pylist()
+    except _UNREADABLE as error:  # text that is not UTF-8, a date after the year 9999, an unknown time zone
+        if batch.num_rows == 1:
+            return [MalformedError(f"the row cannot be read: a value in it gives {type(error).__name__}")]
+        return [row for place in range(batch.num_rows) for row in _python_rows(batch.slice(place, 1))]
+
+
+def _decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """Return the function that makes plain values of Python values of a type: bytes of fixed width become text (16 are
+    a UUID), and maps become mappings; None where values are plain already."""
+    if isinstance(kind, pa.FixedSizeBinaryType):
+        return _optional(lambda value: str(UUID(bytes=value)) if len(value) == 16 else value.hex())
+    if isinstance(kind, pa.DictionaryType):
+        return _decoder(kind.value_type)
+    if isinstance(kind, pa.MapType):
+        key, item = _decoder(kind.key_type) or _same, _decoder(kind.item_type) or _same
+        return _optional(lambda value: {key(name): item(each) for name, each in value})
+    if isinstance(kind, pa.StructType):
+        fields = {field.name: decode for field in kind if (decode := _decoder(field.type)) is not None}
+        if not fields:
+            return None
+        return _optional(lambda value: {name: fields.get(name, _same)(each) for name, each in value.items()})
+    element = _decoder(kind.value_type) if _is_list(kind) else None
+    return None if element is None else _optional(lambda value: [element(each) for each in value])
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return is_view or pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _optional(decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else decode(value)
+
+
+def _same(value: Any) -> Any:
+    return value
