@@ -86,14 +86,14 @@ def test_a_stage_whose_code_has_changed_since_is_refused(tmp_path: Path):
 
 def as_an_earlier_version_would(plan: Plan, **versions: int) -> dict[str, Any]:
     """Record a run as if earlier versions of stages had computed it; return what is recorded."""
-    location = Path(plan.run_folder, "stages.json")
-    recorded = json.loads(location.read_text())
+    location = f"{plan.run_folder}/stages.json"
+    recorded = read_json(location)
     for name, version in versions.items():
         recorded[name] = {
             "fingerprint": f"{version:016x}",
             "settings": recorded[name]["settings"] | {"version": version},
         }
-    location.write_text(json.dumps(recorded))
+    write_json(location, recorded)
     return recorded
 
 
