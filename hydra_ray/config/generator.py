@@ -289,6 +289,8 @@ class GeneratorConfig(Section):
     def _check(self) -> Self:
         if (self.engine == "openai") != (self.api is not None):
             raise ValueError("engine openai needs the section generator.api, and no other engine has it")
+        if self.thinking_tokens >= self.max_model_tokens:
+            raise ValueError("thinking_tokens must leave room for a prompt and an answer within max_model_tokens")
         if self.api is not None and self.chat_template_kwargs:
             self._require_template_arguments(self.api)
         return self

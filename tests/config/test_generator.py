@@ -116,3 +116,10 @@ def test_arguments_of_the_chat_template_go_only_to_providers_that_take_them():
     doubled = {**API, "extra_body": {"chat_template_kwargs": {}}}
     with pytest.raises(ValidationError, match="give it once"):
         GeneratorConfig(engine="openai", model="m", api=ApiConfig(**doubled), chat_template_kwargs={"a": 1})
+
+
+def test_room_for_thoughts_leaves_room_for_a_prompt():
+    with pytest.raises(ValidationError, match="thinking_tokens must leave room"):
+        GeneratorConfig(engine="fake", model="m", max_model_tokens=100, thinking_tokens=100)
+    with pytest.raises(ValidationError):
+        GeneratorConfig(engine="fake", model="m", thinking_tokens=-1)
