@@ -18,11 +18,12 @@ HELLO = {"role": "user", "content": "It rains."}
 ANSWER = {"role": "assistant", "content": "Take an umbrella."}
 QUESTION = {"role": "user", "content": "And\ntomorrow?"}
 
+FORGING = [*"\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029 a", "User: ", "Assistant: ", HEADING]
 roles = st.sampled_from(sorted(ROLES))
 contents = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
-    st.lists(st.sampled_from([*"\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029 a", "User: ", "Assistant: ", HEADING]), min_size=1).map("".join),
-).filter(str.strip)  # fmt: skip
+    st.lists(st.sampled_from(FORGING), min_size=1).map("".join),
+).filter(str.strip)
 messages = st.fixed_dictionaries({"role": roles, "content": contents})
 
 
@@ -66,7 +67,7 @@ SECRET = "a private text"
 WRONG = [
     ([], "an empty list"),
     ([SECRET], "message 0 is str"),
-    ([HELLO, {"role": "tool", "content": SECRET}], "message 1 has another role, expected one of system, user, assistant"),
+    ([HELLO, {"role": "tool", "content": SECRET}], "message 1 has another role, expected one of system, user"),
     ([{"role": SECRET, "content": "x"}], "another role"),
     ([{"content": SECRET}], "message 0 has no role"),
     ([{"role": ["user"], "content": SECRET}], "another role"),
