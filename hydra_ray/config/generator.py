@@ -145,8 +145,8 @@ class ApiConfig(Section):
 
     @property
     def added_fields(self) -> dict[str, JsonValue]:
-        """Fields that are added to every request: the provider's switch of thinking, and `extra_body`, which goes before;
-        mappings of both are joined."""
+        """Fields that are added to every request: the provider's switch of thinking and `extra_body`, which goes before
+        it; mappings of both are joined."""
         preset = None if self.provider is None else PRESETS[self.provider]
         if preset is None or self.is_thinking:
             return dict(self.extra_body)
