@@ -36,7 +36,7 @@ def test_a_wait_that_another_call_was_asked_for_uses_up_no_deadline(monkeypatch:
 
 def test_a_doubtful_refusal_is_stored_only_if_an_answer_follows():
     kept: list[Completion] = []
-    answers = Answers(lambda batch: kept.extend(batch))
+    answers = Answers(kept.extend)
     answers.hold(completion("a", FailureKind.REFUSED))
     asyncio.run(answers.flush())
     assert kept == []
@@ -52,7 +52,7 @@ def test_a_doubtful_refusal_is_stored_only_if_an_answer_follows():
 
 def test_refusals_alone_are_not_stored_but_other_failures_are():
     kept: list[Completion] = []
-    answers = Answers(lambda batch: kept.extend(batch))
+    answers = Answers(kept.extend)
     answers.add(completion("a", FailureKind.REFUSED))
     answers.add(completion("b", FailureKind.CONTENT_FILTER))
     asyncio.run(answers.flush(has_refusals=False))
