@@ -1,8 +1,9 @@
 """Users' own files, in any format of `hydra_ray.lamp.row_files`: one row a user, or one row an event of a user.
 
 A user's row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new`
-is true by default; records and queries without an id are numbered by their position. In the place of a list of objects
-there may be an object of lists of equal length. Rows of events are described in `hydra_ray.lamp.events`.
+is true by default; an input is a text or a list of messages; records and queries without an id are numbered by their
+position. In the place of a list of objects there may be an object of lists of equal length. Rows of events are
+described in `hydra_ray.lamp.events`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from hydra_ray.lamp.field_checks import (
     checked_output,
     checked_question,
     id_of,
+    input_of,
     list_of,
     make_record,
     mapping_of,
@@ -139,7 +141,7 @@ def _read_record(task: Task, position: int, record: object) -> Record:
     return make_record(
         task,
         _id_or_position(fields, position, "record"),
-        text_of(fields.get("input"), f"the input of record {position}").strip(),
+        input_of(fields.get("input"), f"the input of record {position}").strip(),
         text_of(fields.get("output"), f"the output of record {position}"),
         fields.get("date"),
     )
@@ -154,7 +156,7 @@ def _read_query(task: Task, position: int, query: object, is_new: bool) -> Query
     what = f"the target of query {position}"
     return Query(
         query_id=_id_or_position(fields, position, "query"),
-        input=checked_question(task, text_of(fields.get("input"), asked), asked),
+        input=checked_question(task, input_of(fields.get("input"), asked), asked),
         target=None if target is None else checked_output(task, text_of(target, what), what),
     )
 

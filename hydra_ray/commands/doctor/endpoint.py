@@ -162,10 +162,12 @@ def _why_failed(error: Exception, api: ApiConfig, sent: Mapping[str, Any]) -> st
 
 
 def _remedy(fault: "Fault", api: ApiConfig) -> str:
-    from hydra_ray.generate.call_faults import remedy_for_parameter
+    from hydra_ray.generate.call_faults import remedy_for_parameter, remedy_for_wanted
 
     if fault.parameter is not None:
         return f"the field {fault.parameter} is not taken: {remedy_for_parameter(fault.parameter, api)}"
+    if fault.wanted is not None:
+        return f"it wants {fault.wanted}: {remedy_for_wanted(fault.wanted)}"
     if fault.remedy:
         return fault.remedy
     if fault.is_final:
