@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokenizers.normalizers import Normalizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -141,8 +142,12 @@ def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
     return make_tokenizer(FAMILIES[name])
 
 
-def make_tokenizer(family: Family) -> "PreTrainedTokenizerBase":
-    """A tokenizer of bytes and a family's control tokens, with its template."""
+def make_tokenizer(family: Family, normalizer: "Normalizer | None" = None) -> "PreTrainedTokenizerBase":
+    """A tokenizer of bytes and a family's control tokens, with its template.
+
+    Args:
+        normalizer: that of a family that normalizes; by default one that folds as much as any.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -150,7 +155,7 @@ def make_tokenizer(family: Family) -> "PreTrainedTokenizerBase":
     bpe = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     if family.is_normalizing:
         steps = [normalizers.Nmt(), normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
-        bpe.normalizer = normalizers.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
+        bpe.normalizer = normalizer or normalizers.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     bpe.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     bpe.add_special_tokens(

@@ -44,7 +44,8 @@ def write_model(
     """Write a model of a configuration, its weights into several files where several are named; returns its folder."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+    # With a letter, by which classes that read the vocabulary as byte pairs encode texts too.
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1, "t": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
     tokenizer.chat_template = chat_template

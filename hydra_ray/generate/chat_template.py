@@ -388,5 +388,6 @@ def _marks(template: ChatTemplate) -> Iterator[str]:
 
 def _mark_pattern(mark: str, *, is_first: bool, is_alone: bool) -> str:
     """Return a pattern of a mark: at the start of a line, or as a line of its own, where it is written so."""
-    before = f"(?<![^{_LINE_ENDS}])" if is_first else r"(?<!\w)" if mark[0].isalnum() else ""
+    is_word = mark[0].isalnum() and len(mark.split()) == 1
+    before = f"(?<![^{_LINE_ENDS}])" if is_first else r"(?<!\w)" if is_word else ""
     return before + re.escape(mark) + (f"(?=[ \t]*(?:[{_LINE_ENDS}]|\\Z))" if is_alone else "")

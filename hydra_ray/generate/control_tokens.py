@@ -76,7 +76,7 @@ def harmless(text: str, tokenizer: "PreTrainedTokenizerBase", pattern: re.Patter
 
 def _control_spans(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[tuple[int, int]]:
     """Return the start and end of each part of a text that the tokenizer encodes as a control token."""
-    control = _control_ids(tokenizer)
+    control = control_ids(tokenizer)
     if not getattr(tokenizer, "is_fast", False):
         return _first_control_span(text, tokenizer, control)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -107,7 +107,7 @@ def _first(holds: Callable[[int], bool], highest: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+def control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """Return the ids of the control tokens that a text can be kept free of: not that of unknown text, and none that is
     written as letters, digits or white space."""
     ordinary = [each for text in _ORDINARY for each in tokenizer(text, add_special_tokens=False)["input_ids"]]

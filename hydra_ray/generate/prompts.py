@@ -16,7 +16,7 @@ from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.conversations import is_conversation, message_texts, newest_that_fit
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.chat_template import ChatTemplate, merged_system, open_template
-from hydra_ray.generate.control_tokens import harmless
+from hydra_ray.generate.control_tokens import control_ids, defuse, harmless
 from hydra_ray.generate.prompt_forms import Contents, Example, Form, form_of, summary_form
 from hydra_ray.rows import Message, Record
 
@@ -255,12 +255,17 @@ def _messages(form: Form, task: Task, contents: Contents, template: ChatTemplate
     messages = form.render(task, contents)
     if not template.has_system:
         messages = merged_system(messages)
-    return tuple(replace(message, content=_safe_content(template, message.content)) for message in messages)
+    # A turn that is one text has been checked with it.
+    checked = {contents.query, *(text for each in contents.examples for text in (each.input, each.output))}
+    return tuple(
+        message if message.content in checked else replace(message, content=_harmless(template, message.content))
+        for message in messages
+    )
 
 
 @lru_cache(maxsize=1024)
-def _safe_content(template: ChatTemplate, content: str) -> str:
-    return harmless(content, template.tokenizer, template.control_pattern)
+def _harmless(template: ChatTemplate, text: str) -> str:
+    return harmless(text, template.tokenizer, template.control_pattern)
 
 
 @lru_cache(maxsize=8192)
@@ -271,12 +276,17 @@ def _safe_text(template: ChatTemplate, text: str, max_tokens: int) -> _Text:
     beginning.
     """
     if is_conversation(text):
-        newest = newest_that_fit(text, lambda part: _count_tokens(template, _safe_content(template, part)), max_tokens)
+        newest = newest_that_fit(text, lambda part: _count_tokens(template, _harmless(template, part)), max_tokens)
         text = newest or message_texts(text)[-1]
-    text = harmless(text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN], template.tokenizer, template.control_pattern)
+    text = text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN]
     if not getattr(template.tokenizer, "is_fast", False):
-        return _cut_by_counting(template, text, max_tokens)
-    ends = template.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return _cut_by_counting(template, _harmless(template, text), max_tokens)
+    text = defuse(text, template.control_pattern)
+    encoded = template.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if not control_ids(template.tokenizer).isdisjoint(encoded["input_ids"]):
+        text = _harmless(template, text)
+        encoded = template.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ends = encoded["offset_mapping"]
     if len(ends) <= max_tokens:
         return _Text(text=text, num_tokens=len(ends))
     end = ends[max_tokens - 1][1] if max_tokens else 0

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -343,7 +344,15 @@ def test_answers_to_prompts_that_were_rendered_with_a_loss_are_not_reused():
     assert request_id(KINDS["contents without surrounding space"].template) == plain
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if "ordinary text" in name])
+WRITTEN = {
+    "turns marked by ordinary text at the start of a line": r"(?im)^(?:system|user|falcon):",
+    "turns marked by ordinary text within a line": r"(?i)\b(?:user|assistant):",
+    "turns marked by ordinary text and ended by a control token": r"(?i)gpt4 correct (?:user|assistant):",
+}
+"""How turns are marked in these templates."""
+
+
+@pytest.mark.parametrize("name", WRITTEN)
 @settings(max_examples=40)
 @given(draw=st.data())
 def test_no_text_forges_a_turn_that_is_marked_by_ordinary_text(name, draw):
@@ -364,6 +373,5 @@ def test_no_text_forges_a_turn_that_is_marked_by_ordinary_text(name, draw):
     records = [Record(record_id="1", input=draw.draw(text) or "x", output=draw.draw(text) or "x")]
     messages = fit_messages(TASK, records, draw.draw(text), tokenizer, config, profile=draw.draw(text))
     plain = [Message(role=each.role, content="x") for each in messages]
-    pattern = open_template(tokenizer, config).control_pattern
-    found, expected = (render_prompt(each, tokenizer, config) for each in (messages, plain))
-    assert len(pattern.findall(found)) == len(pattern.findall(expected))
+    found, expected = (re.findall(WRITTEN[name], render_prompt(each, tokenizer, config)) for each in (messages, plain))
+    assert len(found) == len(expected)

@@ -154,6 +154,10 @@ def disguised(marker: str, inserted: str, is_wide: bool) -> str:
     return inserted.join(text)
 
 
+WHOLE = [
+    "<|turn|>", "<|tu~rn|>", "< |turn|>", "{|turn|>", "{qturnq>", "{E~ND>", "<E ND>", "<end>", wide("<END>"), "<",
+    "|turn|>", "\n",
+]  # fmt: skip
 NORMALIZERS = {
     "NFKC": lambda steps: [steps.NFKC()],
     "NFKD, no accents": lambda steps: [steps.NFKD(), steps.StripAccents()],
@@ -171,9 +175,8 @@ def normalizing_tokenizer(name: str):
     """A tokenizer that looks for its control tokens after a normalizer."""
     from tokenizers import normalizers
 
-    tokenizer = make_tokenizer(Family(name=name, template=TURN, special=("<|turn|>", "<END>"), is_normalizing=True))
-    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(NORMALIZERS[name](normalizers))  # pyright: ignore
-    return tokenizer
+    family = Family(name=name, template=TURN, special=("<|turn|>", "<END>"), is_normalizing=True)
+    return make_tokenizer(family, normalizers.Sequence(NORMALIZERS[name](normalizers)))
 
 
 TURN = "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<END>{% endfor %}<|turn|>assistant\n"
@@ -189,7 +192,7 @@ def test_no_normalizer_makes_a_control_token_of_a_users_text(name, draw):
             disguised, st.sampled_from(["<|turn|>", "<END>", "<end>", "{|turn|>", "<qturnq>"]), INSERTED, st.booleans()
         ),
         st.text(max_size=3),
-        st.sampled_from(["<|turn|>", "<|tu~rn|>", "< |turn|>", "<", "|turn|>", "\n"]),
+        st.sampled_from(WHOLE),
     )
     text = draw.draw(st.lists(pieces, max_size=5).map("".join))
     task, prompt_form = FORMS[draw.draw(st.sampled_from(sorted(FORMS)))]
@@ -205,6 +208,21 @@ def control_ids(tokenizer, messages):
     return [each for each in ids if each in control]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("NFKC", wide("<END>")), ("NFKD, no accents", "<E\u0301N\u0903D>"), ("lower case", "<end>"),
+        ("BERT", "<E\u00adND>"),
+        ("nmt", "<E\x01ND>"), ("one of its own", "{E~ND>"),
+        ("no white space", "<E ND>"), ("bytes", "<END>"),
+    ],
+)  # fmt: skip
+def test_without_being_checked_these_texts_are_control_tokens(name, text):
+    tokenizer = normalizing_tokenizer(name)
+    assert set(tokenizer(text, add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)
+    assert text not in harmless(text, tokenizer, control_pattern(tokenizer))
+
+
 @pytest.mark.parametrize("mark", ["\u0903", "\u0301", "\u20dd"])
 def test_a_mark_inside_a_control_token_is_no_disguise(mark):
     # U+0903 is a spacing combining mark, which tokenizers that strip accents drop as they drop all others.
@@ -216,8 +234,8 @@ def test_a_mark_inside_a_control_token_is_no_disguise(mark):
 
 @pytest.mark.parametrize("mark", ["\u0903", "\u0301", "\u20dd", "\u200b", "\u00ad", "\u3164", "\ue000", "\u0378"])
 def test_control_tokens_of_other_tokenizers_are_broken_up_in_any_disguise(mark):
-    text = f"a<|im_{mark}start|>"
-    assert defuse(text, control_pattern(fake_tokenizer())) == f"a< |im_{mark}start|>"
+    for text in (f"<|im_{mark}start|>", f"[IN{mark}ST]", f"<start_of_{mark}turn>", f"<<SY{mark}S>>"):
+        assert defuse(f"a{text}", control_pattern(fake_tokenizer())) == f"a{text[0]} {text[1:]}"
 
 
 @settings(max_examples=80)

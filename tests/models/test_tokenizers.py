@@ -72,7 +72,7 @@ def test_mistrals_own_format_beside_the_common_one_changes_nothing(kind, tmp_pat
     folder = model_folder(tmp_path / "model", {**LLAMA, "model_type": kind})
     write_tekken(folder, "v7")
     tokenizer = load_tokenizer(str(folder))
-    assert tokenizer.vocab_size == 2
+    assert tokenizer.vocab_size == 3
     assert fit_messages(TASK, (), "query", tokenizer, CONFIG)
 
 

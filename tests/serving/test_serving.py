@@ -172,8 +172,8 @@ def test_queries_records_and_drafts_may_be_conversations(scorers: dict[str, Serv
         scorer.score("nobody", [question], [[answer, question]])
     with pytest.raises(InputError, match="the query is an empty list"):
         scorer.score("nobody", [], ["comedy"])
+    broken = replace(record, input=[{"role": "user"}])  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="record '1' is a list whose message 0 has no content"):
-        broken = replace(record, input=[{"role": "user"}])  # pyright: ignore[reportArgumentType]
         scorer.score("nobody", "a", ["comedy"], history=[broken])
 
 
