@@ -3,6 +3,7 @@
 from hydra_ray.storage.files import (
     COUNTERS_KEY,
     DAMAGED_SUFFIX,
+    Part,
     Shape,
     add_counters,
     arrow_filesystem,
@@ -41,6 +42,7 @@ from hydra_ray.storage.locations import is_uri
 __all__ = [
     "COUNTERS_KEY",
     "DAMAGED_SUFFIX",
+    "Part",
     "Shape",
     "add_counters",
     "arrow_filesystem",

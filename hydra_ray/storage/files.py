@@ -18,7 +18,7 @@ from hydra_ray.errors import ConfigError, DamagedError, StorageError
 from hydra_ray.storage.listings import listing_of, require_listed
 from hydra_ray.storage.local import forbidden
 from hydra_ray.storage.locations import is_uri, require_supported, store_of
-from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, SealedOutput, checked_digest, open_checked
+from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, Part, SealedOutput
 from hydra_ray.storage.seals import digest_of, new_digest, sealed_json, unsealed
 
 COUNTERS_KEY = b"hydra_ray.counters"
@@ -165,7 +165,9 @@ def _digest_of(content: bytes, location: str) -> str:
     if not location.endswith(_TABLE_SUFFIX):
         return digest_of(content)
     with _read_errors(location):
-        return checked_digest(content, location, _ANEW)
+        part = Part(pa.BufferReader(content), location, _ANEW, is_remote=False)
+        part.require_whole()
+        return part.digest
 
 
 def read_if_there(location: str) -> bytes | None:
@@ -299,7 +301,7 @@ def read_row_groups(
     location: str,
     schema: pa.Schema,
     columns: Sequence[str] | None = None,
-    choose: Callable[[pq.ParquetFile], Iterable[int]] | None = None,
+    choose: Callable[[Part], Iterable[int]] | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the row groups of the table at `location`, one in memory at a time.
 
@@ -318,7 +320,7 @@ def read_row_groups(
             yield table
 
 
-def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
+def open_part(location: str, schema: pa.Schema | None = None) -> Part:
     """Return the Parquet file at `location`, of which only the footer has been read.
 
     Args:
@@ -327,8 +329,8 @@ def open_part(location: str, schema: pa.Schema | None = None) -> pq.ParquetFile:
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    file, digest = _open(location)
-    require_listed(location, digest, _ANEW)
+    file = _open(location)
+    require_listed(location, file.digest, _ANEW)
     found = file.schema_arrow
     if schema is not None and not found.equals(schema, check_metadata=False):
         file.close()
@@ -343,9 +345,8 @@ def content_digest(location: str) -> str:
         StorageError: there is no such file, or its footer is damaged.
     """
     if location.endswith(_TABLE_SUFFIX):
-        file, digest = _open(location)
-        file.close()
-        return digest
+        with _open(location) as part:
+            return part.digest
     digest = new_digest()
     with open_input(location) as file, _read_errors(location):
         while chunk := file.read(_CHUNK_BYTES):
@@ -353,12 +354,10 @@ def content_digest(location: str) -> str:
     return digest.hexdigest()
 
 
-def _open(location: str) -> tuple[pq.ParquetFile, str]:
-    """Return the Parquet file at `location`, whose footer has been checked, and the digest of its content."""
+def _open(location: str) -> Part:
     store, path = store_of(location)
     with _read_errors(location):
-        # Fetch the wanted pages of a remote table in few, coalesced requests.
-        return open_checked(store.arrow.open_input_file(path), location, _ANEW, pre_buffer=store.is_remote)
+        return Part(store.arrow.open_input_file(path), location, _ANEW, is_remote=store.is_remote)
 
 
 def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:

@@ -7,11 +7,11 @@ without seal and list, of an earlier version, is read with the checksums of its 
 """
 
 import hashlib
-import io
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,110 +98,148 @@ class SealedOutput:
             view = view[len(piece) :]
 
 
-def open_checked(file: pa.NativeFile, location: str, anew: str, *, pre_buffer: bool) -> tuple[pq.ParquetFile, str]:
-    """Open a Parquet file, of which only the footer is read, and return it with the digest of its content.
+class Part:
+    """A table's file of which the footer has been read and checked; blocks are checked when they are read."""
 
-    The digest is that of blocks and schema, not of the rest of the footer: a part that two processes make has the same
-    one, whatever time each of them took. In a file without a seal it is that of the footer.
+    def __init__(self, file: pa.NativeFile, location: str, anew: str, *, is_remote: bool) -> None:
+        """Read the footer.
 
-    Args:
-        anew: what to do where it is damaged.
-        pre_buffer: whether to fetch what is read in few, large requests.
+        Args:
+            anew: what to do where the file is damaged.
+            is_remote: whether to fetch what is read in few, large requests.
 
-    Raises:
-        DamagedError: it is no Parquet file, or its footer is not what was written. Reading raises it for blocks.
-    """
-    source, metadata, digest = _checked(file, location, anew)
-    has_blocks = isinstance(source, _CheckedInput)
-    part = pq.ParquetFile(source, metadata=metadata, pre_buffer=pre_buffer, page_checksum_verification=not has_blocks)
-    return part, digest
+        Raises:
+            DamagedError: it is no Parquet file, or its footer is not what was written.
+        """
+        footer, seal = _read_footer(file, location, anew)
+        is_sealed = seal.startswith(_MAGIC)
+        if is_sealed and seal != _seal(footer):
+            raise DamagedError(f"the table {location} is damaged: its footer is not what was written. {anew}")
+        opened = pq.ParquetFile(pa.BufferReader(footer))
+        self.metadata: pq.FileMetaData = opened.metadata
+        self.schema_arrow: pa.Schema = opened.schema_arrow
+        self.num_row_groups: int = opened.num_row_groups
+        entries: dict[bytes, bytes] = self.metadata.metadata or {}
+        blocks = entries.get(BLOCKS_KEY)
+        if is_sealed != (blocks is not None):
+            raise DamagedError(f"the table {location} is damaged: it has lost its footer's seal. {anew}")
+        self._file, self._is_remote = file, is_remote
+        self._blocks = None if blocks is None else _Blocks(file, json.loads(blocks), location, anew)
+        self.digest = digest_of(footer if blocks is None else blocks + entries.get(_ARROW_SCHEMA_KEY, b""))
+        """Digest of blocks and schema, not of the rest of the footer: a part that two processes make has the same one,
+        whatever time each of them took. In a file without a seal it is that of the footer."""
+
+    def __enter__(self) -> Self:
+        """Return the file itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read(self) -> pa.Table:
+        """Return all rows.
+
+        Raises:
+            DamagedError: what is read is not what was written.
+        """
+        return self._opened(range(self.num_row_groups), None).read()
+
+    def read_row_group(self, place: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of one row group.
+
+        Args:
+            columns: columns to read; all by default.
+
+        Raises:
+            DamagedError: what is read is not what was written.
+        """
+        return self._opened([place], columns).read_row_group(place, columns=columns)
+
+    def require_whole(self) -> None:
+        """Check all blocks.
+
+        Raises:
+            DamagedError: one is not what was written.
+        """
+        if self._blocks is not None:
+            self._blocks.read([(0, self._blocks.num_bytes)])
+
+    def _opened(self, row_groups: Iterable[int], columns: Sequence[str] | None) -> pq.ParquetFile:
+        """Return the file for a reader of Parquet: of one with blocks, those in memory that it will look at.
+
+        They stand in memory of Arrow's own. From a file that is a Python object Arrow's threads would read too, and a
+        thread that needs Python while the process ends takes the process down.
+        """
+        if self._blocks is None:
+            return pq.ParquetFile(
+                self._file, metadata=self.metadata, pre_buffer=self._is_remote, page_checksum_verification=True
+            )
+        ranges = [each for place in row_groups for each in self._ranges(place, columns)]
+        return pq.ParquetFile(pa.BufferReader(self._blocks.read(ranges)), metadata=self.metadata, pre_buffer=False)
+
+    def _ranges(self, place: int, columns: Sequence[str] | None) -> Iterator[tuple[int, int]]:
+        """Yield the beginnings and ends of the columns of a row group."""
+        group = self.metadata.row_group(place)
+        for number in range(group.num_columns):
+            chunk = group.column(number)
+            if columns is None or chunk.path_in_schema.partition(".")[0] in columns:
+                start = chunk.data_page_offset
+                if chunk.dictionary_page_offset is not None:
+                    start = min(start, chunk.dictionary_page_offset)
+                yield start, start + chunk.total_compressed_size
 
 
-def checked_digest(content: bytes, location: str, anew: str) -> str:
-    """Return the digest of a whole file, given its bytes, all of which are checked; see `open_checked`.
+class _Blocks:
+    """The blocks of a file, by the list in its footer."""
 
-    Raises:
-        DamagedError: they are not what was written.
-    """
-    source, _, digest = _checked(pa.BufferReader(content), location, anew)
-    if isinstance(source, _CheckedInput):
-        source.read()
-    return digest
-
-
-def _checked(
-    file: pa.NativeFile, location: str, anew: str
-) -> tuple["pa.NativeFile | _CheckedInput", pq.FileMetaData, str]:
-    """Return a file to read blocks from, its footer, and the digest of its content."""
-    footer, seal = _read_footer(file, location, anew)
-    is_sealed = seal.startswith(_MAGIC)
-    if is_sealed and seal != _seal(footer):
-        raise DamagedError(f"the table {location} is damaged: its footer is not what was written. {anew}")
-    metadata = pq.read_metadata(pa.BufferReader(footer))
-    entries: dict[bytes, bytes] = metadata.metadata or {}
-    blocks = entries.get(BLOCKS_KEY)
-    if is_sealed != (blocks is not None):
-        raise DamagedError(f"the table {location} is damaged: it has lost its footer's seal. {anew}")
-    if blocks is None:
-        return file, metadata, digest_of(footer)
-    source = _CheckedInput(file, json.loads(blocks), f"the table {location} is damaged", anew)
-    return source, metadata, digest_of(blocks + entries.get(_ARROW_SCHEMA_KEY, b""))
-
-
-class _CheckedInput(io.RawIOBase):
-    """File of which nothing is read but blocks that have been checked."""
-
-    def __init__(self, file: pa.NativeFile, blocks: dict[str, Any], damage: str, anew: str) -> None:
-        super().__init__()
+    def __init__(self, file: pa.NativeFile, listed: dict[str, Any], location: str, anew: str) -> None:
         self._file = file
-        self._ends: Sequence[int] = blocks["ends"]
-        self._digests: Sequence[str] = blocks["digests"]
-        self._damage, self._anew = damage, anew
-        self._position = 0
-        self._kept = (0, b"")
-        """Where the last checked blocks begin, and their bytes: neighbouring columns are often of one block."""
+        self._ends: Sequence[int] = listed["ends"]
+        self._digests: Sequence[str] = listed["digests"]
+        self._location, self._anew = location, anew
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._size())[whence]
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        start = self._position
-        end = self._size() if size < 0 else min(start + size, self._size())
-        begin, content = self._kept
-        if not begin <= start <= end <= begin + len(content):
-            begin, content = self._kept = self._checked(start, end)
-        self._position = end
-        return content[start - begin : end - begin]
-
-    def _size(self) -> int:
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes of all blocks, which is all of the file but the footer."""
         return self._ends[-1]
 
-    def _checked(self, start: int, end: int) -> tuple[int, bytes]:
-        """Return where the blocks begin that hold a range, and their bytes."""
-        first = min(bisect_right(self._ends, start), len(self._ends) - 1)
-        last = max(bisect_left(self._ends, end), first)
-        begin = self._ends[first - 1] if first else 0
-        content = self._file.read_at(self._ends[last] - begin, begin)
-        place = 0
-        for block in range(first, last + 1):
-            length = self._ends[block] - begin - place
-            if _new_block(memoryview(content)[place : place + length]).hexdigest() != self._digests[block]:
-                raise DamagedError(
-                    f"{self._damage}: bytes {begin + place} to {self._ends[block]} are not what was written. "
-                    f"{self._anew}"
-                )
-            place += length
-        return begin, content
+    def read(self, ranges: Iterable[tuple[int, int]]) -> pa.Buffer:
+        """Return the file's content, of which only the blocks that hold any of some ranges are read and checked."""
+        found = pa.allocate_buffer(self.num_bytes)
+        content = memoryview(found).cast("B")
+        wanted = {
+            block
+            for start, end in ranges
+            for block in range(bisect_right(self._ends, start), bisect_left(self._ends, end) + 1)
+        }
+        for first, last in _runs(sorted(wanted)):
+            begin = self._start(first)
+            content[begin : self._ends[last]] = self._file.read_at(self._ends[last] - begin, begin)
+            for block in range(first, last + 1):
+                self._check(block, content[self._start(block) : self._ends[block]])
+        return found
+
+    def _start(self, block: int) -> int:
+        return self._ends[block - 1] if block else 0
+
+    def _check(self, block: int, content: memoryview) -> None:
+        if _new_block(content).hexdigest() != self._digests[block]:
+            raise DamagedError(
+                f"the table {self._location} is damaged: bytes {self._start(block)} to {self._ends[block]} are not "
+                f"what was written. {self._anew}"
+            )
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and last of each run of neighbours in ascending numbers."""
+    for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0]):
+        own = [number for _, number in run]
+        yield own[0], own[-1]
 
 
 def _read_footer(file: pa.NativeFile, location: str, anew: str) -> tuple[bytes, bytes]:

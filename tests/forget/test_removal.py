@@ -1,4 +1,6 @@
 import json
+import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hydra_ray.runs.lease import claim
 from hydra_ray.runs.root import pseudonym, receipt_location, root_key
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan
+from hydra_ray.storage.file_lists import digests_of
 
 ANN, BOB, CYD = (person(name, fold=fold) for name, fold in (("ann-x", 0), ("bob-y", 1), ("cyd-z", 0)))
 
@@ -50,6 +53,7 @@ def test_a_receipt_says_what_was_removed_without_the_id(planned: Plan):
         "bucket-00000": 1,
     }
     assert receipt.started_at <= (receipt.finished_at or "")
+    assert any(f"{tempfile.gettempdir()} (TMPDIR) on {socket.gethostname()}" in each for each in receipt.remains)
     assert "ann-x" not in storage.read_bytes(receipt_location(root_folder(planned), receipt.user)).decode()
 
 
@@ -109,6 +113,9 @@ def test_a_call_that_was_killed_is_finished_by_the_next(planned: Plan, victim: s
         f"{planned.answers.folder}/predictions.json", b'{"task": "t", "golds": [{"id": "ann-x/q", "output": "1"}]}'
     )
     storage.write_json(f"{planned.report.folder}/metrics.json", {"users": {"user_id": ["ann-x"]}})
+    made = [planned.users, planned.answers, planned.report]
+    for stage in made:
+        stage.complete(0, {"users": 2, "train_users": 2})
     survives = killing(victim, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         forget_users(root_folder(planned), ["ann-x"])
@@ -120,6 +127,10 @@ def test_a_call_that_was_killed_is_finished_by_the_next(planned: Plan, victim: s
     assert mentions(root_folder(planned), "ann-x") == {}
     # Also what the first call removed is in the receipt.
     assert len(outcome.receipt.removed) == 5
+    for stage in made:
+        files = stage.manifest()["files"]
+        assert len(files) > 0
+        assert files == digests_of(stage.folder, list(files))
 
 
 def killing(victim: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:

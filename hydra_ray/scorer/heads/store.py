@@ -11,7 +11,6 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hydra_ray import storage
 from hydra_ray.errors import HeadMismatchError, StorageError
@@ -196,15 +195,15 @@ class HeadStore:
         return (table.replace_schema_metadata(None) for table in tables)
 
 
-def _read(location: str, lineage: Lineage, choose: Callable[[pq.ParquetFile], Sequence[int]]) -> Iterator[pa.Table]:
-    def checked(file: pq.ParquetFile) -> Sequence[int]:
+def _read(location: str, lineage: Lineage, choose: Callable[[storage.Part], Sequence[int]]) -> Iterator[pa.Table]:
+    def checked(file: storage.Part) -> Sequence[int]:
         lineage.require(file.schema_arrow.metadata, location)
         return choose(file)
 
     return _in_order(storage.read_row_groups(location, HEADS_SCHEMA, choose=checked), location)
 
 
-def row_groups_of(file: pq.ParquetFile, user_ids: Sequence[str], location: str) -> Sequence[int]:
+def row_groups_of(file: storage.Part, user_ids: Sequence[str], location: str) -> Sequence[int]:
     """Return the row groups whose statistics admit any of the users."""
     found = [(place, file.metadata.row_group(place).column(0).statistics) for place in range(file.num_row_groups)]
     bounds = [(place, each.min, each.max) for place, each in found if each.has_min_max]
