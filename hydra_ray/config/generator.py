@@ -13,9 +13,11 @@ from hydra_ray.config.providers import PRESETS, ProviderName
 from hydra_ray.config.section import Section
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""Reference to an environment variable in the value of a header."""
-_SECRET_HEADER = re.compile(r"(?i)authorization|cookie|key|token|secret|password")
-"""What the name of a header contains whose value is a secret."""
+"""Reference to an environment variable in the value of a header or a parameter of the URL."""
+_SECRET_NAME = re.compile(r"(?i)auth|cookie|key|token|secret|passw|credential|signature")
+"""What the name of a header or parameter contains whose value is a secret."""
+_SECRET_VALUE = re.compile(r"(?i)(bearer|basic|token) |sk-")
+"""How a secret begins, whatever its name."""
 _SENT_HEADERS = frozenset({"host", "content-type", "content-length", "transfer-encoding", "connection"})
 """Headers that belong to the connection."""
 _UNCHANGEABLE = ("model", "messages", "n", "stream")
@@ -60,8 +62,9 @@ class ApiConfig(Section):
     copies of the generator run; values of headers whose names tell of a secret must be made of such. Changes no
     answer."""
     extra_query: dict[str, str] = Field(default_factory=dict)
-    """Parameters of the URL of every call, such as Azure's `api-version`. Like the address they do not name answers:
-    change `model_version` where they choose other weights."""
+    """Parameters of the URL of every call, such as Azure's `api-version`; `${NAME}` stands for an environment variable
+    as in `extra_headers`. Like the address they do not name answers: change `model_version` where they choose other
+    weights."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of every request, such as `{top_p: 0.95}`. A field that requests have anyway may stand here only
     if `omit_fields` leaves it out; `model`, `messages`, `n` and `stream` never."""
@@ -150,7 +153,8 @@ class ApiConfig(Section):
     @property
     def named_variables(self) -> list[str]:
         """Names of the environment variables that calls need, without the key's."""
-        found = (name for value in self.extra_headers.values() for name in REFERENCE.findall(value))
+        values = (*self.extra_headers.values(), *self.extra_query.values())
+        found = (name for value in values for name in REFERENCE.findall(value))
         return list(dict.fromkeys(found))
 
     @model_validator(mode="after")
@@ -192,14 +196,17 @@ class ApiConfig(Section):
             yield f"extra_headers must not have {', '.join(taken)}: the client sets it"
         if len(set(names)) < len(names):
             yield "extra_headers has a header twice, in upper and lower case"
-        for name, value in self.extra_headers.items():
-            if _SECRET_HEADER.search(name) and not REFERENCE.search(value):
+        if self.api_key_header is not None and self.api_key_env is None:
+            yield "api_key_header names a header for the key, and api_key_env no variable with one: set both or none"
+        settings = (("extra_headers", self.extra_headers), ("extra_query", self.extra_query))
+        for setting, name, value in ((each, *pair) for each, given in settings for pair in given.items()):
+            if (_SECRET_NAME.search(name) or _SECRET_VALUE.match(value)) and not REFERENCE.search(value):
                 yield (
-                    f"extra_headers: the value of {name} looks like a secret, which must not stand in a configuration: "
+                    f"{setting}: the value of {name} looks like a secret, which must not stand in a configuration: "
                     "write ${NAME} and set that environment variable where the generator runs"
                 )
             if "$" in REFERENCE.sub("", value):
-                yield f"extra_headers: the value of {name} has a $ that is not part of ${{NAME}}"
+                yield f"{setting}: the value of {name} has a $ that is not part of ${{NAME}}"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -282,6 +289,8 @@ class GeneratorConfig(Section):
     def _check(self) -> Self:
         if (self.engine == "openai") != (self.api is not None):
             raise ValueError("engine openai needs the section generator.api, and no other engine has it")
+        if self.thinking_tokens >= self.max_model_tokens:
+            raise ValueError("thinking_tokens must leave room for a prompt and an answer within max_model_tokens")
         if self.api is not None and self.chat_template_kwargs:
             self._require_template_arguments(self.api)
         return self

@@ -83,6 +83,8 @@ class Fault:
     """What to check where all requests fail so."""
     parameter: str | None = None
     """Field of the request that the endpoint refuses."""
+    wanted: str | None = None
+    """Field, header or parameter of the URL that the endpoint misses."""
 
 
 def fault_of(error: Exception, api: ApiConfig, request: Request, sent: Mapping[str, Any]) -> Fault:
@@ -135,6 +137,7 @@ def _status_fault(error: openai.APIStatusError, api: ApiConfig, request: Request
         is_doubtful=status in _DOUBTFUL and not (told.is_flagged or told.is_too_long),
         remedy=_address_remedy(status, api) if status in _DOUBTFUL else "",
         parameter=told.parameter if status in (400, 422) else None,
+        wanted=told.wanted if status in (400, 404, 422) else None,
     )
 
 
@@ -179,6 +182,14 @@ def _address_remedy(status: int, api: ApiConfig) -> str:
 def _key_remedy(api: ApiConfig) -> str:
     source = f"the environment variable {api.api_key_env}" if api.api_key_env else "generator.api.api_key_env, unset"
     return f"Check the key ({source}) and what it may use."
+
+
+def remedy_for_wanted(name: str) -> str:
+    """Return the setting by which a request gets what an endpoint misses."""
+    return (
+        f"give {name} in generator.api.extra_body, or in extra_query or extra_headers where it belongs to the URL or "
+        "the headers"
+    )
 
 
 def remedy_for_parameter(name: str, api: ApiConfig) -> str:

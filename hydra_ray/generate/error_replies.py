@@ -15,6 +15,7 @@ from hydra_ray.rows import Request
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LONGEST = 20_000
 """Characters of an error that are looked at."""
+_LONGEST_NAME = 40
 _FLAGGED = re.compile(
     r"(?i)\bflagged\b|moderation|content[ _-]?(polic|filter|management|safety)|safety[ _-](system|filter|polic|reason)"
     r"|responsible ?ai|inappropriate content|prohibited_content|data_inspection_failed|sensitive[ _]content"
@@ -36,6 +37,15 @@ _REFUSAL = re.compile(
     r"|invalid|forbidden|not available|not accepted|deprecated|must be|only .{0,40}default|does not exist"
     r"|not recognized|no longer|cannot be (used|set|specified)|should be|incompatible"
 )
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)+")
+"""What the name of a field looks like and an ordinary word does not."""
+_LACK = re.compile(r"(?i)missing|require|must be (set|provided|specified|given)|please (set|specify)")
+_LACKED = re.compile(
+    r"\b(?P<plain>[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)+)\b"
+    r"|['\"`](?P<quoted>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+)['\"`]"
+    r"|\b(?P<told>[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+) (?:query|header|parameter)"
+)
+"""A field, header or parameter of the URL that a message says the request lacks; an ordinary word may have a hyphen."""
 _ORDINARY = ("n", "model", "input", "content", "prompt")
 """Names that are ordinary words too, and count only in quotes or after the word parameter."""
 _ABOUT_PROMPT = ("messages", "prompt", "input", "content")
@@ -50,6 +60,8 @@ class ErrorReply:
     """Codes, types and the like, in lower case, the most specific one first."""
     parameter: str | None = None
     """Field of the request that it refuses; None where it names none, or names the messages."""
+    wanted: str | None = None
+    """Field, header or parameter of the URL that the request lacks; None where it names none."""
     is_flagged: bool = False
     """Whether a moderation or a content policy refused the prompt."""
     is_too_long: bool = False
@@ -78,6 +90,7 @@ def read_error(text: str, request: Request, sent: Mapping[str, Any]) -> ErrorRep
     return ErrorReply(
         codes=codes,
         parameter=None if is_about_prompt else _named_parameter(parts, message, sent),
+        wanted=None if is_about_prompt else _wanted(parts, message, sent),
         is_flagged=is_flagged,
         is_too_long=is_too_long,
         is_unpaid=bool(_UNPAID.search(message)),
@@ -140,6 +153,16 @@ def _named_parameter(parts: list[Mapping[str, Any]], message: str, sent: Mapping
     found = [(place, name) for name in (*sent, *_ABOUT_PROMPT) if (place := _place(name, message)) is not None]
     first = min(found, default=(0, None))[1]
     return None if first in _ABOUT_PROMPT else first
+
+
+def _wanted(parts: list[Mapping[str, Any]], message: str, sent: Mapping[str, Any]) -> str | None:
+    """Return the first name that an error tells of something which the request lacks."""
+    told = [name for part in parts if part.get("type") == "missing" for name in _named_by(part)]
+    told += [part["param"] for part in parts if isinstance(part.get("param"), str)]
+    if _LACK.search(message):
+        told += [name for found in _LACKED.finditer(message) for name in found.groups() if name]
+    names = (name for name in told if len(name) <= _LONGEST_NAME and _NAME.fullmatch(name))
+    return next((name for name in names if name not in sent and name not in _ABOUT_PROMPT), None)
 
 
 def _named_by(part: Mapping[str, Any]) -> Iterator[str]:

@@ -37,6 +37,11 @@ API = {"base_url": "https://api.example.org/v1", "model": "small-1"}
         ({"provider": "azure", "base_url": "https://x.openai.azure.com/openai/deployments/d"}, "extra_query"),
         ({"extra_headers": {"X-Api-Key": "pass-word"}}, "X-Api-Key looks like a secret"),
         ({"extra_headers": {"Cookie": "pass-word"}}, "Cookie looks like a secret"),
+        ({"extra_headers": {"helicone-auth": "pass-word"}}, "helicone-auth looks like a secret"),
+        ({"extra_headers": {"x": "Bearer pass-word"}}, "x looks like a secret"),
+        ({"extra_query": {"key": "pass-word"}}, "key looks like a secret"),
+        ({"extra_query": {"x": "sk-pass-word"}}, "x looks like a secret"),
+        ({"api_key_header": "api-key"}, "set both or none"),
         ({"extra_headers": {"x": "$pass-word"}}, "not part of"),
         ({"extra_headers": {"x": "${pass-word}"}}, "not part of"),
         ({"extra_headers": {"x y": "z"}}, "extra_headers"),
@@ -111,3 +116,10 @@ def test_arguments_of_the_chat_template_go_only_to_providers_that_take_them():
     doubled = {**API, "extra_body": {"chat_template_kwargs": {}}}
     with pytest.raises(ValidationError, match="give it once"):
         GeneratorConfig(engine="openai", model="m", api=ApiConfig(**doubled), chat_template_kwargs={"a": 1})
+
+
+def test_room_for_thoughts_leaves_room_for_a_prompt():
+    with pytest.raises(ValidationError, match="thinking_tokens must leave room"):
+        GeneratorConfig(engine="fake", model="m", max_model_tokens=100, thinking_tokens=100)
+    with pytest.raises(ValidationError):
+        GeneratorConfig(engine="fake", model="m", thinking_tokens=-1)

@@ -59,8 +59,13 @@ def test_a_value_is_right_exactly_if_a_header_can_hold_it(value: str):
 
 
 def test_variables_are_those_of_the_key_and_of_all_headers():
-    api = api_of(api_key_env="KEY", extra_headers={"a": "${ONE} and ${TWO}", "b": "${ONE}", "c": "plain"})
-    assert variables_of(api) == {"KEY": "api_key_env", "ONE": "extra_headers", "TWO": "extra_headers"}
+    api = api_of(
+        api_key_env="KEY",
+        extra_headers={"a": "${ONE} and ${TWO}", "b": "${ONE}", "c": "plain"},
+        extra_query={"q": "${SIX}"},
+    )
+    expected = {"KEY": "api_key_env", "ONE": "extra_headers", "TWO": "extra_headers", "SIX": "extra_query"}
+    assert variables_of(api) == expected
 
 
 def test_headers_query_and_fields_are_sent_with_each_call(monkeypatch: pytest.MonkeyPatch):
@@ -72,13 +77,13 @@ def test_headers_query_and_fields_are_sent_with_each_call(monkeypatch: pytest.Mo
             api_key_env="HYDRA_TEST_KEY",
             api_key_header="api-key",
             extra_headers={"X-Team": "the ${HYDRA_TEST_TEAM} one"},
-            extra_query={"api-version": "2024-10-21"},
+            extra_query={"api-version": "2024-10-21", "key": "${HYDRA_TEST_KEY}"},
             extra_body={"top_k": 5},
         )
         OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api)).generate([REQUEST])
         assert "authorization" not in server.headers[0]
         assert (server.headers[0]["api-key"], server.headers[0]["x-team"]) == (SECRET, "the blue one")
-        assert server.queries == [{"api-version": "2024-10-21"}]
+        assert server.queries == [{"api-version": "2024-10-21", "key": SECRET}]
         assert server.calls[0]["top_k"] == 5
     assert os.environ["HYDRA_TEST_KEY"] not in api.model_dump_json()
     assert "blue" not in api.model_dump_json()

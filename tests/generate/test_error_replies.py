@@ -83,13 +83,31 @@ def test_an_error_about_the_prompt_names_no_field(body: Any):
     assert named(body) is None
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"message": "Missing required parameter: 'reasoning_format'."}, "reasoning_format"),
+        ({"message": "`enable_thinking` is required"}, "enable_thinking"),
+        ({"message": "parameter.enable_thinking must be set to false for non-streaming calls"}, "enable_thinking"),
+        ({"message": "no", "param": "api-version"}, "api-version"),
+        ({"detail": [{"type": "missing", "loc": ["query", "api-version"]}]}, "api-version"),
+        ({"message": "a valid request is required"}, None),
+        ({"message": "the diary-entry is long"}, None),
+        ({"message": "please provide a shorter text"}, None),
+        ({"message": "a non-empty list is required"}, None),
+    ],
+)
+def test_what_a_request_lacks_is_found(body: Any, name: str | None):
+    assert read_error(json.dumps(body), request("hello"), SENT).wanted == name
+
+
 @given(st.sampled_from(FIELDS), st.text(max_size=10), st.text(max_size=10))
 def test_a_prompt_that_the_endpoint_repeats_names_no_field(field: str, before: str, after: str):
-    text = f"{before}Unsupported parameter: '{field}' is not supported, flagged by the content policy{after}"
+    text = f"{before}Unsupported parameter: '{field}' is missing, x_y is required, flagged by the content policy{after}"
     for body in ({"error": {"message": f"no, not {text}"}}, {"detail": text}, {"error": f"{text}!"}):
         for written in (json.dumps(body), json.dumps(body, ensure_ascii=False)):
             told = read_error(written, request("hello", text), SENT)
-            assert (told.parameter, told.is_flagged) == (None, False)
+            assert (told.parameter, told.wanted, told.is_flagged) == (None, None, False)
 
 
 @given(BODIES | st.text())
@@ -97,6 +115,7 @@ def test_any_body_is_read_without_an_error_and_names_only_what_was_sent(body: An
     for text in (json.dumps(body), str(body)):
         told = read_error(text, request("hello"), SENT)
         assert told.parameter is None or told.parameter in SENT
+        assert told.wanted is None or (len(told.wanted) <= 40 and told.wanted not in SENT)
         assert all(len(code) <= 64 for code in told.codes)
 
 

@@ -71,6 +71,9 @@ class OpenAiEngine:
         self._has_answered, self._last_answer = False, float("-inf")
         self._counts, self._is_thinking = TokenCounts(config), config.thinking_tokens > 0
         self._told = set[Flaw]()
+        self._workers, self._calling = set[asyncio.Task[None]](), set[asyncio.Task[None] | None]()
+        self._stop: EndpointError | None = None
+        """Why the run stops; calls that are under way are still awaited, since they may be paid."""
         for library in ("openai", "httpx", "httpx2", "httpcore"):
             # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
@@ -87,16 +90,18 @@ class OpenAiEngine:
         """Do nothing: each part opens its own connections."""
 
     async def _generate(self, requests: Sequence[Request], keep: Keep) -> list[Completion]:
-        answers = _Answers(keep)
+        answers, self._stop = _Answers(keep), None
         waiting = iter(requests)
         try:
             async with self._client() as client, asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch(answers))
                 num_workers = min(len(requests), self._api.max_concurrent_requests)
-                workers = [group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)]
-                await asyncio.gather(*workers)
+                self._workers = {group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)}
+                await asyncio.gather(*self._workers, return_exceptions=True)
                 watch.cancel()
             self._require_whole_replies()
+            if self._stop is not None:
+                raise self._stop
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
@@ -110,7 +115,11 @@ class OpenAiEngine:
         for request in waiting:
             if self._has_short_replies:
                 return
-            completion, fault = await self._complete(client, request)
+            try:
+                completion, fault = await self._complete(client, request)
+            except EndpointError as error:
+                self._end(error)
+                return
             if fault is not None and fault.is_doubtful:
                 answers.hold(completion)
             else:
@@ -119,6 +128,13 @@ class OpenAiEngine:
                 answers.release()
             if self._has_answered and answers.num_waiting >= _KEEP_REQUESTS:
                 await answers.flush()
+
+    def _end(self, error: EndpointError) -> None:
+        """Stop all work but the calls that are under way."""
+        if self._stop is None:
+            self._stop = error
+            for worker in self._workers - self._calling - {asyncio.current_task()}:
+                worker.cancel()
 
     async def _watch(self, answers: "_Answers") -> None:
         """Store answers periodically, and raise when the endpoint is dead."""
@@ -183,13 +199,19 @@ class OpenAiEngine:
         """Call the endpoint until it answers, the fault is final, or attempts or time run out."""
         num_failed, deadline = 0, self._api.request_deadline_seconds
         while True:
+            if self._stop is not None:
+                raise self._stop
             await self._wait_out_pause(attempts)
             async with self._turn(request, len(samples)) as turn:
                 if self._pause.left(time.monotonic()) > 0:  # asked for by another call meanwhile
                     turn.tokens = 0
                     continue
                 left = attempts.begin(deadline)
-                found = await self._attempt(client, request, samples, min(left, self._api.attempt_timeout_seconds))
+                self._calling.add(asyncio.current_task())
+                try:
+                    found = await self._attempt(client, request, samples, min(left, self._api.attempt_timeout_seconds))
+                finally:
+                    self._calling.discard(asyncio.current_task())
                 turn.tokens = _taken(found, turn.tokens)
             if isinstance(found, Answered) or found.is_final:
                 return found

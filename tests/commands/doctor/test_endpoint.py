@@ -136,7 +136,7 @@ def test_a_variable_of_a_header_is_examined_as_the_key_is(monkeypatch: pytest.Mo
     headers = {"x-team-token": "Token ${DOCTOR_TEST_TOKEN}"}
     with FaultServer() as server:
         monkeypatch.delenv("DOCTOR_TEST_TOKEN", raising=False)
-        found = examine(server.url, is_called=True, extra_headers=headers)["endpoint's headers"]
+        found = examine(server.url, is_called=True, extra_headers=headers)["endpoint's variables"]
         assert found.is_problem
         assert "DOCTOR_TEST_TOKEN" in found.remedy
         assert server.calls == []

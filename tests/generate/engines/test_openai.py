@@ -287,6 +287,17 @@ def test_unpaid_calls_stop_the_run_and_are_asked_again_after_payment():
     assert len({each.request_id for each in kept}) == len(kept) == 30
 
 
+def test_calls_under_way_are_awaited_and_kept_when_the_run_stops():
+    kept: list[Completion] = []
+    slow = Reply(seconds=0.5)
+    with FaultServer(slow, slow, Reply(status=500), Reply(status=402)) as server:
+        engine = engine_of(server.url, max_concurrent_requests=4, max_backoff_seconds=1000)
+        with pytest.raises(EndpointError, match="status 402"):
+            engine.generate(requests(30), kept.extend)
+    assert [each.error for each in kept] == [None] * 2, "what was paid is not lost"
+    assert len(server.calls) == 4, "and nothing more is asked"
+
+
 def test_a_small_part_of_which_all_is_refused_keeps_no_refusal():
     kept: list[Completion] = []
     with FaultServer(usual=Reply(status=400)) as server:
