@@ -29,7 +29,7 @@ from hydra_ray.config import RunConfig
 from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.lamp.tasks import PLANTED_LABELS
 from hydra_ray.rows import User, arrow_schema
-from hydra_ray.runs.run_folder import run_folder_of
+from hydra_ray.runs.run_folder import read_config, run_folder_of, write_config
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.storage import read_part
 
@@ -267,10 +267,10 @@ def _copied_root(reference: FilesReference, place: Path) -> Path:
     """Return a root with all files of the finished run, which names itself in its configurations."""
     root, known = place / "root", Path(reference.plan.config.storage.root)
     link_tree(known, root)
-    for path in root.glob("runs/*/config.json"):
-        settings = json.loads(path.read_text())
-        path.unlink()
-        path.write_text(json.dumps({**settings, "storage": {**settings["storage"], "root": str(root)}}))
+    for path in known.glob("runs/*/config.json"):
+        config = read_config(str(path.parent))
+        own = config.model_copy(update={"storage": config.storage.model_copy(update={"root": str(root)})})
+        write_config(run_folder_of(str(root), path.parent.name), own)
     return root
 
 
