@@ -6,7 +6,7 @@ from random import Random
 
 from hydra_ray.errors import HydraError
 
-NUM_FLIPS = 6
+NUM_FLIPS = 3
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -16,22 +16,33 @@ def flipped(content: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-def damages(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Contents that a file may be left with, by what happened to it; the same ones at every call."""
+def damages(path: Path) -> Iterator[str]:
+    """Do to a file what can happen to it, one thing after the other, and yield what was done; then restore it."""
     content, chance = path.read_bytes(), Random(path.name)
     for bit in sorted(chance.sample(range(8 * len(content)), min(NUM_FLIPS, 8 * len(content)))):
-        yield f"bit {bit} of {8 * len(content)}", flipped(content, bit)
-    yield "cut off", content[: len(content) // 2]
-    yield "emptied", b""
-    if path.suffix == ".json":
-        yield from ((text, text.encode()) for text in ("[]", "{}", "null"))
+        flip(path, bit)
+        yield f"bit {bit} of {8 * len(content)}"
+        flip(path, bit)
+    texts = [b"[]", b"{}", b"null"] if path.suffix == ".json" else []
+    for text in [content[: len(content) // 2], b"", *texts]:
+        path.write_bytes(text)
+        yield f"cut off, or no more than {text[:4]!r}"
+    path.write_bytes(content)
+
+
+def flip(path: Path, bit: int) -> None:
+    """Flip one bit of a file where it stands."""
+    with path.open("r+b") as file:
+        file.seek(bit // 8)
+        (byte,) = file.read(1)
+        file.seek(bit // 8)
+        file.write(bytes([byte ^ 1 << bit % 8]))
 
 
 def unnoticed(path: Path, read: Callable[[], object]) -> list[str]:
-    """What can happen to a file without an error that names it, when `read` reads it; the file is left as it was."""
-    content, missed = path.read_bytes(), list[str]()
-    for what, damaged in damages(path):
-        path.write_bytes(damaged)
+    """What can happen to a file without an error that names it or its folder, when `read` reads it."""
+    missed: list[str] = []
+    for what in damages(path):
         try:
             read()
         except HydraError as error:
@@ -41,6 +52,5 @@ def unnoticed(path: Path, read: Callable[[], object]) -> list[str]:
             missed.append(f"{path}, {what}: {error!r}")
         else:
             missed.append(f"{path}, {what}")
-    path.write_bytes(content)
     read()
     return missed

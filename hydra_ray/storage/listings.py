@@ -102,7 +102,8 @@ def read_listing(listing: str) -> Digests | None:
         found = unsealed(content)
     except ValueError as error:
         raise damaged_listing(listing, str(error)) from error
-    files = found.get(FILES, {}) if isinstance(found, dict) else None
+    # Manifests of earlier versions list no files, but name their stage.
+    files = found.get(FILES, {} if "stage" in found else None) if isinstance(found, dict) else None
     if not isinstance(files, dict):
         raise damaged_listing(listing, "it is no listing of files")
     if FILES not in found:

@@ -42,6 +42,7 @@ from hydra_ray.stages.answers import scored_users
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
 from hydra_ray.storage import content_digest, read_bytes, read_json, read_part, write_json
+from hydra_ray.storage.listings import read_listing
 
 pytestmark = [
     pytest.mark.ray,
@@ -297,7 +298,7 @@ READERS: dict[str, Callable[[str, Path], object]] = {
     r".+/base/[^/]+": lambda _, path: load_base(str(path.parent)),
     r".+/labeller\.safetensors": lambda _, path: read_label_model(str(path.parent)),
     r".+/manifest\.json": lambda _, path: read_manifest(str(path)),
-    r"runs/.+/files\.json": lambda _, path: read_config(str(path.parent)),
+    r"runs/.+/files\.json": lambda _, path: read_listing(str(path)),
     r"runs/.+/config\.json": lambda _, path: read_config(str(path.parent)),
     r"runs/.+/outline\.json": lambda _, path: list(status_lines(str(path.parent))),
     r"runs/.+/stages\.json": lambda _, path: recorded_fingerprints(str(path.parent)),
@@ -308,13 +309,21 @@ READERS: dict[str, Callable[[str, Path], object]] = {
 """Readers by the paths of the files that they read; the first that fits counts."""
 
 
-def test_no_damage_to_a_file_of_an_export_goes_unnoticed(exports: dict[str, Path]):
+def test_no_damage_to_a_file_of_an_export_goes_unnoticed(exports: dict[str, Path], tmp_path: Path):
+    folder = tmp_path / "export"
+    shutil.copytree(exports["closed"], folder)
+    listed = read_json(str(folder / "export.json"))
+    for path in (folder / name for name in listed["files"] if name.endswith(".safetensors")):
+        path.write_bytes(b"weights")  # of a size that can be read again and again
+        listed["files"][str(path.relative_to(folder))] = content_digest(str(path))
+    write_json(str(folder / "export.json"), listed)
+
     def opened(path: Path) -> None:
-        read_export(str(exports["closed"]))
+        read_export(str(folder))
         if path.suffix == ".parquet":  # of which only the footer is read when an export is opened
             read_part(str(path))
 
-    paths = files_below(str(exports["closed"])).values()
+    paths = files_below(str(folder)).values()
     assert [each for path in paths for each in unnoticed(path, partial(opened, path))] == []
 
 

@@ -75,7 +75,7 @@ def test_stages_without_digests_are_read_and_that_is_said_once(stage: Stage, cap
     assert stage.manifest()["stage"] == "answers"
 
 
-@pytest.mark.parametrize("content", ["[]", "", "{", None, '{"files": []}', '{"files": null}'])
+@pytest.mark.parametrize("content", ["[]", "{}", "", "{", None, '{"files": []}', '{"files": null}'])
 def test_a_damaged_listing_is_refused_by_name(stage: Stage, content: str | None):
     changed = storage.read_bytes(stage.manifest_location).replace(b'"answers"', b'"answer3"')
     storage.write_bytes(stage.manifest_location, changed if content is None else content.encode())
