@@ -16,6 +16,7 @@ from typing import Any
 
 import fault_s3
 from fault_checks import Difference, compare, paid_again
+from fault_cluster import share_modules
 from fault_drivers import HangError
 from fault_flips import contents, files_of, first_computed, flip_bit, follow_advice, link_tree, remove_from
 from fault_points import Point, payments, reached, struck
@@ -64,6 +65,7 @@ class FilesReference:
 @contextmanager
 def files_reference(folder: Path, deadline_seconds: float) -> Iterator[FilesReference]:
     """Do all work undisturbed."""
+    share_modules()
     s3 = FaultyS3()
     s3.start()
     os.environ.update(s3.environment)
