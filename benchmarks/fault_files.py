@@ -430,7 +430,8 @@ def _s3(attempts: _Attempts) -> Difference:
     if is_expired and end.status == 2 and "credentials" not in end.text:
         attempts.problems.append(f"expired credentials are not told: {end}")
     s3.calm()
-    attempts.to_the_end(work)
+    if end.status != 0:
+        attempts.to_the_end(work)
     return compare(plan_run(config), attempts.reference.plan, _S3_STAGES)
 
 
