@@ -48,8 +48,7 @@ def fault_cluster() -> Iterator[FaultCluster]:
     import ray
     from ray.cluster_utils import Cluster
 
-    # Workers and separate drivers find these modules in the same places as this process.
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
+    share_modules()
     os.environ.setdefault("RAY_worker_niceness", "0")
     # As many idle workers as a run needs are kept for the next run, not as few as there are CPUs.
     os.environ |= {"RAY_num_workers_soft_limit": "8", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
@@ -65,6 +64,11 @@ def fault_cluster() -> Iterator[FaultCluster]:
         fault_conditions.right_clock()
         ray.shutdown()
         cluster.shutdown()
+
+
+def share_modules() -> None:
+    """Let workers, and processes that this one starts, find modules in the same places as this one."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
 
 
 def connect(address: str) -> None:

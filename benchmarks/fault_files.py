@@ -16,6 +16,7 @@ from typing import Any
 
 import fault_s3
 from fault_checks import Difference, compare, paid_again
+from fault_cluster import share_modules
 from fault_drivers import HangError
 from fault_flips import contents, files_of, first_computed, flip_bit, follow_advice, link_tree, remove_from
 from fault_points import Point, payments, reached, struck
@@ -29,7 +30,7 @@ from hydra_ray.config import RunConfig
 from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.lamp.tasks import PLANTED_LABELS
 from hydra_ray.rows import User, arrow_schema
-from hydra_ray.runs.run_folder import run_folder_of
+from hydra_ray.runs.run_folder import read_config, run_folder_of, write_config
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.storage import read_part
 
@@ -64,6 +65,7 @@ class FilesReference:
 @contextmanager
 def files_reference(folder: Path, deadline_seconds: float) -> Iterator[FilesReference]:
     """Do all work undisturbed."""
+    share_modules()
     s3 = FaultyS3()
     s3.start()
     os.environ.update(s3.environment)
@@ -267,10 +269,10 @@ def _copied_root(reference: FilesReference, place: Path) -> Path:
     """Return a root with all files of the finished run, which names itself in its configurations."""
     root, known = place / "root", Path(reference.plan.config.storage.root)
     link_tree(known, root)
-    for path in root.glob("runs/*/config.json"):
-        settings = json.loads(path.read_text())
-        path.unlink()
-        path.write_text(json.dumps({**settings, "storage": {**settings["storage"], "root": str(root)}}))
+    for path in known.glob("runs/*/config.json"):
+        config = read_config(str(path.parent))
+        own = config.model_copy(update={"storage": config.storage.model_copy(update={"root": str(root)})})
+        write_config(run_folder_of(str(root), path.parent.name), own)
     return root
 
 
@@ -428,7 +430,8 @@ def _s3(attempts: _Attempts) -> Difference:
     if is_expired and end.status == 2 and "credentials" not in end.text:
         attempts.problems.append(f"expired credentials are not told: {end}")
     s3.calm()
-    attempts.to_the_end(work)
+    if end.status != 0:
+        attempts.to_the_end(work)
     return compare(plan_run(config), attempts.reference.plan, _S3_STAGES)
 
 
