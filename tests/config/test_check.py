@@ -129,3 +129,9 @@ def test_a_number_beyond_64_bits_is_refused_wherever_it_comes_from(settings):
 def test_a_misspelled_built_in_task_is_told_with_the_one_that_is_meant(path):
     with pytest.raises(ConfigError, match=r"did you mean LaMP_2M\?"):
         task_of(load_config(path, ["lamp.task=LaMP_2m"]).lamp)
+
+
+@pytest.mark.parametrize("settings", [[], None, "text", 5])
+def test_settings_that_are_no_mapping_are_a_config_error(settings):
+    with pytest.raises(ConfigError, match=r"run\.json must be a mapping of settings, got"):
+        check_config(settings, "run.json")
