@@ -178,9 +178,10 @@ def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
     """Return where the cluster finds the users, and the override that sets it; empty where nothing changes."""
     if not isinstance(lamp, Mapping):
         raise ConfigError(f"the section lamp is {kind_of(lamp)}; expected a mapping")
-    for name, kinds in (("root", str), ("users_files", (str, list, tuple))):
-        if lamp.get(name) and not isinstance(lamp[name], kinds):
-            raise ConfigError(f"lamp.{name} is {kind_of(lamp[name])}; expected text")
+    for name in ("root", "users_files"):
+        given = lamp.get(name) or ""
+        if not isinstance(given, str) and not (name == "users_files" and _are_texts(given)):
+            raise ConfigError(f"lamp.{name} is {kind_of(given)}; expected text")
     if lamp.get("root") is not None:
         placed = place_folder(lamp, upload)
         found, override = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
@@ -189,3 +190,7 @@ def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
         placed = place_files(found, "lamp.users_files", upload)
         override = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
     return placed, "" if list(placed.locations) == list(found) else override.strip()
+
+
+def _are_texts(given: object) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)
