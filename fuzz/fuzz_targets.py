@@ -116,6 +116,10 @@ def answers(content: bytes) -> None:
     answer = parse_answer(task, Generation(text=text, num_tokens=1, finish_reason="stop"))
     assert (answer.value is None) != (answer.error is None)
     assert not task.is_closed or answer.value is None or answer.value in task.labels
+    if answer.value is not None:
+        answer.value.encode()
+        again = parse_answer(task, Generation(text=answer.value, num_tokens=1, finish_reason="stop"))
+        assert again.value == answer.value
 
 
 def replies(content: bytes) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, ValidationError
+from pydantic import Field, NonNegativeFloat
 
-from hydra_ray.config import LabelKey, Section
+from hydra_ray.config import LabelKey, Section, check_settings
 from hydra_ray.config.yaml_documents import read_manifests
 from hydra_ray.errors import ConfigError
 
@@ -65,7 +65,9 @@ def read_node_types(path: str) -> list[NodeType]:
         raise ConfigError(f"cannot read the nodes in {path}: {error}") from error
     try:
         found = [node for document in documents for node in _of_document(document)]
-    except (KeyError, TypeError, AttributeError, ValueError, ValidationError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{path} does not state the resources of its nodes: {error}") from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"{path} does not state the resources of its nodes: {error!r}") from error
     if not found:
         raise ConfigError(
@@ -82,7 +84,11 @@ def _of_document(document: Mapping[str, Any]) -> Iterator[NodeType]:
         spec = document["spec"]
         yield from _of_kuberay(spec["rayClusterSpec"] if document["kind"] == "RayJob" else spec)
     else:
-        yield from (NodeType.model_validate(each) for each in document.get("nodes", ()))
+        yield from (_node(each) for each in document.get("nodes", ()))
+
+
+def _node(settings: Mapping[str, Any]) -> NodeType:
+    return check_settings(NodeType, settings, source="a node type")
 
 
 def _of_ray_up(document: Mapping[str, Any]) -> Iterator[NodeType]:
@@ -93,7 +99,9 @@ def _of_ray_up(document: Mapping[str, Any]) -> Iterator[NodeType]:
         is_head = name == document["head_node_type"]
         count = 1 if is_head else min(node.get("max_workers", document["max_workers"]), document["max_workers"])
         labels = node.get("labels", {})
-        yield NodeType(name=name, resources=node["resources"], labels=labels, count=count, is_head=is_head)
+        yield _node(
+            {"name": name, "resources": node["resources"], "labels": labels, "count": count, "is_head": is_head}
+        )
 
 
 def _of_kuberay(spec: Mapping[str, Any]) -> Iterator[NodeType]:
@@ -108,7 +116,8 @@ def _of_group(name: str, group: Mapping[str, Any], count: int, *, is_head: bool)
     resources = {"CPU": _quantity(limits["cpu"]), "GPU": _quantity(limits.get(GPU_LIMIT, 0))}
     stated = {each: _quantity(amount) for each, amount in group.get("resources", {}).items()}
     resources = {each: amount for each, amount in {**resources, **stated}.items() if amount or each == "CPU"}
-    return NodeType(name=name, resources=resources, labels=group.get("labels", {}), count=count, is_head=is_head)
+    labels = group.get("labels", {})
+    return _node({"name": name, "resources": resources, "labels": labels, "count": count, "is_head": is_head})
 
 
 def _quantity(text: str | float) -> float:

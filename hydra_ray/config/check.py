@@ -15,6 +15,8 @@ from hydra_ray.config.section import PATTERN_FORMS, Section
 from hydra_ray.errors import ConfigError
 
 _Section = TypeVar("_Section", bound=Section)
+LIST_FOLLOWS = "is not a valid configuration:"
+"""End of the first line of an error that lists wrong settings, one a line."""
 _TAG = re.compile(r"<.*>")
 """Tags of the ways to give a setting, and other steps that are no keys of YAML."""
 _KEY = "[key]"
@@ -40,6 +42,8 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
     Raises:
         ConfigError: naming every wrong setting and `source`.
     """
+    if not isinstance(settings, Mapping):  # a file that somebody edited
+        raise ConfigError(f"{source} must be a mapping of settings, got {kind_of(settings)}")
     wrong = dict(_wrong_numbers(section, settings))
     try:
         checked = section.model_validate(settings)
@@ -58,7 +62,7 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
 
 def _listed(source: str, wrong: Mapping[str, str]) -> str:
     lines = [f"  {name or '(whole)'}: {what}" for name, what in wrong.items()]
-    return f"{source} is not a valid configuration:\n" + "\n".join(lines)
+    return f"{source} {LIST_FOLLOWS}\n" + "\n".join(lines)
 
 
 def _wrong_numbers(

@@ -74,16 +74,31 @@ def after_lead_in(text: str) -> tuple[str, str]:
     return text[:start], strip_invisible(text[start:])
 
 
-def json_values(text: str) -> dict[str, Any]:
+class _Digits(str):
+    """A number of JSON, as it was written."""
+
+    __slots__ = ()
+
+
+def json_values(text: str) -> dict[str, str]:
     """Return the texts and numbers of a JSON object that is the whole of `text`, as texts, by key; none where it is
     not one."""
     if not (text.startswith("{") and text.endswith("}")):
         return {}
     try:
-        values = json.loads(text, parse_int=str, parse_float=str)
+        values: dict[str, Any] = json.loads(text, parse_int=_Digits, parse_float=_Digits)
     except (ValueError, RecursionError):
         return {}
-    return {key: value for key, value in values.items() if isinstance(value, str)}
+    return {key: _encodable(value) for key, value in values.items() if isinstance(value, str)}
+
+
+def _encodable(value: str) -> str:
+    """Return a value without half characters, which only an escape in JSON can make."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "replace").decode()
+    return value
 
 
 def bare_text(text: str, *, is_line: bool) -> str:
@@ -133,9 +148,9 @@ def _unfenced(text: str, *, is_line: bool) -> str:
 
 
 def _only_value(text: str) -> str:
-    """Return the only value of a JSON object or list that is the whole of `text`; else `text`."""
-    values = json_values(text)
-    return next(iter(values.values())) if len(values) == 1 else text
+    """Return the only text among the values of a JSON object that is the whole of `text`; else `text`."""
+    values = [value for value in json_values(text).values() if not isinstance(value, _Digits)]
+    return values[0] if len(values) == 1 else text
 
 
 def _unquoted(text: str) -> str:
@@ -146,7 +161,7 @@ def _unquoted(text: str) -> str:
     for marks in _EMPHASIS:
         inside = text[len(marks) : -len(marks)]
         if text.startswith(marks) and text.endswith(marks) and inside.strip() and marks not in inside:
-            return inside if inside == inside.strip() else text
+            return inside
     tag = _TAG.match(text)
     if tag and text.lower().endswith(f"</{tag['name'].lower()}>"):
         inside = text[tag.end() : -len(tag["name"]) - 3]

@@ -54,7 +54,12 @@ def test_a_kuberay_group_is_what_it_states_or_else_what_its_container_is_given(t
     [
         ("a: [", "cannot read the nodes"),
         ({"kind": "Pod"}, "names no nodes"),
-        ({"nodes": [{"name": "a", "resources": {"CPU": -1}}]}, "greater than or equal to 0"),
+        ({"nodes": [{"name": "a", "resources": {"CPU": -1}}]}, r"resources\.CPU: got -1, expected at least 0"),
+        ({"nodes": [5]}, "a node type must be a mapping of settings, got 5"),
+        ({"nodes": 5}, "does not state the resources"),
+        ([1, 2], "does not state the resources"),
+        ("- &a [*a]", "the alias \\*a stands in what it is an alias of"),
+        ("a\0b", r"the character U\+0000"),
         ({"nodes": [{"name": "a", "cpus": 1}]}, "resources"),
         (
             {"available_node_types": {"a": {"resources": {}}}, "head_node_type": "a", "max_workers": 1},

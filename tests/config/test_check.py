@@ -80,7 +80,8 @@ TASK = "{name: t, kind: classification, instruction: Which, labels: [a, b]}"
         ([f"lamp.task={TASK}", "lamp.task.kind=clasification"], "did you mean classification?"),
         ([f"lamp.task={TASK}", "lamp.task.kind=rating"], "lamp.task: labels of the kind rating are numbers, got 'a'"),
         (["lamp.task={}"], "lamp.task.name: it is missing"),
-        (["generator.engine=vlm"], "generator.engine: got 'vlm', expected vllm, openai or fake; did you mean vllm?"),
+        (["generator.engine=vlm"], "generator.engine: got 'vlm', expected vllm, openai"),
+        (["generator.engine=vlm"], "; did you mean vllm?"),
         (["drafts.prompts=[zero_sot]"], "drafts.prompts.0: got 'zero_sot', expected zero_shot, random_k"),
         (["drafts.prompts=rag_k"], "drafts.prompts: got 'rag_k', expected a list: write [rag_k]"),
         (["drafts.num_samples=yes"], "drafts.num_samples: got true, expected a number"),
@@ -129,3 +130,9 @@ def test_a_number_beyond_64_bits_is_refused_wherever_it_comes_from(settings):
 def test_a_misspelled_built_in_task_is_told_with_the_one_that_is_meant(path):
     with pytest.raises(ConfigError, match=r"did you mean LaMP_2M\?"):
         task_of(load_config(path, ["lamp.task=LaMP_2m"]).lamp)
+
+
+@pytest.mark.parametrize("settings", [[], None, "text", 5])
+def test_settings_that_are_no_mapping_are_a_config_error(settings):
+    with pytest.raises(ConfigError, match=r"run\.json must be a mapping of settings, got"):
+        check_config(settings, "run.json")

@@ -75,6 +75,8 @@ CASES = (
     accepted(TITLES, "a number that begins it", "1. FC Rain wins", "1. FC Rain wins"),
     accepted(TITLES, "options by number: the first", "Option 1: Rain\nOption 2: Snow", "Rain"),
     accepted(TITLES, "JSON with one value", '```json\n{"headline": "Rain"}\n```', "Rain"),
+    accepted(TITLES, "JSON with one text and numbers", '{"headline": "Rain", "confidence": 0.9}', "Rain"),
+    accepted(TITLES, "half a character in JSON", r'{"headline": "Rain \ud83d"}', "Rain ?"),
     accepted(TITLES, "JSON with several values", '{"a": "Rain", "b": "Snow"}', '{"a": "Rain", "b": "Snow"}'),
     accepted(TITLES, "markup around it", "# **Rain**", "Rain"),
     accepted(TITLES, "a tag around it", "<title>Rain</title>", "Rain"),

@@ -4,8 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from hydra_ray.api import configured
 from hydra_ray.cluster.node_types import NodeType
 from hydra_ray.cluster.placement_plan import placement_findings
@@ -18,6 +16,7 @@ from hydra_ray.commands.doctor.models import encoder_findings, generator_finding
 from hydra_ray.commands.doctor.packages import missing_packages, package_versions
 from hydra_ray.commands.doctor.users import SeenUsers, users_finding
 from hydra_ray.config import RunConfig, Task, load_config, read_settings
+from hydra_ray.config.check import LIST_FOLLOWS
 from hydra_ray.engine.ray_connection import ADDRESS, require_cluster_address
 from hydra_ray.errors import ClusterError, HydraError
 from hydra_ray.findings import Finding, problem, unusable
@@ -74,9 +73,8 @@ def _wrong_settings(path: str, error: HydraError) -> list[Finding]:
     if _is_sweep(path):
         remedy = "doctor takes the configuration of a run: give the one that `base` in it names"
         return [problem("configuration", f"{path} is a sweep's", remedy)]
-    _, *lines = str(error).splitlines()
-    is_listed = isinstance(error.__cause__, ValidationError) and all(line.startswith("  ") for line in lines)
-    if not (is_listed and lines):
+    first, *lines = str(error).splitlines()
+    if not (lines and first.endswith(LIST_FOLLOWS)):
         return [unusable("configuration", path, error)]
     return [problem("configuration", path, line) for line in lines]
 

@@ -13,6 +13,7 @@ from hydra_ray import storage
 from hydra_ray.cluster.versions import source_digest
 from hydra_ray.commands.submit.inputs import Placed, place_files, place_folder
 from hydra_ray.config import StorageConfig, check_config, check_settings, load_config
+from hydra_ray.config.check import kind_of
 from hydra_ray.engine.ray_connection import SUBMITTED_AS
 from hydra_ray.errors import ConfigError
 from hydra_ray.models import open_model
@@ -176,7 +177,11 @@ def _sweep(path: str, overrides: Sequence[str]) -> tuple[dict[str, bytes], dict[
 def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
     """Return where the cluster finds the users, and the override that sets it; empty where nothing changes."""
     if not isinstance(lamp, Mapping):
-        raise ConfigError(f"the section lamp is {lamp!r}; expected a mapping")
+        raise ConfigError(f"the section lamp is {kind_of(lamp)}; expected a mapping")
+    for name in ("root", "users_files"):
+        given = lamp.get(name) or ""
+        if not isinstance(given, str) and not (name == "users_files" and _are_texts(given)):
+            raise ConfigError(f"lamp.{name} is {kind_of(given)}; expected text")
     if lamp.get("root") is not None:
         placed = place_folder(lamp, upload)
         found, override = [lamp["root"]], f"lamp.root={yaml.safe_dump(placed.locations[0]).splitlines()[0]}"
@@ -186,3 +191,7 @@ def _placed(lamp: Mapping[str, Any], upload: str | None) -> tuple[Placed, str]:
         placed = place_files(found, "lamp.users_files", upload)
         override = "lamp.users_files=" + yaml.safe_dump(list(placed.locations), default_flow_style=True, width=1 << 16)
     return placed, "" if list(placed.locations) == list(found) else override.strip()
+
+
+def _are_texts(given: object) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)

@@ -87,6 +87,21 @@ def test_a_sweep_goes_with_the_configuration_that_it_names(folder: Path, tmp_pat
     assert job.result == "/shared/hydra/sweeps/mine/sweep.html"
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lamp=5", "the section lamp is 5; expected a mapping"),
+        ("lamp.root=[a]", r"lamp\.root is a list; expected text"),
+        ("lamp.users_files=5", r"lamp\.users_files is 5; expected text"),
+        ("lamp.users_files=[5]", r"lamp\.users_files is a list; expected text"),
+        ("storage=5", r"add storage\.root=FOLDER"),
+    ],
+)
+def test_a_sweep_whose_base_names_no_users_is_refused_in_words(folder: Path, override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        config_job("sweep", "sweeps/sweep.yaml", [override], [override], None, has_page=True)
+
+
 def test_added_users_keep_their_files_names_because_the_addition_is_named_after_it(folder: Path):
     job = added_users_job("/shared/hydra/runs/test", ["june.jsonl"], None, ["placement.train_threads=1"], "/inputs")
     assert job.words[:3] == ("fit-users", "/shared/hydra/runs/test", "placement.train_threads=1")
