@@ -7,7 +7,7 @@ there may be an object of lists of equal length. Rows of events are described in
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,9 @@ from hydra_ray.rows import Query, Record, Rejected, User
 
 _EVENTS_PER_USER = 100
 """Number of rows of a file of events that are read in the place of one row of users, where not all are."""
+
+_MAX_UNREADABLE = 1000
+"""Number of rows among which the first that can be read tells whether a file holds users or events."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,13 +81,15 @@ def read_user_files(
 def _file_users(task: Task, start: FileStart, events: Events, max_rows: int | None) -> Iterator[Sample | Rejected]:
     location = start.location
     with open_rows(location) as file:
-        first = next(file.rows, None)
-        if first is None:
-            return
-        holds_events = is_event(first[1])
+        first: list[tuple[int, object]] = []
+        for each in islice(file.rows, _MAX_UNREADABLE):
+            first.append(each)
+            if isinstance(each[1], Mapping):
+                break
+        holds_events = any(is_event(row) for _, row in first)
         if max_rows is not None and holds_events:
             max_rows *= _EVENTS_PER_USER
-        for position, row in chain([first], file.rows):
+        for position, row in chain(first, file.rows):
             if start.num_rows == max_rows:
                 start.is_whole = False
                 return
