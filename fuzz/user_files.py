@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     total: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="hydra_ray-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="user-files-fuzz-") as folder:
         for name, content in SEEDS.items():
             counts = _fuzz(Path(folder), name, content, arguments.mutations // len(SEEDS), arguments.seed)
             print(f"{name}: {_text(counts)}", flush=True)
