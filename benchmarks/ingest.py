@@ -47,6 +47,7 @@ def main() -> int:
     small, large = (run(megabytes) for megabytes in arguments.megabytes)
     ratio = large / small
     print(f"ratio of the peaks: {ratio:.3f} (at most {MAX_RATIO})")
+    seconds_of_a_user(100)  # imports
     few, many = (seconds_of_a_user(num_records) for num_records in (arguments.records, 2 * arguments.records))
     print(
         f"one user with {arguments.records} and with {2 * arguments.records} records: {few:.2f} s and {many:.2f} s, "

@@ -1,7 +1,7 @@
 import gzip
 import json
-import random
 import os
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
