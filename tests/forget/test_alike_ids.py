@@ -1,6 +1,7 @@
 """Users and queries whose ids look alike when they are joined, from a file of events to forgetting."""
 
 import json
+import shutil
 from pathlib import Path
 
 import in_process
@@ -19,9 +20,10 @@ pytestmark = pytest.mark.filterwarnings("default")
 PAIRS = {("ann", "zq/qq"): "ann/zq/qq", ("ann/zq", "qq"): "ann%2Fzq/qq", ("bob", "q"): "bob/q"}
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A finished run on events in CSV: three new users, and some who teach."""
+    tmp_path = tmp_path_factory.mktemp("alike")
     labels = ("comedy", "romance", "fantasy", "violence")
     lines = ["user_id,id,input,output,target,is_new"]
     for user_id, query_id in [*PAIRS, *((f"taught{n}", "q") for n in range(4))]:
@@ -37,6 +39,18 @@ def plan(tmp_path: Path) -> Plan:
         return personalize(config)
 
 
+@pytest.fixture
+def root(finished: Plan, tmp_path: Path) -> str:
+    """A copy of the run's root, which a test may change."""
+    return str(shutil.copytree(finished.config.storage.root, tmp_path / "root"))
+
+
+@pytest.fixture
+def folders(finished: Plan, root: str) -> list[str]:
+    """The folders in the copy that hold predictions: the run's, and its stage's."""
+    return [each.replace(finished.config.storage.root, root) for each in (finished.run_folder, finished.answers.folder)]
+
+
 def predicted(folder: str) -> tuple[dict[str, str], dict[tuple[str, str], tuple[str, str]]]:
     """The predictions in a folder: of the official file by id, and of the table by user and query."""
     official = json.loads(Path(folder, "predictions.json").read_text())
@@ -49,30 +63,30 @@ def predicted(folder: str) -> tuple[dict[str, str], dict[tuple[str, str], tuple[
 
 
 @pytest.mark.parametrize("gone", ["ann", "ann/zq"])
-def test_forgetting_one_user_removes_that_users_prediction_and_no_other(plan: Plan, gone: str):
-    for folder in (plan.run_folder, plan.answers.folder):
+def test_forgetting_one_user_removes_that_users_prediction_and_no_other(root: str, folders: list[str], gone: str):
+    for folder in folders:
         golds, rows = predicted(folder)
         assert {pair: name for pair, (name, _) in rows.items()} == PAIRS
         assert dict(rows.values()) == golds
-    before = predicted(plan.run_folder)
-    (outcome,) = forget_users(plan.config.storage.root, [gone])
+    before = rows
+    (outcome,) = forget_users(root, [gone])
     assert outcome.receipt is not None
     removed = {each.path.rpartition("/")[2]: each.count for each in outcome.receipt.removed}
     assert (removed["predictions.json"], removed["predictions.parquet"]) == (1, 1)
-    for folder in (plan.run_folder, plan.answers.folder):
+    for folder in folders:
         golds, rows = predicted(folder)
-        assert rows == {pair: row for pair, row in before[1].items() if pair[0] != gone}
+        assert rows == {pair: row for pair, row in before.items() if pair[0] != gone}
         assert golds == dict(rows.values())
-    assert not forget_users(plan.config.storage.root, [gone])[0].is_removed_now
+    assert not forget_users(root, [gone])[0].is_removed_now
 
 
-def test_a_run_of_an_earlier_version_without_the_table_is_forgotten_too(plan: Plan):
-    for folder in (plan.run_folder, plan.answers.folder):
+def test_a_run_of_an_earlier_version_without_the_table_is_forgotten_too(root: str, folders: list[str]):
+    for folder in folders:
         Path(folder, "predictions.parquet").unlink()
         content = Path(folder, "predictions.json").read_text()
         Path(folder, "predictions.json").write_text(content.replace("%2F", "/"))
-    (outcome,) = forget_users(plan.config.storage.root, ["ann/zq"])
+    (outcome,) = forget_users(root, ["ann/zq"])
     assert outcome.is_removed_now
-    for folder in (plan.run_folder, plan.answers.folder):
+    for folder in folders:
         golds = json.loads(Path(folder, "predictions.json").read_text())["golds"]
         assert sorted(gold["id"] for gold in golds) == ["ann/zq/qq", "bob/q"]
