@@ -54,6 +54,7 @@ docs: install
 # Each target for SECONDS (minutes for a first look, 600 before a release); what is found is kept in fuzz/corpus.
 fuzz: install
 	$(BIN)/python fuzz/seeded_replies.py --mutations 20000
+	$(BIN)/python fuzz/user_files.py
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 	$(BIN)/python fuzz/configuration_fuzz.py --cases 20000
 

@@ -381,8 +381,8 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
         metavar="FILE",
         action="append",
         required=True,
-        help=".jsonl or .parquet file of the users to add; may be repeated; or a folder of LaMP files, of which the "
-        "run's new split is read",
+        help="file, folder or pattern of the users to add, as in lamp.users_files; may be repeated; or a folder of "
+        "LaMP files, of which the run's new split is read",
     )
     command.add_argument("--name", help="name of this addition; by default the first file's name")
     command.set_defaults(command=fit_users)

@@ -32,7 +32,7 @@ def added_config(
     """
     parent = read_config(run_folder)
     settings = parent.model_dump(mode="json")
-    settings["run"] = f"{parent.run}+{name or _stem(users[0])}"
+    settings["run"] = f"{parent.run}+{name or PurePosixPath(_unpacked_name(users[0])).stem}"
     settings["taught_by"] = parent.run
     settings["lamp"] |= {"planted": None, "train_split": None, **_source(users)}
     settings["users"] |= {"num_folds": 1, "max_users": None}
@@ -70,14 +70,14 @@ def _source(users: Sequence[str]) -> dict[str, Any]:
 
 def _is_lamp_folder(location: str) -> bool:
     """Return whether a location is a folder of LaMP files, or of nothing at all, and not of parts of users' files."""
-    if location.lower().endswith(ROW_SUFFIXES) or is_pattern(location) or storage.exists(location):
+    if _unpacked_name(location).lower().endswith(ROW_SUFFIXES) or is_pattern(location) or storage.exists(location):
         return False
     names = parts_of(location)
     return not names or any(QUESTIONS in name for name in names)
 
 
-def _stem(location: str) -> str:
+def _unpacked_name(location: str) -> str:
     name = PurePosixPath(location).name
     for suffix in COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)
-    return PurePosixPath(name).stem
+    return name

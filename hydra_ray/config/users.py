@@ -13,7 +13,8 @@ NAMED, DESCRIBED = "<named>", "<described>"
 
 
 def _in_a_list(given: Any) -> Any:
-    return (given,) if isinstance(given, str) else given
+    # Strict validation takes no list for a tuple once it has passed through here.
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
 
 
 class PlantedConfig(Section):

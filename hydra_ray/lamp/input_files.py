@@ -74,10 +74,13 @@ def _matches(pattern: str) -> Iterator[str]:
         matches = storage.glob_files(pattern)
     except ValueError as error:
         raise InputError(f"{pattern} is no pattern of files ({error}); check lamp.users_files") from error
+    wildcard = next(place for place, letter in enumerate(pattern) if letter in _WILDCARDS)
+    fixed = pattern[: pattern.rfind("/", 0, wildcard) + 1]
     for match in matches:
+        if any(map(_is_hidden, match.removeprefix(fixed).split("/"))):
+            continue
         if storage.exists(match):
-            if not _is_hidden(match.rpartition("/")[2]):
-                yield match
+            yield match
         else:
             yield from (storage.join(match, path) for path in parts_of(match))
 

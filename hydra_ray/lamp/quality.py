@@ -35,7 +35,7 @@ def canonical_label(task: Task, text: str) -> str | None:
     label = by_case.get(normalized_label(text)) or by_form.get(_compatible(text))
     if label is None and task.kind == "rating":
         try:
-            return by_number.get(float(text))
+            return by_number.get(float(_compatible(text)))
         except ValueError:
             return None
     return label

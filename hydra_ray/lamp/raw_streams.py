@@ -114,8 +114,8 @@ def open_bytes(location: str) -> Generator[tuple[io.BufferedReader, RawStream]]:
         StorageError: it cannot be read.
     """
     raw = RawStream(location)
-    with io.BufferedReader(cast(io.RawIOBase, raw), _BUFFER_BYTES) as file:
-        yield file, raw
+    with io.BufferedReader(raw, _BUFFER_BYTES) as file:
+        yield cast(io.BufferedReader, file), raw
 
 
 @contextmanager

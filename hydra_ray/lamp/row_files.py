@@ -226,7 +226,7 @@ def _python_rows(batch: pa.RecordBatch) -> list[object]:
 def _decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
     """Return the function that makes plain values of Python values of a type: bytes of fixed width become text (16 are
     a UUID), and maps become mappings; None where values are plain already."""
-    if isinstance(kind, pa.FixedSizeBinaryType):
+    if pa.types.is_fixed_size_binary(kind):
         return _optional(lambda value: str(UUID(bytes=value)) if len(value) == 16 else value.hex())
     if isinstance(kind, pa.DictionaryType):
         return _decoder(kind.value_type)

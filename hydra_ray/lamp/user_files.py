@@ -8,7 +8,7 @@ described in `hydra_ray.lamp.events`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +35,9 @@ from hydra_ray.rows import Query, Record, Rejected, User
 
 _EVENTS_PER_USER = 100
 """Number of rows of a file of events that are read in the place of one row of users, where not all are."""
+
+_MAX_UNREADABLE = 1000
+"""Number of rows among which the first that can be read tells whether a file holds users or events."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,32 +81,40 @@ def read_user_files(
 
 
 def _file_users(task: Task, start: FileStart, events: Events, max_rows: int | None) -> Iterator[Sample | Rejected]:
-    location = start.location
-    with open_rows(location) as file:
-        first = next(file.rows, None)
-        if first is None:
-            return
-        holds_events = is_event(first[1])
+    with open_rows(start.location) as file:
+        first = _until_readable(file.rows)
+        holds_events = any(is_event(row) for _, row in first)
         if max_rows is not None and holds_events:
             max_rows *= _EVENTS_PER_USER
-        for position, row in chain([first], file.rows):
+        for position, row in chain(first, file.rows):
             if start.num_rows == max_rows:
                 start.is_whole = False
                 return
             start.num_rows += 1
             if start.num_rows == max_rows:
                 start.fraction = file.fraction_read()
-            if holds_events:
-                rejected = events.add(location, position, row)
-                if rejected is not None:
-                    yield rejected
-                continue
-            try:
-                user = _read_user(task, row)
-            except MalformedError as error:
-                yield Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
-            else:
-                yield Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
+            if not holds_events:
+                yield _user_or_rejected(task, start.location, position, row)
+            elif (rejected := events.add(start.location, position, row)) is not None:
+                yield rejected
+
+
+def _until_readable(rows: Iterator[tuple[int, object]]) -> list[tuple[int, object]]:
+    """Return the rows up to the first that is an object, which tells what the rows of a file are."""
+    first: list[tuple[int, object]] = []
+    for each in islice(rows, _MAX_UNREADABLE):
+        first.append(each)
+        if isinstance(each[1], Mapping):
+            break
+    return first
+
+
+def _user_or_rejected(task: Task, location: str, position: int, row: object) -> Sample | Rejected:
+    try:
+        user = _read_user(task, row)
+    except MalformedError as error:
+        return Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
+    return Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
 
 
 def _read_user(task: Task, row: object) -> User:

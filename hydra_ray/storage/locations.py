@@ -12,7 +12,7 @@ from hydra_ray.storage.local import LocalStore
 from hydra_ray.storage.s3 import ENDPOINTS, REGIONS, S3Store, s3_store
 
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<bucket>[^/]*)")
-_OPTIONS = re.compile(r"[?#&][A-Za-z_-]+=")
+_OPTIONS = re.compile(r"[?#][A-Za-z_-]+=")
 """Options of a URL; `?` and `#` alone may be part of a key."""
 _LOCAL = LocalStore()
 

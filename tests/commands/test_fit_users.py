@@ -46,6 +46,20 @@ def test_of_a_lamp_folder_only_the_runs_new_split_is_read(run_folder: str):
     assert (lamp.root, lamp.users_files, lamp.train_split, lamp.new_split) == ("/in/later", (), None, "test")
 
 
+def test_folders_of_parts_and_patterns_are_users_own_files(run_folder: str, tmp_path: Path):
+    (tmp_path / "june").mkdir()
+    (tmp_path / "june" / "part-0.json.gz").write_bytes(b"")
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "test_questions.json.gz").write_bytes(b"")
+    given = [f"{tmp_path}/june", "/in/*.csv", "/in/july.jsonl.gz"]
+    for users in (given, given[:1]):
+        (tmp_path / "june" / "part-0.json.gz").touch()
+        added = added_config(run_folder, users, "june")
+        assert (added.lamp.users_files, added.lamp.root) == (tuple(users), None)
+    assert added_config(run_folder, ["/in/july.jsonl.gz"]).run == "test+july"
+    assert added_config(run_folder, [f"{tmp_path}/late"]).lamp.root == f"{tmp_path}/late"
+
+
 def test_names_and_settings_can_be_given(run_folder: str):
     added = added_config(run_folder, ["/in/users.jsonl"], "week-23", ["placement.generator_actors=4"])
     assert (added.run, added.placement.generator_actors) == ("test+week-23", 4)

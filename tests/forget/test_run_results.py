@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic import CLASSIFICATION, TEXT, synthetic_answers, synthetic_config
 
 from hydra_ray import storage
@@ -17,8 +19,8 @@ from hydra_ray.forget.run_results import (
     prediction_ids,
     traces_of,
 )
-from hydra_ray.lamp.predictions import official_predictions, read_predictions
-from hydra_ray.rows import to_dict
+from hydra_ray.lamp.predictions import official_predictions, own_prediction_id, read_predictions
+from hydra_ray.rows import Prediction, to_dict, to_table
 
 GONE = "dev:3"
 
@@ -68,6 +70,77 @@ def test_a_page_of_another_version_is_removed(tmp_path: Path):
 def test_predictions_are_found_by_lamps_query_id_or_by_own_user_and_query_id():
     assert list(prediction_ids("dev:17", "17")) == ["dev:17/17", "17"]
     assert list(prediction_ids("ann", "17")) == ["ann/17"]
+
+
+def own_rows(pairs: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Rows of the answers table, one query each: user, query and answer."""
+    return [
+        {"user_id": user, "queries": [{"query_id": query, "answers": [{"system": "hydra", "value": answer}]}]}
+        for user, query, answer in pairs
+    ]
+
+
+def written(folder: Path, pairs: list[tuple[str, str, str]]) -> str:
+    """The predictions of some users' own queries as a run writes them."""
+    rows = [
+        Prediction(user_id=u, query_id=q, prediction_id=own_prediction_id(u, q), answer=a, choice="c")
+        for u, q, a in pairs
+    ]
+    storage.write_part(f"{folder}/predictions.parquet", to_table(rows, Prediction))
+    official_predictions("t", [(row.prediction_id, row.answer) for row in rows], f"{folder}/predictions.json")
+    return f"{folder}/predictions.json"
+
+
+ANN, ANN_ZQ = ("ann", "zq/qq"), ("ann/zq", "qq")
+
+
+@pytest.mark.parametrize("answers", [("war", "war"), ("war", "comedy")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_ids_that_look_alike_are_told_apart_by_the_table(tmp_path: Path, answers: tuple[str, str], place: int):
+    pairs = [(*ANN, answers[0]), (*ANN_ZQ, answers[1]), ("bob", "zq", "war")]
+    location = written(tmp_path, pairs)
+    ids = [name for name, _ in read_predictions(location)[1]]
+    assert ids == ["ann/zq/qq", "ann%2Fzq/qq", "bob/zq"]
+    traces = traces_of(own_rows([pairs[place]]))
+    assert find_in_predictions(location, traces) == {pairs[place][0]: 1}
+    drop_predictions(location, traces)
+    assert [name for name, _ in read_predictions(location)[1]] == [name for name in ids if name != ids[place]]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_forgetting_leaves_a_file_alone_that_the_user_is_not_in(tmp_path: Path, place: int):
+    pairs = [(*ANN, "war"), (*ANN_ZQ, "war")]
+    location = written(tmp_path, [pairs[1 - place]])
+    traces = traces_of(own_rows([pairs[place]]))
+    assert find_in_predictions(location, traces) == {}
+    drop_predictions(location, traces)
+    assert len(read_predictions(location)[1]) == 1
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("answers", [("war", "comedy"), ("war", "war")])
+def test_in_files_of_earlier_versions_one_of_two_equal_ids_is_removed(
+    tmp_path: Path, answers: tuple[str, str], place: int
+):
+    location = f"{tmp_path}/predictions.json"
+    official_predictions("t", [("ann/zq/qq", each) for each in answers], location)
+    pairs = [(*ANN, answers[0]), (*ANN_ZQ, answers[1])]
+    traces = traces_of(own_rows([pairs[place]]))
+    assert find_in_predictions(location, traces) == {pairs[place][0]: 1}
+    drop_predictions(location, traces)
+    assert read_predictions(location)[1] == [("ann/zq/qq", answers[1 - place])]
+    drop_predictions(location, traces_of(own_rows(pairs)))
+    assert read_predictions(location)[1] == []
+
+
+@given(pairs=st.sets(st.tuples(st.text("a/%2F", min_size=1), st.text("a/%2F", min_size=1)), min_size=2))
+def test_no_two_queries_of_own_users_have_one_id(pairs: set[tuple[str, str]]):
+    assert len({own_prediction_id(*pair) for pair in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize(("user_id", "query_id"), [("ann", "q"), ("ann b", "0"), ("ü:1", "a/b")])
+def test_ids_without_a_slash_in_the_users_are_as_they_were(user_id: str, query_id: str):
+    assert own_prediction_id(user_id, query_id) == f"{user_id}/{query_id}"
 
 
 def test_a_prediction_file_loses_the_users_answers(tmp_path: Path):

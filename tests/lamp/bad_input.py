@@ -1,15 +1,19 @@
 """Everything wrong that can be handed in as users, and what becomes of each: the tests and docs/bad-input.md."""
 
+import gzip
 import io
 import json
+import unicodedata
+import zipfile
 from collections.abc import Callable, Iterable
+from csv import DictWriter
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-LAMP, JSONL, PARQUET = "LaMP", ".jsonl", ".parquet"
+LAMP, JSONL, PARQUET, CSV = "LaMP", ".jsonl", ".parquet", ".csv"
 ACCEPTED, REJECTED, ERROR = "accepted", "rejected", "error"
 
 Files = dict[str, bytes]
@@ -81,10 +85,23 @@ def parquet(rows: Iterable[dict[str, Any]]) -> bytes:
     return file.getvalue()
 
 
+def csv(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Rows as CSV of single events."""
+    file = io.StringIO()
+    writer = DictWriter(file, ["user_id", "is_new", "id", "input", "output", "date", "target"])
+    writer.writeheader()
+    for row in rows:
+        for event in (*row["history"], *row["queries"]):
+            writer.writerow({"user_id": row["user_id"], "is_new": row.get("is_new"), **event})
+    return file.getvalue().encode()
+
+
 def files_of(format_: str, rows: Iterable[dict[str, Any]]) -> Files:
     """Rows in a format."""
     if format_ == LAMP:
         return lamp_files(rows)
+    if format_ == CSV:
+        return {"users.csv": csv(rows)}
     return {"users.jsonl": jsonl(rows)} if format_ == JSONL else {"users.parquet": parquet(rows)}
 
 
@@ -137,6 +154,50 @@ def _unreadable_text(_: str) -> Files:
     file = io.BytesIO()
     pq.write_table(rows.set_column(rows.schema.get_field_index("user_id"), "user_id", ids), file)
     return {"users.parquet": file.getvalue()}
+
+
+def _named(name: str, change: Callable[[bytes], bytes] = lambda content: content) -> Callable[[str], Files]:
+    """The good file under another name, its bytes changed."""
+    return lambda format_: {name: change(next(iter(files_of(format_, [user_row(), GOOD]).values())))}
+
+
+def _packed_lamp(_: str) -> Files:
+    files = lamp_files([user_row(), GOOD])
+    return {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
+
+
+def _sequences(history: dict[str, Any]) -> Callable[[str], Files]:
+    """Histories as objects of lists, also the good user's."""
+    good = {"id": ["r"], "input": ["x"], "output": ["comedy"]}
+    return lambda format_: files_of(format_, [user_row(history=history), user_row("good", history=good)])
+
+
+def _archive(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("users.jsonl", content)
+    return file.getvalue()
+
+
+def _without_comma(format_: str) -> Files:
+    return _bytes(lambda content: content.replace(b'", "', b'" "', 1))(format_)
+
+
+def _uuids(_: str) -> Files:
+    rows = pa.Table.from_pylist([user_row(), GOOD])
+    ids = pa.array([bytes(15) + b"\1", bytes(15) + b"\2"], pa.binary(16))
+    names = pa.array([user_row()["user_id"], "good"])
+    record = pa.struct({"id": pa.binary(16), "input": pa.string(), "output": pa.string()})
+    histories = [[{"id": each, "input": "a text", "output": "comedy"}] for each in ids.to_pylist()]
+    records = pa.array(histories, pa.list_(record))
+    rows = rows.set_column(rows.schema.get_field_index("user_id"), "user_id", names)
+    file = io.BytesIO()
+    pq.write_table(rows.set_column(rows.schema.get_field_index("history"), "history", records), file)
+    return {"users.parquet": file.getvalue()}
+
+
+def _events(text: str) -> Callable[[str], Files]:
+    return lambda format_: {"users.csv": files_of(format_, [GOOD])["users.csv"] + text.encode()}
 
 
 def _replaced(old: bytes, new: bytes) -> Callable[[str], Files]:
@@ -203,7 +264,50 @@ CASES = (
          outcome=ERROR, detail="integer overflow"),
     Case(wrong="a number of 5000 digits", formats=(JSONL,), make=_replaced(b'"a text"', b"1" * 5000),
          outcome=REJECTED, detail="the line is not JSON"),
+    Case(wrong="a file packed with gzip (or zstd, bzip2, xz, lz4), under whatever name", formats=(JSONL, CSV),
+         make=_bytes(gzip.compress), outcome=ACCEPTED, detail="unpacked as it is read"),
+    Case(wrong="a file packed with gzip (or zstd, bzip2, xz, lz4), under whatever name", formats=(LAMP,),
+         make=_packed_lamp, outcome=ACCEPTED, detail="unpacked as it is read, also under the name with `.gz`"),
+    Case(wrong="a packed file that was cut off", formats=(JSONL, CSV), make=_bytes(lambda b: gzip.compress(b)[:-9]),
+         outcome=ERROR, detail="it may be cut off or damaged"),
+    Case(wrong="a packed table", formats=(PARQUET,), make=_named("users.parquet.gz", gzip.compress), outcome=ERROR,
+         detail="tables are compressed inside"),
+    Case(wrong="a zip archive", formats=(JSONL, CSV), make=_bytes(_archive), outcome=ERROR, detail="a zip archive"),
+    Case(wrong="another ending of the name, such as `.json`, `.ndjson`, `.txt`, or none", formats=(*OWN, CSV),
+         make=_named("users"), outcome=ACCEPTED, detail="told by the content"),
+    Case(wrong="a JSON array of users in the place of lines", formats=(JSONL,),
+         make=_named("users.json", lambda b: b"[" + b.strip().replace(b"\n", b",") + b"]"), outcome=ACCEPTED),
+    Case(wrong="one missing comma", formats=(LAMP,), make=_without_comma, outcome=ERROR,
+         detail="(after key and value, inside map, I expect ',' or '}')"),
+    Case(wrong="one missing comma", formats=(JSONL,), make=_without_comma, outcome=REJECTED,
+         detail="the line is not JSON: Expecting ',' delimiter at character"),
+    Case(wrong="an object of lists in the place of a list of objects (a `Sequence` of Hugging Face)", formats=OWN,
+         make=_sequences({"id": ["r"], "input": ["a text"], "output": ["comedy"]}), outcome=ACCEPTED,
+         field="input", value="a text"),
+    Case(wrong="an object of lists of unequal lengths", formats=OWN,
+         make=_sequences({"id": ["r", "s"], "input": ["a text"], "output": ["comedy"]}), outcome=REJECTED,
+         detail="is an object of lists of the lengths [1, 2]"),
+    # Single events.
+    Case(wrong="a row of CSV with more cells than the header", formats=(CSV,), make=_events("bad,,,a,comedy,,,more\n"),
+         outcome=REJECTED, detail="the row has 8 cells, the header 7"),
+    Case(wrong="a quote inside a quoted cell of CSV", formats=(CSV,), make=_events('bad,,,"a" b,comedy,,\n'),
+         outcome=REJECTED, detail="the row is not CSV"),
+    Case(wrong="CSV without a header", formats=(CSV,), make=_bytes(lambda b: b.partition(b"\n")[2]), outcome=ERROR,
+         detail="whose first line names the columns user_id, input and output"),
+    Case(wrong="an event with an output and a target", formats=(CSV,), make=_events("bad,,,a,comedy,,comedy\n"),
+         outcome=REJECTED, detail="say in `kind` whether it is a record or a query"),
+    Case(wrong="events of one user that call the user new and not new", formats=(CSV,),
+         make=_events("bad,true,,a,comedy,,\nbad,false,,b,comedy,,\n"), outcome=REJECTED,
+         detail="is_new is true in one row of the user and false in another"),
+    Case(wrong="one event of a user that cannot be used", formats=(CSV,),
+         make=_events("bad,,,a,comedy,,\nbad,,,b,horror,,\n"), outcome=REJECTED, detail="is not a label of tags"),
     # Ids.
+    Case(wrong="bytes of fixed width as an id, such as a UUID", formats=(PARQUET,), make=_uuids, outcome=ACCEPTED,
+         detail="hexadecimal digits, those of 16 bytes as a UUID", field="record_id",
+         value="00000000-0000-0000-0000-000000000001"),
+    Case(wrong="a user id in another Unicode form (decomposed)", formats=ALL,
+         make=_user(user_id=unicodedata.normalize("NFD", "Zo\xe9")), outcome=ACCEPTED,
+         detail="as it is: another user than in composed letters"),
     Case(wrong="the same user twice", formats=ALL, make=lambda f: files_of(f, [GOOD, user_row("bad"), user_row("bad")]),
          outcome=REJECTED, detail="the same id as sample 1"),
     Case(wrong="the same record id twice", formats=ALL, make=_user(history=[user_row()["history"][0]] * 2),
@@ -301,6 +405,9 @@ CASES = (
     # Labels and ratings.
     Case(wrong="a label in another case or with spaces around it", formats=ALL, make=_record(output=" Dark COMEDY "),
          outcome=ACCEPTED, detail="`dark comedy`, as the task writes it", field="output", value="dark comedy"),
+    Case(wrong="a label in another Unicode form (decomposed, full-width)", formats=ALL,
+         make=_record(output="".join(chr(ord(letter) + 0xFEE0) for letter in "comedy")), outcome=ACCEPTED,
+         detail="the label, as the task writes it", field="output", value="comedy"),
     Case(wrong="a label with a dot after it", formats=ALL, make=_record(output="comedy."), outcome=REJECTED,
          detail="is not a label of tags"),
     Case(wrong="a label with two spaces inside", formats=ALL, make=_record(output="dark  comedy"), outcome=REJECTED,

@@ -74,7 +74,7 @@ def test_what_is_wrong_has_the_outcome_that_the_table_says(case, format_, make_c
         assert case.outcome == REJECTED
         (row,) = rejected
         assert case.detail in row.reason
-        assert row.source.endswith(("dev_questions.json", "users.jsonl", "users.parquet"))
+        assert row.source.endswith(("dev_questions.json", "users.jsonl", "users.parquet", "users.csv"))
         assert len(row.reason) <= MAX_REASON_CHARACTERS
         assert any(record.levelno == logging.WARNING for record in caplog.records)
         assert all(each.isprintable() for each in row.reason)

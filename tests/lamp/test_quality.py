@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
@@ -9,6 +11,7 @@ from hydra_ray.errors import InputError
 from hydra_ray.lamp.quality import canonical_label, quality
 from hydra_ray.lamp.tasks import TASKS
 
+FULL_WIDTH = "".join(map(chr, (0xFF21, 0xFF22, 0xFF23)))  # ABC
 TAGS, RATING, TITLE = TASKS["LaMP_2M"], TASKS["LaMP_3"], TASKS["LaMP_5"]
 
 
@@ -62,3 +65,29 @@ def test_labels_are_recognized_in_any_case_and_ratings_in_any_notation():
 def test_a_rating_task_with_one_label_does_not_divide_by_zero():
     task = Task(name="one", kind="rating", instruction="?", labels=("3",))
     assert quality(task, "3", "3") == 1
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_a_label_is_found_in_whatever_unicode_form(form):
+    task = Task(
+        name="t", kind="classification", instruction="Which?", labels=("café", "Straße", FULL_WIDTH, "ホテル", "한국")
+    )
+    for label in task.labels:
+        assert canonical_label(task, unicodedata.normalize(form, f" {label.upper()} ")) == label
+    assert canonical_label(task, "ﾎﾃﾙ") == "ホテル"
+    assert canonical_label(task, "abc") == FULL_WIDTH
+    assert canonical_label(task, "cafe") is None
+
+
+def test_labels_that_differ_by_form_alone_stay_apart():
+    task = Task(name="t", kind="classification", instruction="Which?", labels=("x2", "x²"))
+    assert [canonical_label(task, text) for text in ("x2", "X²", "\N{FULLWIDTH LATIN SMALL LETTER X}2")] == [
+        "x2",
+        "x²",
+        None,
+    ]
+
+
+def test_full_width_digits_are_a_rating():
+    assert canonical_label(RATING, "\N{FULLWIDTH DIGIT FOUR}") == "4"
+    assert canonical_label(RATING, "\N{FULLWIDTH DIGIT FOUR}\N{FULLWIDTH FULL STOP}0") == "4"

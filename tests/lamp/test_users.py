@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -139,6 +140,15 @@ def test_own_files_are_ingested_and_limited_by_kind_of_user(make_config, stage, 
     assert len(prints) == 2
     ingest(make_config(lamp, max_users=3), stage)
     assert {user.user_id for user in _rows(stage, "users", User)} == {f"u{n}" for n in range(6)}
+
+
+def test_ids_that_differ_by_unicode_form_alone_are_two_users(make_config, stage, tags, tmp_path):
+    ids = [unicodedata.normalize(form, "Zo\xe9") for form in ("NFC", "NFD")]
+    rows = [{"user_id": each, "is_new": each == ids[0], "history": [], "queries": []} for each in ids]
+    path = tmp_path / "users.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    ingest(make_config({"task": tags.model_dump(), "users_files": str(path)}), stage)
+    assert {user.user_id for user in _rows(stage, "users", User)} == set(ids)
 
 
 def test_the_planted_sample_is_ingested(make_config, stage):

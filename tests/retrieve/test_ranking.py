@@ -1,6 +1,9 @@
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.lamp.word_overlap import words
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.ranking import choose_pseudo_queries, eligible_positions, rank, rank_queries, restore_queries
-from hydra_ray.rows import ProbedQuery, ProbedUser
+from hydra_ray.rows import ProbedQuery, ProbedUser, Record
 
 TASK = TASKS["planted"]
 PROBES = ProbesConfig(num_records=3, num_pseudo_queries=5)
@@ -49,6 +52,40 @@ def test_records_without_input_or_answer_make_no_pseudo_queries(name: str):
     (ranked,) = rank_queries(user(9), TASKS[name], PROBES, RetrieveConfig())
     assert not ranked.is_pseudo
     assert len(ranked.retrieved) == PROBES.num_records
+
+
+@given(dates=st.lists(st.none() | st.integers(0, 3), max_size=9))
+def test_pseudo_queries_are_the_records_that_have_an_eligible_one(dates: list[int | None]):
+    someone = user(len(dates), dates=dates)
+    expected = [place for place in range(len(dates)) if eligible_positions(someone.history, place)]
+    every = PROBES.model_copy(update={"num_pseudo_queries": 9})
+    assert sorted(choose_pseudo_queries(someone, TASK, every)) == expected
+
+
+def test_a_history_is_looked_through_a_fixed_number_of_times():
+    def looks(num_records: int) -> int:
+        someone = user(num_records, dates=list(range(num_records)))
+        history = CountingHistory(someone.history)
+        found = list(rank_queries(replace(someone, history=history), TASK, PROBES, RetrieveConfig()))
+        assert len(found) == 1 + PROBES.num_pseudo_queries
+        return history.num_looks
+
+    assert looks(2000) <= 2.1 * looks(1000)
+
+
+class CountingHistory(tuple[Record, ...]):
+    """A history that counts how often a record is taken from it."""
+
+    num_looks = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        for record in super().__iter__():
+            self.num_looks += 1
+            yield record
+
+    def __getitem__(self, place: Any) -> Any:
+        self.num_looks += 1
+        return super().__getitem__(place)
 
 
 def test_a_record_without_an_input_is_no_pseudo_query():

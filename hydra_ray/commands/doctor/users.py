@@ -132,7 +132,7 @@ def _look_at_lamp(config: RunConfig, task: Task, root: str, seen: SeenUsers) -> 
 def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
     found: list[FileStart] = []
     num_seen = 0
-    with tempfile.TemporaryDirectory(prefix="hydra_ray-doctor-") as folder:
+    with tempfile.TemporaryDirectory(prefix="doctor-users-") as folder:
         files = input_files(config.lamp.users_files)
         for each in read_user_files(task, files, Path(folder), max_rows=MAX_ROWS):
             if isinstance(each, FileStart):

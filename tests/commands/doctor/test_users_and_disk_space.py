@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,10 @@ def test_a_folder_or_an_archive_in_the_place_of_users_is_told(tmp_path: Path):
 def test_users_in_packed_files_of_a_folder_are_found(tmp_path: Path):
     folder = tmp_path / "parts"
     folder.mkdir()
-    content = "".join(json.dumps(row) + "\n" for row in rows(3000)).encode()
+    chance = random.Random(0)
+    texts = [[{"input": chance.randbytes(400).hex(), "output": "comedy"}] for _ in range(3000)]
+    found = [{**row, "history": text} for row, text in zip(rows(3000), texts, strict=True)]
+    content = "".join(json.dumps(row) + "\n" for row in found).encode()
     (folder / "part-0.json.gz").write_bytes(gzip.compress(content))
     seen = seen_of(own_config(tmp_path, folder))
     assert len(seen.ids) == MAX_ROWS

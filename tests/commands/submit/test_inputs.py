@@ -38,6 +38,23 @@ def test_an_absolute_path_that_is_here_too_is_the_clusters_unless_there_is_an_up
     assert place_files([str(users)], "lamp.users_files", str(tmp_path)).copies.keys() == {users}
 
 
+def test_folders_and_patterns_are_copied_file_by_file(users: Path, tmp_path: Path):
+    parts = users.parent / "parts"
+    for name in ("b/part-0.jsonl", "a/part-0.jsonl", "_SUCCESS"):
+        (parts / name).parent.mkdir(parents=True, exist_ok=True)
+        (parts / name).write_text(f'{{"user_id": "{name}"}}\n')
+    upload = str(tmp_path / "inputs")
+    for entry in ("parts", str(parts), "parts/*/part-*"):
+        placed = place_files([entry], "lamp.users_files", upload)
+        assert [path.parent.name for path in placed.copies] == ["a", "b"]
+        assert placed.locations == tuple(placed.copies.values())
+        assert len(set(placed.locations)) == 2
+    with pytest.raises(InputError, match="Add `--upload"):
+        place_files(["parts"], "lamp.users_files", None)
+    with pytest.raises(InputError, match="no such file here"):
+        place_files(["none/*.jsonl"], "lamp.users_files", upload)
+
+
 def test_a_copy_is_named_by_its_content_and_made_once(users: Path, tmp_path: Path):
     upload = str(tmp_path / "inputs")
     placed = place_files(["june.jsonl"], "--users", upload)
