@@ -53,6 +53,7 @@ docs: install
 
 # Each target for SECONDS (minutes for a first look, 600 before a release); what is found is kept in fuzz/corpus.
 fuzz: install
+	$(BIN)/python fuzz/seeded_replies.py --mutations 20000
 	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
 
 # Needs HYDRA_LAMP_DIR; hours where nothing was generated yet, and resumable.

@@ -40,7 +40,7 @@ def sweep_schema() -> Schema:
     overrides["patternProperties"] = {
         rf"^{re.escape(key)}\.[a-z_0-9]+$": values
         for key, reference in settings.items()
-        for values in _resolved(definitions, reference).get("patternProperties", {}).values()
+        for values in _values_of(_resolved(definitions, reference))
     }
     schema["definitions"] |= definitions
     return {"$schema": DIALECT, **schema}
@@ -61,6 +61,12 @@ def _dotted(definitions: Schema, section: str, above: str = "") -> Iterator[tupl
             yield f"{above}{key}", {"$ref": f"{_DEFINITIONS}{section}/properties/{key}"}
         if inner := section_of(setting):
             yield from _dotted(definitions, inner, f"{above}{key}.")
+
+
+def _values_of(mapping: Schema) -> list[Schema]:
+    """Return the schemas of a mapping's values; none for what is no mapping."""
+    others = mapping.get("additionalProperties")
+    return [*mapping.get("patternProperties", {}).values(), *([others] if isinstance(others, dict) else [])]
 
 
 def _resolved(definitions: Schema, reference: Schema) -> Schema:

@@ -4,6 +4,7 @@ Each target interprets its bytes as an input, processes it as a run does, and ch
 """
 
 import atexit
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -15,13 +16,16 @@ from chat_templates import FAMILIES, tokenizer_of, turn_marks
 from hydra_ray.config import GeneratorConfig, Task, load_config
 from hydra_ray.errors import ConfigError, HydraError
 from hydra_ray.forget.forget_text import given_users
+from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages
+from hydra_ray.generate.replies import parse_reply, read_answers
+from hydra_ray.generate.requests import make_request, parse_completion
 from hydra_ray.lamp.lamp_files import Sample, read_samples, read_targets
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.lamp.user_files import read_user_file
-from hydra_ray.rows import Generation, Record, Rejected, User, from_table, to_table
+from hydra_ray.rows import Completion, Generation, Message, Record, Rejected, User, from_table, to_table
 from hydra_ray.runs.root import pseudonym
 from hydra_ray.storage import join, require_absolute
 
@@ -39,6 +43,14 @@ _TAGS = Task(
     record_output="tag",
 )
 _TASKS = (_TAGS, *TASKS.values())
+_ASKED = make_request(
+    user_id="u",
+    messages=(Message(role="user", content="Which tag?"),),
+    max_tokens=8,
+    config=GeneratorConfig(engine="fake", model="m"),
+    num_samples=2,
+    num_top_tokens=20,
+)
 _FAMILIES = tuple(FAMILIES)
 _WITHOUT_DATES = Task(name="t", kind="text", instruction="Which?", is_history_labelled=False)
 
@@ -100,6 +112,27 @@ def answers(content: bytes) -> None:
     assert not task.is_closed or answer.value is None or answer.value in task.labels
 
 
+def replies(content: bytes) -> None:
+    """Read a reply of an endpoint to a request for two samples, store the answers, find them again and parse them."""
+    answered = read_answers(parse_reply(content), _ASKED.num_samples, _ASKED.num_top_tokens)
+    completion = Completion(
+        request_id=_ASKED.request_id,
+        user_id=_ASKED.user_id,
+        prompt_tokens=answered.prompt_tokens,
+        generations=answered.generations,
+        error=None,
+    )
+    store = CompletionStore(root=str(_folder()), name="replies")
+    store.write(0, "fuzz", [completion])
+    assert store.read(0, [_ASKED]) == {_ASKED.request_id: completion}
+    for task in (_TAGS, TASKS["LaMP_4"]):
+        for answer in parse_completion(completion, _ASKED.num_samples, task):
+            assert (answer.value is None) != (answer.error is None)
+            assert answer.num_tokens >= 0
+            assert all(0 <= each <= 1 + 20 * 1e-3 for each in answer.label_probabilities)
+            assert answer.log_probability is None or math.isfinite(answer.log_probability)
+
+
 def configurations(content: bytes) -> None:
     """Load a configuration with overrides after the first NUL; nothing but a ConfigError may be raised."""
     document, *overrides = content.split(b"\0")
@@ -135,8 +168,8 @@ def forgotten_ids(content: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        lamp_questions, lamp_outputs, own_jsonl, own_parquet, prompts, answers, configurations, locations,
-        forgotten_ids,
+        lamp_questions, lamp_outputs, own_jsonl, own_parquet, prompts, answers, replies, configurations,
+        locations, forgotten_ids,
     )
 }  # fmt: skip
 

@@ -197,10 +197,11 @@ def retry(arguments: argparse.Namespace) -> int:
     kinds = checked_kinds(arguments.kind)
     plan = plan_run(read_config(_absolute_root(arguments.run)))
     require_packages(plan.config)
+    from hydra_ray.stages.run import personalize, require_credentials_here
+
+    require_credentials_here(plan.config)
     cleared = clear_failures(plan, kinds)
     print("\n".join(retry_lines(cleared, failed_stages(plan))))
-    from hydra_ray.stages.run import personalize
-
     for run_folder in runs_to_repeat(plan, cleared):
         print(f"run the configuration of {run_folder} again: some of its results depend on failed answers")
     print(personalize(plan.config).run_folder)

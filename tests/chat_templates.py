@@ -138,10 +138,14 @@ FAMILIES = {
 @cache
 def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
     """A tokenizer of a family: bytes, and the family's control tokens."""
+    return make_tokenizer(FAMILIES[name])
+
+
+def make_tokenizer(family: Family) -> "PreTrainedTokenizerBase":
+    """A tokenizer of bytes and a family's control tokens, with its template."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    family = FAMILIES[name]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     if family.is_normalizing:

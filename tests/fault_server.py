@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -49,9 +50,13 @@ class FaultServer:
     It listens while it is entered. An error's message repeats the prompt, as real ones do.
     """
 
-    def __init__(self, *replies: Reply, usual: Reply = ANSWER):
+    def __init__(
+        self, *replies: Reply, usual: Reply = ANSWER, style: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    ):
         self.replies = deque(replies)
         self.usual = usual
+        self.style = style or dict
+        """What becomes of a completion before it is sent."""
         self.calls: list[dict[str, Any]] = []
         """Bodies of all calls."""
         self.headers: list[dict[str, str]] = []
@@ -88,10 +93,14 @@ class FaultServer:
         self._loop.run_until_complete(self._serve())
         self._loop.close()
 
+    def add_routes(self, app: web.Application) -> None:
+        """Take calls on the path of `url`."""
+        app.router.add_post("/v1/chat/completions", self._call)
+
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         app = web.Application(client_max_size=1 << 24)
-        app.router.add_post("/v1/chat/completions", self._call)
+        self.add_routes(app)
         runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -127,7 +136,7 @@ class FaultServer:
             return web.Response(status=reply.status, headers=headers, text=json.dumps({"error": error}))
         answer = completion_of(body, reply.finish_reason)
         answer["choices"] = answer["choices"][: reply.first_choices]
-        text = json.dumps(answer) if reply.body is None else reply.body
+        text = json.dumps(self.style(answer)) if reply.body is None else reply.body
         if not reply.is_cut_off:
             self.num_answered += reply.body is None
             return web.Response(status=reply.status, headers=headers, text=text)
@@ -180,3 +189,50 @@ def _choice(place: int, generation: Generation, finish_reason: str) -> dict[str,
         "finish_reason": finish_reason,
         "logprobs": None,
     }
+
+
+THOUGHT = "The person likes war and love.\nOr comedy?"
+
+
+def thinking(completion: dict[str, Any]) -> dict[str, Any]:
+    """The same completion as a thinking model's, by its length in one of the forms that endpoints send.
+
+    Of vLLM without a reasoning parser (the template or the model opens the thought), of vLLM and DeepSeek with one
+    (https://api-docs.deepseek.com/guides/reasoning_model), and of Mistral (https://docs.mistral.ai/capabilities/reasoning).
+    """
+    forms = (_tagged, _opened_by_template, _in_a_field, _in_parts)
+    for choice in completion["choices"]:
+        message = choice["message"]
+        choice["message"] = message | forms[len(message["content"]) % len(forms)](message["content"])
+    completion["usage"]["completion_tokens"] += 10 * len(completion["choices"])
+    return completion
+
+
+def cut_while_thinking(completion: dict[str, Any]) -> dict[str, Any]:
+    """The same completion as of a thinking model whose limit was reached within the thought."""
+    for place, choice in enumerate(completion["choices"]):
+        message = {"content": f"<think>{THOUGHT}"} if place % 2 else {"content": None, "reasoning_content": THOUGHT}
+        choice |= {"message": {"role": "assistant", **message}, "finish_reason": "length"}
+    return completion
+
+
+def without_usage(completion: dict[str, Any]) -> dict[str, Any]:
+    """The same completion as of an endpoint that does not tell what it took."""
+    return completion | {"usage": None}
+
+
+def _tagged(answer: str) -> dict[str, Any]:
+    return {"content": f"<think>\n{THOUGHT}\n</think>\n\n{answer}"}
+
+
+def _opened_by_template(answer: str) -> dict[str, Any]:
+    return {"content": f"{THOUGHT}\n</think>\n\n{answer}"}
+
+
+def _in_a_field(answer: str) -> dict[str, Any]:
+    return {"content": answer, "reasoning_content": THOUGHT}
+
+
+def _in_parts(answer: str) -> dict[str, Any]:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": THOUGHT}]}
+    return {"content": [thought, {"type": "text", "text": answer}]}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.generate.parsing import text_error
 from hydra_ray.generate.prompts import PROFILE_TOKENS, profile_messages
-from hydra_ray.generate.requests import make_request
+from hydra_ray.generate.requests import make_request, rendering_of
 from hydra_ray.rows import Asked, Completion, ProfiledUser, User
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def profile_requests(
                 messages=profile_messages(task, user.history, tokenizer, config),
                 max_tokens=PROFILE_TOKENS,
                 config=config,
+                rendering=rendering_of(tokenizer, config),
             )
             yield Asked(key=user.user_id, request=request)
 

@@ -29,7 +29,7 @@ def _state(outline: StageOutline) -> str:
         manifest = stage.manifest()
         counters = manifest["counters"]
         pieces = [f"complete  {manifest['seconds']:8.1f} s"]
-        shown = ("rows", "requests", "generated_tokens", "failed")
+        shown = ("rows", "requests", "generated_tokens", "thoughts", "thought_tokens", "failed")
         pieces += [f"{counters[name]:.0f} {name.replace('_', ' ')}" for name in shown if name in counters]
         return ", ".join(pieces)
     if not tables:

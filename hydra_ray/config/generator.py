@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
@@ -14,9 +14,11 @@ from hydra_ray.config.providers import PRESETS, ProviderName
 from hydra_ray.config.section import Section
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""Reference to an environment variable in the value of a header."""
-_SECRET_HEADER = re.compile(r"(?i)authorization|cookie|key|token|secret|password")
-"""What the name of a header contains whose value is a secret."""
+"""Reference to an environment variable in the value of a header or a parameter of the URL."""
+_SECRET_NAME = re.compile(r"(?i)auth|cookie|key|token|secret|passw|credential|signature")
+"""What the name of a header or parameter contains whose value is a secret."""
+_SECRET_VALUE = re.compile(r"(?i)(bearer|basic|token) |sk-")
+"""How a secret begins, whatever its name."""
 _SENT_HEADERS = frozenset({"host", "content-type", "content-length", "transfer-encoding", "connection"})
 """Headers that belong to the connection."""
 _UNCHANGEABLE = ("model", "messages", "n", "stream")
@@ -62,12 +64,13 @@ class ApiConfig(Section):
     copies of the generator run; values of headers whose names tell of a secret must be made of such. Changes no
     answer."""
     extra_query: dict[str, str] = Field(default_factory=dict)
-    """Parameters of the URL of every call, such as Azure's `api-version`. Like the address they do not name answers:
-    change `model_version` where they choose other weights."""
+    """Parameters of the URL of every call, such as Azure's `api-version`; `${NAME}` stands for an environment variable
+    as in `extra_headers`. Like the address they do not name answers: change `model_version` where they choose other
+    weights."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of every request, such as `{top_p: 0.95}`. A field that requests have anyway may stand here only
     if `omit_fields` leaves it out; `model`, `messages`, `n` and `stream` never."""
-    omit_fields: tuple[RequestField, ...] = ()
+    omit_fields: list[RequestField] = Field(default=[])
     """Fields that are left out of requests, for endpoints that refuse them. Without `temperature` the endpoint's own
     applies to all requests, those for the likeliest answer included; without `n` a call asks for one sample."""
     is_thinking: bool = True
@@ -125,9 +128,11 @@ class ApiConfig(Section):
     @classmethod
     def _begin_with_preset(cls, given: Any) -> Any:
         """Return the given settings with those of the provider that are not given."""
-        if not isinstance(given, Mapping) or given.get("provider") not in PRESETS:
+        if not isinstance(given, Mapping):
             return given
-        return {**PRESETS[given["provider"]].settings, **given}
+        settings = cast(Mapping[str, Any], given)
+        name = settings.get("provider")
+        return {**PRESETS[name].settings, **settings} if isinstance(name, str) and name in PRESETS else settings
 
     @property
     def samples_per_call(self) -> int | None:
@@ -143,13 +148,15 @@ class ApiConfig(Section):
     def added_fields(self) -> dict[str, JsonValue]:
         """Fields that are added to every request: the provider's switch of thinking, then `extra_body`."""
         preset = None if self.provider is None else PRESETS[self.provider]
-        switch = {} if preset is None or self.is_thinking else preset.without_thinking
-        return {**switch, **self.extra_body}
+        if preset is None or self.is_thinking:
+            return dict(self.extra_body)
+        return {**preset.without_thinking, **self.extra_body}
 
     @property
     def named_variables(self) -> list[str]:
         """Names of the environment variables that calls need, without the key's."""
-        found = (name for value in self.extra_headers.values() for name in REFERENCE.findall(value))
+        values = (*self.extra_headers.values(), *self.extra_query.values())
+        found = (name for value in values for name in REFERENCE.findall(value))
         return list(dict.fromkeys(found))
 
     @model_validator(mode="after")
@@ -191,14 +198,17 @@ class ApiConfig(Section):
             yield f"extra_headers must not have {', '.join(taken)}: the client sets it"
         if len(set(names)) < len(names):
             yield "extra_headers has a header twice, in upper and lower case"
-        for name, value in self.extra_headers.items():
-            if _SECRET_HEADER.search(name) and not REFERENCE.search(value):
+        if self.api_key_header is not None and self.api_key_env is None:
+            yield "api_key_header names a header for the key, and api_key_env no variable with one: set both or none"
+        settings = (("extra_headers", self.extra_headers), ("extra_query", self.extra_query))
+        for setting, name, value in ((each, *pair) for each, given in settings for pair in given.items()):
+            if (_SECRET_NAME.search(name) or _SECRET_VALUE.match(value)) and not REFERENCE.search(value):
                 yield (
-                    f"extra_headers: the value of {name} looks like a secret, which must not stand in a configuration: "
+                    f"{setting}: the value of {name} looks like a secret, which must not stand in a configuration: "
                     "write ${NAME} and set that environment variable where the generator runs"
                 )
             if "$" in REFERENCE.sub("", value):
-                yield f"extra_headers: the value of {name} has a $ that is not part of ${{NAME}}"
+                yield f"{setting}: the value of {name} has a $ that is not part of ${{NAME}}"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -272,7 +282,9 @@ class GeneratorConfig(Section):
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further arguments of the chat template, such as `{enable_thinking: false}`. Sent to endpoints that take them."""
+    """Arguments of the model's chat template, such as `{enable_thinking: false}`, for a loaded model and for endpoints
+    that take them. A loaded model whose template has a switch of thinking (`enable_thinking`, `thinking`, `reasoning`,
+    `thinking_budget`, `thinking_mode`) does not think, unless it is given here or `thinking_tokens` is more than 0."""
     api: ApiConfig | None = None
     """Endpoint; needed where `engine` is openai or openai_batch, and not allowed elsewhere."""
     batch: BatchConfig = BatchConfig()

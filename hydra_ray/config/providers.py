@@ -41,7 +41,7 @@ class Preset:
 _TEMPLATE_SWITCH: Mapping[str, JsonValue] = {"chat_template_kwargs": {"enable_thinking": False}}
 """Argument by which chat templates of hybrid models (Qwen 3 and others) leave thinking out."""
 
-PRESETS: Mapping[ProviderName, Preset] = {
+PRESETS: Mapping[str, Preset] = {
     # `max_tokens` is deprecated; reasoning models take `max_completion_tokens` only.
     "openai": Preset(
         documentation=("https://platform.openai.com/docs/api-reference/chat/create",),

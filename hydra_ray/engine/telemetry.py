@@ -23,6 +23,8 @@ COUNTED = {
     "asked_now": "Requests sent to the generator",
     "prompt_tokens": "Tokens of all prompts",
     "generated_tokens": "Generated tokens",
+    "thoughts": "Answers with a thought before them",
+    "thought_tokens": "Generated tokens of thoughts",
     "answers": "Answers that were parsed",
     "failed": "Answers that failed or could not be parsed",
 }

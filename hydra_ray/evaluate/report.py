@@ -61,7 +61,17 @@ from hydra_ray.evaluate.systems import HYDRA, system_titles
 from hydra_ray.extras import installed_version
 from hydra_ray.rows import AnsweredUser, User
 
-_GENERATOR_COUNTERS = ("requests", "asked_now", "answers", "failed", "prompt_tokens", "generated_tokens", "cost")
+_GENERATOR_COUNTERS = (
+    "requests",
+    "asked_now",
+    "answers",
+    "failed",
+    "prompt_tokens",
+    "generated_tokens",
+    "thoughts",
+    "thought_tokens",
+    "cost",
+)
 _PACKAGES = (
     "hydra_ray",
     "ray",

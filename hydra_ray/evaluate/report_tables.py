@@ -89,7 +89,8 @@ def gate_table(report: Report) -> Table | None:
 def stage_table(report: Report) -> Table:
     """Return each stage's seconds, the counters of what it asked the generator, and its failures."""
     totals = report["totals"]
-    names = ("requests", "asked_now", "prompt_tokens", "generated_tokens")
+    names = ["requests", "asked_now", "prompt_tokens", "generated_tokens"]
+    names += [name for name in ("thoughts", "thought_tokens") if name in totals]
     is_priced = _COST in totals
     titles = ["stage", "seconds", *(name.replace("_", " ") for name in names), *([_COST] if is_priced else [])]
     titles += ["failed", "failed share", "inexact share"]

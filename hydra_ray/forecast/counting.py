@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hydra_ray.config import Task
+from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.forecast.past_runs import Written
 from hydra_ray.forecast.user_sample import Estimate, UserSample
 from hydra_ray.generate.engines.vllm import CPU_BLOCK_TOKENS
@@ -66,7 +66,7 @@ def count_stages(
         is_blind: whether to ignore what the run has computed and the store knows.
     """
     asking = plan.asking()
-    tallies = {name: _Tally(name, tokenizer, written, _block_tokens(plan)) for name in asking}
+    tallies = {name: _Tally(name, tokenizer, plan.config.generator, written, _block_tokens(plan)) for name in asking}
     for bucket, users in sample.users.items():
         asked = previewed_requests(plan, bucket, users, tokenizer, written, is_blind=is_blind)
         known = {} if is_blind else plan.completions.read(bucket, [each for own in asked.values() for each in own])
@@ -134,8 +134,10 @@ def shared_prefix_tokens(prompts: Sequence[Sequence[int]], block: int) -> int:
 class _Tally:
     """Accumulates one stage's requests, user by user."""
 
-    def __init__(self, name: str, tokenizer: "PreTrainedTokenizerBase", written: Written, block: int):
-        self._name, self._tokenizer, self._written, self._block = name, tokenizer, written, block
+    def __init__(
+        self, name: str, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig, written: Written, block: int
+    ):
+        self._name, self._tokenizer, self._config, self._written, self._block = name, tokenizer, config, written, block
         self._rows: list[tuple[float, ...]] = []
         self._reused_tokens = self._prompt_tokens = 0
 
@@ -147,7 +149,7 @@ class _Tally:
             before: ids of the requests that are answered when the stage starts.
         """
         requests = [request for own in by_user for request in own]
-        texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
+        texts = [render_prompt(request.messages, self._tokenizer, self._config) for request in requests]
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         prompts = {request.request_id: own for request, own in zip(requests, ids, strict=True)}
         new = [prompts[request.request_id] for request in requests if request.request_id not in before]

@@ -9,7 +9,15 @@ from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, Calibratio
 from hydra_ray.forecast.counting import StageVolume, count_stages, label_tokens, previewed_requests, users_of
 from hydra_ray.forecast.disk import expected_bytes
 from hydra_ray.forecast.durations import other_seconds
-from hydra_ray.forecast.past_runs import Speed, Written, fit_speed, past_observations, past_runs, past_written
+from hydra_ray.forecast.past_runs import (
+    WRITTEN_SHARE,
+    Speed,
+    Written,
+    fit_speed,
+    past_observations,
+    past_runs,
+    past_written,
+)
 from hydra_ray.forecast.prices import limited_seconds, price_of
 from hydra_ray.forecast.user_sample import Estimate, UserSample, sample_users
 from hydra_ray.generate.engines.opening import open_tokenizer
@@ -155,11 +163,12 @@ def _with_users(config: RunConfig) -> Plan:
 
 
 def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
-    """Return the tokens per generation of stages whose generations are constrained to labels."""
+    """Return the tokens per generation of stages whose generations are constrained to labels, thoughts included."""
     if not (plan.task.is_closed and plan.config.generator.is_constrained):
         return {}
     names = [name for name, asks in plan.asking().items() if asks.generations == "answers"]
-    return dict.fromkeys(names, label_tokens(sample, plan.task, tokenizer))
+    thought = WRITTEN_SHARE * plan.config.generator.thinking_tokens
+    return dict.fromkeys(names, label_tokens(sample, plan.task, tokenizer) + thought)
 
 
 def _calibration_job(

@@ -136,4 +136,6 @@ def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunCo
 def _generator(config: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the settings that determine how fast the generator is and how much it writes."""
     generator = [config["generator"].get(name) for name in ("engine", "dtype", "prompt_form")]
-    return (open_model(config["generator"]["model"]).place, *generator, config["placement"]["generator_gpus"])
+    thinking_tokens = config["generator"].get("thinking_tokens", 0)  # older runs know none
+    place = open_model(config["generator"]["model"]).place
+    return (place, *generator, thinking_tokens, config["placement"]["generator_gpus"])

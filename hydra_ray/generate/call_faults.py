@@ -83,6 +83,8 @@ class Fault:
     """What to check where all requests fail so."""
     parameter: str | None = None
     """Field of the request that the endpoint refuses."""
+    wanted: str | None = None
+    """Field, header or parameter of the URL that the endpoint misses."""
 
 
 def fault_of(error: Exception, api: ApiConfig, request: Request, sent: Mapping[str, Any]) -> Fault:
@@ -135,6 +137,7 @@ def _status_fault(error: openai.APIStatusError, api: ApiConfig, request: Request
         is_doubtful=status in _DOUBTFUL and not (told.is_flagged or told.is_too_long),
         remedy=_address_remedy(status, api) if status in _DOUBTFUL else "",
         parameter=told.parameter if status in (400, 422) else None,
+        wanted=told.wanted if status in (400, 404, 422) else None,
     )
 
 
@@ -147,18 +150,18 @@ def _kind(told: ErrorReply) -> FailureKind:
 def _remedy_for_all(status: int, told: ErrorReply, api: ApiConfig) -> str | None:
     """Return what to do where every request would be refused; None where that is not sure."""
     codes = frozenset(told.codes)
-    if status == 402 or codes & _QUOTA:
+    if status == 402 or codes & _QUOTA or told.is_unpaid:
         return (
             "The account's quota is used up or it has no credit: pay or raise the limit, then run again. Earlier "
             "answers are kept and are not paid again."
         )
+    if status in (401, 407) or 300 <= status < 400:
+        return _address_remedy(status, api)
     if told.is_flagged or told.is_too_long:
         return None
-    if codes & _MODEL or (told.parameter == "model" and status in (400, 404, 422)):
+    if codes & _MODEL or (status in (400, 404, 422) and (told.has_no_model or told.parameter == "model")):
         return f"Check generator.api.base_url, and that it serves the model {api.model!r}."
-    if codes & _KEY or status in (401, 407) or 300 <= status < 400:
-        return _address_remedy(status, api)
-    return None
+    return _key_remedy(api) if codes & _KEY else None
 
 
 def _address_remedy(status: int, api: ApiConfig) -> str:
@@ -167,7 +170,7 @@ def _address_remedy(status: int, api: ApiConfig) -> str:
         return "The proxy that the environment names wants credentials: correct http_proxy and https_proxy."
     if 300 <= status < 400:
         return "It redirects to another address: set generator.api.base_url to that one; the key is sent nowhere else."
-    if status in (400, 401, 403, 429):
+    if status in (401, 403):
         return _key_remedy(api)
     if status in (404, 405, 410):
         return f"Check generator.api.base_url, and that it serves the model {api.model!r}."
@@ -179,6 +182,14 @@ def _address_remedy(status: int, api: ApiConfig) -> str:
 def _key_remedy(api: ApiConfig) -> str:
     source = f"the environment variable {api.api_key_env}" if api.api_key_env else "generator.api.api_key_env, unset"
     return f"Check the key ({source}) and what it may use."
+
+
+def remedy_for_wanted(name: str) -> str:
+    """Return the setting by which a request gets what an endpoint misses."""
+    return (
+        f"give {name} in generator.api.extra_body, or in extra_query or extra_headers where it belongs to the URL or "
+        "the headers"
+    )
 
 
 def remedy_for_parameter(name: str, api: ApiConfig) -> str:
@@ -200,5 +211,8 @@ def remedy_for_parameter(name: str, api: ApiConfig) -> str:
         api.choices_field: "set generator.api.has_structured_outputs to false",
     }
     if name in other:
-        return f"set generator.api.length_field to {other[name]}"
+        return (
+            f"set generator.api.length_field to {other[name]}, or ask for fewer tokens (the task's max_tokens, "
+            "generator.thinking_tokens)"
+        )
     return settings.get(name, f"leave {name} out of generator.api.extra_body")

@@ -23,10 +23,10 @@ def answer_counters(
         price_factor: price of a token in a batch, as a share of that of a call.
 
     Returns:
-        requests, prompt_tokens, generated_tokens, cut (generations that reached their length limit), thoughts
-        (generations that began with one) and thought_tokens (theirs, within generated_tokens), over `used`; asked_now,
-        asked_tokens, attempts (calls of the generator), and cost where there are prices, over `asked` and
-        `batched`.
+        requests, prompt_tokens, generated_tokens, cut (generations that reached their length limit), and where there
+        are thoughts, thoughts (generations with one) and thought_tokens (within generated_tokens), over `used`;
+        asked_now, asked_tokens, attempts (calls of the generator), and cost where there are prices, over `asked`
+        and `batched`.
     """
     paid = [*asked, *batched]
     counters: dict[str, float] = {
@@ -34,12 +34,13 @@ def answer_counters(
         "prompt_tokens": sum(each.prompt_tokens for each in used),
         "generated_tokens": _generated_tokens(used),
         "cut": sum(generation.finish_reason == "length" for generation in _generations(used)),
-        "thoughts": sum(generation.thought_tokens > 0 for generation in _generations(used)),
-        "thought_tokens": sum(generation.thought_tokens for generation in _generations(used)),
         "asked_now": len(paid),
         "asked_tokens": sum(each.prompt_tokens for each in paid) + _generated_tokens(paid),
         "attempts": sum(each.attempts for each in paid),
     }
+    thoughts = [generation.thought_tokens for generation in _generations(used) if generation.thought_tokens]
+    if thoughts:
+        counters |= {"thoughts": len(thoughts), "thought_tokens": sum(thoughts)}
     if api is None:
         return counters
     return {**counters, "cost": _price(asked, api) + _price(batched, api) * price_factor}

@@ -1,10 +1,11 @@
-"""Key and headers of an endpoint: their values come from environment variables and are never stored, logged or shown.
+"""Key, headers and query of an endpoint: values from environment variables are never stored, logged or shown.
 
 They are resolved where the generator runs. Where Ray is started by this process, its workers have this process's
 variables, so that what is missing is found before Ray starts.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from hydra_ray.config import ApiConfig
@@ -27,7 +28,8 @@ def wrong_value(value: str | None) -> str | None:
 
 def variables_of(api: ApiConfig) -> dict[str, str]:
     """Return the environment variables that calls need: the setting that names each, by variable."""
-    named = dict.fromkeys(api.named_variables, "extra_headers")
+    headers = {name for value in api.extra_headers.values() for name in REFERENCE.findall(value)}
+    named = {name: "extra_headers" if name in headers else "extra_query" for name in api.named_variables}
     return named if api.api_key_env is None else {api.api_key_env: "api_key_env", **named}
 
 
@@ -55,9 +57,7 @@ def client_settings(api: ApiConfig) -> dict[str, Any]:
     require_credentials(api)
     # The client requires a key; an endpoint that wants none ignores it.
     key = "none" if api.api_key_env is None else os.environ[api.api_key_env]
-    headers = {
-        name: REFERENCE.sub(lambda found: os.environ[found[1]], value) for name, value in api.extra_headers.items()
-    }
+    headers = _resolved(api.extra_headers)
     if api.api_key_header is not None:
         headers[api.api_key_header] = key
     # The client's own header of this name is replaced, whatever its case.
@@ -66,10 +66,15 @@ def client_settings(api: ApiConfig) -> dict[str, Any]:
         "base_url": api.base_url,
         "api_key": key,
         "default_headers": headers,
-        "default_query": api.extra_query,
+        "default_query": _resolved(api.extra_query),
         "max_retries": 0,
         "timeout": api.attempt_timeout_seconds,
     }
+
+
+def _resolved(values: Mapping[str, str]) -> dict[str, str]:
+    """Return values with the environment variables that they refer to."""
+    return {name: REFERENCE.sub(lambda found: os.environ[found[1]], value) for name, value in values.items()}
 
 
 def call_headers(api: ApiConfig) -> dict[str, Any]:

@@ -6,14 +6,16 @@ opens or closes a turn.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
-from hydra_ray.errors import ConfigError, ModelError
-from hydra_ray.generate.control_tokens import control_pattern, defuse
+from hydra_ray.errors import ConfigError
+from hydra_ray.generate.chat_template import ChatTemplate, merged_system, open_template
+from hydra_ray.generate.control_tokens import harmless
 from hydra_ray.generate.prompt_forms import Contents, Example, Form, form_of, summary_form
 from hydra_ray.rows import Message, Record
 
@@ -82,19 +84,19 @@ def fit_messages(
 
     Raises:
         ConfigError: not even the instruction and one token of the query fit.
-        ModelError: the generator has no chat template.
+        ModelError: the generator has no chat template, or one in which parts of prompts get lost.
     """
-    form = form_of(task, config)
+    form, template = form_of(task, config), open_template(tokenizer, config)
     texts = _Texts(
-        pairs=_pairs(form, examples, tokenizer, config),
-        query=_safe_text(tokenizer, query_input, config.max_text_tokens),
-        profile=_safe_text(tokenizer, (profile or "").strip(), config.max_text_tokens),
+        pairs=_pairs(form, examples, template, config),
+        query=_safe_text(template, query_input, config.max_text_tokens),
+        profile=_safe_text(template, (profile or "").strip(), config.max_text_tokens),
     )
     room = config.max_model_tokens - config.thinking_tokens - task.max_tokens
     messages = (
-        _fit_most(form, task, texts, tokenizer, room)
-        or _fit_query(form, task, replace(texts, pairs=()), tokenizer, room)
-        or _fit_query(form, task, replace(texts, pairs=(), profile=_NOTHING), tokenizer, room)
+        _fit_most(form, task, texts, template, room)
+        or _fit_query(form, task, replace(texts, pairs=()), template, room)
+        or _fit_query(form, task, replace(texts, pairs=(), profile=_NOTHING), template, room)
     )
     if messages is None:
         raise ConfigError(
@@ -118,14 +120,14 @@ def profile_messages(
 
     Raises:
         ConfigError: not even the shortest form of one record fits.
-        ModelError: the generator has no chat template.
+        ModelError: the generator has no chat template, or one in which parts of prompts get lost.
     """
     room = config.max_model_tokens - config.thinking_tokens - PROFILE_TOKENS
     oldest_first = sorted(records, key=lambda record: -math.inf if record.date is None else record.date)
     newest_first = oldest_first[::-1][: max(1, room // _MIN_RECORD_TOKENS)]
-    form = summary_form(task)
-    texts = _Texts(pairs=_pairs(form, newest_first, tokenizer, config))
-    messages = _fit_most(form, task, texts, tokenizer, room, min_examples=1)
+    form, template = summary_form(task), open_template(tokenizer, config)
+    texts = _Texts(pairs=_pairs(form, newest_first, template, config))
+    messages = _fit_most(form, task, texts, template, room, min_examples=1)
     if messages is None:
         raise ConfigError(
             f"generator.max_model_tokens leaves no room for a record of task {task.name} and a profile of "
@@ -138,45 +140,37 @@ def _thought_room(config: GeneratorConfig) -> str:
     return f" after a thought of generator.thinking_tokens={config.thinking_tokens}" if config.thinking_tokens else ""
 
 
-def render_prompt(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> str:
+def render_prompt(
+    messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig | None = None
+) -> str:
     """Return the text of a prompt by the generator's chat template, up to where its answer begins.
+
+    Args:
+        config: settings of the generator; None for the template's own defaults.
 
     Raises:
         ModelError: the generator has no chat template, or one that refuses such turns.
     """
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"the generator {tokenizer.name_or_path} has no chat template; prompts are chats. Set a model that was "
-            "tuned to follow instructions."
-        )
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
-        roles = ", ".join(message.role for message in messages)
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} refuses the turns {roles}: {error}. Set another model, or "
-            "generator.prompt_form=sentence, which puts all into one turn."
-        ) from error
+    return open_template(tokenizer, config).render(messages)
 
 
-def count_prompt_tokens(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the length of the rendered prompt in tokens."""
-    return _count_tokens(tokenizer, render_prompt(messages, tokenizer))
+def count_prompt_tokens(
+    messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig | None = None
+) -> int:
+    """Return the length of the rendered prompt in tokens; see `render_prompt`."""
+    return _length(messages, open_template(tokenizer, config))
 
 
 def _pairs(
-    form: Form, examples: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig
+    form: Form, examples: Sequence[Record], template: ChatTemplate, config: GeneratorConfig
 ) -> tuple[tuple[_Text, _Text], ...]:
     """Return the inputs and outputs of `examples` (most relevant first) as the form shows them, most relevant last."""
     return tuple(
         (
-            _safe_text(tokenizer, record.input.strip() or form.no_input, config.max_text_tokens)
+            _safe_text(template, record.input.strip() or form.no_input, config.max_text_tokens)
             if form.shows_inputs
             else _NOTHING,
-            _safe_text(tokenizer, record.output, config.max_text_tokens),
+            _safe_text(template, record.output, config.max_text_tokens),
         )
         for record in reversed(examples)
     )
@@ -186,20 +180,20 @@ def _fit_most(
     form: Form,
     task: Task,
     texts: _Texts,
-    tokenizer: "PreTrainedTokenizerBase",
+    template: ChatTemplate,
     room: int,
     min_examples: int = 0,
 ) -> tuple[Message, ...] | None:
     """Return a prompt with as many of the most relevant examples as fit; None where `min_examples` are too many."""
     for num_dropped in range(len(texts.pairs) - min_examples + 1):
-        messages = _fit_examples(form, task, replace(texts, pairs=texts.pairs[num_dropped:]), tokenizer, room)
+        messages = _fit_examples(form, task, replace(texts, pairs=texts.pairs[num_dropped:]), template, room)
         if messages is not None:
             return messages
     return None
 
 
 def _fit_examples(
-    form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
+    form: Form, task: Task, texts: _Texts, template: ChatTemplate, room: int
 ) -> tuple[Message, ...] | None:
     """Return a prompt with all examples, their inputs cut where needed; None where that is not enough."""
     lengths = [text.num_tokens for text, _ in texts.pairs]
@@ -207,32 +201,30 @@ def _fit_examples(
     # Checked first, because frames of very many examples are costly to count.
     if fixed + sum(min(length, _MIN_INPUT_TOKENS) for length in lengths) > room:
         return None
-    fixed += _frame_tokens(tokenizer, task, form, len(lengths), bool(texts.profile.text))  # pyright: ignore[reportArgumentType]
+    fixed += _frame_tokens(template, task, form, len(lengths), bool(texts.profile.text))  # pyright: ignore[reportArgumentType]
     if fixed + sum(lengths) + _SLACK_TOKENS * (2 * len(lengths) + 2) <= room:
-        return _messages(form, task, texts.contents(), tokenizer)
+        return _messages(form, task, texts.contents(), template)
     excess = 0
     for _ in range(_MAX_ATTEMPTS):
         cap = _even_cap(lengths, room - fixed - excess)
         if cap < _MIN_INPUT_TOKENS and any(length > cap for length in lengths):
             return None
-        cut = replace(texts, pairs=tuple((_cut(tokenizer, each, cap), output) for each, output in texts.pairs))
-        messages = _messages(form, task, cut.contents(), tokenizer)
-        over = count_prompt_tokens(messages, tokenizer) - room
+        cut = replace(texts, pairs=tuple((_cut(template, each, cap), output) for each, output in texts.pairs))
+        messages = _messages(form, task, cut.contents(), template)
+        over = _length(messages, template) - room
         if over <= 0:
             return messages
         excess += over
     return None
 
 
-def _fit_query(
-    form: Form, task: Task, texts: _Texts, tokenizer: "PreTrainedTokenizerBase", room: int
-) -> tuple[Message, ...] | None:
+def _fit_query(form: Form, task: Task, texts: _Texts, template: ChatTemplate, room: int) -> tuple[Message, ...] | None:
     """Return a prompt whose query is cut until it fits; None where not even one token of it does."""
     limit = max(1, texts.query.num_tokens)
     while limit > 0:
-        cut = replace(texts, query=_cut(tokenizer, texts.query, limit))
-        messages = _messages(form, task, cut.contents(), tokenizer)
-        over = count_prompt_tokens(messages, tokenizer) - room
+        cut = replace(texts, query=_cut(template, texts.query, limit))
+        messages = _messages(form, task, cut.contents(), template)
+        over = _length(messages, template) - room
         if over <= 0:
             return messages
         limit = max(1, limit - over) if limit > 1 else 0
@@ -250,40 +242,33 @@ def _even_cap(lengths: Sequence[int], total: int) -> int:
     return max(lengths, default=0)
 
 
-def _cut(tokenizer: "PreTrainedTokenizerBase", text: _Text, max_tokens: int) -> _Text:
-    return text if text.num_tokens <= max_tokens else _safe_text(tokenizer, text.text, max_tokens)
+def _cut(template: ChatTemplate, text: _Text, max_tokens: int) -> _Text:
+    return text if text.num_tokens <= max_tokens else _safe_text(template, text.text, max_tokens)
 
 
-def _messages(form: Form, task: Task, contents: Contents, tokenizer: "PreTrainedTokenizerBase") -> tuple[Message, ...]:
+def _messages(form: Form, task: Task, contents: Contents, template: ChatTemplate) -> tuple[Message, ...]:
     """Return the messages of a prompt, in roles that the generator's template accepts.
 
     Texts without a control token may form one together, so the rendered messages are checked again.
     """
     messages = form.render(task, contents)
-    if messages[0].role == "system" and not _knows_system(tokenizer):
-        instruction, first, *others = messages
-        messages = (replace(first, content=f"{instruction.content}\n\n{first.content}"), *others)
-    pattern = control_pattern(tokenizer)
-    return tuple(replace(message, content=defuse(message.content, pattern)) for message in messages)
+    if not template.has_system:
+        messages = merged_system(messages)
+    return tuple(replace(message, content=_safe_content(template, message.content)) for message in messages)
 
 
-@lru_cache(maxsize=4)
-def _knows_system(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Return whether the generator's chat template accepts a system turn; where not, the first turn includes it."""
-    user = Message(role="user", content="x")
-    try:
-        render_prompt([Message(role="system", content="x"), user], tokenizer)
-    except ModelError:
-        render_prompt([user], tokenizer)  # raises too where the system turn is not the reason
-        return False
-    return True
+@lru_cache(maxsize=1024)
+def _safe_content(template: ChatTemplate, content: str) -> str:
+    return harmless(content, template.tokenizer, template.control_pattern)
 
 
 @lru_cache(maxsize=8192)
-def _safe_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int) -> _Text:
+def _safe_text(template: ChatTemplate, text: str, max_tokens: int) -> _Text:
     """Return `text`, cut to `max_tokens`, its control tokens neutralized, so that no record can open a turn."""
-    text = defuse(text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN], control_pattern(tokenizer))
-    ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    text = harmless(text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN], template.tokenizer, template.control_pattern)
+    if not getattr(template.tokenizer, "is_fast", False):
+        return _cut_by_counting(template, text, max_tokens)
+    ends = template.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     if len(ends) <= max_tokens:
         return _Text(text=text, num_tokens=len(ends))
     end = ends[max_tokens - 1][1] if max_tokens else 0
@@ -291,17 +276,25 @@ def _safe_text(tokenizer: "PreTrainedTokenizerBase", text: str, max_tokens: int)
     return _Text(text=text[:end], num_tokens=sum(1 for _, token_end in ends if token_end <= end))
 
 
+def _cut_by_counting(template: ChatTemplate, text: str, max_tokens: int) -> _Text:
+    """Return the longest beginning of `text` of at most `max_tokens`, by a tokenizer that does not tell positions."""
+    excess = bisect_right(range(1, len(text) + 1), max_tokens, key=lambda end: _count_tokens(template, text[:end]))
+    return _Text(text=text[:excess], num_tokens=_count_tokens(template, text[:excess]))
+
+
 @lru_cache(maxsize=1024)
-def _frame_tokens(
-    tokenizer: "PreTrainedTokenizerBase", task: Task, form: Form, num_examples: int, has_profile: bool
-) -> int:
+def _frame_tokens(template: ChatTemplate, task: Task, form: Form, num_examples: int, has_profile: bool) -> int:
     """Return the length of a prompt's fixed part: the task's own texts and the chat template around all others."""
     example = Example(input="x" if form.shows_inputs else "", output="x")
     contents = Contents(examples=(example,) * num_examples, query="x", profile="x" if has_profile else "")
     num_texts = num_examples * (1 + form.shows_inputs) + 1 + has_profile
-    messages = _messages(form, task, contents, tokenizer)
-    return count_prompt_tokens(messages, tokenizer) - num_texts * _count_tokens(tokenizer, "x")
+    messages = _messages(form, task, contents, template)
+    return _length(messages, template) - num_texts * _count_tokens(template, "x")
 
 
-def _count_tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> int:
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _length(messages: Sequence[Message], template: ChatTemplate) -> int:
+    return _count_tokens(template, template.render(messages))
+
+
+def _count_tokens(template: ChatTemplate, text: str) -> int:
+    return len(template.tokenizer(text, add_special_tokens=False)["input_ids"])

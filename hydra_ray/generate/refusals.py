@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra_ray.config import ApiConfig
 from hydra_ray.errors import EndpointError
-from hydra_ray.generate.call_faults import Fault, remedy_for_parameter
+from hydra_ray.generate.call_faults import Fault, remedy_for_parameter, remedy_for_wanted
 
 MANY_REFUSALS = 10
 """Number of refusals, with no answer before or between them, that means that the endpoint refuses all."""
@@ -47,6 +47,11 @@ class Refusals:
             raise EndpointError(
                 f"the endpoint {url} does not take the field {fault.parameter} as it is sent: {fault.message}. To go "
                 f"on, {remedy_for_parameter(fault.parameter, self._api)}. Earlier answers are kept."
+            )
+        if fault.wanted is not None and not self._has_answered:
+            raise EndpointError(
+                f"the endpoint {url} wants {fault.wanted}, which the request lacks: {fault.message}. To go on, "
+                f"{remedy_for_wanted(fault.wanted)}."
             )
         if fault.is_doubtful and not self._has_answered:
             raise EndpointError(f"the endpoint {url} refuses every request: {fault.message}. {fault.remedy}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
+from hydra_ray.generate.chat_template import open_template
 from hydra_ray.generate.parsing import failed_answer, parse_answer
 from hydra_ray.generate.prompts import fit_messages
 from hydra_ray.rows import Answer, Completion, Message, Record, Request
@@ -50,6 +51,7 @@ def ask(
         temperature=temperature,
         choices=task.labels if config.is_constrained else (),
         num_top_tokens=NUM_TOP_TOKENS if task.is_closed and temperature == 0 else 0,
+        rendering=rendering_of(tokenizer, config),
     )
 
 
@@ -63,15 +65,18 @@ def make_request(
     temperature: float = 0.0,
     choices: tuple[str, ...] = (),
     num_top_tokens: int = 0,
+    rendering: str = "",
 ) -> Request:
     """Return a request whose id is a hash of its content.
 
     Args:
         max_tokens: length limit of an answer; that of the request leaves room for a thought too.
+        rendering: what `rendering_of` returns; empty where messages are rendered by the template's own rules.
     """
     max_tokens += config.thinking_tokens
     turns = [(message.role, message.content) for message in messages]
     content = [user_id, turns, num_samples, temperature, max_tokens, choices, num_top_tokens, config.seed]
+    content += [rendering] if rendering else []
     request_id = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
     return Request(
         request_id=request_id,
@@ -84,6 +89,16 @@ def make_request(
         num_top_tokens=num_top_tokens,
         seed=seed_of(config.seed, request_id),
     )
+
+
+def rendering_of(tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig) -> str:
+    """Return how a loaded model's prompts are rendered otherwise than its template alone does; empty for an endpoint,
+    which renders them itself.
+
+    Raises:
+        ModelError, ConfigError: as `open_template`.
+    """
+    return "" if config.api is not None else open_template(tokenizer, config).repairs
 
 
 def parse_completion(completion: Completion, num_samples: int, task: Task) -> list[Answer]:

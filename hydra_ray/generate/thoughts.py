@@ -21,7 +21,7 @@ _FAMILIES = (
     # Harmony, the format of gpt-oss: its closing mark ends messages of any kind, and of others' formats.
     (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]{0,200}<\|message\|>", r"<\|end\|>", False),
     # The same where the control tokens were left out of the text.
-    (r"\Aanalysis(?=[A-Z])", r"(?<!\s)assistantfinal", False),
+    (r"(?-i:\Aanalysis(?=[A-Z]))", r"(?<!\s)assistantfinal", False),
     (r"\A\s*Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:", False),
 )
 """Opening and closing marks by family, and whether a closing mark alone ends a thought that the template opened."""
@@ -102,7 +102,14 @@ def opens_thought(prompt: str) -> bool:
 
 def has_marks(token: str) -> bool:
     """Return whether a token is or contains a mark of a thought, or a part of the Harmony format."""
-    return bool(_MARKS.search(token)) or token in ("<|channel|>", "<|channel>", "<channel|>", "<|open|>", "<|close|>")
+    marks = map(_read_mark, _MARKS.finditer(token))
+    return any(is_opening or _FAMILIES[family][2] for is_opening, family in marks) or token in (
+        "<|channel|>",
+        "<|channel>",
+        "<channel|>",
+        "<|open|>",
+        "<|close|>",
+    )
 
 
 def answer_token(tokens: Sequence[str], answer: str, *, is_opened: bool = False) -> int | None:
@@ -114,16 +121,17 @@ def answer_token(tokens: Sequence[str], answer: str, *, is_opened: bool = False)
     Returns:
         None where the tokens do not show where the answer begins.
     """
-    text = "".join(tokens)
-    split = split_thought(text, is_opened=is_opened)
-    start = split.start
-    if split.answer.strip() != answer.strip():
-        start = len(text.rstrip()) - len(answer.strip())
-        if start < 0 or text[start:].strip() != answer.strip():
-            return None
-    if not answer.strip():
+    text, answer = "".join(tokens), answer.strip()
+    if not answer:
         return None
+    # The last token may be the end of the turn, which is no part of the answer.
+    ends = ("", tokens[-1].strip()) if tokens else ("",)
+    start = split_thought(text, is_opened=is_opened).start
     start += len(text[start:]) - len(text[start:].lstrip())
+    if not text.startswith(answer, start) or text[start + len(answer) :].strip() not in ends:
+        start = text.rfind(answer)
+        if start < 0 or text[start + len(answer) :].strip() not in ends:
+            return None
     offset = 0
     for place, token in enumerate(tokens):
         if offset + len(token) > start:

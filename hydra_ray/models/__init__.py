@@ -19,6 +19,7 @@ from hydra_ray.models.folder import FolderModel
 from hydra_ray.models.hub import REVISION, HubModel
 from hydra_ray.models.object_store import StoredModel
 from hydra_ray.models.packaged import PackagedModel
+from hydra_ray.models.tokenizers import read_tokenizer
 from hydra_ray.storage.locations import is_uri
 
 if TYPE_CHECKING:
@@ -134,19 +135,6 @@ def weight_bytes(spec: str) -> int | None:
     return open_model(spec).weight_bytes()
 
 
-def refuse_own_code(spec: str, error: Exception) -> None:
-    """Raise an error that explains it if transformers refused `spec` because it needs the model's own code.
-
-    Raises:
-        ModelError: the model needs code of its own.
-    """
-    if "custom code" in str(error):
-        raise ModelError(
-            f"{spec} is loaded by Python code of its own (auto_map in its config.json or tokenizer_config.json), which "
-            "is never run. Set a model of a type that transformers itself knows."
-        ) from error
-
-
 @cache
 def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     """Return the tokenizer of the model `spec`; one object per process.
@@ -154,13 +142,4 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerBase":
     Raises:
         ModelError: as `resolve_model`, or the tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
-    location = resolve_model(spec, with_weights=False)
-    try:
-        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        refuse_own_code(spec, error)
-        raise ModelError(
-            f"the tokenizer of {spec!r} cannot be loaded from {location}: {error}. Give a model that is complete."
-        ) from error
+    return read_tokenizer(Path(resolve_model(spec, with_weights=False)), spec)

@@ -105,6 +105,7 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
         "model": models.generator.identity,
         "dtype": generator.dtype,
         "max_model_tokens": generator.max_model_tokens,
+        **({"chat_template_kwargs": generator.chat_template_kwargs} if generator.chat_template_kwargs else {}),
     }
     settings = {
         "engine": _engine(generator),

@@ -39,7 +39,8 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
     require_packages(config)
     plan = plan_run(config)
     next(plan.stages(until))  # an unknown stage is told before anything is written
-    _require_credentials(plan, until)
+    if any(definition.asks is not None and not stage.is_complete() for definition, stage in plan.made(until)):
+        require_credentials_here(config)
     # Two runs of one name would mix their reports.
     with (
         telling(on_computed),
@@ -49,16 +50,14 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
         return _run_stages(plan, until)
 
 
-def _require_credentials(plan: Plan, until: str) -> None:
-    """Check an endpoint's key and headers before Ray starts, where the generator will have this process's variables.
+def require_credentials_here(config: RunConfig) -> None:
+    """Check an endpoint's key and headers where the generator will have this process's variables: without a cluster.
 
     Raises:
         ConfigError: a variable is not set, or holds what no header can.
     """
-    api = plan.config.generator.api
-    if api is None or cluster_address() is not None:
-        return  # the cluster's nodes have variables of their own
-    if any(definition.asks is not None and not stage.is_complete() for definition, stage in plan.made(until)):
+    api = config.generator.api
+    if api is not None and cluster_address() is None:  # else the cluster's nodes have variables of their own
         require_credentials(api)
 
 

@@ -1,5 +1,9 @@
+from typing import Any
+
+import pytest
+
 from hydra_ray.config import ApiConfig
-from hydra_ray.generate.calls import call_arguments, expected_tokens
+from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
 from hydra_ray.rows import Message, Request
 
 API = ApiConfig(base_url="http://localhost/v1", model="small-1")
@@ -58,6 +62,42 @@ def test_what_an_endpoint_does_not_take_is_not_sent():
     sent = arguments(request(**GREEDY), plain, range(1))
     assert not {"logprobs", "top_logprobs", "max_tokens", "extra_body"} & set(sent)
     assert sent["max_completion_tokens"] == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "without"),
+    [
+        ({"omit_fields": ["temperature"]}, {"temperature"}),
+        ({"omit_fields": ["logprobs"]}, {"logprobs", "top_logprobs"}),
+        ({"omit_fields": ["top_logprobs"]}, {"top_logprobs"}),
+        ({"omit_fields": ["seed"]}, {"seed"}),
+        ({"omit_fields": ["seed"], "seed_field": "random_seed"}, {"seed", "random_seed"}),
+        ({"has_seed": False}, {"seed"}),
+        ({"omit_fields": ["max_tokens"]}, {"max_tokens"}),
+    ],
+)
+def test_fields_that_an_endpoint_refuses_are_left_out(settings: dict[str, Any], without: set[str]):
+    asked = request(num_top_tokens=5)
+    usual = set(call_body(arguments(asked)))
+    sent = set(call_body(arguments(asked, API.model_validate({**API.model_dump(), **settings}))))
+    assert sent == usual - without
+
+
+def test_added_fields_join_the_others_and_a_fixed_one_takes_the_place_of_an_omitted_one():
+    api = ApiConfig(
+        base_url="http://localhost/v1",
+        model="m",
+        extra_body={"temperature": 1, "top_k": 3},
+        omit_fields=["temperature"],
+    )
+    body = call_body(arguments(api=api))
+    assert (body["temperature"], body["top_k"]) == (1, 3)
+    assert "extra_body" not in body
+
+
+def test_a_provider_with_another_name_for_the_seed_gets_the_same_seed():
+    other = ApiConfig(base_url="http://localhost/v1", model="m", seed_field="random_seed")
+    assert call_body(arguments(api=other))["random_seed"] == call_body(arguments())["seed"]
 
 
 def test_choices_bind_only_where_the_endpoint_can_hold_them():

@@ -1,7 +1,11 @@
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bytes_below import mentions
 
@@ -12,7 +16,7 @@ from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.fake import FakeEngine
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
 from hydra_ray.generate.requests import make_request
-from hydra_ray.rows import Asked, Completion, Message, Request
+from hydra_ray.rows import Asked, Completion, Message, Request, Token, arrow_list
 
 CONFIG = GeneratorConfig(engine="fake", model="fake")
 USER = "ann@example.org"
@@ -146,6 +150,94 @@ def test_files_that_are_merged_while_they_are_read_are_found_where_they_went(
 def test_a_file_that_cannot_be_read_is_an_error_and_not_a_question_asked_again(store: CompletionStore):
     next(iter(files(store))).write_bytes(b"PAR1 but no table")
     with pytest.raises(StorageError, match=r"bucket-00000/probes-1"):
+        store.read(0, [request("a b")])
+
+
+def poisoned(**changes: Any) -> Completion:
+    """An answer with a generation that no generator gives."""
+    completion = answer("a b")
+    first, *others = completion.generations
+    return replace(completion, generations=(replace(first, **changes), *others))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_probability": 1000.0},
+        {"log_probability": math.nan},
+        {"log_probability": -math.inf},
+        {"first_tokens": (Token(text="a", log_probability=1000.0),)},
+        {"first_tokens": (Token(text="a", log_probability=math.inf),)},
+        {"num_tokens": -1},
+        {"num_tokens": 2**62},
+        {"thought_tokens": 10**6},
+        {"thought_tokens": -1},
+    ],
+    ids=repr,
+)
+def test_a_stored_answer_that_no_generator_gives_is_asked_again(
+    changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    store = CompletionStore(root=str(tmp_path), name="0" * 16)
+    store.write(0, "probes-1", [poisoned(**changes), answer("c d")])
+    assert store.unanswered(0, asked("a b", "c d")) == [request("a b")]
+    assert store.unanswered(0, asked("a b")) == [request("a b")]
+    assert [record.getMessage().count("1 stored answer cannot be used") for record in caplog.records] == [1]
+    store.write(0, "probes-1", [answer("a b")])
+    store.merge(0, "probes-1")
+    assert questions_known(store, "a b", "c d") == {"a b", "c d"}
+    assert len(files(store)) == 1
+
+
+@pytest.mark.parametrize("prompt_tokens", [-1, 2**62])
+def test_a_stored_answer_with_an_absurd_prompt_length_is_asked_again(store: CompletionStore, prompt_tokens: int):
+    store.write(0, "drafts-2", [replace(answer("e f"), prompt_tokens=prompt_tokens)])
+    assert store.unanswered(0, asked("a b", "e f")) == [request("e f")]
+
+
+def test_a_stored_answer_with_a_sample_too_few_is_asked_again(store: CompletionStore):
+    store.write(0, "drafts-2", [replace(answer("e f"), generations=answer("e f").generations[:1])])
+    assert store.unanswered(0, asked("e f")) == [request("e f")]
+
+
+def test_a_stored_text_that_is_not_utf_8_is_asked_again_and_its_neighbours_are_found(store: CompletionStore):
+    (path,) = files(store)
+    table = pq.read_table(path)
+    broken = table.column("request_id").to_pylist().index(request("a b").request_id)
+    texts = table.column("generations").combine_chunks().flatten().field("text")
+    raw = [b"\xff" if place // 2 == broken else text.encode() for place, text in enumerate(texts.to_pylist())]
+    generations = table.column("generations").combine_chunks()
+    flat = generations.flatten()
+    columns = [flat.field(field.name) for field in flat.type]
+    columns[flat.type.get_field_index("text")] = pa.array(raw, pa.binary()).view(pa.string())
+    struct = pa.StructArray.from_arrays(columns, fields=list(flat.type))
+    lists = pa.ListArray.from_arrays(generations.offsets, struct, type=generations.type)
+    place = table.schema.get_field_index("generations")
+    pq.write_table(table.set_column(place, table.schema.field(place), lists), path, write_page_checksum=True)
+    assert questions_known(store, "a b", "c d") == {"c d"}
+
+
+def test_files_of_before_thoughts_were_counted_are_read(store: CompletionStore):
+    (path,) = files(store)
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("generations")
+    fields = [field for field in table.schema.field(place).type.value_type if field.name != "thought_tokens"]
+    older = table.schema.set(place, pa.field("generations", arrow_list(pa.struct(fields)), nullable=False))
+    rows = table.to_pylist()
+    for row in rows:
+        for generation in row["generations"]:
+            del generation["thought_tokens"]
+    pq.write_table(pa.Table.from_pylist(rows, schema=older), path)
+    assert questions_known(store, "a b", "c d") == {"a b", "c d"}
+    store.write(0, "probes-1", [answer("e f")])
+    store.merge(0, "probes-1")
+    assert questions_known(store, "a b", "c d", "e f") == {"a b", "c d", "e f"}
+
+
+def test_a_file_with_other_columns_is_an_error(store: CompletionStore):
+    (path,) = files(store)
+    pq.write_table(pq.read_table(path).drop_columns(["attempts"]), path)
+    with pytest.raises(StorageError, match="has the schema"):
         store.read(0, [request("a b")])
 
 

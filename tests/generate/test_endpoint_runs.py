@@ -8,11 +8,12 @@ from typing import Any
 import in_process
 import pytest
 from builders import run_config
-from fault_server import ANSWER, CUT_OFF, FaultServer, Reply
+from fault_server import ANSWER, CUT_OFF, THOUGHT, FaultServer, Reply, thinking, without_usage
 
 from hydra_ray.config import RunConfig
-from hydra_ray.errors import EndpointError
+from hydra_ray.errors import BudgetError, EndpointError
 from hydra_ray.generate.engines.fake import fake_tokenizer
+from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.generate.rate_limits import Limiter
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan, plan_run
@@ -114,3 +115,27 @@ def test_another_run_under_the_same_root_pays_only_for_what_is_new(
     counters = plan.drafts.manifest()["counters"]
     assert 0 < counters["asked_now"] == len(server.calls) < counters["requests"]
     assert plan_run(plan.config).completions == undisturbed[0].completions
+
+
+def test_a_run_at_a_thinking_endpoint_has_answers_without_thoughts_and_counts_them(tmp_path: Path):
+    with FaultServer(style=thinking) as server:
+        config = config_of(tmp_path, server.url)
+        generator = config.generator.model_copy(update={"thinking_tokens": 64})
+        plan = personalize(config.model_copy(update={"generator": generator}), until="drafts")
+        assert {call["max_tokens"] for call in server.calls} > {64 + PROFILE_TOKENS}
+        assert min(call["max_tokens"] for call in server.calls) > 64
+    assert THOUGHT[:10] not in repr(tables(plan))
+    for stage in asking(plan):
+        counters = stage.manifest()["counters"]
+        assert counters.get("failed", 0) == 0
+        assert 0 < counters["thoughts"] <= counters["thought_tokens"] < counters["generated_tokens"]
+
+
+def test_a_budget_stops_a_run_whose_endpoint_tells_no_usage(tmp_path: Path):
+    with FaultServer(style=without_usage) as server:
+        config = config_of(tmp_path, server.url)
+        config = config.model_copy(update={"budget": config.budget.model_copy(update={"max_cost": 1e-9})})
+        with pytest.raises(BudgetError, match=r"budget.max_cost"):
+            personalize(config, until="drafts")
+        num_calls = len(server.calls)
+    assert num_calls > 0

@@ -1,11 +1,16 @@
+import contextlib
+import json
 import math
 from typing import Any
 
 import pytest
 from fault_server import completion_of
+from hypothesis import given
+from hypothesis import strategies as st
+from reply_bodies import body_of, with_tokens
 
 from hydra_ray.errors import ReplyError
-from hydra_ray.generate.replies import Answered, read_answers
+from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
 
 MESSAGES = [{"role": "user", "content": "a story of war and peace"}]
 
@@ -83,3 +88,195 @@ def test_a_refusal_is_no_answer():
 def test_what_is_no_completion_is_an_error(body: Any):
     with pytest.raises(ReplyError, match="got"):
         read_answers(body, 2, 0)
+
+
+def test_a_reply_of_nothing_optional_is_read_with_its_flaws():
+    body = body_of({"content": "war"})
+    del body["usage"], body["choices"][0]["logprobs"], body["choices"][0]["index"]
+    answered = read_answers(body, 1, 20)
+    assert answered.flaws == {Flaw.PROMPT_TOKENS, Flaw.GENERATED_TOKENS}
+    (generation,) = answered.generations
+    assert (generation.text, generation.num_tokens, generation.log_probability) == ("war", 1, None)
+
+
+@pytest.mark.parametrize(
+    "tokens", [None, -1, -(2**70), 10**9, 10**400, 1.5, float("nan"), float("inf"), True, "7", [7], {}], ids=repr
+)
+def test_an_absurd_number_of_tokens_is_a_flaw_and_costs_no_answer(tokens: Any):
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens}
+    answered = read_answers(body_of({"content": "war and peace"}, usage=usage), 1, 0, count_tokens=len)
+    assert answered.flaws == {Flaw.PROMPT_TOKENS, Flaw.GENERATED_TOKENS}
+    assert (answered.prompt_tokens, answered.generations[0].num_tokens) == (0, len("war and peace"))
+
+
+@pytest.mark.parametrize("usage", [None, [], "none", 0, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_usage_that_tells_nothing_means_that_tokens_are_counted(usage: Any):
+    answered = read_answers(body_of({"content": "war"}, {"content": "or love"}, usage=usage), 2, 0, count_tokens=len)
+    assert answered.flaws == {Flaw.PROMPT_TOKENS, Flaw.GENERATED_TOKENS}
+    assert [each.num_tokens for each in answered.generations] == [3, 7]
+
+
+def test_whole_numbers_that_a_gateway_made_floats_are_numbers_of_tokens():
+    answered = read_answers(body_of({"content": "war"}, usage={"prompt_tokens": 9.0, "completion_tokens": 2.0}), 1, 0)
+    assert (answered.prompt_tokens, answered.generations[0].num_tokens, answered.flaws) == (9, 2, frozenset())
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "rain \ude00 again", "\udfff\ud800"])
+def test_half_a_character_is_replaced_in_answer_thought_and_first_tokens(text: str):
+    top = [{"token": text, "logprob": -1.0}]
+    content = json.dumps(with_tokens(body_of({"content": text, "reasoning": None}), text, top=top)).encode()
+    answered = read_answers(parse_reply(content), 1, 20)
+    (generation,) = answered.generations
+    assert Flaw.SURROGATES in answered.flaws
+    assert generation.text == "".join("\N{REPLACEMENT CHARACTER}" if "\ud800" <= c <= "\udfff" else c for c in text)
+    assert "\N{REPLACEMENT CHARACTER}" in generation.first_tokens[0].text
+
+
+def test_a_whole_emoji_and_bytes_that_are_not_utf_8_are_read():
+    content = json.dumps(body_of({"content": "\U0001f600 XX"})).encode().replace(b"XX", b"\xff")
+    (generation,) = read_answers(parse_reply(content), 1, 0).generations
+    assert generation.text == "\U0001f600 \N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("value", [1000, 0.5, 1e308, float("inf"), float("nan"), -1e300, None, "x", True, [], 10**400])
+def test_a_log_probability_that_is_none_is_left_out_and_costs_no_answer(value: Any):
+    wrong_top = read_answers(
+        with_tokens(body_of({"content": "war"}), "war", top=[{"token": "a", "logprob": value}]), 1, 20
+    )
+    body = with_tokens(body_of({"content": "war"}), "war")
+    body["choices"][0]["logprobs"]["content"][0]["logprob"] = value
+    wrong_token = read_answers(body, 1, 20)
+    for answered in (wrong_top, wrong_token):
+        assert (answered.generations[0].text, answered.generations[0].first_tokens) == ("war", ())
+        assert answered.flaws == {Flaw.LOG_PROBABILITIES}
+    assert wrong_token.generations[0].log_probability is None
+
+
+@pytest.mark.parametrize("top", [None, "none", 7, {}, [None], [{"token": None, "logprob": -1}], [[]]])
+def test_top_tokens_of_any_other_form_cost_no_answer(top: Any):
+    (generation,) = read_answers(with_tokens(body_of({"content": "war"}), "war", top=top), 1, 20).generations
+    assert (generation.text, generation.first_tokens, generation.log_probability) == ("war", (), -0.25)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Rain"}], "Rain"),
+        ([{"type": "text", "text": "Rain"}, {"type": "text", "text": " again"}], "Rain again"),
+        ([{"type": "output_text", "text": "Rain"}, {"type": "image_url", "image_url": {"url": "x"}}], "Rain"),
+        (["Rain", None, 7, [], {"type": "text", "text": None}], "Rain"),
+        ({"type": "text", "text": "Rain"}, "Rain"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_text_parts_of_a_content_are_the_answer(content: Any, text: str):
+    assert read_answers(body_of({"content": content}), 1, 0).generations[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("indices", "texts"),
+    [([1, 0, 2], "bac"), ([0, 0, 0], "abc"), ([5, 6, 7], "abc"), ([None, "0", True], "abc"), ([0, 2, -1], "abc")],
+)
+def test_choices_whose_indices_are_no_order_keep_their_own(indices: list[Any], texts: str):
+    body = body_of(*({"content": text} for text in "abc"))
+    for choice, index in zip(body["choices"], indices, strict=True):
+        choice["index"] = index
+    assert "".join(each.text for each in read_answers(body, 3, 0).generations) == texts
+    assert len(read_answers(body, 2, 0).generations) == 2
+
+
+def test_too_few_choices_name_the_setting_that_helps():
+    with pytest.raises(ReplyError, match=r"got 1 choices, expected 3: set generator.api.max_samples_per_call"):
+        read_answers(body_of({"content": "war"}), 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ({"message": "my diary", "code": 429}, r"an error \(429\)"),
+        ({"message": "my diary", "code": "overloaded"}, r"an error \(overloaded\)"),
+        ({"message": "my diary", "code": "my diary, page 1"}, "an error in"),
+        ("my diary", "an error in"),
+        (["my diary"], "an error in"),
+    ],
+)
+def test_an_error_with_status_200_is_said_without_its_text(error: Any, says: str):
+    with pytest.raises(ReplyError, match=says) as caught:
+        read_answers({"error": error, "choices": None}, 1, 0)
+    assert "diary" not in str(caught.value)
+
+
+def test_a_choice_that_broke_off_by_an_error_is_no_answer():
+    body = body_of({"content": "Rai"})
+    body["choices"][0] |= {"finish_reason": "error", "error": {"code": 502}}
+    with pytest.raises(ReplyError, match=r"a choice with an error \(502\)"):
+        read_answers(body, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<!DOCTYPE html><p>my diary", "a web page"),
+        (b"my diary", "text that is not JSON"),
+        (b"", "nothing"),
+        (b"data: {}", "text that is not JSON"),
+        (b"[" * 100_000, "text that is not JSON"),
+        (b'{"a":' * 100_000, "text that is not JSON"),
+    ],
+)
+def test_what_is_not_json_is_named_and_the_setting_too(content: bytes, says: str):
+    with pytest.raises(ReplyError, match=f"got {says}.*generator.api.base_url"):
+        parse_reply(content)
+
+
+def test_an_integer_of_thousands_of_digits_costs_no_answer():
+    content = json.dumps(body_of({"content": "war"}, created=0)).replace('"created": 0', '"created": ' + "9" * 5000)
+    assert read_answers(parse_reply(content.encode()), 1, 0).generations[0].text == "war"
+
+
+@pytest.mark.parametrize(
+    ("reason", "read"),
+    [
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("SAFETY", "content_filter"),
+        (None, ""),
+        (7, ""),
+        ("a b", ""),
+    ],
+)
+def test_other_names_of_how_an_answer_ended_are_known(reason: Any, read: str):
+    body = body_of({"content": "war"})
+    body["choices"][0]["finish_reason"] = reason
+    assert read_answers(body, 1, 0).generations[0].finish_reason == read
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["choices", "message", "content", "usage", "error", "index", "type", "text", "logprobs", "logprob"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_json_is_answers_or_a_reply_error(body: Any):
+    with contextlib.suppress(ReplyError):
+        assert len(read_answers(body, 1, 20).generations) == 1
+    with contextlib.suppress(ReplyError):
+        assert (
+            len(
+                read_answers(
+                    {"choices": [{"message": {"content": body, "reasoning": body}, "logprobs": body}]}, 1, 20
+                ).generations
+            )
+            == 1
+        )

@@ -48,7 +48,7 @@ def endpoint_findings(generator: GeneratorConfig, *, is_called: bool) -> Iterato
         return
     key = _key_finding(api)
     yield key
-    headers = [_variable_finding("endpoint's headers", name) for name in api.named_variables]
+    headers = [_variable_finding("endpoint's variables", name) for name in api.named_variables]
     yield from headers
     if api.provider is not None:
         yield _settings_finding(api, api.provider)
@@ -130,10 +130,9 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
         is_constrained=generator.is_constrained and api.has_structured_outputs,
         chat_template_kwargs=generator.chat_template_kwargs,
     )
-    client = openai.OpenAI(
-        **client_settings(api) | {"timeout": min(_CALL_SECONDS, api.attempt_timeout_seconds)},
-        http_client=openai.DefaultHttpxClient(follow_redirects=False),
-    )
+    settings = client_settings(api)
+    settings["timeout"] = min(_CALL_SECONDS, api.attempt_timeout_seconds)
+    client = openai.OpenAI(**settings, http_client=openai.DefaultHttpxClient(follow_redirects=False))
     start = time.monotonic()
     try:
         with client:
@@ -163,10 +162,12 @@ def _why_failed(error: Exception, api: ApiConfig, sent: Mapping[str, Any]) -> st
 
 
 def _remedy(fault: "Fault", api: ApiConfig) -> str:
-    from hydra_ray.generate.call_faults import remedy_for_parameter
+    from hydra_ray.generate.call_faults import remedy_for_parameter, remedy_for_wanted
 
     if fault.parameter is not None:
         return f"the field {fault.parameter} is not taken: {remedy_for_parameter(fault.parameter, api)}"
+    if fault.wanted is not None:
+        return f"it wants {fault.wanted}: {remedy_for_wanted(fault.wanted)}"
     if fault.remedy:
         return fault.remedy
     if fault.is_final:

@@ -6,11 +6,12 @@ from typing import IO, TYPE_CHECKING
 
 from hydra_ray import storage
 from hydra_ray.errors import ModelError
-from hydra_ray.models import Model, open_model, refuse_own_code
+from hydra_ray.models import Model, open_model
 from hydra_ray.models.content import weight_files
 from hydra_ray.models.hub import HubModel
 from hydra_ray.models.node_cache import cache_folder
 from hydra_ray.models.object_store import StoredModel
+from hydra_ray.models.tokenizers import first_sentence, read_tokenizer, refuse_own_code
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -50,7 +51,7 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
     Raises:
         ModelError: it is missing or unreachable, not supported by transformers, or incomplete.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     model = open_model(spec)
     folder = model.fetch(with_weights=False)
@@ -60,16 +61,9 @@ def describe_model(spec: str, *, with_weights: bool = True) -> ModelDescription:
     except (OSError, ValueError, KeyError) as error:
         refuse_own_code(spec, error)
         raise ModelError(
-            f"{spec} is of no model type that transformers knows ({_first_sentence(error)}): set another one"
+            f"{spec} is of no model type that transformers knows ({first_sentence(error)}): set another one"
         ) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        refuse_own_code(spec, error)
-        raise ModelError(
-            f"{spec} has no tokenizer that can be loaded ({_first_sentence(error)}): put the model's tokenizer files "
-            "beside its config.json"
-        ) from error
+    tokenizer = read_tokenizer(folder, spec)
     missing = model.missing_bytes() if with_weights else 0
     if with_weights and not missing:
         model.fetch(with_weights=True)
@@ -132,7 +126,3 @@ def _cache(model: Model) -> str:
 
         return constants.HF_HUB_CACHE
     return str(cache_folder())
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")[:200] or type(error).__name__

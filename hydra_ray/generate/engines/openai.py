@@ -43,6 +43,8 @@ _KEEP_REQUESTS = 100
 """Number of waiting answers at which they are stored before `_KEEP_SECONDS` have passed."""
 _FREE_WAIT_SECONDS = 1.0
 """Pause asked for by the endpoint from which on a call does not count as one of `max_attempts`."""
+_LONGEST_WAIT_SECONDS = 10 * 365 * 86_400
+"""Longest pause that is told; an endpoint may ask for any."""
 _MANY_SHORT_REPLIES = 3
 """Number of replies with fewer samples than were asked for that means that the endpoint knows no `n`."""
 _REMEDIES = {
@@ -65,10 +67,13 @@ class OpenAiEngine:
         self._chat_template_kwargs = config.chat_template_kwargs
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
         self._refusals, self._pause = Refusals(api), Pause()
-        self._num_unreadable, self._num_short, self._knows_n = 0, 0, False
+        self._num_unreadable, self._num_short, self._most_returned, self._knows_n = 0, 0, 1, False
         self._has_answered, self._last_answer = False, float("-inf")
         self._counts, self._is_thinking = TokenCounts(config), config.thinking_tokens > 0
         self._told = set[Flaw]()
+        self._workers, self._calling = set[asyncio.Task[None]](), set[asyncio.Task[None] | None]()
+        self._stop: EndpointError | None = None
+        """Why the run stops; calls that are under way are still awaited, since they may be paid."""
         for library in ("openai", "httpx", "httpx2", "httpcore"):
             # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
@@ -85,16 +90,18 @@ class OpenAiEngine:
         """Do nothing: each part opens its own connections."""
 
     async def _generate(self, requests: Sequence[Request], keep: Keep) -> list[Completion]:
-        answers = _Answers(keep)
+        answers, self._stop = _Answers(keep), None
         waiting = iter(requests)
         try:
             async with self._client() as client, asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch(answers))
                 num_workers = min(len(requests), self._api.max_concurrent_requests)
-                workers = [group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)]
-                await asyncio.gather(*workers)
+                self._workers = {group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)}
+                await asyncio.gather(*self._workers, return_exceptions=True)
                 watch.cancel()
             self._require_whole_replies()
+            if self._stop is not None:
+                raise self._stop
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
@@ -108,7 +115,11 @@ class OpenAiEngine:
         for request in waiting:
             if self._has_short_replies:
                 return
-            completion, fault = await self._complete(client, request)
+            try:
+                completion, fault = await self._complete(client, request)
+            except EndpointError as error:
+                self._end(error)
+                return
             if fault is not None and fault.is_doubtful:
                 answers.hold(completion)
             else:
@@ -117,6 +128,13 @@ class OpenAiEngine:
                 answers.release()
             if self._has_answered and answers.num_waiting >= _KEEP_REQUESTS:
                 await answers.flush()
+
+    def _end(self, error: EndpointError) -> None:
+        """Stop all work but the calls that are under way."""
+        if self._stop is None:
+            self._stop = error
+            for worker in self._workers - self._calling - {asyncio.current_task()}:
+                worker.cancel()
 
     async def _watch(self, answers: "_Answers") -> None:
         """Store answers periodically, and raise when the endpoint is dead."""
@@ -159,6 +177,7 @@ class OpenAiEngine:
         if num_returned >= num_asked > 1:
             self._knows_n = True
         self._num_short += num_returned < num_asked
+        self._most_returned = max(self._most_returned, num_returned)
         return num_returned < num_asked
 
     @property
@@ -170,8 +189,8 @@ class OpenAiEngine:
         if self._has_short_replies:
             raise EndpointError(
                 f"the endpoint {self._api.base_url} returned fewer samples than asked for by n in each of the first "
-                f"{counted(self._num_short, 'call')}: set generator.api.max_samples_per_call to 1. Answers so far are "
-                "kept."
+                f"{counted(self._num_short, 'call')}: set generator.api.max_samples_per_call to "
+                f"{self._most_returned}. Answers so far are kept."
             )
 
     async def _call(
@@ -180,13 +199,19 @@ class OpenAiEngine:
         """Call the endpoint until it answers, the fault is final, or attempts or time run out."""
         num_failed, deadline = 0, self._api.request_deadline_seconds
         while True:
-            await self._wait_out_pause()
+            if self._stop is not None:
+                raise self._stop
+            await self._wait_out_pause(attempts)
             async with self._turn(request, len(samples)) as turn:
                 if self._pause.left(time.monotonic()) > 0:  # asked for by another call meanwhile
                     turn.tokens = 0
                     continue
                 left = attempts.begin(deadline)
-                found = await self._attempt(client, request, samples, min(left, self._api.attempt_timeout_seconds))
+                self._calling.add(asyncio.current_task())
+                try:
+                    found = await self._attempt(client, request, samples, min(left, self._api.attempt_timeout_seconds))
+                finally:
+                    self._calling.discard(asyncio.current_task())
                 turn.tokens = _taken(found, turn.tokens)
             if isinstance(found, Answered) or found.is_final:
                 return found
@@ -203,13 +228,16 @@ class OpenAiEngine:
                 return found
             await asyncio.sleep(pause)
 
-    async def _wait_out_pause(self) -> None:
+    async def _wait_out_pause(self, attempts: "_Attempts") -> None:
+        """Wait while the endpoint asks everybody to; what another call was asked for does not count for the deadline of
+        this request."""
         while (left := self._pause.left(time.monotonic())) > 0:
             await asyncio.sleep(left)
+            attempts.excuse(left)
 
     def _require_waitable(self, fault: Fault, attempts: "_Attempts") -> None:
         """Check that an endpoint that asks to wait is not silent for everybody until after the deadline."""
-        seconds = fault.retry_after
+        seconds = None if fault.retry_after is None else min(fault.retry_after, _LONGEST_WAIT_SECONDS)
         if seconds is None or (
             seconds < self._api.request_deadline_seconds and attempts.began_before(self._last_answer)
         ):
@@ -329,6 +357,10 @@ class _Attempts:
         self.number += 1
         self._start = time.monotonic() if self._start is None else self._start
         return max(self.left(deadline_seconds), 0.001)
+
+    def excuse(self, seconds: float) -> None:
+        """Leave out seconds of waiting from the time since the first call."""
+        self._start = None if self._start is None else self._start + seconds
 
     def began_before(self, moment: float) -> bool:
         """Return whether the first call began before a moment of the monotonic clock."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import HydraError
 from hydra_ray.generate.calls import expected_tokens
-from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.prompts import count_prompt_tokens
 from hydra_ray.generate.replies import approximate_tokens
+from hydra_ray.models import load_tokenizer
 from hydra_ray.rows import Request
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TokenCounts:
             tokenizer = self._opened()
             try:
                 if tokenizer is not None:
-                    return count_prompt_tokens(request.messages, tokenizer)
+                    return count_prompt_tokens(request.messages, tokenizer, self._config)
             except HydraError:  # a template that refuses turns that the endpoint takes
                 pass
             return expected_tokens(request, 0)
@@ -44,7 +44,7 @@ class TokenCounts:
         if not self._is_open:
             self._is_open = True
             try:
-                self._tokenizer = open_tokenizer(self._config)
+                self._tokenizer = load_tokenizer(self._config.model)
             except (HydraError, OSError, ValueError, ImportError):  # it is only on the driver
                 self._tokenizer = None
         return self._tokenizer

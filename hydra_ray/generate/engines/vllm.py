@@ -20,15 +20,14 @@ from hydra_ray.errors import ConfigError, GenerationError, ModelError
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.prompts import render_prompt
-from hydra_ray.generate.replies import is_log_probability
-from hydra_ray.generate.thoughts import answer_token, has_marks, opens_thought, split_thought, thought_length
+from hydra_ray.generate.thoughts import has_marks, opens_thought
+from hydra_ray.generate.vllm_outputs import read_output
 from hydra_ray.models import load_tokenizer, resolve_model
-from hydra_ray.rows import Completion, Generation, Request, Token
+from hydra_ray.rows import Completion, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from vllm import LLM, RequestOutput, SamplingParams
-    from vllm.outputs import CompletionOutput
 
 CPU_BLOCK_TOKENS = 32
 """Tokens per block of the key-value cache on CPU, where vLLM's default of 128 shares few prefixes."""
@@ -97,7 +96,7 @@ class VllmEngine:
 
     def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Prompt], list[Completion]]:
         """Return the prompts that can be run, and completions with an error for the other requests."""
-        texts = [render_prompt(request.messages, self._tokenizer) for request in requests]
+        texts = [render_prompt(request.messages, self._tokenizer, self._config) for request in requests]
         token_ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         prompts: list[_Prompt] = []
         rejected: list[Completion] = []
@@ -159,43 +158,18 @@ class VllmEngine:
             user_id=prompt.request.user_id,
             prompt_tokens=len(output.prompt_token_ids or ()),
             generations=tuple(
-                self._generation(prompt, each) for each in sorted(output.outputs, key=lambda each: each.index)
+                read_output(
+                    each,
+                    is_opened=opens_thought(prompt.text),
+                    is_constrained=self._is_constrained(prompt.request),
+                    is_thinking=self._config.thinking_tokens > 0,
+                    has_first_tokens=prompt.request.num_top_tokens > 0,
+                    special_tokens=self._special_marks,
+                )
+                for each in sorted(output.outputs, key=lambda each: each.index)
             ),
             error=None,
         )
-
-    def _generation(self, prompt: _Prompt, output: "CompletionOutput") -> Generation:
-        """Return the answer that was generated, without the thought before it."""
-        request, finish_reason = prompt.request, output.finish_reason or ""
-        is_opened = opens_thought(prompt.text)
-        split = split_thought(output.text, is_opened=is_opened)
-        if self._is_constrained(request) or not split.has_thought:
-            is_cut_thought = self._config.thinking_tokens > 0 and finish_reason == "length"
-            log_probability = output.cumulative_logprob
-            return Generation(
-                text="" if is_cut_thought else self._without_special(output.text),
-                num_tokens=len(output.token_ids),
-                finish_reason=finish_reason,
-                log_probability=log_probability if is_log_probability(log_probability) else None,
-                first_tokens=_first_tokens(output, 0) if request.num_top_tokens else (),
-                thought_tokens=len(output.token_ids) if is_cut_thought else 0,
-            )
-        generated = _generated(output)
-        first = answer_token([text for text, _ in generated], split.answer, is_opened=is_opened)
-        log_probability = None if first is None else sum(each for _, each in generated[first:])
-        return Generation(
-            text=self._without_special(split.answer),
-            num_tokens=len(output.token_ids),
-            finish_reason=finish_reason,
-            log_probability=log_probability if is_log_probability(log_probability) else None,
-            first_tokens=_first_tokens(output, first) if request.num_top_tokens and first is not None else (),
-            thought_tokens=thought_length(len(output.token_ids), first or 0, split.thought, split.answer),
-        )
-
-    def _without_special(self, text: str) -> str:
-        for token in self._special_marks:
-            text = text.replace(token, "")
-        return text
 
 
 def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig) -> None:
@@ -296,21 +270,3 @@ def _first_seed(seed: int, prompt: str) -> int:
     """Return the seed of a request's first sample, from which vLLM counts on; distinct prompts draw independently."""
     digest = hashlib.blake2b(f"{seed}\0{prompt}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2  # vLLM requires seeds below 2**63, even after counting on
-
-
-def _first_tokens(output: "CompletionOutput", place: int) -> tuple[Token, ...]:
-    """Return the most likely tokens at a place; vLLM reports them before any constraint."""
-    if not output.logprobs or place >= len(output.logprobs):
-        return ()
-    return tuple(
-        Token(text=token.decoded_token or "", log_probability=min(token.logprob, 0.0))
-        for token in output.logprobs[place].values()
-        if is_log_probability(token.logprob)
-    )
-
-
-def _generated(output: "CompletionOutput") -> list[tuple[str, float]]:
-    """Return the texts of the generated tokens and their log-probabilities."""
-    reported = zip(output.logprobs or (), output.token_ids, strict=False)
-    tokens = [each[token_id] for each, token_id in reported]
-    return [(token.decoded_token or "", token.logprob) for token in tokens]

@@ -6,16 +6,18 @@ Shape suffixes: N texts, H the encoder's width.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from hydra_ray.errors import ConfigError, ModelError
-from hydra_ray.models import refuse_own_code, resolve_model
+from hydra_ray.models import resolve_model
+from hydra_ray.models.tokenizers import read_tokenizer, refuse_own_code
 from hydra_ray.scorer.base.layer_cache import LowerLayers, Text
 
 BATCH_TOKENS = 4096
@@ -61,14 +63,13 @@ def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
         has_pooler = "add_pooling_layer" in inspect.signature(model_class).parameters
         options = {"add_pooling_layer": False} if has_pooler else {}
         encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, KeyError, ValueError) as error:
         refuse_own_code(folder, error)
         raise ModelError(
             f"{folder} is not an encoder that transformers can load: {error}. Expected a folder with config.json, "
             "model.safetensors and a tokenizer; check the setting `encoder`."
         ) from error
-    return encoder, tokenizer
+    return encoder, read_tokenizer(Path(folder), folder)
 
 
 def require_length(config: PretrainedConfig, max_text_tokens: int, setting: str) -> None:

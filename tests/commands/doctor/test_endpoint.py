@@ -130,3 +130,31 @@ def test_a_key_that_cannot_be_sent_is_a_problem_and_never_shown(key: str, monkey
         assert server.calls == []
     assert found["endpoint's key"].is_problem
     assert not key or key.strip() not in str(found["endpoint's key"])
+
+
+def test_a_variable_of_a_header_is_examined_as_the_key_is(monkeypatch: pytest.MonkeyPatch):
+    headers = {"x-team-token": "Token ${DOCTOR_TEST_TOKEN}"}
+    with FaultServer() as server:
+        monkeypatch.delenv("DOCTOR_TEST_TOKEN", raising=False)
+        found = examine(server.url, is_called=True, extra_headers=headers)["endpoint's variables"]
+        assert found.is_problem
+        assert "DOCTOR_TEST_TOKEN" in found.remedy
+        assert server.calls == []
+        monkeypatch.setenv("DOCTOR_TEST_TOKEN", "hidden")
+        found = examine(server.url, is_called=True, extra_headers=headers)
+        assert not any(each.is_problem for each in found.values())
+        assert server.headers[0]["x-team-token"] == "Token hidden"
+        assert "hidden" not in str(found)
+
+
+def test_what_a_provider_begins_with_is_told():
+    with FaultServer() as server:
+        found = examine(server.url, provider="mistral", has_structured_outputs=False)["endpoint's provider"]
+    assert found.value == f"mistral: api_key_env={KEY}, seed_field=random_seed, has_log_probabilities=False"
+
+
+def test_a_field_that_is_refused_names_the_setting():
+    body = '{"error": {"message": "Unsupported parameter: \'max_tokens\'", "param": "max_tokens"}}'
+    with FaultServer(Reply(status=400, body=body)) as server:
+        found = examine(server.url, is_called=True)["endpoint: one call"]
+    assert "length_field to max_completion_tokens" in found.remedy

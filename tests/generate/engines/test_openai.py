@@ -1,26 +1,47 @@
 import asyncio
+import json
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_server import ANSWER, CUT_OFF, HANG, HTML, MALFORMED, NO_COMPLETION, FaultServer, Reply, request_of
+from fault_server import (
+    ANSWER,
+    CUT_OFF,
+    HANG,
+    HTML,
+    MALFORMED,
+    NO_COMPLETION,
+    FaultServer,
+    Reply,
+    request_of,
+    thinking,
+    without_usage,
+)
+from reply_bodies import body_of, with_tokens
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
-from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.engines import token_counts
+from hydra_ray.generate.engines.fake import FakeEngine, fake_tokenizer
 from hydra_ray.generate.engines.openai import OpenAiEngine
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
+from hydra_ray.generate.prompts import count_prompt_tokens
 from hydra_ray.generate.rate_limits import Limiter, Turns
+from hydra_ray.generate.replies import read_answers
 from hydra_ray.rows import Completion, Message, Request
 
 SECRET_TEXT = "my diary of last summer"
 """In every prompt; the server's errors repeat it."""
 KEY = "sk-very-secret"
+OWN_ERROR = Reply(body=json.dumps({"error": {"message": SECRET_TEXT, "code": 429}, "choices": None}))
 
 
 def requests(number: int, **changes: Any) -> list[Request]:
@@ -190,6 +211,13 @@ def test_a_wait_is_no_sign_of_death_and_neither_is_an_overload():
     assert [each.error for each in found.values()] == [None] * 2
 
 
+@pytest.mark.parametrize("seconds", ["1e300", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_of_any_length_is_told(seconds: str):
+    reply = Reply(status=429, headers={"retry-after": seconds})
+    with FaultServer(reply) as server, pytest.raises(EndpointError, match="asks to wait"):
+        engine_of(server.url).generate(requests(3))
+
+
 def test_an_endpoint_that_knows_no_n_is_told_after_few_calls_and_what_it_gave_is_used():
     kept: list[Completion] = []
     one = Reply(first_choices=1)
@@ -257,6 +285,17 @@ def test_unpaid_calls_stop_the_run_and_are_asked_again_after_payment():
         found = engine.generate([each for each in requests(30) if each.request_id not in known], kept.extend)
     assert [each.error for each in found] == [None] * 23
     assert len({each.request_id for each in kept}) == len(kept) == 30
+
+
+def test_calls_under_way_are_awaited_and_kept_when_the_run_stops():
+    kept: list[Completion] = []
+    slow = Reply(seconds=0.5)
+    with FaultServer(slow, slow, Reply(status=500), Reply(status=402)) as server:
+        engine = engine_of(server.url, max_concurrent_requests=4, max_backoff_seconds=1000)
+        with pytest.raises(EndpointError, match="status 402"):
+            engine.generate(requests(30), kept.extend)
+    assert [each.error for each in kept] == [None] * 2, "what was paid is not lost"
+    assert len(server.calls) == 4, "and nothing more is asked"
 
 
 def test_a_small_part_of_which_all_is_refused_keeps_no_refusal():
@@ -433,6 +472,18 @@ def test_every_call_waits_for_its_turn_tries_again_included():
         assert turns.settled == len(server.calls) == 9
 
 
+class Recording(Limiter):
+    """A limiter that records what calls took."""
+
+    def __init__(self, api: ApiConfig, settled: list[int]):
+        super().__init__(api)
+        self._settled = settled
+
+    async def settle(self, ticket: int, tokens: int) -> None:
+        self._settled.append(tokens)
+        await super().settle(ticket, tokens)
+
+
 class Impatient(Limiter):
     """A limiter whose callers give up."""
 
@@ -488,6 +539,115 @@ def test_no_key_of_the_environment_is_sent_to_an_endpoint_that_wants_none(monkey
     with FaultServer() as server:
         answers(engine_of(server.url), requests(1))
     assert KEY not in server.keys[0]
+
+
+def test_a_reply_that_holds_no_answer_is_asked_again_and_is_a_sign_of_life():
+    settings = {"breaker_failures": 1, "breaker_seconds": 1, "attempt_timeout_seconds": 1, "max_attempts": 4}
+    replies = [ANSWER, *[NO_COMPLETION, HTML, MALFORMED, OWN_ERROR] * 3]
+    with FaultServer(*replies) as server:
+        engine = engine_of(server.url, **settings, max_concurrent_requests=1, max_backoff_seconds=0.6)
+        found = answers(engine, requests(5))
+    assert [each.error for each in found.values()].count(None) == 2
+    assert {each.failure for each in found.values()} == {None, FailureKind.UNAVAILABLE}
+    assert "an error (429) in the place of an answer" in str(found["r1"].error)
+
+
+def test_an_endpoint_none_of_whose_first_replies_is_read_ends_the_job_by_name():
+    for reply, says in ((HTML, "a web page.*base_url"), (NO_COMPLETION, "nothing as choices")):
+        with FaultServer(usual=reply) as server:
+            engine = engine_of(server.url, max_concurrent_requests=2, max_attempts=8)
+            with pytest.raises(EndpointError, match=f"none of its first 10 replies.*{says}"):
+                engine.generate(requests(50))
+        assert len(server.calls) <= 12
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "half \ud83d"},
+        {"content": [{"type": "thinking", "thinking": "a"}, {"type": "text", "text": "half"}]},
+        {"content": {"type": "text", "text": "half"}, "reasoning": {"a": 1}},
+    ],
+)
+def test_an_odd_answer_among_others_costs_none_and_is_kept(message: dict[str, Any], tmp_path: Path):
+    odd = with_tokens(body_of(message, usage={"prompt_tokens": None}), "half", top=[{"token": "a", "logprob": 1000}])
+    store, asked = CompletionStore(root=str(tmp_path), name="0" * 16), requests(5, num_top_tokens=5)
+    with FaultServer(ANSWER, ANSWER, Reply(body=json.dumps(odd))) as server:
+        engine = engine_of(server.url, max_concurrent_requests=1)
+        found = engine.generate(asked, partial(store.write, 0, "probes-1"))
+    assert store.read(0, asked) == {each.request_id: each for each in found}
+    assert texts(store.read(0, asked)["r2"])[0].startswith("half")
+
+
+def test_whatever_breaks_at_one_reply_costs_that_request_alone(monkeypatch: pytest.MonkeyPatch):
+    def broken(body: Any, *others: Any, **named: Any) -> Any:
+        if "half" in repr(body):
+            raise KeyError("my diary")
+        return read_answers(body, *others, **named)
+
+    monkeypatch.setattr("hydra_ray.generate.engines.openai.read_answers", broken)
+    with FaultServer(ANSWER, Reply(body=json.dumps(body_of({"content": "half"})))) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
+    assert [each.failure for each in found.values()] == [None, FailureKind.ENGINE, None]
+    assert found["r1"].error == "the call failed by an unexpected KeyError, 1 attempts"
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": -3, "completion_tokens": -1}, {"prompt_tokens": 0}])
+def test_tokens_that_the_endpoint_does_not_tell_are_counted_and_said_once(
+    usage: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(token_counts, "load_tokenizer", lambda _: fake_tokenizer())
+    settled: list[int] = []
+    with FaultServer(style=lambda completion: completion | {"usage": usage}) as server:
+        turns = Recording(ApiConfig(base_url=server.url, model="small-1"), settled)
+        found = answers(engine_of(server.url, turns), requests(6))
+    for completion in found.values():
+        (request,) = [each for each in requests(6) if each.request_id == completion.request_id]
+        assert completion.prompt_tokens == count_prompt_tokens(request.messages, fake_tokenizer())
+        assert [each.num_tokens for each in completion.generations] == [
+            len(fake_tokenizer()(text)["input_ids"]) for text in texts(completion)
+        ]
+    assert sorted(settled) == sorted(each.prompt_tokens + each.generations[0].num_tokens for each in found.values())
+    said = [record.getMessage() for record in caplog.records if "counted by the tokenizer" in record.getMessage()]
+    assert len(said) == 2
+    assert all(server.url in each and SECRET_TEXT not in each for each in said)
+
+
+def test_without_a_tokenizer_tokens_are_counted_by_characters():
+    with FaultServer(style=without_usage) as server:
+        found = answers(engine_of(server.url), requests(2))
+    for completion in found.values():
+        assert completion.prompt_tokens > len(SECRET_TEXT) / 4
+        assert completion.generations[0].num_tokens > 0
+
+
+def test_what_unreadable_replies_took_is_counted_and_so_are_samples_of_failed_requests():
+    with FaultServer(NO_COMPLETION, ANSWER, ANSWER, *[NO_COMPLETION] * 3) as server:
+        engine = engine_of(server.url, max_samples_per_call=1, max_concurrent_requests=1)
+        first, second = engine.generate(requests(2, num_samples=2, temperature=1.0))
+    (plain,) = FakeEngine().generate(requests(1))
+    assert (first.error, second.failure) == (None, FailureKind.UNAVAILABLE)
+    assert first.prompt_tokens > 2 * plain.prompt_tokens
+    assert second.prompt_tokens > 0
+
+
+def test_answers_of_a_thinking_model_are_those_without_its_thoughts():
+    asked = requests(24)
+    with FaultServer(style=thinking) as server:
+        found = answers(engine_of(server.url), asked)
+    for request in asked:
+        (expected,) = FakeEngine().generate([request])
+        assert texts(found[request.request_id]) == texts(expected)
+        assert found[request.request_id].generations[0].thought_tokens > 0
+
+
+def test_a_cut_text_of_a_model_with_room_for_thoughts_is_a_thought():
+    with FaultServer(usual=Reply(finish_reason="length")) as server:
+        api = ApiConfig(base_url=server.url, model="small-1")
+        config = GeneratorConfig(engine="openai", model="tokenizer", api=api, thinking_tokens=50)
+        (completion,) = OpenAiEngine(config, api, Limiter(api)).generate(requests(1))
+    (generation,) = completion.generations
+    assert (generation.text, generation.thought_tokens) == ("", generation.num_tokens)
 
 
 def test_nothing_to_do_is_done():

@@ -77,6 +77,13 @@ def test_a_batch_comes_out_the_same_again_also_after_another_batch(engine):
     assert len({text for completion in first.values() for text in samples(completion)}) > 30
 
 
+def test_a_model_with_room_for_thoughts_is_not_constrained(engine, monkeypatch):
+    asked = [request(0, choices=("qqzz",), max_tokens=12)]
+    assert samples(generate(engine, asked)["r0"]) == ["qqzz"]
+    monkeypatch.setattr(engine, "_config", CONFIG.model_copy(update={"thinking_tokens": 4}))
+    assert samples(generate(engine, asked)["r0"]) != ["qqzz"]
+
+
 def test_prompts_longer_than_one_prefill_are_sampled_reproducibly(engine):
     long = [request(number, choices=(), num_samples=3, temperature=1.0) for number in range(12)]
     long = [
