@@ -197,8 +197,10 @@ THOUGHT = "The person likes war and love.\nOr comedy?"
 def thinking(completion: dict[str, Any]) -> dict[str, Any]:
     """The same completion as a thinking model's, by its length in one of the forms that endpoints send.
 
-    Of vLLM without a reasoning parser (the template or the model opens the thought), of vLLM and DeepSeek with one
-    (https://api-docs.deepseek.com/guides/reasoning_model), and of Mistral (https://docs.mistral.ai/capabilities/reasoning).
+    Of vLLM without a reasoning parser, where the template or the model opens the thought, and with one
+    (https://docs.vllm.ai/en/latest/features/reasoning_outputs/), which is DeepSeek's form too
+    (https://api-docs.deepseek.com/guides/reasoning_model), and of Mistral
+    (https://docs.mistral.ai/studio-api/conversations/reasoning).
     """
     forms = (_tagged, _opened_by_template, _in_a_field, _in_parts)
     for choice in completion["choices"]:

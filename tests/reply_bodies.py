@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-_TOP = [{"token": "war", "logprob": -0.1, "bytes": [119]}, {"token": "love", "logprob": -3.0, "bytes": [108]}]
+_TOP = [{"token": "com", "logprob": -0.1, "bytes": [99]}, {"token": "love", "logprob": -3.0, "bytes": [108]}]
 
 
 def body_of(*messages: dict[str, Any], **changes: Any) -> dict[str, Any]:

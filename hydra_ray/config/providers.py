@@ -32,7 +32,7 @@ class Preset:
     """Pages that say so."""
     settings: Mapping[str, JsonValue]
     """Settings of `generator.api`, by name."""
-    without_thinking: Mapping[str, JsonValue] = field(default_factory=dict)
+    without_thinking: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     """Fields of a request that switch thinking off; empty where none are documented."""
     takes_template_arguments: bool = False
     """Whether a request may carry `chat_template_kwargs`."""

@@ -14,7 +14,7 @@ with a value that no answer can have counts as missing, so its request is sent a
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from hydra_ray.errors import StorageError
 from hydra_ray.findings import counted
 from hydra_ray.generate.failures import TRANSIENT
 from hydra_ray.generate.replies import is_log_probability, is_token_count
+from hydra_ray.generate.thoughts import without_thought
 from hydra_ray.rows import Asked, Completion, Generation, Request, arrow_list, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import pseudonym, root_key
 from hydra_ray.runs.stage import LEASE
@@ -185,7 +186,8 @@ def _read(location: str, request_ids: Collection[str] | None = None) -> Iterator
         )
     if request_ids is not None:
         table = table.filter(pc.field("request_id").isin(pa.array(list(request_ids), pa.string())))
-    rows = [row for row in _decoded(table) if _is_usable(row)]
+    has_thoughts = table.schema.equals(_without_thoughts())
+    rows = [_separated(row) if has_thoughts else row for row in _decoded(table) if _is_usable(row)]
     if num_left := table.num_rows - len(rows):
         _say_once(location, num_left)
     return iter(rows)
@@ -220,6 +222,11 @@ def _is_usable_generation(generation: Generation) -> bool:
         and (whole is None or is_log_probability(whole))
         and all(is_log_probability(token.log_probability) for token in generation.first_tokens)
     )
+
+
+def _separated(row: Kept) -> Kept:
+    """Return a row of a file whose answers may still begin with a thought, without these."""
+    return replace(row, generations=tuple(map(without_thought, row.generations)))
 
 
 @cache

@@ -44,6 +44,11 @@ ERRORS = "errors"
 """Name of the errors table."""
 COUNTER = "failed."
 """Prefix of the counters of failures by kind."""
+_HINTS: Mapping[str, str] = {
+    FailureKind.UNFINISHED_THOUGHT: "Give thoughts more room by generator.thinking_tokens, or switch them off by "
+    "generator.chat_template_kwargs. "
+}
+"""What to do about the most common kind of failure, where it is one thing."""
 _ENOUGH_ANSWERS = 1000
 """Minimum number of answers before failures stop a running stage: the first ones may be worse than the rest."""
 
@@ -86,10 +91,11 @@ def require_answers(
         return
     kinds = Counter({name.removeprefix(COUNTER): n for name, n in counters.items() if name.startswith(COUNTER)})
     listed = ", ".join(f"{kind} {number:.0f}" for kind, number in kinds.most_common(3))
+    hint = next((_HINTS.get(kind, "") for kind, _ in kinds.most_common(1)), "")
     raise GenerationError(
         f"stage {stage}: {num_failed:.0f} of {num_answers:.0f} answers failed ({num_failed / num_answers:.0%}), more "
         f"than generator.max_failed_fraction={max_failed_fraction:g} allows. Most common: {listed}. Each is a row of "
-        f"{errors}. Committed parts are kept. Fix the cause and repeat the failed requests with `hydra-ray "
+        f"{errors}. {hint}Committed parts are kept. Fix the cause and repeat the failed requests with `hydra-ray "
         "retry RUN`, or raise generator.max_failed_fraction to go on without them."
     )
 

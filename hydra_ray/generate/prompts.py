@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
+from hydra_ray.conversations import is_conversation, message_texts, newest_that_fit
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.chat_template import ChatTemplate, merged_system, open_template
 from hydra_ray.generate.control_tokens import harmless
@@ -264,7 +265,14 @@ def _safe_content(template: ChatTemplate, content: str) -> str:
 
 @lru_cache(maxsize=8192)
 def _safe_text(template: ChatTemplate, text: str, max_tokens: int) -> _Text:
-    """Return `text`, cut to `max_tokens`, its control tokens neutralized, so that no record can open a turn."""
+    """Return `text`, cut to `max_tokens`, its control tokens neutralized, so that no record can open a turn.
+
+    Of a conversation the newest messages are kept, of any other text, and of a message that is too long by itself, the
+    beginning.
+    """
+    if is_conversation(text):
+        newest = newest_that_fit(text, lambda part: _count_tokens(template, _safe_content(template, part)), max_tokens)
+        text = newest or message_texts(text)[-1]
     text = harmless(text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN], template.tokenizer, template.control_pattern)
     if not getattr(template.tokenizer, "is_fast", False):
         return _cut_by_counting(template, text, max_tokens)

@@ -7,6 +7,7 @@ which may repeat a user's.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ _BYTES_PER_TOKEN = 4
 """Approximate bytes per token of English text."""
 _ANSWER_PARTS = ("text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_content", "thought")
+_MAX_CHARACTERS = 1_000_000
+"""Length to which an answer is cut, as if its length limit had been reached: none that was asked for is as long."""
+_MAX_TOP_PROBABILITY = 1.05
+"""Largest sum of the probabilities of alternative tokens that is believed; above 1 by rounding."""
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -46,7 +51,7 @@ class Flaw(StrEnum):
 
     PROMPT_TOKENS = "no usable number of prompt tokens"
     GENERATED_TOKENS = "no usable number of generated tokens"
-    LOG_PROBABILITIES = "log-probabilities that are no numbers up to 0"
+    LOG_PROBABILITIES = "log-probabilities that are no numbers up to 0, or of more than 1 together"
     SURROGATES = "texts with half a character"
 
 
@@ -170,6 +175,8 @@ def _choices(body: Mapping[str, Any], num_samples: int) -> list[Mapping[str, Any
         raise ReplyError(f"got an error{_code_of(body['error'])} in the place of an answer")
     if not isinstance(choices, list):
         raise ReplyError(f"got {_name(choices)} as choices, expected a list")
+    if not choices:
+        raise ReplyError("got no choice in the list of choices")
     if len(choices) < num_samples:
         raise ReplyError(
             f"got {len(choices)} choices, expected {num_samples}: set generator.api.max_samples_per_call to as many as "
@@ -235,9 +242,9 @@ def _generation(
     tokens = content.tokens[first:] if first is not None else ()
     thought_tokens = thought_length(num_tokens, first or told_tokens, thought, answer) if has_thought else 0
     return Generation(
-        text=answer,
+        text=answer[:_MAX_CHARACTERS],
         num_tokens=max(num_tokens, thought_tokens),
-        finish_reason=content.finish_reason,
+        finish_reason="length" if len(answer) > _MAX_CHARACTERS else content.finish_reason,
         log_probability=sum(min(token["logprob"], 0.0) for token in tokens) if tokens else None,
         first_tokens=_first_tokens(tokens[0], flaws) if tokens and num_top_tokens else (),
         thought_tokens=thought_tokens,
@@ -268,7 +275,11 @@ def _reported(choice: Mapping[str, Any], flaws: set[Flaw]) -> list[Mapping[str, 
 
 def _first_tokens(token: Mapping[str, Any], flaws: set[Flaw]) -> tuple[Token, ...]:
     top = token.get("top_logprobs") or ()
-    if not isinstance(top, list | tuple) or not all(_is_token(each) for each in top):
+    if (
+        not isinstance(top, list | tuple)
+        or not all(_is_token(each) for each in top)
+        or sum(math.exp(min(each["logprob"], 0.0)) for each in top) > _MAX_TOP_PROBABILITY
+    ):
         flaws.add(Flaw.LOG_PROBABILITIES)
         return ()
     return tuple(

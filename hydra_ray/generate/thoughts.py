@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hydra_ray.rows import Generation
+
 _NAMES = "think", "thinking", "thought", "thoughts", "reasoning", "reflection", "mm:think", "seed:think"
 _FAMILIES = (
     *((f"<{name}>", f"</{name}>", True) for name in _NAMES),
@@ -138,6 +140,21 @@ def answer_token(tokens: Sequence[str], answer: str, *, is_opened: bool = False)
             return place if not token[: max(start - offset, 0)].strip() else None
         offset += len(token)
     return None
+
+
+def without_thought(generation: Generation) -> Generation:
+    """Return a generation without the thought that its text begins with. Its log-probabilities are dropped with it:
+    whether they are those of the answer is not known."""
+    split = split_thought(generation.text)
+    if not split.has_thought:
+        return generation
+    thought_tokens = thought_length(generation.num_tokens, 0, split.thought, split.answer)
+    return Generation(
+        text=split.answer,
+        num_tokens=max(generation.num_tokens, thought_tokens),
+        finish_reason=generation.finish_reason,
+        thought_tokens=thought_tokens,
+    )
 
 
 def thought_length(num_tokens: int, told_tokens: int, thought: str, answer: str) -> int:

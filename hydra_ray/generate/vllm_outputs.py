@@ -4,11 +4,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra_ray.generate.replies import is_log_probability
-from hydra_ray.generate.thoughts import Split, answer_token, split_thought, thought_length
+from hydra_ray.generate.thoughts import Split, answer_token, has_marks, split_thought, thought_length
 from hydra_ray.rows import Generation, Token
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from vllm.outputs import CompletionOutput
+
+
+def special_marks(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+    """Return a tokenizer's control tokens if some of them mark thoughts, as in gpt-oss and Mistral's models; then they
+    must not be left out of generated texts. Otherwise none."""
+    special = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return special if any(map(has_marks, special)) else ()
 
 
 def read_output(

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from hydra_ray.config import Task
+from hydra_ray.conversations import conversation_text
 from hydra_ray.lamp.quality import canonical_label
 from hydra_ray.rows import Query, Record
 
@@ -160,6 +161,20 @@ def text_of(value: object, what: str) -> str:
     if not math.isfinite(value):
         raise MalformedError(f"{what} is {value}, not text")
     return str(int(value)) if abs(value) < 2**63 and value == int(value) else str(value)
+
+
+def input_of(value: object, what: str) -> str:
+    """Return an input as text: a text, a number, or a conversation (see `hydra_ray.conversations`).
+
+    Raises:
+        MalformedError: it is something else.
+    """
+    if not isinstance(value, list | dict):
+        return text_of(value, what)
+    try:
+        return conversation_text(cast(object, value))
+    except ValueError as error:
+        raise MalformedError(f"{what} is {error}") from error
 
 
 def id_of(value: object, what: str) -> str:

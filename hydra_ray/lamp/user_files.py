@@ -1,7 +1,7 @@
 """Users' own files: JSONL or Parquet with one user per row.
 
 A row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new` is true
-by default; records and queries without an id are numbered by their position.
+by default; an input is a text or a list of messages; records and queries without an id are numbered by their position.
 """
 
 # pyarrow comes without type stubs.
@@ -25,6 +25,7 @@ from hydra_ray.lamp.field_checks import (
     checked_output,
     checked_question,
     id_of,
+    input_of,
     list_of,
     make_record,
     mapping_of,
@@ -149,7 +150,7 @@ def _read_record(task: Task, position: int, record: object) -> Record:
     return make_record(
         task,
         _id_or_position(fields, position, "record"),
-        text_of(fields.get("input"), f"the input of record {position}").strip(),
+        input_of(fields.get("input"), f"the input of record {position}").strip(),
         text_of(fields.get("output"), f"the output of record {position}"),
         fields.get("date"),
     )
@@ -164,7 +165,7 @@ def _read_query(task: Task, position: int, query: object, is_new: bool) -> Query
     what = f"the target of query {position}"
     return Query(
         query_id=_id_or_position(fields, position, "query"),
-        input=checked_question(task, text_of(fields.get("input"), asked), asked),
+        input=checked_question(task, input_of(fields.get("input"), asked), asked),
         target=None if target is None else checked_output(task, text_of(target, what), what),
     )
 

@@ -6,7 +6,7 @@ rounding of the encoder, which depends slightly on the texts in its batch.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.label_model import needs_label_model, read_label_model
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.conversations import Conversation, conversation_text, last_answer
 from hydra_ray.errors import InputError
 from hydra_ray.extras import naming_extras
 from hydra_ray.generate.parsing import failed_answer, parse_answer
@@ -112,8 +113,8 @@ class ServedScorer:
     def score(
         self,
         user: str,
-        query: str,
-        drafts: Sequence[str | Draft],
+        query: str | Conversation,
+        drafts: Sequence[str | Conversation | Draft],
         *,
         history: Sequence[Record] | None = None,
         probes: Sequence[Probe] = (),
@@ -123,10 +124,11 @@ class ServedScorer:
         Args:
             user: id as in the run; an unknown user is scored by the heads that codes add to: the shared head, and the
                 routed ones mixed by the history.
-            query: input without the task's instruction.
-            drafts: answers of the generator. A text counts as a sample of a prompt of its own; a `Draft` also names its
-                prompt, and so has all features that it had in the run.
-            history: the user's records; by default those that were exported.
+            query: input without the task's instruction: a text, or a list of messages with role and content.
+            drafts: answers of the generator: a text, or a list of messages whose last one, the assistant's, is the
+                answer (those before it belong into the query). A text counts as a sample of a prompt of its own; a
+                `Draft` also names its prompt, and so has all features that it had in the run.
+            history: the user's records, whose inputs may be lists of messages; by default those that were exported.
             probes: the generator's answers with one retrieved record each, if there are any.
         """
         asked, probed = self._asked(user, query, history, probes)
@@ -146,7 +148,9 @@ class ServedScorer:
         by_answer = {each.candidate_id: each.personal for each in scored.candidates}
         return Scores(head=head.name, by_answer=by_answer, choice=choose(scored, "personal", self.task))
 
-    def choose_records(self, user: str, query: str, *, history: Sequence[Record] | None = None) -> list[Record]:
+    def choose_records(
+        self, user: str, query: str | Conversation, *, history: Sequence[Record] | None = None
+    ) -> list[Record]:
         """Return the k records, best first, that the user's head of the reranker selects for the prompt."""
         asked, probed = self._asked(user, query, history, ())
         reranked = self._reranked(asked, probed)
@@ -166,14 +170,14 @@ class ServedScorer:
         return self._users[user]
 
     def _asked(
-        self, user_id: str, query: str, history: Sequence[Record] | None, probes: Sequence[Probe]
+        self, user_id: str, query: str | Conversation, history: Sequence[Record] | None, probes: Sequence[Probe]
     ) -> tuple[User, ProbedUser]:
         """Return the user and the query with its retrieved records."""
         asked = User(
             user_id=user_id,
             is_new=False,  # only evaluated users have the variants of the controls
-            history=self.history_of(user_id) if history is None else tuple(history),
-            queries=(Query(query_id=_QUERY_ID, input=query, target=None),),
+            history=self.history_of(user_id) if history is None else tuple(map(_with_text, history)),
+            queries=(Query(query_id=_QUERY_ID, input=_text(query, "the query"), target=None),),
         )
         retrieved = self._retrieved(asked)
         by_record = {probe.record_id: probe for probe in probes}
@@ -209,9 +213,11 @@ class ServedScorer:
         )
         return Probe(record_id=record_id, answer=nothing, quality=None)
 
-    def _draft(self, place: int, draft: str | Draft) -> Draft:
+    def _draft(self, place: int, draft: str | Conversation | Draft) -> Draft:
         if isinstance(draft, Draft):
             return draft
+        if not isinstance(draft, str):
+            draft = _given(last_answer, draft, f"draft {place}")
         return Draft(prompt=_GIVEN, temperature=1.0, sample=place, answer=self._parsed(draft), quality=None)
 
     def _parsed(self, text: str) -> Answer:
@@ -247,6 +253,21 @@ class _Vectors:
         while len(self._kept) > MAX_KEPT_TEXTS:
             self._kept.popitem(last=False)
         return found
+
+
+def _with_text(record: Record) -> Record:
+    return replace(record, input=_text(record.input, f"the input of record {record.record_id!r}"))
+
+
+def _text(given: str | Conversation, what: str) -> str:
+    return given if isinstance(given, str) else _given(conversation_text, given, what)
+
+
+def _given(read: Callable[[object], str], given: Conversation, what: str) -> str:
+    try:
+        return read(given)
+    except ValueError as error:
+        raise InputError(f"{what} is {error}.") from error
 
 
 def _unranked(user_id: str) -> ScoredUser:

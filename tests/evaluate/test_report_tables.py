@@ -38,6 +38,14 @@ def test_all_stages_are_added_up_and_costs_are_shown_where_prices_are_known():
     assert "cost" not in cells_of(ASKED)["stage"]
 
 
+def test_thoughts_have_columns_only_where_there_are_any():
+    found = cells_of({**ASKED, "thoughts": 90, "thought_tokens": 400}, ASKED)
+    place = found["stage"].index("thoughts")
+    assert found["stage"][place + 1] == "thought tokens"
+    assert [found[name][place] for name in ("stage-0 (reused)", "stage-1", "all stages")] == ["90", "", "90"]
+    assert "thoughts" not in cells_of(ASKED)["stage"]
+
+
 def test_times_and_ranges_are_written_as_people_say_them():
     assert [duration(each) for each in (0.4, 59, 60, 3599.6, 7384)] == [
         "0 s",

@@ -13,7 +13,7 @@ from hydra_ray.errors import InputError
 from hydra_ray.forecast.calibration import NUM_REQUESTS, Calibration, CalibrationJob, measure
 from hydra_ray.forecast.forecast import Forecast, StageForecast, make_forecast
 from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
-from hydra_ray.forecast.past_runs import Observation
+from hydra_ray.forecast.past_runs import WRITTEN_SHARE, Observation
 from hydra_ray.forecast.usage import compare_with_use
 from hydra_ray.stages.definition import asking_definitions
 from hydra_ray.stages.plan import Plan
@@ -73,6 +73,18 @@ def test_drafts_are_estimated_before_the_reranker_has_chosen_and_exact_afterward
     assert exact.all.requests.value == counters["requests"]
     assert exact.all.prompt_tokens.value == counters["prompt_tokens"]
     assert exact.all.generated_tokens.value == counters["generated_tokens"]
+
+
+def test_thoughts_are_in_the_generated_tokens_of_a_plan(before: Forecast, small_run: Plan, tmp_path: Path):
+    config = elsewhere(small_run, tmp_path)
+    generator = config.generator.model_copy(update={"thinking_tokens": 100})
+    after = make_forecast(config.model_copy(update={"generator": generator}), None)
+    for name in ("profiles", "probes", "drafts"):
+        plain, thinking = stage_of(before, name).volume, stage_of(after, name).volume
+        assert plain is not None
+        assert thinking is not None
+        more = thinking.new.generated_tokens.value - plain.new.generated_tokens.value
+        assert more >= WRITTEN_SHARE * 100 * thinking.new.requests.value * 0.99
 
 
 def test_of_a_finished_run_nothing_is_left_to_ask(small_run: Plan):

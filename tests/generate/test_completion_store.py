@@ -217,8 +217,8 @@ def test_a_stored_text_that_is_not_utf_8_is_asked_again_and_its_neighbours_are_f
     assert questions_known(store, "a b", "c d") == {"c d"}
 
 
-def test_files_of_before_thoughts_were_counted_are_read(store: CompletionStore):
-    (path,) = files(store)
+def write_as_before(path: Path, text: str | None = None) -> None:
+    """Write a file again as it was before thoughts were counted, with other texts if one is given."""
     table = pq.read_table(path)
     place = table.schema.get_field_index("generations")
     fields = [field for field in table.schema.field(place).type.value_type if field.name != "thought_tokens"]
@@ -226,12 +226,28 @@ def test_files_of_before_thoughts_were_counted_are_read(store: CompletionStore):
     rows = table.to_pylist()
     for row in rows:
         for generation in row["generations"]:
-            del generation["thought_tokens"]
+            generation.pop("thought_tokens", None)
+            generation.update({"text": text, "num_tokens": 9} if text else {})
     pq.write_table(pa.Table.from_pylist(rows, schema=older), path)
+
+
+def test_files_of_before_thoughts_were_counted_are_read(store: CompletionStore):
+    (path,) = files(store)
+    write_as_before(path)
     assert questions_known(store, "a b", "c d") == {"a b", "c d"}
     store.write(0, "probes-1", [answer("e f")])
     store.merge(0, "probes-1")
     assert questions_known(store, "a b", "c d", "e f") == {"a b", "c d", "e f"}
+
+
+def test_thoughts_of_before_they_were_separated_are_no_answers(store: CompletionStore):
+    (path,) = files(store)
+    write_as_before(path, "<think>Is it love?</think>war")
+    (first, *_) = store.read(0, [request("a b")])[request("a b").request_id].generations
+    assert (first.text, first.num_tokens > first.thought_tokens > 0) == ("war", True)
+    write_as_before(path, "<think>Is it love?")
+    (first, *_) = store.read(0, [request("a b")])[request("a b").request_id].generations
+    assert (first.text, first.thought_tokens) == ("", first.num_tokens)
 
 
 def test_a_file_with_other_columns_is_an_error(store: CompletionStore):

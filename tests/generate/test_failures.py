@@ -110,6 +110,12 @@ def test_the_error_says_how_much_failed_why_most_did_where_to_look_and_what_to_d
     assert all(each in str(raised.value) for each in (*words, "generator.max_failed_fraction=0.5"))
 
 
+def test_the_error_names_the_settings_where_most_answers_are_unfinished_thoughts():
+    counters = {"answers": 60, "failed": 40, "failed.unfinished_thought": 30, "failed.cut": 10}
+    with pytest.raises(GenerationError, match=r"generator.thinking_tokens.*generator.chat_template_kwargs"):
+        require_answers("probes", "/root/errors", counters, 0.5, is_over=True)
+
+
 @pytest.mark.parametrize("broken", [failed(FailureKind.TIMEOUT), generated("likes x", "content_filter")])
 def test_a_profile_that_failed_is_no_profile(broken):
     (asked,) = profile_requests([user()], TASK, fake_tokenizer(), run_config().generator)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydra_ray.config import GeneratorConfig, Task
+from hydra_ray.conversations import HEADING, conversation_text
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.prompt_forms import ABOUT_USER, NO_INPUT, SUMMARY_INSTRUCTION
@@ -353,3 +354,55 @@ def test_without_records_the_sentence_form_is_the_official_input(name):
     for sample, official in zip(read_samples(TASKS[name], str(root), "dev", is_new=True), raw, strict=True):
         (message,) = fit_messages(TASKS[name], (), sample.user.queries[0].input, fake_tokenizer(), config)
         assert message.content.split() == official["input"].split()
+
+
+def conversation(number):
+    """A conversation of that many messages, numbered."""
+    roles = ("user", "assistant")
+    return conversation_text([{"role": roles[each % 2], "content": f"word{each} " * 5} for each in range(number)])
+
+
+@pytest.mark.parametrize("form", ["chat", "sentence", "documents"])
+@pytest.mark.parametrize("limit", [10_000, 60, 30])
+def test_of_a_long_conversation_the_last_messages_are_shown(form, limit):
+    task, config = in_form(form, max_text_tokens=limit)
+    examples = [record(0, conversation(7))]
+    messages = fit_messages(task, examples, conversation(9), fake_tokenizer(), config)
+    shown = messages[-1].content[-len(conversation(9)) :]
+    kept = [number for number in range(9) if f"word{number}" in shown.rpartition(HEADING)[2]]
+    assert kept == list(range(9 - len(kept), 9))
+    assert len(kept) == {10_000: 9, 60: 3, 30: 1}[limit]
+    assert shown.rstrip('". ').endswith("word8")
+
+
+def test_a_conversation_that_leaves_no_room_keeps_its_last_message():
+    task, config = in_form("chat", max_model_tokens=70)
+    messages = fit_messages(task, (), conversation(9), fake_tokenizer(), config)
+    assert count_prompt_tokens(messages, fake_tokenizer()) + task.max_tokens <= 70
+    assert "word8" in messages[-1].content
+    assert "word0" not in messages[-1].content
+
+
+def test_a_message_that_is_too_long_alone_is_cut_from_its_end():
+    text = conversation_text([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b " * 500}])
+    config = config_of(max_text_tokens=20)
+    content = fit_messages(task_of(), (), text, fake_tokenizer(), config)[-1].content
+    assert content.startswith("User: b b")
+    assert len(fake_tokenizer()(content)["input_ids"]) == 20
+
+
+@settings(max_examples=60)
+@given(
+    tokenizer=tokenizers, contents=st.lists(texts.filter(str.strip), min_size=2, max_size=5), limit=st.integers(1, 80)
+)
+def test_conversations_of_any_texts_fit_and_open_no_turn(tokenizer, contents, limit):
+    text = conversation_text([{"role": "user", "content": each} for each in contents])
+    messages = fit_messages(task_of(), [record(0, text)], text, tokenizer, config_of(max_text_tokens=limit))
+    control = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    plain = [Message(role=message.role, content="x") for message in messages]
+    found, expected = (
+        [each for each in tokenizer(render_prompt(shown, tokenizer))["input_ids"] if each in control]
+        for shown in (messages, plain)
+    )
+    assert found == expected
+    assert all(len(tokenizer(each.content)["input_ids"]) <= limit for each in (messages[1], messages[-1]))

@@ -186,6 +186,11 @@ def test_choices_whose_indices_are_no_order_keep_their_own(indices: list[Any], t
     assert len(read_answers(body, 2, 0).generations) == 2
 
 
+def test_no_choice_at_all_is_said():
+    with pytest.raises(ReplyError, match="no choice"):
+        read_answers(body_of(), 1, 0)
+
+
 def test_too_few_choices_name_the_setting_that_helps():
     with pytest.raises(ReplyError, match=r"got 1 choices, expected 3: set generator.api.max_samples_per_call"):
         read_answers(body_of({"content": "war"}), 3, 0)
@@ -280,3 +285,14 @@ def test_any_json_is_answers_or_a_reply_error(body: Any):
             )
             == 1
         )
+
+
+def test_alternatives_that_are_likelier_than_1_together_are_left_out():
+    top = [{"token": each, "logprob": -0.1} for each in ("war", "love")]
+    answered = read_answers(with_tokens(body_of({"content": "war"}), "war", top=top), 1, 20)
+    assert (answered.generations[0].first_tokens, answered.flaws) == ((), {Flaw.LOG_PROBABILITIES})
+
+
+def test_an_answer_of_a_book_is_cut():
+    (generation,) = read_answers(body_of({"content": "a" * 3_000_000}), 1, 0).generations
+    assert (len(generation.text), generation.finish_reason) == (1_000_000, "length")

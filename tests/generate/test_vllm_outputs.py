@@ -2,8 +2,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
-from hydra_ray.generate.vllm_outputs import read_output
+from hydra_ray.generate.vllm_outputs import read_output, special_marks
 from hydra_ray.rows import Generation
 
 
@@ -82,6 +85,16 @@ def test_a_thought_that_was_cut_leaves_no_answer_and_no_log_probability(tokens: 
 def test_a_constrained_label_is_an_answer_even_where_the_prompt_opened_a_thought():
     generation = read(output_of("war", finish_reason="length"), is_opened=True, is_constrained=True, is_thinking=True)
     assert (generation.text, generation.thought_tokens) == ("war", 0)
+
+
+@pytest.mark.parametrize(
+    ("added", "is_special", "found"),
+    [("[THINK]", True, True), ("<|channel|>", True, True), ("<think>", False, False), ("<|end_of_text|>", True, False)],
+)
+def test_control_tokens_stay_in_the_text_only_where_they_mark_thoughts(added: str, is_special: bool, found: bool):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>")))
+    tokenizer.add_tokens([AddedToken(added, special=is_special)], special_tokens=is_special)
+    assert (added in special_marks(tokenizer)) == found
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1000.0])

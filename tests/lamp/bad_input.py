@@ -89,6 +89,7 @@ def files_of(format_: str, rows: Iterable[dict[str, Any]]) -> Files:
 
 
 GOOD = user_row("good")
+(RECORD,), (QUERY,) = GOOD["history"], GOOD["queries"]
 
 
 def _user(**changes: Any) -> Callable[[str], Files]:
@@ -101,6 +102,11 @@ def _record(**changes: Any) -> Callable[[str], Files]:
 
 def _query(**changes: Any) -> Callable[[str], Files]:
     return _user(queries=[{**user_row()["queries"][0], **changes}])
+
+
+def _alike(**changes: Any) -> Callable[[str], Files]:
+    """Two users with the same change: a column of Parquet holds one type."""
+    return lambda format_: files_of(format_, [user_row(**changes), user_row("good", **changes)])
 
 
 def _bytes(change: Callable[[bytes], bytes]) -> Callable[[str], Files]:
@@ -139,6 +145,8 @@ def _replaced(old: bytes, new: bytes) -> Callable[[str], Files]:
 
 ALL, TEXT, OWN = (LAMP, JSONL, PARQUET), (LAMP, JSONL), (JSONL, PARQUET)
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
+TALK = [{"role": "user", "content": "It rains."}, {"role": "assistant", "content": "Take an umbrella."}]
+TALK_TEXT = "Conversation, the newest message last:\nUser: It rains.\nAssistant: Take an umbrella."
 MEGABYTE = "word " * 200_000
 STRANGE = "bell \x07, right to left \u202eabc\u202c, zero width \u200b, emoji \U0001f642"
 GOLD_OF_GOOD = {"id": "good", "output": "comedy"}
@@ -241,6 +249,33 @@ CASES = (
          detail="not an object"),
     Case(wrong="null in a record's text", formats=ALL, make=_record(input=None), outcome=REJECTED, detail="is missing"),
     Case(wrong="a list in a record's text", formats=TEXT, make=_record(input=["a"]), outcome=REJECTED,
+         detail="is list, not text"),
+    Case(wrong="a list of messages as a record's input", formats=OWN, make=_alike(history=[{**RECORD, "input": TALK}]),
+         outcome=ACCEPTED, detail="a line for each message, see README", field="input", value=TALK_TEXT),
+    Case(wrong="a list of messages as a query's input", formats=OWN, make=_alike(queries=[{**QUERY, "input": TALK}]),
+         outcome=ACCEPTED, detail="a line for each message, see README", field="query", value=TALK_TEXT),
+    Case(wrong="a list of one message of the user", formats=OWN, make=_alike(queries=[{**QUERY, "input": TALK[:1]}]),
+         outcome=ACCEPTED, detail="its text", field="query", value="It rains."),
+    Case(wrong="an object with lists of roles and contents", formats=OWN,
+         make=_alike(queries=[{**QUERY, "input": {name: [each[name] for each in TALK] for name in TALK[0]}}]),
+         outcome=ACCEPTED, detail="a list of messages", field="query", value=TALK_TEXT),
+    Case(wrong="a message whose content is a list of parts", formats=(JSONL,),
+         make=_query(input=[{"role": "user", "content": [{"type": "text", "text": "It "}, {"text": "rains."}]}]),
+         outcome=ACCEPTED, detail="the text parts, joined", field="query", value="It rains."),
+    Case(wrong="a message with a part that is no text, such as an image", formats=(JSONL,),
+         make=_query(input=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]),
+         outcome=REJECTED, detail="the input of query 0 is a list whose message 0 has a part that is no text"),
+    Case(wrong="a message of the role `tool`, or another unknown one", formats=(JSONL,),
+         make=_query(input=[*TALK, {"role": "tool", "content": "x"}]), outcome=REJECTED,
+         detail="message 2 has another role, expected one of system, user, assistant"),
+    Case(wrong="a message without a role", formats=(JSONL,), make=_query(input=[{"content": "x"}]), outcome=REJECTED,
+         detail="message 0 has no role"),
+    Case(wrong="a message without content, or null", formats=(JSONL,),
+         make=_query(input=[*TALK, {"role": "user", "content": None}]), outcome=REJECTED,
+         detail="message 2 has no content"),
+    Case(wrong="an empty list of messages", formats=(JSONL,), make=_query(input=[]), outcome=REJECTED,
+         detail="is an empty list, expected at least one message"),
+    Case(wrong="a list of messages as a target", formats=(JSONL,), make=_query(target=TALK), outcome=REJECTED,
          detail="is list, not text"),
     Case(wrong="an empty input of a record", formats=ALL, make=_record(input=" "), outcome=ACCEPTED,
          detail="a record with an output only", field="input", value=""),

@@ -20,8 +20,8 @@ from hydra_ray.errors import ConfigError, GenerationError, ModelError
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.prompts import render_prompt
-from hydra_ray.generate.thoughts import has_marks, opens_thought
-from hydra_ray.generate.vllm_outputs import read_output
+from hydra_ray.generate.thoughts import opens_thought
+from hydra_ray.generate.vllm_outputs import read_output, special_marks
 from hydra_ray.models import load_tokenizer, resolve_model
 from hydra_ray.rows import Completion, Request
 
@@ -51,9 +51,7 @@ class VllmEngine:
         self._tokenizer = load_tokenizer(config.model)
         if task is not None:
             require_labels_fit(task, self._tokenizer, config)
-        # Where control tokens mark thoughts, as in gpt-oss and Mistral's models, they must not be left out of the text.
-        special = self._tokenizer.all_special_tokens
-        self._special_marks = tuple(special) if any(map(has_marks, special)) else ()
+        self._special_marks = special_marks(self._tokenizer)
         self.llm = _load(config, placement)
         """The loaded model, for measuring it without this class."""
 
