@@ -9,12 +9,13 @@ import pytest
 from builders import run_config
 
 from hydra_ray.commands.stop import stop_lines
-from hydra_ray.errors import InputError
-from hydra_ray.runs.lease import lease, live_owners, run_lease
+from hydra_ray.errors import InputError, StorageError
+from hydra_ray.runs.lease import Owner, lease, live_owners, run_lease
 from hydra_ray.stages.outline import write_outline
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.storage import join, write_json
 
+ELSEWHERE = Owner(name="n", host="far", pid=7, machine="", started="")
 _PROCESSES = multiprocessing.get_context("forkserver")
 
 
@@ -45,6 +46,17 @@ def test_stop_ends_the_process_of_a_run(tmp_path: Path):
     assert f"process {process.pid} on" in told[0]
     assert told[0].endswith("has ended")
     assert told[1:] == ["no batches are under way"]
+
+
+def test_batches_are_not_cancelled_while_another_machine_works_on_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = started_run(tmp_path)
+    monkeypatch.setattr("hydra_ray.commands.stop.live_owners", lambda paths: dict.fromkeys(paths, ELSEWHERE))
+    told = stop_lines(folder, is_cancelling=True)
+    assert next(told) == "process 7 on far works on the run: stop it there (`ray job stop`, or SIGTERM)"
+    with pytest.raises(StorageError, match="No batch was cancelled"):
+        next(told)
 
 
 def test_stop_without_a_process_changes_nothing(tmp_path: Path):
