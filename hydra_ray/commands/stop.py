@@ -37,8 +37,8 @@ def stop_lines(run_folder: str, *, is_cancelling: bool) -> Iterator[str]:
     yield "no process works on the run" if owner is None else _end(owner)
     if is_cancelling and location in live_owners([location]):
         raise StorageError(
-            f"{owner} still works on the run and would submit again what is cancelled. No batch was cancelled. Stop that "
-            "process, then repeat the command."
+            f"{owner} still works on the run and would submit again what is cancelled. No batch was cancelled. Stop "
+            "that process, then repeat the command."
         )
     found = batches_of_run(run_folder)
     if not found:
