@@ -85,7 +85,7 @@ class BatchServer:
         self.caller: int | None = None
         self._numbers = iter(range(10**9))
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Listener(self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
@@ -291,69 +291,81 @@ _ROUTES: list[tuple[str, str, str]] = [
 ]
 
 
-def _handler(server: BatchServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a client."""
 
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-        def _handle(self) -> None:
-            url = urllib.parse.urlsplit(self.path)
-            body = self.rfile.read(int(self.headers.get("content-length") or 0)) if self.command == "POST" else b""
-            if self.headers.get("transfer-encoding"):
-                body = self._chunks()
-            for method, pattern, name in _ROUTES:
-                match = re.fullmatch(pattern, url.path)
-                if method == self.command and match:
-                    self._respond(name, self._argument(name, match, url.query, body))
-                    return
-            self._send(404, b"{}")
+    @property
+    def _owner(self) -> BatchServer:
+        assert isinstance(self.server, _Listener)
+        return self.server.owner
 
-        def _chunks(self) -> bytes:
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def _handle(self) -> None:
+        url = urllib.parse.urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("content-length") or 0)) if self.command == "POST" else b""
+        if self.headers.get("transfer-encoding"):
+            body = self._chunks()
+        for method, pattern, name in _ROUTES:
+            match = re.fullmatch(pattern, url.path)
+            if method == self.command and match:
+                self._respond(name, self._argument(name, match, url.query, body))
+                return
+        self._send(404, b"{}")
+
+    def _chunks(self) -> bytes:
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
             self.rfile.readline()
-            return b"".join(parts)
+        self.rfile.readline()
+        return b"".join(parts)
 
-        def _argument(self, name: str, match: re.Match[str], query: str, body: bytes) -> Any:
-            if name == "upload":
-                return _form(self.headers["content-type"], body)
-            if match.groups():
-                return match[1]
-            return json.loads(body) if self.command == "POST" else dict(urllib.parse.parse_qsl(query))
+    def _argument(self, name: str, match: re.Match[str], query: str, body: bytes) -> Any:
+        if name == "upload":
+            return _form(self.headers["content-type"], body)
+        if match.groups():
+            return match[1]
+        return json.loads(body) if self.command == "POST" else dict(urllib.parse.parse_qsl(query))
 
-        def _respond(self, name: str, argument: Any) -> None:
-            fault = server.take_fault(name)
-            if fault.kills_before:
-                server.kill()
-                return
-            if fault.status is not None:
-                self._send(fault.status, json.dumps(_error("server_error")).encode())
-                return
-            status, found = server.call(name, argument)
-            if fault.kills_after:
-                server.kill()
-                return
-            if fault.hangs_up:
-                self.close_connection = True
-                return
-            content = found if isinstance(found, bytes) else json.dumps(found).encode()
-            self._send(status, content[: len(content) // 2] if fault.cuts else content)
+    def _respond(self, name: str, argument: Any) -> None:
+        fault = self._owner.take_fault(name)
+        if fault.kills_before:
+            self._owner.kill()
+            return
+        if fault.status is not None:
+            self._send(fault.status, json.dumps(_error("server_error")).encode())
+            return
+        status, found = self._owner.call(name, argument)
+        if fault.kills_after:
+            self._owner.kill()
+            return
+        if fault.hangs_up:
+            self.close_connection = True
+            return
+        content = found if isinstance(found, bytes) else json.dumps(found).encode()
+        self._send(status, content[: len(content) // 2] if fault.cuts else content)
 
-        def _send(self, status: int, content: bytes) -> None:
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def _send(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-        do_GET = do_POST = do_DELETE = _handle
+    do_GET = do_POST = do_DELETE = _handle
 
-    return Handler
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, owner: BatchServer):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.owner = owner
 
 
 def _form(content_type: str, body: bytes) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_a_file_of_the_name_wins_and_a_folder_does_not():
 
 @pytest.mark.parametrize("given", ["tuor", "sub/demo", "demo.yml", "/no/such.yaml", "."])
 def test_what_is_neither_is_an_error_that_lists_the_names(given: str):
-    with pytest.raises(ConfigError, match=f"cannot read the configuration {given}.*api, demo, .*, tour"):
+    with pytest.raises(ConfigError, match=f"cannot read the configuration {given}.*api, batches, demo, .*, tour"):
         find_configuration(given)
 
 
@@ -71,7 +71,7 @@ def test_every_command_that_takes_a_configuration_lists_the_names(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ):
     assert main([*command, "tuor"]) == 2
-    assert "the name of a shipped configuration: api, demo," in capsys.readouterr().err
+    assert "the name of a shipped configuration: api, batches, demo," in capsys.readouterr().err
 
 
 def test_outputs_of_a_shipped_configuration_are_in_the_working_directory(tmp_path: Path):

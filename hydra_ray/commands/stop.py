@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from hydra_ray.config import RunConfig
-from hydra_ray.errors import ConfigError
+from hydra_ray.errors import ConfigError, StorageError
 from hydra_ray.findings import counted
 from hydra_ray.generate.batches.records import MERGED, BatchRecord, batches_below
 from hydra_ray.generate.completion_store import CompletionStore, asker_of
@@ -29,11 +29,17 @@ def stop_lines(run_folder: str, *, is_cancelling: bool) -> Iterator[str]:
     Raises:
         InputError: there is no run in the folder.
         EndpointError: the endpoint does not cancel them.
+        StorageError: a process on another machine works on the run, and no batch was cancelled.
     """
     config = read_config(run_folder)
     location = run_lease(root_of_run(run_folder), config.run)
     owner = live_owners([location]).get(location)
     yield "no process works on the run" if owner is None else _end(owner)
+    if is_cancelling and location in live_owners([location]):
+        raise StorageError(
+            f"{owner} still works on the run and would submit again what is cancelled. No batch was cancelled. Stop "
+            "that process, then repeat the command."
+        )
     found = batches_of_run(run_folder)
     if not found:
         yield "no batches are under way"

@@ -36,3 +36,8 @@ class BatchConfig(Section):
     """Price of a token in a batch, as a share of `generator.api.prompt_price` and `generated_price`."""
     keeps_files: bool = False
     """Whether files stay at the endpoint after their answers are stored here. They hold users' texts."""
+
+    @property
+    def window_seconds(self) -> int:
+        """Completion window in seconds."""
+        return int(self.completion_window[:-1]) * {"h": 3600, "d": 86_400}[self.completion_window[-1]]

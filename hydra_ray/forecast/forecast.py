@@ -75,6 +75,10 @@ class Forecast:
     """Cost of the remaining requests; None where no price is set, or it depends on a speed that is not known."""
     num_bytes: float
     """Bytes of all stages below the root."""
+    waits_for: tuple[str, ...] = ()
+    """Stages that wait for batches of the endpoint, each for up to its completion window."""
+    window: str = ""
+    """Completion window of the batches, where there are any."""
 
     @property
     def volumes(self) -> list[StageVolume]:
@@ -105,6 +109,8 @@ def make_forecast(
     """
     plan = _with_users(config)
     config = plan.config
+    if config.generator.engine == "openai_batch":
+        measure = None  # nothing that can be measured tells when a batch is answered
     sample, tokenizer = sample_users(plan.users, max_users), open_tokenizer(config.generator)
     runs = past_runs(config, is_blind=is_blind)
     written = _expected_lengths(plan, sample, tokenizer) | past_written(runs, config)
@@ -121,7 +127,8 @@ def make_forecast(
     others = other_seconds(plan, sample.num_users, runs)
     asking = {name: _asking_seconds(volume, speed, config) for name, volume in by_name.items()}
     is_complete = {stage.name: not is_blind and stage.is_complete() for stage in plan.stages()}
-    hours = _unit_hours((each for name, each in asking.items() if not is_complete[name]), config)
+    is_batched = config.generator.engine == "openai_batch"
+    hours = 0.0 if is_batched else _unit_hours((each for name, each in asking.items() if not is_complete[name]), config)
     return Forecast(
         run=config.run,
         counters=sample.counters,
@@ -141,6 +148,8 @@ def make_forecast(
         unit_hours=hours,
         cost=price_of([each.new for each in volumes if not is_complete[each.name]], hours, config),
         num_bytes=expected_bytes(plan, volumes),
+        waits_for=tuple(name for name in asking if is_batched and asking[name] and not is_complete[name]),
+        window=config.generator.batch.completion_window if is_batched else "",
     )
 
 
@@ -177,7 +186,9 @@ def _calibration_job(
 
 
 def _asking_seconds(volume: StageVolume, speed: Speed | None, config: RunConfig) -> float | None:
-    """Return the wall time in which generators answer the new requests."""
+    """Return the wall time in which generators answer the new requests; of batches the longest that is promised."""
+    if config.generator.engine == "openai_batch":
+        return float(config.generator.batch.window_seconds) if volume.new.requests.value else 0.0
     if speed is None:
         return None
     tokens = volume.new.prompt_tokens.value, volume.new.generated_tokens.value

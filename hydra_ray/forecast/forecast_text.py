@@ -78,7 +78,14 @@ def _totals(forecast: Forecast) -> Iterator[str]:
     complete = [stage.name for stage in forecast.stages if stage.is_complete]
     yield f"there already: {', '.join(complete) if len(complete) < len(forecast.stages) else 'everything'}"
     asking = [stage.asking_seconds for stage in forecast.stages if not stage.is_complete]
-    if forecast.seconds is None or forecast.unit_hours is None:
+    if forecast.window:
+        others = sum(stage.other_seconds for stage in forecast.stages if not stage.is_complete)
+        waits = ", ".join(forecast.waits_for) or "no stage"
+        yield (
+            f"time: up to {_duration(forecast.seconds)}: {_duration(others)} here, and up to {forecast.window} for the "
+            f"batches of each stage that asks ({waits}), one after the other; mostly less"
+        )
+    elif forecast.seconds is None or forecast.unit_hours is None:
         yield "time: not known, as nothing tells the generator's speed; leave out --no-calibration"
     else:
         generating = sum(each for each in asking if each is not None)
@@ -89,7 +96,8 @@ def _totals(forecast: Forecast) -> Iterator[str]:
     if forecast.cost is None:
         yield "cost: no price is set (generator.api.prompt_price and generated_price, budget.hour_price)"
     else:
-        yield f"cost: about {_estimate(forecast.cost, decimals=2)}"
+        by = ", by the price of batches" if forecast.window else ""
+        yield f"cost: about {_estimate(forecast.cost, decimals=2)}{by}"
     yield f"disk: about {_size(forecast.num_bytes)} below the root, what is there included"
 
 

@@ -38,3 +38,9 @@ def test_answers_that_reached_their_largest_length_are_counted():
     (whole,) = completion(1, 10, 4).generations
     cut = replace(USED[0], generations=(whole, replace(whole, finish_reason="length")))
     assert answer_counters([cut, *USED[1:]], [], None)["cut"] == 1
+
+
+def test_tokens_of_batches_are_paid_at_their_share_of_the_price():
+    counters = answer_counters(USED, USED[:1], API, USED[1:2], 0.5)
+    assert (counters["asked_now"], counters["asked_tokens"]) == (2, 421)
+    assert counters["cost"] == pytest.approx((100 * 2.0 + 5 * 8.0 + 0.5 * (300 * 2.0 + 16 * 8.0)) / 1e6)

@@ -8,7 +8,7 @@ from builders import run_config
 
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import BudgetError
-from hydra_ray.runs.budget import Spending, committed_counters, require_within, spending_of
+from hydra_ray.runs.budget import Spending, committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
@@ -50,6 +50,17 @@ def test_a_run_goes_on_below_its_limits(budget: dict[str, float]):
 def test_at_a_limit_the_error_says_what_was_used_and_what_to_change(name: str, limit: float, used: str):
     with pytest.raises(BudgetError, match=rf"used {used} of budget\.{name}={used} .* larger budget\.{name}"):
         require_within(config_of(**{name: limit}), Spending(tokens=1000, cost=0.25), left)
+
+
+@pytest.mark.parametrize("budget", [{}, {"max_tokens": 3000}, {"max_cost": 0.75}])
+def test_what_is_submitted_at_once_may_take_all_that_is_left(budget: dict[str, float]):
+    require_room(config_of(**budget), Spending(tokens=1000, cost=0.25), Spending(tokens=2000, cost=0.5))
+
+
+@pytest.mark.parametrize(("name", "limit", "needed"), [("max_tokens", 2999, "3,000"), ("max_cost", 0.74, "0.75")])
+def test_what_may_take_more_than_is_left_is_refused_with_what_it_needs(name: str, limit: float, needed: str):
+    with pytest.raises(BudgetError, match=rf"Nothing was submitted\. Raise budget\.{name} to {needed}"):
+        require_room(config_of(**{name: limit}), Spending(tokens=1000, cost=0.25), Spending(tokens=2000, cost=0.5))
 
 
 def test_a_stage_that_is_done_may_end_at_the_limit():

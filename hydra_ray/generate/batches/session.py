@@ -225,8 +225,12 @@ class BatchSession:
             )
 
     def _advance_all(self, keys: Sequence[str]) -> list[BatchRecord]:
-        """Take each batch one step further; return those that are left."""
-        left = list[BatchRecord]()
+        """Take each batch one step further; return those that are left.
+
+        Raises:
+            UnreachableError: the endpoint does not answer, and no batch of the stage is submitted yet.
+        """
+        left, unreachable = list[BatchRecord](), None
         for key in keys:
             with self._lease("follows its batches"):
                 record = self.folder.read(key)
@@ -236,11 +240,13 @@ class BatchSession:
                     now = self._advance(record)
                 except UnreachableError as error:
                     logger.warning("stage %s: %s", self.stage, error)
-                    now = record
+                    now, unreachable = record, error
             if now is not None:
                 left.append(now)
                 if now != record:
                     self._tell_progress(now, keys)
+        if unreachable is not None and not any(each.is_submitted for each in left):
+            raise unreachable
         self.on_progress(sum(each.num_done for each in left), sum(each.num_lines for each in left))
         return left
 

@@ -258,6 +258,12 @@ def test_an_endpoint_that_is_away_for_longer_than_all_attempts_loses_no_batch(se
     assert len(server.batches) == 1
 
 
+def test_an_endpoint_that_is_away_before_anything_is_submitted_stops_the_run(tmp_path: Path):
+    stage = Stage(tmp_path, "http://127.0.0.1:9/v1")
+    with pytest.raises(EndpointError, match="at 4 attempts, the last one: ConnectError"):
+        stage.answer()
+
+
 def test_a_batch_that_is_not_found_by_its_id_for_a_while_is_not_asked_again(server: BatchServer, tmp_path: Path):
     stage = Stage(tmp_path, server.url)
     server.rules.num_polls = 3
