@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-PREFIX = "hydra_ray-"
-"""Beginning of the names of all temporary folders."""
+PREFIX = "hydra_ray-owned-"
+"""Beginning of the names of all temporary folders, which no other folder of that place has."""
 _LOCK = ".owner"
 
 
@@ -61,11 +61,9 @@ def temporary_folder(purpose: str) -> Iterator[str]:
         lock.close()
 
 
-@contextmanager
-def temporary_file() -> Iterator[IO[bytes]]:
-    """Open a file without a name, of which nothing outlasts the process."""
-    with tempfile.TemporaryFile() as file:
-        yield file
+def temporary_file() -> IO[bytes]:
+    """Return a new open file without a name, of which nothing outlasts the process."""
+    return tempfile.TemporaryFile()
 
 
 def new_folder_beside(folder: Path) -> str:

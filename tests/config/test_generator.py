@@ -53,7 +53,7 @@ API = {"base_url": "https://api.example.org/v1", "model": "small-1"}
         ({"extra_body": {"n": 3}, "omit_fields": ["n"]}, "must not have n"),
         ({"extra_body": {"temperature": 1}}, "omit_fields too"),
         ({"extra_body": {"seed": 1}}, "omit_fields too"),
-        ({"extra_body": {"x": float("nan")}}, "finite numbers"),
+        ({"extra_body": {"x": float("nan")}}, "finite number"),
         ({"extra_body": {"x": "\ud800"}}, "Unicode"),
         ({"omit_fields": ["messages"]}, "omit_fields"),
         ({"omit_fields": ["n"], "max_samples_per_call": 2}, "max_samples_per_call"),

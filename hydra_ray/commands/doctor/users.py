@@ -1,7 +1,6 @@
 """Checks that a run's users can be read, and their number: the run's own readers, on the first rows of each file."""
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,6 +21,7 @@ from hydra_ray.lamp.users import in_fold, rejected_sample, require_planted, spli
 from hydra_ray.rows import Rejected, to_dict
 from hydra_ray.runs.root import known_root_key
 from hydra_ray.runs.stage import bucket_of
+from hydra_ray.temporary import temporary_folder
 
 MAX_ROWS = 200
 """Number of rows of each file that are read."""
@@ -132,7 +132,7 @@ def _look_at_lamp(config: RunConfig, task: Task, root: str, seen: SeenUsers) -> 
 def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
     found: list[FileStart] = []
     num_seen = 0
-    with tempfile.TemporaryDirectory(prefix="doctor-users-") as folder:
+    with temporary_folder("doctor") as folder:
         files = input_files(config.lamp.users_files)
         for each in read_user_files(task, files, Path(folder), max_rows=MAX_ROWS):
             if isinstance(each, FileStart):

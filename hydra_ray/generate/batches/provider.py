@@ -7,7 +7,6 @@ Calls are repeated where that may help. Creating a batch is not idempotent, and 
 import json
 import logging
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from hydra_ray.generate.batches.lines import code_of
 from hydra_ray.generate.batches.records import RAN_NOT, BatchRecord
 from hydra_ray.generate.credentials import call_headers, client_settings
 from hydra_ray.generate.retry_policy import pause_seconds, retry_after_seconds
+from hydra_ray.temporary import temporary_file
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class Provider:
         )
 
     def _download(self, file_id: str) -> IO[bytes]:
-        content = tempfile.TemporaryFile()  # noqa: SIM115 -- the caller closes it
+        content = temporary_file()
         try:
             with self._client.files.with_streaming_response.content(file_id, **self._sent) as response:
                 for chunk in response.iter_bytes(_CHUNK_BYTES):

@@ -7,7 +7,6 @@ same batch wait for it together, and whichever comes first stores its answers.
 """
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -46,6 +45,7 @@ from hydra_ray.generate.call_faults import Fault
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.runs.lease import lease
 from hydra_ray.runs.root import root_key
+from hydra_ray.temporary import temporary_file
 
 logger = logging.getLogger(__name__)
 
@@ -314,7 +314,7 @@ class BatchSession:
 
     def _upload(self, record: BatchRecord) -> BatchRecord:
         """Upload the lines of a batch, unless its file is there and no user was forgotten since."""
-        with tempfile.TemporaryFile() as content:
+        with temporary_file() as content:
             for bucket, requests in self.folder.requests(record.key):
                 for request in requests:
                     content.writelines(self.form.lines(bucket, request))
