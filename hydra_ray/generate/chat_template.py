@@ -6,7 +6,6 @@ instruction inside the first user turn, contents as lists of parts, and the star
 writes none.
 """
 
-import difflib
 import json
 import re
 import sys
@@ -17,22 +16,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import GeneratorConfig, Task
-from hydra_ray.errors import ConfigError, ModelError
+from hydra_ray.errors import ModelError
 from hydra_ray.generate.control_tokens import control_pattern
 from hydra_ray.generate.prompt_forms import Contents, Example, form_of, summary_form
+from hydra_ray.generate.template_arguments import THINKING_SWITCHES, template_arguments
 from hydra_ray.rows import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-THINKING_SWITCHES: Mapping[str, Any] = {
-    "enable_thinking": False,  # Qwen3, GLM-4.5, SmolLM3, Nemotron, Hunyuan, EXAONE 4, Gemma 4
-    "thinking": False,  # DeepSeek-V3.1, Granite, Kimi
-    "reasoning": False,  # Command A Reasoning
-    "thinking_budget": 0,  # Seed-OSS
-    "thinking_mode": "disabled",  # MiniMax-M3
-}
-"""Arguments of public chat templates by which a model does not think, by name."""
 
 _MAX_STEPS = 1_000_000
 """Maximum number of steps of a trial: lines of compiled template code, and calls of any function. Published templates
@@ -41,11 +32,6 @@ _COMPILED = "<template>"
 """File name of the code that a template is compiled to."""
 _MAX_MARK = 64
 """Maximum length of a text between two turns that counts as a mark of a turn, in characters."""
-_RESERVED = (
-    "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt",
-    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-    "return_assistant_tokens_mask", "tokenizer_kwargs",
-)  # fmt: skip
 _WORDS = ("instruction", "query", "profile", "input0", "output0", "input1", "output1")
 _TURNS = {"instruction": "the system turn", "profile": "the system turn's second paragraph", "query": "the last turn"}
 _WORD = re.compile("zq([a-z]+?[0-9]?)qz")
@@ -151,7 +137,7 @@ def _opened(
     tokenizer: "PreTrainedTokenizerBase", given: str, *, is_local: bool, is_thinking: bool, prompt_form: str
 ) -> ChatTemplate:
     text = _source(tokenizer)
-    arguments = _arguments(tokenizer, text, json.loads(given), is_local=is_local, is_thinking=is_thinking)
+    arguments = template_arguments(tokenizer, text, json.loads(given), is_local=is_local, is_thinking=is_thinking)
     conversations = _trial_prompts(prompt_form)
     first, *others = (
         ChatTemplate(tokenizer=tokenizer, text=text, arguments=arguments, has_system=has_system, has_parts=has_parts)
@@ -201,55 +187,6 @@ def _source(tokenizer: "PreTrainedTokenizerBase") -> str:
             "model's tokenizer files there again."
         )
     return found
-
-
-def _arguments(
-    tokenizer: "PreTrainedTokenizerBase", text: str, given: Mapping[str, Any], *, is_local: bool, is_thinking: bool
-) -> dict[str, Any]:
-    """Return the template's arguments besides the messages; of an endpoint, those that the local template knows."""
-    known = _variables(tokenizer, text)
-    if not is_local:
-        return {name: each for name, each in given.items() if name in known and name not in _RESERVED}
-    for name in given:
-        if name in _RESERVED:
-            raise ConfigError(f"generator.chat_template_kwargs.{name} is set by hydra_ray itself: leave it out.")
-        if name not in known:
-            similar = difflib.get_close_matches(name, known.difference(_RESERVED), n=1)
-            raise ConfigError(
-                f"the chat template of {tokenizer.name_or_path} has no argument {name}, which "
-                f"generator.chat_template_kwargs gives{f': did you mean {similar[0]}?' if similar else '.'} It has "
-                f"{', '.join(sorted(known.difference(_RESERVED))) or 'none'}."
-            )
-    switched = {} if is_thinking else {name: off for name, off in THINKING_SWITCHES.items() if name in known}
-    # A switch that is given speaks for all others.
-    return dict(given) if given.keys() & THINKING_SWITCHES.keys() else {**switched, **given}
-
-
-def _variables(tokenizer: "PreTrainedTokenizerBase", text: str) -> frozenset[str]:
-    """Return the names that a template reads and does not define."""
-    from jinja2 import Environment, nodes
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.meta import find_undeclared_variables
-    from jinja2.parser import Parser
-
-    class Generation(Extension):
-        """Transformers' own tag around the turns that a model learns from."""
-
-        tags = {"generation"}  # noqa: RUF012 -- declared so by jinja2
-
-        def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    try:
-        names = find_undeclared_variables(Environment(extensions=[loopcontrols, Generation]).parse(text))
-    except (TemplateError, RecursionError) as error:
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} is no template that can be read ({error}): put the model's "
-            "tokenizer files there again."
-        ) from error
-    return frozenset(names - {"raise_exception", "strftime_now", "namespace", "range", "dict"})
 
 
 def _trial_prompts(prompt_form: str) -> list[tuple[Message, ...]]:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.errors import ConfigError, ModelError
-from hydra_ray.generate.chat_template import THINKING_SWITCHES, open_template
+from hydra_ray.generate.chat_template import open_template
 from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages, render_prompt
 from hydra_ray.generate.requests import ask
+from hydra_ray.generate.template_arguments import THINKING_SWITCHES
 from hydra_ray.rows import Message, Record
 
 TASK = Task(name="t", kind="text", instruction="Write the headline.")

@@ -405,4 +405,5 @@ def test_conversations_of_any_texts_fit_and_open_no_turn(tokenizer, contents, li
         for shown in (messages, plain)
     )
     assert found == expected
-    assert all(len(tokenizer(each.content)["input_ids"]) <= limit for each in (messages[1], messages[-1]))
+    # A character of up to four tokens is kept whole.
+    assert all(len(tokenizer(each.content)["input_ids"]) <= limit + 3 for each in (messages[1], messages[-1]))
