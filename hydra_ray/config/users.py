@@ -1,7 +1,7 @@
 """The sections `lamp` and `users`: where users come from, and how they are divided."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -14,7 +14,7 @@ NAMED, DESCRIBED = "<named>", "<described>"
 
 def _in_a_list(given: Any) -> Any:
     # Strict validation takes no list for a tuple once it has passed through here.
-    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+    return (given,) if isinstance(given, str) else tuple(cast(list[Any], given)) if isinstance(given, list) else given
 
 
 class PlantedConfig(Section):
