@@ -9,6 +9,7 @@ from pathlib import Path
 import in_process
 import pytest
 from builders import ENCODER, run_config
+from damage import unnoticed
 from model_files import write_model
 from simulated_hub import Repository, simulated_hub
 
@@ -100,6 +101,14 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fingerprints_of_packaged_models_stay_as_they_are():
     assert like(plan_run(run_config()), "package")
     assert like(plan_run(dense(Path("/nowhere"), ENCODER, generator={"engine": "vllm"})), "package, vllm, dense")
+
+
+def test_no_damage_to_a_models_record_goes_unnoticed(encoder: Path, tmp_path: Path):
+    config = dense(tmp_path / "root", encoder)
+    plan_run(config).models.record(config.storage.root)
+    paths = list((tmp_path / "root" / MODELS).iterdir())
+    assert len(paths) >= 1
+    assert [missed for path in paths for missed in unnoticed(path, lambda: plan_run(config))] == []
 
 
 def test_a_new_root_tells_a_folder_by_its_content(encoder: Path, tmp_path: Path):
