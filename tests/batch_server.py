@@ -43,7 +43,6 @@ class Rules:
     """Characters of files enqueued at a time."""
     error: dict[str, Any] | None = None
     """With which the file of the next batch is found wrong."""
-    is_listed: bool = True
 
 
 @dataclass(kw_only=True)
@@ -82,6 +81,8 @@ class BatchServer:
         """How often each call was executed, and paid for."""
         self.calls: list[str] = []
         self.uploads: list[str] = []
+        self.is_oldest_first = False
+        """Order of the list of batches."""
         self.caller: int | None = None
         self._numbers = iter(range(10**9))
         self._lock = threading.Lock()
@@ -192,7 +193,8 @@ class BatchServer:
     def _list_batches(self, query: dict[str, str]) -> tuple[int, Any]:
         if int(query.get("limit", 20)) > 100:
             return 400, _error("invalid_request_error")
-        return 200, _page([each.fields for each in reversed(self.batches.values()) if each.rules.is_listed], query)
+        states = self.batches.values() if self.is_oldest_first else reversed(self.batches.values())
+        return 200, _page([each.fields for each in states], query)
 
     def _retrieve(self, batch_id: str) -> tuple[int, Any]:
         state = self.batches.get(batch_id)
