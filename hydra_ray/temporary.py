@@ -53,7 +53,9 @@ def temporary_folder(purpose: str) -> Iterator[str]:
     remove_leftovers()
     folder, lock = _new_folder(purpose)
     try:
-        yield folder
+        inner = os.path.join(folder, "files")  # of which the lock is none
+        os.mkdir(inner)
+        yield inner
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.close()

@@ -45,7 +45,7 @@ def test_a_folder_outlasts_no_kill_and_is_kept_while_its_owner_lives():
         holder.wait()
     found = remove_leftovers()
     assert (found.num_removed, found.num_in_use, found.num_kept) == (1, 0, 0)
-    assert not folder.exists()
+    assert not folder.parent.exists()
 
 
 def test_a_folder_is_removed_after_its_block_and_after_errors(place: Path):
@@ -61,7 +61,8 @@ def test_the_next_folder_is_made_where_no_leftover_is(place: Path):
     (left / ".owner").touch()
     (left / "samples-00000.jsonl").write_text("a text of a user")
     with temporary_folder("upload") as folder:
-        assert [path.name for path in place.iterdir()] == [Path(folder).name]
+        assert list(place.iterdir()) == [Path(folder).parent]
+        assert list(Path(folder).iterdir()) == []
 
 
 def test_what_is_not_ours_is_left_alone(place: Path, monkeypatch: pytest.MonkeyPatch):
@@ -95,7 +96,7 @@ def test_a_folder_that_was_found_before_it_was_locked_is_made_again(place: Path,
 
     monkeypatch.setattr(tempfile, "mkdtemp", made_and_found)
     with temporary_folder("users") as folder:
-        assert folder == made[1]
+        assert Path(folder).parent == Path(made[1])
         assert remove_leftovers().num_in_use == 1
 
 
