@@ -13,13 +13,14 @@ message of the user is a text like any other.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 HEADING = "Conversation, the newest message last:"
 ROLES: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
 """Roles of messages, and how they are shown."""
 _INDENT = "  "
+_MAX_CHARACTERS_PER_TOKEN = 50
 _START = re.compile(rf"\n(?={'|'.join(ROLES.values())}: )")
 
 Message = Mapping[str, Any]
@@ -73,6 +74,25 @@ def message_texts(text: str) -> list[str]:
 def newest_messages(text: str, num_messages: int) -> str:
     """Return a text for which `is_conversation` holds with its newest messages only."""
     return "\n".join([HEADING, *message_texts(text)[-num_messages:]])
+
+
+def newest_that_fit(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> str | None:
+    """Return a text for which `is_conversation` holds with as many of its newest messages as fit; None where not even
+    the last one does.
+
+    Args:
+        count_tokens: returns the length of a text in tokens.
+    """
+    best = None
+    for num_messages, message in enumerate(reversed(message_texts(text)), start=1):
+        # Checked first, because each attempt is tokenized.
+        if len(message) > max_tokens * _MAX_CHARACTERS_PER_TOKEN:
+            break
+        newest = newest_messages(text, num_messages)
+        if count_tokens(newest) > max_tokens:
+            break
+        best = newest
+    return best
 
 
 def _listed(messages: object) -> list[object]:

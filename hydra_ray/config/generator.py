@@ -102,8 +102,9 @@ class ApiConfig(Section):
     attempt_timeout_seconds: float = Field(default=60, gt=0)
     """Longest wait for one call, in seconds; at most `request_deadline_seconds`."""
     max_attempts: int = Field(default=8, gt=0)
-    """Largest number of calls for one request before it fails. A call is repeated after 408, 409, 429 and 5xx,
-    time-outs, broken connections and answers that cannot be read."""
+    """Largest number of calls for one request before it fails. A call is repeated after 408, 409, 425, 429 and 5xx,
+    time-outs, broken connections and answers that cannot be read. One after which the endpoint asks to wait for a
+    second or more is not counted."""
     max_backoff_seconds: float = Field(default=30, gt=0)
     """Longest pause before the next attempt, in seconds, where the endpoint names none. Pauses are random, below a
     bound that doubles from half a second on."""
@@ -144,11 +145,17 @@ class ApiConfig(Section):
 
     @property
     def added_fields(self) -> dict[str, JsonValue]:
-        """Fields that are added to every request: the provider's switch of thinking, then `extra_body`."""
+        """Fields that are added to every request: the provider's switch of thinking and `extra_body`, which goes before
+        it; mappings of both are joined."""
         preset = None if self.provider is None else PRESETS[self.provider]
         if preset is None or self.is_thinking:
             return dict(self.extra_body)
-        return {**preset.without_thinking, **self.extra_body}
+        joined: dict[str, JsonValue] = {**preset.without_thinking, **self.extra_body}
+        for name, switch in preset.without_thinking.items():
+            own = self.extra_body.get(name)
+            if isinstance(switch, dict) and isinstance(own, dict):
+                joined[name] = {**switch, **own}
+        return joined
 
     @property
     def named_variables(self) -> list[str]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
-from hydra_ray.conversations import is_conversation, message_texts, newest_messages
+from hydra_ray.conversations import is_conversation, message_texts, newest_that_fit
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.chat_template import ChatTemplate, merged_system, open_template
 from hydra_ray.generate.control_tokens import harmless
@@ -271,10 +271,8 @@ def _safe_text(template: ChatTemplate, text: str, max_tokens: int) -> _Text:
     beginning.
     """
     if is_conversation(text):
-        kept = _newest(template, text, max_tokens)
-        if kept is not None:
-            return kept
-        text = message_texts(text)[-1]
+        newest = newest_that_fit(text, lambda part: _count_tokens(template, _safe_content(template, part)), max_tokens)
+        text = newest or message_texts(text)[-1]
     text = harmless(text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN], template.tokenizer, template.control_pattern)
     if not getattr(template.tokenizer, "is_fast", False):
         return _cut_by_counting(template, text, max_tokens)
@@ -284,21 +282,6 @@ def _safe_text(template: ChatTemplate, text: str, max_tokens: int) -> _Text:
     end = ends[max_tokens - 1][1] if max_tokens else 0
     # A character may be several tokens that share its offsets; it is kept whole.
     return _Text(text=text[:end], num_tokens=sum(1 for _, token_end in ends if token_end <= end))
-
-
-def _newest(template: ChatTemplate, text: str, max_tokens: int) -> _Text | None:
-    """Return as many of a conversation's newest messages as fit; None where not even the last one does."""
-    best = None
-    for num_messages, message in enumerate(reversed(message_texts(text)), start=1):
-        # Checked first, because each attempt is tokenized.
-        if len(message) > max_tokens * _MAX_CHARACTERS_PER_TOKEN:
-            break
-        newest = harmless(newest_messages(text, num_messages), template.tokenizer, template.control_pattern)
-        num_tokens = _count_tokens(template, newest)
-        if num_tokens > max_tokens:
-            break
-        best = _Text(text=newest, num_tokens=num_tokens)
-    return best
 
 
 def _cut_by_counting(template: ChatTemplate, text: str, max_tokens: int) -> _Text:

@@ -100,6 +100,16 @@ def test_what_is_given_goes_before_the_preset_and_survives_the_runs_record(name:
     assert api.model_dump(include=set(others)) == others
 
 
+def test_fields_of_ones_own_join_the_switch_of_thinking_and_go_before_it():
+    api = {"provider": "vllm", "model": "m", "is_thinking": False}
+    own = {"chat_template_kwargs": {"a": 1}, "top_k": 2}
+    joined = {"chat_template_kwargs": {"a": 1, "enable_thinking": False}, "top_k": 2}
+    assert ApiConfig.model_validate({**api, "extra_body": own}).added_fields == joined
+    own = {"chat_template_kwargs": {"enable_thinking": True}}
+    assert ApiConfig.model_validate({**api, "extra_body": own}).added_fields == own
+    assert ApiConfig.model_validate({**api, "extra_body": {"x": 1}, "is_thinking": True}).added_fields == {"x": 1}
+
+
 def test_arguments_of_the_chat_template_go_only_to_providers_that_take_them():
     for name, preset in PRESETS.items():
         settings = {

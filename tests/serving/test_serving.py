@@ -160,6 +160,25 @@ def test_whoever_has_hardly_any_history_is_scored_all_the_same(
     assert len(scorer.choose_records("nobody", "a story of comedy", history=history)) == len(history)
 
 
+def test_queries_records_and_drafts_may_be_conversations(scorers: dict[str, ServedScorer]):
+    question = {"role": "user", "content": "a story of comedy"}
+    answer = {"role": "assistant", "content": "comedy"}
+    record = Record(record_id="1", input="a story of music", output="music")
+    talk = replace(record, input=[{"role": "user", "content": record.input}])  # pyright: ignore[reportArgumentType]
+    scorer = scorers["closed"]
+    expected = scorer.score("nobody", "a story of comedy", ["comedy"], history=[record])
+    found = scorer.score("nobody", [question], [[question, answer]], history=[talk])
+    assert found.by_answer == pytest.approx(expected.by_answer, abs=1e-6)
+    assert scorer.choose_records("nobody", [question, answer, question], history=[talk]) == [record]
+    with pytest.raises(InputError, match="draft 0 is a list whose last message is of role user"):
+        scorer.score("nobody", [question], [[answer, question]])
+    with pytest.raises(InputError, match="the query is an empty list"):
+        scorer.score("nobody", [], ["comedy"])
+    with pytest.raises(InputError, match="record '1' is a list whose message 0 has no content"):
+        broken = replace(record, input=[{"role": "user"}])  # pyright: ignore[reportArgumentType]
+        scorer.score("nobody", "a", ["comedy"], history=[broken])
+
+
 def test_of_a_closed_task_every_label_is_scored_whatever_was_drafted(scorers: dict[str, ServedScorer]):
     scorer = scorers["closed"]
     found = scorer.score("nobody", "a story of comedy", ["no label at all"])

@@ -27,6 +27,7 @@ from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
 from hydra_ray.generate.credentials import call_headers, client_settings, require_credentials
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.call_progress import Answers, Attempts
 from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
@@ -90,7 +91,7 @@ class OpenAiEngine:
         """Do nothing: each part opens its own connections."""
 
     async def _generate(self, requests: Sequence[Request], keep: Keep) -> list[Completion]:
-        answers, self._stop = _Answers(keep), None
+        answers, self._stop = Answers(keep), None
         waiting = iter(requests)
         try:
             async with self._client() as client, asyncio.TaskGroup() as group:
@@ -110,7 +111,7 @@ class OpenAiEngine:
         answers.end_doubt()
         return answers.all
 
-    async def _work(self, client: "AsyncOpenAI", waiting: Iterator[Request], answers: "_Answers") -> None:
+    async def _work(self, client: "AsyncOpenAI", waiting: Iterator[Request], answers: Answers) -> None:
         """Complete one request after another."""
         for request in waiting:
             if self._has_short_replies:
@@ -136,7 +137,7 @@ class OpenAiEngine:
             for worker in self._workers - self._calling - {asyncio.current_task()}:
                 worker.cancel()
 
-    async def _watch(self, answers: "_Answers") -> None:
+    async def _watch(self, answers: Answers) -> None:
         """Store answers periodically, and raise when the endpoint is dead."""
         while True:
             await asyncio.sleep(min(_KEEP_SECONDS, self._api.breaker_seconds / 10))
@@ -152,7 +153,7 @@ class OpenAiEngine:
     async def _complete(self, client: "AsyncOpenAI", request: Request) -> tuple[Completion, Fault | None]:
         """Return all samples of a request, in as many calls as they need, or its failure and the cause."""
         size = self._api.samples_per_call or request.num_samples
-        attempts, prompt_tokens, generations = _Attempts(), 0, list[Generation]()
+        attempts, prompt_tokens, generations = Attempts(), 0, list[Generation]()
         while (start := len(generations)) < request.num_samples:
             samples = range(start, min(start + size, request.num_samples))
             answered = await self._call(client, request, samples, attempts)
@@ -194,7 +195,7 @@ class OpenAiEngine:
             )
 
     async def _call(
-        self, client: "AsyncOpenAI", request: Request, samples: range, attempts: "_Attempts"
+        self, client: "AsyncOpenAI", request: Request, samples: range, attempts: Attempts
     ) -> Answered | Fault:
         """Call the endpoint until it answers, the fault is final, or attempts or time run out."""
         num_failed, deadline = 0, self._api.request_deadline_seconds
@@ -228,14 +229,14 @@ class OpenAiEngine:
                 return found
             await asyncio.sleep(pause)
 
-    async def _wait_out_pause(self, attempts: "_Attempts") -> None:
+    async def _wait_out_pause(self, attempts: Attempts) -> None:
         """Wait while the endpoint asks everybody to; what another call was asked for does not count for the deadline of
         this request."""
         while (left := self._pause.left(time.monotonic())) > 0:
             await asyncio.sleep(left)
             attempts.excuse(left)
 
-    def _require_waitable(self, fault: Fault, attempts: "_Attempts") -> None:
+    def _require_waitable(self, fault: Fault, attempts: Attempts) -> None:
         """Check that an endpoint that asks to wait is not silent for everybody until after the deadline."""
         seconds = None if fault.retry_after is None else min(fault.retry_after, _LONGEST_WAIT_SECONDS)
         if seconds is None or (
@@ -343,83 +344,7 @@ class _Turn:
         self.tokens = tokens
 
 
-class _Attempts:
-    """Number of calls of one request, and the time since the first one."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.lost_tokens = 0
-        """Prompt tokens of replies that could not be used, approximately."""
-        self._start: float | None = None
-
-    def begin(self, deadline_seconds: float) -> float:
-        """Count a call that begins; return the seconds left for it, at least a millisecond."""
-        self.number += 1
-        self._start = time.monotonic() if self._start is None else self._start
-        return max(self.left(deadline_seconds), 0.001)
-
-    def excuse(self, seconds: float) -> None:
-        """Leave out seconds of waiting from the time since the first call."""
-        self._start = None if self._start is None else self._start + seconds
-
-    def began_before(self, moment: float) -> bool:
-        """Return whether the first call began before a moment of the monotonic clock."""
-        return self._start is not None and self._start < moment
-
-    def left(self, deadline_seconds: float) -> float:
-        """Return the seconds left until the deadline."""
-        return deadline_seconds - (time.monotonic() - (self._start or time.monotonic()))
-
-
-class _Answers:
-    """Completions so far, and the number of them that are stored."""
-
-    def __init__(self, keep: Keep):
-        self.all: list[Completion] = []
-        self._held: list[Completion] = []
-        """Refusals that the key, the address or the network may be the cause of."""
-        self._keep, self._num_kept = keep, 0
-        self._keeping = asyncio.Lock()
-
-    @property
-    def num_waiting(self) -> int:
-        """Number of completions that are not stored yet."""
-        return len(self.all) - self._num_kept
-
-    def add(self, completion: Completion) -> None:
-        """Add a completion."""
-        self.all.append(completion)
-
-    def hold(self, completion: Completion) -> None:
-        """Add a doubtful refusal, which is stored only if another request is answered after it."""
-        self._held.append(completion)
-
-    def release(self) -> None:
-        """Add the refusals that are held: another request was answered, so that they are those of their requests."""
-        self.all += self._held
-        self._held.clear()
-
-    def end_doubt(self) -> None:
-        """Add the refusals that are still held, as failures that a retry may repair, which are never stored."""
-        self.all += [replace(each, failure=FailureKind.UNAVAILABLE) for each in self._held]
-        self._held.clear()
-
-    async def flush(self, *, has_refusals: bool = True) -> None:
-        """Store the waiting completions, while other requests continue.
-
-        Args:
-            has_refusals: whether refused requests are stored too.
-        """
-        async with self._keeping:
-            batch = self.all[self._num_kept :]
-            stored = [each for each in batch if has_refusals or each.failure != FailureKind.REFUSED]
-            if stored:
-                await asyncio.to_thread(self._keep, stored)
-            # Only now: a thread that had not started when everything was cancelled stores nothing.
-            self._num_kept += len(batch)
-
-
-def _failed(request: Request, fault: Fault, attempts: _Attempts, prompt_tokens: int) -> Completion:
+def _failed(request: Request, fault: Fault, attempts: Attempts, prompt_tokens: int) -> Completion:
     return Completion(
         request_id=request.request_id,
         user_id=request.user_id,

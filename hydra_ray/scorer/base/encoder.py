@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from hydra_ray.conversations import is_conversation, message_texts, newest_that_fit
 from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.models import resolve_model
 from hydra_ray.models.tokenizers import read_tokenizer, refuse_own_code
@@ -147,13 +148,24 @@ def _batches(
     """Yield batches of texts of similar length with the positions of their texts."""
     for start in range(0, len(texts), SLICE_TEXTS):
         first, second = zip(*texts[start : start + SLICE_TEXTS], strict=True)
-        encodings = tokenizer(
-            list(first), None if second[0] is None else list(second), truncation=True, max_length=max_text_tokens
-        )
+        is_pair = second[0] is not None
+        room = max_text_tokens // 2 if is_pair else max_text_tokens
+        first = [_shortened(tokenizer, text, room) for text in first]
+        second = [_shortened(tokenizer, text, room) for text in second] if is_pair else None
+        encodings = tokenizer(first, second, truncation=True, max_length=max_text_tokens)
         lengths = [len(ids) for ids in encodings["input_ids"]]
         for rows in _packed(lengths):
             batch = {name: [values[row] for row in rows] for name, values in encodings.items()}
             yield [start + row for row in rows], tokenizer.pad(batch, return_tensors="pt")
+
+
+def _shortened(tokenizer: Any, text: str, max_text_tokens: int) -> str:
+    """Return a conversation without its oldest messages where it is too long, since an encoder's limit cuts the end of
+    a text; any other text as it is."""
+    if not is_conversation(text):
+        return text
+    newest = newest_that_fit(text, lambda part: len(tokenizer(part)["input_ids"]), max_text_tokens)
+    return newest or message_texts(text)[-1]
 
 
 def _packed(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -136,7 +136,7 @@ def test_arguments_of_the_chat_template_are_sent_with_the_switch(name: str):
 
 def test_choices_take_the_form_that_each_local_server_documents():
     def sent(name: str) -> Any:
-        api = ApiConfig(provider=name, model="m")  # type: ignore[arg-type]
+        api = ApiConfig.model_validate({"provider": name, "model": "m"})
         body = call_body(call_arguments(REQUESTS[2], api, range(1), is_constrained=True))
         return body[api.choices_field]
 
@@ -145,3 +145,22 @@ def test_choices_take_the_form_that_each_local_server_documents():
     assert all(pattern.fullmatch(label) for label in LABELS)
     assert not any(pattern.fullmatch(text) for text in ("", "war", "war civil", "a\\", "war (civil)x"))
     assert sent("llama_cpp") == r'root ::= "war (civil)" | "a \"quote\"" | "a\\b"'
+
+
+def test_the_grammar_and_the_pattern_of_choices_are_what_another_engine_takes_them_for():
+    xgrammar = pytest.importorskip("xgrammar")
+    testing = pytest.importorskip("xgrammar.testing")
+    labels = (*LABELS, "naïve-café/x", "5 [stars]", "{a}", "a.b+c*?^$|", "日本", "new\nline")
+    asked = request(0, choices=labels)
+
+    def sent(name: str) -> str:
+        api = ApiConfig.model_validate({"provider": name, "model": "m"})
+        return call_body(call_arguments(asked, api, range(1), is_constrained=True))[api.choices_field]
+
+    for grammar in (
+        xgrammar.Grammar.from_ebnf(sent("llama_cpp")),
+        xgrammar.Grammar.from_regex(sent("sglang")),
+    ):
+        assert [text for text in labels if not testing._is_grammar_accept_string(grammar, text)] == []
+        others = ("", "war", "war civil", "a\\", "axb+c", "5 [stars]5 [stars]")
+        assert [text for text in others if testing._is_grammar_accept_string(grammar, text)] == []

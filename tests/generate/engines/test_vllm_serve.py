@@ -62,9 +62,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiConfig]:
     try:
         _await_health(f"http://127.0.0.1:{port}/health", process, log)
         yield ApiConfig(
+            provider="vllm",
             base_url=f"http://127.0.0.1:{port}/v1",
             model="smollm2",
-            has_structured_outputs=True,
             prompt_price=2.0,
             generated_price=8.0,
             attempt_timeout_seconds=180,

@@ -37,6 +37,18 @@ def test_equal_texts_have_equal_vectors():
     assert (vectors[0] == vectors[3]).all()
 
 
+def test_of_a_long_conversation_the_newest_messages_are_read():
+    from hydra_ray.conversations import conversation_text
+    from hydra_ray.scorer.base.encoder import open_encoder
+
+    old = [{"role": "user", "content": "war " * 40}, {"role": "assistant", "content": "sea " * 9}]
+    new = [{"role": "user", "content": "a story of love"}]
+    whole, newest, other = (conversation_text(each) for each in (old + new, old[1:] + new, old + old[:1]))
+    vectors = open_encoder(ENCODER, 32)([whole, newest, other])
+    assert vectors[0] @ vectors[1] > 0.999
+    assert vectors[0] @ vectors[2] < 0.9
+
+
 def test_no_texts_have_no_vectors():
     from hydra_ray.scorer.base.encoder import open_encoder
 
