@@ -17,16 +17,20 @@ import argparse
 import logging
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from fault_checks import Difference
 from fault_cluster import fault_cluster
 from fault_files import files_reference, run_files_schedule
 from fault_runs import Outcome, make_reference, run_schedule
-from fault_schedules import KINDS, Arena, Kind, arena_of, kind_of, schedule_of
+from fault_schedules import KINDS, Arena, Kind, Schedule, arena_of, kind_of, schedule_of
 from fault_server import FaultServer
 from fault_summary import line, summary
 
@@ -90,24 +94,42 @@ def _run(
     """Run the schedules of some seeds in their arena, printing each outcome."""
     outcomes: list[Outcome] = []
 
-    def told(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        print(line(outcome), flush=True)
+    def tell(schedule: Schedule, run: Callable[[], Outcome]) -> None:
+        outcomes.append(judged(schedule, run))
+        print(line(outcomes[-1]), flush=True)
 
     if not seeds:
         return outcomes
     if arena == Arena.PROCESS:
         with files_reference(folder, deadline_seconds) as files:
             for seed in seeds:
-                schedule = schedule_of(seed, files.reached, kinds)
-                told(run_files_schedule(files, schedule, folder / f"seed-{seed}", deadline_seconds))
+                schedule, place = schedule_of(seed, files.reached, kinds), folder / f"seed-{seed}"
+                tell(schedule, partial(run_files_schedule, files, schedule, place, deadline_seconds))
         return outcomes
     with fault_cluster() as cluster, FaultServer() if arena == Arena.ENDPOINT else nullcontext() as endpoint:
         reference = make_reference(folder, endpoint, arena)
         for seed in seeds:
-            schedule = schedule_of(seed, reference.reached, kinds)
-            told(run_schedule(cluster, reference, schedule, folder / f"seed-{seed}", deadline_seconds))
+            schedule, place = schedule_of(seed, reference.reached, kinds), folder / f"seed-{seed}"
+            tell(schedule, partial(run_schedule, cluster, reference, schedule, place, deadline_seconds))
     return outcomes
+
+
+def judged(schedule: Schedule, run: Callable[[], Outcome]) -> Outcome:
+    """Return the outcome of a schedule; an error that nobody expected is a bad one, and ends no other schedule."""
+    start = time.monotonic()
+    try:
+        return run()
+    except Exception as error:
+        return Outcome(
+            schedule=schedule,
+            struck=(),
+            difference=Difference(num_lost=0, num_duplicate=0, changed=()),
+            paid_needlessly=0,
+            paid_in_flight=0,
+            num_attempts=0,
+            seconds=time.monotonic() - start,
+            problems=("".join(traceback.format_exception(error))[-2000:],),
+        )
 
 
 if __name__ == "__main__":

@@ -113,6 +113,17 @@ def test_an_outcome_with_anything_wrong_is_not_good(values: dict[str, Any]):
     assert not outcome_of(schedule, **values).is_good
 
 
+def test_an_unexpected_error_is_a_bad_outcome_and_ends_no_other_schedule():
+    schedule = schedule_of(3, REACHED)
+
+    def run() -> Outcome:
+        raise ValueError("no such table")
+
+    outcome = chaos.judged(schedule, run)
+    assert not outcome.is_good
+    assert "no such table" in line(outcome)
+
+
 def test_replies_are_bad_among_good_ones_and_follow_from_the_seed():
     for make in (replies_of, odd_replies_of):
         kinds, replies = make(7)
