@@ -21,6 +21,7 @@ _TAG = re.compile(r"<.*>")
 """Tags of the ways to give a setting, and other steps that are no keys of YAML."""
 _KEY = "[key]"
 _MAX_SHOWN = 60
+_MAX_MESSAGE = 600
 _LARGEST = 2**63
 """Bound of whole numbers: they become seeds, and numbers in JSON and Arrow."""
 _MAX_PLACES = 3
@@ -154,7 +155,8 @@ def _what_is_wrong(section: type[BaseModel], place: tuple[int | str, ...], error
         case "missing":
             return "it is missing"
         case "value_error":
-            return str(context["error"])
+            what = str(context["error"])
+            return what if len(what) <= _MAX_MESSAGE else f"{what[:_MAX_MESSAGE]}..."
         case "string_type" if given is None or isinstance(given, bool | int | float):
             what = f"text; {_QUOTE}"
         case "literal_error":
