@@ -43,8 +43,9 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
     Raises:
         ConfigError: naming every wrong setting and `source`.
     """
-    if not isinstance(settings, Mapping):  # a file that somebody edited
-        raise ConfigError(f"{source} must be a mapping of settings, got {kind_of(settings)}")
+    given: object = settings
+    if not isinstance(given, Mapping):  # a file that somebody edited
+        raise ConfigError(f"{source} must be a mapping of settings, got {kind_of(given)}")
     wrong = dict(_wrong_numbers(section, settings))
     try:
         checked = section.model_validate(settings)
