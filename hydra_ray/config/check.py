@@ -21,6 +21,7 @@ _TAG = re.compile(r"<.*>")
 """Tags of the ways to give a setting, and other steps that are no keys of YAML."""
 _KEY = "[key]"
 _MAX_SHOWN = 60
+_MAX_MESSAGE = 600
 _LARGEST = 2**63
 """Bound of whole numbers: they become seeds, and numbers in JSON and Arrow."""
 _MAX_PLACES = 3
@@ -42,8 +43,9 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
     Raises:
         ConfigError: naming every wrong setting and `source`.
     """
-    if not isinstance(settings, Mapping):  # a file that somebody edited
-        raise ConfigError(f"{source} must be a mapping of settings, got {kind_of(settings)}")
+    given: object = settings
+    if not isinstance(given, Mapping):  # a file that somebody edited
+        raise ConfigError(f"{source} must be a mapping of settings, got {kind_of(given)}")
     wrong = dict(_wrong_numbers(section, settings))
     try:
         checked = section.model_validate(settings)
@@ -154,7 +156,8 @@ def _what_is_wrong(section: type[BaseModel], place: tuple[int | str, ...], error
         case "missing":
             return "it is missing"
         case "value_error":
-            return str(context["error"])
+            what = str(context["error"])
+            return what if len(what) <= _MAX_MESSAGE else f"{what[:_MAX_MESSAGE]}..."
         case "string_type" if given is None or isinstance(given, bool | int | float):
             what = f"text; {_QUOTE}"
         case "literal_error":

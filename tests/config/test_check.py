@@ -136,3 +136,10 @@ def test_a_misspelled_built_in_task_is_told_with_the_one_that_is_meant(path):
 def test_settings_that_are_no_mapping_are_a_config_error(settings):
     with pytest.raises(ConfigError, match=r"run\.json must be a mapping of settings, got"):
         check_config(settings, "run.json")
+
+
+def test_a_long_value_is_cut_in_the_message_about_it(path):
+    with pytest.raises(ConfigError) as told:
+        load_config(path, [f"lamp.task={TASK}", f"lamp.task.sentences.query={'x' * 5000}"])
+    assert "lamp.task.sentences: query is 'xxx" in str(told.value)
+    assert len(str(told.value)) < 1000
