@@ -43,9 +43,9 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
     Raises:
         ConfigError: naming every wrong setting and `source`.
     """
-    given: object = settings
-    if not isinstance(given, Mapping):  # a file that somebody edited
-        raise ConfigError(f"{source} must be a mapping of settings, got {kind_of(given)}")
+    # A file that somebody edited may hold anything.
+    if not isinstance(settings, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{source} must be a mapping of settings, got {kind_of(settings)}")
     wrong = dict(_wrong_numbers(section, settings))
     try:
         checked = section.model_validate(settings)
