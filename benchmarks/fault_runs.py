@@ -189,7 +189,9 @@ def run_schedule(
         difference=compare(
             plan_run(attempts.config),
             reference.plan,
-            unequal=("num_tokens",) if schedule.trouble in (Trouble.ODD_REPLIES, Trouble.NO_USAGE) else (),
+            unequal=("num_tokens", "thought_tokens")
+            if schedule.trouble in (Trouble.ODD_REPLIES, Trouble.NO_USAGE)
+            else (),
         ),
         paid_needlessly=len(needless),
         paid_in_flight=len(in_flight),
