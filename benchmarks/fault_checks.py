@@ -25,8 +25,11 @@ class Difference:
     """Tables and files that are not equal."""
 
 
-def compare(plan: Plan, undisturbed: Plan, stages: Collection[str] = ()) -> Difference:
+def compare(plan: Plan, undisturbed: Plan, stages: Collection[str] = (), unequal: Collection[str] = ()) -> Difference:
     """Compare all tables from users to answers, and the predictions; or only those of some stages.
+
+    Args:
+        unequal: columns, also within others, that may differ: what was counted, where an endpoint did not tell it.
 
     In another batch a model's probabilities differ in the last bits, so with vLLM the answers, choices and predictions
     are compared, without floating-point numbers.
@@ -44,7 +47,7 @@ def compare(plan: Plan, undisturbed: Plan, stages: Collection[str] = ()) -> Diff
                 lost += read_part(theirs).num_rows
                 changed.append(ours)
                 continue
-            counts = [_rows(each, is_model) for each in (ours, theirs)]
+            counts = [_rows(each, is_model, unequal) for each in (ours, theirs)]
             lost += (counts[1] - counts[0]).total()
             duplicate += (counts[0] - counts[1]).total()
             is_same = counts[0] == counts[1] if is_model or table in _BY_ROW else _is_same_file(ours, theirs)
@@ -56,11 +59,18 @@ def compare(plan: Plan, undisturbed: Plan, stages: Collection[str] = ()) -> Diff
     return Difference(num_lost=lost, num_duplicate=duplicate, changed=tuple(changed))
 
 
-def _rows(location: str, without_floats: bool) -> Counter[str]:
+def _rows(location: str, without_floats: bool, unequal: Collection[str]) -> Counter[str]:
     table = read_part(location)
     # How often a call was repeated is the endpoint's doing.
-    rows = table.select([name for name in table.column_names if name != "attempts"]).to_pylist()
+    named = table.select([name for name in table.column_names if name != "attempts"]).to_pylist()
+    rows = [_without(row, unequal) for row in named]
     return Counter(str(_without_floats(row) if without_floats else row) for row in rows)
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(each, names) for key, each in value.items() if key not in names}
+    return [_without(each, names) for each in value] if isinstance(value, list) else value
 
 
 def _without_floats(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from random import Random
 
-from fault_points import BATCH_REQUESTS, Point
+from fault_points import Point
 from fault_replies import MOODS, odd_replies_of, replies_of, without_usage
 from fault_schedules import STAGES, Schedule, Trouble
 from fault_server import ANSWER, FaultServer
@@ -37,7 +37,7 @@ def disturb_endpoint(endpoint: FaultServer, schedule: Schedule, reached: Mapping
         endpoint.usual = without_usage(schedule.variant)
     elif schedule.trouble == Trouble.CHANGED_MIND:
         mood = MOODS[schedule.variant]
-        num_good = Random(schedule.seed).randrange(BATCH_REQUESTS * (reached[Point.GENERATE] - 1))
+        num_good = Random(schedule.seed).randrange(reached[Point.GENERATE] - 1)  # a batch has a call or more
         endpoint.replies.extend([ANSWER] * num_good)
         if mood.is_once:
             endpoint.replies.append(mood.refusal)
