@@ -67,9 +67,9 @@ def stages_by_asker(outline: Outline) -> dict[str, str]:
 
 def batch_line(record: BatchRecord) -> str:
     """Return a line on a batch."""
-    name = record.batch_id or f"{record.key} (not submitted)"
     stage = record.asker.rpartition("-")[0]
-    return f"batch {name} of {stage}: {record.status}, {record.num_done} of {counted(record.num_lines, 'request')} done"
+    done = f"{record.num_done} of {counted(record.num_lines, 'request')} done"
+    return f"batch {record.name} of {stage}: {record.status}, {done}"
 
 
 def _end(owner: Owner) -> str:

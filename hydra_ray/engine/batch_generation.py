@@ -23,9 +23,9 @@ from hydra_ray.engine.ray_data import (
 from hydra_ray.engine.telemetry import batches_polled
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.batches.lines import MISSING
-from hydra_ray.generate.batches.records import MERGED, BatchFolder, batches_of
+from hydra_ray.generate.batches.records import BatchFolder, batches_of, listed
 from hydra_ray.generate.batches.results import failed_completion
-from hydra_ray.generate.batches.session import listed, open_session
+from hydra_ray.generate.batches.session import open_session
 from hydra_ray.generate.call_faults import Fault
 from hydra_ray.generate.completion_store import CompletionStore, asker_of
 from hydra_ray.generate.failures import ERRORS, FailureKind, require_answers
@@ -89,9 +89,7 @@ def require_no_batches(stage: Stage, store: CompletionStore) -> None:
     Raises:
         ConfigError: there is one.
     """
-    asker = asker_of(stage.name, stage.fingerprint)
-    left = [each for each in batches_of(store).records() if each.asker == asker and each.status != MERGED]
-    if left:
+    if left := batches_of(store).under_way(asker_of(stage.name, stage.fingerprint)):
         raise ConfigError(
             f"stage {stage.name}: {listed(left)} of this stage may be under way, and generator.engine is not "
             "openai_batch, so that their requests would be paid twice. Run with generator.engine=openai_batch to wait "

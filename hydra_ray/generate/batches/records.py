@@ -65,6 +65,11 @@ class BatchRecord:
         """Whether the endpoint is known to have the batch."""
         return self.batch_id is not None
 
+    @property
+    def name(self) -> str:
+        """Id at the endpoint; the key, before there is one."""
+        return self.batch_id or f"{self.key} (not submitted)"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFolder:
@@ -86,6 +91,10 @@ class BatchFolder:
         names = [name for name in storage.list_files(self.folder) if name.endswith(_RECORD) and name != LEASE]
         found = (self.read(name.removesuffix(_RECORD)) for name in names)
         return sorted((each for each in found if each is not None), key=lambda each: (each.prepared_at, each.key))
+
+    def under_way(self, asker: str) -> list[BatchRecord]:
+        """Return the batches of a stage whose answers are not stored yet."""
+        return [each for each in self.records() if each.asker == asker and each.status != MERGED]
 
     def read(self, key: str) -> BatchRecord | None:
         """Return a record; None where it was merged and removed.
@@ -179,6 +188,12 @@ def new_record(asker: str, api: ApiConfig, load: Load) -> BatchRecord:
         most_tokens=load.most_tokens,
         prepared_at=time.time(),
     )
+
+
+def listed(records: Iterable[BatchRecord]) -> str:
+    """Return the names of batches, for a sentence."""
+    names = [each.name for each in records]
+    return f"the batch{'es' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def again(record: BatchRecord) -> BatchRecord:
