@@ -20,7 +20,8 @@ HEADING = "Conversation, the newest message last:"
 ROLES: Mapping[str, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
 """Roles of messages, and how they are shown."""
 _INDENT = "  "
-_MAX_CHARACTERS_PER_TOKEN = 50
+MAX_CHARACTERS_PER_TOKEN = 50
+"""Bound by which longer texts are cut or left out before they are tokenized: a whole book costs no more than a page."""
 _START = re.compile(rf"\n(?={'|'.join(ROLES.values())}: )")
 
 Message = Mapping[str, Any]
@@ -86,7 +87,7 @@ def newest_that_fit(text: str, count_tokens: Callable[[str], int], max_tokens: i
     best = None
     for num_messages, message in enumerate(reversed(message_texts(text)), start=1):
         # Checked first, because each attempt is tokenized.
-        if len(message) > max_tokens * _MAX_CHARACTERS_PER_TOKEN:
+        if len(message) > max_tokens * MAX_CHARACTERS_PER_TOKEN:
             break
         newest = newest_messages(text, num_messages)
         if count_tokens(newest) > max_tokens:

@@ -71,3 +71,8 @@ class ClusterError(HydraError, ConnectionError):
 
 class SubmissionAddressError(ClusterError):
     """A dashboard's address, for submitting jobs, was given where a cluster's own address is needed."""
+
+
+def shortened(text: str, max_characters: int) -> str:
+    """Return a text for an error, cut where it is longer."""
+    return text if len(text) <= max_characters else f"{text[:max_characters]}..."

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from hydra_ray.config.run import RunConfig
 from hydra_ray.config.section import PATTERN_FORMS, Section
-from hydra_ray.errors import ConfigError
+from hydra_ray.errors import ConfigError, shortened
 
 _Section = TypeVar("_Section", bound=Section)
 LIST_FOLLOWS = "is not a valid configuration:"
@@ -116,7 +116,7 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, str):
-        return repr(value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}...")
+        return repr(shortened(value, _MAX_SHOWN))
     return kind_of(value)
 
 
@@ -144,8 +144,7 @@ def _place(location: tuple[int | str, ...], settings: object) -> tuple[int | str
 
 
 def _name_of(place: tuple[int | str, ...]) -> str:
-    names = (str(part) for part in place)
-    return ".".join(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}..." for name in names)
+    return ".".join(shortened(str(part), _MAX_SHOWN) for part in place)
 
 
 def _what_is_wrong(section: type[BaseModel], place: tuple[int | str, ...], error: ErrorDetails) -> str:
@@ -156,8 +155,7 @@ def _what_is_wrong(section: type[BaseModel], place: tuple[int | str, ...], error
         case "missing":
             return "it is missing"
         case "value_error":
-            what = str(context["error"])
-            return what if len(what) <= _MAX_MESSAGE else f"{what[:_MAX_MESSAGE]}..."
+            return shortened(str(context["error"]), _MAX_MESSAGE)
         case "string_type" if given is None or isinstance(given, bool | int | float):
             what = f"text; {_QUOTE}"
         case "literal_error":

@@ -7,7 +7,7 @@ from typing import Any, cast
 from hydra_ray.config.check import check_config, kind_of
 from hydra_ray.config.run import RunConfig
 from hydra_ray.config.yaml_documents import MAX_DEPTH, parse_document, read_document
-from hydra_ray.errors import ConfigError
+from hydra_ray.errors import ConfigError, shortened
 from hydra_ray.shipped import find_configuration
 
 _MAX_SHOWN = 200
@@ -88,4 +88,4 @@ def apply_setting(settings: Mapping[str, Any], key: str, value: Any) -> dict[str
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
+    return repr(shortened(text, _MAX_SHOWN))

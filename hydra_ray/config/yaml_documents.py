@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from hydra_ray.errors import shortened
+
 MAX_BYTES = 2_000_000
 """Size of the largest document, in bytes."""
 MAX_NODES = 100_000
@@ -16,6 +18,7 @@ MAX_DEPTH = 50
 _CHARACTERS_PER_NODE = 100
 """Length of a text that counts as one more value."""
 _MAX_BITS = 64
+_MAX_SHOWN = 40
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
@@ -200,4 +203,4 @@ _ConfigurationLoader.add_constructor(f"{_TAG}int", _ConfigurationLoader.construc
 
 
 def _clipped(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+    return repr(shortened(text, _MAX_SHOWN))

@@ -15,12 +15,10 @@ from hydra_ray.config import ApiConfig
 from hydra_ray.errors import EndpointError, ReplyError
 from hydra_ray.generate.error_replies import ErrorReply, read_error
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.retry_policy import retry_after_seconds
+from hydra_ray.generate.retry_policy import PASSING_STATUSES, retry_after_seconds
 from hydra_ray.rows import Request
 
-_AGAIN = (408, 409, 425, 429)
-"""Status codes below 500 after which a retry may succeed."""
-_SLOW_DOWN = (408, 409, 425, 429, 529)
+_SLOW_DOWN = (*PASSING_STATUSES, 529)
 """Status codes by which a living endpoint asks to come again."""
 _NOT_AGAIN = (501, 505)
 """Status codes from 500 on that mean the same at every attempt."""
@@ -120,7 +118,7 @@ def _status_fault(error: openai.APIStatusError, api: ApiConfig, request: Request
     remedy = _remedy_for_all(status, told, api)
     if remedy is not None:
         raise EndpointError(f"the endpoint {api.base_url} refuses every request: {said}. {remedy}")
-    if status in _AGAIN or (status >= 500 and status not in _NOT_AGAIN):
+    if status in PASSING_STATUSES or (status >= 500 and status not in _NOT_AGAIN):
         retry_after = retry_after_seconds(error.response.headers, time.time())
         return Fault(
             kind=FailureKind.UNAVAILABLE,

@@ -4,6 +4,7 @@ They are resolved where the generator runs. Where Ray is started by this process
 variables, so that what is missing is found before Ray starts.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -75,6 +76,12 @@ def client_settings(api: ApiConfig) -> dict[str, Any]:
 def _resolved(values: Mapping[str, str]) -> dict[str, str]:
     """Return values with the environment variables that they refer to."""
     return {name: REFERENCE.sub(lambda found: os.environ[found[1]], value) for name, value in values.items()}
+
+
+def quiet_client_logs() -> None:
+    """Let OpenAI's clients and their libraries log warnings only: below that they log addresses and whole requests."""
+    for library in ("openai", "httpx", "httpx2", "httpcore"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def call_headers(api: ApiConfig) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from hydra_ray.rows import Request
 
-_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What the code of an error, or a reason why an answer ended, looks like, and a text does not."""
 _LONGEST = 20_000
 """Characters of an error that are looked at."""
 _LONGEST_NAME = 40
@@ -121,7 +122,7 @@ def _codes(parts: list[Mapping[str, Any]]) -> Iterator[str]:
     for name in ("code", "type", "status", "reason", "error", "error_code"):
         for part in parts:
             value = part.get(name)
-            if isinstance(value, str) and _CODE.fullmatch(value) and not value.isdecimal():
+            if isinstance(value, str) and CODE.fullmatch(value) and not value.isdecimal():
                 yield value.lower()
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, Task
-from hydra_ray.conversations import is_conversation, message_texts, newest_that_fit
+from hydra_ray.conversations import MAX_CHARACTERS_PER_TOKEN, is_conversation, message_texts, newest_that_fit
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.chat_template import ChatTemplate, merged_system, open_template
 from hydra_ray.generate.control_tokens import control_ids, defuse, harmless
@@ -34,8 +34,6 @@ _SLACK_TOKENS = 4
 """Allowance per text for tokens that differ between a text alone and inside a prompt."""
 _MAX_ATTEMPTS = 4
 """Maximum number of renderings of a prompt with the same examples; the first one nearly always fits."""
-_MAX_CHARACTERS_PER_TOKEN = 50
-"""Bound by which longer texts are cut before they are tokenized, so that a whole book costs no more than a page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +276,7 @@ def _safe_text(template: ChatTemplate, text: str, max_tokens: int) -> _Text:
     if is_conversation(text):
         newest = newest_that_fit(text, lambda part: _count_tokens(template, _harmless(template, part)), max_tokens)
         text = newest or message_texts(text)[-1]
-    text = text[: max_tokens * _MAX_CHARACTERS_PER_TOKEN]
+    text = text[: max_tokens * MAX_CHARACTERS_PER_TOKEN]
     if not getattr(template.tokenizer, "is_fast", False):
         return _cut_by_counting(template, _harmless(template, text), max_tokens)
     text = defuse(text, template.control_pattern)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from hydra_ray.errors import ReplyError
+from hydra_ray.generate.error_replies import CODE
 from hydra_ray.generate.thoughts import answer_token, split_thought, thought_length
 from hydra_ray.rows import Generation, Token
 
@@ -36,7 +37,6 @@ _MAX_CHARACTERS = 1_000_000
 """Length to which an answer is cut, as if its length limit had been reached: none that was asked for is as long."""
 _MAX_TOP_PROBABILITY = 1.05
 """Largest sum of the probabilities of alternative tokens that is believed; above 1 by rounding."""
-_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _REASONS = {
@@ -256,7 +256,7 @@ def _finish_reason(choice: Mapping[str, Any], text: str) -> str:
     if not text and choice["message"].get("refusal"):
         return "content_filter"
     reason = choice.get("finish_reason")
-    if not isinstance(reason, str) or not _CODE.fullmatch(reason):
+    if not isinstance(reason, str) or not CODE.fullmatch(reason):
         return ""
     return _REASONS.get(reason.lower(), reason)
 
@@ -312,7 +312,7 @@ def _lengths(reported: Sequence[int], generated_tokens: int) -> list[int]:
 
 def _code_of(error: Any) -> str:
     codes = (error.get(name) for name in ("code", "type")) if isinstance(error, dict) else ()
-    code = next((str(code) for code in codes if isinstance(code, str | int) and _CODE.fullmatch(str(code))), "")
+    code = next((str(code) for code in codes if isinstance(code, str | int) and CODE.fullmatch(str(code))), "")
     return f" ({code})" if code else ""
 
 

@@ -3,6 +3,8 @@
 import email.utils
 from collections.abc import Mapping
 
+PASSING_STATUSES = (408, 409, 425, 429)
+"""Status codes below 500 after which a retry may succeed."""
 _FIRST_PAUSE_SECONDS = 0.5
 
 

@@ -1,9 +1,9 @@
 """Arguments of chat templates besides the messages: those of the configuration, and switches of thinking."""
 
-import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hydra_ray.config.check import did_you_mean
 from hydra_ray.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def template_arguments(
         if name in _RESERVED:
             raise ConfigError(f"generator.chat_template_kwargs.{name} is set by hydra_ray itself: leave it out.")
         if name not in known:
-            similar = difflib.get_close_matches(name, known.difference(_RESERVED), n=1)
+            own = sorted(known.difference(_RESERVED))
             raise ConfigError(
                 f"the chat template of {tokenizer.name_or_path} has no argument {name}, which "
-                f"generator.chat_template_kwargs gives{f': did you mean {similar[0]}?' if similar else '.'} It has "
-                f"{', '.join(sorted(known.difference(_RESERVED))) or 'none'}."
+                f"generator.chat_template_kwargs gives{did_you_mean(name, own) or '.'} "
+                f"It has {', '.join(own) or 'none'}."
             )
     switched = {} if is_thinking else {name: off for name, off in THINKING_SWITCHES.items() if name in known}
     # A switch that is given speaks for all others.

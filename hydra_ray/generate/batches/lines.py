@@ -17,6 +17,7 @@ from hydra_ray.errors import ReplyError
 from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import call_arguments, call_body
 from hydra_ray.generate.engines.token_counts import TokenCounts
+from hydra_ray.generate.error_replies import CODE
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
 from hydra_ray.rows import Request
@@ -147,8 +148,7 @@ def read_result(line: ResultLine, request: Request, samples: range, form: LineFo
 def code_of(error: Any) -> str:
     """Return the code of an error of a batch or a line; empty where it has none that looks like one."""
     code = error.get("code") if isinstance(error, Mapping) else None
-    is_code = isinstance(code, str) and code.isascii() and code.replace("_", "").isalnum() and len(code) <= 64
-    return str(code) if is_code else ""
+    return code if isinstance(code, str) and CODE.fullmatch(code) else ""
 
 
 def _fault_of_line(error: Any) -> Fault:

@@ -5,7 +5,6 @@ Calls are repeated where that may help. Creating a batch is not idempotent, and 
 """
 
 import json
-import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -19,18 +18,15 @@ from hydra_ray.config import ApiConfig, BatchConfig
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.batches.lines import code_of
 from hydra_ray.generate.batches.records import RAN_NOT, BatchRecord
-from hydra_ray.generate.credentials import call_headers, client_settings
-from hydra_ray.generate.retry_policy import pause_seconds, retry_after_seconds
+from hydra_ray.generate.credentials import call_headers, client_settings, quiet_client_logs
+from hydra_ray.generate.retry_policy import PASSING_STATUSES, pause_seconds, retry_after_seconds
 from hydra_ray.temporary import temporary_file
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 METADATA = "hydra_ray"
 """Name of the record's key in a batch's metadata."""
 _PURPOSE = "batch"
-_AGAIN = (408, 409, 425, 429)
-"""Status codes below 500 after which a repetition may succeed."""
 _PAGE = 100
 """Batches or files of a page, the most that is documented for batches."""
 _CHUNK_BYTES = 1 << 20
@@ -53,9 +49,7 @@ class Provider:
 
     def __init__(self, api: ApiConfig, batch: BatchConfig):
         self._api, self._batch = api, batch
-        for library in ("openai", "httpx", "httpx2", "httpcore"):
-            # Below this level they log addresses and, at debug level, whole requests.
-            logging.getLogger(library).setLevel(logging.WARNING)
+        quiet_client_logs()
         # A redirect would send the key and the prompts to an address that nobody configured.
         without_redirects = openai.DefaultHttpxClient(follow_redirects=False)
         self._client = openai.OpenAI(**client_settings(api), http_client=without_redirects)
@@ -208,7 +202,7 @@ def _refusal(error: openai.APIStatusError, what: str, api: ApiConfig) -> str:
     said = f"status {status}" + (f" ({code})" if code else "")
     if _is_limit(code, _message(error)):
         raise BusyError(f"the endpoint {api.base_url} has too many tokens or batches enqueued: {said}")
-    if status in _AGAIN or status >= 500:
+    if status in PASSING_STATUSES or status >= 500:
         return said
     if status in (404, 410):
         raise GoneError(

@@ -25,7 +25,7 @@ from hydra_ray.errors import EndpointError, HydraError
 from hydra_ray.findings import counted
 from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
-from hydra_ray.generate.credentials import call_headers, client_settings, require_credentials
+from hydra_ray.generate.credentials import call_headers, client_settings, quiet_client_logs, require_credentials
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.engines.call_progress import Answers, Attempts
 from hydra_ray.generate.engines.token_counts import TokenCounts
@@ -75,9 +75,7 @@ class OpenAiEngine:
         self._workers, self._calling = set[asyncio.Task[None]](), set[asyncio.Task[None] | None]()
         self._stop: EndpointError | None = None
         """Why the run stops; calls that are under way are still awaited, since they may be paid."""
-        for library in ("openai", "httpx", "httpx2", "httpcore"):
-            # Below this level they log addresses and, at debug level, whole requests.
-            logging.getLogger(library).setLevel(logging.WARNING)
+        quiet_client_logs()
 
     def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
         """Return one completion per request, in the order of arrival.
