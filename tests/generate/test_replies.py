@@ -294,5 +294,5 @@ def test_alternatives_that_are_likelier_than_1_together_are_left_out():
 
 
 def test_an_answer_of_a_book_is_cut():
-    (generation,) = read_answers(body_of({"content": "a" * 3_000_000}), 1, 0).generations
+    (generation,) = read_answers(body_of({"content": "a" * 1_000_001}), 1, 0).generations
     assert (len(generation.text), generation.finish_reason) == (1_000_000, "length")

@@ -36,6 +36,7 @@ from hydra_ray.generate.failures import TRANSIENT, FailureKind
 from hydra_ray.generate.prompts import count_prompt_tokens
 from hydra_ray.generate.rate_limits import Limiter, Turns
 from hydra_ray.generate.replies import read_answers
+from hydra_ray.generate.retry_policy import Breaker
 from hydra_ray.rows import Completion, Message, Request
 
 SECRET_TEXT = "my diary of last summer"
@@ -203,12 +204,16 @@ def test_all_requests_wait_while_the_endpoint_asks_one_of_them_to():
     assert len(early) == 2, "only those that were under way"
 
 
-def test_a_wait_is_no_sign_of_death_and_neither_is_an_overload():
-    overloads = [Reply(status=status, headers={"retry-after-ms": "50"}) for status in (429, 503, 529)]
+def test_a_wait_is_no_sign_of_death_and_neither_is_an_overload(monkeypatch: pytest.MonkeyPatch):
+    signs = list[str]()
+    monkeypatch.setattr(Breaker, "failed", lambda _, request_id, start: signs.append(request_id))
+    monkeypatch.setattr("hydra_ray.generate.engines.openai.random.random", lambda: 0.0)
+    overloads = [Reply(status=status, headers={"retry-after-ms": "5"}) for status in (429, 503, 529)]
     with FaultServer(*overloads * 4) as server:
-        settings = {"breaker_failures": 1, "breaker_seconds": 0.1, "attempt_timeout_seconds": 0.1, "max_attempts": 100}
-        found = answers(engine_of(server.url, **settings, max_backoff_seconds=0.01), requests(2))
+        found = answers(engine_of(server.url, breaker_failures=1, max_attempts=100), requests(2))
     assert [each.error for each in found.values()] == [None] * 2
+    assert len(server.calls) == 2 + len(overloads) * 4
+    assert signs == []
 
 
 @pytest.mark.parametrize("seconds", ["1e300", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
