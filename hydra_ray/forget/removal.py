@@ -32,7 +32,7 @@ from hydra_ray.forget.table_rows import USER_ID, count_rows, drop_rows, read_row
 from hydra_ray.runs.lease import alone
 from hydra_ray.runs.root import pseudonym, root_key
 from hydra_ray.stages.answers import PREDICTIONS_TABLE
-from hydra_ray.storage.file_lists import rewriting
+from hydra_ray.storage.listing_updates import rewriting
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from hydra_ray import storage
 from hydra_ray.config import RunConfig, check_config
 from hydra_ray.errors import ConfigError, DamagedError, InputError
 from hydra_ray.runs.stage import Stage
-from hydra_ray.storage.file_lists import RUN_FILES, rewriting
+from hydra_ray.storage.listing_updates import rewriting
+from hydra_ray.storage.listings import RUN_FILES
 
 _CONFIG = "config.json"
 _STAGES = "stages.json"

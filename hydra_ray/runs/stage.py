@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from hydra_ray import storage
 from hydra_ray.errors import DamagedError, StorageError
 from hydra_ray.runs.settings import settings_of
-from hydra_ray.storage.file_lists import FILES, MANIFEST, digests_of
+from hydra_ray.storage.listing_updates import digests_of
+from hydra_ray.storage.listings import FILES, MANIFEST
 
 LEASE = "lease.json"
 """Name of the lease file in a stage's folder."""

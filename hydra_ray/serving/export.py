@@ -24,7 +24,8 @@ from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.serving.export_folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.serving.model_card import base_card, model_card
 from hydra_ray.stages.plan import Plan, ScorerPlan
-from hydra_ray.storage.file_lists import FILES, digests_of
+from hydra_ray.storage.listing_updates import digests_of
+from hydra_ray.storage.listings import FILES
 
 
 def export_run(plan: Plan, folder: str) -> Exported:

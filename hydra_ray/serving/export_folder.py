@@ -22,8 +22,8 @@ from hydra_ray.config import RunConfig, check_config
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.runs.stage import Stage, bucket_of
-from hydra_ray.storage.file_lists import FILES, MANIFEST, read_listing, require_files
-from hydra_ray.storage.listings import is_listed
+from hydra_ray.storage.listing_updates import require_files
+from hydra_ray.storage.listings import FILES, MANIFEST, is_listed, read_listing
 
 CARD = "README.md"
 DESCRIPTION = "export.json"

@@ -19,7 +19,7 @@ from hydra_ray.runs.lease import claim
 from hydra_ray.runs.root import pseudonym, receipt_location, root_key
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.plan import Plan
-from hydra_ray.storage.file_lists import digests_of
+from hydra_ray.storage.listing_updates import digests_of
 
 ANN, BOB, CYD = (person(name, fold=fold) for name, fold in (("ann-x", 0), ("bob-y", 1), ("cyd-z", 0)))
 

@@ -22,7 +22,7 @@ from hydra_ray.errors import ConfigError, DamagedError
 from hydra_ray.scorer.base.encoder import distinct, load_encoder, pool, require_length
 from hydra_ray.scorer.base.layer_cache import HiddenStateCache, LowerLayers, layers_of, num_equal_layers
 from hydra_ray.scorer.base.spec import DESCRIBED, DESCRIPTION, BaseShape
-from hydra_ray.storage.file_lists import digests_of, require_files
+from hydra_ray.storage.listing_updates import digests_of, require_files
 from hydra_ray.temporary import temporary_folder
 
 _PROJECTION = "projection.safetensors"

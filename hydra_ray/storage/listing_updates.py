@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from hydra_ray.errors import DamagedError
 from hydra_ray.storage.files import content_digest, exists, join, present, read_json, write_json
-from hydra_ray.storage.listings import FILES, MANIFEST, RUN_FILES, forget_listing, read_listing
+from hydra_ray.storage.listings import FILES, MANIFEST, RUN_FILES, forget_listing
 
 _THREADS = 16
 
@@ -74,6 +74,3 @@ def require_files(folder: str, digests: Mapping[str, str | None], what: str, adv
             f"{what} holds {len(changed)} files that are damaged or not its own, such as {changed[0]}: their digests "
             f"are not those that were written. {advice}"
         )
-
-
-__all__ = ["FILES", "MANIFEST", "RUN_FILES", "digests_of", "read_listing", "require_files", "rewriting"]

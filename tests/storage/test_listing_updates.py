@@ -10,7 +10,7 @@ import pytest
 from hydra_ray import storage
 from hydra_ray.errors import DamagedError
 from hydra_ray.runs.stage import Stage
-from hydra_ray.storage.file_lists import require_files, rewriting
+from hydra_ray.storage.listing_updates import require_files, rewriting
 
 
 class Killed(BaseException):
