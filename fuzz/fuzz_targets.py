@@ -35,7 +35,7 @@ Target = Callable[[bytes], None]
 CORPUS = Path(__file__).parent / "corpus"
 """Folder with one folder per target; files named seed-* are committed, the others were found by fuzzing."""
 
-_TAGS = Task(
+TAGS = Task(
     name="tags",
     kind="classification",
     instruction="Which tag?",
@@ -43,7 +43,7 @@ _TAGS = Task(
     labels=("comedy", "dark comedy", "romance"),
     record_output="tag",
 )
-_TASKS = (_TAGS, *TASKS.values())
+_TASKS = (TAGS, *TASKS.values())
 _ASKED = make_request(
     user_id="u",
     messages=(Message(role="user", content="Which tag?"),),
@@ -58,7 +58,7 @@ _WITHOUT_DATES = Task(name="t", kind="text", instruction="Which?", is_history_la
 
 def lamp_questions(content: bytes) -> None:
     """Read a questions file of LaMP; the first byte selects the task."""
-    task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
+    task, content = _TASKS[content[0] % len(_TASKS)] if content else TAGS, content[1:]
     _write("dev_questions.json", content)
     _check_users(read_samples(task, str(_folder()), "dev", is_new=True))
 
@@ -73,18 +73,18 @@ def lamp_outputs(content: bytes) -> None:
 
 def own_jsonl(content: bytes) -> None:
     """Read a JSONL file of own users; the first byte selects the task."""
-    task, content = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:]
+    task, content = _TASKS[content[0] % len(_TASKS)] if content else TAGS, content[1:]
     _check_own_users(task, "users.jsonl", content)
 
 
 def own_parquet(content: bytes) -> None:
     """Read a Parquet file of own users."""
-    _check_own_users(_TAGS, "users.parquet", content)
+    _check_own_users(TAGS, "users.parquet", content)
 
 
 def own_files(content: bytes) -> None:
     """Read a file of own users whose format is told by its content: JSON, CSV, Arrow IPC, packed or not."""
-    _check_own_users(_TAGS, "users", content)
+    _check_own_users(TAGS, "users", content)
 
 
 def prompts(content: bytes) -> None:
@@ -112,7 +112,7 @@ def prompts(content: bytes) -> None:
 
 def answers(content: bytes) -> None:
     """Parse a generated text; the first byte selects the task."""
-    task, text = _TASKS[content[0] % len(_TASKS)] if content else _TAGS, content[1:].decode("utf-8", "replace")
+    task, text = _TASKS[content[0] % len(_TASKS)] if content else TAGS, content[1:].decode("utf-8", "replace")
     answer = parse_answer(task, Generation(text=text, num_tokens=1, finish_reason="stop"))
     assert (answer.value is None) != (answer.error is None)
     assert not task.is_closed or answer.value is None or answer.value in task.labels
@@ -135,7 +135,7 @@ def replies(content: bytes) -> None:
     store = CompletionStore(root=str(_folder()), name="replies")
     store.write(0, "fuzz", [completion])
     assert store.read(0, [_ASKED]) == {_ASKED.request_id: completion}
-    for task in (_TAGS, TASKS["LaMP_4"]):
+    for task in (TAGS, TASKS["LaMP_4"]):
         for answer in parse_completion(completion, _ASKED.num_samples, task):
             assert (answer.value is None) != (answer.error is None)
             assert answer.num_tokens >= 0

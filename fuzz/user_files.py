@@ -16,17 +16,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / name) for name in ("lamp", "")]
 
 from file_mutations import MARK, SEEDS, mutated, told_of  # noqa: E402
-
-from hydra_ray.config import Task  # noqa: E402
-
-_TAGS = Task(
-    name="tags",
-    kind="classification",
-    instruction="Which tag?",
-    input_pattern=r"Which tag\? text:(?P<input>.+)",
-    labels=("comedy", "dark comedy", "romance"),
-    record_output="tag",
-)
+from fuzz_targets import TAGS  # noqa: E402
 
 
 def main() -> int:
@@ -51,7 +41,7 @@ def _fuzz(folder: Path, name: str, content: bytes, num_mutations: int, seed: int
     for _ in range(num_mutations):
         changed = mutated(content, chance)
         try:
-            outcome, messages = told_of(_TAGS, folder, name, changed)
+            outcome, messages = told_of(TAGS, folder, name, changed)
         except Exception:
             outcome, messages = "crash", []
             traceback.print_exc()

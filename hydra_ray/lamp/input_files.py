@@ -22,11 +22,6 @@ class InputFile:
     given: str
     """Entry of lamp.users_files that names it."""
 
-    @property
-    def is_part(self) -> bool:
-        """Whether the entry is a folder or a pattern, so that the file may be an empty part among others."""
-        return self.location != self.given
-
 
 def input_files(given: Sequence[str]) -> list[InputFile]:
     """Return the files that some entries name, in the order of the entries and of names in a folder, each file once.
