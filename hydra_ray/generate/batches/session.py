@@ -8,6 +8,7 @@ same batch wait for it together, and whichever comes first stores its answers.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from openai.types import Batch
 from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
 from hydra_ray.findings import counted
-from hydra_ray.generate.batches.lines import LineForm, line_form
+from hydra_ray.generate.batches.lines import LineForm, line_form, read_line
 from hydra_ray.generate.batches.packing import Load, Queued, load_of, packages
 from hydra_ray.generate.batches.provider import (
     BusyError,
@@ -51,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 _HOUR_SECONDS = 3600
 _MAX_DOWNLOADS = 3
-"""Maximum number of downloads of a result file that has fewer lines than the endpoint says."""
+"""Maximum number of looks at a batch whose result files are missing, or have fewer lines than the endpoint says."""
 
 Spend = Callable[[Mapping[str, float]], None]
 """Raises where so many tokens, and so much money, may not be spent: counters asked_tokens and cost."""
@@ -85,6 +86,8 @@ class BatchSession:
     """Keys of batches that this process has looked at."""
     _cancelled: list[str] = field(default_factory=list)
     """Ids of batches that were cancelled while this process waited."""
+    _num_short: Counter[str] = field(default_factory=Counter)
+    """Number of looks at each ended batch at which results were missing, by key."""
 
     def answer(self, fill_queue: FillQueue) -> None:
         """Answer all requests that the queue is filled with, in as many rounds as are allowed; `faults` has the rest.
@@ -159,8 +162,12 @@ class BatchSession:
         left = list[BatchRecord]()
         for key in [each.key for each in self.folder.records() if each.asker == self.asker]:
             with self._lease("cancels its batches"):
-                record = self.folder.read(key)
-                if record is not None and (now := self._cancel(record)) is not None:
+                for _ in range(_MAX_DOWNLOADS):
+                    record = self.folder.read(key)
+                    now = None if record is None else self._cancel(record)
+                    if now is None or now.status not in ENDED:
+                        break
+                if now is not None:
                     left.append(now)
         return left
 
@@ -258,8 +265,13 @@ class BatchSession:
             return self._submit(record)
         found = self._state(record, record.batch_id)
         if found is None:
-            logger.warning("batch %s is gone at the endpoint: its requests are asked again", record.batch_id)
-            return self._clear(self.folder.write(replace(record, status=MERGED)))
+            raise EndpointError(
+                f"stage {self.stage}: the endpoint {self.api.base_url} has no batch {record.batch_id}, neither by its "
+                "id nor in its list, though it was created there. An endpoint shows the batches of a key's project "
+                f"alone: set the key in {self.api.api_key_env or 'generator.api'} back to one of that project and run "
+                f"again. If the batch is gone for good, remove {self.folder.location(record.key)} and run again: its "
+                "requests are then asked, and paid, again."
+            )
         counts = found.request_counts
         num_done = (counts.completed or 0) + (counts.failed or 0) if counts else 0
         status = status_of(found)
@@ -322,7 +334,9 @@ class BatchSession:
             if record.file_id is not None and num_bytes == record.num_bytes:
                 return record
             file_id = self.provider.upload(record, content) if num_bytes else None
-            return self.folder.write(replace(record, file_id=file_id, num_bytes=num_bytes))
+            return self.folder.write(
+                replace(record, file_id=file_id, num_bytes=num_bytes, samples_per_line=self.form.samples_per_line)
+            )
 
     def _has_room(self, record: BatchRecord) -> bool:
         """Return whether the prompts of a batch may be enqueued besides those under way; one alone always may."""
@@ -354,8 +368,11 @@ class BatchSession:
     def _settle(self, record: BatchRecord, file_ids: Sequence[str], num_done: int) -> BatchRecord | None:
         """Store the answers of a batch that has ended, and clear it away."""
         with ExitStack() as stack:
-            files = [stack.enter_context(each) for each in self._downloaded(record, file_ids, num_done)]
-            merged = merge_results(record, self.folder, self.store, files, self.form)
+            files = [stack.enter_context(file) for file in map(self._file, file_ids) if file is not None]
+            if self._comes_later(record, sum(map(_num_lines, files)), num_done):
+                return record
+            form = replace(self.form, samples_per_line=record.samples_per_line)
+            merged = merge_results(record, self.folder, self.store, files, form)
         self._tell_merged(record, merged)
         self.faults |= merged.faults
         left = self._clear(self.folder.write(replace(record, status=MERGED)), file_ids)
@@ -363,29 +380,26 @@ class BatchSession:
             raise merged.refusal
         return left
 
-    def _downloaded(self, record: BatchRecord, file_ids: Sequence[str], num_done: int) -> list[IO[bytes]]:
-        """Return the result files of a batch, downloaded again where they have fewer lines than were done."""
-        files, num_lines = list[IO[bytes]](), 0
-        for _ in range(_MAX_DOWNLOADS):
-            for each in files:
-                each.close()
-            files = [file for file in map(self._file, file_ids) if file is not None]
-            num_lines = sum(_num_lines(file) for file in files)
-            if num_lines >= num_done:
-                return files
+    def _comes_later(self, record: BatchRecord, num_lines: int, num_done: int) -> bool:
+        """Return whether to look again for results that the endpoint has told of and that are not in its files."""
+        if num_lines >= num_done:
+            return False
+        self._num_short[record.key] += 1
+        if self._num_short[record.key] < _MAX_DOWNLOADS:
+            return True
         logger.warning(
-            "batch %s: %d results of %d that the endpoint has told of; the others are asked again",
+            "batch %s: %d results of %d that the endpoint has told of; the others are asked, and paid, again",
             record.batch_id,
             num_lines,
             num_done,
         )
-        return files
+        return False
 
     def _file(self, file_id: str) -> IO[bytes] | None:
         try:
             return self.provider.download(file_id)
         except GoneError:
-            logger.warning("the result file %s is gone at the endpoint: its requests are asked again", file_id)
+            logger.warning("the result file %s is not at the endpoint", file_id)
             return None
 
     def _clear(self, record: BatchRecord, result_ids: Sequence[str] = ()) -> None:
@@ -455,8 +469,13 @@ def listed(records: Iterable[BatchRecord]) -> str:
 
 
 def _num_lines(file: IO[bytes]) -> int:
+    """Return the number of lines of a result file, without a last one that is cut off."""
     file.seek(0)
-    return sum(1 for line in file if line.strip())
+    number, last = 0, b""
+    for line in file:
+        if line.strip():
+            number, last = number + 1, line
+    return number - 1 if number and read_line(last) is None else number
 
 
 @contextmanager
