@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from hydra_ray.errors import StorageError
+
 PREFIX = "hydra_ray-owned-"
 """Beginning of the names of all temporary folders, which no other folder of that place has."""
 _LOCK = ".owner"
+_FILES = "files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +56,12 @@ def temporary_folder(purpose: str) -> Iterator[str]:
     remove_leftovers()
     folder, lock = _new_folder(purpose)
     try:
-        inner = os.path.join(folder, "files")  # of which the lock is none
+        inner = os.path.join(folder, _FILES)  # of which the lock is none
         os.mkdir(inner)
         yield inner
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(folder)
         lock.close()
 
 
@@ -94,16 +98,47 @@ def remove_leftovers() -> Leftovers:
 
 
 def _new_folder(purpose: str) -> tuple[str, IO[bytes]]:
-    """Return a new folder and its locked file."""
+    """Return a new folder and its locked file.
+
+    Raises:
+        StorageError: no folder can be made and locked there.
+    """
     while True:
-        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-")
         try:
-            lock = open(os.path.join(folder, _LOCK), "xb")  # noqa: SIM115
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
-                return folder, lock
+            folder = tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-")
+        except OSError as error:
+            raise _unusable(error) from error
+        try:
+            return folder, _locked(os.path.join(folder, _LOCK))
         except FileNotFoundError:
             continue  # another process found it before it was locked, and removed it
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise _unusable(error) from error
+
+
+def _locked(path: str) -> IO[bytes]:
+    """Return a new file that is locked.
+
+    Raises:
+        FileNotFoundError: another process removed it before.
+    """
+    lock = open(path, "xb")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+            raise FileNotFoundError(path)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _unusable(error: OSError) -> StorageError:
+    return StorageError(
+        f"no temporary folder can be made and locked in {temporary_place()} ({error.strerror}). Set TMPDIR to a folder "
+        "of this machine's own disk with free space, whose file system has file locks (flock)."
+    )
 
 
 def _remove_if_left(entry: "os.DirEntry[str]") -> bool | None:
@@ -113,7 +148,7 @@ def _remove_if_left(entry: "os.DirEntry[str]") -> bool | None:
             return None
         with open(os.path.join(entry.path, _LOCK), "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(entry.path)
+            _remove(entry.path)
     except BlockingIOError:
         return False
     except FileNotFoundError:
@@ -121,6 +156,13 @@ def _remove_if_left(entry: "os.DirEntry[str]") -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder, its lock last: without it, the rest would never be found again after a kill in between."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(os.path.join(folder, _FILES))
+    shutil.rmtree(folder)
 
 
 def _remove_unlocked(path: str) -> bool | None:

@@ -1,5 +1,6 @@
 """Temporary folders: they end with their owners, whatever ends these."""
 
+import errno
 import os
 import re
 import signal
@@ -8,14 +9,17 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hydra_ray.errors import StorageError
 from hydra_ray.temporary import PREFIX, remove_leftovers, temporary_folder
 
 HOLDER = """
 import sys
 from pathlib import Path
+from typing import Any
 from hydra_ray.temporary import temporary_folder
 with temporary_folder("users") as folder:
     Path(folder, "samples").write_text("a text of a user")
@@ -109,3 +113,43 @@ def test_temporary_folders_are_made_in_one_module():
     package = Path(__file__).parents[1] / "hydra_ray"
     users = [path for path in package.rglob("*.py") if re.search(r"^\s*(import|from) tempfile", path.read_text(), re.M)]
     assert users == [package / "temporary.py"]
+
+
+def test_the_lock_of_a_folder_is_removed_last_as_a_kill_may_come_in_between(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert tempfile.gettempdir() == str(place)  # which tries it with a file
+    remove, seen = os.unlink, list[str]()
+
+    def noted(path: str, **given: Any) -> None:
+        seen.append(os.path.basename(path))
+        remove(path, **given)
+
+    monkeypatch.setattr(os, "unlink", noted)
+    for number in range(2):
+        with temporary_folder("users") as folder:
+            for name in ("a", "b", "zz"):
+                Path(folder, name).touch()
+            left = place / f"{PREFIX}users-{number}"
+            (left / "files").mkdir(parents=True)
+            (left / ".owner").touch()
+            (left / "files" / "samples").touch()
+        remove_leftovers()
+    assert [number for number, name in enumerate(seen) if name == ".owner"] == [3, 5, 9, 11]
+
+
+def test_a_place_without_file_locks_is_named(place: Path, monkeypatch: pytest.MonkeyPatch):
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("hydra_ray.temporary.fcntl.flock", unsupported)
+    with pytest.raises(StorageError, match=f"{place} .*Set TMPDIR"), temporary_folder("users"):
+        pass
+    assert list(place.iterdir()) == []
+
+
+def test_a_place_that_was_removed_or_is_full_is_named(place: Path, monkeypatch: pytest.MonkeyPatch):
+    assert tempfile.gettempdir() == str(place)
+    place.rmdir()
+    with pytest.raises(StorageError, match=r"No such file or directory\). Set TMPDIR"), temporary_folder("users"):
+        pass

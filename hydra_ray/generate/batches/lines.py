@@ -42,10 +42,12 @@ class LineForm:
     """Lengths that the endpoint does not report."""
     key: str
     """Secret key of the root."""
+    samples_per_line: int | None
+    """Largest number of samples of a line; None for all of a request."""
 
     def chunks(self, request: Request) -> Iterator[range]:
         """Yield the samples of each line of a request."""
-        size = self.api.samples_per_call or request.num_samples
+        size = self.samples_per_line or request.num_samples
         for start in range(0, request.num_samples, size):
             yield range(start, min(start + size, request.num_samples))
 
@@ -105,6 +107,7 @@ def line_form(generator: GeneratorConfig, api: ApiConfig, key: str) -> LineForm:
         is_thinking=generator.thinking_tokens > 0,
         counts=TokenCounts(generator),
         key=key,
+        samples_per_line=api.samples_per_call,
     )
 
 

@@ -6,7 +6,6 @@ folder belongs to the store, not to a stage: stages and runs that ask the same w
 users' texts and ids; they are removed once the answers are stored. Records name no user.
 """
 
-import json
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,6 +56,9 @@ class BatchRecord:
     """Lines that the endpoint has said to be done."""
     num_bytes: int = 0
     """Size of the uploaded file."""
+    samples_per_line: int | None = None
+    """Largest number of samples of a line of the uploaded file; None for all of a request. The setting may change while
+    the batch is under way."""
     file_id: str | None = None
     batch_id: str | None = None
 
@@ -102,21 +104,25 @@ class BatchFolder:
         Raises:
             StorageError: it is damaged.
         """
-        location = self._location(key)
+        location = self.location(key)
         content = storage.read_if_there(location)
         if content is None:
             return None
+        advice = (
+            f"Its batch may be under way and be found at the endpoint by the metadata hydra_ray={key}. Remove the file "
+            "to ask, and pay, its requests again."
+        )
         try:
-            return from_dict(json.loads(content), BatchRecord)
+            record = from_dict(storage.parse_json(content, location, anew=advice), BatchRecord)
         except (ValueError, TypeError, KeyError) as error:
-            raise StorageError(
-                f"{location} is no record of a batch ({type(error).__name__}). Its batch may be under way and be found "
-                f"at the endpoint by the metadata hydra_ray={key}. Remove the file to ask its requests again."
-            ) from error
+            raise StorageError(f"{location} is no record of a batch ({type(error).__name__}). {advice}") from error
+        if record.key != key:
+            raise StorageError(f"{location} is the record of another batch. {advice}")
+        return record
 
     def write(self, record: BatchRecord) -> BatchRecord:
         """Write a record over its earlier state, and return it."""
-        storage.write_json(self._location(record.key), to_dict(record))
+        storage.write_json(self.location(record.key), to_dict(record))
         return record
 
     def prepare(self, record: BatchRecord, requests: Mapping[int, Sequence[Request]]) -> BatchRecord:
@@ -140,7 +146,7 @@ class BatchFolder:
     def remove(self, key: str) -> None:
         """Remove the requests of a batch, and then its record."""
         self.remove_requests(key)
-        storage.remove_file(self._location(key))
+        storage.remove_file(self.location(key))
 
     def remove_requests(self, key: str) -> None:
         """Remove the requests of a batch or a queue."""
@@ -162,7 +168,8 @@ class BatchFolder:
         location = storage.join(self.folder, key, f"bucket-{bucket:05d}{_PART}")
         storage.write_part(location, to_table(requests, Request))
 
-    def _location(self, key: str) -> str:
+    def location(self, key: str) -> str:
+        """Return the location of a record."""
         return storage.join(self.folder, f"{key}{_RECORD}")
 
 

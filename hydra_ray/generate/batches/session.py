@@ -17,6 +17,7 @@ from hydra_ray.generate.batches.lines import LineForm, line_form
 from hydra_ray.generate.batches.packing import Load, Queued, load_of, packages
 from hydra_ray.generate.batches.provider import Provider, UnreachableError
 from hydra_ray.generate.batches.records import (
+    ENDED,
     MERGED,
     BatchFolder,
     BatchRecord,
@@ -25,7 +26,7 @@ from hydra_ray.generate.batches.records import (
     new_record,
     queue_of,
 )
-from hydra_ray.generate.batches.steps import BatchSteps
+from hydra_ray.generate.batches.steps import MAX_LOOKS, BatchSteps
 from hydra_ray.generate.call_faults import Fault
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.runs.lease import lease
@@ -137,8 +138,12 @@ class BatchSession:
         left = list[BatchRecord]()
         for key in [each.key for each in self.folder.records() if each.asker == self.asker]:
             with self._lease("cancels its batches"):
-                record = self.folder.read(key)
-                if record is not None and (now := self.steps.cancel(record)) is not None:
+                for _ in range(MAX_LOOKS):
+                    record = self.folder.read(key)
+                    now = None if record is None else self.steps.cancel(record)
+                    if now is None or now.status not in ENDED:
+                        break
+                if now is not None:
                     left.append(now)
         return left
 

@@ -5,6 +5,7 @@ a batch is found by its key before it is created, and removed after its answers 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from openai.types import Batch
 from hydra_ray.config import ApiConfig, BatchConfig
 from hydra_ray.errors import EndpointError
 from hydra_ray.findings import counted
-from hydra_ray.generate.batches.lines import LineForm
+from hydra_ray.generate.batches.lines import LineForm, read_line
 from hydra_ray.generate.batches.provider import (
     BusyError,
     GoneError,
@@ -33,8 +34,8 @@ from hydra_ray.temporary import temporary_file
 
 logger = logging.getLogger(__name__)
 
-_MAX_DOWNLOADS = 3
-"""Maximum number of downloads of a result file that has fewer lines than the endpoint says."""
+MAX_LOOKS = 3
+"""Maximum number of looks at a batch whose result files are missing, or have fewer lines than the endpoint says."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +58,8 @@ class BatchSteps:
     """Keys of batches that were cancelled before this process looked at them."""
     _seen: set[str] = field(default_factory=set)
     """Keys of batches that this process has looked at."""
+    _num_short: Counter[str] = field(default_factory=Counter)
+    """Number of looks at each ended batch at which results were missing, by key."""
 
     def advance(self, record: BatchRecord) -> BatchRecord | None:
         """Take a batch one step further, from whatever state it is in; return None once it is merged and removed."""
@@ -66,8 +69,13 @@ class BatchSteps:
             return self._submit(record)
         found = self._state(record, record.batch_id)
         if found is None:
-            logger.warning("batch %s is gone at the endpoint: its requests are asked again", record.batch_id)
-            return self._clear(self.folder.write(replace(record, status=MERGED)))
+            raise EndpointError(
+                f"stage {self.stage}: the endpoint {self.api.base_url} has no batch {record.batch_id}, neither by its "
+                "id nor in its list, though it was created there. An endpoint shows the batches of a key's project "
+                f"alone: set the key in {self.api.api_key_env or 'generator.api'} back to one of that project and run "
+                f"again. If the batch is gone for good, remove {self.folder.location(record.key)} and run again: its "
+                "requests are then asked, and paid, again."
+            )
         counts = found.request_counts
         num_done = (counts.completed or 0) + (counts.failed or 0) if counts else 0
         status = status_of(found)
@@ -143,7 +151,9 @@ class BatchSteps:
             if record.file_id is not None and num_bytes == record.num_bytes:
                 return record
             file_id = self.provider.upload(record, content) if num_bytes else None
-            return self.folder.write(replace(record, file_id=file_id, num_bytes=num_bytes))
+            return self.folder.write(
+                replace(record, file_id=file_id, num_bytes=num_bytes, samples_per_line=self.form.samples_per_line)
+            )
 
     def _has_room(self, record: BatchRecord) -> bool:
         """Return whether the prompts of a batch may be enqueued besides those under way; one alone always may."""
@@ -175,8 +185,11 @@ class BatchSteps:
     def _settle(self, record: BatchRecord, file_ids: Sequence[str], num_done: int) -> BatchRecord | None:
         """Store the answers of a batch that has ended, and clear it away."""
         with ExitStack() as stack:
-            files = [stack.enter_context(each) for each in self._downloaded(record, file_ids, num_done)]
-            merged = merge_results(record, self.folder, self.store, files, self.form)
+            files = [stack.enter_context(file) for file in map(self._file, file_ids) if file is not None]
+            if self._comes_later(record, sum(map(_num_lines, files)), num_done):
+                return record
+            form = replace(self.form, samples_per_line=record.samples_per_line)
+            merged = merge_results(record, self.folder, self.store, files, form)
         self._tell_merged(record, merged)
         self.faults |= merged.faults
         left = self._clear(self.folder.write(replace(record, status=MERGED)), file_ids)
@@ -184,29 +197,26 @@ class BatchSteps:
             raise merged.refusal
         return left
 
-    def _downloaded(self, record: BatchRecord, file_ids: Sequence[str], num_done: int) -> list[IO[bytes]]:
-        """Return the result files of a batch, downloaded again where they have fewer lines than were done."""
-        files, num_lines = list[IO[bytes]](), 0
-        for _ in range(_MAX_DOWNLOADS):
-            for each in files:
-                each.close()
-            files = [file for file in map(self._file, file_ids) if file is not None]
-            num_lines = sum(_num_lines(file) for file in files)
-            if num_lines >= num_done:
-                return files
+    def _comes_later(self, record: BatchRecord, num_lines: int, num_done: int) -> bool:
+        """Return whether to look again for results that the endpoint has told of and that are not in its files."""
+        if num_lines >= num_done:
+            return False
+        self._num_short[record.key] += 1
+        if self._num_short[record.key] < MAX_LOOKS:
+            return True
         logger.warning(
-            "batch %s: %d results of %d that the endpoint has told of; the others are asked again",
+            "batch %s: %d results of %d that the endpoint has told of; the others are asked, and paid, again",
             record.batch_id,
             num_lines,
             num_done,
         )
-        return files
+        return False
 
     def _file(self, file_id: str) -> IO[bytes] | None:
         try:
             return self.provider.download(file_id)
         except GoneError:
-            logger.warning("the result file %s is gone at the endpoint: its requests are asked again", file_id)
+            logger.warning("the result file %s is not at the endpoint", file_id)
             return None
 
     def _clear(self, record: BatchRecord, result_ids: Sequence[str] = ()) -> None:
@@ -246,5 +256,10 @@ class BatchSteps:
 
 
 def _num_lines(file: IO[bytes]) -> int:
+    """Return the number of lines of a result file, without a last one that is cut off."""
     file.seek(0)
-    return sum(1 for line in file if line.strip())
+    number, last = 0, b""
+    for line in file:
+        if line.strip():
+            number, last = number + 1, line
+    return number - 1 if number and read_line(last) is None else number

@@ -2,13 +2,15 @@
 
 import logging
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from batch_server import EXPIRED, BatchServer, Fault, LineResult, Rules
 from batch_stage import ASKER, Stage, requests_of
+from damage import flipped
 
-from hydra_ray.errors import ConfigError, EndpointError
+from hydra_ray.errors import ConfigError, EndpointError, StorageError
 from hydra_ray.generate.batches.records import batches_of
 from hydra_ray.generate.completion_store import batched
 from hydra_ray.generate.failures import FailureKind
@@ -432,3 +434,126 @@ def test_requests_of_forgotten_users_are_not_sent_and_their_results_not_used(ser
     Stage(tmp_path, server.url, stage.buckets).answer()
     assert set(stage.answers()) == {each.request_id for own in stage.buckets.values() for each in own}
     assert stage.store.read(0, requests_of(range(3))) == {}
+
+
+def stopped(stage: Stage, server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Submit the one batch of a stage and stop the process; return the location of the batch's record."""
+    server.rules.num_polls = 3
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydra_ray.generate.batches.session.time.sleep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stage.answer()
+    (found,) = Path(batches_of(stage.store).folder).glob("*.json")
+    return found
+
+
+def test_a_batch_that_a_key_of_another_project_does_not_see_is_not_asked_again(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stage = Stage(tmp_path, server.url)
+    record = stopped(stage, server, monkeypatch)
+    hidden = dict(server.batches)
+    server.batches.clear()
+    with pytest.raises(EndpointError, match=r"has no batch batch_1, .* project") as raised:
+        stage.answer()
+    assert str(record) in str(raised.value)
+    server.batches.update(hidden)
+    stage.answer()
+    assert stage.num_left == 0
+    assert server.paid.total() == len(server.paid) == 10
+
+
+def test_a_batch_that_is_gone_is_asked_again_once_its_record_is_removed(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stage = Stage(tmp_path, server.url)
+    record = stopped(stage, server, monkeypatch)
+    server.batches.clear()
+    record.unlink()
+    stage.answer()
+    assert stage.num_left == 0
+    assert list_tree(batches_of(stage.store).folder) == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 2), (2, None), (3, 2)])
+def test_lines_under_way_are_read_as_they_were_sent_whatever_the_setting_is_now(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None
+):
+    buckets = {0: requests_of(range(3), num_samples=4)}
+    stopped(Stage(tmp_path, server.url, buckets, max_samples_per_call=before), server, monkeypatch)
+    stage = Stage(tmp_path, server.url, buckets, max_samples_per_call=after)
+    stage.answer()
+    assert {len(each.generations) for each in stage.answers().values()} == {4}
+    assert len(server.batches) == 1
+
+
+def test_a_batch_that_has_ended_before_its_files_are_told_is_looked_at_again(server: BatchServer, tmp_path: Path):
+    stage, retrieve, looks = Stage(tmp_path, server.url), server._retrieve, iter(range(100))
+
+    def late(batch_id: str) -> tuple[int, Any]:
+        status, found = retrieve(batch_id)
+        return status, {**found, "output_file_id": None} if next(looks) < 2 else found
+
+    server._retrieve = late  # pyright: ignore[reportAttributeAccessIssue]
+    stage.answer()
+    assert stage.num_left == 0
+    assert len(server.batches) == 1
+    assert left_behind(stage, server) == []
+
+
+def test_a_result_file_that_is_cut_off_in_its_last_line_is_downloaded_again(server: BatchServer, tmp_path: Path):
+    stage, content, looks = Stage(tmp_path, server.url), server._content, iter(range(100))
+
+    def cut(file_id: str) -> tuple[int, Any]:
+        status, found = content(file_id)
+        return status, found[:-30] if next(looks) < 1 else found
+
+    server._content = cut  # pyright: ignore[reportAttributeAccessIssue]
+    stage.answer()
+    assert stage.num_left == 0
+    assert server.paid.total() == 10
+
+
+def test_a_result_file_that_is_gone_is_said_and_its_requests_are_asked_again(
+    server: BatchServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    stage = Stage(tmp_path, server.url)
+    server.fail("content", *[Fault(status=404)] * 3)
+    stage.answer()
+    assert stage.num_left == 0
+    assert len(server.batches) == 2
+    assert "0 results of 10 that the endpoint has told of; the others are asked, and paid, again" in caplog.text
+
+
+def test_a_cancelled_batch_whose_results_are_gone_is_cleared_away(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stage = Stage(tmp_path, server.url)
+    stopped(stage, server, monkeypatch)
+    server.rules = Rules()
+    for state in server.batches.values():
+        server._end(state, "completed")
+    server.fail("content", *[Fault(status=404)] * 3)
+    with stage.session() as session:
+        assert session.cancel() == []
+    assert left_behind(stage, server) == []
+
+
+def test_a_flipped_bit_in_a_record_is_refused_by_name(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stage = Stage(tmp_path, server.url)
+    record = stopped(stage, server, monkeypatch)
+    content, folder = record.read_bytes(), batches_of(stage.store)
+    for bit in Random(0).sample(range(8 * len(content)), 200):
+        record.write_bytes(flipped(content, bit))
+        with pytest.raises(StorageError, match=record.stem):
+            folder.records()
+    record.write_bytes(content)
+    record.with_stem("0" * 32).write_bytes(content)
+    with pytest.raises(StorageError, match="is the record of another batch"):
+        folder.records()
