@@ -159,7 +159,8 @@ HOSTILE = (
     "(", "1", "1.", "1 ", "4-", "4/", '"', "'", "“‘", "`", "```\n", "*", "**", "_", "[", "{", '{"a":', "<b>", "Title: ",
     "Title:\n", "a:\n", "Sure! ", "Sure!\n", "Here is a title ", "- ", "1. ", "- a\n", "# ", "comedy ", "not a ",
     "&amp;", "Answer: ```\n", "```\n~~~\n", " ", "\n", "\u200b ", "\u0301", "★", "★ ", "喜剧", "不", "\\boxed{", "$",
-    "#",
+    "#", "Answer: comedy\n", "Explanation: ", "\\boxed{a}", "<answer>a</answer>", "Final answer: x. ", "4 out of ",
+    "<|a|>", "긍정입니다 ",
 )  # fmt: skip
 
 
