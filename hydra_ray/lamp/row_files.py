@@ -11,6 +11,7 @@ read is an error in its place, and the rows after it are read.
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,16 @@ _ARROW_FILE, _ARROW_STREAM, _FEATHER_1, _PARQUET_MAGIC = b"ARROW1", b"\xff\xff\x
 _DELIMITERS = ",;\t|"
 _MAX_CELL = 1 << 28
 """Longest cell of a CSV file, in characters: an opening quote without an end would take in the rest of the file."""
+_MAX_LINE = 1 << 28
+"""Longest line of JSON lines, in bytes."""
+_MAX_HEADER = 1 << 20
+_NULL = "\\N"
+"""A missing value, as MySQL, PostgreSQL and Hive write it to CSV."""
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*")
+"""Line before the header by which Excel tells the separator."""
+_ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
+_OBJECT_OVER_LINES = re.compile(rb"\s*\{[ \t\r]*\n\s*\"")
+_START_BYTES = 4096
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError)
 """What pyarrow raises for damaged content, and for values that Python cannot represent."""
 
@@ -94,7 +105,13 @@ class _Seen:
 
 def _text_rows(location: str, name: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
     skip_mark(file, location)
-    if name.endswith(_LINES):
+    head = file.peek(_START_BYTES)
+    if _OBJECT_OVER_LINES.match(head):
+        raise InputError(
+            f"{location} holds a JSON object over several lines; expected one object a line, or a JSON array. Write it "
+            "again so, such as by `jq -c . FILE`."
+        )
+    if name.endswith(_LINES) and not _ARRAY_OF_OBJECTS.match(head):
         yield from _lines(location, file)
         return
     while (blank := file.peek(1)[:1]) and blank.isspace():
@@ -110,7 +127,12 @@ def _text_rows(location: str, name: str, file: io.BufferedReader) -> Iterator[tu
 
 def _lines(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
     is_first = True
-    for position, line in enumerate(file):
+    for position, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b"")):
+        if len(line) > _MAX_LINE:
+            raise InputError(
+                f"{location} has a line of more than {_MAX_LINE >> 20} MB at position {position}; expected one JSON "
+                "object a line, lines ended by a line feed, or a JSON array"
+            )
         start = line.lstrip()[:1]
         if is_first and start == b"<":
             raise InputError(
@@ -142,7 +164,9 @@ def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, obj
     csv.field_size_limit(_MAX_CELL)
     # What is not UTF-8 becomes half characters, which the checks of the row's fields refuse.
     text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-    header = text.readline()
+    header = text.readline(_MAX_HEADER)
+    if _SEPARATOR_LINE.fullmatch(header):
+        header = text.readline(_MAX_HEADER)
     names, delimiter = _header(location, header)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     position = -1
@@ -152,14 +176,20 @@ def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, obj
             cells = next(reader)
         except StopIteration:
             return
-        except csv.Error:
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise InputError(
+                    f"{location} has a quoted text at position {position} that does not end: the rest of the file "
+                    "cannot be told apart from it. Close the quote, or get the file again: it may be cut off."
+                ) from None
             # The module's message is about quotes or lengths; the line is not the one that the defect began in.
-            yield position, MalformedError("the row is not CSV: check its quotes")
+            yield position, MalformedError("the row is not CSV: check its quotes, which are doubled inside a text")
             continue
         if len(cells) > len(names):
             yield position, MalformedError(f"the row has {len(cells)} cells, the header {len(names)}: quote its texts")
-        elif cells:
-            yield position, {name: cell or None for name, cell in zip(names, cells, strict=False)}
+        elif cells and [cell.strip() for cell in cells] != names:  # the header again, where files were joined
+            cells = (None if cell in ("", _NULL) else cell for cell in cells)
+            yield position, dict(zip(names, cells, strict=False))
 
 
 def _header(location: str, line: str) -> tuple[list[str], str]:
@@ -169,7 +199,8 @@ def _header(location: str, line: str) -> tuple[list[str], str]:
         except csv.Error:
             continue
         if USER_ID in names and not _EVENT_COLUMNS.isdisjoint(names):
-            if len(set(names)) < len(names):
+            named = [name for name in names if name]
+            if len(set(named)) < len(named):
                 raise InputError(f"{location} has a column twice in its header; name each once")
             return names, delimiter
     raise InputError(
