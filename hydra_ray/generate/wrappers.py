@@ -12,8 +12,8 @@ from typing import Any
 from hydra_ray.generate.folding import strip_invisible
 
 _OPENING, _CLOSING = "\"'`“„‘«‚‹「『《", "\"'`”“’»‘›」』》"
-_FENCE = re.compile(r"(?P<marks>`{3,}|~{3,})[^\n`]*\n")
-_FENCE_IN_LINE = re.compile(r"(`{3,}|~{3,})(?P<inside>[^\n`~]+)\1")
+_FENCE = re.compile(r"(?P<marks>`{3,}+|~{3,}+)[^\n`]*+\n")
+_FENCE_IN_LINE = re.compile(r"(`{3,}+|~{3,}+)(?P<inside>[^\n`~]++)\1")
 _TAGS = "answer|title|headline|subject|tweet|output|response|final|b|i|em|strong|p"
 _TAG = re.compile(rf"<(?P<name>{_TAGS})>", flags=re.IGNORECASE)
 _BOXED = re.compile(r"\$*\\(?:boxed|text|textbf)\{(?P<inside>[^{}]*)\}\$*")

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -63,8 +63,11 @@ class RowFile:
 
 
 @contextmanager
-def open_rows(location: str) -> Generator[RowFile]:
+def open_rows(location: str, partition: Mapping[str, Any]) -> Generator[RowFile]:
     """Open the file of rows at `location`.
+
+    Args:
+        partition: values of columns that the rows may lack.
 
     Raises:
         InputError: it is in none of the formats, or damaged; also while rows are read.
@@ -79,8 +82,8 @@ def open_rows(location: str) -> Generator[RowFile]:
         if start.startswith(_FEATHER_1):
             raise InputError(f"{location} is Feather of version 1; write it again as version 2, or as Parquet")
         if not (is_arrow or start.startswith(_PARQUET_MAGIC) or name.endswith(_PARQUET)):
-            rows = _text_rows(location, name, file)
-            yield RowFile(rows=rows, fraction_read=lambda: raw.fraction_before(file.tell()))
+            rows = _text_rows(location, name, file, has_user=USER_ID in partition)
+            yield RowFile(rows=_with_partition(rows, partition), fraction_read=lambda: raw.fraction_before(file.tell()))
             return
     if raw.codec:
         raise InputError(f"{location} is a table packed with {raw.codec}; unpack it: tables are compressed inside")
@@ -88,7 +91,8 @@ def open_rows(location: str) -> Generator[RowFile]:
         seen = _Seen()
         batches = _arrow_batches(source, start) if is_arrow else _parquet_batches(source, seen)
         format_name = "Arrow IPC" if is_arrow else "Parquet"
-        yield RowFile(rows=_table_rows(location, format_name, batches, seen), fraction_read=seen.share)
+        rows = _table_rows(location, format_name, batches, seen)
+        yield RowFile(rows=_with_partition(rows, partition), fraction_read=seen.share)
 
 
 @dataclass(slots=True)
@@ -103,7 +107,12 @@ class _Seen:
         return self.num_rows / self.num_all if self.num_all else 1.0
 
 
-def _text_rows(location: str, name: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
+def _with_partition(rows: Iterator[tuple[int, object]], partition: Mapping[str, Any]) -> Iterator[tuple[int, object]]:
+    for position, row in rows:
+        yield position, {**partition, **cast(Mapping[str, Any], row)} if isinstance(row, Mapping) else row
+
+
+def _text_rows(location: str, name: str, file: io.BufferedReader, *, has_user: bool) -> Iterator[tuple[int, object]]:
     skip_mark(file, location)
     head = file.peek(_START_BYTES)
     if _OBJECT_OVER_LINES.match(head):
@@ -122,7 +131,7 @@ def _text_rows(location: str, name: str, file: io.BufferedReader) -> Iterator[tu
     elif start == b"[":
         yield from enumerate(json_items(location, "item", "a JSON array of objects, or one object a line"))
     else:
-        yield from _csv_rows(location, file)
+        yield from _csv_rows(location, file, has_user=has_user)
 
 
 def _lines(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
@@ -159,7 +168,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no value")
 
 
-def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
+def _csv_rows(location: str, file: io.BufferedReader, *, has_user: bool) -> Iterator[tuple[int, object]]:
     """Yield the rows of CSV with a header, each a mapping of its cells; an empty cell is None."""
     csv.field_size_limit(_MAX_CELL)
     # What is not UTF-8 becomes half characters, which the checks of the row's fields refuse.
@@ -167,7 +176,7 @@ def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, obj
     header = text.readline(_MAX_HEADER)
     if _SEPARATOR_LINE.fullmatch(header):
         header = text.readline(_MAX_HEADER)
-    names, delimiter = _header(location, header)
+    names, delimiter = _header(location, header, has_user=has_user)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     position = -1
     while True:
@@ -192,13 +201,13 @@ def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, obj
             yield position, dict(zip(names, cells, strict=False))
 
 
-def _header(location: str, line: str) -> tuple[list[str], str]:
+def _header(location: str, line: str, *, has_user: bool) -> tuple[list[str], str]:
     for delimiter in _DELIMITERS:
         try:
             names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         except csv.Error:
             continue
-        if USER_ID in names and not _EVENT_COLUMNS.isdisjoint(names):
+        if (has_user or USER_ID in names) and not _EVENT_COLUMNS.isdisjoint(names):
             named = [name for name in names if name]
             if len(set(named)) < len(named):
                 raise InputError(f"{location} has a column twice in its header; name each once")

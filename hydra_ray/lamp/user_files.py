@@ -83,13 +83,12 @@ def read_user_files(
 def _file_users(
     task: Task, start: FileStart, partition: Mapping[str, Any], events: Events, max_rows: int | None
 ) -> Iterator[Sample | Rejected]:
-    with open_rows(start.location) as file:
-        rows = _with_partition(file.rows, partition) if partition else file.rows
-        first = _until_readable(rows)
+    with open_rows(start.location, partition) as file:
+        first = _until_readable(file.rows)
         holds_events = any(is_event(row) for _, row in first)
         if max_rows is not None and holds_events:
             max_rows *= _EVENTS_PER_USER
-        for position, row in chain(first, rows):
+        for position, row in chain(first, file.rows):
             if start.num_rows == max_rows:
                 start.is_whole = False
                 return
@@ -100,11 +99,6 @@ def _file_users(
                 yield _user_or_rejected(task, start.location, position, row)
             elif (rejected := events.add(start.location, position, row)) is not None:
                 yield rejected
-
-
-def _with_partition(rows: Iterator[tuple[int, object]], partition: Mapping[str, Any]) -> Iterator[tuple[int, object]]:
-    for position, row in rows:
-        yield position, {**partition, **cast(Mapping[str, Any], row)} if isinstance(row, Mapping) else row
 
 
 def _until_readable(rows: Iterator[tuple[int, object]]) -> list[tuple[int, object]]:

@@ -174,6 +174,13 @@ def test_work_grows_as_the_length_of_an_answer(task, piece):
     assert work(8000) <= 4.4 * work(2000) + 500
 
 
+@pytest.mark.parametrize("task", [RATINGS, TITLES, MAILS, KINDS["one of LaMP's tags"]], ids=lambda task: task.name)
+def test_a_quarter_of_a_megabyte_of_a_mark_ends(task):
+    # Quadratic work inside an expression is not seen in the number of calls: it would take minutes.
+    for mark in ("~", "`", "~~~ ", "<", "{", '"', "4", "\u2605", "\\boxed{", "Answer: "):
+        assert parse(task, mark * (2**18 // len(mark))).num_tokens == 1
+
+
 def test_a_number_of_any_length_is_no_rating():
     for text in ("9" * 5000, "0." + "3" * 5000, "1" * 100_000, "1e999", "-" * 1000 + "4" * 1000):
         assert parse(RATINGS, text).value is None
