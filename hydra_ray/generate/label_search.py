@@ -20,6 +20,9 @@ UNSPACED = (
 """Ranges of the scripts that are written without spaces: Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese."""
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _KATAKANA = re.compile("[\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff]")
+_HANGUL = re.compile("[\uac00-\ud7a3]{2}")
+_PARTICLE = re.compile("(?:입니다|이다|이에요|예요|이며|이고|이라고|라고|으로|은|는|을|를)(?![\uac00-\ud7a3])")
+"""What Korean adds to a word without making it another; of one syllable only what is rarely the end of a word."""
 _JOINING = "-'\u2010\u2019"
 """A hyphen or an apostrophe joins words: "non-violence" does not contain "violence"."""
 
@@ -131,7 +134,7 @@ def search_of(labels: tuple[str, ...]) -> LabelSearch:
 def is_whole(text: str, start: int, end: int) -> bool:
     """Return whether what stands in `text` from `start` to `end` is no part of a longer word or number."""
     first, last = text[start], text[end - 1]
-    if end < len(text):
+    if end < len(text) and not (_HANGUL.match(text, end - 2, end) and end - 2 >= start and _PARTICLE.match(text, end)):
         follows = text[end]
         if unicodedata.combining(follows) or unicodedata.category(follows) == "Mc" or _joins(follows, last):
             return False

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from hydra_ray.config import Task
 from hydra_ray.generate.label_search import search_of
+from hydra_ray.generate.presented import presented_texts
 from hydra_ray.generate.rating_search import rated_labels
 from hydra_ray.generate.wrappers import after_lead_in, bare_text, json_values, unfenced
 from hydra_ray.rows import Answer, Generation, Token
@@ -26,6 +27,8 @@ SEVERAL_LABELS = "several labels in the answer"
 NEGATED_LABEL = "the label in the answer is negated"
 
 _FRACTION = re.compile(r"[.,]\d")
+_SHORT = 24
+"""Longest text, in characters, that is a rating with its unit and nothing more."""
 _ONE_LINE_TOKENS = 64
 """Length limit up to which a text answer is one line (a title, a headline); what follows it is explanation."""
 
@@ -117,12 +120,21 @@ def _named_labels(task: Task, text: str) -> list[str]:
 
 
 def _presented_labels(task: Task, text: str) -> list[str]:
-    """Return the labels that stand by themselves where an answer is presented: after a line that leads to it, or as a
-    value of a JSON object."""
+    """Return the labels that stand by themselves where an answer is presented: after a line that leads to it, as a
+    value of a JSON object, or where the text says that this is the answer."""
     lead_in, rest = after_lead_in(text)
     if lead_in and not _named_labels(task, lead_in):
         text = unfenced(rest)
         if labels := _named_labels(task, text):
             return labels
-    values = (_named_labels(task, value) for value in json_values(text).values())
+    values = (_only_labels(task, value) for value in (*json_values(text).values(), *presented_texts(text)))
     return list(dict.fromkeys(label for labels in values for label in labels))
+
+
+def _only_labels(task: Task, text: str) -> list[str]:
+    """Return the labels that are the whole of a short text; a rating may be a share of the highest."""
+    labels = _named_labels(task, text)
+    if labels or task.kind != "rating" or len(text) > _SHORT:
+        return labels
+    labels, negated = rated_labels(task.labels, text)
+    return [] if negated else labels

@@ -14,9 +14,15 @@ _LETTER = rf"[^\W\uac00-\ud7a3{UNSPACED}]"
 """A letter or digit that makes digits beside it no number; counters of Korean and of unspaced scripts do not."""
 _FREE_BEFORE = re.compile(rf"(?<!{_LETTER})(?<![.,+\u2044-])")
 _FREE_AFTER = re.compile(rf"(?![.,]?{_LETTER}|\u2044|\s?%)")
-_SHARE = re.compile(
-    r"\s*(?:stars?|points?|étoiles?|sterne|estrellas|stelle|점|星)?\s*\(?\s*(?:/|out\s+of|of|von|sur|de|su|van|av|из)\s*"
+_UNIT = r"(?:stars?|points?|étoiles?|sterne|estrellas|stelle|つ星|점|星|分|点)"
+_OF = r"of|von|sur|de|su|van|av|из"
+_SHARE = re.compile(rf"\s*{_UNIT}?\s*[(,]?\s*(?:/|out\s+of|{_OF}|满分|滿分|満点)\s*")
+_SHARE_FROM = re.compile(
+    rf"\s*{_UNIT}?\s*(?:満点(?:中|で)|中|满分(?:中|[,;])?|滿分(?:中|[,;])?|만점(?:에|\s*중)|중)\s*"
 )
+"""What stands between the highest label and a share of it, where the language says the highest first."""
+_WHOLE = re.compile(rf"(?:/|\bout\s+of|\d\s*{_UNIT}?\s*\(?\s*\b(?:{_OF}))\s*\Z")
+"""What stands before the whole of a share whose part is no number that can be a rating, such as "four" or "3,5"."""
 _RANGE = re.compile(r"\s*(?:[-\u2010-\u2015~\u301c]|to|bis|à|a|до|至|到|から)\s*")
 _MAX_GAP = 24
 _STARS = re.compile("[\u2605\u2606\u2b50\u2729\u2730\U0001f31f]+")
@@ -55,12 +61,16 @@ def rated_labels(labels: Sequence[str], text: str) -> tuple[list[str], bool]:
         second = numbers[place + 1] if place + 1 < len(numbers) else None
         gap = plain[number.end : second.digits] if second and second.digits - number.end <= _MAX_GAP else ""
         place += 1
-        if second and number.is_free and _SHARE.fullmatch(gap):
+        share = _share(number, second, gap, max(values)) if second and number.is_free else None
+        if share:
             place += 1
-            if second.value == max(values):
-                found.append(number)
+            part, whole = share
+            if whole.value == max(values):
+                found.append(part)
             else:
-                is_open = is_open or not {number.value, second.value}.isdisjoint(values)
+                is_open = is_open or not {part.value, whole.value}.isdisjoint(values)
+        elif _WHOLE.search(plain, max(0, number.digits - _MAX_GAP), number.digits):
+            is_open = is_open or (number.value != max(values) and number.value in values)
         elif second and number.is_free and _RANGE.fullmatch(gap):
             place += 1
             ends = {number.value, float(plain[second.digits : second.end])}
@@ -77,6 +87,13 @@ def rated_labels(labels: Sequence[str], text: str) -> tuple[list[str], bool]:
     negated = any(is_negated(plain, number.start, number.end) for number in found)
     named = {number.value for number in found or scale}
     return [label for label in labels if float(label) in named], negated
+
+
+def _share(first: _Number, second: _Number, gap: str, highest: float) -> tuple[_Number, _Number] | None:
+    """Return the part and the whole, where two numbers with a gap between them are a share."""
+    if _SHARE.fullmatch(gap):
+        return first, second
+    return (second, first) if first.value == highest and _SHARE_FROM.fullmatch(gap) else None
 
 
 def _numbers(text: str) -> Iterator[_Number]:

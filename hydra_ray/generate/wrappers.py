@@ -12,12 +12,15 @@ from typing import Any
 from hydra_ray.generate.folding import strip_invisible
 
 _OPENING, _CLOSING = "\"'`“„‘«‚‹「『《", "\"'`”“’»‘›」』》"
-_FENCE = re.compile(r"(?P<marks>`{3,}|~{3,})[^\n`]*\n")
-_FENCE_IN_LINE = re.compile(r"(`{3,}|~{3,})(?P<inside>[^\n`~]+)\1")
+_FENCE = re.compile(r"(?P<marks>`{3,}+|~{3,}+)[^\n`]*+\n")
+_FENCE_IN_LINE = re.compile(r"(`{3,}+|~{3,}+)(?P<inside>[^\n`~]++)\1")
 _TAGS = "answer|title|headline|subject|tweet|output|response|final|b|i|em|strong|p"
 _TAG = re.compile(rf"<(?P<name>{_TAGS})>", flags=re.IGNORECASE)
 _BOXED = re.compile(r"\$*\\(?:boxed|text|textbf)\{(?P<inside>[^{}]*)\}\$*")
-_EMPHASIS = ("***", "**", "__", "*", "_")
+_EMPHASIS = ("***", "**", "__", "*", "_", '"""', "'''", '""', "''")
+_STOP_TOKEN = re.compile(r"(?:<\|[A-Za-z0-9_]{1,30}\|>|</s>|<end_of_turn>|<eos>)\Z")
+"""Token by which a template ends a turn, where the server left it in the text."""
+_STOP_TOKEN_CHARACTERS = 40
 
 _NOUN = (
     r"titles?|headlines?|headings?|subject(?:\s+line)?s?|tweets?|paraphrase[ds]?|rewrites?|versions?|captions?|answers?|"
@@ -37,6 +40,13 @@ _NAME = re.compile(
     flags=re.IGNORECASE,
 )
 """Name of an answer before it: "Title:", "**My headline**:", "Titre :"."""
+_NAME_ALONE = re.compile(
+    rf"(?:\#+\s+)?(?P<mark>\*\*|__|\*)?(?:{_ADJECTIVE}{{0,3}}(?:{_NOUN})|{_NOUN_UNSPACED})(?(mark)(?P=mark))",
+    flags=re.IGNORECASE,
+)
+"""Name of an answer on a line of its own, such as a heading."""
+_SAYING = re.compile(r"\b(?:is|are|be|ist|sind|wäre|lautet|est|sont|serait|es|sería|è|é|seria)\s*\Z")
+"""Verb before the colon of a sentence that leads to an answer; that of a title is often capitalized."""
 _NAME_OF_TEXT = re.compile(r"(?:(?:title|headline|answer|output|response|tweet)\s*:\s*)+", flags=re.IGNORECASE)
 """Names before a long text; other words with a colon may be its own."""
 _POLITE = (
@@ -51,6 +61,7 @@ _PRESENTING = re.compile(
     r"这是|這是|下面是|こちら(?:は|が)?|次(?:は|が)|นี่คือ|ต่อไปนี้)",
     flags=re.IGNORECASE,
 )
+_COLON = re.compile("[:：]")
 _MAX_LAYERS = 100
 """Largest number of wrappings around each other that are taken off."""
 _MAX_LEAD_IN = 300
@@ -63,7 +74,7 @@ _HEADING = re.compile(r"(?:\#{1,6}\s+|>\s+)+(?=\S)")
 
 def unfenced(text: str) -> str:
     """Return the inside of a fenced block that is the whole of `text`, or begins it and was cut off; else `text`."""
-    return _unfenced(strip_invisible(text), is_line=False)
+    return _unfenced(strip_invisible(_without_stop_token(text)), is_line=False)
 
 
 def after_lead_in(text: str) -> tuple[str, str]:
@@ -83,13 +94,18 @@ class _Digits(str):
 def json_values(text: str) -> dict[str, str]:
     """Return the texts and numbers of a JSON object that is the whole of `text`, as texts, by key; none where it is
     not one."""
+    text = text.strip()
     if not (text.startswith("{") and text.endswith("}")):
         return {}
-    try:
-        values: dict[str, Any] = json.loads(text, parse_int=_Digits, parse_float=_Digits)
-    except (ValueError, RecursionError):
-        return {}
+    values: dict[str, Any] = _json(text) or {}
     return {key: _encodable(value) for key, value in values.items() if isinstance(value, str)}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_int=_Digits, parse_float=_Digits)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _encodable(value: str) -> str:
@@ -118,6 +134,7 @@ def bare_text(text: str, *, is_line: bool) -> str:
 def _peeled(text: str, *, is_line: bool) -> Iterator[str]:
     """Yield `text` without each wrapping that may be around it."""
     yield strip_invisible(text)
+    yield _without_stop_token(text)
     yield _unfenced(text, is_line=is_line)
     yield _only_value(text)
     yield _unquoted(text)
@@ -127,11 +144,19 @@ def _peeled(text: str, *, is_line: bool) -> Iterator[str]:
         yield text[named.end() :] if named else text
         return
     lead_in_end = _lead_in_end(text)
-    yield _ITEM.sub("", text[lead_in_end:].lstrip(), count=1) if lead_in_end else text
+    yield _without_mark(text[lead_in_end:].lstrip(), _ITEM) if lead_in_end else text
     yield _first_item(text)
     yield text[_name_end(text) :]
+    yield _without_sentence(text)
     yield next(iter(text.splitlines()), "")
-    yield _without_heading(text)
+    yield _without_mark(text, _HEADING)
+
+
+def _without_stop_token(text: str) -> str:
+    """Return `text` without the template's token at its end."""
+    start = max(0, len(text.rstrip()) - _STOP_TOKEN_CHARACTERS)
+    token = _STOP_TOKEN.search(text[start:].rstrip())
+    return text[: start + token.start()] if token else text
 
 
 def _unfenced(text: str, *, is_line: bool) -> str:
@@ -148,20 +173,24 @@ def _unfenced(text: str, *, is_line: bool) -> str:
 
 
 def _only_value(text: str) -> str:
-    """Return the only text among the values of a JSON object that is the whole of `text`; else `text`."""
+    """Return the only text among the values of a JSON object, or in a JSON array, that is the whole of `text`; else
+    `text`."""
+    if text.startswith('["') and text.endswith('"]'):
+        items = _json(text)
+        return _encodable(items[0]) if isinstance(items, list) and len(items) == 1 else text
     values = [value for value in json_values(text).values() if not isinstance(value, _Digits)]
     return values[0] if len(values) == 1 else text
 
 
 def _unquoted(text: str) -> str:
     """Return the inside of quotes, emphasis or a tag around the whole of `text`; else `text`."""
-    if len(text) > 1 and text[0] in _OPENING and text[-1] in _CLOSING:
-        # Else they belong to two different quotations, as in '"a" and "b"'.
-        return text if any(quote in text[1:-1] for quote in {text[0], text[-1]}) else text[1:-1]
     for marks in _EMPHASIS:
         inside = text[len(marks) : -len(marks)]
         if text.startswith(marks) and text.endswith(marks) and inside.strip() and marks not in inside:
             return inside
+    if len(text) > 1 and text[0] in _OPENING and text[-1] in _CLOSING:
+        # Else they belong to two different quotations, as in '"a" and "b"'.
+        return text if any(quote in text[1:-1] for quote in {text[0], text[-1]}) else text[1:-1]
     tag = _TAG.match(text)
     if tag and text.lower().endswith(f"</{tag['name'].lower()}>"):
         inside = text[tag.end() : -len(tag["name"]) - 3]
@@ -173,7 +202,8 @@ def _unquoted(text: str) -> str:
 def _lead_in_end(text: str) -> int:
     """Return where, in a text with several lines, the first lines that only lead to an answer end; 0 where none do.
 
-    Such a line ends with a colon, in whatever language, or is polite only; something must follow it.
+    Such a line ends with a colon, in whatever language, is polite only or only the name of an answer; something must
+    follow it.
     """
     lines = text.splitlines(keepends=True)
     start = place = 0
@@ -182,7 +212,9 @@ def _lead_in_end(text: str) -> int:
         place += len(line)
         if not bare:
             continue
-        is_leading = bare.endswith((":", "：")) or (len(bare) <= 40 and _POLITENESS.fullmatch(bare))
+        is_leading = bare.endswith((":", "：")) or (
+            len(bare) <= 40 and (_POLITENESS.fullmatch(bare) or _NAME_ALONE.fullmatch(line.strip()))
+        )
         if len(bare) > _MAX_LEAD_IN or not is_leading:
             return start
         start = place
@@ -208,14 +240,26 @@ def _name_end(text: str) -> int:
         if polite := _POLITENESS.match(text, start):
             end = polite.end()
         if presenting := _PRESENTING.match(text, end):
-            colon = re.compile("[:：]").search(text, presenting.end(), presenting.end() + _MAX_LEAD_IN)
-            if colon is None or not _IS_NAMED.search(text, presenting.end(), colon.start()):
+            colon = _COLON.search(text, presenting.end(), presenting.end() + _MAX_LEAD_IN)
+            # "Here Is ..." is how a title is written.
+            is_title = presenting[0].split()[-1].istitle() and " " in presenting[0]
+            if colon is None or is_title or not _IS_NAMED.search(text, presenting.end(), colon.start()):
                 return start
             start = colon.end()
         elif name := _NAME.match(text, end):
             start = name.end()
         else:
             return start
+
+
+def _without_sentence(text: str) -> str:
+    """Return the quotation to which a sentence leads, as in 'A good headline would be: "Rain"'; else `text`."""
+    colon = _COLON.search(text, 0, _MAX_LEAD_IN)
+    if colon is None:
+        return text
+    sentence, rest = text[: colon.start()], text[colon.end() :].partition("\n")[0].strip()
+    is_leading = "\n" not in sentence and _SAYING.search(sentence) and _IS_NAMED.search(sentence)
+    return rest if is_leading and _unquoted(rest) != rest else text
 
 
 def _first_item(text: str) -> str:
@@ -233,7 +277,7 @@ def _first_line_of(text: str, second: str, start: int) -> str:
     return first[start:] if any(line.lstrip().startswith(second) for line in lines) else text
 
 
-def _without_heading(text: str) -> str:
-    """Return a line without the mark of a heading or a citation."""
-    mark = _HEADING.match(text)
-    return text[mark.end() :] if mark else text
+def _without_mark(text: str, mark: re.Pattern[str]) -> str:
+    """Return `text` without a mark at its beginning, such as that of a heading or of an item of a list."""
+    found = mark.match(text)
+    return text[found.end() :] if found else text

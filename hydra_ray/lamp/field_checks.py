@@ -26,6 +26,10 @@ _MAX_WORD = 5
 """Longest text that is quoted in a reason; longer ones may be a user's."""
 _LINE_BREAKING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters and line separators: they cannot be typed, or would end a line of a file of ids."""
+_ROUNDED = re.compile(r"\d\.\d+[eE]\+\d+")
+"""Number as spreadsheets and programs write it where digits are lost."""
+_EXACT = 2**53
+"""Smallest whole number from which on floating-point numbers skip some."""
 _MONTH = re.compile(r"\d{4}-\d{2}")
 
 
@@ -157,7 +161,7 @@ def text_of(value: object, what: str) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             del error  # it holds the text
-            raise MalformedError(f"{what} is not valid Unicode") from None
+            raise MalformedError(f"{what} is not valid Unicode; expected UTF-8") from None
         return value
     if isinstance(value, bytes):
         try:
@@ -193,10 +197,13 @@ def id_of(value: object, what: str) -> str:
     """Return `value` as an id.
 
     Raises:
-        MalformedError: it is missing or blank, or contains a control character or a line break, so that it could not
-            be given on a command line or in a file of ids.
+        MalformedError: it is missing or blank, a number whose last digits are lost, so that several may look alike, or
+            contains a control character or a line break, so that it could not be given on a command line or in a file
+            of ids.
     """
     text = text_of(value, what)
+    if (isinstance(value, float) and abs(value) >= _EXACT) or _ROUNDED.fullmatch(text):
+        raise MalformedError(f"{what} is a rounded number, whose last digits are lost: write ids as text")
     if not text.strip():
         raise MalformedError(f"{what} is empty")
     found = _LINE_BREAKING.search(text)

@@ -1,17 +1,29 @@
 """Files that `lamp.users_files` names: files themselves, folders of parts and glob patterns.
 
-Of a folder the files that Spark and Hadoop hide are left out: names that begin with `_` or `.` and checksums.
+Of a folder the files that Spark and Hadoop hide are left out: names that begin with `_` or `.` and checksums; so are
+those that describe a dataset. Folders such as `date=2024-01-01` give their files' rows a column, as in Hive.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
 
 _WILDCARDS = frozenset("*?[")
 _HIDDEN_SUFFIXES = (".crc", ".tmp", "._COPYING_")
+_BESIDE = frozenset(
+    ("README.md", "LICENSE", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "Thumbs.db",
+     "desktop.ini")
+)  # fmt: skip
+"""Names of files that Hugging Face's `datasets`, its hub and desktops keep beside the data."""
+_TRUTHS = {"true": True, "false": False}
+_PARTITION = re.compile(r"(?P<name>user_id|date|is_new|kind|is_query)=(?!__HIVE_DEFAULT_PARTITION__$)(?P<value>.+)")
+"""Folder whose name is the value of a column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +33,15 @@ class InputFile:
     location: str
     given: str
     """Entry of lamp.users_files that names it."""
+
+    @property
+    def partition(self) -> dict[str, Any]:
+        """Values of the columns that the names of its folders give, where its rows do not hold them."""
+        folders = map(_PARTITION.fullmatch, self.location.split("/")[:-1])
+        values = {each["name"]: unquote(each["value"]) for each in folders if each}
+        return {
+            name: _TRUTHS.get(value.lower(), value) if name == "is_new" else value for name, value in values.items()
+        }
 
 
 def input_files(given: Sequence[str]) -> list[InputFile]:
@@ -81,7 +102,12 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or (name.startswith("_") and "=" not in name) or name.endswith(_HIDDEN_SUFFIXES)
+    return (
+        name.startswith(".")
+        or name in _BESIDE
+        or (name.startswith("_") and "=" not in name)
+        or name.endswith(_HIDDEN_SUFFIXES)
+    )
 
 
 def _identity(location: str) -> str:

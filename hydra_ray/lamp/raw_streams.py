@@ -10,6 +10,7 @@ What an error of a library says of a file is left out: it may quote the file's t
 import codecs
 import io
 import lzma
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -19,7 +20,10 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.errors import HydraError, InputError
 
-_ARROW_CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ARROW_CODECS = {_GZIP: "gzip", b"BZh": "bz2", _ZSTD: "zstd", b"\x04\x22\x4d\x18": "lz4"}
+_ZSTD_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""Frame without content, which some programs that pack with zstd begin with."""
 _XZ = b"\xfd7zXZ\x00"
 _ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7-Zip archive", b"\xff\x06\x00\x00sNaPpY": "snappy"}
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".lz4")
@@ -58,6 +62,8 @@ class RawStream(io.RawIOBase):
                 raise InputError(f"{self._location} is {name}, which is not read; unpack it, or pack it with gzip")
         if start.startswith(_XZ):
             self.codec, self._unpacked = "xz", lzma.LZMAFile(self._file)  # noqa: SIM115 (closed with the file beneath)
+        if _ZSTD_SKIPPED.match(start):
+            start = _ZSTD
         for magic, codec in _ARROW_CODECS.items():
             if start.startswith(magic):
                 # pyarrow's type stubs lack the class.
@@ -134,9 +140,11 @@ def skip_mark(file: io.BufferedReader, location: str) -> None:
     """Move behind a UTF-8 byte order mark.
 
     Raises:
-        InputError: the text is UTF-16 or UTF-32.
+        InputError: the text is UTF-16 or UTF-32, or packed twice.
     """
     start = file.peek(4)[:4]
+    if start.startswith(_GZIP):
+        raise InputError(f"{location} is packed twice; unpack it once")
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in start:
         raise InputError(f"{location} is UTF-16 or UTF-32; expected UTF-8. Write it again as UTF-8.")
     if start.startswith(codecs.BOM_UTF8):

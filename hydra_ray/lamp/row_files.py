@@ -11,7 +11,8 @@ read is an error in its place, and the rows after it are read.
 import csv
 import io
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -37,6 +38,16 @@ _ARROW_FILE, _ARROW_STREAM, _FEATHER_1, _PARQUET_MAGIC = b"ARROW1", b"\xff\xff\x
 _DELIMITERS = ",;\t|"
 _MAX_CELL = 1 << 28
 """Longest cell of a CSV file, in characters: an opening quote without an end would take in the rest of the file."""
+_MAX_LINE = 1 << 28
+"""Longest line of JSON lines, in bytes."""
+_MAX_HEADER = 1 << 20
+_NULL = "\\N"
+"""A missing value, as MySQL, PostgreSQL and Hive write it to CSV."""
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*")
+"""Line before the header by which Excel tells the separator."""
+_ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
+_OBJECT_OVER_LINES = re.compile(rb"\s*\{[ \t\r]*\n\s*\"")
+_START_BYTES = 4096
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError)
 """What pyarrow raises for damaged content, and for values that Python cannot represent."""
 
@@ -52,8 +63,11 @@ class RowFile:
 
 
 @contextmanager
-def open_rows(location: str) -> Generator[RowFile]:
+def open_rows(location: str, partition: Mapping[str, Any]) -> Generator[RowFile]:
     """Open the file of rows at `location`.
+
+    Args:
+        partition: values of columns that the rows may lack.
 
     Raises:
         InputError: it is in none of the formats, or damaged; also while rows are read.
@@ -68,8 +82,8 @@ def open_rows(location: str) -> Generator[RowFile]:
         if start.startswith(_FEATHER_1):
             raise InputError(f"{location} is Feather of version 1; write it again as version 2, or as Parquet")
         if not (is_arrow or start.startswith(_PARQUET_MAGIC) or name.endswith(_PARQUET)):
-            rows = _text_rows(location, name, file)
-            yield RowFile(rows=rows, fraction_read=lambda: raw.fraction_before(file.tell()))
+            rows = _text_rows(location, name, file, has_user=USER_ID in partition)
+            yield RowFile(rows=_with_partition(rows, partition), fraction_read=lambda: raw.fraction_before(file.tell()))
             return
     if raw.codec:
         raise InputError(f"{location} is a table packed with {raw.codec}; unpack it: tables are compressed inside")
@@ -77,7 +91,8 @@ def open_rows(location: str) -> Generator[RowFile]:
         seen = _Seen()
         batches = _arrow_batches(source, start) if is_arrow else _parquet_batches(source, seen)
         format_name = "Arrow IPC" if is_arrow else "Parquet"
-        yield RowFile(rows=_table_rows(location, format_name, batches, seen), fraction_read=seen.share)
+        rows = _table_rows(location, format_name, batches, seen)
+        yield RowFile(rows=_with_partition(rows, partition), fraction_read=seen.share)
 
 
 @dataclass(slots=True)
@@ -92,9 +107,20 @@ class _Seen:
         return self.num_rows / self.num_all if self.num_all else 1.0
 
 
-def _text_rows(location: str, name: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
+def _with_partition(rows: Iterator[tuple[int, object]], partition: Mapping[str, Any]) -> Iterator[tuple[int, object]]:
+    for position, row in rows:
+        yield position, {**partition, **cast(Mapping[str, Any], row)} if isinstance(row, Mapping) else row
+
+
+def _text_rows(location: str, name: str, file: io.BufferedReader, *, has_user: bool) -> Iterator[tuple[int, object]]:
     skip_mark(file, location)
-    if name.endswith(_LINES):
+    head = file.peek(_START_BYTES)
+    if _OBJECT_OVER_LINES.match(head):
+        raise InputError(
+            f"{location} holds a JSON object over several lines; expected one object a line, or a JSON array. Write it "
+            "again so, such as by `jq -c . FILE`."
+        )
+    if name.endswith(_LINES) and not _ARRAY_OF_OBJECTS.match(head):
         yield from _lines(location, file)
         return
     while (blank := file.peek(1)[:1]) and blank.isspace():
@@ -105,12 +131,17 @@ def _text_rows(location: str, name: str, file: io.BufferedReader) -> Iterator[tu
     elif start == b"[":
         yield from enumerate(json_items(location, "item", "a JSON array of objects, or one object a line"))
     else:
-        yield from _csv_rows(location, file)
+        yield from _csv_rows(location, file, has_user=has_user)
 
 
 def _lines(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
     is_first = True
-    for position, line in enumerate(file):
+    for position, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b"")):
+        if len(line) > _MAX_LINE:
+            raise InputError(
+                f"{location} has a line of more than {_MAX_LINE >> 20} MB at position {position}; expected one JSON "
+                "object a line, lines ended by a line feed, or a JSON array"
+            )
         start = line.lstrip()[:1]
         if is_first and start == b"<":
             raise InputError(
@@ -137,13 +168,15 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no value")
 
 
-def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
+def _csv_rows(location: str, file: io.BufferedReader, *, has_user: bool) -> Iterator[tuple[int, object]]:
     """Yield the rows of CSV with a header, each a mapping of its cells; an empty cell is None."""
     csv.field_size_limit(_MAX_CELL)
     # What is not UTF-8 becomes half characters, which the checks of the row's fields refuse.
     text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-    header = text.readline()
-    names, delimiter = _header(location, header)
+    header = text.readline(_MAX_HEADER)
+    if _SEPARATOR_LINE.fullmatch(header):
+        header = text.readline(_MAX_HEADER)
+    names, delimiter = _header(location, header, has_user=has_user)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     position = -1
     while True:
@@ -152,24 +185,31 @@ def _csv_rows(location: str, file: io.BufferedReader) -> Iterator[tuple[int, obj
             cells = next(reader)
         except StopIteration:
             return
-        except csv.Error:
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise InputError(
+                    f"{location} has a quoted text at position {position} that does not end: the rest of the file "
+                    "cannot be told apart from it. Close the quote, or get the file again: it may be cut off."
+                ) from None
             # The module's message is about quotes or lengths; the line is not the one that the defect began in.
-            yield position, MalformedError("the row is not CSV: check its quotes")
+            yield position, MalformedError("the row is not CSV: check its quotes, which are doubled inside a text")
             continue
         if len(cells) > len(names):
             yield position, MalformedError(f"the row has {len(cells)} cells, the header {len(names)}: quote its texts")
-        elif cells:
-            yield position, {name: cell or None for name, cell in zip(names, cells, strict=False)}
+        elif cells and [cell.strip() for cell in cells] != names:  # the header again, where files were joined
+            cells = (None if cell in ("", _NULL) else cell for cell in cells)
+            yield position, dict(zip(names, cells, strict=False))
 
 
-def _header(location: str, line: str) -> tuple[list[str], str]:
+def _header(location: str, line: str, *, has_user: bool) -> tuple[list[str], str]:
     for delimiter in _DELIMITERS:
         try:
             names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         except csv.Error:
             continue
-        if USER_ID in names and not _EVENT_COLUMNS.isdisjoint(names):
-            if len(set(names)) < len(names):
+        if (has_user or USER_ID in names) and not _EVENT_COLUMNS.isdisjoint(names):
+            named = [name for name in names if name]
+            if len(set(named)) < len(named):
                 raise InputError(f"{location} has a column twice in its header; name each once")
             return names, delimiter
     raise InputError(

@@ -70,7 +70,7 @@ def read_user_files(
     num_rows: dict[str, int] = {}
     for file in files:
         start = FileStart(location=file.location)
-        yield from _file_users(task, start, events, max_rows)
+        yield from _file_users(task, start, file.partition, events, max_rows)
         num_rows[file.given] = num_rows.get(file.given, 0) + start.num_rows
         if max_rows is not None:
             yield start
@@ -80,8 +80,10 @@ def read_user_files(
     yield from events.users()
 
 
-def _file_users(task: Task, start: FileStart, events: Events, max_rows: int | None) -> Iterator[Sample | Rejected]:
-    with open_rows(start.location) as file:
+def _file_users(
+    task: Task, start: FileStart, partition: Mapping[str, Any], events: Events, max_rows: int | None
+) -> Iterator[Sample | Rejected]:
+    with open_rows(start.location, partition) as file:
         first = _until_readable(file.rows)
         holds_events = any(is_event(row) for _, row in first)
         if max_rows is not None and holds_events:

@@ -68,7 +68,8 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
     if config.planted is not None:
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
-        return [_file_fingerprint(file.location) for file in input_files(config.users_files)]
+        files = input_files(config.users_files)
+        return [f"{_file_fingerprint(file.location)}{sorted(file.partition.items()) or ''}" for file in files]
     required = [questions_location(config.root, split) for split in splits_of(config)]
     if config.train_split is not None:
         required.append(outputs_location(config.root, config.train_split))

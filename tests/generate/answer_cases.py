@@ -20,6 +20,7 @@ JAPANESE = labelled("Japanese", "コメディ", "ブラックコメディ", "恋
 THAI = labelled("Thai", "ตลก", "ตลกร้าย", "รัก")
 TURKISH = labelled("Turkish", "kırmızı", "iyi", "İstanbul")
 FRENCH = labelled("French", "comédie", "comédie noire", "drame")
+KOREAN = labelled("Korean", "긍정", "부정")
 FOLDED = labelled("folded", "ﬁlm", "Straße", "c", "c++")
 KINDS = {
     "one of LaMP's tags": MOVIES, "one of LaMP's categories": NEWS, "a rating of 1 to 5": RATINGS, "a title": TITLES,
@@ -27,6 +28,7 @@ KINDS = {
     "labels コメディ, ブラックコメディ, 恋愛": JAPANESE,
     "labels ตลก, ตลกร้าย, รัก": THAI, "labels kırmızı, iyi, İstanbul": TURKISH,
     "labels comédie, comédie noire, drame": FRENCH, "labels ﬁlm, Straße, c, c++": FOLDED,
+    "labels 긍정, 부정": KOREAN,
 }  # fmt: skip
 """What is asked for, as the page says it."""
 NAMES = {task.name: name for name, task in KINDS.items()}
@@ -72,10 +74,26 @@ CASES = (
     accepted(TITLES, "a numbered list: the first", "1. Rain\n2. Snow", "Rain"),
     accepted(TITLES, "a list with dots: the first", "- Rain\n- Snow", "Rain"),
     accepted(TITLES, "a list after a lead-in", "Some options:\n\n1. Rain", "Rain"),
+    accepted(TITLES, "a dash of its own after a lead-in", "Here is a title:\n\nRain - A story", "Rain - A story"),
+    accepted(
+        TITLES,
+        "markup and a remark after a lead-in",
+        "Here's a headline:\n\n**Rain**\n\nTell me if you like it!",
+        "Rain",
+    ),
+    accepted(TITLES, "a sentence that leads to a quotation", 'A good headline for it would be: "Rain"', "Rain"),
+    accepted(TITLES, "a quotation after words of its own", 'Obama\'s Response: "Rain"', 'Obama\'s Response: "Rain"'),
+    accepted(TITLES, "the name of the answer as a heading", "### Headline\nRain", "Rain"),
+    accepted(
+        TITLES, "the words of a lead-in, written as a title", "Here Are 5 Options: Rain", "Here Are 5 Options: Rain"
+    ),
     accepted(TITLES, "a number that begins it", "1. FC Rain wins", "1. FC Rain wins"),
     accepted(TITLES, "options by number: the first", "Option 1: Rain\nOption 2: Snow", "Rain"),
     accepted(TITLES, "JSON with one value", '```json\n{"headline": "Rain"}\n```', "Rain"),
     accepted(TITLES, "JSON with one text and numbers", '{"headline": "Rain", "confidence": 0.9}', "Rain"),
+    accepted(TITLES, "a JSON array of one text", '["Rain"]', "Rain"),
+    accepted(TITLES, "a token of the template after it", "Rain<|eot_id|>", "Rain"),
+    accepted(TITLES, "quotes of several characters", '"""Rain"""', "Rain"),
     accepted(TITLES, "half a character in JSON", r'{"headline": "Rain \ud83d"}', "Rain ?"),
     accepted(TITLES, "JSON with several values", '{"a": "Rain", "b": "Snow"}', '{"a": "Rain", "b": "Snow"}'),
     accepted(TITLES, "markup around it", "# **Rain**", "Rain"),
@@ -96,6 +114,14 @@ CASES = (
     accepted(RATINGS, "a share in words", "I give it 4.0 out of 5 stars.", "4"),
     accepted(RATINGS, "a share in other languages", "4 von 5 Sternen", "4"),
     accepted(RATINGS, "a share in brackets", "4 (out of 5)", "4"),
+    accepted(RATINGS, "the highest label before it", "Rating (out of 5): 4", "4"),
+    accepted(RATINGS, "a share in Chinese", "4分（满分5分）", "4"),
+    accepted(RATINGS, "a share in Korean, the highest label first", "5점 만점에 4점", "4"),
+    accepted(RATINGS, "a share in Japanese, the highest label first", "5点満点中4点", "4"),
+    refused(RATINGS, "a share with a decimal comma", "3,5/5", NO_LABEL),
+    refused(RATINGS, "a share in number words", "four out of 5", NO_LABEL),
+    accepted(RATINGS, "a name before it and an explanation that is called one", "Rating: 4/5\n\nReason: 2 flaws", "4"),
+    refused(RATINGS, "an explanation that is not called one", "4\n\nIt has 2 flaws.", SEVERAL_LABELS),
     refused(RATINGS, "a share on another scale", "8/10", NO_LABEL),
     refused(RATINGS, "a share on another scale that begins with a label", "4/10", SEVERAL_LABELS),
     accepted(RATINGS, "a name and a unit", "Rating: 4 stars", "4"),
@@ -128,6 +154,18 @@ CASES = (
     accepted(MOVIES, "a fenced block", "```\ncomedy\n```", "comedy"),
     accepted(MOVIES, "JSON", '{"label": "comedy"}', "comedy"),
     accepted(MOVIES, "JSON that names another in a text", '{"label": "comedy", "why": "no romance"}', "comedy"),
+    accepted(
+        MOVIES,
+        "JSON in a fence after a lead-in",
+        'The JSON:\n```json\n{"tag": "comedy", "why": "no romance, no action"}\n```',
+        "comedy",
+    ),
+    accepted(MOVIES, "a conclusion", "It has action and romance.\n\n**Final answer:** comedy", "comedy"),
+    accepted(MOVIES, "LaTeX's box after others", r"It has action. \boxed{\text{comedy}}", "comedy"),
+    accepted(MOVIES, "a tag after others", "It has action. <answer>comedy</answer>", "comedy"),
+    accepted(MOVIES, "an explanation that is called one", "Tag: comedy\n\nExplanation: no romance.", "comedy"),
+    refused(MOVIES, "an answer that is taken back", "The tag is comedy.\nNo, it's romance.", SEVERAL_LABELS),
+    accepted(MOVIES, "a token of the template after it", "comedy</s>", "comedy"),
     refused(MOVIES, "JSON with two labels", '{"first": "comedy", "second": "romance"}', SEVERAL_LABELS),
     refused(MOVIES, "a list of several", "1. comedy\n2. romance", SEVERAL_LABELS),
     refused(MOVIES, "two labels", "comedy, not dark comedy", SEVERAL_LABELS),
@@ -155,6 +193,8 @@ CASES = (
     accepted(TURKISH, "a capital i with a dot", "İYİ", "iyi"),
     accepted(FRENCH, "accents as marks of their own (NFD)", "come\u0301die", "comédie"),
     refused(FRENCH, "a negated label", "ce n'est pas une comédie", NEGATED_LABEL),
+    accepted(KOREAN, "an ending of the language after it", "이 리뷰는 긍정입니다.", "긍정"),
+    refused(KOREAN, "a part of a word", "부정확", NO_LABEL),
     accepted(FOLDED, "a ligature", "film", "ﬁlm"),
     accepted(FOLDED, "capitals that are two letters", "STRASSE", "Straße"),
     accepted(FOLDED, "marks that belong to the label", "c++.", "c++"),
@@ -174,7 +214,8 @@ def page() -> str:
         "Lao, Khmer, Burmese, Tibetan) it may stand anywhere, but a run of katakana is one word. Of labels inside",
         "each other the longest counts. A label that is negated is none: what is not a comedy may be anything",
         "else. A title is the first line of an answer that is no lead-in (tasks of at most 64 tokens); a longer",
-        "text keeps its lines.",
+        "text keeps its lines. What an answer itself presents as its answer (a last line or one before an",
+        "explanation, `Answer:`, a box, a tag, a value of JSON) counts before what it names elsewhere.",
         "",
         "| asked for | the answer is written with | such as | what becomes of it |",
         "|---|---|---|---|",

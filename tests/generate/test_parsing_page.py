@@ -159,7 +159,8 @@ HOSTILE = (
     "(", "1", "1.", "1 ", "4-", "4/", '"', "'", "“‘", "`", "```\n", "*", "**", "_", "[", "{", '{"a":', "<b>", "Title: ",
     "Title:\n", "a:\n", "Sure! ", "Sure!\n", "Here is a title ", "- ", "1. ", "- a\n", "# ", "comedy ", "not a ",
     "&amp;", "Answer: ```\n", "```\n~~~\n", " ", "\n", "\u200b ", "\u0301", "★", "★ ", "喜剧", "不", "\\boxed{", "$",
-    "#",
+    "#", "Answer: comedy\n", "Explanation: ", "\\boxed{a}", "<answer>a</answer>", "Final answer: x. ", "4 out of ",
+    "<|a|>", "긍정입니다 ",
 )  # fmt: skip
 
 
@@ -171,6 +172,13 @@ def test_work_grows_as_the_length_of_an_answer(task, piece):
         return calls_of(lambda: parse(task, text))
 
     assert work(8000) <= 4.4 * work(2000) + 500
+
+
+@pytest.mark.parametrize("task", [RATINGS, TITLES, MAILS, KINDS["one of LaMP's tags"]], ids=lambda task: task.name)
+def test_a_quarter_of_a_megabyte_of_a_mark_ends(task):
+    # Quadratic work inside an expression is not seen in the number of calls: it would take minutes.
+    for mark in ("~", "`", "~~~ ", "<", "{", '"', "4", "\u2605", "\\boxed{", "Answer: "):
+        assert parse(task, mark * (2**18 // len(mark))).num_tokens == 1
 
 
 def test_a_number_of_any_length_is_no_rating():

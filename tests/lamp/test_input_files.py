@@ -7,6 +7,7 @@ from own_files import users
 
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.input_files import input_files
+from hydra_ray.lamp.users import input_fingerprint
 
 ROW = '{"user_id": "%s", "history": [], "queries": []}\n'
 
@@ -28,6 +29,41 @@ def parts(tmp_path: Path) -> Path:
 def test_a_folder_is_its_parts_in_order_without_what_spark_hides(tags, parts):
     found = [user.user_id for user in users(tags, parts)]
     assert found == ["day=1/part-00000.json", "part-00000.json", "part-00001.json"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "dataset_info.json", "state.json", "Thumbs.db", "LICENSE"])
+def test_what_describes_a_folder_is_no_part_of_it(tags, parts, name):
+    (parts / name).write_text('{\n  "features": {}\n}')
+    assert len(users(tags, parts)) == 3
+
+
+def test_folders_named_by_a_column_give_it_to_rows_that_lack_it(tags, tmp_path):
+    for day in ("date=1970-01-02", "date=1970-01-03", "date=__HIVE_DEFAULT_PARTITION__"):
+        for user in ("user_id=a%2Fb", "user_id=c"):
+            folder = tmp_path / "in" / day / "is_new=false" / user / "year=1970"
+            folder.mkdir(parents=True)
+            (folder / "part-0.csv").write_text("input,output\na,comedy\n")
+    found = users(tags, tmp_path / "in")
+    assert sorted(user.user_id for user in found) == ["a/b", "c"]
+    assert [(record.date, user.is_new) for user in found for record in user.history] == 2 * [
+        (86400, False), (None, False)
+    ]  # fmt: skip
+    assert [query.query_id for user in found for query in user.queries] == ["1", "1"]
+
+
+def test_a_column_of_a_row_counts_before_its_folders_name(tags, tmp_path):
+    (tmp_path / "user_id=bob").mkdir()
+    (tmp_path / "user_id=bob" / "part.jsonl").write_text(ROW % "ann")
+    assert [user.user_id for user in users(tags, tmp_path)] == ["ann"]
+
+
+def test_a_folder_of_another_column_value_is_another_input(make_config, tmp_path):
+    def prints(folder: str) -> list[str]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part.jsonl").write_text(ROW % "ann")
+        return input_fingerprint(make_config({"task": "LaMP_2M", "users_files": str(tmp_path / folder)}).lamp)
+
+    assert prints("a") == prints("b") != prints("date=1970-01-02")
 
 
 def test_a_folder_of_empty_parts_alone_holds_no_row(tags, tmp_path):

@@ -25,6 +25,8 @@ FORMS = {
     "users.feather": arrow_file(table(ROWS)),
     "users.arrow": arrow_stream(table(ROWS)),
     **{f"users.jsonl.{name}": pack(lines(ROWS)) for name, pack in PACKERS.items()},
+    # As parallel programs write it: a frame without content first.
+    "skipped.jsonl.zst": b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + PACKERS["zst"](lines(ROWS)),
     **{f"{name}.unnamed": pack(lines(ROWS)) for name, pack in PACKERS.items()},
 }
 
@@ -34,6 +36,15 @@ def test_rows_are_the_same_users_in_whatever_form_and_under_whatever_name(tags, 
     (tmp_path / "plain.jsonl").write_bytes(lines(ROWS))
     (tmp_path / name).write_bytes(FORMS[name])
     assert users(tags, tmp_path / name) == users(tags, tmp_path / "plain.jsonl")
+
+
+def test_a_line_that_has_no_end_is_told_before_memory_is_full(tags, tmp_path, monkeypatch):
+    monkeypatch.setattr("hydra_ray.lamp.row_files._MAX_LINE", len(lines(ROWS[:1])))
+    (tmp_path / "users.jsonl").write_bytes(lines(ROWS))
+    assert len(users(tags, tmp_path / "users.jsonl")) == 2
+    (tmp_path / "users.jsonl").write_bytes(lines(ROWS).replace(b"\n", b"\r"))
+    with pytest.raises(InputError, match="lines ended by a line feed"):
+        read(tags, tmp_path / "users.jsonl")
 
 
 def test_a_folder_may_mix_formats(tags, tmp_path):
