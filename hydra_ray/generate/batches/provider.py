@@ -53,7 +53,7 @@ class Provider:
 
     def __init__(self, api: ApiConfig, batch: BatchConfig):
         self._api, self._batch = api, batch
-        for library in ("openai", "httpx", "httpx2", "httpcore"):
+        for library in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
             # Below this level they log addresses and, at debug level, whole requests.
             logging.getLogger(library).setLevel(logging.WARNING)
         # A redirect would send the key and the prompts to an address that nobody configured.

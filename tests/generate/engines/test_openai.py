@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -579,17 +580,34 @@ def test_an_odd_answer_among_others_costs_none_and_is_kept(message: dict[str, An
     assert texts(store.read(0, asked)["r2"])[0].startswith("half")
 
 
-def test_whatever_breaks_at_one_reply_costs_that_request_alone(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", [KeyError, ValueError])
+def test_a_bug_of_ours_fails_its_requests_alone_and_is_logged_once_without_texts(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     def broken(body: Any, *others: Any, **named: Any) -> Any:
         if "half" in repr(body):
-            raise KeyError("my diary")
+            raise kind("my diary")
         return read_answers(body, *others, **named)
 
+    half = Reply(body=json.dumps(body_of({"content": "half"})))
     monkeypatch.setattr("hydra_ray.generate.engines.openai.read_answers", broken)
-    with FaultServer(ANSWER, Reply(body=json.dumps(body_of({"content": "half"})))) as server:
-        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
-    assert [each.failure for each in found.values()] == [None, FailureKind.ENGINE, None]
-    assert found["r1"].error == "the call failed by an unexpected KeyError, 1 attempts"
+    with FaultServer(ANSWER, half, half) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(4))
+    assert [each.failure for each in found.values()] == [None, FailureKind.ENGINE, FailureKind.ENGINE, None]
+    place = rf"{kind.__name__} at openai.py:\d+ \(_read\)"
+    assert re.fullmatch(rf"the call failed by an unexpected {place}, 1 attempts", found["r1"].error or "")
+    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert re.search(place, record.getMessage())
+    assert "diary" not in caplog.text
+
+
+def test_a_broken_choice_among_whole_ones_is_asked_alone():
+    odd = body_of({"content": "war"}, {"content": "half"}, {"content": "love"})
+    odd["choices"][1] |= {"finish_reason": "error", "error": {"code": 502}}
+    with FaultServer(*[Reply(body=json.dumps(odd)), ANSWER] * 4) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(4, num_samples=3, temperature=1.0))
+    assert all(texts(each)[:2] == ["war", "love"] and len(texts(each)) == 3 for each in found.values())
+    assert [call.get("n") for call in server.calls] == [3, None] * 4
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": -3, "completion_tokens": -1}, {"prompt_tokens": 0}])
