@@ -96,6 +96,8 @@ def fault_of(error: Exception, api: ApiConfig, request: Request, sent: Mapping[s
     Raises:
         EndpointError: every request would fail in the same way.
     """
+    if isinstance(error.__cause__, ReplyError):  # raised while the client read it
+        error = error.__cause__
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, api, request, sent)
     if isinstance(error, TimeoutError | openai.APITimeoutError):

@@ -29,6 +29,7 @@ from hydra_ray.generate.call_faults import Fault, fault_of
 from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
 from hydra_ray.generate.credentials import call_headers, client_settings, require_credentials
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.bounded_client import BoundedClient, reply_bytes
 from hydra_ray.generate.engines.call_progress import Answers, Attempts
 from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
@@ -96,7 +97,7 @@ class OpenAiEngine:
         answers, self._stop = Answers(keep), None
         waiting = iter(requests)
         try:
-            async with self._client() as client, asyncio.TaskGroup() as group:
+            async with self._client(requests) as client, asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch(answers))
                 num_workers = min(len(requests), self._api.max_concurrent_requests)
                 self._workers = {group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)}
@@ -269,7 +270,7 @@ class OpenAiEngine:
                     **arguments, extra_headers=self._call_headers
                 )
             answered = await self._read(response.content, request, len(samples))
-        except (openai.OpenAIError, TimeoutError, ReplyError, UnicodeError) as error:
+        except (openai.OpenAIError, TimeoutError, ReplyError, UnicodeEncodeError) as error:
             sent = call_body(arguments)
             fault = fault_of(error, self._api, request, sent)
             if fault.is_answered:
@@ -337,10 +338,8 @@ class OpenAiEngine:
         finally:
             await self._turns.settle(ticket, turn.tokens)
 
-    def _client(self) -> "AsyncOpenAI":
-        # A redirect would send the key and the prompts to an address that nobody configured.
-        without_redirects = openai.DefaultAsyncHttpxClient(follow_redirects=False)
-        return openai.AsyncOpenAI(**client_settings(self._api), http_client=without_redirects)
+    def _client(self, requests: Sequence[Request]) -> "AsyncOpenAI":
+        return openai.AsyncOpenAI(**client_settings(self._api), http_client=BoundedClient(reply_bytes(requests)))
 
 
 class _Turn:
