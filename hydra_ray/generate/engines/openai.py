@@ -25,7 +25,7 @@ import openai.resources.chat  # otherwise loaded lazily, during the first call
 from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import EndpointError, HydraError, ReplyError
 from hydra_ray.findings import counted
-from hydra_ray.generate.call_faults import Fault, fault_of
+from hydra_ray.generate.call_faults import Fault, fault_of, refusal_in
 from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
 from hydra_ray.generate.credentials import call_headers, client_settings, require_credentials
 from hydra_ray.generate.engine import Keep, keep_nowhere
@@ -300,8 +300,11 @@ class OpenAiEngine:
 
         Raises:
             ReplyError: there are none.
+            APIStatusError: there is a refusal instead.
         """
         body, num_broken = without_broken_choices(parse_reply(content))
+        if (refusal := refusal_in(body, self._api)) is not None:
+            raise refusal
         num_returned = _num_returned(body, num_samples)
         read = partial(read_answers, body, num_returned, request.num_top_tokens, is_thinking=self._is_thinking)
         answered = read()

@@ -553,6 +553,33 @@ def test_a_reply_that_holds_no_answer_is_asked_again_and_is_a_sign_of_life():
     assert "an error (429) in the place of an answer" in str(found["r1"].error)
 
 
+def in_place_of_an_answer(code: int, message: str) -> Reply:
+    return Reply(body=json.dumps({"error": {"message": message, "code": code}, "choices": None}))
+
+
+def test_an_unpaid_account_that_is_told_with_status_200_stops_the_run():
+    unpaid, kept = in_place_of_an_answer(402, "Insufficient credits"), list[Completion]()
+    with FaultServer(ANSWER, usual=unpaid) as server:
+        with pytest.raises(EndpointError, match=r"status 402\. The account's quota"):
+            engine_of(server.url, max_concurrent_requests=1).generate(requests(5), kept.extend)
+        assert len(server.calls) == 2
+    assert [each.error for each in kept] == [None]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (403, "Your input was flagged", FailureKind.CONTENT_FILTER),
+        (400, "the maximum context length is 64", FailureKind.TOO_LONG),
+    ],
+)
+def test_a_prompt_that_is_refused_with_status_200_fails_alone_at_once(code: int, message: str, kind: FailureKind):
+    with FaultServer(ANSWER, in_place_of_an_answer(code, message)) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
+        assert len(server.calls) == 3
+    assert [each.failure for each in found.values()] == [None, kind, None]
+
+
 def test_an_endpoint_none_of_whose_first_replies_is_read_ends_the_job_by_name():
     for reply, says in ((HTML, "a web page.*base_url"), (NO_COMPLETION, "nothing as choices")):
         with FaultServer(usual=reply) as server:
