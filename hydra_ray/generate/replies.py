@@ -259,6 +259,12 @@ def _whole(choice: Any) -> Mapping[str, Any]:
     return choice
 
 
+def has_cut(body: Any) -> bool:
+    """Return whether an answer in a reply reached its length limit."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    return isinstance(choices, list) and any(isinstance(each, dict) and _reason(each) == "length" for each in choices)
+
+
 def without_broken_choices(body: Any) -> tuple[Any, int]:
     """Return a reply without those choices that cannot be used, where others can, which are paid; and their number."""
     choices = body.get("choices") if isinstance(body, dict) else None

@@ -15,7 +15,7 @@ from hydra_ray.generate.call_faults import Fault, fault_of, status_error
 from hydra_ray.generate.calls import call_arguments, call_body
 from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
+from hydra_ray.generate.replies import Answered, Flaw, has_cut, parse_reply, read_answers
 from hydra_ray.rows import Request
 from hydra_ray.runs.root import pseudonym
 
@@ -131,7 +131,7 @@ def read_result(line: ResultLine, request: Request, samples: range, form: LineFo
             body,
             len(samples),
             request.num_top_tokens,
-            is_thinking=form.is_thinking,
+            is_thinking=form.is_thinking or (has_cut(body) and form.api.is_thinking and form.counts.opens_thought),
             count_tokens=form.counts.of_text,
         )
     except ReplyError as unusable:

@@ -35,7 +35,7 @@ from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
 from hydra_ray.generate.refusals import MANY_REFUSALS, Refusals
-from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers, without_broken_choices
+from hydra_ray.generate.replies import Answered, Flaw, has_cut, parse_reply, read_answers, without_broken_choices
 from hydra_ray.generate.retry_policy import Breaker, Pause, pause_seconds
 from hydra_ray.rows import Completion, Generation, Request
 
@@ -306,7 +306,8 @@ class OpenAiEngine:
         if (refusal := refusal_in(body, self._api)) is not None:
             raise refusal
         num_returned = _num_returned(body, num_samples)
-        read = partial(read_answers, body, num_returned, request.num_top_tokens, is_thinking=self._is_thinking)
+        is_thinking = self._is_thinking or (has_cut(body) and await asyncio.to_thread(self._opens_thought))
+        read = partial(read_answers, body, num_returned, request.num_top_tokens, is_thinking=is_thinking)
         answered = read()
         for flaw in sorted(answered.flaws - self._told):
             self._told.add(flaw)
@@ -317,6 +318,9 @@ class OpenAiEngine:
         if Flaw.PROMPT_TOKENS in answered.flaws:
             answered = replace(answered, prompt_tokens=await asyncio.to_thread(self._counts.of_prompt, request))
         return answered
+
+    def _opens_thought(self) -> bool:
+        return self._api.is_thinking and self._counts.opens_thought
 
     def _require_readable(self, fault: Fault) -> None:
         """Count replies that cannot be read.

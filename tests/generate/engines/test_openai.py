@@ -695,5 +695,17 @@ def test_a_cut_text_of_a_model_with_room_for_thoughts_is_a_thought():
     assert (generation.text, generation.thought_tokens) == ("", generation.num_tokens)
 
 
+@pytest.mark.parametrize(("settings", "is_thought"), [({}, True), ({"provider": "vllm", "is_thinking": False}, False)])
+def test_a_cut_text_is_a_thought_where_the_models_own_template_opens_one(
+    settings: dict[str, Any], is_thought: bool, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer = fake_tokenizer()
+    tokenizer.chat_template = str(tokenizer.chat_template) + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    monkeypatch.setattr(token_counts, "load_tokenizer", lambda _: tokenizer)
+    with FaultServer(ANSWER, Reply(finish_reason="length")) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1, **settings), requests(2))
+    assert [bool(each.generations[0].thought_tokens) for each in found.values()] == [False, is_thought]
+
+
 def test_nothing_to_do_is_done():
     assert engine_of("http://localhost/v1").generate([]) == []
