@@ -104,9 +104,9 @@ class ApiConfig(Section):
     attempt_timeout_seconds: float = Field(default=60, gt=0)
     """Longest wait for one call, in seconds; at most `request_deadline_seconds`."""
     max_attempts: int = Field(default=8, gt=0)
-    """Largest number of calls for one request before it fails. A call is repeated after 408, 409, 425, 429 and 5xx,
-    time-outs, broken connections and answers that cannot be read. One after which the endpoint asks to wait for a
-    second or more is not counted."""
+    """Largest number of calls for one request before it fails. A call is repeated after 408, 409, 425, 429, 449, 460,
+    499 and 5xx, time-outs, broken connections and answers that cannot be read. One after which the endpoint asks to
+    wait for a second or more is not counted."""
     max_backoff_seconds: float = Field(default=30, gt=0)
     """Longest pause before the next attempt, in seconds, where the endpoint names none. Pauses are random, below a
     bound that doubles from half a second on."""

@@ -4,11 +4,14 @@
 of the request, but no text of the endpoint's own, which may repeat the prompt.
 """
 
+import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import httpx2
 import openai
 
 from hydra_ray.config import ApiConfig
@@ -18,7 +21,7 @@ from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.retry_policy import PASSING_STATUSES, retry_after_seconds
 from hydra_ray.rows import Request
 
-_SLOW_DOWN = (*PASSING_STATUSES, 529)
+_SLOW_DOWN = (408, 409, 425, 429, 529)
 """Status codes by which a living endpoint asks to come again."""
 _NOT_AGAIN = (501, 505)
 """Status codes from 500 on that mean the same at every attempt."""
@@ -94,6 +97,8 @@ def fault_of(error: Exception, api: ApiConfig, request: Request, sent: Mapping[s
     Raises:
         EndpointError: every request would fail in the same way.
     """
+    if isinstance(error.__cause__, ReplyError):  # raised while the client read it
+        error = error.__cause__
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, api, request, sent)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
@@ -110,6 +115,30 @@ def fault_of(error: Exception, api: ApiConfig, request: Request, sent: Mapping[s
     else:
         message = "the answer cannot be read as a chat completion"
     return Fault(kind=FailureKind.UNAVAILABLE, message=message, is_final=False, is_answered=False)
+
+
+def status_error(status: int, body: Any, api: ApiConfig) -> openai.APIStatusError:
+    """Return the exception that the client raises for a reply of this status."""
+    sent = httpx2.Request("POST", f"{api.base_url.rstrip('/')}/chat/completions")
+    try:
+        content = json.dumps(body).encode()
+    except RecursionError:
+        content = b""
+    response = httpx2.Response(status, request=sent, content=content)
+    inner = cast(dict[str, Any], body).get("error", body) if isinstance(body, dict) else body
+    return openai.APIStatusError(f"status {status}", response=response, body=inner)
+
+
+def refusal_in(body: Any, api: ApiConfig) -> openai.APIStatusError | None:
+    """Return the refusal that a reply of status 200 holds in the place of an answer, as gateways send it once they have
+    begun to reply; None where there is none, or it may pass."""
+    reply = cast(dict[str, Any], body) if isinstance(body, dict) else {}
+    error = reply.get("error")
+    if reply.get("choices") or not isinstance(error, dict):
+        return None
+    codes = (str(cast(dict[str, Any], error).get(name)) for name in ("code", "status", "status_code"))
+    status = next((int(code) for code in codes if re.fullmatch("4[0-9]{2}", code)), None)
+    return None if status is None or status in PASSING_STATUSES else status_error(status, reply, api)
 
 
 def _status_fault(error: openai.APIStatusError, api: ApiConfig, request: Request, sent: Mapping[str, Any]) -> Fault:

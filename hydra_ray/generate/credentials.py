@@ -80,7 +80,7 @@ def _resolved(values: Mapping[str, str]) -> dict[str, str]:
 
 def quiet_client_logs() -> None:
     """Let OpenAI's clients and their libraries log warnings only: below that they log addresses and whole requests."""
-    for library in ("openai", "httpx", "httpx2", "httpcore"):
+    for library in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(library).setLevel(logging.WARNING)
 
 

@@ -13,6 +13,7 @@ from hydra_ray.config import Task
 from hydra_ray.generate.label_search import search_of
 from hydra_ray.generate.presented import presented_texts
 from hydra_ray.generate.rating_search import rated_labels
+from hydra_ray.generate.thoughts import speaks_of_task
 from hydra_ray.generate.wrappers import after_lead_in, bare_text, json_values, unfenced
 from hydra_ray.rows import Answer, Generation, Token
 
@@ -37,7 +38,7 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
     """Return the answer of `generation` to a query of `task`, or the reason why there is none."""
     text = generation.text
     is_exact = True
-    if (error := text_error(generation)) is not None:
+    if (error := text_error(generation, is_closed=task.is_closed)) is not None:
         value = None
     elif task.is_closed:
         value, error, is_exact = _find_label(task, text)
@@ -51,17 +52,25 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
         is_exact=is_exact,
         num_tokens=generation.num_tokens - generation.thought_tokens,
         log_probability=generation.log_probability,
-        label_probabilities=label_probabilities(task.labels, generation.first_tokens),
+        label_probabilities=(
+            () if error == UNFINISHED_THOUGHT else label_probabilities(task.labels, generation.first_tokens)
+        ),
     )
 
 
-def text_error(generation: Generation) -> str | None:
-    """Return why a generation is no answer to any task; None where it may be one."""
+def text_error(generation: Generation, *, is_closed: bool = False) -> str | None:
+    """Return why a generation is no answer to any task; None where it may be one.
+
+    Args:
+        is_closed: whether a label is asked for.
+    """
     if generation.finish_reason == "content_filter":
         return FILTERED
-    if generation.text.strip():
-        return None
-    return UNFINISHED_THOUGHT if generation.thought_tokens else EMPTY
+    if not generation.text.strip():
+        return UNFINISHED_THOUGHT if generation.thought_tokens else EMPTY
+    # A thought whose opening mark stands in the prompt has no mark where it was cut.
+    is_whole = generation.finish_reason != "length" or generation.thought_tokens
+    return None if is_whole or not speaks_of_task(generation.text, is_closed=is_closed) else UNFINISHED_THOUGHT
 
 
 def label_probabilities(labels: tuple[str, ...], first_tokens: Sequence[Token]) -> tuple[float, ...]:

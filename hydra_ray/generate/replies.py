@@ -33,6 +33,12 @@ _BYTES_PER_TOKEN = 4
 """Approximate bytes per token of English text."""
 _ANSWER_PARTS = ("text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_content", "thought")
+_OTHER_PARTS = ("redacted_thinking", "reference", "refusal", "tool_use", "tool_call", "image_url", "input_text")
+"""Kinds of parts that hold nothing of an answer."""
+_TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "content")
+"""Fields of a part that may hold its text."""
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details")
+"""Fields of a message that may hold its thought."""
 _MAX_CHARACTERS = 1_000_000
 """Length to which an answer is cut, as if its length limit had been reached: none that was asked for is as long."""
 _MAX_TOP_PROBABILITY = 1.05
@@ -40,10 +46,53 @@ _MAX_TOP_PROBABILITY = 1.05
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _REASONS = {
-    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length"), "length"),
-    **dict.fromkeys(("safety", "recitation", "prohibited_content", "blocklist", "refusal"), "content_filter"),
+    **dict.fromkeys(
+        ("max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded"), "length"
+    ),
+    **dict.fromkeys(
+        (
+            "blocklist",
+            "content_filtered",
+            "error_toxic",
+            "guardrail_intervened",
+            "image_safety",
+            "language",
+            "model_armor",
+            "prohibited_content",
+            "recitation",
+            "refusal",
+            "safety",
+            "sensitive",
+            "spii",
+        ),
+        "content_filter",
+    ),
 }
-"""Other names of the reasons why an answer ended."""
+"""Other names of the reasons why an answer ended: Anthropic's, Bedrock's, Cohere's, Gemini's, Mistral's, Zhipu's."""
+_INTERRUPTED = frozenset(
+    {
+        "abort",
+        "aborted",
+        "cancel",
+        "canceled",
+        "cancelled",
+        "deadline_exceeded",
+        "engine_overloaded",
+        "error",
+        "error_limit",
+        "insufficient_system_resource",
+        "internal_error",
+        "load",
+        "network_error",
+        "preempted",
+        "server_error",
+        "time_limit",
+        "timeout",
+        "unload",
+    }
+)
+"""Reasons by which a server tells that it broke an answer off, as DeepSeek, OpenRouter, Zhipu, Ollama, vLLM and SGLang
+have them: a later call may be answered."""
 
 
 class Flaw(StrEnum):
@@ -63,6 +112,8 @@ class Answered:
     """Tokens of the prompt; 0 where `flaws` has PROMPT_TOKENS."""
     generations: tuple[Generation, ...]
     flaws: frozenset[Flaw] = frozenset()
+    num_broken: int = 0
+    """Number of further choices of the reply that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,15 +233,53 @@ def _choices(body: Mapping[str, Any], num_samples: int) -> list[Mapping[str, Any
             f"got {len(choices)} choices, expected {num_samples}: set generator.api.max_samples_per_call to as many as "
             "the endpoint gives at once"
         )
-    for choice in choices:
-        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-            raise ReplyError("got a choice without a message")
-        if choice.get("error") or choice.get("finish_reason") == "error":
-            raise ReplyError(f"got a choice with an error{_code_of(choice.get('error'))}")
+    choices = [_whole(choice) for choice in choices]
     places = [_count(choice.get("index")) for choice in choices]
     if sorted(place for place in places if place is not None) == list(range(len(choices))):
         choices = [choices[places.index(place)] for place in range(len(choices))]
     return choices[:num_samples]
+
+
+def _whole(choice: Any) -> Mapping[str, Any]:
+    """Return a choice with its message; a filter may leave out that of an answer that it stopped.
+
+    Raises:
+        ReplyError: it has none, or was broken off.
+    """
+    if not isinstance(choice, dict):
+        raise ReplyError("got a choice without a message")
+    reason = _reason(choice)
+    if choice.get("error") or reason in _INTERRUPTED:
+        code = _code_of(choice.get("error")) or (f" ({reason})" if reason not in ("", "error") else "")
+        raise ReplyError(f"got a choice with an error{code}")
+    if choice.get("message") is None and reason == "content_filter":
+        return {**choice, "message": {}}
+    if not isinstance(choice.get("message"), dict):
+        raise ReplyError("got a choice without a message")
+    return choice
+
+
+def has_cut(body: Any) -> bool:
+    """Return whether an answer in a reply reached its length limit."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    return isinstance(choices, list) and any(isinstance(each, dict) and _reason(each) == "length" for each in choices)
+
+
+def without_broken_choices(body: Any) -> tuple[Any, int]:
+    """Return a reply without those choices that cannot be used, where others can, which are paid; and their number."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or len(choices) < 2:
+        return body, 0
+    usable = [choice for choice in choices if _is_usable(choice)]
+    return ({**body, "choices": usable}, len(choices) - len(usable)) if usable else (body, 0)
+
+
+def _is_usable(choice: Any) -> bool:
+    try:
+        _content(_whole(choice), set())
+    except ReplyError:
+        return False
+    return True
 
 
 def _content(choice: Mapping[str, Any], flaws: set[Flaw]) -> _Content:
@@ -199,15 +288,41 @@ def _content(choice: Mapping[str, Any], flaws: set[Flaw]) -> _Content:
     parts = content if isinstance(content, list) else [content]
     if content is not None and not isinstance(content, str | list | dict):
         raise ReplyError(f"got {_name(content)} as content, expected a text")
+    if content and not any(map(_is_known, parts)):
+        raise ReplyError("got a content of parts of unknown kinds, expected a text")
     text = repaired("".join(_texts(parts, _ANSWER_PARTS)), flaws)
-    fields = [message.get(name) for name in ("reasoning_content", "reasoning", "thinking")]
-    thought = "".join(_texts(parts, _THOUGHT_PARTS)) or next((each for each in fields if _is_text(each)), "")
+    fields = (_thought_of(message.get(name)) for name in _THOUGHT_FIELDS)
+    thought = "".join(_texts(parts, _THOUGHT_PARTS)) or next(filter(None, fields), "")
     return _Content(
         text=text,
         thought=repaired(thought, flaws),
-        finish_reason=_finish_reason(choice, text),
+        finish_reason="content_filter" if not text and _has_refusal(message, parts) else _reason(choice),
         tokens=_reported(choice, flaws),
     )
+
+
+def _is_known(part: Any) -> bool:
+    """Return whether a part of a message is one that may hold text, or that holds none by its kind."""
+    if not isinstance(part, dict):
+        return isinstance(part, str)
+    if part.get("type") is None:
+        return any(name in part for name in _TEXT_FIELDS)
+    return part["type"] in (*_ANSWER_PARTS, *_THOUGHT_PARTS, *_OTHER_PARTS)
+
+
+def _thought_of(field: Any) -> str:
+    """Return the thought that a field of a message holds, of any kind of parts."""
+    parts = field if isinstance(field, list) else [field]
+    return "".join(
+        _inner_texts(each) if isinstance(each, dict) else each
+        for each in parts
+        if each and isinstance(each, str | dict)
+    )
+
+
+def _has_refusal(message: Mapping[str, Any], parts: Sequence[Any]) -> bool:
+    # A refusal has a field or a part of its own and is no answer.
+    return bool(message.get("refusal")) or any(isinstance(each, dict) and each.get("refusal") for each in parts)
 
 
 def _texts(parts: Sequence[Any], kinds: Collection[str]) -> Iterator[str]:
@@ -215,11 +330,16 @@ def _texts(parts: Sequence[Any], kinds: Collection[str]) -> Iterator[str]:
     for part in parts:
         if isinstance(part, str) and "text" in kinds:
             yield part
-        elif isinstance(part, dict) and part.get("type", "text") in kinds:
-            found = next((part[name] for name in ("text", "thinking", "reasoning", "summary") if part.get(name)), "")
-            inner = found if isinstance(found, list) else [found]
-            texts = (each.get("text") if isinstance(each, dict) else each for each in inner)
-            yield from (text for text in texts if isinstance(text, str))
+        elif isinstance(part, dict) and (part.get("type") or "text") in kinds:
+            yield _inner_texts(part)
+
+
+def _inner_texts(part: Mapping[str, Any]) -> str:
+    """Return the text of a part: `text`, or what names it otherwise, as a text, an object with one, or a list."""
+    found = next((part[name] for name in _TEXT_FIELDS if part.get(name)), "")
+    inner = found if isinstance(found, list) else [found]
+    texts = (each.get("text", each.get("value")) if isinstance(each, dict) else each for each in inner)
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _generation(
@@ -234,13 +354,16 @@ def _generation(
     split = split_thought(content.text)
     answer, thought = split.answer, content.thought + split.thought
     has_thought = split.has_thought or bool(content.thought) or (told_tokens > 0 and not answer.strip())
-    if is_thinking and content.finish_reason == "length" and not has_thought:
+    # What was cut before any text is a thought that is not shown; where all tokens are a thought's, the text is that.
+    is_all_thought = is_thinking or not content.text or told_tokens >= num_tokens
+    if content.finish_reason == "length" and not has_thought and is_all_thought:
         answer, thought, has_thought = "", content.text, True
     first: int | None = 0
     if has_thought:
         first = answer_token([token["token"] for token in content.tokens], answer)
     tokens = content.tokens[first:] if first is not None else ()
-    thought_tokens = thought_length(num_tokens, first or told_tokens, thought, answer) if has_thought else 0
+    known_tokens = first or told_tokens or (0 if answer else num_tokens)
+    thought_tokens = thought_length(num_tokens, known_tokens, thought, answer) if has_thought else 0
     return Generation(
         text=answer[:_MAX_CHARACTERS],
         num_tokens=max(num_tokens, thought_tokens),
@@ -251,14 +374,13 @@ def _generation(
     )
 
 
-def _finish_reason(choice: Mapping[str, Any], text: str) -> str:
-    # A refusal has a field of its own and is no answer.
-    if not text and choice["message"].get("refusal"):
-        return "content_filter"
+def _reason(choice: Mapping[str, Any]) -> str:
+    """Return why a choice ended, by OpenAI's name for it where there is one; empty where it is not told."""
     reason = choice.get("finish_reason")
     if not isinstance(reason, str) or not CODE.fullmatch(reason):
         return ""
-    return _REASONS.get(reason.lower(), reason)
+    reason = reason.lower().replace("-", "_")
+    return _REASONS.get(reason, reason)
 
 
 def _reported(choice: Mapping[str, Any], flaws: set[Flaw]) -> list[Mapping[str, Any]]:
@@ -300,10 +422,6 @@ def _count(value: Any) -> int | None:
     return int(value) if is_token_count(value) else None
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
 def _lengths(reported: Sequence[int], generated_tokens: int) -> list[int]:
     """Return the generated tokens of each choice: as reported, plus an even share of the unattributed tokens."""
     share, rest = divmod(max(generated_tokens - sum(reported), 0), len(reported))
@@ -320,6 +438,8 @@ def _kind_of_text(content: bytes) -> str:
     start = content[:100].lstrip().lower()
     if not start:
         return "nothing"
+    if start.startswith((b"data:", b"event:", b"id:", b": ", b":\n")):
+        return "a stream of events, which was not asked for"
     return "a web page" if start.startswith((b"<!doctype", b"<html")) else "text that is not JSON"
 
 

@@ -3,7 +3,7 @@
 import email.utils
 from collections.abc import Mapping
 
-PASSING_STATUSES = (408, 409, 425, 429)
+PASSING_STATUSES = (408, 409, 425, 429, 449, 460, 499)
 """Status codes below 500 after which a retry may succeed."""
 _FIRST_PAUSE_SECONDS = 0.5
 

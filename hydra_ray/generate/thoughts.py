@@ -44,6 +44,20 @@ _AFTER_ANSWER = re.compile(
 )
 _FINAL = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>final[^<]{0,200}<\|message\|>")
 _ANY = -1
+_LEAD = r"\s*(?:(?:ok(?:ay)?|alright|all right|hmm+|well|got it|first|right|so|now|here)[,.]?\s+)*"
+_CHINESE_LEAD = "\\s*(?:\u597d\u7684?|\u55ef|\u9996\u5148)?[\uff0c,\u3002]?\\s*(?:\u73b0\u5728)?"
+_ABOUT_USER = re.compile(
+    rf"{_LEAD}(?:the user(?:'s|\b)|thinking process\b)|{_CHINESE_LEAD}\u7528\u6237",  # "the user"
+    flags=re.IGNORECASE,
+)
+_ABOUT_TASK = re.compile(
+    rf"{_LEAD}(?:the (?:question|prompt|task|instruction)s? (?:is|are|was|want|ask|need|gave|has|have|provide|say)"
+    r"|(?:we|i) (?:need|have) to\b|(?:we|i)(?:'m| am| are|'re) (?:given|asked|trying to)\b"
+    r"|let(?:'s|\u2019s| me| us) (?:think|see|figure|analy[sz]e|tackle|break|start|look|consider|parse|recall|try)\b)"
+    rf"|{_CHINESE_LEAD}(?:\u6211\u4eec?\u9700\u8981|\u6211\u6765|\u8ba9\u6211)",  # "we need", "let me"
+    flags=re.IGNORECASE,
+)
+"""Beginnings of texts that speak of the user or of the task, as thoughts do that have no opening mark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +114,16 @@ def opens_thought(prompt: str) -> bool:
     tail = prompt[-200:].rstrip()
     marks = [mark for mark in _MARKS.finditer(tail) if mark.end() == len(tail)]
     return bool(marks) and _read_mark(marks[-1])[0]
+
+
+def speaks_of_task(text: str, *, is_closed: bool = False) -> bool:
+    """Return whether a text begins as a thought whose opening mark stands in the prompt: it speaks of the user, or, as
+    no label does, of the task.
+
+    Args:
+        is_closed: whether a label is asked for; other answers may speak of a task of their own.
+    """
+    return bool(_ABOUT_USER.match(text) or (is_closed and _ABOUT_TASK.match(text)))
 
 
 def has_marks(token: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError
 from hydra_ray.findings import counted
+from hydra_ray.stages.run import require_credentials_here
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger
 from hydra_ray.sweep.results import Results, config_yaml, gather, result_lines, results_table
@@ -74,11 +75,13 @@ def run_sweep(sweep: Sweep, known: Forecast) -> Results:
     """Run all trials of a sweep and write the results; a stopped sweep resumes where it was.
 
     Raises:
+        ConfigError: an environment variable that the endpoint of a trial needs is not set here, where it runs.
         HydraError: no trial succeeded.
     """
     from hydra_ray.sweep.ray_tune_search import run_trials
     from hydra_ray.sweep.sweep_page import render_sweep_page
 
+    _require_credentials(sweep, known)
     folder = sweep_folder(sweep)
     config = sweep.config.model_dump(mode="json")
     storage.write_json(
@@ -120,6 +123,17 @@ def exactly_once(ledger: Ledger) -> str:
     was = "was" if len(counts) == 1 else "were"
     sentence = f"{counted(len(counts), 'stage')} {was} computed by this sweep, "
     return sentence + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
+
+
+def _require_credentials(sweep: Sweep, known: Forecast) -> None:
+    """Check what the endpoints of trials need, of those that have still something to compute."""
+    if known.trials is not None:
+        trials = (trial for trial in known.trials if not all(stage.is_complete() for stage in trial.stages))
+        configs = [trial.config for trial in trials]
+    else:
+        configs = [sweep.run_config({})] if sweep.is_possible({}) else []
+    for config in configs:
+        require_credentials_here(config)
 
 
 def _left_out(sweep: Sweep, num_trials: int) -> Sequence[str]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hydra_ray.config import ApiConfig
 from hydra_ray.errors import EndpointError, ReplyError
-from hydra_ray.generate.call_faults import Fault, fault_of
+from hydra_ray.generate import call_faults
+from hydra_ray.generate.call_faults import Fault, fault_of, refusal_in
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
 from hydra_ray.generate.refusals import Refusals
 from hydra_ray.rows import Message, Request
@@ -106,3 +107,41 @@ def test_what_is_no_status_is_a_fault_of_its_kind(error: Exception, kind: Failur
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.is_final) == (kind, is_final)
     assert "diary" not in fault.message
+
+
+@pytest.mark.parametrize("code", [402, "401", 400, 403])
+def test_a_refusal_in_the_place_of_an_answer_is_one_of_its_status(code: Any):
+    body = {"error": {"message": TEXT, "code": code}, "choices": None}
+    refusal = refusal_in(body, API)
+    assert refusal is not None
+    assert (refusal.status_code, json.loads(refusal.response.text)) == (int(code), body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": 429}},
+        {"error": {"code": 502}},
+        {"error": {"code": "rate_limit"}},
+        {"error": {"code": [400]}},
+        {"error": "no"},
+        {"error": {"code": 400}, "choices": [{"message": {}}]},
+        {"choices": []},
+        [],
+        None,
+    ],
+)
+def test_what_may_pass_or_is_no_error_is_no_refusal(body: Any):
+    assert refusal_in(body, API) is None
+
+
+@pytest.mark.parametrize("body", [{"a": "\ud83d"}, {"a": float("nan")}, {"error": None}, [1], None])
+def test_an_error_of_any_json_has_a_text(body: Any):
+    assert call_faults.status_error(400, body, API).response.text.isascii()
+
+
+def test_an_error_that_is_nested_too_deeply_has_no_text():
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert call_faults.status_error(400, {"error": {"code": 400, "a": deep}}, API).response.text == ""

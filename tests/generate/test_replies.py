@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reply_bodies import body_of, with_tokens
 
 from hydra_ray.errors import ReplyError
-from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
+from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers, without_broken_choices
 
 MESSAGES = [{"role": "user", "content": "a story of war and peace"}]
 
@@ -225,7 +225,8 @@ def test_a_choice_that_broke_off_by_an_error_is_no_answer():
         (b"<!DOCTYPE html><p>my diary", "a web page"),
         (b"my diary", "text that is not JSON"),
         (b"", "nothing"),
-        (b"data: {}", "text that is not JSON"),
+        (b"data: {}", "a stream of events"),
+        (b": PROCESSING\n\ndata: {}", "a stream of events"),
         (b"[" * 100_000, "text that is not JSON"),
         (b'{"a":' * 100_000, "text that is not JSON"),
     ],
@@ -296,3 +297,93 @@ def test_alternatives_that_are_likelier_than_1_together_are_left_out():
 def test_an_answer_of_a_book_is_cut():
     (generation,) = read_answers(body_of({"content": "a" * 1_000_001}), 1, 0).generations
     assert (len(generation.text), generation.finish_reason) == (1_000_000, "length")
+
+
+@pytest.mark.parametrize(
+    "reason", ["insufficient_system_resource", "network_error", "abort", "load", "ERROR", "error", "time-limit"]
+)
+@pytest.mark.parametrize("text", ["", "war or"])
+def test_an_answer_that_the_server_broke_off_is_none(reason: str, text: str):
+    told = body_of({"content": text})
+    told["choices"][0]["finish_reason"] = reason
+    with pytest.raises(ReplyError, match="got a choice with an error"):
+        read_answers(told, 1, 0)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "sensitive", "content-filter", "guardrail_intervened"])
+@pytest.mark.parametrize("message", [None, {}, {"role": "assistant"}, {"content": ""}])
+def test_a_filtered_choice_is_filtered_with_a_message_and_without(reason: str, message: Any):
+    told = body_of({})
+    told["choices"][0] |= {"finish_reason": reason, "message": message}
+    (generation,) = read_answers(told, 1, 0).generations
+    assert (generation.text, generation.finish_reason) == ("", "content_filter")
+
+
+def test_a_filtered_choice_without_the_field_message_is_filtered():
+    told = body_of({})
+    told["choices"][0]["finish_reason"] = "content_filter"
+    del told["choices"][0]["message"]
+    assert read_answers(told, 1, 0).generations[0].finish_reason == "content_filter"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": {"value": "war", "annotations": []}}],
+        [None, {"type": None, "text": "war"}],
+        [{"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "war"}],
+        {"text": "war"},
+        {"content": "war"},
+    ],
+)
+def test_parts_of_other_forms_are_the_answer_too(content: Any):
+    assert read_answers(body_of({"content": content}), 1, 0).generations[0].text == "war"
+
+
+@pytest.mark.parametrize("content", [{"label": "war"}, [{"type": "audio", "data": "x"}], [[["war"]]], [7]])
+def test_a_content_of_unknown_parts_is_no_empty_answer(content: Any):
+    with pytest.raises(ReplyError, match="parts of unknown kinds"):
+        read_answers(body_of({"content": content}), 1, 0)
+
+
+def test_a_part_that_refuses_is_no_answer():
+    told = body_of({"content": [{"type": "refusal", "refusal": "no"}]})
+    assert read_answers(told, 1, 0).generations[0].finish_reason == "content_filter"
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]},
+        {"reasoning_text": "hm"},
+        {"reasoning_content": ["hm"]},
+        {"reasoning": {"content": "hm"}},
+    ],
+)
+def test_thoughts_apart_from_the_text_are_found_in_all_their_forms(thought: Any):
+    (generation,) = read_answers(body_of({"content": None, **thought}), 1, 0).generations
+    assert (generation.text, generation.thought_tokens) == ("", generation.num_tokens)
+
+
+@pytest.mark.parametrize(("text", "details"), [("", None), (None, None), ("maybe war since", {"reasoning_tokens": 8})])
+def test_what_was_cut_before_any_answer_is_a_thought(text: str | None, details: Any):
+    usage = {"prompt_tokens": 9, "completion_tokens": 8, "completion_tokens_details": details}
+    told = body_of({"content": text}, usage=usage)
+    told["choices"][0]["finish_reason"] = "length"
+    (generation,) = read_answers(told, 1, 0).generations
+    assert (generation.text, generation.thought_tokens) == ("", 8)
+
+
+def test_broken_choices_cost_no_whole_ones():
+    told = body_of({"content": "war"}, {"content": "half"}, {"content": 7}, {"content": "love"})
+    told["choices"][1]["error"] = {"code": 502}
+    whole, num_broken = without_broken_choices(told)
+    assert num_broken == 2
+    assert [each.text for each in read_answers(whole, 2, 0).generations] == ["war", "love"]
+
+
+def test_a_reply_of_broken_choices_alone_keeps_its_reason():
+    told = body_of({"content": 7}, {"content": 8})
+    assert without_broken_choices(told) == (told, 0)
+    assert without_broken_choices([told]) == ([told], 0)

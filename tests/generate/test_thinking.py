@@ -12,7 +12,7 @@ from hydra_ray.errors import ConfigError
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.failures import TRANSIENT, FailureKind, count_kinds, failures_of
-from hydra_ray.generate.parsing import parse_answer
+from hydra_ray.generate.parsing import UNFINISHED_THOUGHT, parse_answer, text_error
 from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages
 from hydra_ray.generate.replies import read_answers
 from hydra_ray.generate.requests import make_request
@@ -180,3 +180,38 @@ def test_thoughts_that_are_cut_are_no_answers_in_any_form():
         {"role": "user", "content": "a story"}]}))  # fmt: skip
     for generation in read_answers(body, 2, 0).generations:
         assert failure_kinds(generation) == [FailureKind.UNFINISHED_THOUGHT]
+
+
+CUT_THOUGHTS = [
+    "Okay, so I need to figure out which tag fits. It could be {}, since",
+    "Okay, the user wants a tag for this. {} seems right, but",
+    "The user asks for one of these. Maybe {}",
+    "We need to choose a label: {} or",
+    "Hmm, let me think. {}?",
+    "Alright, let's see. It is {}",
+    "\u597d\u7684\uff0c\u7528\u6237\u8981\u4e00\u4e2a\u6807\u7b7e\u3002 {}",
+]
+
+
+@pytest.mark.parametrize("text", CUT_THOUGHTS)
+def test_a_cut_text_that_speaks_of_its_task_names_no_label(text: str):
+    body = with_tokens(body_of({"content": text.format(OTHER)}), "Okay", top=[{"token": OTHER[:1], "logprob": -1.0}])
+    body["choices"][0]["finish_reason"] = "length"
+    (generation,) = read_answers(body, 1, 20).generations
+    assert failure_kinds(generation) == [FailureKind.UNFINISHED_THOUGHT]
+    assert parse_answer(TASK, generation).label_probabilities == ()
+    assert failure_kinds(generation_of({"content": text.format(OTHER)}, "stop")) == []
+
+
+@pytest.mark.parametrize(
+    "text", [f"The tag that fits best is {OTHER}, because the", f"So {OTHER}, as", f"Well, it is {OTHER} and", OTHER]
+)
+def test_an_ordinary_answer_that_was_cut_names_its_label(text: str):
+    assert parse_answer(TASK, generation_of({"content": text}, "length")).value == OTHER
+
+
+def test_of_a_cut_text_only_what_speaks_of_the_user_is_a_thought():
+    mail, thought = "I need to tell you that", "Okay, the user wants a title about rain. Let me"
+    assert text_error(generation_of({"content": mail}, "length")) is None
+    assert text_error(generation_of({"content": thought}, "length")) == UNFINISHED_THOUGHT
+    assert text_error(generation_of({"content": thought}, "stop")) is None

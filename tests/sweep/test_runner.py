@@ -9,7 +9,7 @@ from hydra_ray.errors import ConfigError
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.sweep.config import Sweep, SweepConfig, require_root
 from hydra_ray.sweep.ledger import Ledger
-from hydra_ray.sweep.runner import exactly_once, forecast, ledger_of, sweep_folder
+from hydra_ray.sweep.runner import exactly_once, forecast, ledger_of, run_sweep, sweep_folder
 from hydra_ray.sweep.stage_reuse import stages_until
 
 SPACE = {"probes.num_records": [1, 3], "drafts.num_records": [1, 2]}
@@ -47,6 +47,20 @@ def test_trials_that_could_not_be_judged_are_refused_before_any_is_run(tmp_path:
 def test_a_server_that_cannot_be_reached_for_want_of_a_package_is_told_beforehand(tmp_path: Path):
     with pytest.raises(ConfigError, match="package mlflow is not installed"):
         forecast(sweep_of(str(tmp_path), mlflow_uri="http://localhost:5000"))
+
+
+@pytest.mark.parametrize("search", [{}, {"search": "optuna", "num_trials": 2}])
+def test_a_missing_key_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: dict[str, Any]
+):
+    monkeypatch.delenv("SWEEP_KEY", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("hydra_ray.sweep.ray_tune_search.start_ray", lambda: pytest.fail("Ray was started"))
+    api = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "SWEEP_KEY"}
+    generator = {"engine": "openai", "api": api}
+    sweep = sweep_of(str(tmp_path), {"generator": generator}, **search)
+    with pytest.raises(ConfigError, match="SWEEP_KEY, which is not set"):
+        run_sweep(sweep, forecast(sweep))
 
 
 def test_a_base_without_a_root_is_told():

@@ -9,17 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import httpx2
-import openai
-
 from hydra_ray.config import ApiConfig, BatchConfig, GeneratorConfig
 from hydra_ray.errors import ReplyError
-from hydra_ray.generate.call_faults import Fault, fault_of
+from hydra_ray.generate.call_faults import Fault, fault_of, status_error
 from hydra_ray.generate.calls import call_arguments, call_body
 from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.error_replies import CODE
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
+from hydra_ray.generate.replies import Answered, Flaw, has_cut, parse_reply, read_answers
 from hydra_ray.rows import Request
 from hydra_ray.runs.root import pseudonym
 
@@ -132,13 +129,13 @@ def read_result(line: ResultLine, request: Request, samples: range, form: LineFo
         return _fault_of_line(error)
     status, body = response.get("status_code"), response.get("body")
     if isinstance(status, int) and not isinstance(status, bool) and 300 <= status <= 599:
-        return fault_of(_status_error(status, body, form.api), form.api, request, form.body(request, samples))
+        return fault_of(status_error(status, body, form.api), form.api, request, form.body(request, samples))
     try:
         answered = read_answers(
             body,
             len(samples),
             request.num_top_tokens,
-            is_thinking=form.is_thinking,
+            is_thinking=form.is_thinking or (has_cut(body) and form.api.is_thinking and form.counts.opens_thought),
             count_tokens=form.counts.of_text,
         )
     except ReplyError as unusable:
@@ -161,11 +158,3 @@ def _fault_of_line(error: Any) -> Fault:
         return UNREADABLE
     kind = FailureKind.TIMEOUT if code == "batch_expired" else FailureKind.UNAVAILABLE
     return Fault(kind=kind, message=f"not executed ({code})", is_final=False, is_answered=True)
-
-
-def _status_error(status: int, body: Any, api: ApiConfig) -> openai.APIStatusError:
-    """Return the exception that the client raises for a reply of this status."""
-    sent = httpx2.Request("POST", f"{api.base_url.rstrip('/')}/chat/completions")
-    response = httpx2.Response(status, request=sent, json=body)
-    inner = body.get("error", body) if isinstance(body, dict) else body
-    return openai.APIStatusError(f"status {status}", response=response, body=inner)

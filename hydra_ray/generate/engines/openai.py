@@ -11,28 +11,31 @@ import asyncio
 import logging
 import random
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai
 import openai.resources.chat  # otherwise loaded lazily, during the first call
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
-from hydra_ray.errors import EndpointError, HydraError
+from hydra_ray.errors import EndpointError, HydraError, ReplyError
 from hydra_ray.findings import counted
-from hydra_ray.generate.call_faults import Fault, fault_of
+from hydra_ray.generate.call_faults import Fault, fault_of, refusal_in
 from hydra_ray.generate.calls import call_arguments, call_body, expected_tokens
 from hydra_ray.generate.credentials import call_headers, client_settings, quiet_client_logs, require_credentials
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.bounded_client import BoundedClient, reply_bytes
 from hydra_ray.generate.engines.call_progress import Answers, Attempts
 from hydra_ray.generate.engines.token_counts import TokenCounts
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.rate_limits import Turns
 from hydra_ray.generate.refusals import MANY_REFUSALS, Refusals
-from hydra_ray.generate.replies import Answered, Flaw, parse_reply, read_answers
+from hydra_ray.generate.replies import Answered, Flaw, has_cut, parse_reply, read_answers, without_broken_choices
 from hydra_ray.generate.retry_policy import Breaker, Pause, pause_seconds
 from hydra_ray.rows import Completion, Generation, Request
 
@@ -71,7 +74,7 @@ class OpenAiEngine:
         self._num_unreadable, self._num_short, self._most_returned, self._knows_n = 0, 0, 1, False
         self._has_answered, self._last_answer = False, float("-inf")
         self._counts, self._is_thinking = TokenCounts(config), config.thinking_tokens > 0
-        self._told = set[Flaw]()
+        self._told, self._told_bugs = set[Flaw](), set[str]()
         self._workers, self._calling = set[asyncio.Task[None]](), set[asyncio.Task[None] | None]()
         self._stop: EndpointError | None = None
         """Why the run stops; calls that are under way are still awaited, since they may be paid."""
@@ -92,7 +95,7 @@ class OpenAiEngine:
         answers, self._stop = Answers(keep), None
         waiting = iter(requests)
         try:
-            async with self._client() as client, asyncio.TaskGroup() as group:
+            async with self._client(requests) as client, asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch(answers))
                 num_workers = min(len(requests), self._api.max_concurrent_requests)
                 self._workers = {group.create_task(self._work(client, waiting, answers)) for _ in range(num_workers)}
@@ -159,7 +162,8 @@ class OpenAiEngine:
                 return _failed(request, answered, attempts, prompt_tokens), answered
             prompt_tokens += answered.prompt_tokens
             generations += answered.generations
-            if self._is_short(len(answered.generations), len(samples)):
+            self._count_samples(len(answered.generations) + answered.num_broken, len(samples))
+            if len(answered.generations) < len(samples):
                 size = 1  # what came is paid, and only the rest is asked for
         completion = Completion(
             request_id=request.request_id,
@@ -171,13 +175,12 @@ class OpenAiEngine:
         )
         return completion, None
 
-    def _is_short(self, num_returned: int, num_asked: int) -> bool:
-        """Return whether a reply has fewer samples than were asked for, and count it."""
+    def _count_samples(self, num_returned: int, num_asked: int) -> None:
+        """Count a reply that has fewer samples than were asked for."""
         if num_returned >= num_asked > 1:
             self._knows_n = True
         self._num_short += num_returned < num_asked
         self._most_returned = max(self._most_returned, num_returned)
-        return num_returned < num_asked
 
     @property
     def _has_short_replies(self) -> bool:
@@ -265,7 +268,7 @@ class OpenAiEngine:
                     **arguments, extra_headers=self._call_headers
                 )
             answered = await self._read(response.content, request, len(samples))
-        except (openai.OpenAIError, TimeoutError, ValueError) as error:
+        except (openai.OpenAIError, TimeoutError, ReplyError, UnicodeEncodeError) as error:
             sent = call_body(arguments)
             fault = fault_of(error, self._api, request, sent)
             if fault.is_answered:
@@ -279,7 +282,10 @@ class OpenAiEngine:
         except HydraError:
             raise
         except Exception as error:  # whatever it is, the answers of the other requests must not be lost
-            message = f"the call failed by an unexpected {type(error).__name__}"
+            message = f"the call failed by an unexpected {_place_of(error)}"
+            if message not in self._told_bugs:
+                self._told_bugs.add(message)
+                logger.error("%s: please report it; the request fails, and the others go on", message)
             return Fault(kind=FailureKind.ENGINE, message=message, is_final=True, is_answered=False)
         self._last_answer = time.monotonic()
         self._breaker.sign_of_life(self._last_answer)
@@ -292,19 +298,27 @@ class OpenAiEngine:
 
         Raises:
             ReplyError: there are none.
+            APIStatusError: there is a refusal instead.
         """
-        body = parse_reply(content)
+        body, num_broken = without_broken_choices(parse_reply(content))
+        if (refusal := refusal_in(body, self._api)) is not None:
+            raise refusal
         num_returned = _num_returned(body, num_samples)
-        read = partial(read_answers, body, num_returned, request.num_top_tokens, is_thinking=self._is_thinking)
+        is_thinking = self._is_thinking or (has_cut(body) and await asyncio.to_thread(self._opens_thought))
+        read = partial(read_answers, body, num_returned, request.num_top_tokens, is_thinking=is_thinking)
         answered = read()
         for flaw in sorted(answered.flaws - self._told):
             self._told.add(flaw)
             logger.warning("the endpoint %s sends %s: %s", self._api.base_url, flaw.value, _REMEDIES[flaw])
         if Flaw.GENERATED_TOKENS in answered.flaws:
             answered = await asyncio.to_thread(read, count_tokens=self._counts.of_text)
+        answered = replace(answered, num_broken=min(num_broken, num_samples - num_returned))
         if Flaw.PROMPT_TOKENS in answered.flaws:
             answered = replace(answered, prompt_tokens=await asyncio.to_thread(self._counts.of_prompt, request))
         return answered
+
+    def _opens_thought(self) -> bool:
+        return self._api.is_thinking and self._counts.opens_thought
 
     def _require_readable(self, fault: Fault) -> None:
         """Count replies that cannot be read.
@@ -329,10 +343,8 @@ class OpenAiEngine:
         finally:
             await self._turns.settle(ticket, turn.tokens)
 
-    def _client(self) -> "AsyncOpenAI":
-        # A redirect would send the key and the prompts to an address that nobody configured.
-        without_redirects = openai.DefaultAsyncHttpxClient(follow_redirects=False)
-        return openai.AsyncOpenAI(**client_settings(self._api), http_client=without_redirects)
+    def _client(self, requests: Sequence[Request]) -> "AsyncOpenAI":
+        return openai.AsyncOpenAI(**client_settings(self._api), http_client=BoundedClient(reply_bytes(requests)))
 
 
 class _Turn:
@@ -352,6 +364,14 @@ def _failed(request: Request, fault: Fault, attempts: Attempts, prompt_tokens: i
         failure=fault.kind,
         attempts=attempts.number,
     )
+
+
+def _place_of(error: Exception) -> str:
+    """Return the class of an exception and where it was raised, without its words, which may quote a text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "hydra_ray" in Path(frame.filename).parts]
+    place = (own or frames)[-1]
+    return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno} ({place.name})"
 
 
 def _num_returned(body: Any, num_asked: int) -> int:

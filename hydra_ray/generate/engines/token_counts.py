@@ -1,15 +1,19 @@
-"""Lengths of prompts and answers that an endpoint does not report, by the tokenizer of the configured model."""
+"""What an endpoint does not report, by the tokenizer of the configured model: lengths of prompts and answers, and
+whether prompts end inside a thought."""
 
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import HydraError
 from hydra_ray.generate.calls import expected_tokens
+from hydra_ray.generate.chat_template import open_template
 from hydra_ray.generate.prompts import count_prompt_tokens
 from hydra_ray.generate.replies import approximate_tokens
+from hydra_ray.generate.thoughts import opens_thought
 from hydra_ray.models import load_tokenizer
-from hydra_ray.rows import Request
+from hydra_ray.rows import Message, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +43,19 @@ class TokenCounts:
             except HydraError:  # a template that refuses turns that the endpoint takes
                 pass
             return expected_tokens(request, 0)
+
+    @cached_property
+    def opens_thought(self) -> bool:
+        """Whether prompts end inside a thought, so that answers that were cut may have no mark of it."""
+        with self._lock:
+            tokenizer = self._opened()
+            try:
+                if tokenizer is not None:
+                    rendered = open_template(tokenizer, self._config).render([Message(role="user", content="x")])
+                    return opens_thought(rendered)
+            except HydraError:  # a template that cannot be used here
+                pass
+            return False
 
     def _opened(self) -> "PreTrainedTokenizerBase | None":
         if not self._is_open:

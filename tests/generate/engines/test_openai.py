@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -557,6 +558,33 @@ def test_a_reply_that_holds_no_answer_is_asked_again_and_is_a_sign_of_life():
     assert "an error (429) in the place of an answer" in str(found["r1"].error)
 
 
+def in_place_of_an_answer(code: int, message: str) -> Reply:
+    return Reply(body=json.dumps({"error": {"message": message, "code": code}, "choices": None}))
+
+
+def test_an_unpaid_account_that_is_told_with_status_200_stops_the_run():
+    unpaid, kept = in_place_of_an_answer(402, "Insufficient credits"), list[Completion]()
+    with FaultServer(ANSWER, usual=unpaid) as server:
+        with pytest.raises(EndpointError, match=r"status 402\. The account's quota"):
+            engine_of(server.url, max_concurrent_requests=1).generate(requests(5), kept.extend)
+        assert len(server.calls) == 2
+    assert [each.error for each in kept] == [None]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (403, "Your input was flagged", FailureKind.CONTENT_FILTER),
+        (400, "the maximum context length is 64", FailureKind.TOO_LONG),
+    ],
+)
+def test_a_prompt_that_is_refused_with_status_200_fails_alone_at_once(code: int, message: str, kind: FailureKind):
+    with FaultServer(ANSWER, in_place_of_an_answer(code, message)) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
+        assert len(server.calls) == 3
+    assert [each.failure for each in found.values()] == [None, kind, None]
+
+
 def test_an_endpoint_none_of_whose_first_replies_is_read_ends_the_job_by_name():
     for reply, says in ((HTML, "a web page.*base_url"), (NO_COMPLETION, "nothing as choices")):
         with FaultServer(usual=reply) as server:
@@ -584,17 +612,34 @@ def test_an_odd_answer_among_others_costs_none_and_is_kept(message: dict[str, An
     assert texts(store.read(0, asked)["r2"])[0].startswith("half")
 
 
-def test_whatever_breaks_at_one_reply_costs_that_request_alone(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", [KeyError, ValueError])
+def test_a_bug_of_ours_fails_its_requests_alone_and_is_logged_once_without_texts(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     def broken(body: Any, *others: Any, **named: Any) -> Any:
         if "half" in repr(body):
-            raise KeyError("my diary")
+            raise kind("my diary")
         return read_answers(body, *others, **named)
 
+    half = Reply(body=json.dumps(body_of({"content": "half"})))
     monkeypatch.setattr("hydra_ray.generate.engines.openai.read_answers", broken)
-    with FaultServer(ANSWER, Reply(body=json.dumps(body_of({"content": "half"})))) as server:
-        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(3))
-    assert [each.failure for each in found.values()] == [None, FailureKind.ENGINE, None]
-    assert found["r1"].error == "the call failed by an unexpected KeyError, 1 attempts"
+    with FaultServer(ANSWER, half, half) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(4))
+    assert [each.failure for each in found.values()] == [None, FailureKind.ENGINE, FailureKind.ENGINE, None]
+    place = rf"{kind.__name__} at openai.py:\d+ \(_read\)"
+    assert re.fullmatch(rf"the call failed by an unexpected {place}, 1 attempts", found["r1"].error or "")
+    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert re.search(place, record.getMessage())
+    assert "diary" not in caplog.text
+
+
+def test_a_broken_choice_among_whole_ones_is_asked_alone():
+    odd = body_of({"content": "war"}, {"content": "half"}, {"content": "love"})
+    odd["choices"][1] |= {"finish_reason": "error", "error": {"code": 502}}
+    with FaultServer(*[Reply(body=json.dumps(odd)), ANSWER] * 4) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1), requests(4, num_samples=3, temperature=1.0))
+    assert all(texts(each)[:2] == ["war", "love"] and len(texts(each)) == 3 for each in found.values())
+    assert [call.get("n") for call in server.calls] == [3, None] * 4
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": -3, "completion_tokens": -1}, {"prompt_tokens": 0}])
@@ -653,6 +698,18 @@ def test_a_cut_text_of_a_model_with_room_for_thoughts_is_a_thought():
         (completion,) = OpenAiEngine(config, api, Limiter(api)).generate(requests(1))
     (generation,) = completion.generations
     assert (generation.text, generation.thought_tokens) == ("", generation.num_tokens)
+
+
+@pytest.mark.parametrize(("settings", "is_thought"), [({}, True), ({"provider": "vllm", "is_thinking": False}, False)])
+def test_a_cut_text_is_a_thought_where_the_models_own_template_opens_one(
+    settings: dict[str, Any], is_thought: bool, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer = fake_tokenizer()
+    tokenizer.chat_template = str(tokenizer.chat_template) + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    monkeypatch.setattr(token_counts, "load_tokenizer", lambda _: tokenizer)
+    with FaultServer(ANSWER, Reply(finish_reason="length")) as server:
+        found = answers(engine_of(server.url, max_concurrent_requests=1, **settings), requests(2))
+    assert [bool(each.generations[0].thought_tokens) for each in found.values()] == [False, is_thought]
 
 
 def test_nothing_to_do_is_done():
