@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -704,7 +705,7 @@ def test_a_cut_text_of_a_model_with_room_for_thoughts_is_a_thought():
 def test_a_cut_text_is_a_thought_where_the_models_own_template_opens_one(
     settings: dict[str, Any], is_thought: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    tokenizer = fake_tokenizer()
+    tokenizer = deepcopy(fake_tokenizer())  # one object serves all tests
     tokenizer.chat_template = str(tokenizer.chat_template) + "{% if add_generation_prompt %}<think>\n{% endif %}"
     monkeypatch.setattr(token_counts, "load_tokenizer", lambda _: tokenizer)
     with FaultServer(ANSWER, Reply(finish_reason="length")) as server:
