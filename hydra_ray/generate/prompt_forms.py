@@ -6,8 +6,8 @@ sentence: LaMP's own form (Salemi et al., 2024, appendix): a record is a sentenc
 everything is one message. summary: records as lines, and an instruction to write a profile of their user.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.rows import Message
@@ -114,3 +114,11 @@ def _record_sentence(task: Task, example: Example) -> str:
 
 def _has_input_in_sentence(task: Task) -> bool:
     return "{input}" in task.sentences.record
+
+
+def merged_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages with the text of a leading system turn at the beginning of the first user turn."""
+    if messages[0].role != "system":
+        return tuple(messages)
+    system, first, *others = messages
+    return (replace(first, content=f"{system.content}\n\n{first.content}"), *others)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.conversations import MAX_CHARACTERS_PER_TOKEN, is_conversation, message_texts, newest_that_fit
 from hydra_ray.errors import ConfigError
-from hydra_ray.generate.chat_template import ChatTemplate, merged_system, open_template
+from hydra_ray.generate.chat_template import ChatTemplate, open_template
 from hydra_ray.generate.control_tokens import control_ids, defuse, harmless
-from hydra_ray.generate.prompt_forms import Contents, Example, Form, form_of, summary_form
+from hydra_ray.generate.prompt_forms import Contents, Example, Form, form_of, merged_system, summary_form
 from hydra_ray.rows import Message, Record
 
 if TYPE_CHECKING:
