@@ -21,7 +21,9 @@ CALLS = ("upload", "list_files", "create", "list_batches", "retrieve", "content"
 BEFORE, AFTER = Fault(kills_before=True), Fault(kills_after=True)
 MAX_WRITES = 100
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["hydra_ray.generate.batches.session"])
+# What is imported at its first use otherwise, by each process anew.
+_LATE = ("httpcore2", "openai.resources.batches", "openai.resources.files", "pandas", "pyarrow.dataset")
+_PROCESSES.set_forkserver_preload(["hydra_ray.generate.batches.session", *_LATE])
 
 
 def run(server: BatchServer, root: Path, kill_at: int | None = None) -> int | None:
