@@ -162,14 +162,19 @@ class BatchSession:
         left = list[BatchRecord]()
         for key in [each.key for each in self.folder.records() if each.asker == self.asker]:
             with self._lease("cancels its batches"):
-                for _ in range(_MAX_DOWNLOADS):
-                    record = self.folder.read(key)
-                    now = None if record is None else self._cancel(record)
-                    if now is None or now.status not in ENDED:
-                        break
-                if now is not None:
+                if (now := self._cancelled_now(key)) is not None:
                     left.append(now)
         return left
+
+    def _cancelled_now(self, key: str) -> BatchRecord | None:
+        """Cancel a batch and store its results; return None once it is cleared away."""
+        now = None
+        for _ in range(_MAX_DOWNLOADS):
+            record = self.folder.read(key)
+            now = None if record is None else self._cancel(record)
+            if now is None or now.status not in ENDED:
+                break
+        return now
 
     def _cancel(self, record: BatchRecord) -> BatchRecord | None:
         if record.batch_id is None and record.status != MERGED:
