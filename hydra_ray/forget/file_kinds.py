@@ -95,7 +95,7 @@ _ROOT_PATTERNS: dict[Kind, str] = {
     Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|files|outline|stages|summary)\.json|"
     r"sweeps/.+|"
     rf"{STORES}/{_FINGERPRINT}/{BATCHES}/[0-9a-f]{{32}}\.json|"
-    rf"{KEY}|{re.escape(KEY_CHECK)}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",
+    rf"{KEY}|({FORGOTTEN}/)?{re.escape(KEY_CHECK)}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",
 }
 """Kinds of files by their path, besides the kinds that stages declare of their own files."""
 

@@ -30,7 +30,7 @@ from hydra_ray.forget.run_results import (
 )
 from hydra_ray.forget.table_rows import USER_ID, count_rows, drop_rows, read_rows
 from hydra_ray.runs.lease import alone
-from hydra_ray.runs.root import pseudonym, root_key
+from hydra_ray.runs.root import pseudonym, receipts_key, root_key
 from hydra_ray.stages.answers import PREDICTIONS_TABLE
 from hydra_ray.storage.listing_updates import rewriting
 
@@ -120,7 +120,7 @@ def _forget(root: str, user_ids: Collection[str]) -> list[Outcome]:
 
 def _open_receipts(root: str, user_ids: Collection[str], found: _Found) -> list[Outcome]:
     """Write a receipt for each user with any data, of what will be removed."""
-    key, manifests = root_key(root), read_manifests(found.artefacts)
+    key, manifests = receipts_key(root), read_manifests(found.artefacts)
     outcomes: list[Outcome] = []
     for user_id in dict.fromkeys(user_ids):
         user, removed = pseudonym(user_id, key), found.removed.get(user_id, ())

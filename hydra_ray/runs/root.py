@@ -171,8 +171,31 @@ def forgotten_pseudonyms(root: str) -> frozenset[str]:
     return frozenset(name.removesuffix(_RECEIPT_SUFFIX) for name in names if name.endswith(_RECEIPT_SUFFIX))
 
 
+def receipts_key(root: str) -> str:
+    """Return the root's secret key, which receipts are named with.
+
+    A check value beside the receipts tells a key that was exchanged together with the value beside it, such as by those
+    of another root.
+
+    Raises:
+        StorageError: the receipts were named with another key; else as for `root_key`.
+    """
+    key, location = root_key(root), storage.join(root, FORGOTTEN, KEY_CHECK)
+    check = storage.read_if_there(location)
+    if check is None:
+        _require_known(root, key)
+        storage.write_new(location, _name_of(key).encode())
+    elif check.decode("ascii", "replace").strip() != _name_of(key):
+        raise _lost_key(root, f"is not the key that {FORGOTTEN}/{KEY_CHECK} was made of")
+    return key
+
+
 def forgetting(root: str) -> Callable[[str], bool]:
-    """Return a function that tells whether runs under the root must leave out a user id."""
+    """Return a function that tells whether runs under the root must leave out a user id.
+
+    Raises:
+        StorageError: as for `receipts_key`.
+    """
     forgotten = forgotten_pseudonyms(root)
-    key = root_key(root) if forgotten else ""
+    key = receipts_key(root) if forgotten else ""
     return lambda user_id: pseudonym(user_id, key) in forgotten

@@ -182,6 +182,8 @@ def read_manifest(location: str) -> dict[str, Any]:
     wrong = [name for name, kind in _MANIFEST_SHAPE.items() if not isinstance(found.get(name), kind)]
     if found.get("format", _FORMAT) != _FORMAT or wrong:
         raise _no_manifest(location, f"it has the keys {sorted(found)}, of which {wrong} are missing or of other types")
+    if found["fingerprint"] != location.rsplit("/", 2)[-2]:
+        raise _no_manifest(location, f"it is that of the stage {found['stage']}, {found['fingerprint']}")
     return found
 
 

@@ -4,25 +4,27 @@ A stage that is complete is skipped before anything of it is read, and Ray is st
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import hydra_ray.stages
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
-from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation
+from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation, tell_of_former_batches
 from hydra_ray.engine.execute import OnComputed, complete, tell_nobody, telling
 from hydra_ray.engine.ray_connection import cluster_address
 from hydra_ray.engine.ray_data import Counters, GenerationWork, run_generation
+from hydra_ray.errors import HydraError
 from hydra_ray.extras import require_packages
 from hydra_ray.generate.credentials import require_credentials
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
-from hydra_ray.runs.run_folder import write_config
+from hydra_ray.runs.run_folder import read_config, write_config
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.definition import StageDefinition
-from hydra_ray.stages.outline import write_outline
+from hydra_ray.stages.outline import read_outline, write_outline
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.report import publish
 from hydra_ray.temporary import remove_leftovers
@@ -71,6 +73,7 @@ def _run_stages(plan: Plan, until: str) -> Plan:
         complete(users, partial(_make, plan, definition, users))
         plan = plan_run(plan.config)  # which buckets hold users is known now
     plan = replace(plan, reused=reused)
+    _tell_of_former_batches(plan)
     if not plan.report.is_complete():
         storage.remove_folder(plan.run_folder)  # a report of another configuration under this run's name
     plan.models.record(plan.config.storage.root)  # before anything that is named after them
@@ -81,6 +84,14 @@ def _run_stages(plan: Plan, until: str) -> Plan:
     if until == hydra_ray.stages.STAGE_NAMES[-1]:
         publish(plan)
     return plan
+
+
+def _tell_of_former_batches(plan: Plan) -> None:
+    """Log which batches of the run's former settings would be lost."""
+    with suppress(HydraError):  # no run yet, or one that another version started
+        if read_config(plan.run_folder).generator.engine == "openai_batch":
+            former = [each.stage for each in read_outline(plan.run_folder).stages]
+            tell_of_former_batches(plan.config.storage.root, former, plan.stages())
 
 
 def _make(plan: Plan, definition: StageDefinition, stage: Stage) -> Counters:

@@ -108,10 +108,16 @@ def read_listing(listing: str) -> Digests | None:
         raise damaged_listing(listing, "it is no listing of files")
     if FILES not in found:
         _tell_unlisted(listing)
-    while len(_kept) >= _MAX_KEPT:
-        _kept.pop(next(iter(_kept)), None)
-    _kept[listing] = files
+    if None not in files.values():  # else a file is being rewritten, and is to be compared once it has its digest
+        _keep(listing, files)
     return files
+
+
+def _keep(listing: str, files: Digests) -> None:
+    # Copied in one step, as other threads keep listings too.
+    for oldest in list(_kept)[: max(len(_kept) + 1 - _MAX_KEPT, 0)]:
+        _kept.pop(oldest, None)
+    _kept[listing] = files
 
 
 def damaged_listing(listing: str, reason: str) -> DamagedError:

@@ -32,6 +32,7 @@ KINDS = {
     "runs/a.run/metrics.json": Kind.REPORT,
     "runs/a.run/report.html": Kind.PAGE,
     f"forgotten/{STAGE}{STAGE}.json": Kind.RECORD,
+    "forgotten/key.check": Kind.RECORD,
     "key": Kind.RECORD,
     "lease.json": Kind.LEASE,
     "leases/a.run+more/lease.json": Kind.LEASE,

@@ -133,3 +133,22 @@ def record_users(root: str, bucket_key: str) -> None:
     """Write the manifest of a users stage."""
     settings = {"users": {"bucket_key": bucket_key}}
     Stage(name="users", fingerprint="1" * 16, root=root, num_buckets=1, settings=settings).complete(0, {})
+
+
+def test_a_key_of_another_root_with_its_check_value_lets_nobody_back_in(tmp_path: Path):
+    root, other = forgetting_root(tmp_path / "root"), forgetting_root(tmp_path / "other")
+    assert forgetting(root)("ann")  # which writes the receipts' own check value
+    for name in ("key", "key.check"):
+        (tmp_path / "root" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(StorageError, match=r"is not the key that forgotten/key\.check was made of"):
+        forgetting(root)
+    assert forgetting(other)("ann")
+
+
+def test_a_changed_key_without_its_check_value_is_told_by_the_receipts(tmp_path: Path):
+    root = forgetting_root(tmp_path)
+    assert forgetting(root)("ann")
+    (tmp_path / "key.check").unlink()
+    (tmp_path / "key").write_text("0" * 32)
+    with pytest.raises(StorageError, match=r"is not the key that forgotten/key\.check was made of"):
+        forgetting(root)

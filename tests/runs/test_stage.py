@@ -143,3 +143,14 @@ def test_a_manifest_of_another_version_is_an_error_that_names_it_and_says_what_t
 def test_the_folder_names_stage_and_fingerprint(stage, tmp_path):
     assert stage.folder == f"{tmp_path}/stages/reranker/base/{'f' * 16}"
     assert stage.part("users", 3) == f"{stage.folder}/users/bucket-00003.parquet"
+
+
+def test_the_manifest_of_another_stage_is_refused_by_name(stage):
+    other = replace(stage, fingerprint="0" * 16)
+    for each in (stage, other):
+        each.complete(1.5, {"users": 4})
+    storage.write_bytes(stage.manifest_location, storage.read_bytes(other.manifest_location))
+    with pytest.raises(
+        StorageError, match=rf"{stage.manifest_location}.*it is that of the stage {other.name}, 0{{16}}"
+    ):
+        stage.manifest()

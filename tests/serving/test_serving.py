@@ -30,7 +30,7 @@ from hydra_ray.generate.parsing import failed_answer
 from hydra_ray.lamp.predictions import read_predictions
 from hydra_ray.models.model_records import models_of
 from hydra_ray.rows import Probe, Record, User, from_table
-from hydra_ray.runs.root import root_key
+from hydra_ray.runs.root import receipts_key, root_key
 from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
 from hydra_ray.runs.stage import read_manifest
 from hydra_ray.scorer.base.model import load_base
@@ -310,6 +310,7 @@ def reader_of(name: str) -> Callable[[str, Path], object]:
 
 READERS: dict[str, Callable[[str, Path], object]] = {
     r"key(\.check)?": lambda root, _: root_key(root),
+    r"forgotten/key\.check": lambda root, _: receipts_key(root),
     r"forgotten/.+": lambda root, path: read_receipt(root, path.stem),
     r"models/.+": lambda root, _: models_of(run_config(root)),
     r".+\.parquet": lambda _, path: read_part(str(path)),

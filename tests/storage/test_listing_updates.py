@@ -118,3 +118,16 @@ def test_a_folder_is_compared_with_its_list(stage: Stage):
     storage.remove_file(stage.part("answers", 1))
     with pytest.raises(DamagedError, match=r"the folder lacks 1 of its 3 files, such as answers/bucket-00001"):
         require_files(stage.folder, files, "the folder", "Make it anew.")
+
+
+def test_a_part_read_while_another_process_rewrites_it_is_compared_afterwards(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("hydra_ray.storage.file_lists.forget_listing", lambda _: None)  # as if by another process
+    first, second = stage.parts("answers")
+    with rewriting(stage.folder, ["answers/bucket-00000.parquet"]):
+        storage.read_part(first)
+        storage.read_part(second)
+    storage.write_bytes(first, storage.read_bytes(second))
+    with pytest.raises(DamagedError, match="bucket-00000"):
+        storage.read_part(first)

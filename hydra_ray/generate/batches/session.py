@@ -138,14 +138,19 @@ class BatchSession:
         left = list[BatchRecord]()
         for key in [each.key for each in self.folder.records() if each.asker == self.asker]:
             with self._lease("cancels its batches"):
-                for _ in range(MAX_LOOKS):
-                    record = self.folder.read(key)
-                    now = None if record is None else self.steps.cancel(record)
-                    if now is None or now.status not in ENDED:
-                        break
-                if now is not None:
+                if (now := self._cancelled_now(key)) is not None:
                     left.append(now)
         return left
+
+    def _cancelled_now(self, key: str) -> BatchRecord | None:
+        """Cancel a batch and store its results; return None once it is cleared away."""
+        now = None
+        for _ in range(MAX_LOOKS):
+            record = self.folder.read(key)
+            now = None if record is None else self.steps.cancel(record)
+            if now is None or now.status not in ENDED:
+                break
+        return now
 
     def _own_records(self) -> tuple[list[BatchRecord], set[str]]:
         """Return the batches that hold requests of this stage, and the ids of these requests."""

@@ -99,6 +99,19 @@ def test_a_run_goes_over_from_batches_to_single_calls_and_back_and_pays_once(
     assert tables(again) == tables(live[0])
 
 
+def test_batches_of_former_settings_that_nothing_asks_for_any_more_are_said(
+    server: BatchServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    server.rules.num_polls = 99
+    other = {"planted": {"num_train_users": 6, "num_new_users": 4, "num_records": 7}}
+    for lamp, is_told in (({}, False), ({}, False), (other, True)):
+        caplog.clear()
+        with pytest.raises(EndpointError, match="run again to wait for them"):
+            personalize(config_of(tmp_path, server.url, batch=AT_ONCE, lamp=lamp), until="drafts")
+        assert ("of this run's former settings may be under way" in caplog.text) == is_told
+    assert next(iter(server.batches)) in caplog.text
+
+
 def test_single_calls_are_refused_while_their_batch_is_under_way(server: BatchServer, tmp_path: Path):
     server.rules.num_polls = 99
     with pytest.raises(EndpointError, match="run again to wait for them"):
