@@ -40,8 +40,8 @@ def find_configuration(given: str | Path) -> Path:
     if str(given) in names:
         return FOLDER / f"{given}{_SUFFIX}"
     raise ConfigError(
-        f"cannot read the configuration {_shown(given)}: there is no such file. Give a YAML file, or the name of a shipped "
-        f"configuration: {', '.join(names)}."
+        f"cannot read the configuration {_shown(given)}: there is no such file. Give a YAML file, or the name of a "
+        f"shipped configuration: {', '.join(names)}."
     )
 
 
