@@ -13,7 +13,9 @@ message of the user is a text like any other.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, takewhile
 from typing import Any, cast
 
 HEADING = "Conversation, the newest message last:"
@@ -84,16 +86,14 @@ def newest_that_fit(text: str, count_tokens: Callable[[str], int], max_tokens: i
     Args:
         count_tokens: returns the length of a text in tokens.
     """
-    best = None
-    for num_messages, message in enumerate(reversed(message_texts(text)), start=1):
-        # Checked first, because each attempt is tokenized.
-        if len(message) > max_tokens * MAX_CHARACTERS_PER_TOKEN:
-            break
-        newest = newest_messages(text, num_messages)
-        if count_tokens(newest) > max_tokens:
-            break
-        best = newest
-    return best
+    lengths = accumulate(map(len, reversed(message_texts(text))))
+    # Not even tokenized: longer than that many tokens can be.
+    num_messages = sum(1 for _ in takewhile(lambda length: length <= max_tokens * MAX_CHARACTERS_PER_TOKEN, lengths))
+    # Trying one message more at a time would take the square of their number.
+    number = bisect_right(
+        range(1, num_messages + 1), max_tokens, key=lambda each: count_tokens(newest_messages(text, each))
+    )
+    return newest_messages(text, number) if number else None
 
 
 def _listed(messages: object) -> list[object]:

@@ -12,6 +12,7 @@ from hydra_ray.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "configs"
 _SUFFIX = ".yaml"
+_MAX_SHOWN = 300
 
 
 def shipped_names() -> list[str]:
@@ -31,7 +32,7 @@ def find_configuration(given: str | Path) -> Path:
             return path
     except PermissionError as error:
         raise ConfigError(
-            f"cannot read the configuration {given}: let this program's user enter the folders above it."
+            f"cannot read the configuration {_shown(given)}: let this program's user enter the folders above it."
         ) from error
     except (OSError, ValueError):
         pass  # there is none, and no file can have the name
@@ -39,9 +40,15 @@ def find_configuration(given: str | Path) -> Path:
     if str(given) in names:
         return FOLDER / f"{given}{_SUFFIX}"
     raise ConfigError(
-        f"cannot read the configuration {given}: there is no such file. Give a YAML file, or the name of a shipped "
-        f"configuration: {', '.join(names)}."
+        f"cannot read the configuration {_shown(given)}: there is no such file. Give a YAML file, or the name of a "
+        f"shipped configuration: {', '.join(names)}."
     )
+
+
+def _shown(given: str | Path) -> str:
+    """Return a path for a message: any text may stand in its place."""
+    text = str(given) if str(given).isprintable() else ascii(str(given))
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def is_configuration(given: str) -> bool:

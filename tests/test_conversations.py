@@ -12,6 +12,7 @@ from hydra_ray.conversations import (
     last_answer,
     message_texts,
     newest_messages,
+    newest_that_fit,
 )
 
 HELLO = {"role": "user", "content": "It rains."}
@@ -101,3 +102,19 @@ def test_a_draft_is_the_assistants_last_message():
     assert last_answer([HELLO, ANSWER]) == ANSWER["content"]
     with pytest.raises(ValueError, match="last message is of role user"):
         last_answer([HELLO, ANSWER, QUESTION])
+
+
+def test_the_longest_conversation_is_tokenized_a_few_times_only():
+    turns = [{"role": ("user", "assistant")[n % 2], "content": f"word {n}"} for n in range(5000)]
+    text = conversation_text(turns)
+    counted: list[int] = []
+
+    def count_tokens(part: str) -> int:
+        counted.append(len(part.split()))
+        return counted[-1]
+
+    newest = newest_that_fit(text, count_tokens, 3000)
+    assert newest is not None
+    assert len(newest.split()) <= 3000 < len(newest_messages(text, len(message_texts(newest)) + 1).split())
+    assert len(counted) < 20
+    assert newest_that_fit(text, count_tokens, 3) is None

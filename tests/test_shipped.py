@@ -95,3 +95,11 @@ def test_the_demo_is_run_with_the_seed_and_its_report_is_named(
 def test_a_configuration_in_a_folder_that_may_not_be_entered_is_refused(nobodys: Path):
     with pytest.raises(ConfigError, match="enter the folders above it"):
         find_configuration(nobodys / "closed" / "run.yaml")
+
+
+@pytest.mark.parametrize("given", ["9" * 6000, "/no/\ud83d", "a\nb", "nul\0"])
+def test_any_text_in_the_place_of_a_path_is_told_on_one_short_line(given: str):
+    with pytest.raises(ConfigError) as caught:
+        find_configuration(given)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 800

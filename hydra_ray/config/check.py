@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hydra_ray.config.generator import looks_secret
 from hydra_ray.config.run import RunConfig
 from hydra_ray.config.section import PATTERN_FORMS, Section
 from hydra_ray.errors import ConfigError, shortened
@@ -116,8 +117,14 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, str):
+        if looks_secret(value):
+            return "what looks like a secret"
         return repr(shortened(value, _MAX_SHOWN))
     return kind_of(value)
+
+
+def _is_word(value: str) -> bool:
+    return len(value) <= _MAX_SHOWN and value.isprintable() and value != "" and not looks_secret(value)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -162,7 +169,7 @@ def _what_is_wrong(section: type[BaseModel], place: tuple[int | str, ...], error
             names = re.findall(r"'([^']*)'", context["expected"])
             what = " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
             what += did_you_mean(given, names) if isinstance(given, str) else ""
-        case "tuple_type" | "list_type" if isinstance(given, str) and len(given) <= _MAX_SHOWN:
+        case "tuple_type" | "list_type" if isinstance(given, str) and _is_word(given):
             what = f"a list: write [{given}]"
         case "string_pattern_mismatch" | "string_too_short" | "string_too_long" as kind:
             # Somebody may have put a secret in the place of a name.

@@ -38,6 +38,19 @@ HeaderValue = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e
 RequestField = Literal["temperature", "seed", "n", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"]
 
 
+def looks_secret(value: str) -> bool:
+    """Return whether a value begins as secrets do, so that it must not be told."""
+    return _SECRET_VALUE.match(value) is not None
+
+
+def _texts_in(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(each)
+
+
 class ApiConfig(Section):
     """Endpoint that answers where `generator.engine` is openai, by `POST <base_url>/chat/completions`, or
     openai_batch."""
@@ -184,6 +197,10 @@ class ApiConfig(Section):
                 f"extra_body has {', '.join(doubled)}, which requests have already: name it in omit_fields too, if it "
                 "is to have one value in all of them"
             )
+        if any(looks_secret(text) for text in _texts_in(self.extra_body)):
+            yield (
+                "extra_body holds what looks like a secret, which must not stand in a configuration: use extra_headers"
+            )
         try:
             json.dumps(self.extra_body, allow_nan=False, ensure_ascii=False).encode()
             "".join([*self.extra_query, *self.extra_query.values()]).encode()
@@ -209,12 +226,14 @@ class ApiConfig(Section):
             yield "api_key_header names a header for the key, and api_key_env no variable with one: set both or none"
         settings = (("extra_headers", self.extra_headers), ("extra_query", self.extra_query))
         for setting, name, value in ((each, *pair) for each, given in settings for pair in given.items()):
-            if (_SECRET_NAME.search(name) or _SECRET_VALUE.match(value)) and not REFERENCE.search(value):
+            own = REFERENCE.sub("", value)
+            is_secret = (_SECRET_NAME.search(name) or looks_secret(value)) and own == value
+            if is_secret or looks_secret(own.rpartition(" ")[2]):
                 yield (
                     f"{setting}: the value of {name} looks like a secret, which must not stand in a configuration: "
                     "write ${NAME} and set that environment variable where the generator runs"
                 )
-            if "$" in REFERENCE.sub("", value):
+            if "$" in own:
                 yield f"{setting}: the value of {name} has a $ that is not part of ${{NAME}}"
 
     @model_validator(mode="after")

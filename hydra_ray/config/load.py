@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra_ray.config.check import check_config, kind_of
+from hydra_ray.config.generator import looks_secret
 from hydra_ray.config.run import RunConfig
 from hydra_ray.config.yaml_documents import MAX_DEPTH, parse_document, read_document
 from hydra_ray.errors import ConfigError, shortened
@@ -58,11 +59,13 @@ def apply_override(settings: Mapping[str, Any], override: str) -> dict[str, Any]
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or len(parts) > MAX_DEPTH or not all(part and part == part.strip() for part in parts):
-        raise ConfigError(f"the override {_shown(override)} is not of the form section.key=value")
+        told = _shown(key) if equals else "without =" if looks_secret(override) else _shown(override)
+        raise ConfigError(f"the override {told} is not of the form section.key=value")
     try:
         value = parse_document(text)
     except ValueError as error:
-        raise ConfigError(f"the value of the override {_shown(override)} is not YAML: {error}") from error
+        # The value, in which a secret may stand, is not told.
+        raise ConfigError(f"the value of the override {_shown(key)} is not YAML: {error}") from error
     return apply_setting(settings, key, value)
 
 

@@ -38,7 +38,7 @@ _NEGATED_BEFORE = re.compile(
     rf"(?:(?<!\w)(?:{_BEFORE})(?:\s+(?:{_BETWEEN})){{0,3}}\s+|(?:不是|并非|並非|不|没有|沒有|ไม่ใช่|ไม่)\s*)[\"'“‘「\[(]*\Z"
 )
 _NEGATED_AFTER = re.compile(
-    r"[\"'”’」\])]*(?:\s*(?:ではな|でな|じゃな|ではありません|じゃありません)|(?:이|가)?\s*아니|\s+değil(?!\w))"
+    r"[\"'”’」\])]*(?:\s*(?:ではな|でな|じゃな|ではありません|じゃありません)|(?:이|가|은|는)?\s*(?:아니|아닙|아님|아닌|않)|\s+değil(?!\w))"
 )
 _NEGATION_CHARACTERS = 48
 """Longest negation, with what may stand between it and the label."""

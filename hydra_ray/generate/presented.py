@@ -40,5 +40,7 @@ def presented_texts(text: str) -> Iterator[str]:
     if conclusion and "\n" not in conclusion:
         yield conclusion
     for part in (conclusion, text):
-        for match in _NAMED.finditer(part.rstrip().rpartition("\n")[2]):
-            yield match["inside"].strip()
+        if _NAMED.search(part.rstrip().rpartition("\n")[2]):
+            # Those before it too: of two that differ none is the answer.
+            for match in _NAMED.finditer(part):
+                yield match["inside"].strip()

@@ -12,8 +12,8 @@ _MAX_DIGITS = 40
 """Length of the longest number that may be a rating."""
 _LETTER = rf"[^\W\uac00-\ud7a3{UNSPACED}]"
 """A letter or digit that makes digits beside it no number; counters of Korean and of unspaced scripts do not."""
-_FREE_BEFORE = re.compile(rf"(?<!{_LETTER})(?<![.,+\u2044-])")
-_FREE_AFTER = re.compile(rf"(?![.,]?{_LETTER}|\u2044|\s?%)")
+_FREE_BEFORE = re.compile(rf"(?<!{_LETTER})(?<![.,+\u2044-])(?<!\d:)")
+_FREE_AFTER = re.compile(rf"(?![.,]?{_LETTER}|:\d|\u2044|\s?%)")
 _UNIT = r"(?:stars?|points?|étoiles?|sterne|estrellas|stelle|つ星|점|星|分|点)"
 _OF = r"of|von|sur|de|su|van|av|из"
 _SHARE = re.compile(rf"\s*{_UNIT}?\s*[(,]?\s*(?:/|out\s+of|{_OF}|满分|滿分|満点)\s*")
@@ -21,7 +21,7 @@ _SHARE_FROM = re.compile(
     rf"\s*{_UNIT}?\s*(?:満点(?:中|で)|中|满分(?:中|[,;])?|滿分(?:中|[,;])?|만점(?:에|\s*중)|중)\s*"
 )
 """What stands between the highest label and a share of it, where the language says the highest first."""
-_WHOLE = re.compile(rf"(?:/|\bout\s+of|\d\s*{_UNIT}?\s*\(?\s*\b(?:{_OF}))\s*\Z")
+_WHOLE = re.compile(rf"(?:/|满分|滿分|満点|만점|\bout\s+of|\d\s*{_UNIT}?\s*\(?\s*\b(?:{_OF}))\s*\Z")
 """What stands before the whole of a share whose part is no number that can be a rating, such as "four" or "3,5"."""
 _RANGE = re.compile(r"\s*(?:[-\u2010-\u2015~\u301c]|to|bis|à|a|до|至|到|から)\s*")
 _MAX_GAP = 24

@@ -15,7 +15,7 @@ from hydra_ray import storage
 from hydra_ray.errors import InputError
 
 _WILDCARDS = frozenset("*?[")
-_HIDDEN_SUFFIXES = (".crc", ".tmp", "._COPYING_")
+_HIDDEN_SUFFIXES = (".crc", ".tmp", "._COPYING_", "_$folder$")
 _BESIDE = frozenset(
     ("README.md", "LICENSE", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "Thumbs.db",
      "desktop.ini")
@@ -71,7 +71,8 @@ def parts_of(folder: str) -> list[str]:
 
 
 def _locations(entry: str) -> list[str]:
-    if storage.exists(entry):
+    # At a key that ends with a slash, consoles of object stores put an empty object: the mark of a folder.
+    if not entry.endswith("/") and storage.exists(entry):
         return [entry]
     parts = [storage.join(entry, path) for path in parts_of(entry)]
     if not parts and is_pattern(entry):

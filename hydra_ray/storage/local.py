@@ -56,8 +56,9 @@ class LocalStore:
         return open(path, "rb")
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths of the files and folders that match a pattern, unordered."""
-        return glob.glob(pattern, recursive=True)
+        """Return the paths of the files and folders that match a pattern, unordered, without dangling links."""
+        # Links in a circle match without end, until the system follows them no further.
+        return [path for path in glob.glob(pattern, recursive=True) if os.path.exists(path)]
 
     def list_files(self, path: str, *, is_recursive: bool) -> list[str]:
         """Return the relative paths of the files in a folder, unordered."""

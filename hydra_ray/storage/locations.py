@@ -61,8 +61,17 @@ def require_supported(location: str) -> None:
     """Check that `location` is in a supported kind of store, without contacting it.
 
     Raises:
-        ConfigError: the kind of store is not supported, or the location carries credentials.
+        ConfigError: the kind of store is not supported, the location carries credentials, or it holds a character that
+            no path can.
     """
+    try:
+        os.fsencode(location)
+    except UnicodeEncodeError:
+        is_text = False
+    else:
+        is_text = "\0" not in location
+    if not is_text:
+        raise ConfigError(f"{location!a} holds NUL or half a character, as no path can: correct the path")
     match = _URI.match(location)
     if match is None:
         return

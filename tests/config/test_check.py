@@ -108,6 +108,13 @@ def test_what_is_wrong_is_told_in_words_of_yaml_with_what_may_be_meant(path, ove
     assert message in str(told.value)
 
 
+@pytest.mark.parametrize("key", ["batch", "thinking_tokens", "chat_template_kwargs", "api.omit_fields", "engine"])
+def test_a_secret_in_the_place_of_any_value_is_not_told(path, key):
+    with pytest.raises(ConfigError) as told:
+        load_config(path, [f"generator.{key}=sk-hunter2"])
+    assert "hunter2" not in str(told.value)
+
+
 def test_a_secret_in_the_place_of_a_name_is_not_told(path):
     settings = (
         "storage.endpoint=https://user:hunter2@host",

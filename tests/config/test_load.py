@@ -99,3 +99,13 @@ def test_a_date_is_text_whatever_the_process_imported(name: str):
         patched.setitem(yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:timestamp", as_text)
         assert load_config(SHIPPED[0], [f"run={name}"]).run == name
     assert load_config(SHIPPED[0], [f"run={name}"]).run == name
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["generator.api={base_url: 'http://h', api_key: hunter2", "generator..api_key=hunter2", "sk-hunter2", "=hunter2"],
+)
+def test_the_value_of_an_override_that_cannot_be_read_is_not_told(override):
+    with pytest.raises(ConfigError) as told:
+        apply_override({}, override)
+    assert "hunter2" not in str(told.value)

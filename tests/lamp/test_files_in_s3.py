@@ -69,6 +69,13 @@ def test_folders_and_patterns_are_read_as_local_ones_are(tags, put, tmp_path):
         input_files([f"s3://{BUCKET}/nothing"])
 
 
+def test_the_marker_of_a_folder_is_not_read_in_its_place(tags, put):
+    for key in ("marked/", "marked/part-0.jsonl", "marked/inner/", "marked/inner_$folder$", "marked-not/part-0.jsonl"):
+        put(key, lines([user_row(key)]) if key.endswith("jsonl") else b"")
+    for entry in ("marked/", "marked", "marked/*", "marked/**"):
+        assert [user.user_id for user in users(tags, f"s3://{BUCKET}/{entry}")] == ["marked/part-0.jsonl"]
+
+
 def test_a_store_that_fails_for_a_moment_costs_no_row(tags, put, s3):
     put("calm/users.jsonl", lines([user_row(f"u{n}", text="x" * 1000) for n in range(300)]))
     s3.disturb(Fault.NONE, Fault.SLOW_DOWN, Fault.NONE, Fault.SLOW_DOWN, Fault.SLOW_DOWN)

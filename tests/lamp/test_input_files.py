@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from own_files import users
 
-from hydra_ray.errors import InputError
+from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.users import input_fingerprint
 
@@ -86,6 +86,19 @@ def test_a_pattern_is_the_files_and_folders_that_match(tags, parts):
     assert found == ["part-00000.json", "part-00001.json"]
     assert [user.user_id for user in users(tags, f"{parts}/day=*")] == ["day=1/part-00000.json"]
     assert len(users(tags, f"{parts.parent}/**/*.json")) == 3
+
+
+def test_links_in_a_circle_and_to_nothing_are_no_matches(tags, parts):
+    (parts / "circle").symlink_to(parts)
+    (parts / "nothing.json").symlink_to(parts / "no-such-file")
+    assert len(users(tags, f"{parts}/**")) == 3
+
+
+@pytest.mark.parametrize("path", ["/a\0b", "/\ud83d", "s3://bucket/\ud83d", "/*\0"])
+def test_what_can_be_no_path_is_an_error_that_can_be_printed(path):
+    with pytest.raises(ConfigError, match="as no path can") as caught:
+        input_files([path])
+    assert str(caught.value).isprintable()
 
 
 def test_a_pattern_without_a_match_is_named(tmp_path):
