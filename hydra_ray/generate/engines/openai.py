@@ -66,7 +66,7 @@ class OpenAiEngine:
     def __init__(self, config: GeneratorConfig, api: ApiConfig, turns: Turns):
         self._api, self._turns = api, turns
         require_credentials(api)
-        self._is_constrained = config.is_constrained and api.has_structured_outputs
+        self._is_constrained = config.can_constrain
         self._call_headers = call_headers(api)
         self._chat_template_kwargs = config.chat_template_kwargs
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
