@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hydra_ray.errors import ReplyError
+from hydra_ray.errors import BrokenOffError, ReplyError
 from hydra_ray.generate.thoughts import answer_token, split_thought, thought_length
 from hydra_ray.rows import Generation, Token
 
@@ -244,14 +244,15 @@ def _whole(choice: Any) -> Mapping[str, Any]:
     """Return a choice with its message; a filter may leave out that of an answer that it stopped.
 
     Raises:
-        ReplyError: it has none, or was broken off.
+        ReplyError: it has none.
+        BrokenOffError: the server broke it off.
     """
     if not isinstance(choice, dict):
         raise ReplyError("got a choice without a message")
     reason = _reason(choice)
     if choice.get("error") or reason in _INTERRUPTED:
         code = _code_of(choice.get("error")) or (f" ({reason})" if reason not in ("", "error") else "")
-        raise ReplyError(f"got a choice with an error{code}")
+        raise BrokenOffError(f"got a choice with an error{code}")
     if choice.get("message") is None and reason == "content_filter":
         return {**choice, "message": {}}
     if not isinstance(choice.get("message"), dict):

@@ -247,8 +247,9 @@ class OpenAiEngine:
         ):
             return
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + seconds))
+        again = " again and again" if seconds < self._api.request_deadline_seconds else ""
         raise EndpointError(
-            f"the endpoint {self._api.base_url} asks to wait for {seconds:.0f} s ({fault.message}), longer than "
+            f"the endpoint {self._api.base_url} asks to wait for {seconds:.0f} s{again} ({fault.message}), longer than "
             f"generator.api.request_deadline_seconds={self._api.request_deadline_seconds:g} allows. Earlier answers "
             f"are kept: run again after {until}, or raise that setting."
         )
@@ -328,7 +329,7 @@ class OpenAiEngine:
         Raises:
             EndpointError: all the first ones.
         """
-        self._num_unreadable += fault.is_paid
+        self._num_unreadable += fault.is_unreadable
         if self._num_unreadable >= MANY_REFUSALS and not self._has_answered:
             raise EndpointError(
                 f"the endpoint {self._api.base_url} answers, but none of its first {MANY_REFUSALS} replies can be "
