@@ -112,8 +112,8 @@ class Answered:
     """Tokens of the prompt; 0 where `flaws` has PROMPT_TOKENS."""
     generations: tuple[Generation, ...]
     flaws: frozenset[Flaw] = frozenset()
-    num_broken: int = 0
-    """Number of further choices of the reply that cannot be used."""
+    broken: frozenset[int] = frozenset()
+    """Places, among the samples asked for, of further choices of the reply that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,13 +266,18 @@ def has_cut(body: Any) -> bool:
     return isinstance(choices, list) and any(isinstance(each, dict) and _reason(each) == "length" for each in choices)
 
 
-def without_broken_choices(body: Any) -> tuple[Any, int]:
-    """Return a reply without those choices that cannot be used, where others can, which are paid; and their number."""
+def without_broken_choices(body: Any) -> tuple[Any, frozenset[int]]:
+    """Return a reply without those choices that cannot be used, where others can, which are paid; and the places of
+    the former."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or len(choices) < 2:
-        return body, 0
+        return body, frozenset()
     usable = [choice for choice in choices if _is_usable(choice)]
-    return ({**body, "choices": usable}, len(choices) - len(usable)) if usable else (body, 0)
+    if not usable:
+        return body, frozenset()
+    broken = [(place, choice) for place, choice in enumerate(choices) if not _is_usable(choice)]
+    told = ((place, _count(choice.get("index")) if isinstance(choice, dict) else None) for place, choice in broken)
+    return {**body, "choices": usable}, frozenset(place if index is None else index for place, index in told)
 
 
 def _is_usable(choice: Any) -> bool:

@@ -554,6 +554,16 @@ def test_a_reply_that_holds_no_answer_is_asked_again_and_is_a_sign_of_life():
     assert "an error (429) in the place of an answer" in str(found["r1"].error)
 
 
+def test_broken_choices_of_one_index_leave_no_sample_too_many():
+    odd = body_of({"content": "half"}, {"content": "half"}, {"content": "half"}, {"content": "war"})
+    for place in range(3):
+        odd["choices"][place]["error"] = {"code": 502}
+    with FaultServer(Reply(body=json.dumps(odd))) as server:
+        (found,) = answers(engine_of(server.url), requests(1, num_samples=3, temperature=1.0)).values()
+        assert len(server.calls) == 3
+    assert len(found.generations) == 3
+
+
 def test_replies_that_are_broken_off_at_first_are_waited_out():
     odd = body_of({"content": ""})
     odd["choices"][0]["finish_reason"] = "load"
@@ -650,6 +660,7 @@ def test_a_broken_choice_among_whole_ones_is_asked_alone():
         found = answers(engine_of(server.url, max_concurrent_requests=1), requests(4, num_samples=3, temperature=1.0))
     assert all(texts(each)[:2] == ["war", "love"] and len(texts(each)) == 3 for each in found.values())
     assert [call.get("n") for call in server.calls] == [3, None] * 4
+    assert [call["seed"] for call in server.calls[:2]] == [0, 1], "by its own seed"
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": -3, "completion_tokens": -1}, {"prompt_tokens": 0}])
