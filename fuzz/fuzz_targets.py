@@ -20,7 +20,7 @@ from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.fake import fake_tokenizer
 from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.generate.prompts import count_prompt_tokens, fit_messages, profile_messages
-from hydra_ray.generate.replies import parse_reply, read_answers
+from hydra_ray.generate.replies import parse_reply, read_answers, without_broken_choices
 from hydra_ray.generate.requests import make_request, parse_completion
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import Sample, read_samples, read_targets
@@ -124,7 +124,8 @@ def answers(content: bytes) -> None:
 
 def replies(content: bytes) -> None:
     """Read a reply of an endpoint to a request for two samples, store the answers, find them again and parse them."""
-    answered = read_answers(parse_reply(content), _ASKED.num_samples, _ASKED.num_top_tokens)
+    body, _ = without_broken_choices(parse_reply(content))
+    answered = read_answers(body, _ASKED.num_samples, _ASKED.num_top_tokens)
     completion = Completion(
         request_id=_ASKED.request_id,
         user_id=_ASKED.user_id,

@@ -41,6 +41,10 @@ class ReplyError(HydraError, ValueError):
     """A reply of an endpoint holds no answer that can be used; a call fails with it, never a run."""
 
 
+class BrokenOffError(ReplyError):
+    """A server broke its reply off and says so; a later call may be answered."""
+
+
 class BudgetError(HydraError, RuntimeError):
     """The budget of a run is used up."""
 

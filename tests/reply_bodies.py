@@ -31,6 +31,8 @@ def shapes() -> list[dict[str, Any]]:
     thought = "<think>\nThe person likes short ones.\n</think>\n\nwar"
     parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "war"}]
     details = {"completion_tokens_details": {"reasoning_tokens": 6}, "prompt_tokens": 9, "completion_tokens": 8}
+    filtered = body_of({"content": [{"type": "text", "text": {"value": "war"}}]}, {"content": None})
+    filtered["choices"][1] = {"index": 1, "finish_reason": "SAFETY", "content_filter_results": {}}
     return [
         body_of({"content": "war"}, {"content": "love \U0001f600"}),
         with_tokens(body_of({"content": "war"}, {"content": "love"}), "war"),
@@ -44,6 +46,8 @@ def shapes() -> list[dict[str, Any]]:
         body_of({"content": parts}, {"content": [{"type": "text", "text": "love"}]}, usage=details),
         body_of({"content": None, "refusal": "no"}, {"content": None, "tool_calls": [{"id": "1", "function": {}}]}),
         body_of({"content": "war"}, {"content": "love"}, usage=None, error=None),
+        filtered,
+        body_of({"content": "", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, {"content": "war"}),
         {"error": {"message": "no", "code": 429, "type": "x"}, "choices": None},
     ]
 

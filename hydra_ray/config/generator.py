@@ -299,7 +299,8 @@ class GeneratorConfig(Section):
     max_text_tokens: int = Field(default=256, gt=0)
     """Length, in the generator's tokens, to which each record and query in a prompt is cut."""
     is_constrained: bool = True
-    """Whether decoding is constrained to the labels in a closed task."""
+    """Whether decoding is constrained to the labels in a closed task. At an endpoint whose `api.has_structured_outputs`
+    is false it is not: answers that name no label fail there."""
     prompt_form: Literal["chat", "sentence"] = "chat"
     """Form of prompts. chat: records are turns of a conversation. sentence: LaMP's own form, records and query in one
     message."""
@@ -315,6 +316,11 @@ class GeneratorConfig(Section):
     """Endpoint; needed where `engine` is openai or openai_batch, and not allowed elsewhere."""
     batch: BatchConfig = BatchConfig()
     """Batches, where `engine` is openai_batch."""
+
+    @property
+    def can_constrain(self) -> bool:
+        """Whether decoding is constrained in closed tasks: `is_constrained` says so, and the endpoint does it."""
+        return self.is_constrained and (self.api is None or self.api.has_structured_outputs)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

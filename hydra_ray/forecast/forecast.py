@@ -164,7 +164,7 @@ def _with_users(config: RunConfig) -> Plan:
 
 def _expected_lengths(plan: Plan, sample: UserSample, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
     """Return the tokens per generation of stages whose generations are constrained to labels, thoughts included."""
-    if not (plan.task.is_closed and plan.config.generator.is_constrained):
+    if not (plan.task.is_closed and plan.config.generator.can_constrain):
         return {}
     names = [name for name, asks in plan.asking().items() if asks.generations == "answers"]
     thought = WRITTEN_SHARE * plan.config.generator.thinking_tokens

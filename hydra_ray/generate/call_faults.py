@@ -15,7 +15,7 @@ import httpx2
 import openai
 
 from hydra_ray.config import ApiConfig
-from hydra_ray.errors import EndpointError, ReplyError
+from hydra_ray.errors import BrokenOffError, EndpointError, ReplyError
 from hydra_ray.generate.error_replies import ErrorReply, read_error
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.retry_policy import PASSING_STATUSES, retry_after_seconds
@@ -76,6 +76,8 @@ class Fault:
     """Whether the endpoint sent a well-formed response, which shows that it is alive."""
     is_paid: bool = False
     """Whether the endpoint answered, so that the call is paid, and the answer cannot be used."""
+    is_unreadable: bool = False
+    """Whether the answer is of a form that this client does not know."""
     retry_after: float | None = None
     """Seconds that the endpoint asks to wait; None where it does not."""
     is_doubtful: bool = False
@@ -106,7 +108,14 @@ def fault_of(error: Exception, api: ApiConfig, request: Request, sent: Mapping[s
         return Fault(kind=FailureKind.TIMEOUT, message=message, is_final=False, is_answered=False)
     if isinstance(error, ReplyError):
         message = f"the answer cannot be read as a chat completion: {error}"
-        return Fault(kind=FailureKind.UNAVAILABLE, message=message, is_final=False, is_answered=True, is_paid=True)
+        return Fault(
+            kind=FailureKind.UNAVAILABLE,
+            message=message,
+            is_final=False,
+            is_answered=True,
+            is_paid=True,
+            is_unreadable=not isinstance(error, BrokenOffError),
+        )
     if isinstance(error, UnicodeError):
         message = "the prompt cannot be encoded as UTF-8"
         return Fault(kind=FailureKind.REFUSED, message=message, is_final=True, is_answered=False)

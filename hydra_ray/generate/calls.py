@@ -13,6 +13,11 @@ from typing import Any
 from hydra_ray.config import ApiConfig
 from hydra_ray.rows import Request
 
+UNCONSTRAINED = (
+    "generator.api.has_structured_outputs is false, so that answers that name no label fail; set it where the endpoint "
+    "takes generator.api.choices_field"
+)
+"""What is said where labels are asked for and the endpoint is not constrained to them."""
 _MAX_TOP_TOKENS = 20
 """Maximum number of top tokens that hosted endpoints report."""
 _CHARACTERS_PER_TOKEN = 4

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hydra_ray.errors import ReplyError
+from hydra_ray.errors import BrokenOffError, ReplyError
 from hydra_ray.generate.error_replies import CODE
 from hydra_ray.generate.thoughts import answer_token, split_thought, thought_length
 from hydra_ray.rows import Generation, Token
@@ -112,8 +112,8 @@ class Answered:
     """Tokens of the prompt; 0 where `flaws` has PROMPT_TOKENS."""
     generations: tuple[Generation, ...]
     flaws: frozenset[Flaw] = frozenset()
-    num_broken: int = 0
-    """Number of further choices of the reply that cannot be used."""
+    broken: frozenset[int] = frozenset()
+    """Places, among the samples asked for, of further choices of the reply that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,14 +244,15 @@ def _whole(choice: Any) -> Mapping[str, Any]:
     """Return a choice with its message; a filter may leave out that of an answer that it stopped.
 
     Raises:
-        ReplyError: it has none, or was broken off.
+        ReplyError: it has none.
+        BrokenOffError: the server broke it off.
     """
     if not isinstance(choice, dict):
         raise ReplyError("got a choice without a message")
     reason = _reason(choice)
     if choice.get("error") or reason in _INTERRUPTED:
         code = _code_of(choice.get("error")) or (f" ({reason})" if reason not in ("", "error") else "")
-        raise ReplyError(f"got a choice with an error{code}")
+        raise BrokenOffError(f"got a choice with an error{code}")
     if choice.get("message") is None and reason == "content_filter":
         return {**choice, "message": {}}
     if not isinstance(choice.get("message"), dict):
@@ -265,13 +266,18 @@ def has_cut(body: Any) -> bool:
     return isinstance(choices, list) and any(isinstance(each, dict) and _reason(each) == "length" for each in choices)
 
 
-def without_broken_choices(body: Any) -> tuple[Any, int]:
-    """Return a reply without those choices that cannot be used, where others can, which are paid; and their number."""
+def without_broken_choices(body: Any) -> tuple[Any, frozenset[int]]:
+    """Return a reply without those choices that cannot be used, where others can, which are paid; and the places of
+    the former."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or len(choices) < 2:
-        return body, 0
+        return body, frozenset()
     usable = [choice for choice in choices if _is_usable(choice)]
-    return ({**body, "choices": usable}, len(choices) - len(usable)) if usable else (body, 0)
+    if not usable:
+        return body, frozenset()
+    broken = [(place, choice) for place, choice in enumerate(choices) if not _is_usable(choice)]
+    told = ((place, _count(choice.get("index")) if isinstance(choice, dict) else None) for place, choice in broken)
+    return {**body, "choices": usable}, frozenset(place if index is None else index for place, index in told)
 
 
 def _is_usable(choice: Any) -> bool:

@@ -3,6 +3,7 @@
 A stage that is complete is skipped before anything of it is read, and Ray is started only by the first one that is not.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from hydra_ray.engine.ray_connection import cluster_address
 from hydra_ray.engine.ray_data import Counters, GenerationWork, run_generation
 from hydra_ray.errors import HydraError
 from hydra_ray.extras import require_packages
+from hydra_ray.generate.calls import UNCONSTRAINED
 from hydra_ray.generate.credentials import require_credentials
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
@@ -28,6 +30,8 @@ from hydra_ray.stages.outline import read_outline, write_outline
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.report import publish
 from hydra_ray.temporary import remove_leftovers
+
+logger = logging.getLogger(__name__)
 
 
 def personalize(config: RunConfig, until: str = "report", on_computed: OnComputed = tell_nobody) -> Plan:
@@ -46,6 +50,8 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
     next(plan.stages(until))  # an unknown stage is told before anything is written
     if any(definition.asks is not None and not stage.is_complete() for definition, stage in plan.made(until)):
         require_credentials_here(config)
+        if plan.task.is_closed and config.generator.is_constrained and not config.generator.can_constrain:
+            logger.info("generator.is_constrained has no effect at this endpoint: %s", UNCONSTRAINED)
     # Two runs of one name would mix their reports.
     with (
         telling(on_computed),

@@ -378,12 +378,12 @@ def test_what_was_cut_before_any_answer_is_a_thought(text: str | None, details: 
 def test_broken_choices_cost_no_whole_ones():
     told = body_of({"content": "war"}, {"content": "half"}, {"content": 7}, {"content": "love"})
     told["choices"][1]["error"] = {"code": 502}
-    whole, num_broken = without_broken_choices(told)
-    assert num_broken == 2
+    whole, broken = without_broken_choices(told)
+    assert broken == {1, 2}
     assert [each.text for each in read_answers(whole, 2, 0).generations] == ["war", "love"]
 
 
 def test_a_reply_of_broken_choices_alone_keeps_its_reason():
     told = body_of({"content": 7}, {"content": 8})
-    assert without_broken_choices(told) == (told, 0)
-    assert without_broken_choices([told]) == ([told], 0)
+    assert without_broken_choices(told) == (told, frozenset())
+    assert without_broken_choices([told]) == ([told], frozenset())

@@ -15,6 +15,7 @@ from hydra_ray.config.providers import PRESETS, ProviderName
 from hydra_ray.engine.listener import connection_error
 from hydra_ray.errors import EndpointError
 from hydra_ray.findings import Finding, problem
+from hydra_ray.generate.calls import UNCONSTRAINED
 from hydra_ray.generate.credentials import wrong_value
 from hydra_ray.rows import Message, Request
 
@@ -52,6 +53,8 @@ def endpoint_findings(generator: GeneratorConfig, *, is_called: bool) -> Iterato
     yield from headers
     if api.provider is not None:
         yield _settings_finding(api, api.provider)
+    if generator.is_constrained and not generator.can_constrain:
+        yield Finding(name="endpoint's choices", value=f"answers are not constrained: {UNCONSTRAINED}")
     address = _address_finding(api)
     yield address
     if is_called and not any(each.is_problem for each in (key, *headers, address)):
@@ -127,7 +130,7 @@ def _call_finding(generator: GeneratorConfig, api: ApiConfig) -> Finding:
         _SMALLEST,
         api,
         range(1),
-        is_constrained=generator.is_constrained and api.has_structured_outputs,
+        is_constrained=generator.can_constrain,
         chat_template_kwargs=generator.chat_template_kwargs,
     )
     settings = client_settings(api)

@@ -100,7 +100,7 @@ def line_form(generator: GeneratorConfig, api: ApiConfig, key: str) -> LineForm:
         api=api,
         batch=generator.batch,
         chat_template_kwargs=generator.chat_template_kwargs,
-        is_constrained=generator.is_constrained and api.has_structured_outputs,
+        is_constrained=generator.can_constrain,
         is_thinking=generator.thinking_tokens > 0,
         counts=TokenCounts(generator),
         key=key,

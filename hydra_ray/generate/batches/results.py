@@ -44,11 +44,11 @@ class Merged:
     @property
     def num_unusable(self) -> int:
         """Number of paid replies among `causes` that cannot be used."""
-        return sum(fault.is_paid for fault, _ in self.causes)
+        return sum(fault.is_unreadable for fault, _ in self.causes)
 
     def note(self, fault: Fault, sent: Mapping[str, Any]) -> None:
         """Note a fault that may be that of every request."""
-        if (fault.is_final or fault.is_paid) and len(self.causes) < MANY_REFUSALS:
+        if (fault.is_final or fault.is_unreadable) and len(self.causes) < MANY_REFUSALS:
             self.causes.append((fault, sent))
 
 

@@ -66,7 +66,7 @@ class OpenAiEngine:
     def __init__(self, config: GeneratorConfig, api: ApiConfig, turns: Turns):
         self._api, self._turns = api, turns
         require_credentials(api)
-        self._is_constrained = config.is_constrained and api.has_structured_outputs
+        self._is_constrained = config.can_constrain
         self._call_headers = call_headers(api)
         self._chat_template_kwargs = config.chat_template_kwargs
         self._breaker = Breaker(api.breaker_failures, api.breaker_seconds)
@@ -155,14 +155,18 @@ class OpenAiEngine:
         """Return all samples of a request, in as many calls as they need, or its failure and the cause."""
         size = self._api.samples_per_call or request.num_samples
         attempts, prompt_tokens, generations = Attempts(), 0, list[Generation]()
-        while (start := len(generations)) < request.num_samples:
-            samples = range(start, min(start + size, request.num_samples))
+        missing = list(range(request.num_samples))
+        while missing:
+            samples = _first_run(missing, size)
             answered = await self._call(client, request, samples, attempts)
             if isinstance(answered, Fault):
                 return _failed(request, answered, attempts, prompt_tokens), answered
             prompt_tokens += answered.prompt_tokens
             generations += answered.generations
-            self._count_samples(len(answered.generations) + answered.num_broken, len(samples))
+            self._count_samples(len(answered.generations) + len(answered.broken), len(samples))
+            # Indices that a server tells twice must not leave a sample that came among the missing ones.
+            came = [samples[place] for place in sorted(range(len(samples)), key=answered.broken.__contains__)]
+            missing = sorted({*missing} - {*came[: len(answered.generations)]})
             if len(answered.generations) < len(samples):
                 size = 1  # what came is paid, and only the rest is asked for
         completion = Completion(
@@ -245,8 +249,9 @@ class OpenAiEngine:
         ):
             return
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + seconds))
+        again = " again and again" if seconds < self._api.request_deadline_seconds else ""
         raise EndpointError(
-            f"the endpoint {self._api.base_url} asks to wait for {seconds:.0f} s ({fault.message}), longer than "
+            f"the endpoint {self._api.base_url} asks to wait for {seconds:.0f} s{again} ({fault.message}), longer than "
             f"generator.api.request_deadline_seconds={self._api.request_deadline_seconds:g} allows. Earlier answers "
             f"are kept: run again after {until}, or raise that setting."
         )
@@ -300,7 +305,7 @@ class OpenAiEngine:
             ReplyError: there are none.
             APIStatusError: there is a refusal instead.
         """
-        body, num_broken = without_broken_choices(parse_reply(content))
+        body, broken = without_broken_choices(parse_reply(content))
         if (refusal := refusal_in(body, self._api)) is not None:
             raise refusal
         num_returned = _num_returned(body, num_samples)
@@ -312,7 +317,7 @@ class OpenAiEngine:
             logger.warning("the endpoint %s sends %s: %s", self._api.base_url, flaw.value, _REMEDIES[flaw])
         if Flaw.GENERATED_TOKENS in answered.flaws:
             answered = await asyncio.to_thread(read, count_tokens=self._counts.of_text)
-        answered = replace(answered, num_broken=min(num_broken, num_samples - num_returned))
+        answered = replace(answered, broken=broken & set(range(num_samples)))
         if Flaw.PROMPT_TOKENS in answered.flaws:
             answered = replace(answered, prompt_tokens=await asyncio.to_thread(self._counts.of_prompt, request))
         return answered
@@ -326,7 +331,7 @@ class OpenAiEngine:
         Raises:
             EndpointError: all the first ones.
         """
-        self._num_unreadable += fault.is_paid
+        self._num_unreadable += fault.is_unreadable
         if self._num_unreadable >= MANY_REFUSALS and not self._has_answered:
             raise EndpointError(
                 f"the endpoint {self._api.base_url} answers, but none of its first {MANY_REFUSALS} replies can be "
@@ -372,6 +377,12 @@ def _place_of(error: Exception) -> str:
     own = [frame for frame in frames if "hydra_ray" in Path(frame.filename).parts]
     place = (own or frames)[-1]
     return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno} ({place.name})"
+
+
+def _first_run(missing: Sequence[int], size: int) -> range:
+    """Return the first samples that are missing and follow each other, at most `size`."""
+    end = next(place for place in range(1, size + 1) if place == size or missing[0] + place not in missing)
+    return range(missing[0], missing[0] + end)
 
 
 def _num_returned(body: Any, num_asked: int) -> int:

@@ -153,6 +153,14 @@ def test_what_a_provider_begins_with_is_told():
     assert found.value == f"mistral: api_key_env={KEY}, seed_field=random_seed, has_log_probabilities=False"
 
 
+def test_labels_that_the_endpoint_does_not_enforce_are_told():
+    with FaultServer() as server:
+        free = examine(server.url, has_structured_outputs=False)["endpoint's choices"]
+        assert "endpoint's choices" not in examine(server.url, has_structured_outputs=True)
+    assert not free.is_problem
+    assert "generator.api.has_structured_outputs is false" in free.value
+
+
 def test_a_field_that_is_refused_names_the_setting():
     body = '{"error": {"message": "Unsupported parameter: \'max_tokens\'", "param": "max_tokens"}}'
     with FaultServer(Reply(status=400, body=body)) as server:

@@ -1,4 +1,5 @@
 import asyncio
+import copy
 import json
 import logging
 import re
@@ -6,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -559,6 +559,30 @@ def test_a_reply_that_holds_no_answer_is_asked_again_and_is_a_sign_of_life():
     assert "an error (429) in the place of an answer" in str(found["r1"].error)
 
 
+def test_broken_choices_of_one_index_leave_no_sample_too_many():
+    odd = body_of({"content": "half"}, {"content": "half"}, {"content": "half"}, {"content": "war"})
+    for place in range(3):
+        odd["choices"][place]["error"] = {"code": 502}
+    with FaultServer(Reply(body=json.dumps(odd))) as server:
+        (found,) = answers(engine_of(server.url), requests(1, num_samples=3, temperature=1.0)).values()
+        assert len(server.calls) == 3
+    assert len(found.generations) == 3
+
+
+def test_replies_that_are_broken_off_at_first_are_waited_out():
+    odd = body_of({"content": ""})
+    odd["choices"][0]["finish_reason"] = "load"
+    with FaultServer(*[Reply(body=json.dumps(odd))] * 20) as server:
+        found = answers(engine_of(server.url, max_attempts=30, max_concurrent_requests=1), requests(2))
+    assert [each.error for each in found.values()] == [None, None]
+
+
+def test_a_short_wait_that_is_asked_for_again_and_again_is_told_so():
+    slow = Reply(status=429, headers={"retry-after": "1"})
+    with FaultServer(usual=slow) as server, pytest.raises(EndpointError, match="wait for 1 s again and again"):
+        engine_of(server.url, request_deadline_seconds=2, attempt_timeout_seconds=2).generate(requests(1))
+
+
 def in_place_of_an_answer(code: int, message: str) -> Reply:
     return Reply(body=json.dumps({"error": {"message": message, "code": code}, "choices": None}))
 
@@ -641,6 +665,7 @@ def test_a_broken_choice_among_whole_ones_is_asked_alone():
         found = answers(engine_of(server.url, max_concurrent_requests=1), requests(4, num_samples=3, temperature=1.0))
     assert all(texts(each)[:2] == ["war", "love"] and len(texts(each)) == 3 for each in found.values())
     assert [call.get("n") for call in server.calls] == [3, None] * 4
+    assert [call["seed"] for call in server.calls[:2]] == [0, 1], "by its own seed"
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": -3, "completion_tokens": -1}, {"prompt_tokens": 0}])
@@ -705,7 +730,7 @@ def test_a_cut_text_of_a_model_with_room_for_thoughts_is_a_thought():
 def test_a_cut_text_is_a_thought_where_the_models_own_template_opens_one(
     settings: dict[str, Any], is_thought: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    tokenizer = deepcopy(fake_tokenizer())  # one object serves all tests
+    tokenizer = copy.deepcopy(fake_tokenizer())
     tokenizer.chat_template = str(tokenizer.chat_template) + "{% if add_generation_prompt %}<think>\n{% endif %}"
     monkeypatch.setattr(token_counts, "load_tokenizer", lambda _: tokenizer)
     with FaultServer(ANSWER, Reply(finish_reason="length")) as server:
