@@ -63,7 +63,7 @@ def root_of_run(run_folder: str) -> str:
 def read_config(run_folder: str) -> RunConfig:
     """Return the configuration of the run in `run_folder`, with the root that this folder is in.
 
-    A root may have been copied or moved since the run was started: what is said of the copy is not done to the original.
+    A root may have been copied or moved since the run was started: nothing of that is done to the original.
 
     Raises:
         InputError: no run was started there.
