@@ -62,7 +62,9 @@ def root_of_run(run_folder: str) -> str:
 
 
 def read_config(run_folder: str) -> RunConfig:
-    """Return the configuration of the run in `run_folder`.
+    """Return the configuration of the run in `run_folder`, with the root that this folder is in.
+
+    A root may have been copied or moved since the run was started: nothing of that is done to the original.
 
     Raises:
         InputError: no run was started there.
@@ -70,7 +72,11 @@ def read_config(run_folder: str) -> RunConfig:
     location = storage.join(run_folder, _CONFIG)
     if not storage.exists(location):
         raise InputError(f"no run at {run_folder}: there is no config.json. Give <storage.root>/runs/<run>.")
-    return check_config(storage.read_json(location), source=location)
+    config = check_config(storage.read_json(location), source=location)
+    root, runs, _ = ["", "", *run_folder.rstrip("/").rsplit("/", 2)][-3:]
+    if runs != "runs" or not (storage.is_uri(root) or root.startswith("/")):
+        return config
+    return config.model_copy(update={"storage": config.storage.model_copy(update={"root": root})})
 
 
 def write_config(run_folder: str, config: RunConfig) -> None:

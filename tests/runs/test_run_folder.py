@@ -1,5 +1,6 @@
 """Stages that a child run takes from its parent, and parents that are refused."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from builders import run_config
 
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError, HydraError, InputError
-from hydra_ray.runs.run_folder import read_config, record_stages
+from hydra_ray.runs.run_folder import read_config, record_stages, write_config
 from hydra_ray.stages.plan import Plan, plan_recorded, plan_run
 from hydra_ray.storage import read_json, write_json
 
@@ -172,3 +173,10 @@ def test_users_are_added_to_the_parents_own_buckets(tmp_path: Path, users: dict[
 def test_a_runs_configuration_is_read_back_from_its_folder(tmp_path: Path):
     config = run_config(str(tmp_path))
     assert read_config(record(config).run_folder) == config
+
+
+def test_the_root_of_a_run_is_that_of_its_folder_after_the_root_was_copied(tmp_path: Path):
+    write_config(f"{tmp_path}/first/runs/test", run_config(f"{tmp_path}/first"))
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    for name in ("first", "copy"):
+        assert read_config(f"{tmp_path}/{name}/runs/test").storage.root == f"{tmp_path}/{name}"
