@@ -32,11 +32,17 @@ def publish(plan: Plan) -> None:
     with publishing(plan.run_folder, [METRICS, PAGE, PREDICTIONS_TABLE, PREDICTIONS, _SUMMARY]):
         for stage, name in ((plan.report, METRICS), (plan.report, PAGE), *answers):
             if storage.exists(location := storage.join(stage.folder, name)):
-                storage.write_bytes(storage.join(plan.run_folder, name), storage.read_bytes(location))
+                _copy_if_new(location, storage.join(plan.run_folder, name))
         if plan.parent is not None:
             storage.publish_json(storage.join(plan.run_folder, _SUMMARY), addition_summary(plan))
     record_stages(plan.run_folder, plan.stages())
     logger.info("report: %s", plan.run_folder)
+
+
+def _copy_if_new(location: str, copy: str) -> None:
+    content = storage.read_bytes(location)
+    if storage.read_if_there(copy) != content:
+        storage.write_bytes(copy, content)
 
 
 def _make(plan: Plan) -> Counters:

@@ -6,34 +6,12 @@ from dataclasses import dataclass, field
 from hydra_ray.config import BatchConfig
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.batches.lines import LineForm
+from hydra_ray.generate.batches.records import Load
 from hydra_ray.generate.calls import expected_tokens
 from hydra_ray.rows import Request
 
 Queued = Iterable[tuple[int, Sequence[Request]]]
 """Buckets with requests."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Load:
-    """Numbers that the limits are about."""
-
-    num_lines: int = 0
-    num_bytes: int = 0
-    prompt_tokens: int = 0
-    most_tokens: int = 0
-    """Tokens of the longest answers that are allowed."""
-
-    def __add__(self, other: "Load") -> "Load":
-        return Load(
-            num_lines=self.num_lines + other.num_lines,
-            num_bytes=self.num_bytes + other.num_bytes,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            most_tokens=self.most_tokens + other.most_tokens,
-        )
-
-    def fits(self, batch: BatchConfig) -> bool:
-        """Return whether a file may be as large."""
-        return self.num_lines <= batch.max_requests_per_file and self.num_bytes <= batch.max_file_bytes
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hydra_ray import storage
-from hydra_ray.config import ApiConfig
+from hydra_ray.config import ApiConfig, BatchConfig
 from hydra_ray.errors import StorageError
-from hydra_ray.generate.batches.packing import Load
 from hydra_ray.generate.completion_store import STORES, CompletionStore
 from hydra_ray.rows import Request, arrow_schema, from_dict, from_table, to_dict, to_table
 from hydra_ray.runs.stage import LEASE
@@ -30,6 +29,29 @@ ENDED = frozenset({"completed", "expired", RAN_NOT, "cancelled"})
 _RECORD = ".json"
 _PART = ".parquet"
 _QUEUE = "queue-"
+
+
+@dataclass(slots=True, kw_only=True)
+class Load:
+    """Numbers that the limits are about."""
+
+    num_lines: int = 0
+    num_bytes: int = 0
+    prompt_tokens: int = 0
+    most_tokens: int = 0
+    """Tokens of the longest answers that are allowed."""
+
+    def __add__(self, other: "Load") -> "Load":
+        return Load(
+            num_lines=self.num_lines + other.num_lines,
+            num_bytes=self.num_bytes + other.num_bytes,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            most_tokens=self.most_tokens + other.most_tokens,
+        )
+
+    def fits(self, batch: BatchConfig) -> bool:
+        """Return whether a file may be as large."""
+        return self.num_lines <= batch.max_requests_per_file and self.num_bytes <= batch.max_file_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
