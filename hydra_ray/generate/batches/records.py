@@ -10,14 +10,17 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hydra_ray import storage
 from hydra_ray.config import ApiConfig
 from hydra_ray.errors import StorageError
-from hydra_ray.generate.batches.packing import Load
 from hydra_ray.generate.completion_store import STORES, CompletionStore
 from hydra_ray.rows import Request, arrow_schema, from_dict, from_table, to_dict, to_table
 from hydra_ray.runs.stage import LEASE
+
+if TYPE_CHECKING:
+    from hydra_ray.generate.batches.packing import Load  # which needs the endpoint's client
 
 BATCHES = "batches"
 """Name of the folder of batches in a store of completions."""
@@ -183,7 +186,7 @@ def queue_of(asker: str) -> str:
     return f"{_QUEUE}{asker}"
 
 
-def new_record(asker: str, api: ApiConfig, load: Load) -> BatchRecord:
+def new_record(asker: str, api: ApiConfig, load: "Load") -> BatchRecord:
     """Return the record of a batch that is about to be prepared."""
     return BatchRecord(
         key=secrets.token_hex(16),
