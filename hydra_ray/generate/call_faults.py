@@ -21,7 +21,7 @@ from hydra_ray.generate.failures import FailureKind
 from hydra_ray.generate.retry_policy import PASSING_STATUSES, retry_after_seconds
 from hydra_ray.rows import Request
 
-_SLOW_DOWN = (408, 409, 425, 429, 529)
+_SLOW_DOWN = (408, 409, 425, 429, 449, 529)
 """Status codes by which a living endpoint asks to come again."""
 _NOT_AGAIN = (501, 505)
 """Status codes from 500 on that mean the same at every attempt."""

@@ -123,7 +123,7 @@ def test_a_folder_is_compared_with_its_list(stage: Stage):
 def test_a_part_read_while_another_process_rewrites_it_is_compared_afterwards(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("hydra_ray.storage.file_lists.forget_listing", lambda _: None)  # as if by another process
+    monkeypatch.setattr("hydra_ray.storage.listing_updates.forget_listing", lambda _: None)  # as if by another process
     first, second = stage.parts("answers")
     with rewriting(stage.folder, ["answers/bucket-00000.parquet"]):
         storage.read_part(first)
