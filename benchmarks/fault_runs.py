@@ -249,8 +249,11 @@ class _Attempts:
 
     def _retries(self, plan: Plan) -> bool:
         """Return whether answers failed that do not fail undisturbed; these are cleared, to be asked again."""
-        usual = {(each.request_id, each.sample) for each in failures_of(self.reference.plan)}
-        kinds = {each.kind for each in failures_of(plan) if (each.request_id, each.sample) not in usual}
+        usual, found = (
+            {(each.request_id, each.sample, each.kind) for each in failures_of(run)}
+            for run in (self.reference.plan, plan)
+        )
+        kinds = {kind for *_, kind in found - usual}
         if not kinds:
             return False
         cleared = clear_failures(plan, kinds)

@@ -37,6 +37,11 @@ def strip_invisible(text: str) -> str:
     return text[start:end]
 
 
+def is_readable(text: str) -> bool:
+    """Return whether anything can be read in `text`: more than white space, invisible and replacement characters."""
+    return any(character != "\N{REPLACEMENT CHARACTER}" and not _is_nothing(character) for character in text)
+
+
 def _is_nothing(character: str) -> bool:
     return character.isspace() or _IGNORABLE.match(character) is not None
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from hydra_ray.config import Task
+from hydra_ray.generate.folding import is_readable
 from hydra_ray.generate.label_search import search_of
 from hydra_ray.generate.presented import presented_texts
 from hydra_ray.generate.rating_search import rated_labels
@@ -66,7 +67,7 @@ def text_error(generation: Generation, *, is_closed: bool = False) -> str | None
     """
     if generation.finish_reason == "content_filter":
         return FILTERED
-    if not generation.text.strip():
+    if not is_readable(generation.text):
         return UNFINISHED_THOUGHT if generation.thought_tokens else EMPTY
     # A thought whose opening mark stands in the prompt has no mark where it was cut.
     is_whole = generation.finish_reason != "length" or generation.thought_tokens

@@ -33,7 +33,13 @@ def test_every_evaluated_user_with_a_history_is_described_once():
 
 
 @pytest.mark.parametrize(
-    ("text", "profile", "error"), [(" Likes war. ", "Likes war.", None), (" \n", None, "empty answer")]
+    ("text", "profile", "error"),
+    [
+        (" Likes war. ", "Likes war.", None),
+        (" \n", None, "empty answer"),
+        ("\u200b", None, "empty answer"),
+        ("\ufffd \ufffd", None, "empty answer"),
+    ],
 )
 def test_a_profile_is_what_was_written_or_there_is_none(text: str, profile: str | None, error: str | None):
     completions = {each.key: completion(each.request, text) for each in asked(NEW)}

@@ -105,6 +105,7 @@ CASES = (
     accepted(TITLES, "invisible characters around it", "\ufeff\u200bRain\u200f", "Rain"),
     refused(TITLES, "quotes and nothing more", '""', EMPTY),
     refused(TITLES, "invisible characters and nothing more", "\u200b\u2060", EMPTY),
+    refused(TITLES, "half a character and nothing more", "\ufffd", EMPTY),
     accepted(MAILS, "a line that presents it", "Here is the mail:\n\nDear all:\n\nno.", "Dear all:\n\nno."),
     accepted(MAILS, "a first line with a colon of its own", "Dear all:\n\nno.", "Dear all:\n\nno."),
     accepted(MAILS, "a fenced block around all of it", "```\nDear all,\nno.\n```", "Dear all,\nno."),
