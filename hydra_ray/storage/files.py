@@ -18,6 +18,7 @@ from hydra_ray.errors import ConfigError, DamagedError, StorageError
 from hydra_ray.storage.listings import listing_of, require_listed
 from hydra_ray.storage.local import forbidden
 from hydra_ray.storage.locations import is_uri, require_supported, store_of
+from hydra_ray.storage.s3 import unreachable
 from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, Part, SealedOutput
 from hydra_ray.storage.seals import digest_of, new_digest, sealed_json, unsealed
 
@@ -27,6 +28,8 @@ DAMAGED_SUFFIX = ".damaged"
 """Suffix of the name of a damaged file that was set aside."""
 _TABLE_SUFFIX = ".parquet"
 _CHUNK_BYTES = 16 << 20
+_ARROW_REFUSED = "AWS Error"
+"""Words by which pyarrow tells that a store did not fulfil a request; what is damaged is an OSError of it too."""
 _MISSING = "If it belongs to a stage, remove the stage's manifest.json and run again: only what is missing is computed."
 _ANEW = "Remove it, and its stage's manifest.json if it has one, and run again: only this file is computed again."
 
@@ -414,6 +417,8 @@ def _read_errors(location: str) -> Iterator[None]:
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DamagedError(f"the table {location} is damaged: {error}. {_ANEW}") from error
     except OSError as error:
+        if is_uri(location) and _ARROW_REFUSED in str(error):
+            raise unreachable(store_of(location)[1], error) from error
         raise StorageError(f"cannot read {location}: {error}. If it is damaged: {_ANEW}") from error
 
 

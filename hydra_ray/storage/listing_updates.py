@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from hydra_ray.errors import DamagedError
+from hydra_ray.findings import counted
 from hydra_ray.storage.files import content_digest, exists, join, present, read_json, write_json
 from hydra_ray.storage.listings import FILES, MANIFEST, RUN_FILES, forget_listing
 
@@ -66,11 +67,13 @@ def require_files(folder: str, digests: Mapping[str, str | None], what: str, adv
     are_there = present([join(folder, path) for path in digests])
     missing = [path for path, is_there in zip(digests, are_there, strict=True) if not is_there]
     if missing:
-        raise DamagedError(f"{what} lacks {len(missing)} of its {len(digests)} files, such as {missing[0]}. {advice}")
+        raise DamagedError(
+            f"{what} lacks {len(missing)} of its {len(digests)} files, such as {join(folder, missing[0])}. {advice}"
+        )
     found = digests_of(folder, list(digests))
     changed = [path for path, digest in digests.items() if digest not in (None, found[path])]
     if changed:
         raise DamagedError(
-            f"{what} holds {len(changed)} files that are damaged or not its own, such as {changed[0]}: their digests "
-            f"are not those that were written. {advice}"
+            f"{what} holds {counted(len(changed), 'file')} damaged or not its own, such as "
+            f"{join(folder, changed[0])}: the digests are not those that were written. {advice}"
         )

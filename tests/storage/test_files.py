@@ -425,6 +425,22 @@ def test_a_store_that_cannot_be_used_is_told_by_location_and_endpoint_in_the_end
             use("s3://hydra-ray/x")
 
 
+def test_credentials_that_expire_at_whatever_request_of_a_reading_are_told_and_not_taken_for_damage(
+    s3: FaultyS3, s3_root: str
+):
+    part = new_part(f"{s3_root}/{uuid.uuid4().hex}/part.parquet")
+    s3.forget_requests()
+    storage.read_part(part)
+    num_requests = len(s3.requests)
+    assert num_requests > 1
+    for num_good in range(num_requests):
+        s3.disturb(*[Fault.NONE] * num_good, *[Fault.EXPIRED] * 40)
+        with pytest.raises(StorageError, match=r"s3://.*credentials") as told:
+            storage.read_part(part)
+        assert "damaged" not in str(told.value)
+        s3.calm()
+
+
 def test_a_full_store_is_an_error_that_names_the_file(s3: FaultyS3, s3_root: str):
     s3.disturb(*[Fault.NO_ROOM] * 40)
     with pytest.raises(StorageError, match="s3://hydra-ray/x at "):

@@ -113,10 +113,10 @@ def test_a_folder_is_compared_with_its_list(stage: Stage):
     files = stage.manifest()["files"]
     require_files(stage.folder, files, "the folder", "Make it anew.")
     storage.write_bytes(f"{stage.folder}/predictions.json", b"")
-    with pytest.raises(DamagedError, match=r"the folder holds 1 files .* such as predictions\.json.*Make it anew"):
+    with pytest.raises(DamagedError, match=r"the folder holds 1 file .* such as .*predictions\.json.*Make it anew"):
         require_files(stage.folder, files, "the folder", "Make it anew.")
     storage.remove_file(stage.part("answers", 1))
-    with pytest.raises(DamagedError, match=r"the folder lacks 1 of its 3 files, such as answers/bucket-00001"):
+    with pytest.raises(DamagedError, match=r"the folder lacks 1 of its 3 files, such as .*/answers/bucket-00001"):
         require_files(stage.folder, files, "the folder", "Make it anew.")
 
 

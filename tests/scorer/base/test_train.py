@@ -205,7 +205,7 @@ def test_a_base_whose_weights_have_changed_is_never_used(encoder, tmp_path):
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
-    with pytest.raises(DamagedError, match=rf"{tmp_path} holds 1 files that are damaged.*Remove the folder, and"):
+    with pytest.raises(DamagedError, match=rf"{tmp_path} holds 1 file damaged.*Remove the folder, and"):
         load_base(str(tmp_path))
 
 
