@@ -16,7 +16,7 @@ from hydra_ray.engine.progress import Progress
 from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.engine.telemetry import Telemetry
 from hydra_ray.engine.worker_errors import worker_errors
-from hydra_ray.runs.resources import core_bundle, step_bundle
+from hydra_ray.runs.resources import encoder_bundle, step_bundle
 from hydra_ray.runs.signals import require_not_stopped
 from hydra_ray.runs.stage import Stage
 
@@ -46,7 +46,7 @@ def run_actor_parts(
     arguments: Mapping[str, Any],
     placement: PlacementConfig,
 ) -> dict[str, float]:
-    """Compute parts as `run_parts` does, by work that loads models first: each actor constructs it only once."""
+    """Compute parts as `run_parts` does, by work that loads an encoder first: each actor constructs it only once."""
     with own_actors() as new_actor:
         return run_missing(
             stage,
@@ -55,7 +55,7 @@ def run_actor_parts(
                 _PartActor,
                 fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
                 batch_size=1,
-                **core_bundle(placement).options(),
+                **encoder_bundle(placement).options(),
                 compute=pool_of(min(placement.encoder_actors, num_missing)),
                 runtime_env=threads_environment(placement.encoder_threads),
                 ray_remote_args_fn=new_actor,
@@ -64,11 +64,13 @@ def run_actor_parts(
 
 
 def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
-    """Run one piece of work on a worker of the cluster and return its counters."""
+    """Run one piece of work that loads an encoder on a worker of the cluster and return its counters."""
     import ray
 
     start_ray()
-    remote = ray.remote(runtime_env=threads_environment(placement.encoder_threads), **core_bundle(placement).options())
+    remote = ray.remote(
+        runtime_env=threads_environment(placement.encoder_threads), **encoder_bundle(placement).options()
+    )
     return ray.get(remote(work).remote(argument))
 
 
