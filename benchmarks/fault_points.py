@@ -35,7 +35,7 @@ from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import GenerationError
 from hydra_ray.generate.engine import Engine, Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.rows import Completion, Request
+from hydra_ray.rows import Completion, Prompt
 from hydra_ray.runs.stage import LEASE, MANIFEST
 
 BATCH_REQUESTS = 5
@@ -207,16 +207,18 @@ def _disturbed_open(open_engine: Callable[..., Engine]) -> Callable[..., Engine]
 
 
 class _DisturbedEngine:
+    max_parts = 1
+
     def __init__(self, engine: Engine, batch_requests: int):
         self._engine, self._batch_requests = engine, batch_requests
 
-    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
+    async def answer(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
         store: Any = getattr(getattr(keep, "func", None), "__self__", None)
         folder = folder_beside(f"{store.root}/") if store else Path(os.devnull)
         completions: list[Completion] = []
-        for start in range(0, len(requests), self._batch_requests):
+        for start in range(0, len(prompts), self._batch_requests):
             fault = strike(folder, Point.GENERATE)
-            made = self._engine.generate(requests[start : start + self._batch_requests])
+            made = await self._engine.answer(prompts[start : start + self._batch_requests])
             if fault == Fault.FAILED_ROWS:
                 made = [_failed(each) for each in made]
             _note(folder, "paid", made)

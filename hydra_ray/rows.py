@@ -367,6 +367,22 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A request as it travels to the generator. Key: request.request_id.
+
+    Whatever an engine takes as text has none of the other fields.
+    """
+
+    request: Request
+    token_ids: tuple[int, ...] = ()
+    """The messages, rendered and tokenized."""
+    seed: int | None = None
+    """Seed of the first sample; None where sampling is greedy."""
+    opens_thought: bool = False
+    """Whether the rendered messages end inside a thought."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """A request with the key of what its answer is for. Key: key, unique within a part."""
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.generate.engines.fake import complete
 from hydra_ray.rows import Generation, Message, Request
 
 
@@ -171,7 +171,7 @@ def request_of(body: dict[str, Any]) -> Request:
 
 def completion_of(body: dict[str, Any], finish_reason: str = "stop") -> dict[str, Any]:
     """The chat completion that answers a call."""
-    (completion,) = FakeEngine().generate([request_of(body)])
+    completion = complete(request_of(body))
     generated = sum(each.num_tokens for each in completion.generations)
     return {
         "id": "chatcmpl-1",

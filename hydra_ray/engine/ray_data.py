@@ -5,6 +5,7 @@ in flight, and committed parts are never computed again. Requests and completion
 their row types.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from hydra_ray import storage
-from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig, Task
+from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.engine.progress import Progress
 from hydra_ray.engine.ray_connection import cluster_address, connection_errors, without_native_notes
 from hydra_ray.engine.telemetry import Telemetry
@@ -28,10 +29,11 @@ from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.errors import EndpointError, GenerationError, HydraError, WorkerError
 from hydra_ray.generate.completion_store import CompletionStore, asker_of, batched
 from hydra_ray.generate.costs import answer_counters
+from hydra_ray.generate.engines.preparing import prepare_prompts
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
-from hydra_ray.rows import Asked, Completion, Request, from_table, to_table
+from hydra_ray.rows import Asked, Completion, Prompt, Request, from_table, to_table
 from hydra_ray.runs.lease import lease
-from hydra_ray.runs.resources import core_bundle, generator_bundle, step_bundle
+from hydra_ray.runs.resources import encoder_bundle, generator_bundle, step_bundle
 from hydra_ray.runs.signals import own_handlers, require_not_stopped
 from hydra_ray.runs.stage import Stage
 from hydra_ray.storage.locations import worker_environment
@@ -132,7 +134,7 @@ def run_actor_parts(
     arguments: Mapping[str, Any],
     placement: PlacementConfig,
 ) -> dict[str, float]:
-    """Compute parts as `run_parts` does, by work that loads models first: each actor constructs it only once."""
+    """Compute parts as `run_parts` does, by work that loads an encoder first: each actor constructs it only once."""
     with _own_actors() as new_actor:
         return run_missing(
             stage,
@@ -141,7 +143,7 @@ def run_actor_parts(
                 _PartActor,
                 fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
                 batch_size=1,
-                **core_bundle(placement).options(),
+                **encoder_bundle(placement).options(),
                 compute=_actors(min(placement.encoder_actors, num_missing)),
                 runtime_env=_threads(placement.encoder_threads),
                 ray_remote_args_fn=new_actor,
@@ -150,11 +152,11 @@ def run_actor_parts(
 
 
 def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
-    """Run one piece of work on a worker of the cluster and return its counters."""
+    """Run one piece of work that loads an encoder on a worker of the cluster and return its counters."""
     import ray
 
     start_ray()
-    remote = ray.remote(runtime_env=_threads(placement.encoder_threads), **core_bundle(placement).options())
+    remote = ray.remote(runtime_env=_threads(placement.encoder_threads), **encoder_bundle(placement).options())
     return ray.get(remote(work).remote(argument))
 
 
@@ -220,8 +222,7 @@ def job_of(stage: Stage, work: GenerationWork, store: CompletionStore, generator
         work=work,
         store=store,
         asker=asker_of(stage.name, stage.fingerprint),
-        api=generator.api,
-        price_factor=generator.batch.price_factor,
+        generator=generator,
     )
 
 
@@ -285,21 +286,22 @@ class GeneratorActor:
         Raises:
             HydraError: the generator could not be opened, or its endpoint answers nobody.
         """
-        bucket, requests = int(batch["bucket"][0]), list(from_bytes(batch["requests"][0], Request))
+        bucket, prompts = int(batch["bucket"][0]), list(from_bytes(batch["prompts"][0], Prompt))
+        rejected = list(from_bytes(batch["rejected"][0], Completion))
         # Concurrent runs with the same requests wait for each other here, and then find each other's answers.
         with lease(self._store.lease(bucket), f"the answers of {self._asker}, part {bucket}"):
-            return {"bucket": batch["bucket"], "asked": batch["asked"], **self._answer(bucket, requests)}
+            return {"bucket": batch["bucket"], "asked": batch["asked"], **self._answer(bucket, prompts, rejected)}
 
-    def _answer(self, bucket: int, requests: Sequence[Request]) -> dict[str, Any]:
-        """Return the completions of a part's requests, sending only those without a known answer, and the time
-        taken."""
-        known = self._store.read(bucket, requests)
-        new = [request for request in requests if request.request_id not in known]
+    def _answer(self, bucket: int, prompts: Sequence[Prompt], rejected: Sequence[Completion]) -> dict[str, Any]:
+        """Return the completions of a part, sending only prompts without a known answer, and the time taken."""
+        known = self._store.read(bucket, [prompt.request for prompt in prompts])
+        new = [prompt for prompt in prompts if prompt.request.request_id not in known]
         start = time.monotonic()
         if self._engine is None:
             raise self._unopened or GenerationError("the generator is not open")
         try:
-            completions = self._engine.generate(new, partial(self._store.write, bucket, self._asker))
+            self._store.write(bucket, self._asker, rejected)
+            completions = asyncio.run(self._engine.answer(new, partial(self._store.write, bucket, self._asker)))
         except EndpointError:
             raise
         except GenerationError:
@@ -308,7 +310,7 @@ class GeneratorActor:
             os._exit(1)
         self._store.merge(bucket, self._asker)
         return {
-            "completions": [to_bytes([*known.values(), *completions], Completion)],
+            "completions": [to_bytes([*known.values(), *rejected, *completions], Completion)],
             "seconds": [time.monotonic() - start],
         }
 
@@ -321,10 +323,7 @@ class GenerationJob:
     store: CompletionStore
     asker: str
     """Prefix of the stage's own files in the store."""
-    api: ApiConfig | None
-    """Endpoint whose prices apply; None without one."""
-    price_factor: float
-    """Price of a token in a batch, as a share of these."""
+    generator: GeneratorConfig
 
     def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
         """Commit the part from the new completions, failed ones included, and from those known before."""
@@ -345,7 +344,8 @@ class GenerationJob:
         cheaper = self.store.read(bucket, requests, batched(self.asker))
         alone = [each for request_id, each in own.items() if request_id not in cheaper]
         used = self.answers(bucket, requests, new).values()
-        return answer_counters(used, alone, self.api, cheaper.values(), self.price_factor)
+        api, batch = self.generator.api, self.generator.batch
+        return answer_counters(used, alone, api, cheaper.values(), batch.price_factor)
 
 
 class _CommitKnown:
@@ -366,8 +366,13 @@ class _MakeRequests:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         asked = self._job.work.requests(row["bucket"])
-        new = self._job.store.unanswered(row["bucket"], asked)
-        return {"bucket": row["bucket"], "asked": to_bytes(asked, Asked), "requests": to_bytes(new, Request)}
+        prompts, rejected = prepare_prompts(self._job.store.unanswered(row["bucket"], asked), self._job.generator)
+        return {
+            "bucket": row["bucket"],
+            "asked": to_bytes(asked, Asked),
+            "prompts": to_bytes(prompts, Prompt),
+            "rejected": to_bytes(rejected, Completion),
+        }
 
 
 class _CommitGenerated:

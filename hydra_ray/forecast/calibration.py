@@ -4,6 +4,7 @@ All requests of a user are sent together, so that prompts share prefixes as in t
 may depend on the batch, and a run's answers must not depend on whether it was calibrated.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from hydra_ray.errors import GenerationError
 from hydra_ray.forecast.past_runs import Observation
 from hydra_ray.generate.engine import Engine
 from hydra_ray.generate.engines.opening import open_engine
-from hydra_ray.rows import Request
+from hydra_ray.generate.engines.preparing import prepare_prompts
+from hydra_ray.rows import Prompt, Request
 
 NUM_REQUESTS = 48
 """Number of requests per stage."""
@@ -46,13 +48,7 @@ def measure(job: CalibrationJob) -> Calibration:
         ModelError: the generator cannot be loaded.
         GenerationError: it failed, or answered no request.
     """
-    engine = open_engine(job.generator, job.placement, job.task)
-    try:
-        # The first batch includes one-time initialization.
-        engine.generate([requests[-1] for requests in job.requests.values() if requests])
-        measured = {name: _observe(engine, requests) for name, requests in job.requests.items() if requests}
-    finally:
-        engine.close()
+    measured = asyncio.run(_measure(job))
     if not any(lengths for _, lengths in measured.values()):
         raise GenerationError("the generator answered none of the calibration's requests: see its log")
     return Calibration(
@@ -69,10 +65,22 @@ def chosen_requests(by_user: Sequence[Sequence[Request]], num_requests: int) -> 
     return found
 
 
-def _observe(engine: Engine, requests: Sequence[Request]) -> tuple[Observation, list[int]]:
-    """Return the tokens and time that the requests took, and the length of each generation."""
+async def _measure(job: CalibrationJob) -> dict[str, tuple[Observation, list[int]]]:
+    """Return what `_observe` does for each stage that has requests."""
+    engine = open_engine(job.generator, job.placement, job.task)
+    prompts = {name: prepare_prompts(requests, job.generator)[0] for name, requests in job.requests.items()}
+    try:
+        # The first batch includes one-time initialization.
+        await engine.answer([each[-1] for each in prompts.values() if each])
+        return {name: await _observe(engine, each) for name, each in prompts.items() if each}
+    finally:
+        engine.close()
+
+
+async def _observe(engine: Engine, prompts: Sequence[Prompt]) -> tuple[Observation, list[int]]:
+    """Return the tokens and time that the prompts took, and the length of each generation."""
     start = time.monotonic()
-    completions = engine.generate(requests)
+    completions = await engine.answer(prompts)
     seconds = time.monotonic() - start
     lengths = [generation.num_tokens for completion in completions for generation in completion.generations]
     observation = Observation(

@@ -278,8 +278,10 @@ def write_row_groups(
     own = (COUNTERS_KEY, BLOCKS_KEY)
     metadata = {key: value for key, value in (schema.metadata or {}).items() if key not in own}
     schema = schema.with_metadata(metadata)
-    # Floats hardly repeat: dictionary encoding would take several times as long and more space.
+    # Floats hardly repeat: dictionary encoding would take several times as long and more space. Their signs and
+    # exponents do, once they are apart from the other bytes.
     repeating = [path for path, kind in _leaves(schema) if not pa.types.is_floating(kind)]
+    split = [path for path, kind in _leaves(schema) if pa.types.is_float32(kind) or pa.types.is_float64(kind)]
     with open_output(location) as file:
         output = SealedOutput(file)
         # pyarrow's type stubs only allow a bool and a file of its own here.
@@ -288,6 +290,7 @@ def write_row_groups(
             schema,
             compression="zstd",
             use_dictionary=repeating,  # pyright: ignore[reportArgumentType]
+            use_byte_stream_split=split,  # pyright: ignore[reportArgumentType]
             write_page_checksum=True,
         ) as writer:
             for table in tables:

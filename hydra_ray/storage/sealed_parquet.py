@@ -219,7 +219,8 @@ class _Blocks:
         }
         for first, last in _runs(sorted(wanted)):
             begin = self._start(first)
-            content[begin : self._ends[last]] = self._file.read_at(self._ends[last] - begin, begin)
+            self._file.seek(begin)
+            self._file.readinto(content[begin : self._ends[last]])
             for block in range(first, last + 1):
                 self._check(block, content[self._start(block) : self._ends[block]])
         return found

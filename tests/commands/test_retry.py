@@ -13,9 +13,9 @@ from hydra_ray.commands.retry import clear_failures, failed_stages, runs_to_repe
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import GenerationError, StorageError
 from hydra_ray.generate.engine import Keep, keep_nowhere
-from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.generate.engines.fake import FakeEngine, complete
 from hydra_ray.generate.failures import ERRORS, FailureKind
-from hydra_ray.rows import Completion, Failure, Request, arrow_schema, from_table
+from hydra_ray.rows import Completion, Failure, Prompt, arrow_schema, from_table
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.run_folder import record_stages
 from hydra_ray.stages.plan import Plan, plan_run
@@ -24,8 +24,6 @@ from hydra_ray.storage import exists, read_part
 
 # Third parties: what imports Ray uses what others have deprecated.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
-
-generate = FakeEngine.generate
 
 
 @dataclass
@@ -41,9 +39,9 @@ class Generator:
     def is_failing(self, request_id: str) -> bool:
         return int(request_id, 16) % self.period == 0
 
-    def __call__(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        self.asked += [request.request_id for request in requests]
-        completions = [self._completion(each) for each in generate(FakeEngine(), requests)]
+    async def __call__(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
+        self.asked += [prompt.request.request_id for prompt in prompts]
+        completions = [self._completion(complete(prompt.request)) for prompt in prompts]
         keep(completions)
         return completions
 
@@ -57,7 +55,7 @@ class Generator:
 def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Generator]:
     in_process.install(monkeypatch)
     generator = Generator()
-    monkeypatch.setattr(FakeEngine, "generate", generator)
+    monkeypatch.setattr(FakeEngine, "answer", generator)
     return generator
 
 

@@ -6,7 +6,7 @@ from hydra_ray.engine.ray_data import GeneratorActor, to_bytes
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.rows import Request
+from hydra_ray.rows import Completion, Prompt
 
 
 def test_a_generator_that_cannot_be_opened_is_an_error_of_the_first_call(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -17,4 +17,6 @@ def test_a_generator_that_cannot_be_opened_is_an_error_of_the_first_call(tmp_pat
     store = CompletionStore(root=str(tmp_path), name="s")
     actor = GeneratorActor(TASKS["planted"], generator, PlacementConfig(), store, "probes")
     with pytest.raises(ConfigError, match="HYDRA_TEST_KEY, which is not set where the generator runs"):
-        actor({"bucket": [0], "asked": [b""], "requests": [to_bytes([], Request)]})
+        actor(
+            {"bucket": [0], "asked": [b""], "prompts": [to_bytes([], Prompt)], "rejected": [to_bytes([], Completion)]}
+        )

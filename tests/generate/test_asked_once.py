@@ -11,9 +11,10 @@ from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
 from hydra_ray.engine.ray_data import GeneratorActor, from_bytes, to_bytes
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.engines.preparing import prepare_prompts
 from hydra_ray.generate.requests import make_request
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.rows import Completion, Message, Request
+from hydra_ray.rows import Completion, Message, Prompt
 
 NUM_REQUESTS = 20
 
@@ -38,7 +39,13 @@ def part(url: str) -> dict[str, Any]:
         )
         for number in range(NUM_REQUESTS)
     ]
-    return {"bucket": [3], "asked": [b""], "requests": [to_bytes(requests, Request)]}
+    prompts, rejected = prepare_prompts(requests, generator(url))
+    return {
+        "bucket": [3],
+        "asked": [b""],
+        "prompts": [to_bytes(prompts, Prompt)],
+        "rejected": [to_bytes(rejected, Completion)],
+    }
 
 
 def completions(answered: dict[str, Any]) -> dict[str, Completion]:

@@ -13,7 +13,7 @@ from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import StorageError
 from hydra_ray.generate.completion_store import CompletionStore
-from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.generate.engines.fake import complete
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
 from hydra_ray.generate.requests import make_request
 from hydra_ray.rows import Asked, Completion, Message, Request, Token, arrow_list
@@ -33,7 +33,7 @@ def asked(*questions: str) -> list[Asked]:
 
 
 def answer(question: str) -> Completion:
-    return FakeEngine().generate([request(question)])[0]
+    return complete(request(question))
 
 
 def questions_known(store: CompletionStore, *questions: str, bucket: int = 0, asker: str = "") -> set[str]:

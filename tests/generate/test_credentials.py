@@ -3,6 +3,7 @@ import string
 from typing import Any
 
 import pytest
+from answering import answered
 from fault_server import FaultServer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +81,7 @@ def test_headers_query_and_fields_are_sent_with_each_call(monkeypatch: pytest.Mo
             extra_query={"api-version": "2024-10-21", "key": "${HYDRA_TEST_KEY}"},
             extra_body={"top_k": 5},
         )
-        OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api)).generate([REQUEST])
+        answered(OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api)), [REQUEST])
         assert "authorization" not in server.headers[0]
         assert (server.headers[0]["api-key"], server.headers[0]["x-team"]) == (SECRET, "the blue one")
         assert server.queries == [{"api-version": "2024-10-21", "key": SECRET}]
@@ -93,5 +94,5 @@ def test_a_header_of_ones_own_may_authorize_where_there_is_no_key(monkeypatch: p
     monkeypatch.setenv("HYDRA_TEST_KEY", SECRET)
     with FaultServer() as server:
         api = api_of(server.url, extra_headers={"authorization": "Basic ${HYDRA_TEST_KEY}"})
-        OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api)).generate([REQUEST])
+        answered(OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api)), [REQUEST])
         assert server.keys == [f"Basic {SECRET}"]

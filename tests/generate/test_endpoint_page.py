@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from answering import answered
 from fault_server import ANSWER, FaultServer, Reply
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
@@ -102,7 +103,7 @@ def test_a_status_does_what_the_page_says(rule: Rule, monkeypatch: pytest.Monkey
         engine = engine_of(server.url)
         if rule.outcome == "stops":
             with pytest.raises(EndpointError) as stop:
-                engine.generate(requests(), kept.extend)
+                answered(engine, requests(), kept.extend)
             message = str(stop.value)
             assert rule.says in message
             assert server.url in message
@@ -110,7 +111,7 @@ def test_a_status_does_what_the_page_says(rule: Rule, monkeypatch: pytest.Monkey
             assert not any(word in message for word in ("secret", "page", "Sorry", "no,"))
             assert [each.error for each in kept] == [None] * rule.num_before
             return
-        found = {each.request_id: each for each in engine.generate(requests(), kept.extend)}
+        found = {each.request_id: each for each in answered(engine, requests(), kept.extend)}
     hit = found.pop(f"r{rule.num_before}")
     assert [each.error for each in found.values()] == [None] * (_ASKED - 1)
     if rule.outcome == "waits":

@@ -22,9 +22,9 @@ from hydra_ray.forecast.forecast import make_forecast
 from hydra_ray.forget.removal import forget_users
 from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.generate.engine import Keep, keep_nowhere
-from hydra_ray.generate.engines.fake import FakeEngine
+from hydra_ray.generate.engines.fake import FakeEngine, complete
 from hydra_ray.generate.failures import FailureKind
-from hydra_ray.rows import Completion, Request, arrow_schema, from_table
+from hydra_ray.rows import Completion, Prompt, Request, arrow_schema, from_table
 from hydra_ray.runs.run_folder import record_stages
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
@@ -33,7 +33,6 @@ from hydra_ray.stages.run import personalize
 pytestmark = pytest.mark.filterwarnings("default")
 
 BEFORE = hydra_ray.stages.STAGE_NAMES
-generate = FakeEngine.generate
 
 
 class Generator:
@@ -43,9 +42,9 @@ class Generator:
         self.asked: list[Request] = []
         self.is_failing = False
 
-    def __call__(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        self.asked += requests
-        made = generate(FakeEngine(), requests)
+    async def __call__(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
+        self.asked += [prompt.request for prompt in prompts]
+        made = [complete(prompt.request) for prompt in prompts]
         if self.is_failing:
             failed = {"generations": (), "error": "no answer", "failure": FailureKind.TIMEOUT, "attempts": 3}
             made = [replace(each, **failed) for each in made]
@@ -60,7 +59,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Generator]:
     monkeypatch.setitem(sys.modules, "hydra_ray.stages.greetings", greetings)
     monkeypatch.setattr(hydra_ray.stages, "STAGE_NAMES", (*BEFORE[:1], "greetings", *BEFORE[1:]))
     generator = Generator()
-    monkeypatch.setattr(FakeEngine, "generate", generator)
+    monkeypatch.setattr(FakeEngine, "answer", generator)
     return generator
 
 

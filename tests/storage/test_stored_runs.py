@@ -46,13 +46,13 @@ def without_ray() -> Iterator[None]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every request that the generator was asked, in their order."""
     found: list[str] = []
-    generate = FakeEngine.generate
+    answer = FakeEngine.answer
 
-    def counting(self, requests, *arguments):
-        found.extend(request.request_id for request in requests)
-        return generate(self, requests, *arguments)
+    async def counting(self, prompts, *arguments):
+        found.extend(prompt.request.request_id for prompt in prompts)
+        return await answer(self, prompts, *arguments)
 
-    monkeypatch.setattr(FakeEngine, "generate", counting)
+    monkeypatch.setattr(FakeEngine, "answer", counting)
     return found
 
 

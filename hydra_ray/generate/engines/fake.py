@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.prompts import count_prompt_tokens
-from hydra_ray.rows import Completion, Generation, Request
+from hydra_ray.rows import Completion, Generation, Prompt, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,9 +25,11 @@ _CHAT_TEMPLATE = (
 class FakeEngine:
     """Copies the output of the last example, or else answers by a hash of the prompt, the seed and the sample."""
 
-    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        """Return one completion per request, the same for the same request."""
-        completions = [_complete(request) for request in requests]
+    max_parts = 1
+
+    async def answer(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
+        """Return one completion per prompt, the same for the same request."""
+        completions = [complete(prompt.request) for prompt in prompts]
         keep(completions)
         return completions
 
@@ -35,7 +37,8 @@ class FakeEngine:
         """Do nothing: there is nothing to release."""
 
 
-def _complete(request: Request) -> Completion:
+def complete(request: Request) -> Completion:
+    """Return the completion of a request."""
     answers = [_answer(request, sample) for sample in range(request.num_samples)]
     return Completion(
         request_id=request.request_id,

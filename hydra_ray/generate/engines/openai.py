@@ -37,7 +37,7 @@ from hydra_ray.generate.rate_limits import Turns
 from hydra_ray.generate.refusals import MANY_REFUSALS, Refusals
 from hydra_ray.generate.replies import Answered, Flaw, has_cut, parse_reply, read_answers, without_broken_choices
 from hydra_ray.generate.retry_policy import Breaker, Pause, pause_seconds
-from hydra_ray.rows import Completion, Generation, Request
+from hydra_ray.rows import Completion, Generation, Prompt, Request
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -63,6 +63,8 @@ logger = logging.getLogger(__name__)
 class OpenAiEngine:
     """Client of an endpoint, with its rate limiter and its circuit breaker."""
 
+    max_parts = 1
+
     def __init__(self, config: GeneratorConfig, api: ApiConfig, turns: Turns):
         self._api, self._turns = api, turns
         require_credentials(api)
@@ -80,18 +82,13 @@ class OpenAiEngine:
         """Why the run stops; calls that are under way are still awaited, since they may be paid."""
         quiet_client_logs()
 
-    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        """Return one completion per request, in the order of arrival.
+    async def answer(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
+        """Return one completion per prompt, in the order of arrival.
 
         Raises:
             EndpointError: the endpoint is dead, or refuses every request.
         """
-        return asyncio.run(self._generate(requests, keep))
-
-    def close(self) -> None:
-        """Do nothing: each part opens its own connections."""
-
-    async def _generate(self, requests: Sequence[Request], keep: Keep) -> list[Completion]:
+        requests = [prompt.request for prompt in prompts]
         answers, self._stop = Answers(keep), None
         waiting = iter(requests)
         try:
@@ -111,6 +108,9 @@ class OpenAiEngine:
             await answers.flush(has_refusals=self._has_answered)
         answers.end_doubt()
         return answers.all
+
+    def close(self) -> None:
+        """Do nothing: each part opens its own connections."""
 
     async def _work(self, client: "AsyncOpenAI", waiting: Iterator[Request], answers: Answers) -> None:
         """Complete one request after another."""

@@ -8,22 +8,17 @@ unseeded samples (benchmarks/generate.py).
 """
 
 import gc
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.errors import ConfigError, GenerationError, ModelError
 from hydra_ray.generate.engine import Keep, keep_nowhere
-from hydra_ray.generate.failures import FailureKind
-from hydra_ray.generate.prompts import render_prompt
-from hydra_ray.generate.thoughts import opens_thought
 from hydra_ray.generate.vllm_outputs import read_output, special_marks
 from hydra_ray.models import load_tokenizer, resolve_model
-from hydra_ray.rows import Completion, Request
+from hydra_ray.rows import Completion, Prompt, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,17 +28,10 @@ CPU_BLOCK_TOKENS = 32
 """Tokens per block of the key-value cache on CPU, where vLLM's default of 128 shares few prefixes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prompt:
-    """A request that fits the model, tokenized. Key: request.request_id."""
-
-    request: Request
-    token_ids: list[int]
-    text: str
-
-
 class VllmEngine:
     """A model loaded by vLLM, on the CPU or on the GPUs that this process sees."""
+
+    max_parts = 1
 
     def __init__(self, config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> None:
         self._config = config
@@ -55,20 +43,19 @@ class VllmEngine:
         self.llm = _load(config, placement)
         """The loaded model, for measuring it without this class."""
 
-    def generate(self, requests: Sequence[Request], keep: Keep = keep_nowhere) -> list[Completion]:
-        """Return one completion per request, in the order in which they were run.
+    async def answer(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
+        """Return one completion per prompt, in the order in which they were run.
 
         Raises:
             GenerationError: vLLM failed; this engine cannot be used any more.
         """
-        prompts, rejected = self._prepare(requests)
         # Prompts with a common prefix become neighbours and find it in the cache.
-        prompts.sort(key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
+        prompts = sorted(prompts, key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
         try:
             if not self.llm.reset_prefix_cache():
                 raise RuntimeError("the prefix cache cannot be emptied, some of its blocks are still in use")
             outputs = self.llm.generate(
-                [{"prompt_token_ids": prompt.token_ids} for prompt in prompts],
+                [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
                 [self._sampling_params(prompt) for prompt in prompts],
                 use_tqdm=False,
             )
@@ -77,9 +64,7 @@ class VllmEngine:
                 f"vLLM failed on a batch of {len(prompts)} requests of model {self._config.model}: {error!r}. The part "
                 "is not committed and is generated again by the next run."
             ) from error
-        completions = rejected + [
-            self._completion(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)
-        ]
+        completions = [self._completion(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)]
         keep(completions)
         return completions
 
@@ -92,43 +77,7 @@ class VllmEngine:
         cleanup_dist_env_and_memory()
         gc.collect()
 
-    def _prepare(self, requests: Sequence[Request]) -> tuple[list[_Prompt], list[Completion]]:
-        """Return the prompts that can be run, and completions with an error for the other requests."""
-        texts = [render_prompt(request.messages, self._tokenizer, self._config) for request in requests]
-        token_ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        prompts: list[_Prompt] = []
-        rejected: list[Completion] = []
-        for request, text, ids in zip(requests, texts, token_ids, strict=True):
-            error, failure = self._reason_against(request, len(ids))
-            if error is None:
-                prompts.append(_Prompt(request=request, token_ids=ids, text=text))
-            else:
-                rejected.append(
-                    Completion(
-                        request_id=request.request_id,
-                        user_id=request.user_id,
-                        prompt_tokens=len(ids),
-                        generations=(),
-                        error=error,
-                        failure=failure,
-                    )
-                )
-        return prompts, rejected
-
-    def _reason_against(self, request: Request, prompt_tokens: int) -> tuple[str | None, str | None]:
-        """Return why a request cannot be run, and the kind of failure; None and None where it can."""
-        if prompt_tokens + request.max_tokens > self._config.max_model_tokens:
-            error = (
-                f"prompt too long: {prompt_tokens} tokens and an answer of {request.max_tokens} exceed "
-                f"generator.max_model_tokens={self._config.max_model_tokens}"
-            )
-            return error, FailureKind.TOO_LONG
-        if request.temperature == 0 and request.num_samples != 1:
-            error = f"greedy samples are identical: got num_samples={request.num_samples}, expected 1"
-            return error, FailureKind.REFUSED
-        return None, None
-
-    def _sampling_params(self, prompt: _Prompt) -> "SamplingParams":
+    def _sampling_params(self, prompt: Prompt) -> "SamplingParams":
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -137,7 +86,7 @@ class VllmEngine:
             n=request.num_samples,
             temperature=request.temperature,
             max_tokens=request.max_tokens,
-            seed=_first_seed(request.seed, prompt.text) if request.temperature else None,
+            seed=prompt.seed,
             structured_outputs=StructuredOutputsParams(choice=list(request.choices))
             if self._is_constrained(request)
             else None,
@@ -150,7 +99,7 @@ class VllmEngine:
         is told the model's family; so a model that is to think is not constrained."""
         return self._config.is_constrained and bool(request.choices) and not self._config.thinking_tokens
 
-    def _completion(self, prompt: _Prompt, output: "RequestOutput") -> Completion:
+    def _completion(self, prompt: Prompt, output: "RequestOutput") -> Completion:
         return Completion(
             request_id=prompt.request.request_id,
             user_id=prompt.request.user_id,
@@ -158,7 +107,7 @@ class VllmEngine:
             generations=tuple(
                 read_output(
                     each,
-                    is_opened=opens_thought(prompt.text),
+                    is_opened=prompt.opens_thought,
                     is_constrained=self._is_constrained(prompt.request),
                     is_thinking=self._config.thinking_tokens > 0,
                     has_first_tokens=prompt.request.num_top_tokens > 0,
@@ -262,9 +211,3 @@ def _gpu_settings(placement: PlacementConfig) -> dict[str, Any]:
         "distributed_executor_backend": "mp" if num_ranks > 1 else None,
         "gpu_memory_utilization": placement.gpu_memory_fraction,
     }
-
-
-def _first_seed(seed: int, prompt: str) -> int:
-    """Return the seed of a request's first sample, from which vLLM counts on; distinct prompts draw independently."""
-    digest = hashlib.blake2b(f"{seed}\0{prompt}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 2  # vLLM requires seeds below 2**63, even after counting on

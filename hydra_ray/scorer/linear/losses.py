@@ -33,14 +33,13 @@ class Loss:
 
     def hessian_product(self, values_N: Floats, curvatures_N: Floats, groups: Segments) -> Floats:
         """Return the Hessian by the scores times a vector (N)."""
-        return curvatures_N * (values_N - self._means(values_N, curvatures_N, groups))
+        if not self.is_listwise:
+            return curvatures_N * values_N
+        return curvatures_N * (values_N - groups.spread(groups.sums(values_N * curvatures_N)))
 
     def centred(self, inputs_NR: Floats, curvatures_N: Floats, groups: Segments) -> Floats:
         """Return inputs X (N, R) such that X' diag(curvatures) X is the Hessian by a code."""
-        return inputs_NR - self._means(inputs_NR, curvatures_N[:, None], groups)
-
-    def _means(self, values: Floats, curvatures: Floats, groups: Segments) -> Floats | float:
-        return groups.spread(groups.sums(values * curvatures)) if self.is_listwise else 0.0
+        return groups.centred(inputs_NR, curvatures_N) if self.is_listwise else inputs_NR
 
 
 def _softmax(scores_N: Floats, targets_N: Floats, groups: Segments) -> Derivatives:

@@ -11,16 +11,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, Segments
+from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, Segments, even_size
 from hydra_ray.scorer.linear.losses import Loss
 
 CHUNK_ELEMENTS = 400_000
 """Number of inputs in a chunk of users: with few users, more calls cost more than a cache saves."""
+_BLOCK_ELEMENTS = 50_000
+"""Number of inputs of which copies are made at once. They fit a cache, and memory that has just been freed: new memory
+costs more than what is computed in it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Padded candidates of some users; padding has inputs, offsets and targets of 0 and is a group of its own."""
+    """Padded candidates of some users; padding has inputs, offsets and targets of 0 and is in groups of its own."""
 
     users: Ints
     groups_UP: Ints
@@ -28,6 +32,8 @@ class Rows:
     inputs_UPR: Floats
     offsets_UP: Floats
     targets_UP: Floats
+    group_size: int
+    """Number of rows of every group, padding too; 0 where they differ."""
 
     def take(self, places: Ints) -> "Rows":
         """Return the rows of the users at these positions."""
@@ -37,6 +43,7 @@ class Rows:
             inputs_UPR=self.inputs_UPR[places],
             offsets_UP=self.offsets_UP[places],
             targets_UP=self.targets_UP[places],
+            group_size=self.group_size,
         )
 
     def between(self, start: int, end: int) -> "Rows":
@@ -47,6 +54,7 @@ class Rows:
             inputs_UPR=self.inputs_UPR[:, start:end],
             offsets_UP=self.offsets_UP[:, start:end],
             targets_UP=self.targets_UP[:, start:end],
+            group_size=self.group_size,
         )
 
     def shifted(self, codes_UR: Floats) -> "Rows":
@@ -55,6 +63,8 @@ class Rows:
 
     def segments(self) -> Segments:
         """Return the groups as segments of the flattened rows."""
+        if self.group_size:
+            return Segments.even(self.groups_UP.size, self.group_size)
         is_start_UP = np.ones(self.groups_UP.shape, bool)
         is_start_UP[:, 1:] = self.groups_UP[:, 1:] != self.groups_UP[:, :-1]
         return Segments.of(is_start_UP.ravel())
@@ -64,6 +74,7 @@ def chunks_of(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Iterat
     """Yield all users who have rows in chunks of similar size: each fits a cache, and at most half of it is padding."""
     row_starts = table.group_starts[table.user_starts]
     lengths, group_N = np.diff(row_starts), table.group_of_candidate()
+    group_size = even_size(np.diff(table.group_starts))
     users = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
     while len(users):
         longest = lengths[users[0]]
@@ -78,6 +89,7 @@ def chunks_of(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Iterat
             inputs_UPR=_gathered(inputs_NR, places, is_padding),
             offsets_UP=_gathered(offsets_N, places, is_padding),
             targets_UP=_gathered(table.targets_N, places, is_padding),
+            group_size=group_size,
         )
 
 
@@ -89,10 +101,15 @@ def pooled_rows(table: GroupTable, inputs_NR: Floats, offsets_N: Floats) -> Rows
         inputs_UPR=inputs_NR[None].astype(np.float64, copy=False),
         offsets_UP=offsets_N[None].astype(np.float64, copy=False),
         targets_UP=table.targets_N[None],
+        group_size=even_size(np.diff(table.group_starts)),
     )
 
 
 def _gathered(values: Floats, places_UP: Ints, is_padding_UP: Bools) -> Floats:
+    first = places_UP[0, 0]
+    neighbours = values[first : first + places_UP.size]
+    if (places_UP.ravel() == np.arange(first, first + places_UP.size)).all():
+        return neighbours.reshape(*places_UP.shape, *values.shape[1:]).astype(np.float64, copy=False)
     gathered = values[places_UP].astype(np.float64, copy=False)
     gathered[is_padding_UP] = 0
     return gathered
@@ -203,8 +220,18 @@ class Objective:
 
     def row_diagonals(self, state: State) -> Floats:
         """Return the diagonals of the Hessians of the rows' costs (U, R)."""
-        weights_U1P = (state.curvatures_UP * self.weights_UP)[:, None]
-        return (weights_U1P @ self._centred(state) ** 2)[:, 0] * self.deviations_UR**2
+        weights_UP, num_users = state.curvatures_UP * self.weights_UP, len(self.rows.users)
+        _, num_rows, width = self.rows.inputs_UPR.shape
+        block = max(1, _BLOCK_ELEMENTS // max(1, num_rows * width))
+        diagonals_UR = np.empty((num_users, width))
+        for start in range(0, num_users, block):
+            own = slice(start, min(start + block, num_users))
+            inputs_NR, curvatures_N = self.rows.inputs_UPR[own].reshape(-1, width), state.curvatures_UP[own].ravel()
+            groups = self.groups.between(own.start * num_rows, own.stop * num_rows)
+            squares_NR = self.loss.centred(inputs_NR, curvatures_N, groups) ** 2
+            squares_UPR = squares_NR.reshape(-1, num_rows, width)
+            diagonals_UR[own] = (weights_UP[own, None] @ squares_UPR)[:, 0]
+        return diagonals_UR * self.deviations_UR**2
 
     def _with(self, rows: Rows, weights_UP: Floats) -> "Objective":
         return replace(self, rows=rows, groups=rows.segments(), weights_UP=weights_UP)

@@ -1,5 +1,7 @@
 import dataclasses
 
+from answering import answered
+
 from hydra_ray.config import GeneratorConfig, PlacementConfig
 from hydra_ray.generate.engines.fake import COPY_PROBABILITY
 from hydra_ray.generate.engines.opening import open_engine
@@ -31,7 +33,7 @@ def request(number, **changes):
 
 def generate(requests):
     engine = open_engine(GeneratorConfig(engine="fake", model="fake"), PlacementConfig(), None)
-    return {completion.request_id: completion for completion in engine.generate(requests)}
+    return {completion.request_id: completion for completion in answered(engine, requests)}
 
 
 def test_the_same_request_has_the_same_answer_in_any_company():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answering import answered
 from fault_server import (
     ANSWER,
     CUT_OFF,
@@ -32,7 +33,7 @@ from hydra_ray.config import ApiConfig, GeneratorConfig
 from hydra_ray.errors import ConfigError, EndpointError
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines import token_counts
-from hydra_ray.generate.engines.fake import FakeEngine, fake_tokenizer
+from hydra_ray.generate.engines.fake import complete, fake_tokenizer
 from hydra_ray.generate.engines.openai import OpenAiEngine
 from hydra_ray.generate.failures import TRANSIENT, FailureKind
 from hydra_ray.generate.prompts import count_prompt_tokens
@@ -83,7 +84,7 @@ def engine_of(url: str, turns: Turns | None = None, **settings: Any) -> OpenAiEn
 
 
 def answers(engine: OpenAiEngine, asked: Sequence[Request]) -> dict[str, Completion]:
-    found = engine.generate(asked)
+    found = answered(engine, asked)
     assert len(found) == len(asked)
     return {each.request_id: each for each in found}
 
@@ -97,7 +98,7 @@ def test_every_request_is_answered_once_many_at_a_time():
     with FaultServer(usual=Reply(seconds=0.05)) as server:
         found = answers(engine_of(server.url, max_concurrent_requests=8), asked)
     for request in asked:
-        (expected,) = FakeEngine().generate([request])
+        expected = complete(request)
         assert texts(found[request.request_id]) == texts(expected)
         assert (found[request.request_id].error, found[request.request_id].attempts) == (None, 1)
     assert len(server.calls) == 40
@@ -193,7 +194,7 @@ def test_a_pause_beyond_the_deadline_stops_the_run_and_says_when_to_go_on():
     with FaultServer(ANSWER, usual=Reply(status=429, headers={"retry-after": "3600"})) as server:
         engine = engine_of(server.url, max_concurrent_requests=2)
         with pytest.raises(EndpointError, match=r"3600 s .*request_deadline_seconds=60 .*run again after \d{4}-.* UTC"):
-            engine.generate(requests(200), kept.extend)
+            answered(engine, requests(200), kept.extend)
     assert len(server.calls) <= 4, "no request after another is asked, and fails"
     assert [each.error for each in kept] == [None]
 
@@ -222,7 +223,7 @@ def test_a_wait_is_no_sign_of_death_and_neither_is_an_overload(monkeypatch: pyte
 def test_a_wait_of_any_length_is_told(seconds: str):
     reply = Reply(status=429, headers={"retry-after": seconds})
     with FaultServer(reply) as server, pytest.raises(EndpointError, match="asks to wait"):
-        engine_of(server.url).generate(requests(3))
+        answered(engine_of(server.url), requests(3))
 
 
 def test_an_endpoint_that_knows_no_n_is_told_after_few_calls_and_what_it_gave_is_used():
@@ -232,7 +233,7 @@ def test_an_endpoint_that_knows_no_n_is_told_after_few_calls_and_what_it_gave_is
     with FaultServer(usual=one) as server:
         engine = engine_of(server.url, max_concurrent_requests=2)
         with pytest.raises(EndpointError, match=r"fewer samples .*max_samples_per_call to 1"):
-            engine.generate(asked, kept.extend)
+            answered(engine, asked, kept.extend)
     assert len([each for each in server.calls if each.get("n") == 3]) <= 4
     assert 3 <= len(kept) <= 4
     assert all(len(each.generations) == 3 for each in kept)
@@ -254,7 +255,7 @@ def test_a_reply_with_a_sample_less_among_whole_ones_is_completed():
 def test_one_forbidden_row_among_answers_fails_alone_and_is_kept_as_refused():
     kept: list[Completion] = []
     with FaultServer(*[ANSWER] * 5, Reply(status=403)) as server:
-        found = engine_of(server.url, max_concurrent_requests=1).generate(requests(20), kept.extend)
+        found = answered(engine_of(server.url, max_concurrent_requests=1), requests(20), kept.extend)
     assert [each.failure for each in found if each.error] == [FailureKind.REFUSED]
     assert len(kept) == 20
 
@@ -265,7 +266,7 @@ def test_a_key_revoked_in_the_middle_stops_the_run_and_keeps_no_refusal():
         FaultServer(*[ANSWER] * 5, usual=Reply(status=403)) as server,
         pytest.raises(EndpointError, match=r"refused 10 requests in a row, though it answered before.*Check the key"),
     ):
-        engine_of(server.url, max_concurrent_requests=1).generate(requests(50), kept.extend)
+        answered(engine_of(server.url, max_concurrent_requests=1), requests(50), kept.extend)
     assert [each.error for each in kept] == [None] * 5
     assert len(server.calls) == 15
 
@@ -273,7 +274,7 @@ def test_a_key_revoked_in_the_middle_stops_the_run_and_keeps_no_refusal():
 def test_a_last_row_that_is_forbidden_is_not_kept_as_refused():
     kept: list[Completion] = []
     with FaultServer(*[ANSWER] * 5, usual=Reply(status=403)) as server:
-        found = engine_of(server.url, max_concurrent_requests=1).generate(requests(6), kept.extend)
+        found = answered(engine_of(server.url, max_concurrent_requests=1), requests(6), kept.extend)
     assert [each.failure in TRANSIENT for each in found if each.error] == [True]
     assert [each.error for each in kept] == [None] * 5
 
@@ -285,11 +286,11 @@ def test_unpaid_calls_stop_the_run_and_are_asked_again_after_payment():
     ) as server:
         engine = engine_of(server.url, max_concurrent_requests=3)
         with pytest.raises(EndpointError, match=r"status 402.*pay"):
-            engine.generate(requests(30), kept.extend)
+            answered(engine, requests(30), kept.extend)
         known = {each.request_id for each in kept}
         assert [each.error for each in kept] == [None] * 7
         server.usual = ANSWER
-        found = engine.generate([each for each in requests(30) if each.request_id not in known], kept.extend)
+        found = answered(engine, [each for each in requests(30) if each.request_id not in known], kept.extend)
     assert [each.error for each in found] == [None] * 23
     assert len({each.request_id for each in kept}) == len(kept) == 30
 
@@ -300,7 +301,7 @@ def test_calls_under_way_are_awaited_and_kept_when_the_run_stops():
     with FaultServer(slow, slow, Reply(status=500), Reply(status=402)) as server:
         engine = engine_of(server.url, max_concurrent_requests=4, max_backoff_seconds=1000)
         with pytest.raises(EndpointError, match="status 402"):
-            engine.generate(requests(30), kept.extend)
+            answered(engine, requests(30), kept.extend)
     assert [each.error for each in kept] == [None] * 2, "what was paid is not lost"
     assert len(server.calls) == 4, "and nothing more is asked"
 
@@ -308,7 +309,7 @@ def test_calls_under_way_are_awaited_and_kept_when_the_run_stops():
 def test_a_small_part_of_which_all_is_refused_keeps_no_refusal():
     kept: list[Completion] = []
     with FaultServer(usual=Reply(status=400)) as server:
-        found = engine_of(server.url).generate(requests(3), kept.extend)
+        found = answered(engine_of(server.url), requests(3), kept.extend)
     assert [each.failure for each in found] == [FailureKind.REFUSED] * 3
     assert kept == []
 
@@ -316,7 +317,7 @@ def test_a_small_part_of_which_all_is_refused_keeps_no_refusal():
 def test_a_form_that_is_not_taken_any_more_stops_the_run_after_many_refusals():
     refused = "refused 50 requests in a row, though it answered before"
     with FaultServer(*[ANSWER] * 3, usual=Reply(status=400)) as server, pytest.raises(EndpointError, match=refused):
-        engine_of(server.url, max_concurrent_requests=1).generate(requests(100))
+        answered(engine_of(server.url, max_concurrent_requests=1), requests(100))
 
 
 def test_a_redirect_sends_neither_key_nor_prompt_elsewhere(monkeypatch: pytest.MonkeyPatch):
@@ -324,7 +325,7 @@ def test_a_redirect_sends_neither_key_nor_prompt_elsewhere(monkeypatch: pytest.M
     with FaultServer() as other, FaultServer() as server:
         server.usual = Reply(status=307, headers={"location": f"{other.url}/chat/completions"}, body="")
         with pytest.raises(EndpointError, match=r"redirects.*base_url"):
-            engine_of(server.url, api_key_env="HYDRA_TEST_KEY", api_key_header="api-key").generate(requests(3))
+            answered(engine_of(server.url, api_key_env="HYDRA_TEST_KEY", api_key_header="api-key"), requests(3))
     assert other.calls == []
 
 
@@ -356,7 +357,7 @@ def test_a_call_that_hangs_is_given_up_and_tried_again_within_the_requests_deadl
 def test_what_every_request_would_meet_ends_the_job_at_once(reply: Reply, says: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HYDRA_TEST_KEY", KEY)
     with FaultServer(reply) as server, pytest.raises(EndpointError, match=says) as caught:
-        engine_of(server.url, api_key_env="HYDRA_TEST_KEY", max_concurrent_requests=1).generate(requests(50))
+        answered(engine_of(server.url, api_key_env="HYDRA_TEST_KEY", max_concurrent_requests=1), requests(50))
     assert server.url in str(caught.value)
     assert len(server.calls) == 1
 
@@ -366,7 +367,7 @@ def test_an_endpoint_that_refuses_every_request_ends_the_job_and_stores_nothing(
     with FaultServer(usual=Reply(status=400, code="unsupported_parameter")) as server:
         engine = engine_of(server.url, max_concurrent_requests=2)
         with pytest.raises(EndpointError, match=r"refused each .*unsupported_parameter.*has_log_probabilities"):
-            engine.generate(requests(50), kept.extend)
+            answered(engine, requests(50), kept.extend)
     assert len(server.calls) < 15
     assert kept == []
 
@@ -377,7 +378,7 @@ def test_a_dead_endpoint_ends_the_job_with_its_name_within_the_time_that_was_set
     engine = engine_of(url, breaker_failures=3, breaker_seconds=1, attempt_timeout_seconds=0.5, max_attempts=1)
     start = time.monotonic()
     with pytest.raises(EndpointError, match=f"{url} is dead.* 1 s"):
-        engine.generate(requests(20))
+        answered(engine, requests(20))
     assert 1 <= time.monotonic() - start < 10
 
 
@@ -385,7 +386,7 @@ def test_an_endpoint_that_never_answers_ends_the_job_too():
     with FaultServer(usual=HANG) as server:
         engine = engine_of(server.url, breaker_failures=3, breaker_seconds=1, attempt_timeout_seconds=0.3)
         with pytest.raises(EndpointError, match=f"{server.url} is dead"):
-            engine.generate(requests(20))
+            answered(engine, requests(20))
 
 
 def test_an_outage_that_is_shorter_than_that_costs_no_answer():
@@ -413,7 +414,7 @@ def test_answers_are_kept_while_others_are_still_awaited():
 
     with FaultServer(ANSWER, ANSWER, Reply(held_until=may_answer)) as server:
         engine = engine_of(server.url, max_concurrent_requests=1)
-        asking = threading.Thread(target=engine.generate, args=(requests(5), keep))
+        asking = threading.Thread(target=answered, args=(engine, requests(5), keep))
         asking.start()
         assert is_kept.wait(30)
         assert sorted(kept) == ["r0", "r1"]
@@ -425,7 +426,7 @@ def test_answers_are_kept_while_others_are_still_awaited():
 def test_what_was_answered_before_the_endpoint_died_is_kept():
     kept: list[Completion] = []
     with FaultServer(*[ANSWER] * 7, usual=Reply(status=401)) as server, pytest.raises(EndpointError):
-        engine_of(server.url, max_concurrent_requests=1).generate(requests(20), kept.extend)
+        answered(engine_of(server.url, max_concurrent_requests=1), requests(20), kept.extend)
     assert [each.request_id for each in kept] == [f"r{place}" for place in range(7)]
 
 
@@ -444,7 +445,7 @@ def test_answers_whose_keeping_was_cancelled_before_it_began_are_kept_in_the_end
     monkeypatch.setattr(asyncio, "to_thread", to_thread)
     replies = [*[ANSWER] * 5, Reply(status=401, held_until=keeping_begins)]
     with FaultServer(*replies) as server, pytest.raises(EndpointError):
-        engine_of(server.url, max_concurrent_requests=1).generate(requests(20), keep)
+        answered(engine_of(server.url, max_concurrent_requests=1), requests(20), keep)
     assert keeping_begins.is_set()
     assert [each.request_id for each in kept] == [f"r{place}" for place in range(5)]
 
@@ -472,7 +473,7 @@ class SixAtOnce:
 def test_every_call_waits_for_its_turn_tries_again_included():
     with FaultServer(*[Reply(status=500)] * 3) as server:
         turns = SixAtOnce(server)
-        found = engine_of(server.url, turns, max_concurrent_requests=6).generate(requests(6))
+        found = answered(engine_of(server.url, turns, max_concurrent_requests=6), requests(6))
         assert [each.error for each in found] == [None] * 6
         assert min(turns.asked_before) == 6
         assert len(turns.asked_before) == 3
@@ -507,7 +508,7 @@ def test_the_clusters_limit_holds_for_every_call_tries_again_included():
         turns = Impatient(ApiConfig(base_url=server.url, model="small-1", **settings))
         # Three calls are tried again, and must wait for the next minute.
         with pytest.raises(EndpointError, match="no turn in 3 s"):
-            engine_of(server.url, turns, **settings).generate(requests(6))
+            answered(engine_of(server.url, turns, **settings), requests(6))
         assert len(server.calls) == 6
 
 
@@ -524,10 +525,10 @@ def test_neither_the_key_nor_a_text_nor_a_user_is_in_any_message(
     ]
     with caplog.at_level(logging.DEBUG), FaultServer(ANSWER, *faults) as server:
         engine = engine_of(server.url, api_key_env="HYDRA_TEST_KEY", max_concurrent_requests=1)
-        said = [each.error for each in engine.generate(requests(5))]
+        said = [each.error for each in answered(engine, requests(5))]
         server.replies.extend([Reply(status=401)])
         with pytest.raises(EndpointError) as caught:
-            engine.generate(requests(1))
+            answered(engine, requests(1))
     assert server.keys[0] == f"Bearer {KEY}"
     told = caplog.text + repr(said) + repr(caught.value) + repr(caught.value.__cause__)
     for secret in (KEY, SECRET_TEXT, "ann@example.org"):
@@ -580,7 +581,7 @@ def test_replies_that_are_broken_off_at_first_are_waited_out():
 def test_a_short_wait_that_is_asked_for_again_and_again_is_told_so():
     slow = Reply(status=429, headers={"retry-after": "1"})
     with FaultServer(usual=slow) as server, pytest.raises(EndpointError, match="wait for 1 s again and again"):
-        engine_of(server.url, request_deadline_seconds=2, attempt_timeout_seconds=2).generate(requests(1))
+        answered(engine_of(server.url, request_deadline_seconds=2, attempt_timeout_seconds=2), requests(1))
 
 
 def in_place_of_an_answer(code: int, message: str) -> Reply:
@@ -591,7 +592,7 @@ def test_an_unpaid_account_that_is_told_with_status_200_stops_the_run():
     unpaid, kept = in_place_of_an_answer(402, "Insufficient credits"), list[Completion]()
     with FaultServer(ANSWER, usual=unpaid) as server:
         with pytest.raises(EndpointError, match=r"status 402\. The account's quota"):
-            engine_of(server.url, max_concurrent_requests=1).generate(requests(5), kept.extend)
+            answered(engine_of(server.url, max_concurrent_requests=1), requests(5), kept.extend)
         assert len(server.calls) == 2
     assert [each.error for each in kept] == [None]
 
@@ -615,7 +616,7 @@ def test_an_endpoint_none_of_whose_first_replies_is_read_ends_the_job_by_name():
         with FaultServer(usual=reply) as server:
             engine = engine_of(server.url, max_concurrent_requests=2, max_attempts=8)
             with pytest.raises(EndpointError, match=f"none of its first 10 replies.*{says}"):
-                engine.generate(requests(50))
+                answered(engine, requests(50))
         assert len(server.calls) <= 12
 
 
@@ -632,7 +633,7 @@ def test_an_odd_answer_among_others_costs_none_and_is_kept(message: dict[str, An
     store, asked = CompletionStore(root=str(tmp_path), name="0" * 16), requests(5, num_top_tokens=5)
     with FaultServer(ANSWER, ANSWER, Reply(body=json.dumps(odd))) as server:
         engine = engine_of(server.url, max_concurrent_requests=1)
-        found = engine.generate(asked, partial(store.write, 0, "probes-1"))
+        found = answered(engine, asked, partial(store.write, 0, "probes-1"))
     assert store.read(0, asked) == {each.request_id: each for each in found}
     assert texts(store.read(0, asked)["r2"])[0].startswith("half")
 
@@ -700,8 +701,8 @@ def test_without_a_tokenizer_tokens_are_counted_by_characters():
 def test_what_unreadable_replies_took_is_counted_and_so_are_samples_of_failed_requests():
     with FaultServer(NO_COMPLETION, ANSWER, ANSWER, *[NO_COMPLETION] * 3) as server:
         engine = engine_of(server.url, max_samples_per_call=1, max_concurrent_requests=1)
-        first, second = engine.generate(requests(2, num_samples=2, temperature=1.0))
-    (plain,) = FakeEngine().generate(requests(1))
+        first, second = answered(engine, requests(2, num_samples=2, temperature=1.0))
+    (plain,) = map(complete, requests(1))
     assert (first.error, second.failure) == (None, FailureKind.UNAVAILABLE)
     assert first.prompt_tokens > 2 * plain.prompt_tokens
     assert second.prompt_tokens > 0
@@ -712,7 +713,7 @@ def test_answers_of_a_thinking_model_are_those_without_its_thoughts():
     with FaultServer(style=thinking) as server:
         found = answers(engine_of(server.url), asked)
     for request in asked:
-        (expected,) = FakeEngine().generate([request])
+        expected = complete(request)
         assert texts(found[request.request_id]) == texts(expected)
         assert found[request.request_id].generations[0].thought_tokens > 0
 
@@ -721,7 +722,7 @@ def test_a_cut_text_of_a_model_with_room_for_thoughts_is_a_thought():
     with FaultServer(usual=Reply(finish_reason="length")) as server:
         api = ApiConfig(base_url=server.url, model="small-1")
         config = GeneratorConfig(engine="openai", model="tokenizer", api=api, thinking_tokens=50)
-        (completion,) = OpenAiEngine(config, api, Limiter(api)).generate(requests(1))
+        (completion,) = answered(OpenAiEngine(config, api, Limiter(api)), requests(1))
     (generation,) = completion.generations
     assert (generation.text, generation.thought_tokens) == ("", generation.num_tokens)
 
@@ -739,4 +740,4 @@ def test_a_cut_text_is_a_thought_where_the_models_own_template_opens_one(
 
 
 def test_nothing_to_do_is_done():
-    assert engine_of("http://localhost/v1").generate([]) == []
+    assert answered(engine_of("http://localhost/v1"), []) == []

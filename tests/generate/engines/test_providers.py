@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from answering import answered
 from provider_servers import KEY, PROVIDERS, ProviderServer
 
 from hydra_ray.config import ApiConfig, GeneratorConfig
@@ -55,7 +56,7 @@ def api_of(server: ProviderServer, **settings: Any) -> ApiConfig:
 
 def generate(server: ProviderServer, api: ApiConfig, **settings: Any) -> dict[str, Completion]:
     config = GeneratorConfig(engine="openai", model="tokenizer", api=api, **settings)
-    found = OpenAiEngine(config, api, Limiter(api)).generate(REQUESTS)
+    found = answered(OpenAiEngine(config, api, Limiter(api)), REQUESTS)
     return {each.request_id: each for each in found}
 
 
@@ -86,7 +87,7 @@ def test_without_its_preset_the_error_names_the_field_and_the_setting(name: str,
         engine = OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api))
         field = {"length_field": "max_tokens", "has_seed": "seed"}[setting]
         with pytest.raises(EndpointError, match=rf"does not take the field {field} .*{setting}"):
-            engine.generate([request(place, temperature=0.5) for place in range(40)], kept.extend)
+            answered(engine, [request(place, temperature=0.5) for place in range(40)], kept.extend)
     assert kept == []
     assert len(server.calls) <= api.max_concurrent_requests
 
@@ -100,7 +101,7 @@ def test_without_its_preset_a_provider_without_n_is_told(name: str):
         engine = OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api))
         asked = [request(place, num_samples=2, temperature=0.5) for place in range(40)]
         with pytest.raises(EndpointError, match=r"max_samples_per_call"):
-            engine.generate(asked)
+            answered(engine, asked)
     assert len(server.calls) <= 2 * api.max_concurrent_requests
 
 
@@ -109,7 +110,7 @@ def test_without_its_preset_azure_refuses_the_key():
         api = api_of(server, api_key_env="AZURE_OPENAI_API_KEY")
         engine = OpenAiEngine(GeneratorConfig(engine="openai", model="t", api=api), api, Limiter(api))
         with pytest.raises(EndpointError, match="Check the key"):
-            engine.generate(REQUESTS)
+            answered(engine, REQUESTS)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -2,6 +2,7 @@ import dataclasses
 import math
 
 import pytest
+from answering import answered
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig
 from hydra_ray.errors import ConfigError, GenerationError, ModelError
@@ -58,7 +59,7 @@ def mixed_batch():
 
 
 def generate(engine, requests):
-    completions = {completion.request_id: completion for completion in engine.generate(requests)}
+    completions = {completion.request_id: completion for completion in answered(engine, requests, config=CONFIG)}
     assert len(completions) == len(requests)
     return completions
 
@@ -138,7 +139,7 @@ def test_a_text_has_its_probability_and_the_requested_first_tokens(engine):
 
 
 def test_nothing_to_do_is_done(engine):
-    assert engine.generate([]) == []
+    assert answered(engine, [], config=CONFIG) == []
 
 
 def test_an_engine_that_fails_says_so_and_yields_no_rows(engine, monkeypatch):
@@ -147,7 +148,7 @@ def test_an_engine_that_fails_says_so_and_yields_no_rows(engine, monkeypatch):
 
     monkeypatch.setattr(engine.llm, "generate", fail)
     with pytest.raises(GenerationError, match="out of memory"):
-        engine.generate([request(0)])
+        answered(engine, [request(0)], config=CONFIG)
 
 
 def test_labels_too_long_and_missing_models_are_refused_before_loading():

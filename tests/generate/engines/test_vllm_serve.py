@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from answering import answered
 from builders import GENERATOR, run_config
 
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
@@ -116,7 +117,7 @@ REQUESTS = [request(number, choices) for number in range(4) for choices in ((), 
 def completions(config: GeneratorConfig, requests: list[Request]) -> dict[str, Completion]:
     engine = open_engine(config, PlacementConfig(), TASKS["planted"])
     try:
-        return {each.request_id: each for each in engine.generate(requests)}
+        return {each.request_id: each for each in answered(engine, requests, config=config)}
     finally:
         engine.close()
 

@@ -5,7 +5,13 @@ import pytest
 from group_tables import objective, random_table
 from scipy.special import softmax
 
-from hydra_ray.scorer.linear.groups import TARGET_SHARPNESS, group_losses, group_probabilities, target_distribution
+from hydra_ray.scorer.linear.groups import (
+    TARGET_SHARPNESS,
+    Segments,
+    group_losses,
+    group_probabilities,
+    target_distribution,
+)
 
 
 def test_group_losses_are_cross_entropies():
@@ -56,3 +62,28 @@ def test_groups_handed_to_other_users_stay_whole():
         own = slice(*handed.group_starts[place : place + 2])
         np.testing.assert_array_equal(handed.features_ND[own], table.features_ND[slice(*bounds[group])])
         np.testing.assert_array_equal(handed.targets_N[own], table.targets_N[slice(*bounds[group])])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 9, 15])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_segments_of_one_length_are_reduced_to_the_same_bits_as_others(size, shape):
+    rng = np.random.default_rng(size)
+    values, shares = rng.normal(size=(5 * size, *shape)) * 1e3, rng.random(5 * size)
+    even, others = Segments.even(5 * size, size), Segments.of(np.arange(5 * size) % size == 0)
+    np.testing.assert_array_equal(even.sums(values), others.sums(values))
+    np.testing.assert_array_equal(even.maxima(values), others.maxima(values))
+    np.testing.assert_array_equal(even.spread(even.sums(values)), others.spread(others.sums(values)))
+    rows = values.reshape(5 * size, -1)
+    np.testing.assert_array_equal(even.centred(rows, shares), others.centred(rows, shares))
+
+
+@pytest.mark.parametrize("lengths", [[2, 2, 2, 2], [3, 1, 2, 4]])
+def test_segments_of_a_piece_are_those_within_it(lengths):
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    whole = Segments.even(8, 2) if set(lengths) == {2} else Segments.of(np.isin(np.arange(10), starts))
+    values = np.random.default_rng(1).normal(size=ends[-1])
+    piece = slice(starts[1], ends[2])
+    found = whole.between(piece.start, piece.stop)
+    np.testing.assert_array_equal(found.sums(values[piece]), whole.sums(values)[1:3])
+    np.testing.assert_array_equal(found.spread(np.array([5.0, 6.0])), np.repeat([5.0, 6.0], lengths[1:3]))
