@@ -12,7 +12,7 @@ from hydra_ray.cluster.node_types import NodeType
 from hydra_ray.config import BaseConfig, RunConfig
 from hydra_ray.extras import is_installed
 from hydra_ray.findings import Finding
-from hydra_ray.runs.resources import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
+from hydra_ray.runs.resources import Bundle, core_bundle, encoder_bundle, generator_bundle, step_bundle, train_bundle
 from hydra_ray.stages.definition import StageDefinition, definitions
 
 _SPOT = {"ray.io/market-type": "spot"}
@@ -68,16 +68,16 @@ def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
 def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:
     placement = config.placement
     encoding = _encoding(*stage.encoders(config))
-    step = Need(
-        work="steps", bundle=step_bundle(placement), contents=encoding if stage.encoders(config) else Contents()
-    )
+    step = Need(work="steps", bundle=step_bundle(placement))
+    num_encoders = 1 if stage.workers == "encoder" else min(placement.encoder_actors, config.users.num_buckets)
+    encoders = Need(work="encoder", bundle=encoder_bundle(placement), wanted=num_encoders, contents=encoding)
     if stage.asks is not None:
         copies = min(placement.generator_actors, config.users.num_buckets)
         bundle, contents = generator_bundle(placement), _generating(config)
-        asking = replace(step, contents=step.contents | _asking(config))
-        return [asking, Need(work="generator", bundle=bundle, wanted=copies, contents=contents)]
+        asking = replace(step, contents=_asking(config))
+        needs = [asking, Need(work="generator", bundle=bundle, wanted=copies, contents=contents)]
+        return [*needs, encoders] if stage.encoders(config) else needs
     core = core_bundle(placement)
-    num_encoders = 1 if stage.workers == "encoder" else min(placement.encoder_actors, config.users.num_buckets)
     trials = Contents(packages=_EVERYWHERE | {"torch"})
     match stage.workers:
         case "training":
@@ -85,7 +85,7 @@ def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:
         case "trials":
             return [Need(work="trials", bundle=core, wanted=placement.max_concurrent_trials, contents=trials)]
         case "encoder" | "encoders":
-            return [Need(work="encoder", bundle=core, wanted=num_encoders, contents=encoding)]
+            return [encoders]
         case _:
             return [step]
 
@@ -250,9 +250,10 @@ def _reason(need: Need, nodes: Sequence[NodeType], fitting: float) -> str:
 def _deadlock(stage: str, needs: Sequence[Need], nodes: Sequence[NodeType]) -> Iterator[Finding]:
     """Yield a problem if generators may occupy every place where the stage's steps could run, so that each waits for
     the other."""
-    if [need.work for need in needs] != ["steps", "generator"]:
+    # Encoders have ended before the first request is made.
+    if [need.work for need in needs][:2] != ["steps", "generator"]:
         return
-    step, copies = needs
+    step, copies, *_ = needs
     running = min(copies.wanted, capacity(copies.bundle, nodes))
     if not running or not capacity(step.bundle, nodes):
         return

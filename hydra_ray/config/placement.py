@@ -42,6 +42,8 @@ class PlacementConfig(Section):
     """Number of copies of the encoder, and of trained bases, that read the texts of very many users."""
     encoder_threads: int = Field(default=2, gt=0)
     """Number of OpenMP threads of a copy of the encoder."""
+    encoder_gpus: float = Field(default=0, ge=0, le=1)
+    """Number of Ray GPUs, or share of one, that a copy of the encoder reserves; 0 encodes on CPU."""
     train_workers: int = Field(default=1, gt=0)
     """Number of workers that train a base."""
     train_gpus_per_worker: float = Field(default=0, ge=0)
@@ -61,9 +63,14 @@ class PlacementConfig(Section):
     """Labels of the nodes on which bases are trained, written as in `generator_labels`."""
     train_resources: dict[ResourceName, PositiveFloat] = Field(default={})
     """Custom Ray resources that each training worker reserves; CPU, GPU and memory are none."""
+    encoder_labels: dict[LabelKey, LabelSelector] = Field(default={})
+    """Labels of the nodes on which copies of the encoder that reserve a GPU may run, written as in `generator_labels`;
+    those without a GPU run where all other work does."""
+    encoder_resources: dict[ResourceName, PositiveFloat] = Field(default={})
+    """Custom Ray resources that a copy of the encoder with a GPU reserves; CPU, GPU and memory are none."""
     step_labels: dict[LabelKey, LabelSelector] = Field(default={})
-    """Labels of the nodes for all other work (steps on one part, encoding, fitting of heads), written as in
-    `generator_labels`."""
+    """Labels of the nodes for all other work (steps on one part, encoding on CPU, fitting of heads), written
+    as in `generator_labels`."""
     step_resources: dict[ResourceName, PositiveFloat] = Field(default={})
     """Custom Ray resources that each task or actor of all other work reserves; CPU, GPU and memory are none."""
 
@@ -71,7 +78,7 @@ class PlacementConfig(Section):
     def _check(self) -> Self:
         if self.generator_gpus > 1 and self.generator_gpus % 1:
             raise ValueError("generator_gpus above 1 are tensor parallel ranks: a whole number")
-        custom = {*self.generator_resources, *self.train_resources, *self.step_resources}
+        custom = {*self.generator_resources, *self.train_resources, *self.encoder_resources, *self.step_resources}
         if known := custom & {"CPU", "GPU", "memory"}:
             raise ValueError(f"{', '.join(sorted(known))} are no custom resources: use generator_cpus and the like")
         return self

@@ -33,7 +33,7 @@ from hydra_ray.generate.engines.preparing import prepare_prompts
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
 from hydra_ray.rows import Asked, Completion, Prompt, Request, from_table, to_table
 from hydra_ray.runs.lease import lease
-from hydra_ray.runs.resources import core_bundle, generator_bundle, step_bundle
+from hydra_ray.runs.resources import encoder_bundle, generator_bundle, step_bundle
 from hydra_ray.runs.signals import own_handlers, require_not_stopped
 from hydra_ray.runs.stage import Stage
 from hydra_ray.storage.locations import worker_environment
@@ -134,7 +134,7 @@ def run_actor_parts(
     arguments: Mapping[str, Any],
     placement: PlacementConfig,
 ) -> dict[str, float]:
-    """Compute parts as `run_parts` does, by work that loads models first: each actor constructs it only once."""
+    """Compute parts as `run_parts` does, by work that loads an encoder first: each actor constructs it only once."""
     with _own_actors() as new_actor:
         return run_missing(
             stage,
@@ -143,7 +143,7 @@ def run_actor_parts(
                 _PartActor,
                 fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
                 batch_size=1,
-                **core_bundle(placement).options(),
+                **encoder_bundle(placement).options(),
                 compute=_actors(min(placement.encoder_actors, num_missing)),
                 runtime_env=_threads(placement.encoder_threads),
                 ray_remote_args_fn=new_actor,
@@ -152,11 +152,11 @@ def run_actor_parts(
 
 
 def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
-    """Run one piece of work on a worker of the cluster and return its counters."""
+    """Run one piece of work that loads an encoder on a worker of the cluster and return its counters."""
     import ray
 
     start_ray()
-    remote = ray.remote(runtime_env=_threads(placement.encoder_threads), **core_bundle(placement).options())
+    remote = ray.remote(runtime_env=_threads(placement.encoder_threads), **encoder_bundle(placement).options())
     return ray.get(remote(work).remote(argument))
 
 

@@ -21,7 +21,7 @@ def other_seconds(plan: Plan, num_users: int, runs: Sequence[tuple[Mapping[str, 
         runs: configurations and stages of past runs.
     """
     return {
-        stage.name: _expected(definition, plan.config, num_users) * _correction(definition, runs)
+        stage.name: _expected(definition, plan.config, num_users) * _correction(definition, plan.config, runs)
         for definition, stage in plan.made()
     }
 
@@ -32,16 +32,24 @@ def _beside_generator(definition: StageDefinition, stage: Mapping[str, Any], gen
     return max(stage["seconds"] - asked / generator_actors, 0.0)
 
 
-def _correction(definition: StageDefinition, runs: Sequence[tuple[Mapping[str, Any], Stages]]) -> float:
+def _correction(
+    definition: StageDefinition, config: RunConfig, runs: Sequence[tuple[Mapping[str, Any], Stages]]
+) -> float:
     """Return the median ratio of past runs' times to the declared ones."""
     name, ratios = definition.name, list[float]()
     for settings, stages in runs:
         counters = stages["users"]["counters"] if "users" in stages else {}
-        if name in stages and counters.get("users"):
+        if name in stages and counters.get("users") and _encodes_alike(definition, settings, config):
             expected = _expected(definition, settings, counters["users"])
             num_actors = settings["placement"]["generator_actors"]
             ratios.append(_beside_generator(definition, stages[name], num_actors) / expected)
     return median(ratios) if ratios else 1.0
+
+
+def _encodes_alike(definition: StageDefinition, settings: Mapping[str, Any], config: RunConfig) -> bool:
+    """Return whether a past run tells how long a stage takes: not where one encodes on a GPU, the other on CPU."""
+    was_on_gpu = bool(settings["placement"].get("encoder_gpus"))
+    return definition.workers not in ("encoder", "encoders") or was_on_gpu == bool(config.placement.encoder_gpus)
 
 
 def _expected(definition: StageDefinition, settings: RunConfig | Mapping[str, Any], num_users: float) -> float:

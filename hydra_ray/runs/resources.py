@@ -54,8 +54,21 @@ def step_bundle(placement: PlacementConfig) -> Bundle:
 
 
 def core_bundle(placement: PlacementConfig) -> Bundle:
-    """Return the resources of work that keeps a core busy: encoding, estimating a prior, a trial."""
+    """Return the resources of work that keeps a core busy: estimating a prior, a trial."""
     return Bundle(cpus=1, resources=placement.step_resources, labels=placement.step_labels)
+
+
+def encoder_bundle(placement: PlacementConfig) -> Bundle:
+    """Return the resources of one copy of the encoder, or of a base that scores: a core, and a GPU where one is
+    reserved."""
+    if not placement.encoder_gpus:
+        return core_bundle(placement)
+    return Bundle(
+        cpus=1,
+        gpus=placement.encoder_gpus,
+        resources=placement.encoder_resources,
+        labels=placement.encoder_labels,
+    )
 
 
 def generator_bundle(placement: PlacementConfig) -> Bundle:

@@ -5,6 +5,7 @@ from typing import Any
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
 from hydra_ray.engine.ray_data import Counters, run_actor_parts, run_task
+from hydra_ray.retrieve.dense import Encode
 from hydra_ray.rows import DraftedUser, ProbedUser, UserExamples
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.plan import Plan
@@ -17,11 +18,7 @@ class AdapterExamplesPart:
     """A bucket's groups of possible answers; made once in each worker, since it loads the encoder."""
 
     def __init__(self, plan: Plan):
-        from hydra_ray.scorer.base.encoder import open_encoder
-
-        self._plan = plan
-        base = plan.config.adapter.base
-        self._encode = open_encoder(base.encoder, base.max_text_tokens)
+        self._plan, self._encode = plan, _open_encoder(plan)
         self._labeller = read_label_model(plan.labeller.folder) if needs_label_model(plan.task, plan.config) else None
 
     def __call__(self, bucket: int) -> Counters:
@@ -40,15 +37,20 @@ class AdapterExamplesPart:
 
 def make_labeller(plan: Plan) -> Counters:
     """Fit the label model to the records of a sample of all users, and store it."""
-    from hydra_ray.scorer.base.encoder import open_encoder
-
     if not needs_label_model(plan.task, plan.config):
         return {}
-    base = plan.config.adapter.base
-    encode = open_encoder(base.encoder, base.max_text_tokens)
+    encode = _open_encoder(plan)
     users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in read_users(plan, bucket)))
     fit_label_model(plan.task, users, encode).write(plan.labeller.folder)
     return {"records": sum(len(user.history) for user in users)}
+
+
+def _open_encoder(plan: Plan) -> Encode:
+    """Return the encoder by which handcrafted features compare texts, on the device that its worker reserves."""
+    from hydra_ray.scorer.base.encoder import device_of, open_encoder
+
+    base = plan.config.adapter.base
+    return open_encoder(base.encoder, base.max_text_tokens, device_of(plan.config.placement.encoder_gpus))
 
 
 def _labeller_settings(planning: Planning) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class Preview:
     """Intermediate results that several stages need, by a name of theirs."""
 
 
+def _nothing(_plan: "Plan") -> None:
+    """Prepare nothing."""
+
+
 def _never(_plan: "Plan", _is_blind: bool) -> bool:
     return False
 
@@ -56,6 +60,8 @@ class Asking:
     """Returns the CPU steps before and after the generator."""
     preview: Callable[[Preview], Iterable[Asked]]
     """Makes the stage's requests as `work` will; what is not known yet is guessed."""
+    prepare: Callable[["Plan"], None] = _nothing
+    """Does what has to be done by workers that hold an encoder before requests can be made."""
     is_guessed: Callable[["Plan", bool], bool] = _never
     """Takes the plan and `is_blind`; returns whether previews of the run contain guesses."""
     generations: Literal["answers", "text"] = "text"

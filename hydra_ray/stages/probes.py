@@ -1,10 +1,10 @@
 """Probes: the generator's answers to one-record prompts, labelled by whether the record helped."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import RetrieveConfig, RunConfig
-from hydra_ray.engine.ray_data import Counters
+from hydra_ray.engine.ray_data import Counters, run_actor_parts
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.failures import ERRORS
 from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
@@ -17,7 +17,23 @@ from hydra_ray.stages.planning import Planning, generator_settings
 from hydra_ray.stages.tables import read_rows, read_users, write_answers, write_rows
 from hydra_ray.storage import exists
 
+if TYPE_CHECKING:
+    import torch
+
 _RETRIEVED = "retrieved"
+
+
+class RetrievedPart:
+    """A bucket's retrieved records; made once in each worker, since it loads the encoder."""
+
+    def __init__(self, plan: Plan):
+        from hydra_ray.scorer.base.encoder import device_of
+
+        self._plan, self._device = plan, device_of(plan.config.placement.encoder_gpus)
+
+    def __call__(self, bucket: int) -> Counters:
+        """Make and commit the part."""
+        return _retrieve(self._plan, bucket, self._device)
 
 
 class ProbesPart:
@@ -42,22 +58,39 @@ class ProbesPart:
     def _retrieved(self, bucket: int) -> list[tuple[User, ProbedUser]]:
         """Return users with their retrieved records, ranked once, since encoders of two machines may not agree."""
         users = read_users(self._plan, bucket)
-        stage, config = self._plan.probes, self._plan.config
-        if not exists(stage.part(_RETRIEVED, bucket)):
-            encode = open_retriever(users, config.retrieve)
-            found = [retrieve_records(user, self._plan.task, config, encode) for user in users]
-            write_rows(stage, _RETRIEVED, bucket, found, ProbedUser, {})
-        rows = read_rows(stage, _RETRIEVED, bucket, ProbedUser)
+        if not exists(self._plan.probes.part(_RETRIEVED, bucket)):
+            _retrieve(self._plan, bucket)
+        rows = read_rows(self._plan.probes, _RETRIEVED, bucket, ProbedUser)
         return [(user, rows[user.user_id]) for user in users]
 
 
-def open_retriever(users: Sequence[User], retrieve: RetrieveConfig) -> Encode | None:
-    """Return the retriever's encoder, with the texts of all `users` encoded; None where it has none."""
+def retrieve_ahead(plan: Plan) -> None:
+    """Retrieve the records of all users where that needs an encoder, by the workers that hold one."""
+    if _encoders(plan.config) and plan.probes.missing_buckets(_RETRIEVED):
+        run_actor_parts(plan.probes, [_RETRIEVED], RetrievedPart, {"plan": plan}, plan.config.placement)
+
+
+def _retrieve(plan: Plan, bucket: int, device: "torch.device | None" = None) -> Counters:
+    """Make and commit a bucket's retrieved records."""
+    config, users = plan.config, read_users(plan, bucket)
+    encode = open_retriever(users, config.retrieve, device)
+    found = [retrieve_records(user, plan.task, config, encode) for user in users]
+    return write_rows(plan.probes, _RETRIEVED, bucket, found, ProbedUser, {})
+
+
+def open_retriever(
+    users: Sequence[User], retrieve: RetrieveConfig, device: "torch.device | None" = None
+) -> Encode | None:
+    """Return the retriever's encoder, with the texts of all `users` encoded; None where it has none.
+
+    Args:
+        device: where it computes; None for the CPU.
+    """
     if not retrieve.needs_encoder or retrieve.encoder is None:
         return None
-    from hydra_ray.scorer.base.encoder import open_encoder
+    from hydra_ray.scorer.base.encoder import CPU, open_encoder
 
-    return encode_ahead(users, open_encoder(retrieve.encoder, retrieve.max_text_tokens))
+    return encode_ahead(users, open_encoder(retrieve.encoder, retrieve.max_text_tokens, device or CPU))
 
 
 def previewed_retrieval(preview: Preview) -> list[tuple[User, ProbedUser]]:
@@ -95,7 +128,7 @@ STAGES = (
         like_versions=(3,),  # answers that could not be parsed are, or were taken with what is around them
         inputs=("users",),
         settings=_settings,
-        asks=Asking(work=ProbesPart, preview=_preview, generations="answers"),
+        asks=Asking(work=ProbesPart, preview=_preview, prepare=retrieve_ahead, generations="answers"),
         tables=lambda _: ("probes", ERRORS, _RETRIEVED),
         encoders=_encoders,
         duration=Duration(fixed=25, per_user=0.05),

@@ -103,6 +103,7 @@ def _tell_of_former_batches(plan: Plan) -> None:
 def _make(plan: Plan, definition: StageDefinition, stage: Stage) -> Counters:
     """Do what is left of a stage's work."""
     if definition.asks is not None:
+        definition.asks.prepare(plan)
         return _ask(plan, definition.asks.work(plan), stage, definition.tables(plan))
     assert definition.make is not None, f"the stage {stage.name} declares neither `make` nor `asks`"
     return definition.make(plan)

@@ -213,8 +213,9 @@ def _extract(plan: "Plan", name: str) -> Counters:
     names = _base_names(scorer)
     stages = {"examples": scorer.examples, "base": scorer.base, "stage": scorer.features}
     tables = list(map(features_table, names))
-    arguments = {**stages, "base_names": names}
-    return run_actor_parts(scorer.features, tables, FeatureWriter, arguments, plan.config.placement)
+    placement = plan.config.placement
+    arguments = {**stages, "base_names": names, "num_gpus": placement.encoder_gpus}
+    return run_actor_parts(scorer.features, tables, FeatureWriter, arguments, placement)
 
 
 def _fit(plan: "Plan", name: str) -> Counters:

@@ -15,7 +15,7 @@ from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
 from hydra_ray.engine.ray_data import start_ray
 from hydra_ray.errors import HydraError
-from hydra_ray.runs.resources import core_bundle, generator_bundle, step_bundle
+from hydra_ray.runs.resources import core_bundle, encoder_bundle, generator_bundle, step_bundle
 from hydra_ray.sweep.analysis import AIMS
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger
@@ -87,8 +87,9 @@ def num_fitting(resources: Mapping[str, float], placement: PlacementConfig) -> i
     for bundle in copies:
         for name, amount in bundle.amounts().items():
             held[name] = held.get(name, 0) + amount
-    for name, amount in core_bundle(placement).amounts().items():
-        held[name] = max(held.get(name, 0), amount * placement.encoder_actors)
+    for bundle, number in ((core_bundle(placement), 1), (encoder_bundle(placement), placement.encoder_actors)):
+        for name, amount in bundle.amounts().items():
+            held[name] = max(held.get(name, 0), amount * number)
     for name, amount in step_bundle(placement).amounts().items():
         held[name] += amount
     return max(1, min(int(resources.get(name, 0) // amount) for name, amount in held.items()))

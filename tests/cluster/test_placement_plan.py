@@ -24,6 +24,7 @@ SELECTORS = {
 """Label selectors, and the operator (1: in, 2: not in) and values of each in Ray's own messages."""
 HEAD = NodeType(name="head", resources={"CPU": 0}, is_head=True)
 CPU = NodeType(name="cpu", resources={"CPU": 16}, labels={"ray.io/market-type": "on-demand"}, count=2)
+_ENCODING = ("reranker.features", "adapter.labeller", "adapter.examples", "adapter.features")
 GPU = NodeType(name="gpu", resources={"CPU": 8, "GPU": 1}, labels=SPOT, count=3)
 
 
@@ -64,6 +65,25 @@ def test_labels_that_no_node_has_are_told():
 def test_steps_may_be_kept_off_spot_nodes():
     assert problems([HEAD, CPU, GPU], step_labels={"ray.io/market-type": "!spot"}, generator_gpus=1) == {}
     assert "answers: steps" in problems([HEAD, GPU], step_labels={"ray.io/market-type": "!spot"})
+
+
+def test_encoders_with_a_gpu_go_where_their_labels_are_and_share_it():
+    labels = {"step_labels": {"ray.io/market-type": "!spot"}, "encoder_labels": SPOT, "encoder_gpus": 0.5}
+    assert problems([HEAD, CPU, GPU], **labels) == {}
+    assert "1 GPU" not in str(found := problems([HEAD, CPU], encoder_gpus=0.5))
+    assert set(found) == {f"{stage}: encoder" for stage in _ENCODING}
+    config = run_config(users={"num_buckets": 9}, placement={"encoder_gpus": 0.5, "encoder_actors": 8})
+    (line,) = [each for each in placement_findings(config, [GPU]) if each.name == "adapter.features: encoder"]
+    assert "room for 6, the others wait" in line.remedy
+
+
+def test_the_retriever_s_encoder_is_held_by_encoders_and_not_by_steps():
+    retrieve = {"method": "dense", "encoder": "some/encoder"}
+    steps, generator, encoder = stage_needs(run_config(retrieve=retrieve, placement={"encoder_gpus": 1}))["probes"]
+    assert (steps.work, generator.work, encoder.work) == ("steps", "generator", "encoder")
+    assert encoder.bundle.gpus == 1
+    assert encoder.contents.models == {"some/encoder"}
+    assert not steps.contents.models
 
 
 def test_training_workers_must_all_run_at_once():

@@ -47,7 +47,10 @@ def test_a_later_setting_with_a_value_renames_what_depends_on_it(tmp_path, secti
 def test_a_first_setting_enters_at_its_default_too():
     config = run_config()
     assert settings_of(config.probes) == config.probes.model_dump(mode="json")
-    later = {"generator": {"batch", "chat_template_kwargs", "thinking_tokens"}}
+    later = {
+        "generator": {"batch", "chat_template_kwargs", "thinking_tokens"},
+        "placement": {"encoder_gpus", "encoder_labels", "encoder_resources"},
+    }
     assert settings_of(config, exclude={"budget"}) == config.model_dump(mode="json", exclude={"budget": True} | later)
 
 

@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from hydra_ray.config import PlacementConfig
 from hydra_ray.generate.engines import vllm
-from hydra_ray.runs.resources import Bundle, core_bundle, generator_bundle, step_bundle, train_bundle
+from hydra_ray.runs.resources import Bundle, core_bundle, encoder_bundle, generator_bundle, step_bundle, train_bundle
 
 KINDS = {"generator": generator_bundle, "train": train_bundle, "step": step_bundle}
 
@@ -58,6 +58,8 @@ def test_what_ray_refuses_as_a_label_selector_is_refused_before_anything_starts(
     ("setting", "message"),
     [
         ({"generator_gpus": 2.5}, "whole number"),
+        ({"encoder_gpus": 2}, "less than or equal to 1"),
+        ({"encoder_resources": {"CPU": 1}}, "CPU are no custom resources"),
         ({"step_resources": {"GPU": 1}}, "GPU are no custom resources"),
         ({"train_resources": {"licence": 0}}, "greater than 0"),
     ],
@@ -71,3 +73,15 @@ def test_what_cannot_be_reserved_is_refused(setting: dict[str, object], message:
 def test_tensor_parallel_ranks_are_processes_on_the_node_of_their_bundle(gpus: float, ranks: int, backend: str | None):
     settings = vllm._gpu_settings(PlacementConfig(generator_gpus=gpus))
     assert (settings["tensor_parallel_size"], settings["distributed_executor_backend"]) == (ranks, backend)
+
+
+def test_an_encoder_is_placed_as_other_work_unless_it_reserves_a_gpu():
+    labels = {"step_labels": {"kind": "cpu"}, "encoder_labels": {"kind": "gpu"}, "encoder_resources": {"licence": 1.0}}
+    assert encoder_bundle(PlacementConfig.model_validate(labels)) == Bundle(cpus=1, labels={"kind": "cpu"})
+    with_gpu = encoder_bundle(PlacementConfig.model_validate({**labels, "encoder_gpus": 0.25}))
+    assert with_gpu.options() == {
+        "num_cpus": 1,
+        "num_gpus": 0.25,
+        "resources": {"licence": 1.0},
+        "label_selector": {"kind": "gpu"},
+    }

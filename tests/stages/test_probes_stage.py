@@ -23,7 +23,7 @@ def install_encoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int
             calls.append(len(texts))
             return np.random.default_rng(seed).normal(size=(len(texts), 4))
 
-        encoder = SimpleNamespace(open_encoder=lambda spec, max_text_tokens: encode)
+        encoder = SimpleNamespace(open_encoder=lambda spec, max_text_tokens, device: encode, CPU="cpu")
         monkeypatch.setitem(sys.modules, "hydra_ray.scorer.base.encoder", encoder)
         return calls
 

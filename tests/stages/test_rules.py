@@ -61,7 +61,7 @@ def base(monkeypatch: pytest.MonkeyPatch):
         "training": {"best_epoch": 1},
     }
 
-    def load(location: str):
+    def load(location: str, _device: object):
         names = Path(location).name.split(",")
         model = SimpleNamespace(
             shape=SimpleNamespace(width=2, handcrafted_names=names),

@@ -68,6 +68,7 @@ def wants_gpus(config: RunConfig) -> dict[str, float]:
         wanted["placement.generator_gpus"] = placement.generator_gpus
     if any(scorer.base.num_epochs for scorer in (config.reranker, config.adapter)):
         wanted["placement.train_gpus_per_worker"] = placement.train_gpus_per_worker
+    wanted["placement.encoder_gpus"] = placement.encoder_gpus
     return {setting: number for setting, number in wanted.items() if number}
 
 

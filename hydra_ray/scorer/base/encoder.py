@@ -21,18 +21,23 @@ from hydra_ray.models import resolve_model
 from hydra_ray.models.tokenizers import read_tokenizer, refuse_own_code
 from hydra_ray.scorer.base.layer_cache import LowerLayers, Text
 
-BATCH_TOKENS = 4096
-"""Number of tokens in a batch of the encoder, padding included."""
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+"""Number of tokens in a batch of the encoder, padding included, by the type of its device. On CPU larger batches leave
+the caches; a GPU needs many tokens at once to be busy."""
 SLICE_TEXTS = 4096
 """Number of texts that are tokenized and sorted by length at once."""
+CPU = torch.device("cpu")
 
 
 @cache
-def open_encoder(spec: str, max_text_tokens: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+def open_encoder(
+    spec: str, max_text_tokens: int, device: torch.device = CPU
+) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """Return the frozen encoder `spec` as a function from texts to unit vectors (N, H); it is loaded once per process.
 
     Args:
         max_text_tokens: longer texts are truncated.
+        device: where it computes; see `device_of`.
 
     Raises:
         ConfigError: the encoder cannot read this many tokens.
@@ -40,8 +45,7 @@ def open_encoder(spec: str, max_text_tokens: int) -> Callable[[Sequence[str]], N
     """
     encoder, tokenizer = load_encoder(resolve_model(spec))
     require_length(encoder.config, max_text_tokens, "retrieve.max_text_tokens")
-    encoder.requires_grad_(False)
-    encoder.train(False)
+    prepare_encoding(encoder, device)
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         found, place_of = distinct(list(texts))
@@ -71,6 +75,34 @@ def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
             "model.safetensors and a tokenizer; check the setting `encoder`."
         ) from error
     return encoder, read_tokenizer(Path(folder), folder)
+
+
+def device_of(num_gpus: float) -> torch.device:
+    """Return the device on which a process encodes that reserves so many Ray GPUs: Ray shows it no other GPU.
+
+    Raises:
+        ConfigError: it has a GPU that torch cannot use.
+    """
+    if not num_gpus:
+        return CPU
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"placement.encoder_gpus is {num_gpus:g}, but torch {torch.__version__} finds no GPU on this node: "
+            "`hydra-ray doctor` tells why; placement.encoder_gpus=0 encodes on CPU"
+        )
+    return torch.device("cuda")
+
+
+def prepare_encoding(encoder: PreTrainedModel, device: torch.device) -> None:
+    """Freeze an encoder that is not trained any more, without dropout, on the device where it encodes."""
+    encoder.requires_grad_(False)
+    encoder.train(False)
+    encoder.to(device)  # pyright: ignore[reportArgumentType]
+    if has_fast_bfloat16(device):
+        # Autocast would round these weights to the same numbers for each batch again.
+        for module in encoder.modules():
+            if isinstance(module, nn.Linear):
+                module.to(torch.bfloat16)
 
 
 def require_length(config: PretrainedConfig, max_text_tokens: int, setting: str) -> None:
@@ -106,7 +138,9 @@ def pool(
     pieces, places = [], []
     for is_known in (True, False):
         own = [place for place, each in enumerate(are_known) if each == is_known]
-        for rows, inputs in _batches(tokenizer, [whole[place] for place in own], max_text_tokens):
+        for rows, inputs in _batches(
+            tokenizer, [whole[place] for place in own], max_text_tokens, BATCH_TOKENS[encoder.device.type]
+        ):
             pieces.append(_pool_batch(encoder, inputs, [whole[own[row]] for row in rows], lower))
             places.extend(own[row] for row in rows)
     order = torch.empty(len(places), dtype=torch.long)
@@ -123,7 +157,7 @@ def distinct(values: list[Any]) -> tuple[list[Any], torch.Tensor]:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Return whether bfloat16 is faster than float32 on this device."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -143,7 +177,7 @@ def _pool_batch(
 
 
 def _batches(
-    tokenizer: Any, texts: Sequence[Text], max_text_tokens: int
+    tokenizer: Any, texts: Sequence[Text], max_text_tokens: int, batch_tokens: int
 ) -> Iterator[tuple[list[int], Mapping[str, torch.Tensor]]]:
     """Yield batches of texts of similar length with the positions of their texts."""
     for start in range(0, len(texts), SLICE_TEXTS):
@@ -154,7 +188,7 @@ def _batches(
         second = [_shortened(tokenizer, text, room) for text in second] if is_pair else None
         encodings = tokenizer(first, second, truncation=True, max_length=max_text_tokens)
         lengths = [len(ids) for ids in encodings["input_ids"]]
-        for rows in _packed(lengths):
+        for rows in _packed(lengths, batch_tokens):
             batch = {name: [values[row] for row in rows] for name, values in encodings.items()}
             yield [start + row for row in rows], tokenizer.pad(batch, return_tensors="pt")
 
@@ -168,11 +202,11 @@ def _shortened(tokenizer: Any, text: str, max_text_tokens: int) -> str:
     return newest or message_texts(text)[-1]
 
 
-def _packed(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield rows in order of length, cut so that no padded batch exceeds BATCH_TOKENS."""
+def _packed(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield rows in order of length, cut so that no padded batch exceeds `batch_tokens`."""
     rows: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if rows and (len(rows) + 1) * lengths[row] > BATCH_TOKENS:
+        if rows and (len(rows) + 1) * lengths[row] > batch_tokens:
             yield rows
             rows = []
         rows.append(row)

@@ -32,11 +32,13 @@ class HiddenStateCache:
 
     def keep(self, texts: Sequence[Text], states_TLH: torch.Tensor, mask_TL: torch.Tensor) -> None:
         """Store the states of these texts as long as there is room."""
-        for text, states, mask in zip(texts, states_TLH.detach(), mask_TL.bool(), strict=True):
-            num_bytes = int(mask.sum()) * states[0].nbytes
-            if text not in self._states and num_bytes <= self._free:
-                self._states[text] = states[mask].cpu()
-                self._free -= num_bytes
+        mask_TL = mask_TL.bool()
+        # One copy for the batch: each would wait for a GPU to finish.
+        whole = states_TLH.detach()[mask_TL].cpu().split(mask_TL.sum(1).tolist())
+        for text, states in zip(texts, whole, strict=True):
+            if text not in self._states and states.nbytes <= self._free:
+                self._states[text] = states.clone()
+                self._free -= states.nbytes
 
     def states(self, texts: Sequence[Text], mask_TL: torch.Tensor) -> torch.Tensor:
         """Return the cached states of texts (T, L, H); 0 where the mask is 0."""

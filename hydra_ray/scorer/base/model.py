@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError, DamagedError
-from hydra_ray.scorer.base.encoder import distinct, load_encoder, pool, require_length
+from hydra_ray.scorer.base.encoder import CPU, distinct, load_encoder, pool, prepare_encoding, require_length
 from hydra_ray.scorer.base.layer_cache import HiddenStateCache, LowerLayers, layers_of, num_equal_layers
 from hydra_ray.scorer.base.spec import DESCRIBED, DESCRIPTION, BaseShape
 from hydra_ray.storage.listing_updates import digests_of, require_files
@@ -162,8 +162,8 @@ def write_base(base: Base, location: str, description: Mapping[str, Any]) -> str
     return fingerprint
 
 
-def load_base(location: str) -> tuple[Base, dict[str, Any]]:
-    """Load the base at `location`, ready to score, and its description.
+def load_base(location: str, device: torch.device = CPU) -> tuple[Base, dict[str, Any]]:
+    """Load the base at `location`, ready to score on a device, and its description.
 
     Raises:
         StorageError: there is none, or its weights differ from those that were written.
@@ -180,6 +180,8 @@ def load_base(location: str) -> tuple[Base, dict[str, Any]]:
         base = Base(*load_encoder(folder), shape, seed=0)
         base.load_state_dict(load_file(os.path.join(folder, _PROJECTION)), strict=False)
     base.requires_grad_(False)
+    base.to(device)
+    prepare_encoding(base.encoder, device)
     return base.train(False), description
 
 

@@ -85,18 +85,23 @@ class FeaturePart:
 class FeatureWriter:
     """Writer of the features tables; one in each worker, since it loads the bases."""
 
-    def __init__(self, examples: Stage, base: Stage, stage: Stage, base_names: Sequence[str]) -> None:
+    def __init__(
+        self, examples: Stage, base: Stage, stage: Stage, base_names: Sequence[str], num_gpus: float = 0
+    ) -> None:
         """Load the bases.
 
         Args:
             examples: stage with the table "examples".
             base: stage with the bases `base_names`.
             stage: destination of a table of features for each base.
+            num_gpus: Ray GPUs that the worker reserves.
         """
+        from hydra_ray.scorer.base.encoder import device_of
         from hydra_ray.scorer.base.model import load_base, share_cache
 
         self._examples, self._stage = examples, stage
-        self._bases = {name: load_base(storage.join(base.folder, name)) for name in base_names}
+        device = device_of(num_gpus)
+        self._bases = {name: load_base(storage.join(base.folder, name), device) for name in base_names}
         self._cache = share_cache([base for base, _ in self._bases.values()])
 
     def __call__(self, bucket: int) -> dict[str, float]:

@@ -125,7 +125,9 @@ def test_features_are_made_and_written_some_users_at_a_time(tmp_path, monkeypatc
     shape = SimpleNamespace(width=2, handcrafted_names=["one"])
     base = SimpleNamespace(shape=shape, num_features=3, learned_features=learned, plain_features=lambda each: each)
     training = {"fold": None, "training": {"best_epoch": 0}}
-    monkeypatch.setattr("hydra_ray.scorer.base.model.load_base", lambda _: (base, {"fingerprint": "base0", **training}))
+    monkeypatch.setattr(
+        "hydra_ray.scorer.base.model.load_base", lambda *_: (base, {"fingerprint": "base0", **training})
+    )
     monkeypatch.setattr("hydra_ray.scorer.heads.features.ROW_GROUP_USERS", 3)
     stage = Stage(name="writer", fingerprint="0", root=str(tmp_path), num_buckets=1)
     users = [
