@@ -24,7 +24,8 @@ from typing import Any
 import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, Task
-from hydra_ray.engine.ray_data import Counters, run_generation
+from hydra_ray.engine.generation import run_generation
+from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.requests import ask

@@ -265,7 +265,7 @@ def tune_bars(arguments: argparse.Namespace) -> Iterator[Bar]:
         return
     import ray
 
-    from hydra_ray.engine.ray_data import start_ray
+    from hydra_ray.engine.ray_connection import start_ray
     from hydra_ray.scorer.heads.ray_tune import run_trials
 
     start_ray()

@@ -22,7 +22,7 @@ from memory import watched
 from simulated_heads import BUCKET_KEY, LINEAGE, Shape, ids_by_bucket, prior_of, write_bucket
 
 from hydra_ray.config import HeadsConfig, PlacementConfig
-from hydra_ray.engine.ray_data import start_ray
+from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.forget.removal import forget_users
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.fit import fit_heads

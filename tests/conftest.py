@@ -97,7 +97,7 @@ def shared_ray() -> None:
     """A Ray of two CPUs that outlives the module: the next one that asks for it finds its workers warm."""
     import ray
 
-    from hydra_ray.engine.ray_data import start_ray
+    from hydra_ray.engine.ray_connection import start_ray
 
     os.environ.setdefault("RAY_worker_niceness", "0")
     settings = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 1 << 30}

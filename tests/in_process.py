@@ -41,7 +41,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ray, "remote", lambda *work, **_: decorate(*work) if work else _Remote)
     patch.setattr(ray, "get", lambda found: found)
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
-    for module in ("engine.ray_data", "stages.scorer"):
+    for module in ("engine.parts", "stages.scorer"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
     patch.setattr("hydra_ray.scorer.heads.fit.run_trials", run_trials)
 

@@ -31,7 +31,7 @@ def plan_placement(config: RunConfig, nodes_path: str | None) -> list[Finding]:
     """
     if nodes_path is not None:
         return placement_findings(config, read_node_types(nodes_path))
-    from hydra_ray.engine.ray_data import start_ray
+    from hydra_ray.engine.ray_connection import start_ray
 
     start_ray()
     return placement_findings(config, live_node_types())
@@ -46,7 +46,7 @@ def check_cluster(config: RunConfig, wait_seconds: float) -> list[Finding]:
     Raises:
         HydraError: storage.root is not accessible from all nodes, or there is no cluster.
     """
-    from hydra_ray.engine.ray_data import start_ray
+    from hydra_ray.engine.ray_connection import start_ray
 
     storage.require_absolute(config.storage.root, "storage.root")
     reach(config.storage)

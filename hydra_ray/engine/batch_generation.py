@@ -10,18 +10,10 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig, PlacementConfig
-from hydra_ray.engine.ray_data import (
-    Counters,
-    GenerationJob,
-    GenerationWork,
-    buckets_of,
-    commit_known,
-    job_of,
-    rows_of,
-    run_missing,
-    worker_errors,
-)
+from hydra_ray.engine.generation import GenerationJob, GenerationWork, commit_known, job_of
+from hydra_ray.engine.parts import Counters, buckets_of, rows_of, run_missing
 from hydra_ray.engine.telemetry import batches_polled
+from hydra_ray.engine.worker_errors import worker_errors
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.batches.lines import MISSING
 from hydra_ray.generate.batches.records import MERGED, BatchFolder, batches_below, batches_of, listed

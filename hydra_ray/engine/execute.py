@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from hydra_ray.engine.ray_data import Counters
+from hydra_ray.engine.parts import Counters
 from hydra_ray.engine.telemetry import stage_ended
 from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.runs.lease import claim

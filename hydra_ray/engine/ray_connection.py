@@ -1,5 +1,8 @@
-"""Connection to Ray: the cluster that a command uses, and a one-sentence error where it cannot connect."""
+"""Connection to Ray: the cluster that a command uses, how Ray is started, and a one-sentence error where it cannot
+connect."""
 
+import json
+import logging
 import os
 import re
 import sys
@@ -9,6 +12,8 @@ from pathlib import Path
 
 from hydra_ray.engine.listener import connection_error
 from hydra_ray.errors import ClusterError, SubmissionAddressError
+from hydra_ray.runs.signals import own_handlers
+from hydra_ray.storage.locations import worker_environment
 from hydra_ray.temporary import temporary_file
 
 ADDRESS = "RAY_ADDRESS"
@@ -21,7 +26,36 @@ TOKEN_HELP = (
 )
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _TOKEN_FILE = Path("~/.ray/auth_token")
+_LOGGED_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+"""Ray Data modules that log the traceback of errors that they also raise."""
 _NATIVE_NOTE = re.compile(r"\[[^\]]* [IW] \d+ \d+\] ")
+
+
+def start_ray() -> None:
+    """Connect to the cluster that RAY_ADDRESS names (as in a submitted job), or start Ray in this process.
+
+    Raises:
+        ClusterError: the cluster does not exist, is not one to connect to, or Ray does not start.
+    """
+    address = cluster_address()
+    # Ray's C++ layer logs to the driver only Ray Data's own settings, ended processes, and what is raised as an
+    # exception too. It reads this variable when it is loaded.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.data
+
+    # On Ctrl-C, Tune would end its trials and continue with the results so far.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    if not ray.is_initialized():
+        with own_handlers(), connection_errors(address), without_native_notes():
+            _init_ray(address)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Otherwise the error of a step would lose its class and message on the way to this process.
+    context.raise_original_map_exception = True
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in _LOGGED_TWICE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def cluster_address() -> str | None:
@@ -112,6 +146,31 @@ def without_native_notes() -> Iterator[None]:
             for line in written.read().decode(errors="replace").splitlines():
                 if not _NATIVE_NOTE.match(line):
                     sys.stderr.write(f"{line}\n")
+
+
+def _init_ray(address: str | None) -> None:
+    import ray
+
+    if address is not None:
+        runtime = {"env_vars": _storage_environment()}
+        ray.init(address, runtime_env=runtime, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    # Ray runs its workers at nice 15, so any other process could starve them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=1 << 30,
+    )
+
+
+def _storage_environment() -> dict[str, str]:
+    """Return the object store's variables for the cluster's workers, without those that a submitted job sets itself."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    given = job.get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in worker_environment().items() if name not in given}
 
 
 def _what_failed(address: str | None, error: Exception) -> str:

@@ -1,11 +1,13 @@
-"""Errors that a worker raised, re-raised in this process without Ray's wrapping."""
+"""Errors that a worker raised, or what its death means, re-raised in this process without Ray's wrapping."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hydra_ray.errors import HydraError
+from hydra_ray.engine.actors import MAX_RESTARTS
+from hydra_ray.errors import GenerationError, HydraError, WorkerError
+from hydra_ray.runs.stage import Stage
 
 if TYPE_CHECKING:
     from ray.exceptions import RayTaskError
@@ -31,6 +33,28 @@ def tells_reason() -> Iterator[None]:
         if reason is None:
             raise
         raise reason from None
+
+
+@contextmanager
+def worker_errors(stage: Stage) -> Iterator[None]:
+    """Re-raise what a worker raised, or what its death means, as one of this package's errors."""
+    import ray.exceptions
+
+    try:
+        with tells_reason():
+            yield
+    except ray.exceptions.RayActorError as error:
+        raise GenerationError(
+            f"stage {stage.name}: the worker died {MAX_RESTARTS + 1} times at the same part; see its output in Ray's "
+            f"logs. Committed parts are kept: {error}"
+        ) from error
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise WorkerError(
+            f"stage {stage.name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "
+            "cluster is healthy."
+        ) from error
 
 
 def _of_tasks() -> "type[RayTaskError]":

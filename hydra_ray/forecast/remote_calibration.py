@@ -1,6 +1,6 @@
 """Calibration on a worker with the resources of a generator of the run."""
 
-from hydra_ray.engine.ray_data import start_ray
+from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.forecast.calibration import Calibration, CalibrationJob, measure
 from hydra_ray.runs.resources import generator_bundle

@@ -4,7 +4,7 @@ from typing import Any
 
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
-from hydra_ray.engine.ray_data import Counters, run_actor_parts, run_task
+from hydra_ray.engine.parts import Counters, run_actor_parts, run_task
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.rows import DraftedUser, ProbedUser, UserExamples
 from hydra_ray.stages.definition import Duration, StageDefinition

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.gate import Gate
-from hydra_ray.engine.ray_data import Counters, run_parts
+from hydra_ray.engine.parts import Counters, run_parts
 from hydra_ray.lamp.predictions import official_predictions, own_prediction_id
 from hydra_ray.rows import AnsweredUser, DraftedUser, Prediction, ProbedUser, arrow_schema, to_table
 from hydra_ray.runs.user_answers import answered_users

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import hydra_ray.stages
 from hydra_ray.config import RunConfig
-from hydra_ray.engine.ray_data import Counters, GenerationWork
+from hydra_ray.engine.generation import GenerationWork
+from hydra_ray.engine.parts import Counters
 from hydra_ray.rows import Asked, User
 
 if TYPE_CHECKING:

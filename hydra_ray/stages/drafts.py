@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra_ray.adapt.drafts import Ranked, draft_requests, label_drafts
-from hydra_ray.engine.ray_data import Counters
+from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.failures import ERRORS
 from hydra_ray.rows import (

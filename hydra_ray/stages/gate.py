@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from hydra_ray.adapt.gate import Gate, fit_gate, user_outcomes
-from hydra_ray.engine.ray_data import Counters, run_parts
+from hydra_ray.engine.parts import Counters, run_parts
 from hydra_ray.rows import DraftedUser, GateOutcome, ScoredUser, User, arrow_schema, from_table
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.store import scores_table

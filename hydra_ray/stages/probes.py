@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import RetrieveConfig, RunConfig
-from hydra_ray.engine.ray_data import Counters, run_actor_parts
+from hydra_ray.engine.parts import Counters, run_actor_parts
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.failures import ERRORS
 from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records

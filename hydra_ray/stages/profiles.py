@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from hydra_ray.adapt.profiles import profile_requests, written_profiles
-from hydra_ray.engine.ray_data import Counters
+from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.failures import ERRORS
 from hydra_ray.generate.parsing import text_error

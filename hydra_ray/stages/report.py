@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from hydra_ray import storage
-from hydra_ray.engine.ray_data import Counters
+from hydra_ray.engine.parts import Counters
 from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
 from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.models.model_records import without_pins

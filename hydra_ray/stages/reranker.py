@@ -1,6 +1,6 @@
 """The reranker, the scorer that chooses records: examples, base, features, heads."""
 
-from hydra_ray.engine.ray_data import Counters, run_parts
+from hydra_ray.engine.parts import Counters, run_parts
 from hydra_ray.rerank.reranker_examples import reranker_examples
 from hydra_ray.rows import ProbedUser, UserExamples
 from hydra_ray.stages.definition import Duration, StageDefinition

@@ -14,8 +14,9 @@ from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation, tell_of_former_batches
 from hydra_ray.engine.execute import OnComputed, complete, tell_nobody, telling
+from hydra_ray.engine.generation import GenerationWork, run_generation
+from hydra_ray.engine.parts import Counters
 from hydra_ray.engine.ray_connection import cluster_address
-from hydra_ray.engine.ray_data import Counters, GenerationWork, run_generation
 from hydra_ray.errors import HydraError
 from hydra_ray.extras import require_packages
 from hydra_ray.generate.calls import UNCONSTRAINED

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hydra_ray.adapt import adapter_examples
 from hydra_ray.adapt.label_features import PREFITTED_NAMES
 from hydra_ray.config import HeadsConfig, RunConfig, ScorerConfig, Task
-from hydra_ray.engine.ray_data import Counters, run_actor_parts, start_ray
+from hydra_ray.engine.parts import Counters, run_actor_parts
+from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.rerank import reranker_examples
 from hydra_ray.rows import ScoredUser, User
 from hydra_ray.runs.settings import settings_of

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import Task
-from hydra_ray.engine.ray_data import Counters
+from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.failures import ERRORS, count_kinds, failures_of
 from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.lamp.users import USERS

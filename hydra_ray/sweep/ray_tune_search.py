@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
-from hydra_ray.engine.ray_data import start_ray
+from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.errors import HydraError
 from hydra_ray.runs.resources import core_bundle, encoder_bundle, generator_bundle, step_bundle
 from hydra_ray.sweep.analysis import AIMS

@@ -2,7 +2,8 @@ import pytest
 from builders import run_config
 
 from hydra_ray.config import PlacementConfig
-from hydra_ray.engine.ray_data import GeneratorActor, to_bytes
+from hydra_ray.engine.generator_actor import GeneratorActor
+from hydra_ray.engine.row_bytes import to_bytes
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.lamp.tasks import TASKS

@@ -8,7 +8,8 @@ import pytest
 from fault_server import ANSWER, FaultServer, Reply
 
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
-from hydra_ray.engine.ray_data import GeneratorActor, from_bytes, to_bytes
+from hydra_ray.engine.generator_actor import GeneratorActor
+from hydra_ray.engine.row_bytes import from_bytes, to_bytes
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.preparing import prepare_prompts

@@ -375,7 +375,7 @@ def test_an_endpoint_with_credentials_or_without_scheme_is_refused_unseen(endpoi
 
 
 def test_a_submitted_job_that_tells_where_the_store_is_is_not_told_again(monkeypatch: pytest.MonkeyPatch):
-    from hydra_ray.engine.ray_data import _storage_environment
+    from hydra_ray.engine.ray_connection import _storage_environment
 
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio:9000")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hydra_ray.engine.ray_data import start_ray
+from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.errors import TrainingError
 from hydra_ray.runs.signals import Stopped, stops_gracefully
 from hydra_ray.scorer.heads.ray_tune import run_trials

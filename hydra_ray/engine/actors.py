@@ -1,0 +1,44 @@
+"""Actors of Ray Data's operators: their number, environment and restarts, and their certain end."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+MAX_RESTARTS = 3
+"""Maximum number of restarts of an actor that died, before the run fails."""
+
+
+@contextmanager
+def own_actors() -> Iterator[Callable[[], dict[str, Any]]]:
+    """Yield a function that returns the options of each new actor; all of these actors end with the block.
+
+    Ray Data itself restarts actors without limit. It ends them by dropping its references, so one that was restarted in
+    the meantime would keep the CPUs that the next stage waits for.
+    """
+    import ray
+
+    names: list[str] = []
+
+    def new_actor() -> dict[str, Any]:
+        names.append(f"hydra_ray-{uuid.uuid4().hex}")
+        return {"name": names[-1], "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
+
+    try:
+        yield new_actor
+    finally:
+        for name in names:
+            with suppress(ValueError):  # it has already ended
+                ray.kill(ray.get_actor(name))
+
+
+def pool_of(size: int) -> Any:
+    """Return the strategy of an operator with `size` actors."""
+    import ray.data
+
+    return ray.data.ActorPoolStrategy(size=size)
+
+
+def threads_environment(num_threads: int) -> dict[str, Any]:
+    """Return the runtime environment of a worker that computes with `num_threads` OpenMP threads."""
+    return {"env_vars": {"OMP_NUM_THREADS": str(num_threads)}}
