@@ -406,7 +406,7 @@ def test_neither_the_engine_nor_the_number_of_workers_changes_what_is_trained(en
 
     for zero_stage, train_workers in ((1, 1), (0, 2), (1, 2)):
         spread, told_spread = train(zero_stage, train_workers)
-        assert told["training"]["train_losses"] == pytest.approx(told_spread["training"]["train_losses"], rel=1e-4)
+        assert told["training"]["train_losses"] == pytest.approx(told_spread["training"]["train_losses"], rel=1e-3)
         assert alone.keys() == spread.keys()
         assert distance(alone, spread) < 0.01 * distance(alone, untrained)
 
