@@ -6,9 +6,10 @@ Ours is `Base.learned_features` as the stages of features call it, for each base
 layer was trained; the layers below are the same in all. The rival is written as `SentenceTransformer.encode` of
 sentence-transformers 5 works, which is not installed: inputs sorted by their number of characters, the longest first;
 batches of 32, each tokenized and padded to its longest; mean over the mask; to NumPy row by row; back in order. It
-encodes for each base. Both sides have the same weights, dtype (bfloat16 by autocast, where the processor has it, with
-the same linear weights rounded beforehand), threads, attention and frozen layers. They alternate in this process, and
-CPU seconds count. Bar: 1.3 times, for the five bases of a cross-fitted run and for one base alone.
+encodes for each base. (`CrossEncoder.predict` sorts and batches alike.) Both sides have the same weights, dtype
+(bfloat16 by autocast, where the processor has it, with the same linear weights rounded beforehand), threads, attention
+and frozen layers. They alternate in this process, and CPU seconds count. Bar: 1.3 times, for the five bases of a cross-
+fitted run and for one base alone.
 
 Pairs come from LaMP's development split in `--root`, with the records that BM25 retrieves, or are random words.
 """

@@ -6,6 +6,7 @@ Shape suffixes: N texts, H the encoder's width.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,22 @@ def _batches(
         lengths = [len(ids) for ids in encodings["input_ids"]]
         for rows in _packed(lengths, batch_tokens):
             batch = {name: [values[row] for row in rows] for name, values in encodings.items()}
-            yield [start + row for row in rows], tokenizer.pad(batch, return_tensors="pt")
+            yield [start + row for row in rows], _padded(tokenizer, batch)
+
+
+def _padded(tokenizer: Any, batch: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, torch.Tensor]:
+    """Return what `tokenizer.pad` does, without its work for each text: a GPU would wait for it."""
+    lengths = np.array([len(ids) for ids in batch["input_ids"]])
+    is_filled = np.arange(lengths.max()) < lengths[:, None]
+    if tokenizer.padding_side == "left":
+        is_filled = is_filled[:, ::-1]
+    paddings = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    padded: dict[str, torch.Tensor] = {}
+    for name, values in batch.items():
+        whole = np.full(is_filled.shape, paddings.get(name, 0))
+        whole[is_filled] = np.fromiter(chain.from_iterable(values), np.int64, lengths.sum())
+        padded[name] = torch.from_numpy(whole)
+    return padded
 
 
 def _shortened(tokenizer: Any, text: str, max_text_tokens: int) -> str:
