@@ -41,7 +41,7 @@ def each_nearness(records: Sequence[Record], vectors: Vectors) -> Iterator[Float
     if not records:
         return
     vectors_NH = np.stack([vectors[indexed_text(record)] for record in records])
-    # All rows but one, of which only one changes from record to record: a product with all rows would round differently.
+    # All rows but one, which differ by one row from record to record: a product with all rows would round differently.
     others_NH = vectors_NH[1:].copy()
     for place, vector_H in enumerate(vectors_NH):
         if place:
