@@ -18,7 +18,7 @@ from hydra_ray import storage
 from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
 from hydra_ray.adapt.user_label_model import Evidence, UserLabelModel, fit_user_label_model
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.retrieve.dense import Encode, Floats, Vectors, nearness
+from hydra_ray.retrieve.dense import Encode, Floats, Vectors, each_nearness, nearness
 from hydra_ray.rows import Record, User
 from hydra_ray.scorer.linear.shared import user_fold
 from hydra_ray.seeds import rng_of, seed_of
@@ -163,13 +163,41 @@ def fit_label_model(task: Task, users: Sequence[User], encode: Encode) -> LabelM
     labels_N = np.array([task.labels.index(record.output) for _, record in asked], np.int64)
     fold_N = np.array([user_fold(user_id) for user_id, _ in asked], np.int64)
     text = fit_text_classifier([record.input for _, record in asked], vectors, labels_N, fold_N, len(task.labels))
-    evidences = (each for user in users for each in _each_left_out(task, user, text, vectors))
+    logs = _logs_by_fold(task, users, text, vectors)
+    evidences = (
+        each
+        for user in users
+        for each in _each_left_out(task, labelled_records(task, user.history), logs[user_fold(user.user_id)], vectors)
+    )
     return LabelModel(text=text, own=fit_user_label_model(task, evidences, labels_N, fold_N))
 
 
-def _each_left_out(task: Task, user: User, text: TextClassifier, vectors: Vectors) -> Iterator[Evidence]:
-    """Yield the evidence on each record of a user, given the other records."""
-    records = labelled_records(task, user.history)
-    logs = text.by_text(user_fold(user.user_id), [record.input for record in records], vectors)
-    for place, record in enumerate(records):
-        yield evidence(task, record.input, [*records[:place], *records[place + 1 :]], logs, vectors)
+def _logs_by_fold(
+    task: Task, users: Sequence[User], text: TextClassifier, vectors: Vectors
+) -> dict[int, dict[str, Floats]]:
+    """Return for each fold the log probabilities of the labels (L) of its users' records, by the text alone."""
+    texts: dict[int, list[str]] = {}
+    for user in users:
+        own = texts.setdefault(user_fold(user.user_id), [])
+        own += [record.input for record in labelled_records(task, user.history)]
+    return {fold: text.by_text(fold, own, vectors) for fold, own in texts.items()}
+
+
+def _each_left_out(
+    task: Task, records: Sequence[Record], logs: Mapping[str, Floats], vectors: Vectors
+) -> Iterator[Evidence]:
+    """Yield the evidence on each record of a user, given the other records.
+
+    Args:
+        records: records with labels.
+        logs: log probabilities of each text's labels (L) by the text alone.
+    """
+    logs_NL = np.array([logs[record.input] for record in records])
+    labels_N = np.array([task.labels.index(record.output) for record in records], np.int64)
+    for place, near_N in enumerate(each_nearness(records, vectors)):
+        yield Evidence(
+            text_logs_L=logs_NL[place],
+            record_logs_NL=np.delete(logs_NL, place, axis=0),
+            record_labels_N=np.delete(labels_N, place),
+            near_N=near_N,
+        )

@@ -67,8 +67,14 @@ def fit_text_classifier(
     counts = _word_counts(texts)
     rarities_W = _rarities(counts)
     inputs = _inputs(texts, counts, rarities_W, vectors)
-    strength = min(STRENGTHS, key=lambda each: _left_out_loss(inputs, labels_N, fold_N, each, num_labels))
-    fitted = [_fit(inputs, labels_N, fold_N != fold, strength, num_labels) for fold in range(NUM_USER_FOLDS)]
+    # The first fold's candidates leave out its texts, as its classifier does.
+    is_first_N = fold_N == 0
+    strengths = STRENGTHS if is_first_N.any() else STRENGTHS[:1]
+    candidates = {each: _fit(inputs, labels_N, ~is_first_N, each, num_labels) for each in strengths}
+    strength = min(strengths, key=lambda each: _loss(candidates[each], inputs[is_first_N], labels_N[is_first_N]))
+    others = range(1, NUM_USER_FOLDS)
+    fitted = [candidates[strength]]
+    fitted += [_fit(inputs, labels_N, fold_N != fold, strength, num_labels) for fold in others]
     return TextClassifier(
         rarities_W=rarities_W,
         weights_FLI=np.stack([weights for weights, _ in fitted]),
@@ -101,14 +107,13 @@ def _inputs(texts: Sequence[str], counts: csr_matrix, rarities_W: Floats, vector
     return csr_matrix(hstack([weighting.transform(counts), encoded_NH]))
 
 
-def _left_out_loss(inputs: csr_matrix, labels_N: Ints, fold_N: Ints, strength: float, num_labels: int) -> float:
-    """Return the mean loss on the first fold's texts of the classifier fitted on the other folds."""
-    is_left_out_N = fold_N == 0
-    if not is_left_out_N.any():
+def _loss(classifier: tuple[Floats, Floats], inputs: csr_matrix, labels_N: Ints) -> float:
+    """Return the mean loss on some texts; 0 without texts."""
+    if not len(labels_N):
         return 0.0
-    weights_LI, biases_L = _fit(inputs, labels_N, ~is_left_out_N, strength, num_labels)
-    logs = log_softmax(inputs[is_left_out_N] @ weights_LI.T + biases_L, axis=1)
-    return float(-logs[np.arange(len(logs)), labels_N[is_left_out_N]].mean())
+    weights_LI, biases_L = classifier
+    logs = log_softmax(inputs @ weights_LI.T + biases_L, axis=1)
+    return float(-logs[np.arange(len(logs)), labels_N].mean())
 
 
 def _fit(

@@ -118,7 +118,7 @@ class _Queue:
         asked = job.work.requests(bucket)
         if new := job.store.unanswered(bucket, asked):
             self._folder.queue(job.asker, bucket, new)
-        paid = job.counters(bucket, [each.request for each in asked], [])
+        paid = job.counters(job.store.find(bucket, [each.request for each in asked]), [])
         return {"bucket": bucket, "asked_tokens": paid["asked_tokens"], "cost": paid.get("cost", 0.0)}
 
 

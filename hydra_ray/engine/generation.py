@@ -15,11 +15,11 @@ from hydra_ray.engine.generator_actor import GeneratorActor
 from hydra_ray.engine.parts import Counters, buckets_of, rows_of, run_missing
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
 from hydra_ray.engine.worker_errors import worker_errors
-from hydra_ray.generate.completion_store import CompletionStore, asker_of, batched
+from hydra_ray.generate.completion_store import CompletionStore, Found, asker_of, batched
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.engines.preparing import prepare_prompts
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
-from hydra_ray.rows import Asked, Completion, Prompt, Request
+from hydra_ray.rows import Asked, Completion, Prompt
 from hydra_ray.runs.resources import generator_bundle, step_bundle
 from hydra_ray.runs.stage import Stage
 
@@ -127,23 +127,18 @@ class GenerationJob:
 
     def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
         """Commit the part from the new completions, failed ones included, and from those known before."""
-        requests = [each.request for each in asked]
-        by_id = self.answers(bucket, requests, new)
+        found = self.store.find(bucket, [each.request for each in asked])
+        by_id = found.of() | {each.request_id: each for each in new}
         completions = {each.key: by_id[each.request.request_id] for each in asked}
-        counters = {**self.counters(bucket, requests, new), "generator_seconds": seconds}
+        counters = {**self.counters(found, new), "generator_seconds": seconds}
         return self.work.commit(bucket, completions, counters)
 
-    def answers(self, bucket: int, requests: Sequence[Request], new: Sequence[Completion]) -> dict[str, Completion]:
-        """Return the known and the new completions of requests, by request_id."""
-        return self.store.read(bucket, requests) | {each.request_id: each for each in new}
-
-    def counters(self, bucket: int, requests: Sequence[Request], new: Sequence[Completion]) -> dict[str, float]:
+    def counters(self, found: Found, new: Sequence[Completion]) -> dict[str, float]:
         """Return the counters of a part's requests: what was asked, and what of it this stage has paid."""
-        own = self.store.read(bucket, requests, self.asker)
-        own |= {each.request_id: each for each in new if each.failure in TRANSIENT}
-        cheaper = self.store.read(bucket, requests, batched(self.asker))
+        own = found.of(self.asker) | {each.request_id: each for each in new if each.failure in TRANSIENT}
+        cheaper = found.of(batched(self.asker))
         alone = [each for request_id, each in own.items() if request_id not in cheaper]
-        used = self.answers(bucket, requests, new).values()
+        used = (found.of() | {each.request_id: each for each in new}).values()
         api, batch = self.generator.api, self.generator.batch
         return answer_counters(used, alone, api, cheaper.values(), batch.price_factor)
 

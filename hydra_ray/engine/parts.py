@@ -7,6 +7,7 @@ in flight, and committed parts are never computed again.
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from hydra_ray import storage
@@ -21,6 +22,7 @@ from hydra_ray.runs.signals import require_not_stopped
 from hydra_ray.runs.stage import Stage
 
 logger = logging.getLogger(__name__)
+_THREADS = 16
 
 Counters = Mapping[str, float]
 
@@ -92,11 +94,14 @@ def run_missing(
         check: raises where the counters of committed parts forbid going on; also called once at the end.
     """
     missing = _announce_missing(stage, tables)
+    by_bucket: dict[int, Counters] = {}
     if missing:
-        _follow(stage, steps(buckets_of(missing), len(missing)), len(missing), check)
-    # A truncated part is detected here, before the manifest states that all parts exist.
-    first, *_ = [[storage.read_counters(location) for location in stage.parts(table)] for table in tables]
-    counters = storage.add_counters(first)
+        by_bucket = _follow(stage, steps(buckets_of(missing), len(missing)), len(missing), check)
+    kept = [bucket for bucket in stage.buckets if bucket not in by_bucket]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(storage.read_counters, [stage.part(tables[0], bucket) for bucket in kept])
+        by_bucket |= dict(zip(kept, found, strict=True))
+    counters = storage.add_counters(by_bucket[bucket] for bucket in stage.buckets)
     check(counters, True)
     return counters
 
@@ -110,18 +115,24 @@ def _announce_missing(stage: Stage, tables: Sequence[str]) -> list[int]:
     return missing
 
 
-def _follow(stage: Stage, committed: Any, num_parts: int, check: Callable[[Counters, bool], None]) -> None:
-    """Run the dataset `committed`, one row a part, and log each part as it is committed."""
+def _follow(
+    stage: Stage, committed: Any, num_parts: int, check: Callable[[Counters, bool], None]
+) -> dict[int, Counters]:
+    """Run the dataset `committed`, one row a part, and log each part as it is committed; return the counters by
+    bucket."""
     progress, telemetry = Progress(stage.name, num_parts), Telemetry(stage.name, num_parts)
+    by_bucket: dict[int, Counters] = {}
     total: Counters = {}
     with worker_errors(stage):
         for row in rows_of(committed):
             counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
+            by_bucket[row["bucket"]] = counters
             progress.advance(counters)
             telemetry.advance(row["bucket"], counters)
             total = storage.add_counters([total, counters])
             check(total, False)
             require_not_stopped()
+    return by_bucket
 
 
 def buckets_of(missing: Sequence[int]) -> Any:

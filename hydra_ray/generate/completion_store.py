@@ -13,7 +13,7 @@ with a value that no answer can have counts as missing, so its request is sent a
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -51,6 +51,19 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Stored completions of some requests, read at one time."""
+
+    by_file: Mapping[str, Mapping[str, Completion]]
+    """By the name of the file, which begins with the asker's, and request_id."""
+
+    def of(self, asker: str = "") -> dict[str, Completion]:
+        """Return the completions that an asker asked for, by request_id; all where it is empty."""
+        files = (rows for name, rows in self.by_file.items() if name.startswith(asker))
+        return {request_id: each for rows in files for request_id, each in rows.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionStore:
     """Completions of one generator for the users of one assignment to buckets."""
 
@@ -72,19 +85,23 @@ class CompletionStore:
         """Return the location of the lease held while requests of a bucket are sent."""
         return storage.join(self.bucket_folder(bucket), LEASE)
 
-    def read(self, bucket: int, requests: Iterable[Request], asker: str = "") -> dict[str, Completion]:
-        """Return the stored completions of those requests of a bucket that have one, by request_id.
+    def read(self, bucket: int, requests: Iterable[Request]) -> dict[str, Completion]:
+        """Return the stored completions of those requests of a bucket that have one, by request_id."""
+        return self.find(bucket, requests).of()
 
-        Args:
-            asker: read only files of this asker; all files where it is empty.
-        """
+    def find(self, bucket: int, requests: Iterable[Request]) -> "Found":
+        """Return the stored completions of those requests of a bucket that have one, with who asked for them."""
         by_id = {each.request_id: each for each in requests}
-        found = {each.request_id: each for each in self._rows(bucket, asker, by_id)}
-        return {
-            request_id: _completion(each, by_id[request_id].user_id)
-            for request_id, each in found.items()
-            if each.error is not None or len(each.generations) == by_id[request_id].num_samples
-        }
+        return Found(
+            by_file={
+                name: {
+                    each.request_id: _completion(each, by_id[each.request_id].user_id)
+                    for each in rows
+                    if each.error is not None or len(each.generations) == by_id[each.request_id].num_samples
+                }
+                for name, rows in self._rows(bucket, by_id).items()
+            }
+        )
 
     def unanswered(self, bucket: int, asked: Iterable[Asked]) -> list[Request]:
         """Return the distinct requests of a bucket without a stored completion, in the given order."""
@@ -128,12 +145,14 @@ class CompletionStore:
             dropped |= here
         return len(dropped)
 
-    def _rows(self, bucket: int, asker: str, request_ids: Collection[str]) -> list[Kept]:
-        """Return the stored rows of some requests; a file that is gone was merged into another, which the next listing
-        shows."""
+    def _rows(self, bucket: int, request_ids: Collection[str]) -> dict[str, list[Kept]]:
+        """Return the stored rows of some requests by the name of their file; one that is gone was merged into another,
+        which the next listing shows."""
         for _ in range(_MAX_LISTINGS):
             try:
-                return [row for location in self._files(bucket, asker) for row in _read(location, request_ids)]
+                return {
+                    location.rsplit("/", 1)[1]: list(_read(location, request_ids)) for location in self._files(bucket)
+                }
             except _FileGoneError:
                 continue
         raise StorageError(

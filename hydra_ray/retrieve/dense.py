@@ -3,7 +3,7 @@
 Shape suffixes: Q queries, N records or texts, H the encoder's width.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,19 @@ def nearness(text: str, records: Sequence[Record], vectors: Vectors) -> Floats:
         return np.zeros(0)
     cosines_N = np.stack([vectors[indexed_text(record)] for record in records]) @ vectors[text]
     return softmax(cosines_N / NEAR_TEMPERATURE)
+
+
+def each_nearness(records: Sequence[Record], vectors: Vectors) -> Iterator[Floats]:
+    """Yield for each record the nearness of all others to its text (N - 1)."""
+    if not records:
+        return
+    vectors_NH = np.stack([vectors[indexed_text(record)] for record in records])
+    # All rows but one, which differ by one row from record to record: a product with all rows would round differently.
+    others_NH = vectors_NH[1:].copy()
+    for place, vector_H in enumerate(vectors_NH):
+        if place:
+            others_NH[place - 1] = vectors_NH[place - 1]
+        yield softmax(others_NH @ vector_H / NEAR_TEMPERATURE) if len(others_NH) else np.zeros(0)
 
 
 def encode_ahead(users: Iterable[User], encode: Encode) -> Encode:

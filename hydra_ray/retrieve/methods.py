@@ -41,7 +41,7 @@ def score_records(
 
 def _bm25(user: User, searches: Sequence[Search], retrieve: RetrieveConfig, _: Encode | None) -> Sequence[Floats]:
     index = BM25([indexed_text(record) for record in user.history], retrieve)
-    return [index.scores(search.query.input) for search in searches]
+    return list(index.scores([search.query.input for search in searches]))
 
 
 def _dense(user: User, searches: Sequence[Search], _: RetrieveConfig, encode: Encode | None) -> Sequence[Floats]:

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from builders import encode, run_config, user
 
 from hydra_ray.adapt import label_model
 from hydra_ray.adapt.label_model import LabelModel, fit_label_model, needs_label_model, read_label_model, sampled_users
+from hydra_ray.adapt.user_label_model import Evidence, UserLabelModel
+from hydra_ray.config import Task
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Record, User
 from hydra_ray.scorer.linear.shared import user_fold
@@ -103,6 +105,34 @@ def test_records_without_a_text_or_with_another_answer_show_no_label(fitted_to_f
     assert with_all == pytest.approx(without)
     again = fit_label_model(TASK, [*FEW, replace(bare, history=bare.history[-1:])], encode)
     assert again.own.weights_FI == pytest.approx(fitted_to_few.own.weights_FI)
+
+
+def test_the_evidence_on_a_taught_record_is_that_of_asking_for_it_alone(
+    fitted: LabelModel, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[Evidence] = []
+
+    def keep(task: Task, evidences: Iterable[Evidence], *_: np.ndarray) -> UserLabelModel:
+        given.extend(evidences)
+        return fitted.own
+
+    monkeypatch.setattr(label_model, "fit_user_label_model", keep)
+    monkeypatch.setattr(label_model, "fit_text_classifier", lambda *_: fitted.text)
+    twice = replace(PEOPLE[3], history=(*PEOPLE[3].history, replace(PEOPLE[3].history[0], record_id="again")))
+    people = [PEOPLE[0], person(104, num_records=1), twice, person(105, num_records=0)]
+    fit_label_model(TASK, people, encode)
+    expected: list[Evidence] = []
+    for each in people:
+        texts = [record.input for record in each.history]
+        vectors = dict(zip(texts, encode(texts), strict=True)) if texts else {}
+        logs = fitted.text.by_text(user_fold(each.user_id), texts, vectors)
+        for place, record in enumerate(each.history):
+            others = each.history[:place] + each.history[place + 1 :]
+            expected.append(label_model.evidence(TASK, record.input, others, logs, vectors))
+    assert len(given) == len(expected) == 8 + 1 + 9
+    for found, alone in zip(given, expected, strict=True):
+        for name in ("text_logs_L", "record_logs_NL", "record_labels_N", "near_N"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
 
 
 def test_without_records_all_labels_are_alike():

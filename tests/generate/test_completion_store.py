@@ -39,7 +39,7 @@ def answer(question: str) -> Completion:
 def questions_known(store: CompletionStore, *questions: str, bucket: int = 0, asker: str = "") -> set[str]:
     """Those of some questions that the store has the right answers to."""
     requests = {request(each).request_id: each for each in questions}
-    found = store.read(bucket, map(request, questions), asker)
+    found = store.find(bucket, map(request, questions)).of(asker)
     assert found == {request_id: answer(requests[request_id]) for request_id in found}
     return {requests[request_id] for request_id in found}
 

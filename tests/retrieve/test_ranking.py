@@ -137,7 +137,7 @@ def test_real_histories_are_ranked_as_by_rank_bm25(name: str):
     for sample in samples:
         texts = [record["text"] for record in sample["profile"]]
         expected = BM25Okapi([list(words(text)) for text in texts]).get_scores(list(words(sample["input"])))
-        scores = BM25(texts, run_config().retrieve).scores(sample["input"])
+        [scores] = BM25(texts, run_config().retrieve).scores([sample["input"]])
         assert np.allclose(scores, expected)
         ours = rank(scores, range(len(texts)), 4)
         assert np.allclose(expected[ours], np.sort(expected)[::-1][:4])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -42,7 +43,12 @@ class Survey:
 
 
 class TrainingGroupStream:
-    """Share of one rank: every `num_ranks`-th training user of each part, from position `rank` on."""
+    """Training groups for one rank.
+
+    Of what is counted and evaluated, a rank has every `num_ranks`-th training user of each part, from position `rank`
+    on. The batches of an epoch are the same for any number of ranks, which share each of them: every rank reads all
+    groups, which costs little beside encoding its own.
+    """
 
     def __init__(
         self,
@@ -68,7 +74,7 @@ class TrainingGroupStream:
         num_training_groups = num_held_out = count = 0
         sums, squares = np.zeros(num_plain), np.zeros(num_plain)
         for location in locations:
-            num_users, users = self._part(location, 0)
+            num_users, users = self._part(location, 0, is_shared=True)
             self._offsets.append(self._offsets[-1] + num_users)
             for _, user in users:
                 training_groups = sum(1 for _ in _training_groups(0, user, has_soft_targets))
@@ -90,37 +96,45 @@ class TrainingGroupStream:
         )
 
     def training_groups(self, *, is_held_out: bool) -> Iterator[TrainingGroup]:
-        """Yield the training groups of held-out users, or of the others, in the order they are stored."""
-        return self._read(range(len(self._locations)), is_held_out=is_held_out)
+        """Yield this rank's training groups of held-out users, or of the others, in the order they are stored."""
+        return self._read(range(len(self._locations)), is_held_out=is_held_out, is_shared=True)
 
-    def epoch(self, epoch: int, batch_size: int) -> Iterator[list[TrainingGroup]]:
-        """Yield shuffled batches of training groups, groups of similar length together."""
-        rng = rng_of(self._config.seed, "epoch", str(epoch), str(self._rank))
-        # All ranks take the parts in one order, so that a part that was just read is likely to be cached.
+    def first(self, number: int) -> Iterator[TrainingGroup]:
+        """Yield this rank's share of the first training groups of all that are not held out."""
+        every = self._read(range(len(self._locations)), is_held_out=False, is_shared=False)
+        return islice(every, self._rank, number, self._num_ranks)
+
+    def epoch(self, epoch: int) -> Iterator[list[TrainingGroup]]:
+        """Yield this rank's share, which may be empty, of shuffled batches of groups of similar length."""
+        batch_size = self._config.batch_groups
+        rng = rng_of(self._config.seed, "epoch", str(epoch), "0")
         order = rng_of(self._config.seed, "parts", str(epoch)).permutation(len(self._locations))
-        window: list[TrainingGroup] = []
-        for each in self._read(order, is_held_out=False):
-            window.append(each)
-            if len(window) == WINDOW_BATCHES * batch_size:
-                yield from _batches(window, batch_size, rng)
-                window = []
-        yield from _batches(window, batch_size, rng)
+        every = self._read(order, is_held_out=False, is_shared=False)
+        while window := list(islice(every, WINDOW_BATCHES * batch_size)):
+            for batch in _batches(window, batch_size, rng):
+                yield batch[self._rank :: self._num_ranks]
 
-    def _read(self, order: Sequence[int] | np.ndarray, *, is_held_out: bool) -> Iterator[TrainingGroup]:
+    def _read(
+        self, order: Sequence[int] | np.ndarray, *, is_held_out: bool, is_shared: bool
+    ) -> Iterator[TrainingGroup]:
         for place in order:
-            for index, user in self._part(self._locations[place], self._offsets[place])[1]:
+            for index, user in self._part(self._locations[place], self._offsets[place], is_shared=is_shared)[1]:
                 if self._is_held_out(user) == is_held_out:
                     yield from _training_groups(index, user, self._has_soft_targets)
 
     def _is_held_out(self, user: UserExamples) -> bool:
         return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
 
-    def _part(self, location: str, offset: int) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
-        """Return the number of training users in a part, and this rank's with their indices in all training users."""
+    def _part(self, location: str, offset: int, *, is_shared: bool) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
+        """Return the number of training users in a part, and these with their indices in all training users.
+
+        Args:
+            is_shared: whether only this rank's are wanted.
+        """
         part = storage.read_part(location, arrow_schema(UserExamples))
         rows = np.flatnonzero(~is_new_in(part, self._fold))
-        own = rows[self._rank :: self._num_ranks]
-        positions = offset + np.arange(len(rows))[self._rank :: self._num_ranks]
+        share = slice(self._rank, None, self._num_ranks) if is_shared else slice(None)
+        own, positions = rows[share], offset + np.arange(len(rows))[share]
         users = (from_dict(row, UserExamples) for row in part.take(own).to_pylist())
         return len(rows), zip(positions.tolist(), users, strict=True)
 

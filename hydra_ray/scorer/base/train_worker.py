@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -121,8 +120,8 @@ def _train_base(task: TrainingTask, rank: int, num_ranks: int, cache: HiddenStat
         return
     checkpoint = _own_checkpoint(task)
     if checkpoint is None:
-        _start_shared_head(training_model, stream, task, num_ranks)
-    num_steps = _num_steps(stream.survey, task, num_ranks)
+        _start_shared_head(training_model, stream, task)
+    num_steps = -(-survey.num_training_groups // task.config.batch_groups)
     engine = _open_engine(training_model, task, num_ranks, num_steps)
     if checkpoint is None:
         progress = Progress(start_losses=_holdout_losses(training_model, stream))
@@ -131,7 +130,7 @@ def _train_base(task: TrainingTask, rank: int, num_ranks: int, cache: HiddenStat
         progress = _resume(engine, checkpoint)
     for epoch in range(progress.epochs_done, task.config.num_epochs):
         start = time.monotonic()
-        progress.train_losses.append(_train_epoch(engine, training_model, stream, epoch, num_steps, task, num_ranks))
+        progress.train_losses.append(_train_epoch(engine, training_model, stream, epoch, task, num_ranks))
         progress.epochs_done = epoch + 1
         _update_best(progress, training_model, _holdout_losses(training_model, stream))
         _LOG.info("epoch %d: %s, %.1f s", epoch + 1, progress.numbers(), time.monotonic() - start)
@@ -155,14 +154,11 @@ def _new_training_model(task: TrainingTask, survey: Survey, cache: HiddenStateCa
     return TrainingModel(base, max(survey.num_users, 1), task.config.loss)
 
 
-def _start_shared_head(
-    training_model: TrainingModel, stream: TrainingGroupStream, task: TrainingTask, num_ranks: int
-) -> None:
+def _start_shared_head(training_model: TrainingModel, stream: TrainingGroupStream, task: TrainingTask) -> None:
     """Fit the shared head to the untrained base, the same on all ranks."""
     if task.placement.train_gpus_per_worker:
         training_model.to(ray.train.torch.get_device())
-    share = islice(stream.training_groups(is_held_out=False), MAX_START_GROUPS // num_ranks)
-    tables = _gathered(frozen_table(training_model, share))
+    tables = _gathered(frozen_table(training_model, stream.first(MAX_START_GROUPS)))
     weights = ridge_head(join_tables(tables), task.shape.width, task.config.seed)
     with torch.no_grad():
         training_model.weights.copy_(torch.from_numpy(weights))
@@ -188,29 +184,22 @@ def _local_batch(task: TrainingTask, num_ranks: int) -> int:
     return -(-task.config.batch_groups // num_ranks)
 
 
-def _num_steps(survey: Survey, task: TrainingTask, num_ranks: int) -> int:
-    """Return the number of steps of the rank with the most training groups: all ranks must take the same number."""
-    return max(-(-each // _local_batch(task, num_ranks)) for each in _gathered(survey.num_training_groups))
-
-
 def _train_epoch(
     engine: TrainingEngine,
     training_model: TrainingModel,
     stream: TrainingGroupStream,
     epoch: int,
-    num_steps: int,
     task: TrainingTask,
     num_ranks: int,
 ) -> float:
     """Take the epoch's steps; return the mean loss of a group over all ranks."""
     torch.manual_seed(seed_of(task.config.seed, "dropout", str(epoch), str(dist.get_rank())))
-    batches = stream.epoch(epoch, _local_batch(task, num_ranks))
     total, count = 0.0, 0
     training_model.train()
-    for _ in range(num_steps):
-        batch = next(batches, [])
+    for batch in stream.epoch(epoch):
         losses = engine.losses(batch)
-        engine.step(losses.sum() / _local_batch(task, num_ranks))
+        # Engines average over the ranks what is a sum over the batch.
+        engine.step(losses.sum() / (task.config.batch_groups / num_ranks))
         total += float(losses.detach().sum())
         count += len(batch)
     sums = np.sum(_gathered((total, count)), axis=0)

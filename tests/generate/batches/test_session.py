@@ -376,8 +376,8 @@ def test_two_stages_with_the_same_requests_share_a_batch(server: BatchServer, tm
 def test_what_was_answered_in_batches_is_known_by_its_file(server: BatchServer, tmp_path: Path):
     stage = Stage(tmp_path, server.url)
     stage.answer()
-    assert len(stage.store.read(0, stage.buckets[0], batched(ASKER))) == 6
-    assert stage.store.read(0, stage.buckets[0], ASKER) == {}
+    assert len(stage.store.find(0, stage.buckets[0]).of(batched(ASKER))) == 6
+    assert stage.store.find(0, stage.buckets[0]).of(ASKER) == {}
 
 
 def test_the_most_that_all_batches_may_take_is_asked_for_before_any_is_submitted(server: BatchServer, tmp_path: Path):
