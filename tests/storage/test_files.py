@@ -436,7 +436,7 @@ def test_a_small_table_is_one_request_and_a_large_one_is_read_from_its_end(
     assert len(s3.requests) == 1
     digest = storage.content_digest(part)
     assert s3.served_bytes < size + (100 << 10)
-    for tail_bytes in (1, 30, 2000, size - 1, size, size + 1):
+    for tail_bytes in (30, 2000, size - 1, size, size + 1):
         monkeypatch.setattr(files, "_WHOLE_BYTES", tail_bytes)
         monkeypatch.setattr(sealed_parquet, "_TAIL_BYTES", min(tail_bytes, 64 << 10))
         s3.forget_requests()
