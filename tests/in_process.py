@@ -28,6 +28,9 @@ class Dataset:
         batches = ({name: _column(value) for name, value in row.items()} for row in self._rows)
         return Dataset({name: values[0] for name, values in actor(batch).items()} for batch in batches)
 
+    def rows(self) -> Iterable[Row]:
+        return self._rows
+
     def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
         return (pa.Table.from_pylist([row]) for row in self._rows)
 

@@ -43,7 +43,7 @@ class GeneratorActor:
         bucket, prompts = int(batch["bucket"][0]), list(from_bytes(batch["prompts"][0], Prompt))
         rejected = list(from_bytes(batch["rejected"][0], Completion))
         # Concurrent runs with the same requests wait for each other here, and then find each other's answers.
-        with lease(self._store.lease(bucket), f"the answers of {self._asker}, part {bucket}"):
+        with lease(self._store.lease(bucket), f"the answers of {self._asker}, part {bucket}", is_of_part=True):
             return {"bucket": batch["bucket"], "asked": batch["asked"], **self._answer(bucket, prompts, rejected)}
 
     def _answer(self, bucket: int, prompts: Sequence[Prompt], rejected: Sequence[Completion]) -> dict[str, Any]:

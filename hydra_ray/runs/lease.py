@@ -79,16 +79,19 @@ class Owner:
 
 
 @contextmanager
-def lease(location: str, what: str, pace: Pace = PACE) -> Iterator[None]:
+def lease(location: str, what: str, pace: Pace = PACE, *, is_of_part: bool = False) -> Iterator[None]:
     """Hold the lease at `location` for the duration of the block; wait first until it is free.
 
     Args:
         what: the work that the lease protects, for log lines.
+        is_of_part: whether the lease is that of one part, within those of a run and a stage. It is released without
+            another look at it, if its last heartbeat is recent.
 
     Raises:
         StorageError: the lease cannot be read or written.
     """
-    holding = _Holding(location=location, what=what, pace=pace, owner=_acquire(location, what, pace))
+    owner = _acquire(location, what, pace)
+    holding = _Holding(location=location, what=what, pace=pace, owner=owner, is_of_part=is_of_part)
     beating = threading.Thread(target=holding.beat, name=f"lease of {what}", daemon=True)
     beating.start()
     try:
@@ -154,6 +157,24 @@ def live_owners(locations: Iterable[str], pace: Pace = PACE) -> dict[str, Owner]
         return {location: owner for location, owner in zip(locations, found, strict=True) if owner is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """A moment by two clocks, of which at least one goes on while a machine is suspended."""
+
+    boot: float
+    wall: float
+
+    @classmethod
+    def now(cls) -> "_Moment":
+        return cls(boot=time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)), wall=time.time())
+
+    def seconds_since(self) -> float:
+        """Return the seconds that may have passed since; without end where the clocks do not agree."""
+        now = _Moment.now()
+        boot, wall = now.boot - self.boot, now.wall - self.wall
+        return boot if 0 <= wall <= boot + 1 else float("inf")
+
+
 @dataclass(slots=True, kw_only=True)
 class _Holding:
     """A lease held by this process."""
@@ -162,6 +183,8 @@ class _Holding:
     what: str
     pace: Pace
     owner: Owner
+    is_of_part: bool
+    renewed: _Moment = field(default_factory=_Moment.now)
     is_over: threading.Event = field(default_factory=threading.Event)
 
     def beat(self) -> None:
@@ -179,18 +202,30 @@ class _Holding:
     def release(self) -> None:
         """Remove the lease if this process still holds it."""
         try:
-            found = storage.read_if_there(self.location)
-            if found is not None and _owner(found).name == self.owner.name:
+            if self._is_surely_held() or self._is_held():
                 storage.remove_file(self.location)
         except StorageError as error:
             logger.warning("%s: cannot remove the lease, it will expire: %s", self.what, error)
 
-    def _renew(self) -> bool:
+    def _is_held(self) -> bool:
         found = storage.read_if_there(self.location)
-        if found is None or _owner(found).name != self.owner.name:
-            return False
-        self.owner = replace(self.owner, beat=self.owner.beat + 1)
-        return storage.write_over(self.location, found, self.owner.content())
+        return found is not None and _owner(found).name == self.owner.name
+
+    def _is_surely_held(self) -> bool:
+        """Return whether so little time has passed since the last heartbeat that nobody can have taken over."""
+        return self.is_of_part and self.renewed.seconds_since() < self.pace.patience_seconds / 2
+
+    def _renew(self) -> bool:
+        renewed = replace(self.owner, beat=self.owner.beat + 1)
+        if not storage.write_over(self.location, self.owner.content(), renewed.content()):
+            # A heartbeat whose answer was lost may have been written all the same.
+            found = storage.read_if_there(self.location)
+            if found is None or _owner(found).name != self.owner.name:
+                return False
+            if not storage.write_over(self.location, found, renewed.content()):
+                return False
+        self.owner, self.renewed = renewed, _Moment.now()
+        return True
 
 
 class _Watch:
@@ -209,11 +244,9 @@ class _Watch:
 
 def _acquire(location: str, what: str, pace: Pace) -> Owner:
     own, watch, logged = _new_owner(), _Watch(), ""
-    while True:
+    while not storage.write_new(location, own.content()):
         found = storage.read_if_there(location)
         if found is None:
-            if storage.write_new(location, own.content()):
-                return own
             continue
         owner = _owner(found)
         if owner.is_gone() or watch.silence_seconds(found) > pace.patience_seconds:
@@ -225,6 +258,7 @@ def _acquire(location: str, what: str, pace: Pace) -> Owner:
             logger.info("%s: waits for %s, which is working on it", what, owner)
             logged = owner.name
         time.sleep(pace.poll_seconds)
+    return own
 
 
 def _live_owner(location: str, pace: Pace) -> Owner | None:

@@ -10,6 +10,7 @@ from hydra_ray.storage.files import (
     content_digest,
     copy_files,
     exists,
+    file_sizes,
     file_state,
     glob_files,
     join,
@@ -28,6 +29,7 @@ from hydra_ray.storage.files import (
     read_json,
     read_part,
     read_row_groups,
+    reading_once,
     remove_file,
     remove_folder,
     require_absolute,
@@ -38,6 +40,7 @@ from hydra_ray.storage.files import (
     write_over,
     write_part,
     write_row_groups,
+    written_part,
 )
 from hydra_ray.storage.locations import is_uri
 
@@ -51,6 +54,7 @@ __all__ = [
     "content_digest",
     "copy_files",
     "exists",
+    "file_sizes",
     "file_state",
     "glob_files",
     "is_uri",
@@ -70,6 +74,7 @@ __all__ = [
     "read_json",
     "read_part",
     "read_row_groups",
+    "reading_once",
     "remove_file",
     "remove_folder",
     "require_absolute",
@@ -80,4 +85,5 @@ __all__ = [
     "write_over",
     "write_part",
     "write_row_groups",
+    "written_part",
 ]

@@ -1,13 +1,14 @@
 """Files and Parquet tables, local or at s3://bucket/key; a file, such as a part of a table, is committed atomically.
 
-Locations are plain strings: absolute paths or URIs. Listings of an object store may be stale, so they only serve to
-find files that nothing else names, never to conclude that one is missing.
+Locations are plain strings: absolute paths or URIs. Listings of an object store may be stale: one may tell that a file
+is there, but whether one that it lacks is missing is asked of that file itself.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import IO, Any
 
 import pyarrow as pa
@@ -18,8 +19,9 @@ from hydra_ray.errors import ConfigError, DamagedError, StorageError
 from hydra_ray.storage.listings import listing_of, require_listed
 from hydra_ray.storage.local import forbidden
 from hydra_ray.storage.locations import is_uri, require_supported, store_of
+from hydra_ray.storage.recording import Written, is_recorded, record, record_removed
 from hydra_ray.storage.s3 import unreachable
-from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, Part, SealedOutput
+from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, OpenedFile, Part, SealedOutput, TableFile
 from hydra_ray.storage.seals import digest_of, new_digest, sealed_json, unsealed
 
 COUNTERS_KEY = b"hydra_ray.counters"
@@ -28,6 +30,10 @@ DAMAGED_SUFFIX = ".damaged"
 """Suffix of the name of a damaged file that was set aside."""
 _TABLE_SUFFIX = ".parquet"
 _CHUNK_BYTES = 16 << 20
+_FOOTER_BYTES = 64 << 10
+_WHOLE_BYTES = 8 << 20
+"""Size of the first read of a store's object of which the footer alone is wanted, and of one that is read whole: most
+need no other."""
 _ARROW_REFUSED = "AWS Error"
 """Words by which pyarrow tells that a store did not fulfil a request; what is damaged is an OSError of it too."""
 _MISSING = "If it belongs to a stage, remove the stage's manifest.json and run again: only what is missing is computed."
@@ -63,7 +69,7 @@ def exists(location: str) -> bool:
 def present(locations: Sequence[str]) -> list[bool]:
     """Return whether a file is at each of the locations, which are all in one store.
 
-    Each is queried by itself, because an object store's listing may be stale.
+    What an object store's listing lacks is queried by itself, because a listing may be stale.
     """
     if not locations:
         return []
@@ -83,16 +89,26 @@ def list_tree(location: str) -> list[str]:
     return sorted(store.list_files(path, is_recursive=True))
 
 
+def file_sizes(location: str) -> dict[str, int]:
+    """Return the sizes in bytes of all files below the folder `location`, by relative path."""
+    store, path = store_of(location)
+    return store.file_sizes(path)
+
+
 def remove_file(location: str) -> None:
     """Remove the file at `location` if it exists."""
     store, path = store_of(location)
+    record(location, None)
     store.remove_file(path)
 
 
 def write_bytes(location: str, content: bytes) -> None:
     """Write `content` to `location`, atomically."""
     store, path = store_of(location)
+    record(location, None)
     store.put(path, content)
+    if is_recorded(location) and not location.endswith(_TABLE_SUFFIX):
+        record(location, Written(num_bytes=len(content), digest=digest_of(content)))
 
 
 def write_new(location: str, content: bytes) -> bool:
@@ -122,6 +138,8 @@ def open_output(location: str) -> AbstractContextManager[IO[bytes]]:
         StorageError: it cannot be written, such as on a full disk; then nothing is left of it.
     """
     store, path = store_of(location)
+    record(location, None)
+    (_once.get() or {}).pop(location, None)
     return store.output(path)
 
 
@@ -194,7 +212,7 @@ def _digest_of(content: bytes, location: str) -> str:
     if not location.endswith(_TABLE_SUFFIX):
         return digest_of(content)
     with _read_errors(location):
-        part = Part(pa.BufferReader(content), location, _ANEW, is_remote=False)
+        part = Part(OpenedFile(pa.BufferReader(content)), location, _ANEW)
         part.require_whole()
         return part.digest
 
@@ -298,7 +316,10 @@ def write_row_groups(
                 output.end_block()
             own_entries = {COUNTERS_KEY: json.dumps(counters).encode(), BLOCKS_KEY: output.begin_footer()}
             writer.add_key_value_metadata(own_entries)
-        output.finish()
+        digest = output.finish()
+    if is_recorded(location):
+        stored = json.loads(own_entries[COUNTERS_KEY])
+        record(location, Written(num_bytes=output.tell(), digest=digest, counters=stored))
 
 
 def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
@@ -310,7 +331,7 @@ def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    with open_part(location, schema) as file, _read_errors(location):
+    with open_part(location, schema, _WHOLE_BYTES) as file, _read_errors(location):
         return file.read()
 
 
@@ -320,13 +341,24 @@ def set_aside_if_damaged(location: str) -> bool:
     Returns:
         Whether it was renamed.
     """
+    return written_part(location) is None
+
+
+def written_part(location: str) -> Written | None:
+    """Return what was written to the Parquet file at `location`, from its footer alone.
+
+    One that is not a readable Parquet file is renamed, so that it can be computed again; then None is returned.
+
+    Raises:
+        StorageError: there is no file, or it cannot be read.
+    """
     try:
-        open_part(location).close()
+        with open_part(location) as file:
+            return Written(num_bytes=file.num_bytes, digest=file.digest, counters=_counters_of(file, location))
     except DamagedError:
         store, path = store_of(location)
         store.move(path, f"{path}{DAMAGED_SUFFIX}")
-        return True
-    return False
+        return None
 
 
 def read_row_groups(
@@ -345,23 +377,24 @@ def read_row_groups(
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    with open_part(location, schema) as file:
+    with open_part(location, schema, _FOOTER_BYTES if choose else _WHOLE_BYTES) as file:
         for place in range(file.num_row_groups) if choose is None else choose(file):
             with _read_errors(location):
                 table = file.read_row_group(place, columns=columns)
             yield table
 
 
-def open_part(location: str, schema: pa.Schema | None = None) -> Part:
+def open_part(location: str, schema: pa.Schema | None = None, tail_bytes: int = _FOOTER_BYTES) -> Part:
     """Return the Parquet file at `location`, of which only the footer has been read.
 
     Args:
         schema: the schema that the table must have, metadata aside.
+        tail_bytes: number of bytes to fetch at once from an object store, for who will read more than the footer.
 
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    file = _open(location)
+    file = _open(location, tail_bytes)
     require_listed(location, file.digest, _ANEW)
     found = file.schema_arrow
     if schema is not None and not found.equals(schema, check_metadata=False):
@@ -386,10 +419,31 @@ def content_digest(location: str) -> str:
     return digest.hexdigest()
 
 
-def _open(location: str) -> Part:
+def _open(location: str, tail_bytes: int = _FOOTER_BYTES) -> Part:
     store, path = store_of(location)
+    once = _once.get()
     with _read_errors(location):
-        return Part(store.arrow.open_input_file(path), location, _ANEW, is_remote=store.is_remote)
+        if once is None or not store.is_remote:
+            return Part(store.table_file(path, tail_bytes), location, _ANEW)
+        if location not in once:
+            once[location] = store.table_file(path, tail_bytes)
+        return Part(once[location], location, _ANEW)
+
+
+_once: ContextVar[dict[str, TableFile] | None] = ContextVar("once", default=None)
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Read each table of an object store only once during the block, in which nobody else changes one.
+
+    As much of each stays in memory as the first read brought.
+    """
+    token = _once.set({})
+    try:
+        yield
+    finally:
+        _once.reset(token)
 
 
 def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
@@ -425,7 +479,11 @@ def _read_errors(location: str) -> Iterator[None]:
 def read_counters(location: str) -> dict[str, float]:
     """Return the counters of the part at `location`, from its footer alone."""
     with open_part(location) as file:
-        return parse_json((file.metadata.metadata or {}).get(COUNTERS_KEY, b"{}"), f"the footer of {location}")
+        return _counters_of(file, location)
+
+
+def _counters_of(file: Part, location: str) -> dict[str, float]:
+    return parse_json((file.metadata.metadata or {}).get(COUNTERS_KEY, b"{}"), f"the footer of {location}")
 
 
 def add_counters(counters: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -456,6 +514,7 @@ def copy_files(source: str, destination: str, names: Iterable[str]) -> None:
 def remove_folder(location: str) -> None:
     """Remove the folder `location` and everything below it, if it exists."""
     store, path = store_of(location)
+    record_removed(location)
     store.remove_folder(path)
 
 

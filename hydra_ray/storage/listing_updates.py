@@ -9,7 +9,7 @@ from hydra_ray.findings import counted
 from hydra_ray.storage.files import content_digest, exists, join, present, read_json, write_json
 from hydra_ray.storage.listings import FILES, MANIFEST, RUN_FILES, forget_listing
 
-_THREADS = 16
+_THREADS = 32
 
 
 def digests_of(folder: str, paths: Sequence[str]) -> dict[str, str | None]:

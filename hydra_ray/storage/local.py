@@ -17,6 +17,7 @@ from typing import IO
 import pyarrow.fs as pafs
 
 from hydra_ray.errors import StorageError
+from hydra_ray.storage.sealed_parquet import OpenedFile
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -51,6 +52,14 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def table_file(self, path: str, tail_bytes: int) -> OpenedFile:  # noqa: ARG002 - the system reads ahead
+        """Open a table.
+
+        Raises:
+            FileNotFoundError: there is no file.
+        """
+        return OpenedFile(self.arrow.open_input_file(path))
+
     def source(self, path: str) -> IO[bytes]:
         """Open a file of whatever name for reading."""
         return open(path, "rb")
@@ -65,6 +74,12 @@ class LocalStore:
         selector = pafs.FileSelector(path, allow_not_found=True, recursive=is_recursive)
         start = len(path.rstrip("/")) + 1
         return [info.path[start:] for info in self.arrow.get_file_info(selector) if info.is_file]
+
+    def file_sizes(self, path: str) -> dict[str, int]:
+        """Return the sizes in bytes of all files below a folder, by relative path."""
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
+        start = len(path.rstrip("/")) + 1
+        return {info.path[start:]: info.size for info in self.arrow.get_file_info(selector) if info.is_file}
 
     def remove_file(self, path: str) -> None:
         """Remove a file if it exists."""

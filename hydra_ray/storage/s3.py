@@ -1,9 +1,9 @@
 """Objects of a store that speaks S3, by `bucket/key`.
 
-Tables are read through pyarrow, which reads only the byte ranges that it needs. Everything else goes through s3fs,
-which queries one object without listing a folder, uploads atomically (so a part of a table is committed by one upload),
-and supports conditional writes. Both retry throttled (503) and interrupted requests a limited number of times, with
-exponential back-off.
+Requests go through s3fs, which queries one object without listing a folder, uploads atomically (so a part of a table is
+committed by one upload), and supports conditional writes. A table is read from its end: one request brings all of a
+small one (`StoredFile`). Files of other programs are read through pyarrow. Both libraries retry throttled (503) and
+interrupted requests a limited number of times, with exponential back-off.
 
 Credentials come from the standard chain alone (environment, ~/.aws, the machine's role); this module neither takes nor
 logs them.
@@ -14,13 +14,15 @@ import logging
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hydra_ray.errors import ConfigError, StorageError
@@ -35,7 +37,11 @@ _ATTEMPTS = 8
 _CHUNK_BYTES = 16 << 20
 _SOURCE_BYTES = 8 << 20
 """Size of a request when a raw file is streamed."""
-_THREADS = 16
+_THREADS = 32
+_MAX_OWN = 1024
+"""Number of objects, such as leases, of which the last written content and tag are kept in memory."""
+_LISTED_TOGETHER = 8
+"""Smallest number of objects of a folder that are looked for by a listing first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,13 @@ class StoredObject:
     """MD5 of the content in hex; None where the store does not report it."""
     sha256: str | None = None
     """SHA-256 of the content in hex; None where the store does not report it."""
+
+
+class _OwnObject(NamedTuple):
+    """An object as this process has written it on a condition."""
+
+    content: bytes
+    etag: str
 
 
 class S3Store:
@@ -76,6 +89,7 @@ class S3Store:
             use_listings_cache=False,
             skip_instance_cache=True,
         )
+        self._own: dict[str, _OwnObject] = {}
 
     def state(self, path: str) -> tuple[int, int] | None:
         """Return the size in bytes and the modification time in nanoseconds; None if there is no object."""
@@ -88,14 +102,43 @@ class S3Store:
         return head["ContentLength"], int(head["LastModified"].timestamp()) * 10**9
 
     def present(self, paths: Iterable[str]) -> list[bool]:
-        """Return whether an object is at each path; each is queried by itself, because a listing may be stale."""
+        """Return whether an object is at each path; what a listing lacks is queried by itself: it may be stale."""
+        paths = list(paths)
+        folders = Counter(path.rpartition("/")[0] for path in paths)
         with ThreadPoolExecutor(_THREADS) as pool:
-            return [found is not None for found in pool.map(self.state, paths)]
+            long = [folder for folder, number in folders.items() if number >= _LISTED_TOGETHER]
+            names = pool.map(lambda folder: self.list_files(folder, is_recursive=False), long)
+            listed = {f"{folder}/{name}" for folder, own in zip(long, names, strict=True) for name in own}
+            left = [path for path in paths if path not in listed]
+            listed.update(path for path, found in zip(left, pool.map(self.state, left), strict=True) if found)
+        return [path in listed for path in paths]
 
     def content(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is none."""
         with _store_errors(path):
             return self._content(path)
+
+    def table_file(self, path: str, tail_bytes: int) -> "StoredFile":
+        """Open a table, of which the last bytes are read at once.
+
+        Raises:
+            FileNotFoundError: there is no object.
+        """
+        return StoredFile(self, path, tail_bytes)
+
+    def read_range(self, path: str, start: int, end: int | None = None) -> bytes:
+        """Return some bytes of an object, in one request; with a negative start as many from its end.
+
+        Raises:
+            FileNotFoundError: there is no object.
+        """
+        try:
+            with _store_errors(path, is_missing_told=True):
+                return self._objects.cat_file(path, start=start, end=end)  # pyright: ignore[reportReturnType]
+        except StorageError as error:
+            if _code(error.__cause__) == "InvalidRange":  # of an empty object
+                return b""
+            raise
 
     def source(self, path: str) -> IO[bytes]:
         """Open an object of whatever key for reading; pyarrow takes no key with an empty, `.` or `..` component."""
@@ -112,21 +155,33 @@ class S3Store:
 
         Empty objects whose keys end with a slash mark folders for some libraries; they are left out.
         """
-        folder = path.rstrip("/") + "/"
-        with _store_errors(path):
-            found: Any = self._objects.find(folder, maxdepth=None if is_recursive else 1)
-        return [each.removeprefix(folder) for each in found if each.startswith(folder) and not each.endswith("/")]
+        return [key for key, _ in self._listed(path, "" if is_recursive else "/")]
+
+    def file_sizes(self, path: str) -> dict[str, int]:
+        """Return the sizes in bytes of all objects below a folder, by relative key."""
+        return {key: each["Size"] for key, each in self._listed(path)}
 
     def list_objects(self, path: str) -> dict[str, StoredObject]:
         """Return the metadata of the objects below a folder, by relative key."""
-        folder = path.rstrip("/") + "/"
-        with _store_errors(path):
-            found: Any = self._objects.find(folder, detail=True)
         return {
-            key.removeprefix(folder): StoredObject(num_bytes=each["size"], etag=each["ETag"].strip('"'))
-            for key, each in found.items()
-            if key.startswith(folder) and not key.endswith("/")
+            key: StoredObject(num_bytes=each["Size"], etag=each["ETag"].strip('"')) for key, each in self._listed(path)
         }
+
+    def _listed(self, path: str, delimiter: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield relative key and metadata of the objects below a folder, a request for each thousand."""
+        bucket, _, prefix = (path.rstrip("/") + "/").partition("/")
+        token: dict[str, str] = {}
+        while True:
+            with _store_errors(path):
+                page: Any = self._objects.call_s3(
+                    "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter=delimiter, **token
+                )
+            for each in page.get("Contents", ()):
+                if not each["Key"].endswith("/"):
+                    yield each["Key"].removeprefix(prefix), each
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def describe(self, path: str) -> StoredObject | None:
         """Return the metadata of an object, digests included; None if there is no object."""
@@ -149,6 +204,7 @@ class S3Store:
     def remove_file(self, path: str) -> None:
         """Remove an object if it exists."""
         bucket, _, key = path.partition("/")
+        self._own.pop(path, None)
         with _store_errors(path):
             self._objects.call_s3("delete_object", Bucket=bucket, Key=key)
 
@@ -196,7 +252,10 @@ class S3Store:
     def put_over(self, path: str, expected: bytes, content: bytes) -> bool:
         """Replace an object whose content is `expected`; return whether it was replaced."""
         bucket, _, key = path.partition("/")
+        own = self._own.get(path)
         with _store_errors(path):
+            if own is not None and own.content == expected:
+                return self._put_if(path, content, IfMatch=own.etag)
             try:
                 head: Any = self._objects.call_s3("head_object", Bucket=bucket, Key=key)
             except FileNotFoundError:
@@ -205,13 +264,17 @@ class S3Store:
 
     def _put_if(self, path: str, content: bytes, **condition: str) -> bool:
         bucket, _, key = path.partition("/")
+        self._own.pop(path, None)
         try:
-            self._objects.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+            stored: Any = self._objects.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
         except OSError as error:
             if not _is_refused(error):
                 raise
             # A retried request whose first response was lost finds the object that it wrote itself.
             return self._content(path) == content
+        for oldest in list(self._own)[: max(len(self._own) + 1 - _MAX_OWN, 0)]:
+            self._own.pop(oldest, None)
+        self._own[path] = _OwnObject(content, stored["ETag"])
         return True
 
     def _content(self, path: str) -> bytes | None:
@@ -220,6 +283,53 @@ class S3Store:
             return self._objects.cat_file(path, max_concurrency=1)  # pyright: ignore[reportReturnType]
         except FileNotFoundError:
             return None
+
+
+class StoredFile:
+    """A table's file, whose end is in memory: all of it, where it is small. Other bytes are a request each time."""
+
+    is_remote = True
+
+    def __init__(self, store: S3Store, path: str, tail_bytes: int):
+        self._store, self._path, self._tail_bytes = store, path, tail_bytes
+        self._tail = store.read_range(path, -tail_bytes)
+        self._tail_start: int | None = 0 if len(self._tail) < tail_bytes else None
+
+    def size(self) -> int:
+        """Return the number of bytes, with a request where they are not all in memory."""
+        if self._tail_start is None:
+            found = self._store.state(self._path)
+            self.place(len(self._tail) if found is None else found[0])
+        return (self._tail_start or 0) + len(self._tail)
+
+    def tail(self, num_bytes: int) -> bytes:
+        """Return the last bytes, fewer where there are no more."""
+        if num_bytes > len(self._tail) and self._tail_start != 0:
+            return self._store.read_range(self._path, -num_bytes)
+        return self._tail[-num_bytes:]
+
+    def place(self, num_bytes: int) -> None:
+        """Say how many bytes there are."""
+        self._tail_start = max(num_bytes - len(self._tail), 0)
+
+    def read_into(self, start: int, content: memoryview) -> None:
+        """Fill `content` with the bytes from `start` on."""
+        tail_start = self.size() - len(self._tail)
+        end = start + len(content)
+        split = min(max(tail_start, start), end)
+        if start < split:
+            found = self._store.read_range(self._path, start, split)
+            content[: len(found)] = found
+        if split < end:
+            found = self._tail[split - tail_start : end - tail_start]
+            content[split - start :][: len(found)] = found
+
+    def arrow_file(self) -> pa.NativeFile:
+        """Return the file for readers of Arrow's own."""
+        return self._store.arrow.open_input_file(self._path)
+
+    def close(self) -> None:
+        """Do nothing: no connection is held."""
 
 
 def s3_store(path: str) -> S3Store:
@@ -256,13 +366,21 @@ def _first_set(names: Iterable[str]) -> str | None:
 
 def _is_refused(error: OSError) -> bool:
     """Return whether a conditional request failed its condition; s3fs has no exception class for this."""
-    code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-    return code in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")
+    return _code(error) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")
+
+
+def _code(error: BaseException | None) -> str | None:
+    """Return the store's own word for what it refused."""
+    return getattr(getattr(error, "__cause__", None), "response", {}).get("Error", {}).get("Code")
 
 
 @contextmanager
-def _store_errors(path: str) -> Iterator[None]:
-    """Convert any failure of a store into a StorageError that names the object and what to check."""
+def _store_errors(path: str, *, is_missing_told: bool = False) -> Iterator[None]:
+    """Convert any failure of a store into a StorageError that names the object and what to check.
+
+    Args:
+        is_missing_told: whether to leave FileNotFoundError as it is.
+    """
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
 
@@ -271,6 +389,8 @@ def _store_errors(path: str) -> Iterator[None]:
     except StorageError:
         raise
     except (OSError, BotoCoreError, ClientError) as error:
+        if is_missing_told and isinstance(error, FileNotFoundError):
+            raise
         raise unreachable(path, error) from error
 
 

@@ -9,9 +9,9 @@ without seal and list, of an earlier version, is read with the checksums of its 
 import hashlib
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,12 +80,15 @@ class SealedOutput:
         self._footer = bytearray()
         return json.dumps({"ends": self._ends, "digests": self._digests}).encode()
 
-    def finish(self) -> None:
-        """Write the seal and the footer."""
+    def finish(self) -> str:
+        """Write the seal and the footer; return the digest that a reader will find."""
         footer = bytes(self._footer or b"")
         assert len(footer) == _footer_bytes(footer), "a row group was written after the list of blocks"
-        self._file.write(_seal(footer))
+        seal = _seal(footer)
+        self._file.write(seal)
         self._file.write(footer)
+        self._num_bytes += len(seal)
+        return _digest_of(footer, pq.read_metadata(pa.BufferReader(footer)).metadata or {})
 
     def _take(self, view: memoryview) -> None:
         while view:
@@ -98,15 +101,79 @@ class SealedOutput:
             view = view[len(piece) :]
 
 
+class TableFile(Protocol):
+    """File of a table, read from its end."""
+
+    is_remote: bool
+
+    def size(self) -> int:
+        """Return the number of bytes."""
+        ...
+
+    def tail(self, num_bytes: int) -> bytes:
+        """Return the last bytes, fewer where there are no more."""
+        ...
+
+    def place(self, num_bytes: int) -> None:
+        """Say how many bytes there are, as the footer tells."""
+        ...
+
+    def read_into(self, start: int, content: memoryview) -> None:
+        """Fill `content` with the bytes from `start` on, as far as there are any."""
+        ...
+
+    def arrow_file(self) -> pa.NativeFile:
+        """Return the file for readers of Arrow's own."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class OpenedFile:
+    """A table's file that Arrow has opened."""
+
+    is_remote = False
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        """Take the file."""
+        self._file = file
+
+    def size(self) -> int:
+        """Return the number of bytes."""
+        return self._file.size()
+
+    def tail(self, num_bytes: int) -> bytes:
+        """Return the last bytes, fewer where there are no more."""
+        size = self._file.size()
+        return self._file.read_at(min(size, num_bytes), max(size - num_bytes, 0))
+
+    def place(self, num_bytes: int) -> None:
+        """Do nothing: the system knows it."""
+
+    def read_into(self, start: int, content: memoryview) -> None:
+        """Fill `content` with the bytes from `start` on, as far as there are any."""
+        self._file.seek(start)
+        self._file.readinto(content)
+
+    def arrow_file(self) -> pa.NativeFile:
+        """Return the file for readers of Arrow's own."""
+        return self._file
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class Part:
     """A table's file of which the footer has been read and checked; blocks are checked when they are read."""
 
-    def __init__(self, file: pa.NativeFile, location: str, anew: str, *, is_remote: bool) -> None:
+    def __init__(self, file: TableFile, location: str, anew: str) -> None:
         """Read the footer.
 
         Args:
             anew: what to do where the file is damaged.
-            is_remote: whether to fetch what is read in few, large requests.
 
         Raises:
             DamagedError: it is no Parquet file, or its footer is not what was written.
@@ -123,9 +190,12 @@ class Part:
         blocks = entries.get(BLOCKS_KEY)
         if is_sealed != (blocks is not None):
             raise DamagedError(f"the table {location} is damaged: it has lost its footer's seal. {anew}")
-        self._file, self._is_remote = file, is_remote
+        self._file = file
         self._blocks = None if blocks is None else _Blocks(file, json.loads(blocks), location, anew)
-        self.digest = digest_of(footer if blocks is None else blocks + entries.get(_ARROW_SCHEMA_KEY, b""))
+        if self._blocks is not None:
+            file.place(self._blocks.num_bytes + _SEAL_BYTES + len(footer))
+        self.num_bytes: int = file.size()
+        self.digest = _digest_of(footer, entries)
         """Digest of blocks and schema, not of the rest of the footer: a part that two processes make has the same one,
         whatever time each of them took. In a file without a seal it is that of the footer."""
 
@@ -177,7 +247,10 @@ class Part:
         """
         if self._blocks is None:
             return pq.ParquetFile(
-                self._file, metadata=self.metadata, pre_buffer=self._is_remote, page_checksum_verification=True
+                self._file.arrow_file(),
+                metadata=self.metadata,
+                pre_buffer=self._file.is_remote,
+                page_checksum_verification=True,
             )
         ranges = [each for place in row_groups for each in self._ranges(place, columns)]
         return pq.ParquetFile(pa.BufferReader(self._blocks.read(ranges)), metadata=self.metadata, pre_buffer=False)
@@ -197,7 +270,7 @@ class Part:
 class _Blocks:
     """The blocks of a file, by the list in its footer."""
 
-    def __init__(self, file: pa.NativeFile, listed: dict[str, Any], location: str, anew: str) -> None:
+    def __init__(self, file: TableFile, listed: dict[str, Any], location: str, anew: str) -> None:
         self._file = file
         self._ends: Sequence[int] = listed["ends"]
         self._digests: Sequence[str] = listed["digests"]
@@ -219,8 +292,7 @@ class _Blocks:
         }
         for first, last in _runs(sorted(wanted)):
             begin = self._start(first)
-            self._file.seek(begin)
-            self._file.readinto(content[begin : self._ends[last]])
+            self._file.read_into(begin, content[begin : self._ends[last]])
             for block in range(first, last + 1):
                 self._check(block, content[self._start(block) : self._ends[block]])
         return found
@@ -236,6 +308,12 @@ class _Blocks:
             )
 
 
+def _digest_of(footer: bytes, entries: Mapping[bytes, bytes]) -> str:
+    """Return a part's digest, given its footer and the entries in it."""
+    blocks = entries.get(BLOCKS_KEY)
+    return digest_of(footer if blocks is None else blocks + entries.get(_ARROW_SCHEMA_KEY, b""))
+
+
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield the first and last of each run of neighbours in ascending numbers."""
     for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0]):
@@ -243,16 +321,14 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield own[0], own[-1]
 
 
-def _read_footer(file: pa.NativeFile, location: str, anew: str) -> tuple[bytes, bytes]:
+def _read_footer(file: TableFile, location: str, anew: str) -> tuple[bytes, bytes]:
     """Return the footer, with what follows it, and what stands where a seal would be."""
-    size = file.size()
-    tail = file.read_at(min(size, _TAIL_BYTES), max(size - _TAIL_BYTES, 0))
+    tail = file.tail(_TAIL_BYTES)
     length = _footer_bytes(tail)
-    if length + len(_END) > size:
-        raise DamagedError(f"the table {location} is damaged: it is cut off, or no Parquet file. {anew}")
     if length + _SEAL_BYTES > len(tail):
-        num_bytes = min(size, length + _SEAL_BYTES)
-        tail = file.read_at(num_bytes, size - num_bytes)
+        if length + len(_END) > file.size():
+            raise DamagedError(f"the table {location} is damaged: it is cut off, or no Parquet file. {anew}")
+        tail = file.tail(length + _SEAL_BYTES)
     return tail[-length:], tail[:-length][-_SEAL_BYTES:]
 
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, StorageConfig, check_settings
 from hydra_ray.errors import ConfigError, DamagedError, StorageError
-from hydra_ray.storage import locations
+from hydra_ray.storage import files, sealed_parquet
+from hydra_ray.storage import locations as locations_module
 from hydra_ray.storage import s3 as s3_module
 
 Place = Callable[[str], str]
@@ -425,9 +426,74 @@ def test_a_store_that_cannot_be_used_is_told_by_location_and_endpoint_in_the_end
             use("s3://hydra-ray/x")
 
 
-def test_credentials_that_expire_at_whatever_request_of_a_reading_are_told_and_not_taken_for_damage(
-    s3: FaultyS3, s3_root: str
+def test_a_small_table_is_one_request_and_a_large_one_is_read_from_its_end(
+    s3: FaultyS3, s3_root: str, monkeypatch: pytest.MonkeyPatch
 ):
+    part = new_part(f"{s3_root}/{uuid.uuid4().hex}/part.parquet")
+    whole, size = storage.read_part(part), storage.file_state(part)[0]
+    s3.forget_requests()
+    assert storage.read_part(part).equals(whole)
+    assert len(s3.requests) == 1
+    digest = storage.content_digest(part)
+    assert s3.served_bytes < size + (100 << 10)
+    for tail_bytes in (30, 2000, size - 1, size, size + 1):
+        monkeypatch.setattr(files, "_WHOLE_BYTES", tail_bytes)
+        monkeypatch.setattr(sealed_parquet, "_TAIL_BYTES", min(tail_bytes, 64 << 10))
+        s3.forget_requests()
+        assert storage.read_part(part).equals(whole)
+        assert len(s3.requests) <= 4, tail_bytes
+    assert storage.content_digest(part) == digest
+
+
+def test_many_files_of_a_folder_are_found_by_one_listing_and_what_it_lacks_by_itself(
+    s3: FaultyS3, s3_root: str, monkeypatch: pytest.MonkeyPatch
+):
+    folder = f"{s3_root}/{uuid.uuid4().hex}"
+    locations = [f"{folder}/{number}" for number in range(20)]
+    for location in locations[:15]:
+        storage.write_bytes(location, b"")
+    expected = [True] * 15 + [False] * 5
+    s3.forget_requests()
+    assert storage.present(locations) == expected
+    assert len(s3.requests) == 1 + 5
+    listed = s3_module.S3Store.list_files
+    monkeypatch.setattr(
+        s3_module.S3Store, "list_files", lambda *given, **kind: [each for each in listed(*given, **kind) if each != "3"]
+    )
+    assert storage.present(locations) == expected
+
+
+def test_a_listing_of_more_than_a_page_is_whole(s3_root: str, monkeypatch: pytest.MonkeyPatch):
+    folder = f"{s3_root}/{uuid.uuid4().hex}"
+    names = [f"{number:02d}" for number in range(7)]
+    for name in names:
+        storage.write_bytes(f"{folder}/inner/{name}", name.encode())
+    store, path = locations_module.store_of(folder)
+    call = store._objects.call_s3
+    monkeypatch.setattr(store._objects, "call_s3", lambda name, **given: call(name, MaxKeys=3, **given))
+    assert storage.list_tree(folder) == [f"inner/{name}" for name in names]
+    assert storage.list_files(folder) == []
+    assert store.file_sizes(path) == {f"inner/{name}": 2 for name in names}
+
+
+def test_a_heartbeat_is_one_request_and_notices_who_took_over(s3: FaultyS3, s3_root: str):
+    location = f"{s3_root}/{uuid.uuid4().hex}/lease"
+    assert storage.write_new(location, b"0")
+    s3.forget_requests()
+    assert storage.write_over(location, b"0", b"1")
+    assert storage.write_over(location, b"1", b"2")
+    assert len(s3.requests) == 2
+    storage.write_bytes(location, b"another")
+    assert not storage.write_over(location, b"2", b"3")
+    assert not storage.write_over(location, b"2", b"3")
+    assert storage.read_bytes(location) == b"another"
+    assert storage.write_over(location, b"another", b"4")
+
+
+def test_credentials_that_expire_at_whatever_request_of_a_reading_are_told_and_not_taken_for_damage(
+    s3: FaultyS3, s3_root: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files, "_WHOLE_BYTES", 100)
     part = new_part(f"{s3_root}/{uuid.uuid4().hex}/part.parquet")
     s3.forget_requests()
     storage.read_part(part)
@@ -455,13 +521,16 @@ def test_the_configured_store_reaches_this_process_and_its_workers(monkeypatch: 
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     config = StorageConfig(root="s3://bucket/x", endpoint="http://minio:9000", region="eu-west-1")
-    locations.reach(StorageConfig(root="/x"))
-    assert locations.worker_environment() == {}
-    locations.reach(config)
-    locations.reach(config)
-    assert locations.worker_environment() == {"AWS_ENDPOINT_URL_S3": "http://minio:9000", "AWS_REGION": "eu-west-1"}
+    locations_module.reach(StorageConfig(root="/x"))
+    assert locations_module.worker_environment() == {}
+    locations_module.reach(config)
+    locations_module.reach(config)
+    assert locations_module.worker_environment() == {
+        "AWS_ENDPOINT_URL_S3": "http://minio:9000",
+        "AWS_REGION": "eu-west-1",
+    }
     with pytest.raises(ConfigError, match=r"storage\.region is 'us-east-1', but AWS_REGION"):
-        locations.reach(config.model_copy(update={"region": "us-east-1"}))
+        locations_module.reach(config.model_copy(update={"region": "us-east-1"}))
 
 
 @examples(max_examples=20)
