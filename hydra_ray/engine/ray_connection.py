@@ -13,7 +13,6 @@ from pathlib import Path
 from hydra_ray.engine.listener import connection_error
 from hydra_ray.errors import ClusterError, SubmissionAddressError
 from hydra_ray.runs.signals import own_handlers
-from hydra_ray.storage.locations import worker_environment
 from hydra_ray.temporary import temporary_file
 
 ADDRESS = "RAY_ADDRESS"
@@ -168,6 +167,9 @@ def _init_ray(address: str | None) -> None:
 
 def _storage_environment() -> dict[str, str]:
     """Return the object store's variables for the cluster's workers, without those that a submitted job sets itself."""
+    # It loads pyarrow, which `--help` does without.
+    from hydra_ray.storage.locations import worker_environment
+
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     given = job.get("runtime_env", {}).get("env_vars", {})
     return {name: value for name, value in worker_environment().items() if name not in given}
