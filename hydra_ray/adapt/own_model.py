@@ -13,7 +13,7 @@ inputs that read records, C columns of own scores, D inputs psi, R rank, N candi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ class OwnModel:
     """Weights of the stack's inputs and columns of own scores."""
     without_FI: Floats
     """Weights of the same inputs alone, fitted to the same records."""
+    constants_F: Ints
+    """Label of highest mean quality on the taught records: the best answer that knows neither text nor user."""
     shape: OwnShape
     gain: PredictedGain
 
@@ -147,6 +149,7 @@ class OwnModel:
             "bases": self.bases_FDR,
             "with": self.with_FI,
             "without": self.without_FI,
+            "constants": self.constants_F,
         }
         digest = write_arrays(storage.join(folder, _ARRAYS), arrays)
         half_life = None if np.isinf(self.shape.half_life) else self.shape.half_life
@@ -183,6 +186,7 @@ def read_own_model(folder: str) -> OwnModel:
         bases_FDR=arrays["bases"],
         with_FI=arrays["with"],
         without_FI=arrays["without"],
+        constants_F=arrays["constants"],
         shape=OwnShape(found["rank"], found["factor"], found["half_life"] or np.inf),
         gain=PredictedGain(
             num_users=gain["num_users"],
@@ -247,6 +251,7 @@ def join_own_folds(task: Task, records: OwnRecords, space: ItemSpace, folds: Seq
         bases_FDR=bases_FDR,
         with_FI=np.zeros((len(folds), 0)),
         without_FI=np.zeros((len(folds), 0)),
+        constants_F=np.array([_constant(task, _labels_outside(records, fold)) for fold in _folds(len(folds))]),
         shape=shape,
         gain=_gain_of(np.zeros(0, np.int64), np.zeros(0), np.zeros(0)),
     )
@@ -259,14 +264,12 @@ def join_own_folds(task: Task, records: OwnRecords, space: ItemSpace, folds: Seq
         np.stack([fit_conditional_logit(each[fold_G != fold], labels_G[fold_G != fold]) for fold in _folds(len(folds))])
         for each in stacked
     )
-    model = OwnModel(
-        space=space, bases_FDR=bases_FDR, with_FI=with_FI, without_FI=without_FI, shape=shape, gain=bare.gain
-    )
+    model = replace(bare, with_FI=with_FI, without_FI=without_FI)
     logs = [model.log_probabilities(task, asked, records.fold_U, each) for each in (None, scores_GL)]
     losses = [-each[np.arange(len(labels_G)), labels_G] for each in logs]
     qualities = [qualities_of(task, each, labels_G) for each in logs]
     gain = _gain_of(asked.user_G, losses[0] - losses[1], qualities[1] - qualities[0])
-    return OwnModel(space=space, bases_FDR=bases_FDR, with_FI=with_FI, without_FI=without_FI, shape=shape, gain=gain)
+    return replace(model, gain=gain)
 
 
 def fit_own_model(task: Task, records: OwnRecords, num_folds: int, seed: int) -> OwnModel:
@@ -286,6 +289,15 @@ def chosen_labels(task: Task, logs_GL: Floats) -> Ints:
 def qualities_of(task: Task, logs_GL: Floats, labels_G: Ints) -> Floats:
     """Return the quality of the chosen label of each text (G)."""
     return _label_qualities(task)[chosen_labels(task, logs_GL), labels_G]
+
+
+def _labels_outside(records: OwnRecords, fold: int) -> Ints:
+    return records.labels_G[records.fold_U[records.asked.user_G] != fold]
+
+
+def _constant(task: Task, labels_G: Ints) -> int:
+    """Return the label with the highest mean quality; the first without records."""
+    return int((_label_qualities(task) @ np.bincount(labels_G, minlength=len(task.labels))).argmax())
 
 
 def _label_qualities(task: Task) -> Floats:

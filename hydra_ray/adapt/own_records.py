@@ -42,7 +42,12 @@ class ItemSpace:
 
 
 def item_space(vectors_GH: Floats) -> ItemSpace:
-    """Fit the space to distinct items' vectors."""
+    """Fit the space to distinct items' vectors; without any, all positions are 0."""
+    if not len(vectors_GH):
+        num_components = min(NUM_ITEM_DIMENSIONS, vectors_GH.shape[1])
+        return ItemSpace(
+            means_H=np.zeros(vectors_GH.shape[1]), components_QH=np.zeros((num_components, vectors_GH.shape[1]))
+        )
     means_H = vectors_GH.mean(axis=0)
     _, _, rows = np.linalg.svd(vectors_GH - means_H, full_matrices=False)
     components_QH = rows[:NUM_ITEM_DIMENSIONS]
@@ -125,6 +130,8 @@ def own_records(
         _asked(task, number, [each.input for each in records], records, _shown(support), own, vectors)
         for number, (records, support, own) in enumerate(zip(histories, supports, logs, strict=True))
     ]
+    supports.append(undated_support([], rng_of(0)))  # so that there is one, even of nobody
+    parts.append(_asked(task, 0, [], [], np.zeros((0, 0)), {}, vectors))
     labels = [task.labels.index(record.output) for records in histories for record in records]
     return OwnRecords(
         user_ids=[user.user_id for user in users],
@@ -132,7 +139,7 @@ def own_records(
         asked=_joined(parts),
         labels_G=np.array(labels, np.int64),
         support=Support.joined(supports),
-        age_G=np.concatenate([_last_ages(records) for records in histories]),
+        age_G=np.concatenate([np.zeros(0), *map(_last_ages, histories)]),
         is_dated=all(record.date is not None for records in histories for record in records),
     )
 
@@ -153,7 +160,7 @@ def own_queries(
         _asked(task, number, own, records, np.ones((len(own), len(records))), known, vectors)
         for number, (own, records, known) in enumerate(zip(queries, histories, logs, strict=True))
     ]
-    return _joined(parts)
+    return _joined([*parts, _asked(task, 0, [], [], np.zeros((0, 0)), {}, vectors)])
 
 
 def own_inputs(task: Task, items_GQ: Floats, text_logs_GL: Floats) -> Floats:

@@ -1,6 +1,7 @@
 """The configuration of a run as a whole: its name and its sections."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -37,7 +38,7 @@ class RunConfig(Section):
     probes: ProbesConfig = ProbesConfig()
     """Probes of single records."""
     reranker: ScorerConfig
-    """Scorer of records."""
+    """Scorer of records. Without a generator nothing is prompted: it is not used, and need not be given."""
     drafts: DraftsConfig = DraftsConfig()
     """Proposed answers."""
     adapter: AdapterConfig
@@ -55,7 +56,23 @@ class RunConfig(Section):
     def named_models(self) -> list[str]:
         """Every model that the run names, each once."""
         named = [self.generator.model, self.retrieve.encoder, self.reranker.base.encoder, self.adapter.base.encoder]
-        return list(dict.fromkeys(each for each in named if each is not None))
+        return list(dict.fromkeys(each for each in named if each))
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether a generator answers; where not, answers come from records alone."""
+        return self.generator.engine != "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_reranker(cls, settings: Any) -> Any:
+        """Give a run without a generator the adapter's encoder for its reranker, which is not made."""
+        if not isinstance(settings, Mapping) or "reranker" in settings:
+            return settings
+        generator, adapter = settings.get("generator"), settings.get("adapter")
+        if not isinstance(generator, Mapping) or not isinstance(adapter, Mapping) or generator.get("engine") != "none":
+            return settings
+        return {**settings, "reranker": {"base": adapter.get("base")}}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -66,6 +83,11 @@ class RunConfig(Section):
         if self.answers.is_gated and not {"zero_shot", "rag_k"} <= set(self.drafts.prompts):
             raise ValueError(
                 "answers.is_gated needs zero_shot and rag_k among drafts.prompts: the gate chooses among them"
+            )
+        if not self.has_generator and not (self.adapter.has_plain_features and self.adapter.has_own_labels):
+            raise ValueError(
+                "generator.engine none answers by the label model, which adapter.has_plain_features and has_own_labels "
+                "must leave on"
             )
         if self.drafts.num_pseudo_queries > self.probes.num_pseudo_queries:
             raise ValueError("drafts.num_pseudo_queries must not exceed probes.num_pseudo_queries (M)")

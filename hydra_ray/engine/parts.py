@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _THREADS = 16
 
 Counters = Mapping[str, float]
+ArgumentT, ResultT = TypeVar("ArgumentT"), TypeVar("ResultT")
 
 
 class PartWork(Protocol):
@@ -65,8 +66,8 @@ def run_actor_parts(
         )
 
 
-def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
-    """Run one piece of work that loads an encoder on a worker of the cluster and return its counters."""
+def run_task(work: Callable[[ArgumentT], ResultT], argument: ArgumentT, placement: PlacementConfig) -> ResultT:
+    """Run one piece of work that loads an encoder on a worker of the cluster and return its result."""
     import ray
 
     start_ray()

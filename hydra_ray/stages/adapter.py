@@ -5,9 +5,9 @@ from typing import Any
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
 from hydra_ray.engine.parts import Counters, run_actor_parts, run_task
-from hydra_ray.retrieve.dense import Encode
 from hydra_ray.rows import DraftedUser, ProbedUser, UserExamples
-from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.definition import Duration, StageDefinition, with_generator
+from hydra_ray.stages.own_heads import open_label_encoder, own_heads_stages
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, encoder_settings
 from hydra_ray.stages.scorer import EXAMPLES, examples_settings, scorer_stages, scores_of_users
@@ -18,7 +18,7 @@ class AdapterExamplesPart:
     """A bucket's groups of possible answers; made once in each worker, since it loads the encoder."""
 
     def __init__(self, plan: Plan):
-        self._plan, self._encode = plan, _open_encoder(plan)
+        self._plan, self._encode = plan, open_label_encoder(plan)
         self._labeller = read_label_model(plan.labeller.folder) if needs_label_model(plan.task, plan.config) else None
 
     def __call__(self, bucket: int) -> Counters:
@@ -39,18 +39,10 @@ def make_labeller(plan: Plan) -> Counters:
     """Fit the label model to the records of a sample of all users, and store it."""
     if not needs_label_model(plan.task, plan.config):
         return {}
-    encode = _open_encoder(plan)
+    encode = open_label_encoder(plan)
     users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in read_users(plan, bucket)))
     fit_label_model(plan.task, users, encode).write(plan.labeller.folder)
     return {"records": sum(len(user.history) for user in users)}
-
-
-def _open_encoder(plan: Plan) -> Encode:
-    """Return the encoder by which handcrafted features compare texts, on the device that its worker reserves."""
-    from hydra_ray.scorer.base.encoder import device_of, open_encoder
-
-    base = plan.config.adapter.base
-    return open_encoder(base.encoder, base.max_text_tokens, device_of(plan.config.placement.encoder_gpus))
 
 
 def _labeller_settings(planning: Planning) -> dict[str, Any]:
@@ -84,12 +76,15 @@ STAGES = (
         encoders=lambda config: (config.adapter.base.encoder,),
         duration=Duration(fixed=20, per_user=0.15, most_users=1000),
     ),
+    *own_heads_stages(),
     StageDefinition(
         name="adapter.examples",
         version=4,  # the reranker's have no histories
         inputs=("users", "probes", "reranker.heads", "drafts", "adapter.labeller"),
+        added_inputs=("adapter.own", "adapter.codes"),
         settings=_examples_settings,
         make=_make_examples,
+        is_made=with_generator,
         tables=lambda _: (EXAMPLES,),
         workers="encoders",
         encoders=lambda config: (config.adapter.base.encoder,),

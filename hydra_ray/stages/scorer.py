@@ -16,7 +16,7 @@ from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.base.spec import Interaction, base_name_of
 from hydra_ray.scorer.heads.features import features_table
 from hydra_ray.scorer.heads.store import scores_table
-from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.definition import Duration, StageDefinition, with_generator
 from hydra_ray.stages.planning import Planning, encoder_settings
 from hydra_ray.stages.tables import read_rows
 
@@ -95,6 +95,7 @@ def scorer_stages(
         inputs=(f"{name}.examples",),
         settings=lambda planning: _base_settings(planning, name),
         make=lambda plan: _train(plan, name),
+        is_made=with_generator,
         is_inherited=True,
         file_kinds={r"train/.+": "unfinished", r"base(-\d+)?/[^/]+": "learned"},
         learns_from="training users",
@@ -108,6 +109,7 @@ def scorer_stages(
         # An inherited base does not depend on the child run's examples.
         child_inputs=(f"{name}.examples",),
         make=lambda plan: _extract(plan, name),
+        is_made=with_generator,
         tables=lambda plan: tuple(map(features_table, _base_names(scorer_plan(plan, name)))),
         workers="encoders",
         duration=features_duration,
@@ -119,6 +121,7 @@ def scorer_stages(
         parent_inputs=(f"{name}.heads",),
         settings=lambda planning: _heads_settings(planning, name),
         make=lambda plan: _fit(plan, name),
+        is_made=with_generator,
         tables=lambda plan: tuple(map(scores_table, range(scorer_plan(plan, name).num_folds))),
         file_kinds={r"tune/.+": "unfinished", r"population-\d+/[^/]+": "learned"},
         learns_from="training users",
