@@ -1,7 +1,6 @@
 """The configuration of a run as a whole: its name and its sections."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 from pydantic import model_validator
 
@@ -38,7 +37,7 @@ class RunConfig(Section):
     probes: ProbesConfig = ProbesConfig()
     """Probes of single records."""
     reranker: ScorerConfig
-    """Scorer of records. Without a generator nothing is prompted: it is not used, and need not be given."""
+    """Scorer of records, which is not made without a generator."""
     drafts: DraftsConfig = DraftsConfig()
     """Proposed answers."""
     adapter: AdapterConfig
@@ -62,17 +61,6 @@ class RunConfig(Section):
     def has_generator(self) -> bool:
         """Whether a generator answers; where not, answers come from records alone."""
         return self.generator.engine != "none"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_reranker(cls, settings: Any) -> Any:
-        """Give a run without a generator the adapter's encoder for its reranker, which is not made."""
-        if not isinstance(settings, Mapping) or "reranker" in settings:
-            return settings
-        generator, adapter = settings.get("generator"), settings.get("adapter")
-        if not isinstance(generator, Mapping) or not isinstance(adapter, Mapping) or generator.get("engine") != "none":
-            return settings
-        return {**settings, "reranker": {"base": adapter.get("base")}}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

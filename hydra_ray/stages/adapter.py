@@ -81,7 +81,6 @@ STAGES = (
         name="adapter.examples",
         version=4,  # the reranker's have no histories
         inputs=("users", "probes", "reranker.heads", "drafts", "adapter.labeller"),
-        added_inputs=("adapter.own", "adapter.codes"),
         settings=_examples_settings,
         make=_make_examples,
         is_made=with_generator,
