@@ -11,7 +11,7 @@ import numpy as np
 from hydra_ray.adapt.label_model import LabelModel, labelled_records, needs_label_model
 from hydra_ray.adapt.own_model import OwnModel
 from hydra_ray.adapt.own_records import Asked, OwnRecords, own_queries, own_records
-from hydra_ray.config import RunConfig, Task
+from hydra_ray.config import HeadsConfig, RunConfig, Task
 from hydra_ray.lamp.field_checks import pseudo_query_id
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors
 from hydra_ray.rows import LabelLogs, User, UserLabelLogs
@@ -37,6 +37,27 @@ class OwnUsers:
 def needs_own_heads(task: Task, config: RunConfig) -> bool:
     """Return whether a run fits own heads to all records of a user."""
     return needs_label_model(task, config) and config.adapter.has_own_labels and config.adapter.has_own_heads
+
+
+def adapter_heads(task: Task, config: RunConfig) -> HeadsConfig:
+    """Return the settings of the adapter's heads: where own heads are fitted to all records, codes fitted to the few
+    pseudo-queries would decode what their features leave out, and are not fitted."""
+    heads = config.adapter.heads
+    if not needs_own_heads(task, config):
+        return heads
+    kinds = tuple(kind for kind in heads.kinds if kind != "lowrank") or ("shared",)
+    return heads.model_copy(update={"kinds": kinds})
+
+
+def own_gain(logs: LabelLogs | None, variant: str) -> Floats | None:
+    """Return what an own head adds to the label log probabilities of a query (L).
+
+    Args:
+        logs: None where own heads do not count.
+        variant: one of VARIANTS: the user's own head, none, or another user's in its place.
+    """
+    by_head = None if logs is None else {"shared": (), "shuffled": logs.by_other}.get(variant, logs.by_own)
+    return np.subtract(by_head, logs.by_records) if logs is not None and by_head else None
 
 
 def own_fold(user: User) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_ray.adapt import adapter_examples
 from hydra_ray.adapt.label_features import PREFITTED_NAMES
+from hydra_ray.adapt.own_labels import adapter_heads
 from hydra_ray.config import HeadsConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.engine.parts import Counters, run_actor_parts
 from hydra_ray.engine.ray_connection import start_ray
@@ -67,7 +68,8 @@ class ScorerPlan:
 
 def scorer_plan(plan: "Plan", name: str) -> ScorerPlan:
     """Return the plan of the reranker or the adapter."""
-    config, task = _section(plan.config, name), plan.task
+    task = plan.task
+    config = _section(plan.config, name, task)
     heads = plan.stage(f"{name}.heads")
     names = _HANDCRAFTED_NAMES[name](task, plan.config)
     return ScorerPlan(
@@ -144,8 +146,10 @@ def scores_of_users(plan: "Plan", name: str, bucket: int, users: Sequence[User])
     return {user.user_id: folds[user.fold or 0][user.user_id] for user in users}
 
 
-def _section(config: RunConfig, name: str) -> ScorerConfig:
-    return getattr(config, name)
+def _section(config: RunConfig, name: str, task: Task) -> ScorerConfig:
+    """Return the section of a scorer with the heads that it fits."""
+    section: ScorerConfig = getattr(config, name)
+    return section.model_copy(update={"heads": adapter_heads(task, config)}) if name == "adapter" else section
 
 
 def _interaction(name: str, task: Task) -> Interaction:
@@ -169,14 +173,14 @@ def _base_names(plan: ScorerPlan) -> list[str]:
 
 
 def _base_settings(planning: Planning, name: str) -> dict[str, Any]:
-    section = _section(planning.config, name)
+    section = _section(planning.config, name, planning.task)
     encoder = encoder_settings(section, planning.encoder_of(name))["encoder"]
     base = {**settings_of(section.base), "encoder": encoder}
     return {"base": base, "interaction": _interaction(name, planning.task)}
 
 
 def _heads_settings(planning: Planning, name: str) -> dict[str, Any]:
-    section = _section(planning.config, name)
+    section = _section(planning.config, name, planning.task)
     num_prefitted = _num_prefitted(_HANDCRAFTED_NAMES[name](planning.task, planning.config))
     fitted = {"trusted": num_prefitted} if num_prefitted else {}
     has_basis = "lowrank" in section.heads.kinds
