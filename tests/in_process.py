@@ -3,6 +3,8 @@
 Only bases cannot be trained so: configurations must leave them untrained.
 """
 
+import asyncio
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -26,7 +28,7 @@ class Dataset:
     def map_batches(self, work: Callable[..., Any], *, fn_constructor_kwargs: Row, **_: Any) -> "Dataset":
         actor = work(**fn_constructor_kwargs)
         batches = ({name: _column(value) for name, value in row.items()} for row in self._rows)
-        return Dataset({name: values[0] for name, values in actor(batch).items()} for batch in batches)
+        return Dataset({name: values[0] for name, values in _called(actor, batch).items()} for batch in batches)
 
     def rows(self) -> Iterable[Row]:
         return self._rows
@@ -52,6 +54,11 @@ def install(patch: pytest.MonkeyPatch) -> None:
 def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequence[Any]], *_: Any) -> None:
     for point in product(*grid.values()):
         work(dict(zip(grid, point, strict=True)))
+
+
+def _called(actor: Callable[[Row], Any], batch: Row) -> Row:
+    called = actor(batch)
+    return asyncio.run(called) if inspect.iscoroutine(called) else called
 
 
 class _Remote:

@@ -1,5 +1,6 @@
 """Whoever asks for a part, and however often: what is answered is not asked again."""
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ def part(url: str) -> dict[str, Any]:
     }
 
 
-def completions(answered: dict[str, Any]) -> dict[str, Completion]:
-    return {each.request_id: each for each in from_bytes(answered["completions"][0], Completion)}
+def answered(actor: GeneratorActor, url: str) -> dict[str, Any]:
+    return asyncio.run(actor(part(url)))
+
+
+def completions(batch: dict[str, Any]) -> dict[str, Completion]:
+    return {each.request_id: each for each in from_bytes(batch["completions"][0], Completion)}
 
 
 def test_two_stages_that_ask_the_same_at_the_same_time_pay_once(tmp_path: Path):
@@ -58,7 +63,7 @@ def test_two_stages_that_ask_the_same_at_the_same_time_pay_once(tmp_path: Path):
     with FaultServer(usual=Reply(seconds=0.05)) as server:
         actors = [actor(server.url, tmp_path, f"drafts-{number}") for number in range(2)]
         threads = [
-            threading.Thread(target=lambda each=each: found.append(completions(each(part(server.url)))))
+            threading.Thread(target=lambda each=each: found.append(completions(answered(each, server.url))))
             for each in actors
         ]
         for thread in threads:
@@ -73,10 +78,10 @@ def test_two_stages_that_ask_the_same_at_the_same_time_pay_once(tmp_path: Path):
 def test_what_was_answered_before_an_engine_died_is_not_asked_by_the_next(tmp_path: Path):
     with FaultServer(*[ANSWER] * 7, Reply(status=401)) as server:
         with pytest.raises(EndpointError):
-            actor(server.url, tmp_path, "drafts-0")(part(server.url))
+            answered(actor(server.url, tmp_path, "drafts-0"), server.url)
         num_answered, num_calls = server.num_answered, len(server.calls)
         assert num_answered >= 7
-        found = completions(actor(server.url, tmp_path, "drafts-0")(part(server.url)))
+        found = completions(answered(actor(server.url, tmp_path, "drafts-0"), server.url))
     assert len(found) == NUM_REQUESTS
     assert len(server.calls) - num_calls <= NUM_REQUESTS - 7
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
