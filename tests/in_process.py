@@ -13,6 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hydra_ray.engine.dispatch import Part
+from hydra_ray.engine.generator_actor import GeneratorActor, Loadable
+
 Row = dict[str, Any]
 
 
@@ -45,6 +48,8 @@ def install(patch: pytest.MonkeyPatch) -> None:
     decorate = ray.remote  # Ray's own modules, some of which are imported later, still need it
     patch.setattr(ray, "remote", lambda *work, **_: decorate(*work) if work else _Remote)
     patch.setattr(ray, "get", lambda found: found)
+    patch.setattr(ray, "put", lambda value: value)
+    patch.setattr("hydra_ray.engine.generation.open_pool", Pool)
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
     for module in ("engine.parts", "stages.scorer"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
@@ -59,6 +64,22 @@ def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequ
 def _called(actor: Callable[[Row], Any], batch: Row) -> Row:
     called = actor(batch)
     return asyncio.run(called) if inspect.iscoroutine(called) else called
+
+
+class Pool:
+    """As much of a pool of generators as answers parts, with one copy that is loaded by the first of them."""
+
+    def __init__(self) -> None:
+        self._loadables: dict[str, Loadable] = {}
+        self._actors: dict[str, GeneratorActor] = {}
+        self.offer, self.answer = _Remote(self._loadables.__setitem__), _Remote(self._answer)
+        self.give_up = _Remote(lambda _: None)
+
+    async def _answer(self, key: str, part: Part) -> tuple[bytes, float]:
+        if key not in self._actors:
+            self._actors[key] = GeneratorActor(self._loadables[key])
+            await self._actors[key].open()
+        return await self._actors[key].answer(**part.content)
 
 
 class _Remote:
