@@ -31,7 +31,7 @@ class Dataset:
     def map_batches(self, work: Callable[..., Any], *, fn_constructor_kwargs: Row, **_: Any) -> "Dataset":
         actor = work(**fn_constructor_kwargs)
         batches = ({name: _column(value) for name, value in row.items()} for row in self._rows)
-        return Dataset({name: values[0] for name, values in _called(actor, batch).items()} for batch in batches)
+        return Dataset({name: values[0] for name, values in awaited(actor(batch)).items()} for batch in batches)
 
     def rows(self) -> Iterable[Row]:
         return self._rows
@@ -61,9 +61,9 @@ def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequ
         work(dict(zip(grid, point, strict=True)))
 
 
-def _called(actor: Callable[[Row], Any], batch: Row) -> Row:
-    called = actor(batch)
-    return asyncio.run(called) if inspect.iscoroutine(called) else called
+def awaited(found: Any) -> Any:
+    """Return a value, or what a coroutine returns."""
+    return asyncio.run(found) if inspect.iscoroutine(found) else found
 
 
 class Pool:
