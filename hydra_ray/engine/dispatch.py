@@ -89,10 +89,10 @@ class _Slot:
     """Whether a suspect part has it for itself."""
     is_ended: bool = False
 
-    def has_room(self, part: _Waiting) -> bool:
+    def has_room(self, *, is_suspect: bool) -> bool:
         if self.copy is None or self.is_lent_whole or self.is_ended:
             return False
-        return len(self.parts) < (1 if part.is_suspect else self.copy.max_parts)
+        return len(self.parts) < (1 if is_suspect else self.copy.max_parts)
 
     def end(self) -> None:
         self.is_ended = True
@@ -209,24 +209,25 @@ class Dispatch:
             self._leaving.remove(slot)
             slot.end()
         busy = {part.place for slot in (*self._slots, *self._leaving) for part in slot.parts}
-        held_back: set[_Slot] = set()
+        free = [slot for slot in self._slots if slot.has_room(is_suspect=False)]
         num_unserved = 0
         for waiting in list(self._waiting):
             if waiting.turn.done() or waiting.part.place in busy:
                 continue
-            free = [slot for slot in self._slots if slot not in held_back and slot.has_room(waiting)]
-            if not free:
+            able = [slot for slot in free if slot.has_room(is_suspect=True)] if waiting.is_suspect else free
+            if not able:
                 num_unserved += 1
-                if waiting.is_suspect:  # a copy that has room for others would never become free for it
-                    loaded = [slot for slot in self._slots if slot.copy is not None and slot not in held_back]
-                    held_back |= {min(loaded, key=lambda slot: len(slot.parts))} if loaded else set()
+                if waiting.is_suspect and free:  # a copy that has room for others would never become free for it
+                    free.remove(min(free, key=_load))
                 continue
-            slot = min(free, key=lambda slot: len(slot.parts))
+            slot = min(able, key=_load)
             self._waiting.remove(waiting)
             slot.parts.add(waiting.part)
             slot.is_lent_whole = waiting.is_suspect
             busy.add(waiting.part.place)
             waiting.turn.set_result(slot)
+            if not slot.has_room(is_suspect=False):
+                free.remove(slot)
         num_starting = sum(slot.copy is None for slot in self._slots)
         for _ in range(min(self._size - len(self._slots), num_unserved - num_starting)):
             slot = _Slot()
@@ -273,6 +274,10 @@ class Dispatch:
     def _require_wanted(self, part: Part) -> None:
         if part.owner in self._given_up:
             raise _given_up(part)
+
+
+def _load(slot: _Slot) -> int:
+    return len(slot.parts)
 
 
 def _given_up(part: Part) -> GenerationError:
