@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from hydra_ray.errors import GenerationError
 
@@ -67,22 +67,21 @@ class Copy(Protocol):
         ...
 
 
-Start = Callable[[], Awaitable[Copy]]
-"""Starts a copy and waits until it is loaded. Cancelled, it ends the copy."""
+C = TypeVar("C", bound=Copy)
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _Waiting(Generic[C]):
     part: Part
     is_suspect: bool
-    turn: "asyncio.Future[_Slot]"
+    turn: "asyncio.Future[_Slot[C]]"
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
+class _Slot(Generic[C]):
     """Place of one copy, which may still be starting."""
 
-    copy: Copy | None = None
+    copy: C | None = None
     starting: "asyncio.Task[None] | None" = None
     parts: set[Part] = field(default_factory=set)
     is_lent_whole: bool = False
@@ -102,14 +101,18 @@ class _Slot:
             self.starting.cancel()
 
 
-class Dispatch:
-    """Parts that wait, and up to `size` copies that answer them. All its coroutines run in one event loop."""
+class Dispatch(Generic[C]):
+    """Parts that wait, and up to `size` copies that answer them. All its coroutines run in one event loop.
 
-    def __init__(self, start: Start, size: int):
+    Args:
+        start: starts a copy and waits until it is loaded; cancelled, it ends the copy.
+    """
+
+    def __init__(self, start: Callable[[], Awaitable[C]], size: int):
         self._start, self._size = start, size
-        self._waiting: list[_Waiting] = []
-        self._slots: list[_Slot] = []
-        self._leaving: set[_Slot] = set()
+        self._waiting: list[_Waiting[C]] = []
+        self._slots: list[_Slot[C]] = []
+        self._leaving: set[_Slot[C]] = set()
         """Copies that are given no more parts."""
         self._given_up: set[str] = set()
         self._failed_starts = 0
@@ -187,7 +190,17 @@ class Dispatch:
                 self._slots.remove(slot)
                 slot.end()
 
-    async def _turn(self, part: Part, *, is_first: bool, is_suspect: bool) -> _Slot:
+    def idle_copies(self) -> list[C]:
+        """Return the loaded copies that answer nothing."""
+        return [slot.copy for slot in self._slots if slot.copy is not None and not slot.parts]
+
+    def end_copy(self, copy: C) -> None:
+        """End a copy, unless it was given a part meanwhile."""
+        for slot in [slot for slot in self._slots if slot.copy is copy and not slot.parts]:
+            self._slots.remove(slot)
+            slot.end()
+
+    async def _turn(self, part: Part, *, is_first: bool, is_suspect: bool) -> _Slot[C]:
         """Return the copy that is to answer a part, once it is its turn."""
         self._require_wanted(part)
         waiting = _Waiting(part, is_suspect, asyncio.get_running_loop().create_future())
@@ -230,11 +243,11 @@ class Dispatch:
                 free.remove(slot)
         num_starting = sum(slot.copy is None for slot in self._slots)
         for _ in range(min(self._size - len(self._slots), num_unserved - num_starting)):
-            slot = _Slot()
+            slot = _Slot[C]()
             self._slots.append(slot)
             slot.starting = asyncio.ensure_future(self._load(slot))
 
-    async def _load(self, slot: _Slot) -> None:
+    async def _load(self, slot: _Slot[C]) -> None:
         """Start a slot's copy; parts that wait fail if it cannot be loaded."""
         try:
             copy = await self._start()
@@ -257,7 +270,7 @@ class Dispatch:
             self.num_started += 1
         self._assign()
 
-    def _lose(self, slot: _Slot) -> None:
+    def _lose(self, slot: _Slot[C]) -> None:
         """Take a copy out that is of no more use."""
         if slot in self._slots or slot in self._leaving:
             self.num_lost += slot.copy is not None
@@ -276,7 +289,7 @@ class Dispatch:
             raise _given_up(part)
 
 
-def _load(slot: _Slot) -> int:
+def _load(slot: _Slot[Any]) -> int:
     return len(slot.parts)
 
 
@@ -284,6 +297,6 @@ def _given_up(part: Part) -> GenerationError:
     return GenerationError(f"{part}: nobody waits for the answers any more")
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
+def _fail(waiting: _Waiting[Any], error: Exception) -> None:
     if not waiting.turn.done():
         waiting.turn.set_exception(error)

@@ -14,7 +14,7 @@ from typing import Any
 from hydra_ray.engine.dispatch import Dispatch, Part
 from hydra_ray.engine.generator_actor import Loadable
 from hydra_ray.engine.ray_connection import start_ray
-from hydra_ray.engine.remote_copy import start_copy
+from hydra_ray.engine.remote_copy import RemoteCopy, start_copy
 from hydra_ray.runs.resources import Demand, Node, generator_bundle, kept_beside
 
 _NAME = "hydra_ray-generators"
@@ -31,7 +31,7 @@ class GeneratorPool:
 
     def __init__(self) -> None:
         self._loadables: dict[str, Loadable] = {}
-        self._dispatches: dict[str, Dispatch] = {}
+        self._dispatches: dict[str, Dispatch[RemoteCopy]] = {}
         self._demands: dict[str, Sequence[Demand]] = {}
         """Demands of the work under way beside the generators, by who does it."""
         self._last_asked = ""
@@ -49,7 +49,7 @@ class GeneratorPool:
         """
         dispatch, self._last_asked = self._dispatch(key), key
         self._watch = self._watch or asyncio.ensure_future(self._retire_drained())
-        await self._make_room()
+        await self._make_room(key)
         try:
             return await dispatch.answer(part)
         finally:
@@ -73,17 +73,21 @@ class GeneratorPool:
         """Return how many copies were loaded since the pool began."""
         return sum(dispatch.num_started for dispatch in self._dispatches.values())
 
-    def _dispatch(self, key: str) -> Dispatch:
+    def _dispatch(self, key: str) -> Dispatch[RemoteCopy]:
         if key not in self._dispatches:
             loadable = self._loadables[key]
             self._dispatches[key] = Dispatch(lambda: start_copy(loadable), loadable.placement.generator_actors)
         return self._dispatches[key]
 
-    async def _make_room(self) -> None:
-        """End idle copies that other work, or another generator that parts wait for, wants the room of."""
+    async def _make_room(self, asked: str = "") -> None:
+        """End idle copies that other work, or another generator that parts wait for, wants the room of.
+
+        Args:
+            asked: generator that is about to be asked, all of whose copies stay.
+        """
         demands = [demand for demands in self._demands.values() for demand in demands]
-        for key, dispatch in self._dispatches.items():
-            if dispatch.is_idle and dispatch.num_copies:
+        for key, dispatch in list(self._dispatches.items()):
+            if key != asked and dispatch.is_idle and dispatch.num_copies:
                 if key != self._last_asked:
                     dispatch.end_idle({})
                 elif demands:
@@ -91,6 +95,10 @@ class GeneratorPool:
                     nodes = await asyncio.to_thread(_nodes)
                     if dispatch.is_idle:
                         dispatch.end_idle(kept_beside(bundle, dispatch.copies(), demands, nodes))
+                    # Models on a GPU hold little else, and what Ray reserves is no memory.
+                    for copy in dispatch.idle_copies() if not bundle.gpus else ():
+                        if not await copy.leaves_memory():
+                            dispatch.end_copy(copy)
 
     async def _retire_drained(self) -> None:
         """Give no more parts to copies on nodes that are about to go away, while any part is answered."""

@@ -30,6 +30,14 @@ class RemoteCopy:
         with _losses():
             return await self._actor.answer.remote(**part.content)
 
+    async def leaves_memory(self) -> bool:
+        """Return whether its node has as much memory left as it holds itself; not where it has ended."""
+        try:
+            with _losses():
+                return await self._actor.__ray_call__.remote(_leaves_memory)
+        except CopyLostError:
+            return False
+
     def end(self) -> None:
         """End the actor at once."""
         import ray
@@ -67,6 +75,17 @@ def _node_of(_: GeneratorActor) -> str:
     import ray
 
     return ray.get_runtime_context().get_node_id()
+
+
+def _leaves_memory(_: GeneratorActor) -> bool:
+    """Return whether as much memory is left as this process has ever held."""
+    import resource
+
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
+
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return get_system_memory() - get_used_memory() >= held
 
 
 @contextmanager
