@@ -78,23 +78,23 @@ def run_generation(
     generator, placement = loadable.generator, loadable.placement
     jobs = {each.stage.name: job_of(each, store, generator) for each in stages}
     committed: dict[str, Counters] = {}
+    refusal = None
+    try:
+        go_on({})
+    except BudgetError as error:
+        refusal = error  # what is known already may be committed
 
     def parts_of(each: AskingStage) -> Parts:
         name, errors = each.stage.name, storage.join(each.stage.folder, ERRORS)
 
         def check(counters: Counters, is_over: bool) -> None:
             require_answers(name, errors, counters, generator.max_failed_fraction, is_over)
-            if not is_over:
+            if not is_over and refusal is None:
                 committed[name] = counters
                 go_on(storage.add_counters(committed.values()))
 
         return Parts(stage=each.stage, tables=each.tables, check=check, finish=partial(finish, each.stage))
 
-    refusal = None
-    try:
-        go_on({})
-    except BudgetError as error:
-        refusal = error  # what is known already may be committed
     step = step_bundle(placement).options()
     with ExitStack() as used:
 
