@@ -158,7 +158,7 @@ def kept_beside(
     """
     kept = dict(copies)
     for demand in demands:
-        places = [node for node in nodes if node.matches(demand.bundle.labels)]
+        places, gone = [node for node in nodes if node.matches(demand.bundle.labels)], list[str]()
 
         def room(kept: Mapping[str, int], places: Sequence[Node] = places, demand: Demand = demand) -> float:
             return sum(node.room(demand.bundle, copy, kept.get(node.name, 0)) for node in places)
@@ -170,7 +170,12 @@ def kept_beside(
             without = {
                 node.name: room({**kept, node.name: kept[node.name] - 1}) for node in places if kept.get(node.name)
             }
-            kept[max(without, key=lambda name: without[name])] -= 1
+            ended = max(without, key=lambda name: without[name])
+            kept[ended] -= 1
+            gone.append(ended)
+        for name in gone:  # those that made no room
+            if room({**kept, name: kept[name] + 1}) >= wanted:
+                kept[name] += 1
     return kept
 
 
