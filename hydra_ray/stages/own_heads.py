@@ -4,6 +4,7 @@ No generator is asked. Each fold of the training users is a trial of Ray Tune.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,8 @@ def _make_model(plan: "Plan") -> Counters:
     if missing:
         work = partial(_run_trial, plan.task, records, space, stage.folder)
         run_trials(work, {"fold": missing}, stage.folder, placement.max_concurrent_trials, core_bundle(placement))
-    counters = run_task(partial(_join, plan.task, records, space, stage.folder), folds, placement)
+    joining = _Joining(task=plan.task, records=records, space=space, folder=stage.folder, folds=folds)
+    counters = run_task(_join, joining, placement)
     for leftover in ("folds", "tune"):
         storage.remove_folder(storage.join(stage.folder, leftover))
     return counters
@@ -163,9 +165,21 @@ def _run_trial(
     return {"loss": float(losses.min())}
 
 
-def _join(task: Task, records: OwnRecords, space: ItemSpace, folder: str, folds: Sequence[int]) -> Counters:
-    model = join_own_folds(task, records, space, [_read_fold(folder, fold) for fold in folds])
-    model.write(folder)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Joining:
+    """What the model is joined from."""
+
+    task: Task
+    records: OwnRecords
+    space: ItemSpace
+    folder: str
+    folds: Sequence[int]
+
+
+def _join(work: _Joining) -> Counters:
+    folds = [_read_fold(work.folder, fold) for fold in work.folds]
+    model = join_own_folds(work.task, work.records, work.space, folds)
+    model.write(work.folder)
     gain = model.gain
     return {"users": gain.num_users, "records": gain.num_records, "is_on": float(model.is_on)}
 
