@@ -125,4 +125,4 @@ def test_users_are_added_and_forgotten(finished: Plan, tmp_path: Path, monkeypat
 
 def test_a_task_whose_records_show_no_labels_needs_a_generator(tmp_path: Path):
     with pytest.raises(ConfigError, match="no records that show labels"):
-        plan_run(config_at(tmp_path, lamp={"task": "LaMP_4", "root": "/nowhere"}))
+        plan_run(config_at(tmp_path, lamp={"task": "LaMP_4", "planted": None, "root": "/nowhere"}))

@@ -31,10 +31,10 @@ def test_each_step_is_expectation_maximization_on_every_users_own_approximation(
     targets = table.targets_N.reshape(5, 4, size)
     covariance, codes = np.diag(START), np.zeros((5, 6))
     for _ in range(2):
-        hessians, slopes = [], []
+        hessians, slopes, inverse = [], [], np.linalg.inv(covariance)
         for user in range(5):
 
-            def cost(code: np.ndarray, user: int = user, inverse: np.ndarray = np.linalg.inv(covariance)) -> float:
+            def cost(code: np.ndarray, user: int = user, inverse: np.ndarray = inverse) -> float:
                 logs = log_softmax(features[user] @ code, axis=1)
                 return 0.5 * code @ inverse @ code - (targets[user] * logs).sum()
 
