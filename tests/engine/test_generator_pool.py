@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,13 @@ def num_started() -> int:
 
 
 def copies() -> set[int]:
-    """Processes of this machine that hold a copy of the generator."""
-    return {
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if any("GeneratorActor" in word for word in process.info["cmdline"] or ())
-    }
+    """Processes of this process's Ray that hold a copy of the generator."""
+    found: set[int] = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("GeneratorActor" in word for word in process.cmdline()):
+                found.add(process.pid)
+    return found
 
 
 @pytest.fixture(autouse=True)
