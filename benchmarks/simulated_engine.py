@@ -17,11 +17,14 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
+
+from harness import Figure, alternate, parser_of, tell
 
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
@@ -121,27 +124,35 @@ def _end(sequences: Sequence[Running]) -> None:
 
 
 def main() -> int:
-    """Print a line for each cell; exit status 1 where one is below the bar."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and tell."""
+    parser = parser_of(__doc__, num_rounds=3)
     parser.add_argument("--requests", type=int, default=8000)
     parser.add_argument("--former", action="store_true", help="also one part at a time, 64 sequences")
-    arguments = parser.parse_args()
-    ratios: list[float] = []
-    for part_size in PARTS:
-        for answer_tokens in ANSWERS:
-            requests = requests_of(arguments.requests, answer_tokens)
-            fed = fed_seconds(requests)
-            own = stage_seconds(requests, part_size, SEQUENCES, None)
-            former = ""
-            if arguments.former:
-                former = f"; one part of 64 at a time {fed / stage_seconds(requests, part_size, 64, 1):.3f}"
-            ratios.append(fed / own)
-            print(
-                f"parts of {part_size}, answers of {answer_tokens} tokens: always fed {len(requests) / fed:.0f} "
-                f"requests/s, ours {len(requests) / own:.0f}, ratio {fed / own:.3f} (at least {MIN_RATIO}){former}",
-                flush=True,
+    return tell(figures(parser.parse_args()))
+
+
+def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
+    """Yield a figure for each cell."""
+    for part_size, answer_tokens in product(PARTS, ANSWERS):
+        requests = requests_of(arguments.requests, answer_tokens)
+        fed = partial(fed_seconds, requests)
+        loops = [
+            ("the same engine always fed", MIN_RATIO, partial(stage_seconds, requests, part_size, SEQUENCES, None))
+        ]
+        if arguments.former:
+            former = partial(stage_seconds, requests, part_size, 64, 1)
+            loops.append(("the same; one part of 64 sequences at a time", None, former))
+        for against, bar, loop in loops:
+            measured = alternate(fed, loop, arguments.rounds)
+            rates = [len(requests) / seconds for seconds in measured.seconds]
+            yield Figure(
+                part=f"simulated GPU engine, parts of {part_size}, answers of {answer_tokens} tokens",
+                against=against,
+                value=measured.ratio,
+                bar=bar,
+                rounds=measured.ratios,
+                detail=f"{len(requests)} requests; always fed {rates[0]:.0f} requests/s, ours {rates[1]:.0f}",
             )
-    return int(min(ratios) < MIN_RATIO)
 
 
 def requests_of(num: int, answer_tokens: int) -> list[Request]:

@@ -77,7 +77,7 @@ class VllmEngine:
         Args:
             special_tokens: the tokenizer's `special_marks`.
         """
-        self._config, self._runner, self._special_marks = config, runner, tuple(special_tokens)
+        self._config, self.runner, self._special_marks = config, runner, tuple(special_tokens)
         self.max_parts = runner.max_parts
 
     async def answer(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
@@ -86,12 +86,11 @@ class VllmEngine:
         Raises:
             GenerationError: vLLM failed; this engine cannot be used any more.
         """
-        # Prompts with a common prefix become neighbours and find it in the cache.
-        prompts = sorted(prompts, key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
-        asked = [(prompt.token_ids, self._sampling_params(prompt)) for prompt in prompts]
+        prompts = sorted_prompts(prompts)
+        asked = [(prompt.token_ids, self.sampling_params(prompt)) for prompt in prompts]
         async with Keeper(keep) as keeper:
             try:
-                async with aclosing(self._runner.run(asked)) as lists:
+                async with aclosing(self.runner.run(asked)) as lists:
                     async for answered in lists:
                         for place, output in answered:
                             keeper.add(self._completion(prompts[place], output))
@@ -106,9 +105,10 @@ class VllmEngine:
 
     def close(self) -> None:
         """Release the model's memory."""
-        self._runner.close()
+        self.runner.close()
 
-    def _sampling_params(self, prompt: Prompt) -> "SamplingParams":
+    def sampling_params(self, prompt: Prompt) -> "SamplingParams":
+        """Return how vLLM is to answer a prompt."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -149,6 +149,12 @@ class VllmEngine:
             ),
             error=None,
         )
+
+
+def sorted_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return prompts in the order in which they are asked: those with a common prefix are neighbours, which find it in
+    the cache."""
+    return sorted(prompts, key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
 
 
 def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig) -> None:

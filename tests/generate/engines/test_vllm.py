@@ -67,7 +67,7 @@ def test_a_batch_comes_out_the_same_again_also_after_another_batch(engine):
 
 def test_a_batch_comes_out_the_same_however_long_its_constraints_take_to_compile(engine, monkeypatch):
     first = generate(engine, mixed_batch())
-    manager = engine._runner.engine.engine_core.engine_core.structured_output_manager
+    manager = engine.runner.engine.engine_core.engine_core.structured_output_manager
     create, has_compiled = manager._create_grammar, threading.Event()
 
     def slow(asked):
@@ -96,7 +96,7 @@ def test_a_part_that_is_cancelled_is_not_answered_on(engine):
             return super()._completion(*arguments)
 
     async def cancelled():
-        watched = Watched(CONFIG, engine._runner)
+        watched = Watched(CONFIG, engine.runner)
         requests = [request(number, choices=(), max_tokens=1 + number) for number in range(200)]
         task = asyncio.create_task(watched.answer(prepare_prompts(requests, CONFIG)[0], kept.extend))
         await has_begun.wait()
@@ -177,7 +177,7 @@ def test_an_engine_that_fails_says_so_and_yields_no_rows(engine, monkeypatch):
     def fail():
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(engine._runner.engine, "step", fail)
+    monkeypatch.setattr(engine.runner.engine, "step", fail)
     with pytest.raises(GenerationError, match="out of memory"):
         answered(engine, [request(0)], config=CONFIG)
 

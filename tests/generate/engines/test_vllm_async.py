@@ -85,7 +85,7 @@ def test_a_part_that_is_cancelled_keeps_its_answers_and_leaves_room_for_others(e
             has_begun.set()
             return super()._completion(*arguments)
 
-    watched = Watched(CONFIG, engine._runner)
+    watched = Watched(CONFIG, engine.runner)
 
     async def cancelled():
         task = asyncio.create_task(watched.answer(prompts_of(asked), kept.extend))
@@ -108,7 +108,7 @@ def test_an_engine_that_dies_says_so(engine):
     # The last test: nothing can be asked afterwards.
     async def ask():
         task = asyncio.create_task(engine.answer(prompts_of(part("z", 100))))
-        for process in engine._runner.engine.engine_core.resources.engine_manager.processes:
+        for process in engine.runner.engine.engine_core.resources.engine_manager.processes:
             process.kill()
         await task
 
