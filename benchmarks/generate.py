@@ -5,16 +5,17 @@
 Without --root the prompts are those of a planted-preference sample. Probes are the stage's: the 10 records retrieved
 for each of a user's queries and 10 pseudo-queries, one a prompt. The two sides alternate, each with a freshly loaded
 model, whose loading is not timed: plain vLLM gets all prompts in one call, in file order (user by user, query by
-query), and keeps their prefixes too; ours streams the parts of a stage through Ray into a generator actor, from the
-first part's start to the last part's commit. With --copies a stage with N copies of the generator, each with one
-thread, is compared with a stage with one copy and N threads instead.
+query); ours streams the parts of a stage, buckets of users, through Ray into a generator actor, from the first part's
+start to the last part's commit. Plain vLLM has our engine's settings, under which it finds prefixes in its cache too,
+or its own: on CPU blocks of 128 tokens, in which short prompts share none. With --copies a stage with N copies of the
+generator, each with one thread, is compared with a stage with one copy and N threads instead.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +48,10 @@ MIN_RATIO, LEAST_RATIO = 1.1, 0.97
 RECORDS_A_DRAFT, SAMPLES_A_DRAFT = 4, 8
 RECORDS_A_QUERY, PSEUDO_QUERIES = 10, 10
 PARTS_A_COPY = 4
+_CHOSEN = ("block_size", "enable_chunked_prefill", "max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching")
+"""Arguments of vLLM's engine that we set otherwise than it does."""
+
+Seconds = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,29 +74,34 @@ def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
     generator, placement = GeneratorConfig(model=arguments.model), PlacementConfig()
     task = TASKS[arguments.task if arguments.root else "planted"]
     users = read_users(arguments.root, task)
-    kinds = (("probes", probes, arguments.probes, MIN_RATIO), ("drafts", drafts, arguments.drafts, LEAST_RATIO))
-    for name, make, num, bar in kinds:
+    kinds = (("probes", probes, arguments.probes), ("drafts", drafts, arguments.drafts))
+    for name, make, num in kinds:
         distinct = {request.request_id: request for request in make(users, task, generator)} if num else {}
         requests = tuple(islice(distinct.values(), num))
-        if not requests:
-            continue
         side = Side(task=task, generator=generator, placement=placement, requests=requests)
-        first, second = partial(plain_seconds, side), partial(stage_seconds, side, arguments.part)
-        names = ("plain vLLM", "ours")
-        if arguments.copies:
-            first, second = (partial(copies_seconds, side, arguments.copies, own) for own in (False, True))
-            names = ("one copy", f"{arguments.copies} copies")
-        measured = alternate(first, second, arguments.rounds)
-        rates = [len(requests) / seconds for seconds in measured.seconds]
-        yield Figure(
-            part=f"generation stage, {name}",
-            against="one copy" if arguments.copies else "offline vLLM, file order",
-            value=measured.ratio,
-            bar=None if arguments.copies else bar,
-            rounds=measured.ratios,
-            detail=f"{len(requests)} requests x {requests[0].num_samples} samples; "
-            f"{names[0]} {rates[0]:.2f} requests/s, {names[1]} {rates[1]:.2f}",
-        )
+        for against, bar, first, second in _sides(side, arguments) if requests else ():
+            measured = alternate(first, second, arguments.rounds)
+            rates = [len(requests) / seconds for seconds in measured.seconds]
+            yield Figure(
+                part=f"generation stage, {name}",
+                against=against,
+                value=measured.ratio,
+                bar=bar,
+                rounds=measured.ratios,
+                detail=f"{len(requests)} requests x {requests[0].num_samples} samples; "
+                f"{rates[0]:.2f} requests/s, ours {rates[1]:.2f}",
+            )
+
+
+def _sides(side: Side, arguments: argparse.Namespace) -> Iterator[tuple[str, float | None, Seconds, Seconds]]:
+    """Yield rivals with their bars and both sides."""
+    if arguments.copies:
+        one, many = (partial(copies_seconds, side, arguments.copies, is_own) for is_own in (False, True))
+        yield f"one copy, {arguments.copies} threads, instead of as many copies", None, one, many
+        return
+    own = partial(stage_seconds, side, arguments.part)
+    yield "offline vLLM with our engine's settings, file order", LEAST_RATIO, partial(plain_seconds, side, False), own
+    yield "offline vLLM with its own settings, file order", MIN_RATIO, partial(plain_seconds, side, True), own
 
 
 def parse() -> argparse.Namespace:
@@ -150,19 +160,20 @@ def drafts(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Ite
             )
 
 
-def plain_seconds(side: Side) -> float:
+def plain_seconds(side: Side, has_own_settings: bool) -> float:
     """Return the seconds of vLLM alone, in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(run_plain, side).result()
+        return process.submit(run_plain, side, has_own_settings).result()
 
 
-def run_plain(side: Side) -> float:
+def run_plain(side: Side, has_own_settings: bool) -> float:
     """Return the seconds of all requests in one call, in their own order, without seeds."""
     set_environment(side.generator, side.placement)
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    llm = LLM(**engine_arguments(side.generator, side.placement))
+    engine = engine_arguments(side.generator, side.placement)
+    llm = LLM(**{name: value for name, value in engine.items() if not (has_own_settings and name in _CHOSEN)})
     chats: list[Any] = [
         [{"role": turn.role, "content": turn.content} for turn in each.messages] for each in side.requests
     ]
@@ -218,7 +229,7 @@ class Given:
         return [
             Asked(key=each.request_id, request=each)
             for each in self._requests
-            if bucket_of(each.request_id, num_buckets, "benchmark") == bucket
+            if bucket_of(each.user_id, num_buckets, "benchmark") == bucket
         ]
 
     def commit(self, bucket: int, completions: Mapping[str, Completion], counters: Counters) -> Counters:

@@ -68,7 +68,7 @@ def figures(engine: VllmEngine, prompts: Sequence[Prompt], part_size: int) -> It
 
 async def computed_tokens(engine: VllmEngine, prompts: Sequence[Prompt]) -> int:
     """Return how many tokens of the prompts are computed if they are answered in their order."""
-    asked = [(prompt.token_ids, engine.sampling_params(prompt)) for prompt in prompts]
+    asked = [engine.asked(prompt) for prompt in prompts]
     computed = 0
     async for answered in engine.runner.run(asked):
         for place, output in answered:

@@ -19,7 +19,7 @@ from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.errors import ConfigError, GenerationError, HydraError, ModelError
 from hydra_ray.generate.engine import Keep, keep_nowhere
 from hydra_ray.generate.engines.keeping import Keeper
-from hydra_ray.generate.engines.vllm_runners import AsyncRunner, Runner, StepRunner, start_engine
+from hydra_ray.generate.engines.vllm_runners import Asked, AsyncRunner, Runner, StepRunner, start_engine
 from hydra_ray.generate.engines.vllm_settings import engine_arguments, set_environment
 from hydra_ray.generate.vllm_outputs import read_output, special_marks
 from hydra_ray.models import load_tokenizer
@@ -27,7 +27,7 @@ from hydra_ray.rows import Completion, Prompt, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from vllm import RequestOutput, SamplingParams
+    from vllm import RequestOutput
 
 
 def open_vllm(config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> "VllmEngine":
@@ -87,7 +87,7 @@ class VllmEngine:
             GenerationError: vLLM failed; this engine cannot be used any more.
         """
         prompts = sorted_prompts(prompts)
-        asked = [(prompt.token_ids, self.sampling_params(prompt)) for prompt in prompts]
+        asked = [self.asked(prompt) for prompt in prompts]
         async with Keeper(keep) as keeper:
             try:
                 async with aclosing(self.runner.run(asked)) as lists:
@@ -107,13 +107,14 @@ class VllmEngine:
         """Release the model's memory."""
         self.runner.close()
 
-    def sampling_params(self, prompt: Prompt) -> "SamplingParams":
-        """Return how vLLM is to answer a prompt."""
+    def asked(self, prompt: Prompt) -> Asked:
+        """Return a prompt as vLLM takes it, and how it is to be answered."""
         from vllm import SamplingParams
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         request = prompt.request
-        return SamplingParams(
+        params = SamplingParams(
             n=request.num_samples,
             temperature=request.temperature,
             max_tokens=request.max_tokens,
@@ -125,6 +126,7 @@ class VllmEngine:
             logprobs=request.num_top_tokens,  # 0: only those of the generated tokens
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        return tokens_input(list(prompt.token_ids)), params
 
     def _is_constrained(self, request: Request) -> bool:
         """Return whether only a request's choices may be generated. vLLM constrains from the first token on, unless it

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
+    from vllm.inputs import TokensInput
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
 
-Asked = tuple[tuple[int, ...], "SamplingParams"]
-"""Token ids of a prompt, and how it is answered."""
+Asked = tuple["TokensInput", "SamplingParams"]
+"""A prompt, and how it is answered."""
 Answered = tuple[int, "RequestOutput"]
 """The place of a prompt among those of the same call, and its final output."""
 Put = Callable[[Sequence[Answered]], None]
@@ -85,14 +86,12 @@ class StepRunner:
         self._thread.shutdown()
 
     def _run(self, asked: Sequence[Asked], put: Put, stop: threading.Event) -> None:
-        from vllm.inputs import tokens_input
-
         engine = self.engine
         if not engine.reset_prefix_cache():
             raise RuntimeError("the prefix cache cannot be emptied, some of its blocks are still in use")
         places = {str(next(self._numbers)): place for place in range(len(asked))}
-        for name, (token_ids, params) in zip(places, asked, strict=True):
-            engine.add_request(name, tokens_input(list(token_ids)), params)
+        for name, (prompt, params) in zip(places, asked, strict=True):
+            engine.add_request(name, prompt, params)
         while engine.has_unfinished_requests() and not stop.is_set():
             outputs: list[Any] = engine.step()
             if outputs:
@@ -154,23 +153,15 @@ class AsyncRunner:
         """Give the engine the prompts in their order, as far as it has room."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for place, (token_ids, params) in enumerate(asked):
+                for place, each in enumerate(asked):
                     await self._room.acquire()
-                    task = tasks.create_task(self._answer(place, token_ids, params, put))
+                    task = tasks.create_task(self._answer(place, each, put))
                     task.add_done_callback(lambda _: self._room.release())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _answer(
-        self,
-        place: int,
-        token_ids: tuple[int, ...],
-        params: "SamplingParams",
-        put: Put,
-    ) -> None:
-        from vllm.inputs import tokens_input
-
-        async for output in self.engine.generate(tokens_input(list(token_ids)), params, str(next(self._numbers))):
+    async def _answer(self, place: int, asked: Asked, put: Put) -> None:
+        async for output in self.engine.generate(*asked, str(next(self._numbers))):
             put([(place, output)])
 
     async def _shut_down(self) -> None:
