@@ -21,32 +21,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from generator_prompts import drafts, probes, read_users
 from harness import Figure, alternate, parser_of, tell
 
-from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, ProbesConfig, RetrieveConfig, Task
+from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.engine.generation import AskingStage, run_generation
 from hydra_ray.engine.generator_actor import Loadable
 from hydra_ray.engine.generator_pool import generators_kept
 from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.completion_store import CompletionStore
-from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.engines.vllm_settings import engine_arguments, set_environment
-from hydra_ray.generate.requests import ask
-from hydra_ray.lamp.lamp_files import Sample, read_samples
-from hydra_ray.lamp.planted import write_planted
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.retrieve.ranking import rank_queries
-from hydra_ray.rows import Asked, Completion, Request, User
+from hydra_ray.rows import Asked, Completion, Request
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage import read_part, write_part
 
 MIN_RATIO, LEAST_RATIO = 1.1, 0.97
-RECORDS_A_DRAFT, SAMPLES_A_DRAFT = 4, 8
-RECORDS_A_QUERY, PSEUDO_QUERIES = 10, 10
 PARTS_A_COPY = 4
 _CHOSEN = ("block_size", "enable_chunked_prefill", "max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching")
 """Arguments of vLLM's engine that we set otherwise than it does."""
@@ -115,49 +108,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part", type=int, default=300, metavar="N", help="requests a part, on the average")
     parser.add_argument("--copies", type=int, metavar="N", help="compare copies of the generator")
     return parser.parse_args()
-
-
-def read_users(root: str | None, task: Task) -> list[User]:
-    """Return users of the development split of `root`, or planted ones."""
-    with tempfile.TemporaryDirectory(prefix="hydra_ray-generate-") as folder:
-        if root is None:
-            write_planted(PlantedConfig(num_train_users=1, num_new_users=60), Path(folder))
-        samples = read_samples(task, root or folder, "dev", is_new=True)
-        return [sample.user for sample in samples if isinstance(sample, Sample)]
-
-
-def probes(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Iterator[Request]:
-    """Yield the stage's requests, user by user and query by query: one for each retrieved record."""
-    tokenizer = open_tokenizer(generator)
-    settings = ProbesConfig(num_records=RECORDS_A_QUERY, num_pseudo_queries=PSEUDO_QUERIES)
-    for user in users:
-        for ranked in rank_queries(user, task, settings, RetrieveConfig(), None):
-            for each in ranked.retrieved:
-                yield ask(
-                    user_id=user.user_id,
-                    examples=ranked.records([each.record_id]),
-                    query_input=ranked.query.input,
-                    task=task,
-                    tokenizer=tokenizer,
-                    config=generator,
-                )
-
-
-def drafts(users: Sequence[User], task: Task, generator: GeneratorConfig) -> Iterator[Request]:
-    """Yield one request for several samples for each user and query."""
-    tokenizer = open_tokenizer(generator)
-    for user in users:
-        for query in user.queries:
-            yield ask(
-                user_id=user.user_id,
-                examples=user.history[:RECORDS_A_DRAFT],
-                query_input=query.input,
-                task=task,
-                tokenizer=tokenizer,
-                config=generator,
-                num_samples=SAMPLES_A_DRAFT,
-                temperature=1.0,
-            )
 
 
 def plain_seconds(side: Side, has_own_settings: bool) -> float:

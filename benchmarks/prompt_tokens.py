@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from generate import probes, read_users
+from generator_prompts import probes, read_users
 from harness import Figure, parser_of, tell
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig
