@@ -55,6 +55,13 @@ LINES: Sequence[Line] = (
         command="benchmarks/generate.py --probes 1500 --drafts 0",
     ),
     Line(
+        name="prompt_tokens",
+        part="probes as a whole: computed prompt tokens",
+        against="one request a (query, record) as published",
+        bar="at most half of them, the same answers",
+        command="benchmarks/prompt_tokens.py",
+    ),
+    Line(
         name="simulated_engine",
         part="simulated GPU engine, parts of 300 and 2,000, answers of 4, 24, 64 tokens",
         against="the same engine always fed",

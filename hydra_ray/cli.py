@@ -234,9 +234,9 @@ def retry(arguments: argparse.Namespace) -> int:
     kinds = checked_kinds(arguments.kind)
     plan = plan_run(read_config(_absolute_root(arguments.run)))
     require_packages(plan.config)
-    from hydra_ray.stages.run import personalize, require_credentials_here
+    from hydra_ray.stages.run import personalize, require_generator_here
 
-    require_credentials_here(plan.config)
+    require_generator_here(plan.config)
     cleared = clear_failures(plan, kinds)
     print("\n".join(retry_lines(cleared, failed_stages(plan))))
     for run_folder in runs_to_repeat(plan, cleared):

@@ -111,7 +111,7 @@ def encoder_bundle(placement: PlacementConfig) -> Bundle:
 
 
 def generator_bundle(placement: PlacementConfig) -> Bundle:
-    """Return the resources of one copy of the generator, with all of its tensor parallel ranks."""
+    """Return the resources of one copy of the generator, with all of its parallel ranks."""
     return Bundle(
         cpus=placement.generator_cpus,
         gpus=placement.generator_gpus,

@@ -22,6 +22,7 @@ from hydra_ray.errors import HydraError
 from hydra_ray.extras import require_packages
 from hydra_ray.generate.calls import UNCONSTRAINED
 from hydra_ray.generate.credentials import require_credentials
+from hydra_ray.generate.engines.vllm_settings import require_known_arguments
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
@@ -54,7 +55,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
     plan = plan_run(config)
     next(plan.stages(until))  # an unknown stage is told before anything is written
     if any(definition.asks is not None and not stage.is_complete() for definition, stage in plan.made(until)):
-        require_credentials_here(config)
+        require_generator_here(config)
         if plan.task.is_closed and config.generator.is_constrained and not config.generator.can_constrain:
             logger.info("generator.is_constrained has no effect at this endpoint: %s", UNCONSTRAINED)
     # Two runs of one name would mix their reports.
@@ -67,12 +68,14 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
         return _run_stages(plan, until)
 
 
-def require_credentials_here(config: RunConfig) -> None:
-    """Check an endpoint's key and headers where the generator will have this process's variables: without a cluster.
+def require_generator_here(config: RunConfig) -> None:
+    """Check what this process can know of the generator before it is asked: vLLM's arguments where it is installed, and
+    an endpoint's key and headers where the generator will have this process's variables, which is without a cluster.
 
     Raises:
-        ConfigError: a variable is not set, or holds what no header can.
+        ConfigError: vLLM does not have an argument; or a variable is not set, or holds what no header can.
     """
+    require_known_arguments(config.generator)
     api = config.generator.api
     if api is not None and cluster_address() is None:  # else the cluster's nodes have variables of their own
         require_credentials(api)
