@@ -20,7 +20,7 @@ from hydra_ray import storage
 from hydra_ray.errors import DamagedError, StorageError
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.storage.listing_updates import digests_of
-from hydra_ray.storage.listings import FILES, MANIFEST
+from hydra_ray.storage.listings import FILES, MANIFEST, forget_listing
 
 LEASE = "lease.json"
 """Name of the lease file in a stage's folder."""
@@ -157,6 +157,7 @@ class Stage:
                 FILES: digests_of(self.folder, own),
             },
         )
+        forget_listing(self.manifest_location)
 
     def manifest(self) -> dict[str, Any]:
         """Return the content of the manifest.
