@@ -505,20 +505,15 @@ def _array(values: list[Any], field: pa.Field) -> pa.Array:
     if not is_list and not pa.types.is_struct(field.type):
         return pa.array(values, field.type)
     if field.nullable and any(value is None for value in values):
-        return pa.array([None if value is None else _plain(value) for value in values], field.type)
+        places = itertools.count()
+        taken = [None if value is None else next(places) for value in values]
+        there = [value for value in values if value is not None]
+        return _array(there, field.with_nullable(False)).take(pa.array(taken, pa.int64()))
     if not is_list:
         return pa.StructArray.from_arrays(_columns(values, field.type), fields=list(field.type))
     offsets = pa.array(itertools.accumulate(map(len, values), initial=0), pa.int32())
     elements = _array(list(itertools.chain.from_iterable(values)), field.type.value_field)
     return pa.ListArray.from_arrays(offsets, elements, type=field.type)
-
-
-def _plain(value: Any) -> Any:
-    return (
-        [_plain(each) for each in value]
-        if isinstance(value, tuple)
-        else (to_dict(value) if dataclasses.is_dataclass(value) else value)
-    )
 
 
 def _rows_of(columns: Mapping[str, pa.Array], num_rows: int, row_type: type[RowT]) -> list[RowT]:
