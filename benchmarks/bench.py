@@ -101,7 +101,7 @@ LINES: Sequence[Line] = (
         part="requests to an object store",
         against="-",
         bar="at most 40 a bucket",
-        command="benchmarks/store_requests.py",
+        command="benchmarks/store_requests.py --buckets 4 8 --users 16",
     ),
     Line(
         name="scaling",
