@@ -75,8 +75,7 @@ def figures(small: float, large: float, num_records: int, num_rounds: int) -> It
     peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="hydra_ray-ingest-") as folder:
         given = make_input(Path(folder), large)
-        sides = [partial(run, side, given, peaks) for side in ("rival", "ours")]
-        measured = alternate(*sides, num_rounds)
+        measured = alternate(partial(run, "rival", given, peaks), partial(run, "ours", given, peaks), num_rounds)
     yield from _against_rival(measured, peaks, given)
     largest = peaks["ours"]
     with tempfile.TemporaryDirectory(prefix="hydra_ray-ingest-") as folder:

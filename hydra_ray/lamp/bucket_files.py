@@ -1,7 +1,8 @@
 """Local append-only files of typed rows, one per bucket and kind of row, filled through a buffer of fixed size."""
 
 # pyarrow comes without type stubs.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from bench import RESULTS, kept
-from scale import PAGE, Assumed, Rates, page, part_seconds, rates_of, simulate
+from scale import Assumed, Rates, page, part_seconds, rates_of, simulate
 
 RATES = Rates(
     requests=40,
@@ -44,5 +43,12 @@ def test_the_driver_bounds_small_parts():
     assert found.driver_busy > 0.9
 
 
-def test_the_page_is_that_of_the_kept_figures():
-    assert page(rates_of(kept(RESULTS)), Assumed()) == PAGE.read_text()
+def test_the_page_tells_what_was_measured_and_what_is_assumed():
+    text = page(RATES, CALM)
+    assert "| requests to the generator | 4 million | 40 a user |" in text
+    assert "| prices | $2.5 a GPU hour, $0.023 a GB and month |" in text
+
+
+def test_what_was_not_measured_is_told_by_name():
+    with pytest.raises(SystemExit, match="no figures of scaling"):
+        rates_of({})
