@@ -33,8 +33,8 @@ class Line:
     part: str
     against: str
     bar: str
-    command: str
-    """Arguments of the interpreter, from the repository's root."""
+    command: str = ""
+    """Arguments of the interpreter, from the repository's root; the script of the line's name where it is empty."""
     evidence: str = ""
     """What is known where the bar is not reached: where the time goes, and why the machine cannot do better."""
 
@@ -59,7 +59,6 @@ LINES: Sequence[Line] = (
         part="simulated GPU engine, parts of 300 and 2,000, answers of 4, 24, 64 tokens",
         against="the same engine always fed",
         bar="at least 0.95 in every cell",
-        command="benchmarks/simulated_engine.py",
     ),
     Line(
         name="spot",
@@ -80,7 +79,6 @@ LINES: Sequence[Line] = (
         part="base training",
         against="Hugging Face Trainer, same rows and steps",
         bar="at least 1.5 times at equal loss",
-        command="benchmarks/training.py",
     ),
     Line(
         name="retrieval",
@@ -153,7 +151,7 @@ def main() -> int:
 
 def measure(line: Line) -> int:
     """Run a line's script and keep its figures; a script that fails before it has any leaves the former ones."""
-    command = [sys.executable, *shlex.split(line.command)]
+    command = [sys.executable, *shlex.split(command_of(line))]
     path = os.pathsep.join([str(FOLDER.parent), str(FOLDER.parent / "tests"), os.environ.get("PYTHONPATH", "")])
     figures: list[dict[str, Any]] = []
     with subprocess.Popen(
@@ -169,6 +167,11 @@ def measure(line: Line) -> int:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{line.name}.json").write_text(json.dumps(figures, indent=2) + "\n")
     return int(process.returncode != 0)
+
+
+def command_of(line: Line) -> str:
+    """Return the arguments of the interpreter."""
+    return line.command or f"{FOLDER.name}/{line.name}.py"
 
 
 def kept(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -196,9 +199,9 @@ _HEAD = (
 
 
 def _rows(line: Line, figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    command = f"`{line.command.removeprefix('benchmarks/')}`"
+    command = f"`{command_of(line).removeprefix('benchmarks/')}`"
     if not figures:
-        yield f"| {line.part} | {line.against} | {line.bar} | not measured | - | {command} | - |"
+        yield f"| {line.part} | {line.against} | {line.bar} | not measured | - | - | - |"
     for each in figures:
         bar = "-" if each["bar"] is None else f"{each['bound']} {number(each['bar'])} {each['unit']}"
         value = f"{number(each['value'])} {each['unit']}"

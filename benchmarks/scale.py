@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py [--users 1000000] [--gpus 64]
 
-Writes docs/scale.md from what the other benchmarks measured (benchmarks/results: scaling, store_requests, features),
-from the engine that the benchmark of a simulated GPU assumes, and from prices. A cluster of generators is simulated,
+Writes scale.md among the documents, from what the other benchmarks measured (benchmarks/results: scaling,
+store_requests), from the engine that the benchmark of a simulated GPU assumes, and from prices. A cluster is simulated,
 part by part: each part is begun and committed by the driver, whose requests to the store take their time, and answered
 by one of the copies, which are lost now and then.
 """
