@@ -98,6 +98,8 @@ def _type(schema: Schema, paths: dict[str, str]) -> str:
         return f"[section `{path}`](#{path.replace('.', '')})"
     if "enum" in schema:
         return ", ".join(f"`{each}`" for each in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if schema.get("type") == "array":
         return f"list{_bounds(schema)} of {_type(schema['items'], paths)}"
     if schema.get("type") == "object":
