@@ -32,7 +32,7 @@ def added_config(
     """
     parent = read_config(run_folder)
     settings = parent.model_dump(mode="json")
-    settings["run"] = f"{parent.run}+{name or PurePosixPath(_unpacked_name(users[0])).stem}"
+    settings["run"] = f"{parent.run}+{name or PurePosixPath(unpacked_name(users[0])).stem}"
     settings["taught_by"] = parent.run
     settings["lamp"] |= {"planted": None, "train_split": None, **_source(users)}
     settings["users"] |= {"num_folds": 1, "max_users": None}
@@ -60,7 +60,7 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 
 def _source(users: Sequence[str]) -> dict[str, Any]:
-    are_lamp = [_is_lamp_folder(location) for location in users]
+    are_lamp = [is_lamp_folder(location) for location in users]
     if not any(are_lamp):
         return {"root": None, "users_files": list(users)}
     if len(users) == 1:
@@ -68,15 +68,16 @@ def _source(users: Sequence[str]) -> dict[str, Any]:
     raise ConfigError(f"got the users {list(users)}; expected files and folders of users, or one folder of LaMP files")
 
 
-def _is_lamp_folder(location: str) -> bool:
+def is_lamp_folder(location: str) -> bool:
     """Return whether a location is a folder of LaMP files, or of nothing at all, and not of parts of users' files."""
-    if _unpacked_name(location).lower().endswith(ROW_SUFFIXES) or is_pattern(location) or storage.exists(location):
+    if unpacked_name(location).lower().endswith(ROW_SUFFIXES) or is_pattern(location) or storage.exists(location):
         return False
     names = parts_of(location)
     return not names or any(QUESTIONS in name for name in names)
 
 
-def _unpacked_name(location: str) -> str:
+def unpacked_name(location: str) -> str:
+    """Return the last part of a location, without the ending of a compression."""
     name = PurePosixPath(location).name
     for suffix in COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)

@@ -18,7 +18,7 @@ from hydra_ray.config.scorer import AdapterConfig, BaseConfig, HeadsConfig, Scor
 from hydra_ray.config.section import LabelKey, LabelSelector, Name, ResourceName, RunName, Section
 from hydra_ray.config.storage import StorageConfig
 from hydra_ray.config.task import Sentences, Task
-from hydra_ray.config.users import LampConfig, PlantedConfig, UsersConfig
+from hydra_ray.config.users import ColumnsConfig, LampConfig, PlantedConfig, UsersConfig
 
 __all__ = [
     "AdapterConfig",
@@ -27,6 +27,7 @@ __all__ = [
     "BaseConfig",
     "BatchConfig",
     "BudgetConfig",
+    "ColumnsConfig",
     "DraftsConfig",
     "GeneratorConfig",
     "HeadsConfig",

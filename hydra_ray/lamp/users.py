@@ -10,7 +10,7 @@ itself. Local disk must hold about as much as the input; memory holds one bucket
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from hydra_ray.config import LampConfig, RunConfig, Task
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.lamp.bucket_files import BucketFiles
 from hydra_ray.lamp.field_checks import MalformedError, checked_output
-from hydra_ray.lamp.input_files import InputFile, input_files
+from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import (
     Sample,
     outputs_location,
@@ -39,6 +39,7 @@ from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.user_files import FileStart, read_user_files
 from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, from_table, to_dict, to_table
 from hydra_ray.runs.root import bucket_key_of, forgetting
+from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.seeds import seed_of
 from hydra_ray.temporary import temporary_folder
@@ -69,7 +70,9 @@ def _source_fingerprints(config: LampConfig) -> list[str]:
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
         files = input_files(config.users_files)
-        return [f"{_file_fingerprint(file.location)}{sorted(file.partition.items()) or ''}" for file in files]
+        read = [f"{_file_fingerprint(file.location)}{sorted(file.partition.items()) or ''}" for file in files]
+        columns = settings_of(config.columns)
+        return [*read, f"columns:{sorted(columns.items())}"] if columns else read
     required = [questions_location(config.root, split) for split in splits_of(config)]
     if config.train_split is not None:
         required.append(outputs_location(config.root, config.train_split))
@@ -197,7 +200,7 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
     elif lamp.root is not None:
         _spill_lamp(task, lamp.root, splits_of(lamp), max_users, spill)
     else:
-        _spill_user_files(task, input_files(lamp.users_files), folder / "events", max_users, spill)
+        _spill_user_files(task, lamp, folder / "events", max_users, spill)
 
 
 def require_planted(task: Task) -> None:
@@ -224,12 +227,10 @@ def _spill_lamp(task: Task, root: str, splits: Mapping[str, bool], max_users: in
             log.warning("%d targets of split %s belong to no sample and are left out", surplus, split)
 
 
-def _spill_user_files(
-    task: Task, files: Sequence[InputFile], folder: Path, max_users: int | None, spill: _Spill
-) -> None:
+def _spill_user_files(task: Task, lamp: LampConfig, folder: Path, max_users: int | None, spill: _Spill) -> None:
     folder.mkdir()
     room = {False: max_users, True: max_users}
-    for sample in read_user_files(task, files, folder):
+    for sample in read_user_files(task, input_files(lamp.users_files), folder, columns=lamp.columns):
         assert not isinstance(sample, FileStart), "all rows are read"
         if isinstance(sample, Sample):
             left = room[sample.user.is_new]
