@@ -50,6 +50,8 @@ def test_a_first_setting_enters_at_its_default_too():
     later = {
         "generator": {"batch", "chat_template_kwargs", "thinking_tokens"},
         "placement": {"encoder_gpus", "encoder_labels", "encoder_resources"},
+        "reranker": {"base": {"max_epoch_groups"}},
+        "adapter": {"base": {"max_epoch_groups"}},
     }
     assert settings_of(config, exclude={"budget"}) == config.model_dump(mode="json", exclude={"budget": True} | later)
 
