@@ -96,8 +96,8 @@ def _type(schema: Schema, paths: dict[str, str]) -> str:
     if name := section_of(schema):
         path = paths[name]
         return f"[section `{path}`](#{path.replace('.', '')})"
-    if "enum" in schema:
-        return ", ".join(f"`{each}`" for each in schema["enum"])
+    if choices := schema.get("enum", [schema[key] for key in ("const",) if key in schema]):
+        return ", ".join(f"`{each}`" for each in choices)
     if schema.get("type") == "array":
         return f"list{_bounds(schema)} of {_type(schema['items'], paths)}"
     if schema.get("type") == "object":

@@ -46,13 +46,14 @@ class PlacementConfig(Section):
     encoder_gpus: float = Field(default=0, ge=0, le=1)
     """Number of Ray GPUs, or share of one, that a copy of the encoder reserves; 0 encodes on CPU."""
     train_workers: int = Field(default=1, gt=0)
-    """Number of workers that train a base."""
+    """Number of workers that train a base: one as a Ray task, several by Ray Train."""
     train_gpus_per_worker: float = Field(default=0, ge=0)
     """Number of Ray GPUs that each training worker reserves; 0 trains on CPU with gloo, more with NCCL."""
     train_threads: int = Field(default=2, gt=0)
     """Number of OpenMP threads of all training workers together, on CPU."""
     zero_stage: int = Field(default=1, ge=0, le=2)
-    """ZeRO stage of DeepSpeed. 0 trains with torch alone; so does 1 where DeepSpeed is not installed."""
+    """ZeRO stage of DeepSpeed: 1 shards the optimizer's state over the workers, 2 the gradients too. 0 trains with
+    torch alone; so does one worker, which has nothing to shard, and stage 1 where DeepSpeed is not installed."""
     max_concurrent_trials: int = Field(default=2, gt=0)
     """Largest number of Ray Tune trials that fit heads at the same time."""
     generator_labels: dict[LabelKey, LabelSelector] = Field(default={})
@@ -74,6 +75,11 @@ class PlacementConfig(Section):
     as in `generator_labels`."""
     step_resources: dict[ResourceName, PositiveFloat] = Field(default={})
     """Custom Ray resources that each task or actor of all other work reserves; CPU, GPU and memory are none."""
+
+    @property
+    def useful_zero_stage(self) -> int:
+        """`zero_stage` where several workers train; 0 for one, which has nothing to shard."""
+        return self.zero_stage if self.train_workers > 1 else 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import hydra_ray.stages
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
-from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation, tell_of_former_batches
+from hydra_ray.engine.batches_under_way import require_no_batches, tell_of_former_batches
 from hydra_ray.engine.execute import Finish, OnComputed, complete_together, tell_nobody, telling
 from hydra_ray.engine.generation import AskingStage, run_generation
 from hydra_ray.engine.generator_actor import Loadable
@@ -162,6 +162,8 @@ def _ask(plan: Plan, stages: Sequence[AskingStage], finish: Finish) -> None:
 
     generator, placement = config.generator, config.placement
     if generator.engine == "openai_batch":
+        from hydra_ray.engine.batch_generation import run_batched_generation  # imports the endpoint's client
+
         for each in stages:
             finish(each.stage, run_batched_generation(each, plan.completions, generator, placement, go_on, may_spend))
         return

@@ -51,6 +51,8 @@ def test_a_first_setting_enters_at_its_default_too():
         "generator": {"batch", "chat_template_kwargs", "engine_args", "is_batch_invariant", "thinking_tokens"},
         "lamp": {"columns"},
         "placement": {"encoder_gpus", "encoder_labels", "encoder_resources"},
+        "reranker": {"base": {"max_epoch_groups"}},
+        "adapter": {"base": {"max_epoch_groups"}},
     }
     dumped = config.model_dump(mode="json", exclude={"budget": True} | later)
     dumped["placement"]["max_concurrent_sequences"] = 64  # the former default
