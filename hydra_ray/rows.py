@@ -294,6 +294,33 @@ class GateOutcome:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LabelLogs:
+    """Log probabilities of the labels of one query of a closed task, without a generator. Key: (user_id, query_id).
+
+    A pseudo-query's are held out: its record, and others that share its item, were not used.
+    """
+
+    query_id: str
+    by_text: tuple[float, ...]
+    """By the text alone, which knows no user."""
+    by_records: tuple[float, ...]
+    """By the user's records too, which all users' weights read alike."""
+    by_own: tuple[float, ...]
+    """By the user's own head too."""
+    by_other: tuple[float, ...]
+    """By another user's own head in its place, and nothing else changed; empty for a pseudo-query."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UserLabelLogs:
+    """A row of the labels table. Key: user_id."""
+
+    user_id: str
+    is_new: bool
+    queries: tuple[LabelLogs, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SystemAnswer:
     """Answer of one compared system to a query. Key: (user_id, query_id, system)."""
 

@@ -54,7 +54,8 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
     for module in ("engine.parts", "stages.scorer"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
-    patch.setattr("hydra_ray.scorer.heads.fit.run_trials", run_trials)
+    for module in ("scorer.heads.fit", "stages.own_heads"):
+        patch.setattr(f"hydra_ray.{module}.run_trials", run_trials)
 
 
 def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequence[Any]], *_: Any) -> None:

@@ -70,7 +70,8 @@ class Need:
 
 def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
     """Return the needs of each stage that runs outside the driver, in the stages' order."""
-    return {each.name: _needs(each, config) for each in definitions() if each.workers != "driver"}
+    made = (each for each in definitions() if each.workers != "driver" and each.is_made(config))
+    return {each.name: _needs(each, config) for each in made}
 
 
 def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:

@@ -280,15 +280,16 @@ class ApiConfig(Section):
 class GeneratorConfig(Section):
     """Generator: the frozen, black-box LLM."""
 
-    engine: Literal["vllm", "openai", "openai_batch", "fake"] = "vllm"
+    engine: Literal["vllm", "openai", "openai_batch", "fake", "none"] = "vllm"
     """Engine that generates. vllm: the model, loaded into Ray actors. openai: an OpenAI-compatible endpoint, as `api`
     says. openai_batch: the same endpoint, asked in batches that take up to a day a stage and cost less (see
-    docs/batches.md). fake: a fixed rule, to test everything around the generator."""
-    model: str
+    docs/batches.md). fake: a fixed rule, to test everything around the generator. none: no generator; in closed tasks
+    whose records show labels, the label model and own heads answer from records alone, at no cost."""
+    model: str = ""
     """Model: an absolute Hugging Face folder, s3://bucket/folder, a name of the Hugging Face hub (org/name or
     org/name@revision), or `package:NAME` for one that an installed Python package carries; see docs/models.md. With
     the engines openai and openai_batch, the model whose tokenizer fits prompts to `max_model_tokens`: best the one
-    that the endpoint serves."""
+    that the endpoint serves. Needed by every engine but none."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Floating-point type of weights and activations."""
     max_model_tokens: int = Field(default=2048, gt=0)
@@ -342,6 +343,8 @@ class GeneratorConfig(Section):
             raise ValueError(problem)
         if any(looks_secret(text) for text in _texts_in(self.engine_args)):
             raise ValueError("engine_args holds what looks like a secret, which must not stand in a configuration")
+        if (self.engine == "none") == bool(self.model):
+            raise ValueError("model is needed by every engine but none, which has none")
         if self.thinking_tokens >= self.max_model_tokens:
             raise ValueError("thinking_tokens must leave room for a prompt and an answer within max_model_tokens")
         if self.api is not None and self.chat_template_kwargs:

@@ -38,7 +38,7 @@ class RunConfig(Section):
     probes: ProbesConfig = ProbesConfig()
     """Probes of single records."""
     reranker: ScorerConfig
-    """Scorer of records."""
+    """Scorer of records, which is not made without a generator."""
     drafts: DraftsConfig = DraftsConfig()
     """Proposed answers."""
     adapter: AdapterConfig
@@ -56,7 +56,12 @@ class RunConfig(Section):
     def named_models(self) -> list[str]:
         """Every model that the run names, each once."""
         named = [self.generator.model, self.retrieve.encoder, self.reranker.base.encoder, self.adapter.base.encoder]
-        return list(dict.fromkeys(each for each in named if each is not None))
+        return list(dict.fromkeys(each for each in named if each))
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether a generator answers; where not, answers come from records alone."""
+        return self.generator.engine != "none"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -67,6 +72,11 @@ class RunConfig(Section):
         if self.answers.is_gated and not {"zero_shot", "rag_k"} <= set(self.drafts.prompts):
             raise ValueError(
                 "answers.is_gated needs zero_shot and rag_k among drafts.prompts: the gate chooses among them"
+            )
+        if not self.has_generator and not (self.adapter.has_plain_features and self.adapter.has_own_labels):
+            raise ValueError(
+                "generator.engine none answers by the label model, which adapter.has_plain_features and has_own_labels "
+                "must leave on"
             )
         if self.drafts.num_pseudo_queries > self.probes.num_pseudo_queries:
             raise ValueError("drafts.num_pseudo_queries must not exceed probes.num_pseudo_queries (M)")

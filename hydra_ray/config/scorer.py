@@ -103,3 +103,6 @@ class AdapterConfig(ScorerConfig):
     has_own_labels: bool = True
     """Whether, where records show labels, one handcrafted feature is the score that the user's own label model, fitted
     to all users' records, gives a label. Without it, a user's preferences are left to the heads."""
+    has_own_heads: bool = True
+    """Whether, where records show labels and `has_own_labels`, each user has a head that is fitted to all of the user's
+    records, without a request to the generator. They count only in data sets whose histories predict a gain."""

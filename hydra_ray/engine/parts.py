@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
@@ -29,6 +29,7 @@ _PLACE = ("stage", "bucket")
 """Names of what every row begins with."""
 
 Counters = Mapping[str, float]
+ArgumentT, ResultT = TypeVar("ArgumentT"), TypeVar("ResultT")
 
 
 class PartWork(Protocol):
@@ -108,8 +109,8 @@ def run_actor_parts(
         )
 
 
-def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
-    """Run one piece of work that loads an encoder on a worker of the cluster and return its counters."""
+def run_task(work: Callable[[ArgumentT], ResultT], argument: ArgumentT, placement: PlacementConfig) -> ResultT:
+    """Run one piece of work that loads an encoder on a worker of the cluster and return its result."""
     import ray
 
     start_ray()

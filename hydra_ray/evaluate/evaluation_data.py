@@ -101,7 +101,7 @@ def quality_title(task: Task) -> str:
 
 
 def collect_evaluation_data(task: Task, users: Iterable[tuple[User, AnsweredUser]]) -> EvaluationData:
-    """Evaluate every query with a known target, and add the oracle to its systems.
+    """Evaluate every query with a known target, and add the oracle to its systems where drafts were generated.
 
     Raises:
         InputError: no query has a known target.
@@ -143,7 +143,9 @@ def _systems_of(answered: AnsweredUser) -> tuple[str, ...]:
             f"the answers of user {answered.user_id!r} are by {sorted(present)}; expected {HYDRA!r} and others of "
             f"{SYSTEMS}. Remove the answers stage's folder and run again."
         )
-    return tuple(system for system in SYSTEMS if system in present or system == ORACLE)
+    # Without a generator there are no drafts of which an oracle could take the best.
+    has_oracle = not present.isdisjoint(PROMPT_SYSTEMS)
+    return tuple(system for system in SYSTEMS if system in present or (system == ORACLE and has_oracle))
 
 
 def _add_user(task: Task, user: User, answered: AnsweredUser, evaluation: EvaluationData) -> None:
@@ -168,7 +170,8 @@ def _add_query(task: Task, user: User, query: Query, answered: AnsweredQuery, ev
     target = query.target
     assert target is not None
     answers = {answer.system: answer for answer in answered.answers}
-    answers[ORACLE] = _oracle(task, answered.pool, target)
+    if ORACLE in evaluation.systems:
+        answers[ORACLE] = _oracle(task, answered.pool, target)
     if set(answers) != set(evaluation.systems):
         raise StorageError(
             f"query {query.query_id!r} of user {user.user_id!r} was answered by {sorted(answers)}; expected "

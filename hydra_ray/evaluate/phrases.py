@@ -22,15 +22,17 @@ def verdict(difference: Figure, metric: Mapping[str, Any]) -> str:
 
 
 def headline(report: Report) -> str:
-    """Return the main conclusion: HYDRA against the best system that only prompts."""
-    name = report["best_prompt_baseline"]
+    """Return the main conclusion: HYDRA against the best system that only prompts, or else only counts."""
+    name, kind = report["best_prompt_baseline"], "prompt-based baseline"
     if name is None:
-        return "HYDRA's answers; no prompt-based system to compare them with"
+        name, kind = report["best_simple_baseline"], "baseline that only counts"
+    if name is None:
+        return "HYDRA's answers; no baseline to compare them with"
     title = report["systems"][name]["title"]
     found = pair_verdict(report, HYDRA, name)
     if found == "open":
-        return f"No difference can be shown between HYDRA and the best prompt-based baseline, {title}"
-    return f"HYDRA answers {found} than the best prompt-based baseline, {title}"
+        return f"No difference can be shown between HYDRA and the best {kind}, {title}"
+    return f"HYDRA answers {found} than the best {kind}, {title}"
 
 
 def pair_verdict(report: Report, first: str, second: str) -> str:

@@ -32,7 +32,7 @@ from hydra_ray.evaluate.report_tables import (
     stage_table,
 )
 from hydra_ray.evaluate.settings import seeds
-from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.evaluate.systems import HYDRA, ORACLE
 from hydra_ray.evaluate.text_report import Section, report_sections
 from hydra_ray.findings import counted
 
@@ -152,7 +152,8 @@ def _ladder(report: Report) -> PlotFigure:
         if report["task"]["labels"]
         else "The oracle picks the best of the personal heads' drafts: HYDRA chooses among them and cannot pass it."
     )
-    note = f"{percent(report)} bootstrap intervals over users. {oracle}"
+    has_oracle = ORACLE in report["systems"]
+    note = f"{percent(report)} bootstrap intervals over users." + (f" {oracle}" if has_oracle else "")
     return PlotFigure(title="Quality ladder", note=note, plot=report_plots.quality_plot(report))
 
 

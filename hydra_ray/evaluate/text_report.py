@@ -47,6 +47,7 @@ def report_sections(report: Report) -> list[Section]:
         "What these numbers leave open": lambda: conclusions("open"),
         "Are the heads personal?": lambda: _personal(report),
         "What the gate chose": lambda: _gate(report),
+        "What a generator would have to add": lambda: _without_generator(report),
         "Who is harmed?": lambda: _harm(report),
         "By length of history": lambda: _history(report),
         "What weighs most": lambda: _features(report),
@@ -81,10 +82,13 @@ def _evaluated(report: Report) -> Iterator[str]:
         f"Task {task['name']} ({kind}): {counted(report['num_users'], 'user')}, {newness}, with "
         f"{counted(report['num_queries'], 'judged query', 'judged queries')}."
     )
-    yield (
-        f"Generator {config['generator']['model']}; N = {config['probes']['num_records']} retrieved records, "
-        f"k = {config['drafts']['num_records']} in a prompt, b = {config['drafts']['num_samples']} samples."
-    )
+    if config["generator"]["engine"] == "none":
+        yield "No generator: records, the label model and own heads answer, at no cost."
+    else:
+        yield (
+            f"Generator {config['generator']['model']}; N = {config['probes']['num_records']} retrieved records, "
+            f"k = {config['drafts']['num_records']} in a prompt, b = {config['drafts']['num_samples']} samples."
+        )
     intervals = f"{percent(report)} intervals by {report['bootstrap']['num_resamples']:,} bootstrap resamples of users"
     tests = sorted({test["test"] for family in report["significance"].values() for test in family.values()})
     if tests:
@@ -135,6 +139,33 @@ def _gate(report: Report) -> Iterator[str]:
         )
         if found["reasons"]:
             yield f"A reason it gave for {title}: {found['reasons'][0]}"
+
+
+def _without_generator(report: Report) -> Iterator[str]:
+    """Yield what is known, without having asked one, of what a generator would be worth."""
+    config = report["config"]
+    if config["generator"]["engine"] != "none":
+        return
+    own = report["systems"][HYDRA]["quality"]["value"]
+    yield (
+        f"Records alone reach {report['quality_title']} {plain_figure(own)} without a request: a generator is worth "
+        f"its price where it lifts that, of which {plain_figure(1 - own)} is left."
+    )
+    change = report["differences"][HYDRA].get("text_only", {}).get(report["metrics"][0]["name"])
+    if change is not None and change["low"] is not None:
+        yield (
+            f"On these {counted(report['num_queries'], 'query', 'queries')} of "
+            f"{counted(report['num_users'], 'user')} a change of less than about "
+            f"{plain_figure((change['high'] - change['low']) / 2)} in {report['metrics'][0]['title']} cannot be told "
+            "from chance."
+        )
+    per_query = (
+        config["probes"]["num_records"] + len(config["drafts"]["prompts"]) + len(config["drafts"]["sampled_prompts"])
+    )
+    yield (
+        f"With this configuration one would be asked about {per_query * report['num_queries']:,} times for these "
+        "queries alone; `hydra-ray plan` with the generator's settings tells requests, tokens and cost of all."
+    )
 
 
 def _harm(report: Report) -> Iterator[str]:

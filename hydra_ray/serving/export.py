@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.adapt.label_model import needs_label_model, read_label_model
+from hydra_ray.adapt.own_labels import needs_own_heads
+from hydra_ray.adapt.own_model import read_own_model
 from hydra_ray.errors import InputError
 from hydra_ray.evaluate.metrics_file import REPORT_ANEW
 from hydra_ray.lamp.users import USERS
@@ -36,20 +38,14 @@ def export_run(plan: Plan, folder: str) -> Exported:
     Raises:
         InputError: the run is not finished, the folder is not empty, or it is below the root.
     """
-    if not plan.is_complete():
-        raise InputError(f"the run {plan.config.run} is not finished: run its configuration to the end first")
-    if f"{folder}/".startswith(f"{plan.users.root}/"):
-        raise InputError(
-            f"{folder} is below the storage root, where every file must be one that users can be forgotten from: "
-            "name a folder outside it"
-        )
-    if storage.list_tree(folder):
-        raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")
+    _require_exportable(plan, folder)
     exported = _exported(plan, folder)
     for name, scorer in zip(SCORERS, (plan.reranker, plan.adapter), strict=True):
         _export_scorer(scorer, exported, name)
     if needs_label_model(plan.task, plan.config):
         read_label_model(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
+    if needs_own_heads(plan.task, plan.config):
+        _export_own_heads(plan, exported)
     _export_users(plan.users, exported.stage("users"))
     for name in exported.fingerprints:
         stage = exported.stage(name)
@@ -66,12 +62,31 @@ def export_run(plan: Plan, folder: str) -> Exported:
     return exported
 
 
+def _require_exportable(plan: Plan, folder: str) -> None:
+    if not plan.is_complete():
+        raise InputError(f"the run {plan.config.run} is not finished: run its configuration to the end first")
+    if f"{folder}/".startswith(f"{plan.users.root}/"):
+        raise InputError(
+            f"{folder} is below the storage root, where every file must be one that users can be forgotten from: "
+            "name a folder outside it"
+        )
+    if not plan.config.has_generator:
+        raise InputError(
+            f"the run {plan.config.run} has no generator, whose drafts an export scores: add users to it with "
+            "`hydra-ray fit-users` instead"
+        )
+    if storage.list_tree(folder):
+        raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")
+
+
 def _exported(plan: Plan, folder: str) -> Exported:
     stages = {
         "users": plan.users,
         "adapter.labeller": plan.labeller,
         **{f"{name}.heads": getattr(plan, name).heads for name in SCORERS},
     }
+    if needs_own_heads(plan.task, plan.config):
+        stages |= {"adapter.own": plan.own_model, "adapter.codes": plan.stage("adapter.codes")}
     return Exported(
         folder=folder,
         config=plan.config,
@@ -90,6 +105,15 @@ def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
     for bucket in scorer.heads.buckets:
         source, destination = (stage.part(heads_table(FOLD), bucket) for stage in (scorer.heads, heads))
         storage.write_bytes(destination, storage.read_bytes(source))
+
+
+def _export_own_heads(plan: Plan, exported: Exported) -> None:
+    """Copy own heads that are fitted to all records, and what all users teach of them."""
+    read_own_model(plan.own_model.folder).write(exported.stage("adapter.own").folder)
+    codes, destination = plan.stage("adapter.codes"), exported.stage("adapter.codes")
+    for bucket in codes.buckets:
+        source = codes.part(heads_table(0), bucket)
+        storage.write_bytes(destination.part(heads_table(0), bucket), storage.read_bytes(source))
 
 
 def _export_users(users: Stage, destination: Stage) -> None:

@@ -18,7 +18,7 @@ from hydra_ray.rows import (
     ScoredUser,
 )
 from hydra_ray.seeds import seed_of
-from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition
+from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_generator
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, draft_settings, generator_settings
 from hydra_ray.stages.probes import previewed_retrieval
@@ -114,6 +114,7 @@ STAGES = (
         like_versions=(3,),  # answers that could not be parsed are, or were taken with what is around them
         inputs=("users", "profiles", "probes", "reranker.heads"),
         settings=_settings,
+        is_made=with_generator,
         asks=Asking(work=DraftsPart, preview=_preview, is_guessed=_is_guessed, generations="answers"),
         tables=lambda _: ("drafts", ERRORS),
         duration=Duration(fixed=25, per_user=0.05),

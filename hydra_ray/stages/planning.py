@@ -16,7 +16,7 @@ from hydra_ray.runs.root import bucket_key_name
 from hydra_ray.runs.run_folder import ParentRun
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, fingerprint
-from hydra_ray.stages.definition import StageDefinition
+from hydra_ray.stages.definition import StageDefinition, definitions
 
 _ANSWERING = {"model", "model_version", "has_structured_outputs", "has_log_probabilities"}
 """Settings of an endpoint that its answers depend on."""
@@ -56,7 +56,9 @@ def make_stage(
     """
     config, parent = planning.config, planning.parent
     settings = definition.settings(planning)
+    made = {each.name for each in definitions() if each.is_made(config)}
     inputs = [planned[name] for name in definition.inputs]
+    inputs += [planned[name] for name in definition.added_inputs if name in made]
     if parent is not None:
         inputs += [planned[name] for name in definition.child_inputs]
         inputs += [parent.stages[name] for name in definition.parent_inputs if name in parent.stages]
@@ -74,7 +76,8 @@ def make_stage(
         return stage
     if not definition.may_differ:
         parent.require_like(stage, definition.like_versions)
-    return parent.stages[definition.name] if definition.is_inherited else stage
+    # A stage that the parent did not make is not made by the child either.
+    return parent.stages.get(definition.name, stage) if definition.is_inherited else stage
 
 
 def generator_settings(planning: Planning) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def generator_settings(planning: Planning) -> dict[str, Any]:
         {"chat_template_kwargs"} if generator.api else set()
     )
     answering = settings_of(generator, exclude=excluded)
-    named = {"engine": _engine(generator), "model": planning.models.generator.identity}
+    named = {"engine": _engine(generator), "model": _generator_identity(planning.models)}
     settings = {**answering, **_engine_arguments(generator), **named, **_endpoint(generator)}
     return {"generator": settings, "task": planning.task}
 
@@ -105,7 +108,7 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
     generator = config.generator
     # An endpoint is asked the very messages, whatever tokenizer fitted them.
     loaded = {
-        "model": models.generator.identity,
+        "model": _generator_identity(models),
         "dtype": generator.dtype,
         "max_model_tokens": generator.max_model_tokens,
         **({"chat_template_kwargs": generator.chat_template_kwargs} if generator.chat_template_kwargs else {}),
@@ -125,6 +128,10 @@ def _engine_arguments(generator: GeneratorConfig) -> dict[str, Any]:
     """Return the arguments of vLLM's engine that answers may depend on, where there are any."""
     arguments = answering_arguments(generator.engine_args)
     return {"engine_args": arguments} if arguments else {}
+
+
+def _generator_identity(models: RunModels) -> str:
+    return models.generator.identity if models.generator else ""
 
 
 def _engine(generator: GeneratorConfig) -> str:

@@ -34,6 +34,8 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
         ImportError: vLLM cannot be imported.
     """
     generator = config.generator
+    if generator.engine == "none":
+        return Finding(name="generator", value="none: answers come from records alone"), None
     try:
         if generator.engine == "fake":
             value = f"{model_identity(generator.model)}: named only, a fixed rule answers"

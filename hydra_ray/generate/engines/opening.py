@@ -40,7 +40,7 @@ def open_tokenizer(config: GeneratorConfig) -> "PreTrainedTokenizerBase":
     Raises:
         ModelError: the model is missing or its tokenizer cannot be loaded.
     """
-    if config.engine == "fake":
+    if config.engine in ("fake", "none"):  # a forecast without a generator fits no prompts
         from hydra_ray.generate.engines.fake import fake_tokenizer
 
         return fake_tokenizer()
