@@ -21,6 +21,7 @@ from hydra_ray.errors import HydraError
 from hydra_ray.extras import require_packages
 from hydra_ray.generate.calls import UNCONSTRAINED
 from hydra_ray.generate.credentials import require_credentials
+from hydra_ray.generate.failures import failures_text
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
@@ -105,7 +106,10 @@ def _make(plan: Plan, definition: StageDefinition, stage: Stage) -> Counters:
     """Do what is left of a stage's work."""
     if definition.asks is not None:
         definition.asks.prepare(plan)
-        return _ask(plan, definition.asks.work(plan), stage, definition.tables(plan))
+        counters = _ask(plan, definition.asks.work(plan), stage, definition.tables(plan))
+        if failed := failures_text(counters):
+            logger.warning("%s: %s; `hydra-ray retry RUN` asks again what may be repaired", stage.name, failed)
+        return counters
     assert definition.make is not None, f"the stage {stage.name} declares neither `make` nor `asks`"
     return definition.make(plan)
 
