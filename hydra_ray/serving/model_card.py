@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
-from hydra_ray.evaluate.phrases import Report
+from hydra_ray.evaluate.phrases import Report, generator_text
 from hydra_ray.evaluate.text_report import report_sections
 from hydra_ray.findings import counted
 
@@ -73,7 +73,7 @@ def _purpose(report: Report) -> Iterator[str]:
     ]
     yield ""
     yield (
-        f"The drafts are to be made as the run made them: generator {report['config']['generator']['model']}, prompts "
+        f"The drafts are to be made as the run made them: by {generator_text(report['config'])}, with the prompts "
         f"{', '.join(report['config']['drafts']['prompts'])}. Answers of another generator have other features, and "
         "the figures below do not hold for them."
     )

@@ -23,6 +23,7 @@ from hydra_ray.extras import require_packages
 from hydra_ray.generate.calls import UNCONSTRAINED
 from hydra_ray.generate.credentials import require_credentials
 from hydra_ray.generate.engines.vllm_settings import require_known_arguments
+from hydra_ray.generate.failures import failures_text
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
@@ -142,9 +143,20 @@ def _make(plan: Plan, group: Sequence[MadeStage]) -> None:
                     definition.asks.prepare(plan)
                 asked.append(AskingStage(stage=stage, tables=definition.tables(plan), work=definition.asks.work(plan)))
         if asked:
-            _ask(plan, asked, finish)
+            _ask(plan, asked, _warning_of_failures(finish))
 
     complete_together([stage for _, stage in group], make)
+
+
+def _warning_of_failures(finish: Finish) -> Finish:
+    """Return a function that also logs how many of a finished stage's answers failed."""
+
+    def warn_and_finish(stage: Stage, counters: Counters) -> None:
+        if failed := failures_text(counters):
+            logger.warning("%s: %s; `hydra-ray retry RUN` asks again what may be repaired", stage.name, failed)
+        finish(stage, counters)
+
+    return warn_and_finish
 
 
 def _ask(plan: Plan, stages: Sequence[AskingStage], finish: Finish) -> None:
