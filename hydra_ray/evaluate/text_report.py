@@ -89,8 +89,9 @@ def _evaluated(report: Report) -> Iterator[str]:
         yield "No generator: records, the label model and own heads answer, at no cost."
     else:
         yield (
-            f"Generator: {generator_text(config)}. {config['probes']['num_records']} records are retrieved for a query, "
-            f"{config['drafts']['num_records']} stand in a prompt, and {config['drafts']['num_samples']} samples are drawn."
+            f"Generator: {generator_text(config)}. {config['probes']['num_records']} records are retrieved for a "
+            f"query, {config['drafts']['num_records']} stand in a prompt, and {config['drafts']['num_samples']} samples "
+            "are drawn."
         )
     intervals = f"{percent(report)} intervals by {report['bootstrap']['num_resamples']:,} bootstrap resamples of users"
     tests = sorted({test["test"] for family in report["significance"].values() for test in family.values()})
