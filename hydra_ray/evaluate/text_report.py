@@ -90,8 +90,8 @@ def _evaluated(report: Report) -> Iterator[str]:
     else:
         yield (
             f"Generator: {generator_text(config)}. {config['probes']['num_records']} records are retrieved for a "
-            f"query, {config['drafts']['num_records']} stand in a prompt, and {config['drafts']['num_samples']} samples "
-            "are drawn."
+            f"query, {config['drafts']['num_records']} stand in a prompt, and "
+            f"{config['drafts']['num_samples']} samples are drawn."
         )
     intervals = f"{percent(report)} intervals by {report['bootstrap']['num_resamples']:,} bootstrap resamples of users"
     tests = sorted({test["test"] for family in report["significance"].values() for test in family.values()})
