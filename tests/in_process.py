@@ -1,6 +1,6 @@
 """Ray's place taken by this process: the same work in the same order, without a cluster, in seconds.
 
-Only bases cannot be trained so: configurations must leave them untrained.
+Only several workers cannot train bases so.
 """
 
 import asyncio
@@ -48,6 +48,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     decorate = ray.remote  # Ray's own modules, some of which are imported later, still need it
     patch.setattr(ray, "remote", lambda *work, **_: decorate(*work) if work else _Remote)
     patch.setattr(ray, "get", lambda found: found)
+    patch.setattr(ray, "wait", lambda found, **_: (found, []))
     patch.setattr(ray, "put", lambda value: value)
     patch.setattr("hydra_ray.engine.generation.open_pool", Pool)
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))

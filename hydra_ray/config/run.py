@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from hydra_ray.config.drafts import AnswersConfig, DraftsConfig
+from hydra_ray.config.engine_arguments import parallel_ranks
 from hydra_ray.config.generator import GeneratorConfig
 from hydra_ray.config.placement import BudgetConfig, PlacementConfig
 from hydra_ray.config.report import ReportConfig
@@ -79,4 +80,19 @@ class RunConfig(Section):
             )
         if self.drafts.num_pseudo_queries > self.probes.num_pseudo_queries:
             raise ValueError("drafts.num_pseudo_queries must not exceed probes.num_pseudo_queries (M)")
+        parallel_ranks(self.generator.engine_args, self.placement.generator_gpus)
+        if self.placement.generator_gpus == 0:
+            self._check_cpu_generator()
         return self
+
+    def _check_cpu_generator(self) -> None:
+        if self.generator.is_batch_invariant:
+            raise ValueError(
+                "generator.is_batch_invariant needs placement.generator_gpus: vLLM has it on GPUs alone. On CPU one "
+                "part is answered at a time, and comes out the same again"
+            )
+        if self.generator.engine_args.get("enable_chunked_prefill"):
+            raise ValueError(
+                "generator.engine_args must not have enable_chunked_prefill where placement.generator_gpus is 0: vLLM "
+                "cannot go on with a seed there"
+            )

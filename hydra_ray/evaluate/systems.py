@@ -67,6 +67,11 @@ def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
     }
 
 
+def same_prompts(num_records: int) -> frozenset[str]:
+    """Return the systems whose prompts are those of another one, where `num_records` records stand in a prompt."""
+    return frozenset({f"rag_{num_records}", f"pag_{num_records}"} & {*SYSTEMS})
+
+
 def compared_pairs(present: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return the pairs of `present` systems whose differences are reported, HYDRA and each other one first."""
     pairs = [(HYDRA, other) for other in present if other != HYDRA]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra_ray.config import GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.config.engine_arguments import answering_arguments
 from hydra_ray.generate.calls import added_fields
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.models.model_records import RunModels, UsedModel
@@ -83,10 +84,12 @@ def generator_settings(planning: Planning) -> dict[str, Any]:
     """Return what the generator's answers depend on besides the prompts."""
     generator = planning.config.generator
     # Those of an endpoint's template are among the fields of its requests.
-    excluded = {"max_failed_fraction", "api", "batch"} | ({"chat_template_kwargs"} if generator.api else set())
+    excluded = {"max_failed_fraction", "api", "batch", "engine_args"} | (
+        {"chat_template_kwargs"} if generator.api else set()
+    )
     answering = settings_of(generator, exclude=excluded)
     named = {"engine": _engine(generator), "model": _generator_identity(planning.models)}
-    settings = {**answering, **named, **_endpoint(generator)}
+    settings = {**answering, **_engine_arguments(generator), **named, **_endpoint(generator)}
     return {"generator": settings, "task": planning.task}
 
 
@@ -109,6 +112,8 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
         "dtype": generator.dtype,
         "max_model_tokens": generator.max_model_tokens,
         **({"chat_template_kwargs": generator.chat_template_kwargs} if generator.chat_template_kwargs else {}),
+        **({"is_batch_invariant": True} if generator.is_batch_invariant else {}),
+        **_engine_arguments(generator),
     }
     settings = {
         "engine": _engine(generator),
@@ -117,6 +122,12 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
         "bucket_key": bucket_key_name(config),
     }
     return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))
+
+
+def _engine_arguments(generator: GeneratorConfig) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine that answers may depend on, where there are any."""
+    arguments = answering_arguments(generator.engine_args)
+    return {"engine_args": arguments} if arguments else {}
 
 
 def _generator_identity(models: RunModels) -> str:

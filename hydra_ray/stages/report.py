@@ -102,7 +102,7 @@ def _settings(planning: Planning) -> dict[str, Any]:
 STAGES = (
     StageDefinition(
         name="report",
-        version=6,
+        version=7,
         inputs=("answers",),
         settings=_settings,
         make=_make,

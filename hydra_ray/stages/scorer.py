@@ -196,7 +196,7 @@ def _own_heads_settings(heads: HeadsConfig) -> dict[str, Any]:
 
 
 def _train(plan: "Plan", name: str) -> Counters:
-    """Train the bases: Ray Train, DeepSpeed."""
+    """Train the bases."""
     from hydra_ray.scorer.base.train import train_bases
 
     start_ray()
