@@ -67,7 +67,8 @@ def main() -> int:
         side, folder, num_buckets = arguments.measure
         measure({"ours": ours, "rival": rival}[side], Path(folder), int(num_buckets))
         return 0
-    return tell(figures(*arguments.megabytes, arguments.records, arguments.rounds))
+    small, large = arguments.megabytes
+    return tell(figures(small, large, arguments.records, arguments.rounds))
 
 
 def figures(small: float, large: float, num_records: int, num_rounds: int) -> Iterator[Figure]:

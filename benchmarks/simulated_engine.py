@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -136,7 +136,7 @@ def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
     for part_size, answer_tokens in product(PARTS, ANSWERS):
         requests = requests_of(arguments.requests, answer_tokens)
         fed = partial(fed_seconds, requests)
-        loops = [
+        loops: list[tuple[str, float | None, Callable[[], float]]] = [
             ("the same engine always fed", MIN_RATIO, partial(stage_seconds, requests, part_size, SEQUENCES, None))
         ]
         if arguments.former:

@@ -16,7 +16,7 @@ import selectors
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from harness import Figure, tell
 
@@ -82,6 +82,11 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
         return self._jumps.now
 
 
+def _state(part: Part) -> dict[str, Any]:
+    """Return what is noted of a part."""
+    return cast(dict[str, Any], part.content)
+
+
 class SimulatedCopy:
     """Copy whose parts share its speed evenly."""
 
@@ -102,7 +107,8 @@ class SimulatedCopy:
             raise CopyLostError("it is gone", is_expected=self._is_noticed)
         self._advance()
         self._parts[part] = done = self._loop.create_future()
-        part.content["began_with"] = part.content["left"]
+        content = _state(part)
+        content["began_with"] = content["left"]
         self._schedule()
         await done
         return part.content["requests"]
@@ -115,7 +121,7 @@ class SimulatedCopy:
         self._account.num_noticed += self._is_noticed
         unkept_seconds = self._loop.time() % KEEP_SECONDS
         for part, done in self._parts.items():
-            content, share = part.content, len(self._parts)
+            content, share = _state(part), len(self._parts)
             answered = content["began_with"] - content["left"]
             unkept = min(answered, unkept_seconds * self._cluster.requests_a_second / share)
             under_way = min(content["left"], self._cluster.num_places / share)
@@ -138,7 +144,7 @@ class SimulatedCopy:
         """Answer what was answered since the last time."""
         now = self._loop.time()
         for part in self._parts:
-            part.content["left"] -= (now - self._since) * self._cluster.requests_a_second / len(self._parts)
+            _state(part)["left"] -= (now - self._since) * self._cluster.requests_a_second / len(self._parts)
         self._since = now
 
     def _schedule(self) -> None:
@@ -153,7 +159,7 @@ class SimulatedCopy:
     def _finish(self) -> None:
         self._advance()
         for part in [part for part in self._parts if part.content["left"] <= 1e-6]:
-            part.content["left"] = 0.0
+            _state(part)["left"] = 0.0
             self._parts.pop(part).set_result(None)
         self._schedule()
 

@@ -99,10 +99,9 @@ def fit_own_users(task: Task, users: Sequence[User], labels: LabelModel, model: 
 
 def _others(users: Sequence[User]) -> Ints:
     """Return for each user the index of another one of the same cohort, the next; where there is none, of any."""
-    places = np.arange(len(users))
-    found = np.roll(places, -1)
+    found = np.roll(np.arange(len(users)), -1)
     for is_evaluated in (False, True):
-        own = np.array([place for place in places if users[place].is_evaluated() == is_evaluated], np.int64)
+        own = np.array([place for place, user in enumerate(users) if user.is_evaluated() == is_evaluated], np.int64)
         if len(own) > 1:
             found[own] = np.roll(own, -1)
     return found

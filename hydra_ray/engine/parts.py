@@ -29,7 +29,8 @@ _PLACE = ("stage", "bucket")
 """Names of what every row begins with."""
 
 Counters = Mapping[str, float]
-ArgumentT, ResultT = TypeVar("ArgumentT"), TypeVar("ResultT")
+ArgumentT = TypeVar("ArgumentT")
+ResultT = TypeVar("ResultT")
 
 
 class PartWork(Protocol):

@@ -146,8 +146,8 @@ def generator_text(config: Mapping[str, Any]) -> str:
 def is_priced(report: Report) -> bool:
     """Return whether what a run cost is known: its configuration sets prices, or its stages were made with some."""
     config = report["config"]
-    api = config["generator"].get("api") or {}
-    prices = [api.get("prompt_price"), api.get("generated_price"), config["budget"].get("hour_price")]
+    api: dict[str, Any] = config["generator"].get("api") or {}
+    prices = (api.get("prompt_price"), api.get("generated_price"), config["budget"].get("hour_price"))
     return any(prices) or bool(report["totals"].get("cost"))
 
 
