@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydra_ray import __version__
 from hydra_ray.engine.ray_connection import ADDRESS, SUBMITTED_AS, require_cluster_address
-from hydra_ray.errors import HydraError, SubmissionAddressError
+from hydra_ray.errors import HydraError, NothingNewError, SubmissionAddressError
 from hydra_ray.extras import naming_extras, require_packages
 from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS, configure_logs
 from hydra_ray.runs.signals import Stopped, stops_gracefully
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydra_ray.commands.submit.job import Job
 
 _CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
-SUBMITTED = ("run", "sweep", "plan", "check", "fit-users", "retry", "forget")
+SUBMITTED = ("run", "sweep", "plan", "check", "update", "fit-users", "retry", "forget")
 """Commands that can be submitted to a cluster as a job."""
 
 
@@ -51,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_status
 
 
-_ON_RAY = ("run", "demo", "sweep", "plan", "fit-users", "retry", "check")
+_ON_RAY = ("run", "demo", "sweep", "plan", "update", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
+_ALIASES = {"update": ("fit-users",)}
 
 
 def _tell_of_other_source() -> None:
@@ -113,19 +114,20 @@ def plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def fit_users(arguments: argparse.Namespace) -> int:
-    """Fit heads and generate answers for users who are added to a finished run (`hydra-ray fit-users`)."""
-    from hydra_ray.commands.fit_users import added_config, summary_text
-    from hydra_ray.stages.added_users import addition_summary
+def update(arguments: argparse.Namespace) -> int:
+    """Fit the heads of users who come back or are new, and answer their queries (`hydra-ray update`)."""
+    from hydra_ray.commands.update import update_run, updated_text
+    from hydra_ray.stages.update_summary import update_summary
     from hydra_ray.storage import is_uri
 
     users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]
-    config = added_config(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
-    from hydra_ray.stages.run import personalize
-
-    plan = personalize(config)
-    print(summary_text(addition_summary(plan)))
-    print(plan.run_folder)
+    try:
+        updated = update_run(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
+    except NothingNewError as nothing:
+        print(nothing)
+        return 0
+    print(updated_text(updated, update_summary(updated.plan)))
+    print(updated.plan.run_folder)
     return 0
 
 
@@ -301,7 +303,7 @@ def submit(arguments: argparse.Namespace) -> int:
 
 def _job(arguments: argparse.Namespace) -> "Job":
     """Return the job to submit, after parsing its command here, so that mistakes are reported before it is sent."""
-    from hydra_ray.commands.submit.job import ON_CONFIG, added_users_job, config_job, forgetting_job, run_job
+    from hydra_ray.commands.submit.job import ON_CONFIG, config_job, forgetting_job, run_job, update_job
 
     name, target, rest = arguments.submitted, arguments.target, arguments.rest
     inner = _parse([name, *(["--run"] if name == "forget" else []), target, *rest])
@@ -310,8 +312,8 @@ def _job(arguments: argparse.Namespace) -> "Job":
         return config_job(name, target, inner.overrides, rest, arguments.upload, has_page=has_page)
     if name == "forget":
         return forgetting_job(target, inner.users, inner.users_file)
-    if name == "fit-users":
-        return added_users_job(target, inner.users, inner.name, inner.overrides, arguments.upload)
+    if inner.command is update:
+        return update_job(target, inner.users, inner.name, inner.overrides, arguments.upload)
     return run_job(name, target, rest)
 
 
@@ -371,7 +373,11 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     )
     command.set_defaults(command=plan)
 
-    command = commands.add_parser("fit-users", help="add users to a finished run, which is not changed")
+    command = commands.add_parser(
+        "update",
+        aliases=_ALIASES["update"],
+        help="users who come back with new records or queries, and new users, beside a finished run",
+    )
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
     command.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
@@ -381,11 +387,11 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
         metavar="FILE",
         action="append",
         required=True,
-        help="file, folder or pattern of the users to add, as in lamp.users_files; may be repeated; or a folder of "
+        help="file, folder or pattern of whoever was active, as in lamp.users_files; may be repeated; or a folder of "
         "LaMP files, of which the run's new split is read",
     )
-    command.add_argument("--name", help="name of this addition; by default the first file's name")
-    command.set_defaults(command=fit_users)
+    command.add_argument("--name", help="name of this update; by default the first file's name")
+    command.set_defaults(command=update)
 
     command = commands.add_parser("export", help="export a finished run to a folder that serves requests without Ray")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
@@ -530,7 +536,8 @@ def _submission(argv: Sequence[str] | None) -> str:
     elif name == "doctor":
         words, name = ["submit", arguments.cluster, *arguments.subjects], "check"
     else:
-        words[words.index(name)] = "submit"
+        place = next(place for place, word in enumerate(words) if word in (name, *_ALIASES.get(name, ())))
+        words[place] = "submit"
     command = [] if name == "run" else ["--command", name]
     return shlex.join(["hydra-ray", *words, *command, "--address", os.environ[ADDRESS]])
 

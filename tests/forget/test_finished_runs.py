@@ -16,7 +16,7 @@ from builders import run_config
 from bytes_below import files_below, mentions
 
 from hydra_ray.cli import main
-from hydra_ray.commands.fit_users import added_config
+from hydra_ray.commands.update import update_config
 from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.forget.receipts import Receipt
 from hydra_ray.rows import from_dict
@@ -97,7 +97,7 @@ def plans(root: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan
             name: personalize(config.model_copy(update={"run": name}))
             for name, config in (("closed", closed), ("texts", texts))
         }
-        return found | {"added": personalize(added_config(found["closed"].run_folder, [added]))}
+        return found | {"added": personalize(update_config(found["closed"].run_folder, [added]))}
 
 
 @pytest.fixture(scope="module")

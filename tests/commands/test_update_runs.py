@@ -1,4 +1,4 @@
-"""Adding users to a finished run: the whole path with the fake generator, in this process instead of Ray's."""
+"""Updates of a finished run: the whole path with the fake generator, in this process instead of Ray's."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,17 +12,17 @@ import pytest
 from builders import run_config
 
 from hydra_ray.cli import main
-from hydra_ray.commands.fit_users import added_config
 from hydra_ray.commands.status import status_lines
+from hydra_ray.commands.update import update_config, update_run
 from hydra_ray.config import RunConfig
-from hydra_ray.errors import InputError
-from hydra_ray.rows import AnsweredUser, arrow_schema, from_table
+from hydra_ray.rows import AnsweredUser, User, arrow_schema, from_table
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.scorer.heads.store import heads_table
-from hydra_ray.stages.added_users import addition_summary
+from hydra_ray.seeds import seed_of
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
+from hydra_ray.stages.update_summary import update_summary
 from hydra_ray.storage import read_part
 
 pytestmark = [
@@ -34,6 +34,12 @@ pytestmark = [
 TRAINING = [f"train-{n}" for n in range(8)]
 NEW = [f"new-{n}" for n in range(4)]
 ADDED = ["june-0", "june-1", "june-2"]
+NUM_FOLDS = 2
+QUIET = next(each for each in [*NEW, *TRAINING] if seed_of(0, "fold", each) % NUM_FOLDS == 0)
+"""A user of whom only queries are new, and whose heads of fold 0 were fitted as a new user's."""
+BACK = next(each for each in NEW if each != QUIET)
+"""A user who comes back with a record."""
+ACTIVE = [*ADDED, QUIET, BACK]
 LABELS = ("comedy", "romance", "fantasy", "mystery")
 NUM_BUCKETS = 8
 UNTRAINED = {**run_config().reranker.base.model_dump(), "num_epochs": 0, "width": 0}
@@ -80,23 +86,58 @@ def without_ray() -> Iterator[None]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A finished run with a gate, cross-fitted."""
     folder = tmp_path_factory.mktemp("finished")
-    return personalize(config_of(folder, rows_of([*TRAINING, *NEW]), "planted", users={"num_folds": 2}))
+    return personalize(config_of(folder, rows_of([*TRAINING, *NEW]), "planted", users={"num_folds": NUM_FOLDS}))
+
+
+def monday() -> list[dict[str, Any]]:
+    """What is handed in first: new users, and what is new of others."""
+    quiet, back = rows_of([f"{QUIET} again", f"{BACK} again"])
+    return [
+        *rows_of(ADDED),
+        {"user_id": QUIET, "queries": quiet["queries"]},
+        {"user_id": BACK, "history": back["history"][:1], "queries": back["queries"]},
+    ]
+
+
+def tuesday() -> list[dict[str, Any]]:
+    """What is handed in next."""
+    (new,) = rows_of(["other"])
+    (june, *_) = rows_of(ADDED)
+    named = {**new["history"][0], "id": "named"}
+    return [
+        {"user_id": BACK, "history": [named], "queries": new["queries"]},
+        {"user_id": ADDED[0], "history": [june["history"][0], {**june["history"][1], "op": "delete"}]},
+        {"user_id": ADDED[1], "history": rows_of(ADDED)[1]["history"]},
+    ]
 
 
 @pytest.fixture(scope="module")
 def before(finished: Plan) -> dict[Path, bytes]:
-    """Every file under the root before users are added."""
+    """Every file under the root before an update."""
     return contents(finished)
 
 
 @pytest.fixture(scope="module")
-def added(finished: Plan, before: dict[Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """The run that adds users to it."""
-    path = write_rows(tmp_path_factory.mktemp("june") / "june.jsonl", rows_of(ADDED))
-    assert main(["fit-users", finished.run_folder, "--users", path]) == 0
-    plan = personalize(added_config(finished.run_folder, [path]))
+def june(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The first file that is handed in."""
+    return write_rows(tmp_path_factory.mktemp("june") / "june.jsonl", monday())
+
+
+@pytest.fixture(scope="module")
+def added(finished: Plan, before: dict[Path, bytes], june: str) -> Plan:
+    """The first update."""
+    path = june
+    assert main(["update", finished.run_folder, "--users", path]) == 0
+    plan = personalize(update_config(finished.run_folder, [path]))
     assert plan.is_complete()
     return plan
+
+
+@pytest.fixture(scope="module")
+def later(added: Plan, finished: Plan, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The second update."""
+    path = write_rows(tmp_path_factory.mktemp("july") / "july.jsonl", tuesday())
+    return update_run(finished.run_folder, [path]).plan
 
 
 def contents(plan: Plan) -> dict[Path, bytes]:
@@ -112,21 +153,26 @@ def answered(plan: Plan) -> dict[str, AnsweredUser]:
     return {row.user_id: row for part in parts for row in from_table(part, AnsweredUser)}
 
 
+def users_of(plan: Plan) -> dict[str, User]:
+    parts = [read_part(location, arrow_schema(User)) for location in plan.users.parts("users")]
+    return {user.user_id: user for part in parts for user in from_table(part, User)}
+
+
 def heads_of(stage: Stage) -> dict[str, dict[str, Any]]:
     rows = [row for location in stage.parts(heads_table(0)) for row in read_part(location).to_pylist()]
     return {row["user_id"]: row for row in rows}
 
 
-def test_every_added_user_is_answered_by_every_system_and_predicted(added: Plan, finished: Plan):
+def test_every_active_user_is_answered_by_every_system_and_predicted(added: Plan, finished: Plan):
     found = answered(added)
-    assert set(found) == set(ADDED)
+    assert set(found) == set(ACTIVE)
     systems = [answer.system for row in answered(finished).values() for answer in row.queries[0].answers]
     for row in found.values():
         assert {answer.system for answer in row.queries[0].answers} == set(systems)
         assert row.reranker_head
         assert row.adapter_head
     predictions = json.loads(Path(added.run_folder, "predictions.json").read_text())
-    assert {gold["id"] for gold in predictions["golds"]} == {f"{each}/0" for each in ADDED}
+    assert {gold["id"] for gold in predictions["golds"]} == {f"{each}/0" for each in ACTIVE}
 
 
 def test_the_finished_run_is_untouched_byte_for_byte(added: Plan, finished: Plan, before: dict[Path, bytes]):
@@ -135,8 +181,8 @@ def test_the_finished_run_is_untouched_byte_for_byte(added: Plan, finished: Plan
     assert Path(added.run_folder) != Path(finished.run_folder)
 
 
-def test_only_buckets_of_added_users_are_written(added: Plan, finished: Plan, before: dict[Path, bytes]):
-    expected = buckets_of(finished, ADDED)
+def test_only_buckets_of_active_users_are_written(added: Plan, finished: Plan, before: dict[Path, bytes]):
+    expected = buckets_of(finished, ACTIVE)
     assert len(expected) < NUM_BUCKETS
     written = [path for path in contents(finished) if path not in before]
     numbers = {
@@ -150,7 +196,7 @@ def test_only_buckets_of_added_users_are_written(added: Plan, finished: Plan, be
 
 def test_a_head_is_in_the_same_bucket_of_both_runs_and_names_base_and_prior(added: Plan, finished: Plan):
     for mine, theirs in ((added.reranker, finished.reranker), (added.adapter, finished.adapter)):
-        assert set(heads_of(mine.heads)) == set(ADDED)
+        assert set(heads_of(mine.heads)) == set(ACTIVE)
         metadata = [
             read_part(stage.part(heads_table(0), bucket)).schema.metadata
             for stage, bucket in ((mine.heads, mine.heads.buckets[0]), (theirs.heads, 0))
@@ -159,11 +205,42 @@ def test_a_head_is_in_the_same_bucket_of_both_runs_and_names_base_and_prior(adde
             assert metadata[0][key] == metadata[1][key]
 
 
-def test_what_adding_took_is_told(added: Plan, finished: Plan):
+def test_a_user_of_whom_only_queries_are_new_keeps_the_heads(added: Plan, finished: Plan):
+    for mine, theirs in ((added.reranker, finished.reranker), (added.adapter, finished.adapter)):
+        found, expected = heads_of(mine.heads)[QUIET], heads_of(theirs.heads)[QUIET]
+        assert found["num_groups"] == expected["num_groups"] > 0
+        np.testing.assert_allclose(found["code"], expected["code"], atol=1e-6)
+
+
+def test_users_come_back_with_their_histories(added: Plan, later: Plan):
+    assert [len(users_of(added)[each].history) for each in (QUIET, BACK, ADDED[0])] == [7, 8, 7]
+    found = users_of(later)
+    assert set(found) == {BACK, ADDED[0]}
+    assert [len(found[each].history) for each in (BACK, ADDED[0])] == [9, 6]
+    assert found[BACK].history[-1].record_id == "named"
+    assert set(heads_of(later.adapter.heads)) == {BACK, ADDED[0]}
+    assert {name: len(row.queries) for name, row in answered(later).items()} == {BACK: 1, ADDED[0]: 0}
+
+
+def test_the_same_again_changes_nothing_and_says_so(
+    later: Plan, finished: Plan, june: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = contents(later)
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(Path(june).read_bytes())
+    known = write_rows(tmp_path / "known.jsonl", [{"user_id": BACK, "history": monday()[-1]["history"]}])
+    for path in (june, str(copy), known):
+        assert main(["update", finished.run_folder, "--users", path]) == 0
+        assert "nothing is changed" in capsys.readouterr().out
+    assert contents(later) == before
+
+
+def test_what_an_update_took_is_told(added: Plan, finished: Plan):
     summary = json.loads(Path(added.run_folder, "summary.json").read_text())
-    assert summary == addition_summary(added)
-    assert (summary["num_users"], summary["num_queries"], summary["taught_by"]) == (3, 3, finished.config.run)
-    assert [sum(heads.values()) for heads in summary["heads"].values()] == [3, 3]
+    assert summary == update_summary(added)
+    assert (summary["num_users"], summary["num_queries"], summary["taught_by"]) == (5, 5, finished.config.run)
+    assert (summary["returning_users"], summary["added_records"], summary["changed_records"]) == (2, 22, 0)
+    assert [sum(heads.values()) for heads in summary["heads"].values()] == [5, 5]
     assert summary["requests"] >= summary["asked_now"] > 0
     lines = list(status_lines(added.run_folder))
     assert all("complete" in line for line in lines[1:-1])
@@ -171,7 +248,7 @@ def test_what_adding_took_is_told(added: Plan, finished: Plan):
 
 def test_known_targets_are_reported_on(added: Plan):
     metrics = json.loads(Path(added.run_folder, "metrics.json").read_text())
-    assert (metrics["num_users"], metrics["num_queries"]) == (3, 3)
+    assert (metrics["num_users"], metrics["num_queries"]) == (5, 5)
 
 
 def test_adding_again_does_no_work(added: Plan):
@@ -180,18 +257,10 @@ def test_adding_again_does_no_work(added: Plan):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_users_whom_the_run_has_are_refused_before_anything_is_written(finished: Plan, tmp_path: Path):
-    stages = {path for path in contents(finished) if "stages" in path.parts}
-    path = write_rows(tmp_path / "again.jsonl", rows_of(["other", "new-1"]))
-    with pytest.raises(InputError, match="has 1 of these users already: 'new-1'"):
-        personalize(added_config(finished.run_folder, [path]))
-    assert {path for path in contents(finished) if "stages" in path.parts} == stages
-
-
 def test_users_without_targets_are_answered_and_not_reported_on(finished: Plan, tmp_path: Path):
     (row,) = rows_of(["july-0"])
     row["queries"] = [{"input": query["input"]} for query in row["queries"]]
-    plan = personalize(added_config(finished.run_folder, [write_rows(tmp_path / "july.jsonl", [row])]))
+    plan = personalize(update_config(finished.run_folder, [write_rows(tmp_path / "july.jsonl", [row])]))
     assert set(answered(plan)) == {"july-0"}
     assert Path(plan.run_folder, "predictions.json").exists()
     assert Path(plan.run_folder, "summary.json").exists()
@@ -216,7 +285,7 @@ def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(
 
     whole = personalize(config("whole", [*NEW[:2], *ADDED]), until="answers")
     first = personalize(config("first", NEW[:2]))
-    added = personalize(added_config(first.run_folder, [write_rows(tmp_path / "june.jsonl", rows(ADDED))]))
+    added = personalize(update_config(first.run_folder, [write_rows(tmp_path / "june.jsonl", rows(ADDED))]))
     for mine, theirs in ((added.reranker, whole.reranker), (added.adapter, whole.adapter)):
         found, expected = heads_of(mine.heads), heads_of(theirs.heads)
         for user_id in ADDED:
