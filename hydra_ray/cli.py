@@ -160,14 +160,16 @@ def stop(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Print the results of each run as text; of several runs also the average gain (`hydra-ray report`)."""
+    from hydra_ray.commands.line import line_lines
     from hydra_ray.config import ReportConfig
     from hydra_ray.evaluate.metrics_file import read_report
     from hydra_ray.evaluate.summary import compare_systems, summarize, summary_text
     from hydra_ray.evaluate.text_report import report_text
 
-    reports = [read_report(_absolute_root(run)) for run in arguments.runs]
-    for each in reports:
-        print(report_text(each))
+    folders = [_absolute_root(run) for run in arguments.runs]
+    reports = [read_report(folder) for folder in folders]
+    for folder, each in zip(folders, reports, strict=True):
+        print("\n".join([report_text(each), *line_lines(folder)]))
     if len(reports) > 1:
         bootstrap = ReportConfig.model_validate(reports[0]["bootstrap"])
         print(summary_text(summarize([compare_systems(each) for each in reports], bootstrap)))

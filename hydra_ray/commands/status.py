@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from hydra_ray import storage
+from hydra_ray.commands.line import line_lines
 from hydra_ray.commands.stop import batch_line, batches_of_run
 from hydra_ray.findings import counted
 from hydra_ray.stages.outline import StageOutline, read_outline
 
 
 def status_lines(run_folder: str) -> Iterator[str]:
-    """Yield one line per stage of the run in `run_folder`, and one per batch under way.
+    """Yield one line per stage of the run in `run_folder`, and one per batch under way and per update.
 
     Raises:
         InputError: there is no run in the folder.
@@ -21,6 +22,7 @@ def status_lines(run_folder: str) -> Iterator[str]:
     yield from (f"  {batch_line(record)}" for _, record in batches_of_run(run_folder).values())
     report = storage.join(run_folder, "report.html")
     yield f"report: {report}" if storage.exists(report) else "report: not yet; run the same configuration to resume"
+    yield from line_lines(run_folder)
 
 
 def _state(outline: StageOutline) -> str:

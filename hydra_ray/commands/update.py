@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hydra_ray import storage
+from hydra_ray.commands.line import users_text
 from hydra_ray.config import RunConfig, apply_override, check_config
 from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.findings import counted
@@ -121,20 +122,6 @@ def updated_text(updated: Updated, summary: dict[str, Any]) -> str:
         return f"nothing is changed: the same was handed in before\n{head}"
     asked = f"{counted(summary['requests'], 'request')}, {summary['asked_now']} of them asked now; "
     return "\n".join([head, *heads, f"{asked}{summary['seconds']} s"])
-
-
-def users_text(summary: dict[str, Any]) -> str:
-    """Return whom an update brought, and with what, in one line."""
-    returning = summary.get("returning_users", 0)
-    changes = [
-        counted(returning, "user came back", "users came back"),
-        f"{counted(summary['num_users'] - returning, 'new user')}",
-        f"{counted(summary.get('added_records', 0), 'new record')}",
-        f"{counted(summary.get('changed_records', 0), 'record')} replaced or deleted",
-        f"{counted(summary['num_queries'], 'query', 'queries')} answered",
-        f"{counted(summary['num_rejected'], 'sample')} rejected",
-    ]
-    return ", ".join(changes)
 
 
 def _is_under_way(update: Update) -> bool:

@@ -5,14 +5,19 @@ that has a user has everything of the user, and no earlier one is read. A table 
 came with an update, in the buckets of the active users, which run that is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from graphlib import TopologicalSorter
+
+import numpy as np
+import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.rows import RowT, User, arrow_schema, from_table
 from hydra_ray.runs.run_folder import FinishedRun, open_finished, read_config, recorded_fingerprints, run_folder_of
+from hydra_ray.runs.stage import Stage
 from hydra_ray.runs.user_rows import rows_of_users
 from hydra_ray.storage.listings import is_listed
 from hydra_ray.storage.parallel import THREADS, mapped
@@ -62,6 +67,36 @@ def updates_of(root: str, run: str) -> list[Update]:
     line = TopologicalSorter({name: [each for each in before if each in follows] for name, before in follows.items()})
     added = sorted(found.keys() - follows.keys(), key=lambda name: (_finished_at(root, name), name))
     return [_update(root, found[name]) for name in (*added, *line.static_order())]
+
+
+def newest_first(root: str, run: str) -> list[FinishedRun]:
+    """Return the finished updates of a run, newest first: the first that has a user has what is the user's now."""
+    names = [each.run for each in updates_of(root, run) if each.is_finished]
+    return list(mapped(partial(open_finished, root), reversed(names), THREADS))
+
+
+def newest_rows(
+    base: Stage, updates: Sequence[FinishedRun], table: str, bucket: int, schema: pa.Schema
+) -> pa.Table | None:
+    """Return a bucket's rows of a table, sorted by user_id, each from the newest run that has the user; None where no
+    update has any, so that those of the finished run are the newest.
+
+    Args:
+        base: stage of the finished run.
+        updates: see `newest_first`.
+    """
+    stages = [each.stages[base.name] for each in updates]
+    located = [each.part(table, bucket) for each in stages if _is_there(each.part(table, bucket))]
+    if not located:
+        return None
+    seen: set[str] = set()
+    found: list[pa.Table] = []
+    for location in (*located, base.part(table, bucket)):
+        rows = storage.read_part(location, schema).replace_schema_metadata(None)
+        ids = rows["user_id"].to_pylist()
+        found.append(rows.take(np.array([place for place, each in enumerate(ids) if each not in seen], np.int64)))
+        seen.update(ids)
+    return pa.concat_tables(found).sort_by("user_id")
 
 
 def _update(root: str, config: RunConfig) -> Update:

@@ -1,6 +1,6 @@
 """Export of a finished run for serving: one folder that needs neither the run's root nor Ray."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from hydra_ray.models import resolve_model
 from hydra_ray.models.content import model_files, names_below
 from hydra_ray.rows import User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import bucket_key_of
+from hydra_ray.runs.run_folder import FinishedRun
 from hydra_ray.runs.stage import Stage
+from hydra_ray.runs.updates import newest_first, newest_rows
 from hydra_ray.scorer.base.spec import DESCRIBED, base_name_of
 from hydra_ray.scorer.base.spec import DESCRIPTION as BASE
 from hydra_ray.scorer.heads.features import row_group_slices
-from hydra_ray.scorer.heads.store import heads_table, prior_folder, read_lineage
+from hydra_ray.scorer.heads.store import HEADS_SCHEMA, heads_table, prior_folder, read_lineage, write_heads
 from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.serving.export_folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.serving.model_card import base_card, model_card
@@ -29,7 +31,8 @@ from hydra_ray.storage.listings import FILES
 
 
 def export_run(plan: Plan, folder: str) -> Exported:
-    """Copy everything that scoring needs of a finished run to an empty folder or URI.
+    """Copy everything that scoring needs of a finished run to an empty folder or URI: of each user the head and the
+    history of the newest update that has the user.
 
     Users forgotten under the root are not in it, but users who are forgotten later stay: exports are outside the root.
 
@@ -45,12 +48,12 @@ def export_run(plan: Plan, folder: str) -> Exported:
         )
     if storage.list_tree(folder):
         raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")
-    exported = _exported(plan, folder)
+    exported, updates = _exported(plan, folder), newest_first(plan.users.root, plan.config.run)
     for name, scorer in zip(SCORERS, (plan.reranker, plan.adapter), strict=True):
-        _export_scorer(scorer, exported, name)
+        _export_scorer(scorer, exported, name, updates)
     if needs_label_model(plan.task, plan.config):
         read_label_model(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
-    _export_users(plan.users, exported.stage("users"))
+    _export_users(plan.users, exported.stage("users"), updates)
     for name in exported.fingerprints:
         stage = exported.stage(name)
         storage.write_json(stage.manifest_location, {FILES: digests_of(stage.folder, storage.list_tree(stage.folder))})
@@ -80,7 +83,7 @@ def _exported(plan: Plan, folder: str) -> Exported:
     )
 
 
-def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
+def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str, updates: Sequence[FinishedRun]) -> None:
     base = storage.join(scorer.base.folder, base_name_of(scorer.base_folds[FOLD]))
     files = storage.read_json(storage.join(base, BASE), DESCRIBED)["files"]
     storage.copy_files(base, exported.path(name), [*files, BASE])
@@ -89,14 +92,20 @@ def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
     read_prior(folder).write(prior_folder(heads.folder, FOLD), lineage.head_prior)
     for bucket in scorer.heads.buckets:
         source, destination = (stage.part(heads_table(FOLD), bucket) for stage in (scorer.heads, heads))
-        storage.write_bytes(destination, storage.read_bytes(source))
+        newest = newest_rows(scorer.heads, updates, heads_table(FOLD), bucket, HEADS_SCHEMA)
+        if newest is None:
+            storage.write_bytes(destination, storage.read_bytes(source))
+        else:
+            groups = (newest.slice(each.start, each.stop - each.start) for each in row_group_slices(newest.num_rows))
+            write_heads(destination, groups, lineage, {})
 
 
-def _export_users(users: Stage, destination: Stage) -> None:
+def _export_users(users: Stage, destination: Stage, updates: Sequence[FinishedRun]) -> None:
     """Write the histories without queries, in row groups, so that one user is found without reading a bucket."""
     schema = arrow_schema(User)
     for bucket in users.buckets:
-        part = storage.read_part(users.part(USERS, bucket), schema)
+        newest = newest_rows(users, updates, USERS, bucket, schema)
+        part = storage.read_part(users.part(USERS, bucket), schema) if newest is None else newest
         storage.write_row_groups(destination.part(USERS, bucket), schema, _histories(part), {})
 
 

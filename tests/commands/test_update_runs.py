@@ -15,12 +15,14 @@ from hydra_ray.cli import main
 from hydra_ray.commands.status import status_lines
 from hydra_ray.commands.update import update_config, update_run
 from hydra_ray.config import RunConfig
-from hydra_ray.rows import AnsweredUser, User, arrow_schema, from_table
+from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedQuery, ProbedUser, User, arrow_schema, from_table
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.scorer.heads.store import heads_table
 from hydra_ray.seeds import seed_of
-from hydra_ray.stages.plan import Plan
+from hydra_ray.serving.export import export_run
+from hydra_ray.serving.scorer import load_scorer
+from hydra_ray.stages.plan import Plan, plan_recorded
 from hydra_ray.stages.run import personalize
 from hydra_ray.stages.update_summary import update_summary
 from hydra_ray.storage import read_part
@@ -158,6 +160,15 @@ def users_of(plan: Plan) -> dict[str, User]:
     return {user.user_id: user for part in parts for user in from_table(part, User)}
 
 
+def rows_in(plan: Plan, stage: str, row_type: type) -> dict[str, Any]:
+    parts = [read_part(location, arrow_schema(row_type)) for location in plan.stage(stage).parts(stage)]
+    return {row.user_id: row for part in parts for row in from_table(part, row_type)}
+
+
+def pseudo_of(probed: ProbedUser) -> list[ProbedQuery]:
+    return [query for query in probed.queries if query.is_pseudo]
+
+
 def heads_of(stage: Stage) -> dict[str, dict[str, Any]]:
     rows = [row for location in stage.parts(heads_table(0)) for row in read_part(location).to_pylist()]
     return {row["user_id"]: row for row in rows}
@@ -220,6 +231,59 @@ def test_users_come_back_with_their_histories(added: Plan, later: Plan):
     assert found[BACK].history[-1].record_id == "named"
     assert set(heads_of(later.adapter.heads)) == {BACK, ADDED[0]}
     assert {name: len(row.queries) for name, row in answered(later).items()} == {BACK: 1, ADDED[0]: 0}
+
+
+def test_pseudo_queries_that_were_asked_stay_as_they_were(added: Plan, later: Plan, finished: Plan):
+    for mine, theirs, user_id in ((added, finished, QUIET), (added, finished, BACK), (later, added, BACK)):
+        for stage, row_type in (("probes", ProbedUser), ("drafts", DraftedUser)):
+            now, before = (
+                {each.query_id: each for each in rows_in(plan, stage, row_type)[user_id].queries if each.is_pseudo}
+                for plan in (mine, theirs)
+            )
+            num_new = len(users_of(mine)[user_id].history) - len(users_of(theirs)[user_id].history)
+            assert len(now.keys() - before.keys()) <= num_new
+            kept = now.keys() & before.keys()
+            assert kept
+            assert {each: now[each] for each in kept} == {each: before[each] for each in kept}
+
+
+def test_of_a_user_of_whom_only_queries_are_new_only_these_are_asked(added: Plan, finished: Plan):
+    probed = rows_in(added, "probes", ProbedUser)[QUIET]
+    assert pseudo_of(probed) == pseudo_of(rows_in(finished, "probes", ProbedUser)[QUIET])
+    assert len(probed.queries) > len(pseudo_of(probed))
+
+
+def test_a_deleted_record_is_in_no_answer_any_more(added: Plan, later: Plan):
+    gone = {each.record_id for each in users_of(added)[ADDED[0]].history}
+    gone -= {each.record_id for each in users_of(later)[ADDED[0]].history}
+    (name,) = gone
+    probed = rows_in(later, "probes", ProbedUser)[ADDED[0]]
+    drafted = rows_in(later, "drafts", DraftedUser)[ADDED[0]]
+    shown = {each.record_id for query in probed.queries for each in query.probes}
+    shown |= {each for query in drafted.queries for prompt in query.prompts for each in prompt.record_ids}
+    assert name not in shown
+    assert f"record:{name}" not in {query.query_id for query in probed.queries}
+
+
+def test_an_export_has_of_each_user_what_is_newest(later: Plan, added: Plan, finished: Plan, tmp_path: Path):
+    exported = export_run(plan_recorded(finished.run_folder), str(tmp_path / "export"))
+    line = (finished, added, later)
+    for name in ("reranker", "adapter"):
+        newest = {key: row for plan in line for key, row in heads_of(getattr(plan, name).heads).items()}
+        assert heads_of(exported.stage(f"{name}.heads")) == newest
+    scorer = load_scorer(exported.folder)
+    histories = {key: user.history for plan in line for key, user in users_of(plan).items()}
+    assert {key: scorer.history_of(key) for key in histories} == histories
+
+
+def test_status_and_report_show_the_line(later: Plan, finished: Plan, capsys: pytest.CaptureFixture[str]):
+    for command in ("status", "report"):
+        assert main([command, finished.run_folder]) == 0
+        text = capsys.readouterr().out
+        assert "2 updates:" in text
+        assert text.index("test+june: 2 users came back, 3 new users") < text.index(
+            "test+july: 2 users came back, 0 new"
+        )
 
 
 def test_the_same_again_changes_nothing_and_says_so(
