@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydra_ray.commands.submit.job import Job
 
 _CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
-SUBMITTED = ("run", "sweep", "plan", "check", "update", "fit-users", "retry", "forget")
+SUBMITTED = ("run", "sweep", "plan", "check", "update", "fit-users", "predict", "retry", "forget")
 """Commands that can be submitted to a cluster as a job."""
 
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_status
 
 
-_ON_RAY = ("run", "demo", "sweep", "plan", "update", "retry", "check")
+_ON_RAY = ("run", "demo", "sweep", "plan", "update", "predict", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
 _ALIASES = {"update": ("fit-users",)}
 
@@ -128,6 +128,19 @@ def update(arguments: argparse.Namespace) -> int:
         return 0
     print(updated_text(updated, update_summary(updated.plan)))
     print(updated.plan.run_folder)
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Answer queries by a finished run and its updates, and write the answers as Parquet (`hydra-ray predict`)."""
+    from hydra_ray.commands.predict import predict as answer
+    from hydra_ray.storage import is_uri
+
+    queries = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.queries]
+    output = _absolute_root(arguments.output)
+    answers = answer(_absolute_root(arguments.run), queries, output, arguments.overrides)
+    print(f"{answers.num_queries} queries answered, {answers.num_failed} of them without a usable answer")
+    print(output)
     return 0
 
 
@@ -394,6 +407,23 @@ def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
     )
     command.add_argument("--name", help="name of this update; by default the first file's name")
     command.set_defaults(command=update)
+
+    command = commands.add_parser(
+        "predict", help="answer queries by a finished run and its updates; nothing is learned"
+    )
+    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
+    command.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
+    )
+    command.add_argument(
+        "--queries",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="Parquet, CSV or JSON lines with user_id and input, or a row a user; may be repeated",
+    )
+    command.add_argument("--output", metavar="FILE", required=True, help="Parquet file or URI to write the answers to")
+    command.set_defaults(command=predict)
 
     command = commands.add_parser("export", help="export a finished run to a folder that serves requests without Ray")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")

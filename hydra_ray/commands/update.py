@@ -83,28 +83,45 @@ def update_config(
         ConfigError: the name or an override is wrong.
     """
     run = read_config(run_folder)
-    if run.taught_by is not None:
-        raise InputError(f"{run_folder} is an update of the run {run.taught_by}: update {run.taught_by} instead")
     before = updates_of(run.storage.root, run.run)
-    settings = run.model_dump(mode="json")
-    settings["run"] = f"{run.run}+{name or PurePosixPath(_unpacked_name(users[0])).stem}"
-    settings["taught_by"] = run.run
-    settings["lamp"] |= {"planted": None, "train_split": None, **_source(users)}
-    settings["users"] |= {"num_folds": 1, "max_users": None}
-    for override in overrides:
-        settings = apply_override(settings, override)
-    source = f"the configuration of an update of {run_folder}"
-    lamp = check_config(settings, source=source).lamp
-    handed_in = fingerprint("handed in", 1, {}, input_fingerprint(lamp, is_by_content=True))
+    settings = update_settings(run_folder, users, before, overrides)
+    handed_in = settings["update"]["handed_in"]
     same = next((each for each in before if each.config.update and each.config.update.handed_in == handed_in), None)
     if same is not None and same.is_finished:
         return same.config
     if same is not None:
         settings |= {"run": same.run, "update": same.config.model_dump(mode="json")["update"]}
     else:
-        settings["run"] = _new_name(settings["run"], before)
-        settings["update"] = {"follows": _directly_before(run.run, before), "handed_in": handed_in}
-    return check_config(settings, source=source)
+        settings["run"] = _new_name(f"{run.run}+{name or PurePosixPath(_unpacked_name(users[0])).stem}", before)
+    return check_config(settings, source=f"the configuration of an update of {run_folder}")
+
+
+def update_settings(
+    run_folder: str, users: Sequence[str], before: Sequence[Update], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Return the settings of a run that takes what is handed in after some updates, but for its name.
+
+    Args:
+        before: updates of the run, oldest first.
+        run_folder, users, overrides: see `update_run`.
+
+    Raises:
+        InputError: there is no such run, it is itself an update, or a file is missing.
+        ConfigError: an override is wrong.
+    """
+    run = read_config(run_folder)
+    if run.taught_by is not None:
+        raise InputError(f"{run_folder} is an update of the run {run.taught_by}: give {run.taught_by} instead")
+    settings = run.model_dump(mode="json")
+    settings["run"] = f"{run.run}+"
+    settings["taught_by"] = run.run
+    settings["lamp"] |= {"planted": None, "train_split": None, **_source(users)}
+    settings["users"] |= {"num_folds": 1, "max_users": None}
+    for override in overrides:
+        settings = apply_override(settings, override)
+    lamp = check_config(settings, source=f"the configuration of an update of {run_folder}").lamp
+    handed_in = fingerprint("handed in", 1, {}, input_fingerprint(lamp, is_by_content=True))
+    return settings | {"update": {"follows": _directly_before(run.run, before), "handed_in": handed_in}}
 
 
 def updated_text(updated: Updated, summary: dict[str, Any]) -> str:

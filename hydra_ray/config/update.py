@@ -13,3 +13,5 @@ class UpdateConfig(Section):
     the finished run itself and what was added to it by versions that had no updates."""
     handed_in: str
     """Hash of what was handed in, by which the same files are known again."""
+    has_queries_alone: bool = False
+    """Whether queries alone are answered (`hydra-ray predict`): records are refused, and no update follows."""

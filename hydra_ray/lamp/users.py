@@ -325,6 +325,8 @@ def _join(
             if user_id in places:
                 raise MalformedError(f"the same id as {places[user_id]}")
             places[user_id] = f"sample {sample.position} of {sample.source}"
+            if config.update is not None and config.update.has_queries_alone:
+                _require_no_records(sample)
             user = sample.user if back is None else back.joined(sample)
             if user is None:
                 continue
@@ -333,6 +335,11 @@ def _join(
             yield sample, in_fold(config, user)
         except MalformedError as error:
             yield sample, rejected_sample(sample, error.reason)
+
+
+def _require_no_records(sample: Sample) -> None:
+    if sample.user.history or sample.withdrawn:
+        raise MalformedError("there are records, and only queries are answered here; `hydra-ray update` takes records")
 
 
 def rejected_sample(sample: Sample, reason: str) -> Rejected:

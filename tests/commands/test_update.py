@@ -142,7 +142,7 @@ def test_what_cannot_be_read_or_named_is_refused(run_folder: str, users: list[st
 def test_an_update_is_no_run_to_update(run_folder: str, june: str):
     first = update_config(run_folder, [june])
     begun(first, is_finished=True)
-    with pytest.raises(InputError, match="update test instead"):
+    with pytest.raises(InputError, match="give test instead"):
         update_config(f"{first.storage.root}/runs/{first.run}", [june])
 
 

@@ -18,6 +18,7 @@ from hydra_ray.config import RunConfig
 from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedQuery, ProbedUser, User, arrow_schema, from_table
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.runs.updates import updates_of
 from hydra_ray.scorer.heads.store import heads_table
 from hydra_ray.seeds import seed_of
 from hydra_ray.serving.export import export_run
@@ -274,6 +275,44 @@ def test_an_export_has_of_each_user_what_is_newest(later: Plan, added: Plan, fin
     scorer = load_scorer(exported.folder)
     histories = {key: user.history for plan in line for key, user in users_of(plan).items()}
     assert {key: scorer.history_of(key) for key in histories} == histories
+
+
+@pytest.fixture(scope="module")
+def asked(later: Plan, finished: Plan, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Answers to queries of a user who came back, of one of the finished run and of a stranger."""
+    folder = tmp_path_factory.mktemp("queries")
+    lines = [f"{name},q{n},a story of comedy and {LABELS[n]}" for n, name in enumerate((BACK, NEW[-1], "stranger"), 1)]
+    (folder / "queries.csv").write_text("\n".join(["user_id,query_id,input", *lines]))
+    words = ["predict", finished.run_folder, "--queries", f"{folder}/queries.csv", "--output", f"{folder}/out.parquet"]
+    before = contents(finished)
+    assert main(words) == 0
+    found = (folder / "out.parquet").read_bytes()
+    rest = {path: content for path, content in contents(finished).items() if path in before}
+    assert rest == before
+    assert main(words) == 0
+    assert (folder / "out.parquet").read_bytes() == found
+    return read_part(f"{folder}/out.parquet").to_pylist()
+
+
+def test_queries_are_answered_by_what_is_newest_and_nothing_follows(asked: list[dict[str, Any]], finished: Plan):
+    assert {(row["user_id"], row["query_id"]) for row in asked} == {(BACK, "q1"), (NEW[-1], "q2"), ("stranger", "q3")}
+    assert all((row["answer"] is None) != (row["error"] is None) and row["system"] for row in asked)
+    shown = {row["user_id"]: row["record_ids"] for row in asked}
+    assert not shown["stranger"]
+    assert len(shown[BACK]) == len(shown[NEW[-1]]) == finished.config.drafts.num_records
+    assert [each.run for each in updates_of(finished.config.storage.root, finished.config.run)] == [
+        "test+june",
+        "test+july",
+    ]
+
+
+def test_records_are_no_queries(finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write_rows(tmp_path / "records.jsonl", rows_of(["july"]))
+    words = ["predict", finished.run_folder, "--queries", path, "--output"]
+    assert main([*words, str(tmp_path / "out.parquet")]) == 2
+    assert "only queries are answered here" in capsys.readouterr().err
+    assert main([*words, f"{finished.config.storage.root}/out.parquet"]) == 2
+    assert "below the storage root" in capsys.readouterr().err
 
 
 def test_status_and_report_show_the_line(later: Plan, finished: Plan, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,58 @@
+"""Answers of a run as a table for whoever asked: one row a query, with what was chosen and why."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hydra_ray.adapt.answers import Scored
+from hydra_ray.rows import AnsweredQuery, AnsweredUser
+from hydra_ray.stages.answers import scored_users
+from hydra_ray.stages.plan import Plan
+from hydra_ray.stages.tables import read_rows
+
+_PERSONAL = "personal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """The answer to one query. Key: (user_id, query_id)."""
+
+    user_id: str
+    query_id: str
+    answer: str | None
+    """Null where the generator failed; then `error` says why."""
+    system: str
+    """System that the gate chose, whose answer this is."""
+    reason: str
+    """Reason of the gate's choice: the expected qualities that it compared."""
+    score: float | None
+    """Score of the answer by the user's head of the adapter, higher is better within the query; null where the head did
+    not choose among it."""
+    record_ids: tuple[str, ...]
+    """Records that the user's head of the reranker chose for the prompt, best first."""
+    error: str | None
+
+
+def predicted(plan: Plan, bucket: int) -> Iterator[Predicted]:
+    """Yield the answers to the queries of a bucket's users, whose answers stage is complete."""
+    answered: dict[str, AnsweredUser] = read_rows(plan.answers, "answers", bucket, AnsweredUser)
+    for row in scored_users(plan, bucket):
+        for query in answered[row.user.user_id].queries:
+            yield _predicted(row, query)
+
+
+def _predicted(row: Scored, query: AnsweredQuery) -> Predicted:
+    answer = next(each for each in query.answers if each.system == "hydra")
+    groups = (each for each in row.adapter.groups if (each.query_id, each.variant) == (query.query_id, _PERSONAL))
+    scores = {each.candidate_id: each.personal for group in groups for each in group.candidates}
+    (drafted,) = (each for each in row.drafted.queries if each.query_id == query.query_id)
+    shown = next((prompt.record_ids for prompt in drafted.prompts if prompt.prompt == _PERSONAL), ())
+    return Predicted(
+        user_id=row.user.user_id,
+        query_id=query.query_id,
+        answer=answer.value,
+        system=query.choice,
+        reason=query.reason,
+        score=None if answer.value is None else scores.get(answer.value),
+        record_ids=shown,
+        error=answer.error,
+    )
