@@ -13,7 +13,7 @@ SECONDS ?= 60
 WORKERS ?= $(shell n=$$(nproc); [ $$n -lt 8 ] || n=8; echo $$((n + 1)))
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: chosen demo test test-install check types unit ray lint docs fuzz quality bench-heads chaos install lock uv
+.PHONY: chosen demo test test-install check types unit ray lint docs fuzz quality bench chaos install lock uv
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -62,11 +62,10 @@ fuzz: install
 quality: install
 	$(BIN)/python benchmarks/quality.py
 
-# Six gigabytes of disk for the largest size, and some minutes.
-# The second ends with status 1 where a figure is not good enough.
-bench-heads: install
-	$(BIN)/python benchmarks/lifecycle.py
-	$(BIN)/python benchmarks/heads.py
+# The table of benchmarks/RESULTS.md: every line, or some (make bench LINES="retrieval help"). Hours, and six gigabytes of
+# disk; ends with status 1 where a figure does not reach its bar. bm25s is measured where it is installed.
+bench: install
+	$(BIN)/python benchmarks/bench.py $(LINES)
 
 # About 45 minutes on two cores. Ends with status 1 where work did not end as if it had not been disturbed.
 chaos: install

@@ -26,10 +26,10 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from fault_checks import Difference
 from fault_cluster import fault_cluster
 from fault_files import files_reference, run_files_schedule
-from fault_runs import Outcome, make_reference, run_schedule
+from fault_outcomes import Outcome
+from fault_runs import make_reference, run_schedule
 from fault_schedules import KINDS, Arena, Kind, Schedule, arena_of, kind_of, schedule_of
 from fault_server import FaultServer
 from fault_summary import line, summary
@@ -120,16 +120,8 @@ def judged(schedule: Schedule, run: Callable[[], Outcome]) -> Outcome:
     try:
         return run()
     except Exception as error:
-        return Outcome(
-            schedule=schedule,
-            struck=(),
-            difference=Difference(num_lost=0, num_duplicate=0, changed=()),
-            paid_needlessly=0,
-            paid_in_flight=0,
-            num_attempts=0,
-            seconds=time.monotonic() - start,
-            problems=("".join(traceback.format_exception(error))[-2000:],),
-        )
+        said = "".join(traceback.format_exception(error))[-2000:]
+        return Outcome(schedule=schedule, seconds=time.monotonic() - start, problems=(said,))
 
 
 if __name__ == "__main__":

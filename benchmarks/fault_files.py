@@ -6,22 +6,22 @@ Every attempt is one process that does all of the work; see `fault_process.py`.
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import fault_s3
-from fault_checks import Difference, compare, paid_again
+from fault_checks import Difference, compare
 from fault_cluster import share_modules
 from fault_drivers import HangError
 from fault_flips import contents, files_of, first_computed, flip_bit, follow_advice, link_tree, remove_from
-from fault_points import Point, payments, reached, struck
+from fault_outcomes import MAX_ATTEMPTS, NO_DIFFERENCE, Attempts, Outcome
+from fault_points import Point, reached
 from fault_process import End, Work, attempt, temporary_folder, work_on
-from fault_runs import LEARNED, MAX_ATTEMPTS, Outcome, fault_config
+from fault_runs import LEARNED, fault_config
 from fault_s3 import BUCKET, FaultyS3
 from fault_schedules import Schedule, Trouble
 
@@ -89,10 +89,10 @@ def _make_reference(folder: Path, s3: FaultyS3, deadline_seconds: float) -> File
     scored = read_part(plan.users.part("users", 0), arrow_schema(User))["user_id"][0].as_py()
     active = [_active_user("june"), _active_user(scored)]
     users.write_text("\n".join(map(json.dumps, active)))
-    undisturbed(work_on(config, "export", folder=str(place / "export")))
-    scores = undisturbed(work_on(config, "score", folder=str(place / "export"), user_id=scored)).found
     child_config = update_config(plan.run_folder, [str(users)])
     undisturbed(work_on(child_config))
+    undisturbed(work_on(config, "export", folder=str(place / "export")))
+    scores = undisturbed(work_on(config, "score", folder=str(place / "export"), user_id=scored)).found
     partial = FilesReference(
         plan=plan,
         child=plan_run(child_config),
@@ -134,54 +134,39 @@ def _count_points(
 
 def run_files_schedule(reference: FilesReference, schedule: Schedule, folder: Path, deadline_seconds: float) -> Outcome:
     """Disturb one piece of work, repeat it until it is done, and compare."""
-    start = time.monotonic()
-    attempts = _Attempts(
-        reference=reference, schedule=schedule, place=_place(folder), deadline_seconds=deadline_seconds
+    attempts = FileAttempts(
+        reference=reference, schedule=schedule, folder=_place(folder), deadline_seconds=deadline_seconds
     )
+    difference = NO_DIFFERENCE
     try:
         difference = _RUNNERS[schedule.trouble](attempts)
     except HangError as hang:
         attempts.problems.append(str(hang))
-        difference = Difference(num_lost=0, num_duplicate=0, changed=())
     finally:
         reference.s3.calm()
-    needless, in_flight = paid_again(payments(folder / "faults"))
-    outcome = Outcome(
-        schedule=schedule,
-        struck=(*struck(folder / "faults"), schedule.trouble),
-        difference=difference,
-        paid_needlessly=0 if schedule.variant == "completions" else len(needless),
-        paid_in_flight=len(in_flight) + (len(needless) if schedule.variant == "completions" else 0),
-        num_attempts=attempts.number,
-        seconds=time.monotonic() - start,
-        problems=tuple(attempts.problems),
-        refusals=tuple(attempts.refusals),
-    )
-    if outcome.is_good:
-        shutil.rmtree(folder)
-    return outcome
+    needless, in_flight = attempts.paid_again()
+    # Answers that were lost with their file are paid again.
+    paid = (0, in_flight + needless) if schedule.variant == "completions" else (needless, in_flight)
+    return attempts.outcome(difference, paid, (schedule.trouble,))
 
 
 @dataclass(slots=True, kw_only=True)
-class _Attempts:
+class FileAttempts(Attempts):
+    """Attempts in one process each."""
+
     reference: FilesReference
-    schedule: Schedule
-    place: Path
-    deadline_seconds: float
-    number: int = 0
-    problems: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
 
     @property
     def random(self) -> Random:
+        """Return the schedule's chance."""
         return Random(f"files {self.schedule.seed}")
 
     def once(self, work: Work, *, is_disturbed: bool = False) -> End:
         """Make one attempt."""
         self.number += 1
         strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes] if is_disturbed else []
-        end = attempt(self.place, work, self.deadline_seconds, strikes)
-        shutil.rmtree(self.place / "faults" / "orders", ignore_errors=True)
+        end = attempt(self.folder, work, self.deadline_seconds, strikes)
+        shutil.rmtree(self.folder / "faults" / "orders", ignore_errors=True)
         if end.error:
             self.refusals.append(end.error)
         if end.status not in (0, 2, -9):
@@ -201,7 +186,7 @@ class _Attempts:
         """Kill the work as scheduled, then repeat it until it is done; nothing of it is left in TMPDIR."""
         if self.once(work, is_disturbed=True).status != 0:
             self.to_the_end(work)
-        if left := [path.name for path in temporary_folder(self.place).iterdir()]:
+        if left := [path.name for path in temporary_folder(self.folder).iterdir()]:
             self.problems.append(f"left in TMPDIR: {left}")
 
 
@@ -277,21 +262,21 @@ def _copied_root(reference: FilesReference, place: Path) -> Path:
     return root
 
 
-def _ingest(attempts: _Attempts) -> Difference:
-    work, config = _ingest_work(attempts.reference, attempts.place)
+def _ingest(attempts: FileAttempts) -> Difference:
+    work, config = _ingest_work(attempts.reference, attempts.folder)
     attempts.killed(work)
     return compare(plan_run(config), attempts.reference.plan, ("users",))
 
 
-def _update(attempts: _Attempts) -> Difference:
-    work, config = _update_work(attempts.reference, attempts.place)
+def _update(attempts: FileAttempts) -> Difference:
+    work, config = _update_work(attempts.reference, attempts.folder)
     attempts.killed(work)
     return compare(plan_run(config), attempts.reference.child)
 
 
-def _export(attempts: _Attempts) -> Difference:
-    work, config = _export_work(attempts.reference, attempts.place)
-    folder = attempts.place / "export"
+def _export(attempts: FileAttempts) -> Difference:
+    work, config = _export_work(attempts.reference, attempts.folder)
+    folder = attempts.folder / "export"
     if attempts.once(work, is_disturbed=True).status == 0:
         return _same_export(attempts, folder)
     scoring = work_on(config, "score", folder=str(folder), user_id=attempts.reference.scored_user)
@@ -299,21 +284,21 @@ def _export(attempts: _Attempts) -> Difference:
         attempts.problems.append("a part of an export is not refused")
     if attempts.once(work).status != 2:
         attempts.problems.append("an export into the rest of another one is not refused")
-    other = attempts.place / "again" / "export"
+    other = attempts.folder / "again" / "export"
     attempts.to_the_end(work_on(config, "export", folder=str(other)))
     return _same_export(attempts, other)
 
 
-def _same_export(attempts: _Attempts, folder: Path) -> Difference:
+def _same_export(attempts: FileAttempts, folder: Path) -> Difference:
     ours, theirs = contents(folder), contents(attempts.reference.export)
     changed = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     return Difference(num_lost=len(theirs.keys() - ours.keys()), num_duplicate=0, changed=tuple(changed))
 
 
-def _key(attempts: _Attempts) -> Difference:
+def _key(attempts: FileAttempts) -> Difference:
     """Damage the root's key while a user is forgotten; the run is refused, and goes on once the key is back."""
     random = attempts.random
-    work, config = _ingest_work(attempts.reference, attempts.place)
+    work, config = _ingest_work(attempts.reference, attempts.folder)
     plan, key = plan_run(config), Path(config.storage.root, "key")
     _done(attempts.once(work))
     rows = {bucket: _user_ids(plan, bucket) for bucket in plan.users.buckets}
@@ -321,7 +306,7 @@ def _key(attempts: _Attempts) -> Difference:
     if _done(attempts.once(work_on(config, "forget", user_id=user_id))).found != [True]:
         attempts.problems.append("the user was not forgotten")
     shutil.rmtree(plan.users.folder)
-    shutil.rmtree(attempts.place / "faults" / "counts", ignore_errors=True)
+    shutil.rmtree(attempts.folder / "faults" / "counts", ignore_errors=True)
     attempts.once(work, is_disturbed=True)
     kept = key.read_bytes()
     key.unlink()
@@ -348,11 +333,11 @@ def _user_ids(plan: Plan, bucket: int) -> list[str]:
     return read_part(plan.users.part("users", bucket), arrow_schema(User))["user_id"].to_pylist()
 
 
-def _flip(attempts: _Attempts) -> Difference:
+def _flip(attempts: FileAttempts) -> Difference:
     """Flip a bit of an artefact before later stages; the run refuses it, or ends as if nothing had happened."""
     random, reference = attempts.random, attempts.reference
-    root = _copied_root(reference, attempts.place)
-    config = fault_config(attempts.place, {"engine": "fake"})
+    root = _copied_root(reference, attempts.folder)
+    config = fault_config(attempts.folder, {"engine": "fake"})
     plan = plan_run(config)
     remove_from(plan, first_computed(attempts.schedule.variant, random))
     flip = flip_bit(random.choice(files_of(plan, attempts.schedule.variant)), random)
@@ -374,30 +359,30 @@ def _flip(attempts: _Attempts) -> Difference:
     return compare(plan, reference.plan)
 
 
-def _flip_export(attempts: _Attempts) -> Difference:
+def _flip_export(attempts: FileAttempts) -> Difference:
     """Flip a bit of what is exported, or of an export; it is refused, or makes no difference."""
     random, reference = attempts.random, attempts.reference
     if attempts.schedule.variant == "exported":
         return _flip_exported(attempts)
-    _copied_root(reference, attempts.place)
-    config = fault_config(attempts.place, {"engine": "fake"})
+    _copied_root(reference, attempts.folder)
+    config = fault_config(attempts.folder, {"engine": "fake"})
     attempts.to_the_end(work_on(config, until="report"))  # a report names its root
     flip = flip_bit(random.choice(files_of(plan_run(config), attempts.schedule.variant)), random)
-    folder = attempts.place / "export"
+    folder = attempts.folder / "export"
     end = attempts.once(work_on(config, "export", folder=str(folder)))
     if end.status == 0:
         return _same_export(attempts, folder)
     if not flip.is_named(end.text):
         attempts.problems.append(f"a flipped bit of {flip.path} is not told by name: {end}")
     flip.put_back()
-    other = attempts.place / "again" / "export"
+    other = attempts.folder / "again" / "export"
     attempts.to_the_end(work_on(config, "export", folder=str(other)))
     return _same_export(attempts, other)
 
 
-def _flip_exported(attempts: _Attempts) -> Difference:
+def _flip_exported(attempts: FileAttempts) -> Difference:
     random, reference = attempts.random, attempts.reference
-    folder = attempts.place / "export"
+    folder = attempts.folder / "export"
     link_tree(reference.export, folder)
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".md"]
     flip = flip_bit(random.choice(paths), random)
@@ -416,9 +401,9 @@ def _s3_config(place: Path) -> RunConfig:
     )
 
 
-def _s3(attempts: _Attempts) -> Difference:
+def _s3(attempts: FileAttempts) -> Difference:
     random, s3 = attempts.random, attempts.reference.s3
-    config = _s3_config(attempts.place)
+    config = _s3_config(attempts.folder)
     work = work_on(config, until=_S3_UNTIL)
     is_expired = attempts.schedule.trouble == Trouble.S3_EXPIRED
     if is_expired:
@@ -436,7 +421,7 @@ def _s3(attempts: _Attempts) -> Difference:
     return compare(plan_run(config), attempts.reference.plan, _S3_STAGES)
 
 
-_RUNNERS: Mapping[Trouble, Callable[[_Attempts], Difference]] = {
+_RUNNERS: Mapping[Trouble, Callable[[FileAttempts], Difference]] = {
     Trouble.INGEST: _ingest,
     Trouble.EXPORT: _export,
     Trouble.UPDATE: _update,

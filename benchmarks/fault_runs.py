@@ -16,12 +16,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fault_checks import Difference, compare, paid_again
+from fault_checks import compare
 from fault_cluster import FaultCluster
 from fault_conditions import mend_disk, right_clock
 from fault_drivers import HangError, drive_inside, drive_outside
 from fault_endpoints import STOPPING, disturb_endpoint, within_budget, wrong_end
-from fault_points import BATCH_REQUESTS, Fault, Point, call_off, note, order, payments, reached, struck
+from fault_outcomes import MAX_ATTEMPTS, Attempts, Outcome
+from fault_points import BATCH_REQUESTS, Fault, Point, call_off, note, order, payments, reached
 from fault_replies import api_settings
 from fault_schedules import LASTING, STAGES, Schedule, Trouble
 from fault_server import ANSWER, FaultServer
@@ -35,7 +36,6 @@ from hydra_ray.runs.stage import MANIFEST
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.run import personalize
 
-MAX_ATTEMPTS = 8
 LEARNED = ("reranker/base", "reranker/features", "reranker/heads", "adapter")
 _NUM_MANIFESTS = 7
 """Number of stages that a disturbed run completes: users, profiles, probes, the reranker's examples, drafts, gate,
@@ -46,29 +46,6 @@ _NUM_DRIVER_LEASES = 16
 _LARGE_BYTES = 10 << 20
 _ENDS = {0, 2, 128 + signal.SIGTERM, -signal.SIGKILL}
 """Exit statuses of a disturbed driver: done, an error with its reason, stopped, killed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Outcome of one schedule."""
-
-    schedule: Schedule
-    struck: tuple[str, ...]
-    """Kinds of faults, those of the endpoint included."""
-    difference: Difference
-    paid_needlessly: int
-    paid_in_flight: int
-    num_attempts: int
-    seconds: float
-    problems: tuple[str, ...]
-    """Other problems."""
-    refusals: tuple[str, ...] = ()
-    """Classes of the errors with which attempts ended."""
-
-    @property
-    def is_good(self) -> bool:
-        """Return whether the run ended as if nothing had happened."""
-        return not (self.difference.changed or self.paid_needlessly or self.problems)
 
 
 def fault_config(folder: Path, generator: Mapping[str, Any]) -> RunConfig:
@@ -164,63 +141,42 @@ def run_schedule(
     cluster: FaultCluster, reference: Reference, schedule: Schedule, folder: Path, deadline_seconds: float
 ) -> Outcome:
     """Disturb one run, resume it until it is finished, and compare."""
-    start = time.monotonic()
-    attempts = _Attempts(cluster=cluster, reference=reference, schedule=schedule, folder=folder)
+    attempts = RunAttempts(
+        cluster=cluster, reference=reference, schedule=schedule, folder=folder, deadline_seconds=deadline_seconds
+    )
     endpoint, answered = reference.endpoint, 0
     if endpoint is not None:
         attempts.endpoint_faults = disturb_endpoint(endpoint, schedule, reference.reached[schedule.victim])
         answered = endpoint.num_answered
-    attempts.run(deadline_seconds)
+    attempts.run()
     attempts.calm()
     cluster.heal()
-    events = payments(folder / "faults")
-    needless, in_flight = paid_again(events)
+    needless, in_flight = attempts.paid_again()
     if endpoint is not None:
-        unseen = endpoint.num_answered - answered - sum(len(ids) for event, ids in events if event == "paid")
-        in_flight += [""] * unseen
+        seen = sum(len(ids) for event, ids in payments(folder / "faults") if event == "paid")
+        unseen = max(endpoint.num_answered - answered - seen, 0)
+        in_flight += unseen
         # Requests in flight at a kill or a stop, and answers that were none.
         most = BATCH_REQUESTS * (len(schedule.strikes) + (schedule.trouble in STOPPING))
         most += len(attempts.endpoint_faults) if schedule.trouble == Trouble.ODD_REPLIES else 0
         if unseen > most:
             attempts.problems.append(f"the endpoint answered {unseen} calls more than were asked for")
-    outcome = Outcome(
-        schedule=schedule,
-        struck=(*struck(folder / "faults"), *attempts.endpoint_faults),
-        difference=compare(
-            plan_run(attempts.config),
-            reference.plan,
-            unequal=("num_tokens", "thought_tokens")
-            if schedule.trouble in (Trouble.ODD_REPLIES, Trouble.NO_USAGE)
-            else (),
-        ),
-        paid_needlessly=len(needless),
-        paid_in_flight=len(in_flight),
-        num_attempts=attempts.number,
-        seconds=time.monotonic() - start,
-        problems=tuple(attempts.problems),
-        refusals=tuple(attempts.refusals),
-    )
-    if outcome.is_good:
-        shutil.rmtree(folder)
-    return outcome
+    is_uncounted = schedule.trouble in (Trouble.ODD_REPLIES, Trouble.NO_USAGE)
+    unequal = ("num_tokens", "thought_tokens") if is_uncounted else ()
+    difference = compare(plan_run(attempts.config), reference.plan, unequal=unequal)
+    return attempts.outcome(difference, (needless, in_flight), tuple(attempts.endpoint_faults))
 
 
 @dataclass(slots=True, kw_only=True)
-class _Attempts:
-    """Attempts of one schedule at its run."""
+class RunAttempts(Attempts):
+    """Attempts at a run in the cluster."""
 
     cluster: FaultCluster
     reference: Reference
-    schedule: Schedule
-    folder: Path
-    number: int = 0
-    problems: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-    """Classes of the errors with which attempts ended."""
     endpoint_faults: list[str] = field(default_factory=list)
     config: RunConfig = field(init=False)
 
-    def run(self, deadline_seconds: float) -> None:
+    def run(self) -> None:
         """Start and resume until the answers are complete and none failed."""
         self.config = prepare(self.reference.plan, self.folder, self.schedule.victim)
         if not self.schedule.needs_own_driver:
@@ -231,7 +187,7 @@ class _Attempts:
                 self.number += 1
                 if self.number > MAX_ATTEMPTS:
                     raise HangError(f"not finished after {MAX_ATTEMPTS} attempts")
-                self._attempt(deadline_seconds)
+                self._attempt()
                 self.calm()
                 if self.number == 1:
                     self._trouble(plan)
@@ -268,14 +224,14 @@ class _Attempts:
                 self.folder / "faults", each.point, each.count, each.fault, pid if each.fault == Fault.KILL_NODE else 0
             )
 
-    def _attempt(self, deadline_seconds: float) -> None:
+    def _attempt(self) -> None:
         if self.number == 1 and self.schedule.needs_own_driver:
-            self._outside(deadline_seconds)
+            self._outside()
             return
         config = self.config
         if self.number == 1 and self.schedule.trouble == Trouble.NO_USAGE:
             config = within_budget(config, self.reference.plan, self.schedule.victim)
-        error = drive_inside(config, deadline_seconds)
+        error = drive_inside(config, self.deadline_seconds)
         if error is not None:
             self.refusals.append(type(error).__name__)
             if not isinstance(error, HydraError):
@@ -283,10 +239,12 @@ class _Attempts:
         if self.number == 1:
             self.problems += wrong_end(self.schedule, error)
 
-    def _outside(self, deadline_seconds: float) -> None:
+    def _outside(self) -> None:
         strikes = [(each.point, each.count, each.fault) for each in self.schedule.strikes]
         num_drivers = self.schedule.num_drivers
-        ends = drive_outside(self.cluster.address, self.config, self.folder, strikes, num_drivers, deadline_seconds)
+        ends = drive_outside(
+            self.cluster.address, self.config, self.folder, strikes, num_drivers, self.deadline_seconds
+        )
         self.refusals += ["error of a driver"] * ends.count(2)
         # A fault that did not strike its own driver would strike none of the later ones.
         call_off(self.folder / "faults", Fault.KILL_DRIVER, Fault.STOP_DRIVER, Fault.KILL_HOLDER, *LASTING)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from fault_runs import Outcome
+from fault_outcomes import Outcome
 from fault_schedules import KINDS
 
 _HEADS = ("kind", "schedules", "as undisturbed", "not", "attempts", "paid twice", "needlessly", "refusals by name")

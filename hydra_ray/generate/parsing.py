@@ -44,8 +44,8 @@ def parse_answer(task: Task, generation: Generation) -> Answer:
     elif task.is_closed:
         value, error, is_exact = _find_label(task, text)
     else:
-        value = bare_text(text, is_line=task.max_tokens <= _ONE_LINE_TOKENS) or None
-        error = None if value else EMPTY
+        bare = bare_text(text, is_line=task.max_tokens <= _ONE_LINE_TOKENS)
+        value, error = (bare, None) if is_readable(bare) else (None, EMPTY)
     return Answer(
         text=text,
         value=value,

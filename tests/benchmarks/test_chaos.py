@@ -12,9 +12,9 @@ import pytest
 from fault_checks import Difference, paid_again
 from fault_endpoints import wrong_end
 from fault_flips import flip_bit, link_tree
+from fault_outcomes import Outcome
 from fault_points import Fault, Point, folder_beside
 from fault_replies import ODD, odd_replies_of, replies_of
-from fault_runs import Outcome
 from fault_schedules import KINDS, NUM_KINDS, STAGES, Arena, Schedule, Trouble, arena_of, kind_of, schedule_of
 from fault_server import ANSWER
 from fault_summary import line, summary

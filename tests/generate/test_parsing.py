@@ -127,6 +127,7 @@ def test_a_long_text_keeps_its_lines():
 
 def test_a_title_of_quotes_only_is_an_error():
     assert parse(HEADLINES, '""').error == EMPTY
+    assert parse(HEADLINES, "\N{REPLACEMENT CHARACTER}\n\nWhy").error == EMPTY  # no reader would see its first line
 
 
 def test_a_failed_request_is_an_answer_with_an_error_and_no_value():
