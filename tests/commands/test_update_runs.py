@@ -1,7 +1,8 @@
 """Updates of a finished run: the whole path with the fake generator, in this process instead of Ray's."""
 
 import json
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from hydra_ray.cli import main
 from hydra_ray.commands.status import status_lines
 from hydra_ray.commands.update import update_config, update_run
 from hydra_ray.config import RunConfig
+from hydra_ray.retrieve.earlier import Earlier
 from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedQuery, ProbedUser, User, arrow_schema, from_table
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage, bucket_of
@@ -26,7 +28,7 @@ from hydra_ray.serving.scorer import load_scorer
 from hydra_ray.stages.plan import Plan, plan_recorded
 from hydra_ray.stages.run import personalize
 from hydra_ray.stages.update_summary import update_summary
-from hydra_ray.storage import read_part
+from hydra_ray.storage import content_digest, files, read_part
 
 pytestmark = [
     pytest.mark.ray,
@@ -82,6 +84,9 @@ def config_of(folder: Path, rows: Iterable[dict[str, Any]], task: str, **section
 def without_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         in_process.install(patch)
+        # Few users teach that own heads are worth nothing: with wide priors there is something to compare all the same.
+        patch.setattr("hydra_ray.scorer.linear.prior.VARIANCE_FACTORS", (1.0,))
+        patch.setattr("hydra_ray.scorer.linear.prior.START_VARIANCES", (0.1,))
         yield
 
 
@@ -120,6 +125,19 @@ def before(finished: Plan) -> dict[Path, bytes]:
     return contents(finished)
 
 
+def copied(plan: Plan, folder: Path) -> str:
+    """The folder of the finished run in a copy of its whole root."""
+    shutil.copytree(plan.config.storage.root, folder / "root")
+    return f"{folder}/root/runs/{plan.config.run}"
+
+
+@pytest.fixture(scope="module")
+def untouched(finished: Plan, before: dict[Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A copy of the finished run before any update."""
+    assert before
+    return copied(finished, tmp_path_factory.mktemp("untouched"))
+
+
 @pytest.fixture(scope="module")
 def june(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The first file that is handed in."""
@@ -127,20 +145,33 @@ def june(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def added(finished: Plan, before: dict[Path, bytes], june: str) -> Plan:
+def added(finished: Plan, untouched: str, june: str) -> Plan:
     """The first update."""
-    path = june
-    assert main(["update", finished.run_folder, "--users", path]) == 0
-    plan = personalize(update_config(finished.run_folder, [path]))
+    assert untouched
+    assert main(["update", finished.run_folder, "--users", june]) == 0
+    plan = personalize(update_config(finished.run_folder, [june]))
     assert plan.is_complete()
     return plan
 
 
 @pytest.fixture(scope="module")
-def later(added: Plan, finished: Plan, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def of_june(added: Plan, finished: Plan, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A copy of the finished run with the first update alone."""
+    assert added
+    return copied(finished, tmp_path_factory.mktemp("june"))
+
+
+@pytest.fixture(scope="module")
+def july(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The second file that is handed in."""
+    return write_rows(tmp_path_factory.mktemp("july") / "july.jsonl", tuesday())
+
+
+@pytest.fixture(scope="module")
+def later(of_june: str, july: str, finished: Plan) -> Plan:
     """The second update."""
-    path = write_rows(tmp_path_factory.mktemp("july") / "july.jsonl", tuesday())
-    return update_run(finished.run_folder, [path]).plan
+    assert of_june
+    return update_run(finished.run_folder, [july]).plan
 
 
 def contents(plan: Plan) -> dict[Path, bytes]:
@@ -252,6 +283,92 @@ def test_of_a_user_of_whom_only_queries_are_new_only_these_are_asked(added: Plan
     probed = rows_in(added, "probes", ProbedUser)[QUIET]
     assert pseudo_of(probed) == pseudo_of(rows_in(finished, "probes", ProbedUser)[QUIET])
     assert len(probed.queries) > len(pseudo_of(probed))
+
+
+def test_after_updates_heads_are_those_of_one_fit_on_the_whole_history(
+    later: Plan, untouched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # The same pseudo-queries, as they were asked in the course of the updates.
+    probed, drafted = (
+        rows_in(later, stage, row_type)[BACK] for stage, row_type in (("probes", ProbedUser), ("drafts", DraftedUser))
+    )
+
+    def as_asked(_plan: Plan, _bucket: int, users: Sequence[User], *, has_drafts: bool = False) -> dict[str, Earlier]:
+        return {
+            user.user_id: Earlier(user=user, before=user, probed=probed, drafted=drafted if has_drafts else None)
+            for user in users
+        }
+
+    for stage in ("probes", "drafts"):
+        monkeypatch.setattr(f"hydra_ray.stages.{stage}.earlier_rows", as_asked)
+    history = [*monday()[-1]["history"], *tuesday()[0]["history"]]
+    whole = write_rows(tmp_path / "whole.jsonl", [{**tuesday()[0], "history": history}])
+    plan = update_run(untouched, [whole]).plan
+    assert users_of(plan)[BACK] == users_of(later)[BACK]
+    for mine, theirs in ((plan.reranker, later.reranker), (plan.adapter, later.adapter)):
+        found, expected = heads_of(mine.heads)[BACK], heads_of(theirs.heads)[BACK]
+        assert found["num_groups"] == expected["num_groups"] > 0
+        assert np.abs(expected["code"]).max() > 0.01
+        np.testing.assert_allclose(found["code"], expected["code"], atol=1e-6)
+
+
+def tables_below(root: str) -> dict[str, str]:
+    """The digest of every table of a root's stages, without the time that making it took."""
+    stages = Path(root, "stages")
+    return {str(path.relative_to(stages)): content_digest(str(path)) for path in stages.rglob("bucket-*.parquet")}
+
+
+def test_killed_again_and_again_an_update_ends_alike(
+    later: Plan, of_june: str, july: str, monkeypatch: pytest.MonkeyPatch
+):
+    known, num_left, num_kills = files.open_output, 0, 0
+
+    def open_output(location: str) -> Any:
+        nonlocal num_left
+        num_left -= 1
+        if num_left < 0:
+            raise KeyboardInterrupt
+        return known(location)
+
+    monkeypatch.setattr(files, "open_output", open_output)
+    plan = None
+    while plan is None and num_kills < 60:
+        num_left = 4
+        try:
+            plan = update_run(of_june, [july]).plan
+        except KeyboardInterrupt:
+            num_kills += 1
+    assert plan is not None
+    assert num_kills > 5
+    assert tables_below(plan.config.storage.root) == tables_below(later.config.storage.root)
+    for name in ("predictions.json", "stages.json"):
+        assert Path(plan.run_folder, name).read_bytes() == Path(later.run_folder, name).read_bytes()
+
+
+def test_another_update_first_finishes_one_that_was_killed(
+    untouched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run_folder = shutil.copytree(Path(untouched).parents[1], tmp_path / "root") / "runs" / "test"
+    first, second = (
+        write_rows(tmp_path / f"{name}.jsonl", [{"user_id": name, "queries": [{"input": "a story of comedy"}]}])
+        for name in ("first", "second")
+    )
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hydra_ray.stages.run.publish", kill)
+        with pytest.raises(KeyboardInterrupt):
+            update_run(str(run_folder), [first])
+    Path(first).unlink()
+    plan = update_run(str(run_folder), [second]).plan
+    assert [(each.run, each.is_finished) for each in updates_of(f"{tmp_path}/root", "test")] == [
+        ("test+first", True),
+        ("test+second", True),
+    ]
+    assert plan.config.update is not None
+    assert plan.config.update.follows == ("test+first",)
 
 
 def test_a_deleted_record_is_in_no_answer_any_more(added: Plan, later: Plan):
@@ -370,13 +487,7 @@ def test_users_without_targets_are_answered_and_not_reported_on(finished: Plan, 
     assert not Path(plan.run_folder, "metrics.json").exists()
 
 
-def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    # Few users teach that own heads are worth nothing: with wide priors all the same, there is something to compare.
-    monkeypatch.setattr("hydra_ray.scorer.linear.prior.VARIANCE_FACTORS", (1.0,))
-    monkeypatch.setattr("hydra_ray.scorer.linear.prior.START_VARIANCES", (0.1,))
-
+def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(tmp_path: Path):
     def rows(ids: Iterable[str], *, is_new: bool = True) -> list[dict[str, Any]]:
         return rows_of(ids, is_new=is_new, is_text=True)
 
