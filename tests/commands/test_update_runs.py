@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builders import run_config
 
+from hydra_ray.api import load_run
 from hydra_ray.cli import main
 from hydra_ray.commands.status import status_lines
 from hydra_ray.commands.update import update_config, update_run
@@ -430,6 +431,11 @@ def test_records_are_no_queries(finished: Plan, tmp_path: Path, capsys: pytest.C
     assert "only queries are answered here" in capsys.readouterr().err
     assert main([*words, f"{finished.config.storage.root}/out.parquet"]) == 2
     assert "below the storage root" in capsys.readouterr().err
+
+
+def test_the_updates_of_a_run_are_listed_oldest_first(later: Plan, added: Plan, finished: Plan):
+    assert [each.folder for each in load_run(finished.run_folder).updates()] == [added.run_folder, later.run_folder]
+    assert load_run(added.run_folder).updates() == []
 
 
 def test_status_and_report_show_the_line(later: Plan, finished: Plan, capsys: pytest.CaptureFixture[str]):
