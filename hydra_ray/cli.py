@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra_ray import __version__
+from hydra_ray.commands.arguments import ALIASES, SUBMITTED, make_parser
 from hydra_ray.engine.ray_connection import ADDRESS, SUBMITTED_AS, require_cluster_address
 from hydra_ray.errors import HydraError, NothingNewError, SubmissionAddressError
 from hydra_ray.extras import naming_extras, require_packages
@@ -24,9 +24,7 @@ from hydra_ray.temporary import remove_leftovers
 if TYPE_CHECKING:
     from hydra_ray.commands.submit.job import Job
 
-_CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
-SUBMITTED = ("run", "sweep", "plan", "check", "update", "fit-users", "predict", "retry", "forget")
-"""Commands that can be submitted to a cluster as a job."""
+__all__ = ["SUBMITTED", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     remove_leftovers()
     try:
         with stops_gracefully(), naming_extras():
-            if _name(arguments) in _ON_RAY:
+            if arguments.command in _ON_RAY:
                 require_cluster_address()
             _tell_of_other_source()
-            return arguments.command(arguments)
+            return _COMMANDS[arguments.command](arguments)
     except SubmissionAddressError as error:
         print(f"error: {error}\nThis one:\n  {_submission(argv)}", file=sys.stderr)
         return 2
@@ -53,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 _ON_RAY = ("run", "demo", "sweep", "plan", "update", "predict", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
-_ALIASES = {"update": ("fit-users",)}
 
 
 def _tell_of_other_source() -> None:
@@ -62,6 +59,44 @@ def _tell_of_other_source() -> None:
 
         if reason := other_source():
             logging.getLogger(__name__).warning("%s", reason)
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write a first configuration for files of users, and print what was guessed (`hydra-ray init`); exit status 1
+    where a run of it could not start yet."""
+    from hydra_ray.commands.init.columns_guess import parse_choices
+    from hydra_ray.commands.init.configuration_text import GeneratorChoice
+    from hydra_ray.commands.init.initialize import Wishes, initialize, next_lines, take_guess, write_new
+
+    generator = GeneratorChoice(
+        endpoint=arguments.endpoint, model=arguments.model, encoder=arguments.encoder, has_gpu=arguments.gpu
+    )
+    wishes = Wishes(
+        users=arguments.users,
+        run=arguments.run,
+        root=arguments.root,
+        kind=arguments.kind,
+        labels=[each.strip() for each in arguments.labels.split(",")] if arguments.labels else [],
+        instruction=arguments.instruction,
+        columns=parse_choices(arguments.column),
+        generator=generator,
+    )
+    is_asked = sys.stdin.isatty() and not arguments.yes
+    made = initialize(wishes, _ask if is_asked else take_guess)
+    path = arguments.out or f"{made.run}.yaml"
+    write_new(path, made.text, is_replacing=arguments.force)
+    print("\n".join(made.lines))
+    print(f"written: {path}; what was guessed is marked in it")
+    for problem in made.problems:
+        print(f"PROBLEM {problem}")
+    if not made.problems:
+        print("\n".join(["next:", *next_lines(path, made)]))
+    return int(bool(made.problems))
+
+
+def _ask(question: str, guess: str) -> str:
+    answer = input(f"{question}{f' [{guess}]' if guess else ''}: ").strip()
+    return answer or guess
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -327,16 +362,17 @@ def _job(arguments: argparse.Namespace) -> "Job":
         return config_job(name, target, inner.overrides, rest, arguments.upload, has_page=has_page)
     if name == "forget":
         return forgetting_job(target, inner.users, inner.users_file)
-    if inner.command is update:
+    if inner.command == "update":
         return update_job(target, inner.users, inner.name, inner.overrides, arguments.upload)
     return run_job(name, target, rest)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments; overrides may stand before or after options, which argparse alone does not allow."""
-    parser = _parser()
+    parser = make_parser(__doc__)
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command is submit:
+    arguments.command = ALIASES.get(arguments.command, arguments.command)
+    if arguments.command == "submit":
         arguments.rest, rest = rest, []
         arguments.typed = _command(argv)
     if arguments.log_format not in FORMATS:  # from the environment, which argparse does not validate
@@ -346,205 +382,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     return arguments
-
-
-def _parser() -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
-    parser = argparse.ArgumentParser(prog="hydra-ray", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(
-        "--log-format",
-        choices=FORMATS,
-        default=os.environ.get(FORMAT_VARIABLE, "text"),
-        help=f"text, or one JSON object a line with run, stage and part; also {FORMAT_VARIABLE} in the environment",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("run", help="run a configuration; complete stages are reused")
-    command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to override")
-    command.add_argument("--until", choices=STAGE_NAMES, default="report", help="last stage to run")
-    command.set_defaults(command=run)
-
-    command = commands.add_parser("demo", help="run the shipped demo: synthetic users, small real models, a report")
-    command.add_argument(
-        "--seed", type=int, default=0, help="seed of the users and of the generator; another seed is a new sample"
-    )
-    command.set_defaults(command=demo)
-
-    command = commands.add_parser(
-        "plan", help="forecast what a run will take, or compare the forecast with what it took"
-    )
-    command.add_argument(
-        "config", metavar="CONFIG|RUN", help=f"{_CONFIG_HELP}, or a run's folder: <storage.root>/runs/<run>"
-    )
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to override")
-    command.add_argument(
-        "--no-calibration",
-        action="store_true",
-        help="send no request to the generator: estimate its speed from finished runs under the same root",
-    )
-    command.add_argument(
-        "--max-users", type=int, default=500, metavar="N", help="number of users to sample for the estimate"
-    )
-    command.set_defaults(command=plan)
-
-    command = commands.add_parser(
-        "update",
-        aliases=_ALIASES["update"],
-        help="users who come back with new records or queries, and new users, beside a finished run",
-    )
-    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
-    command.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
-    )
-    command.add_argument(
-        "--users",
-        metavar="FILE",
-        action="append",
-        required=True,
-        help="file, folder or pattern of whoever was active, as in lamp.users_files; may be repeated; or a folder of "
-        "LaMP files, of which the run's new split is read",
-    )
-    command.add_argument("--name", help="name of this update; by default the first file's name")
-    command.set_defaults(command=update)
-
-    command = commands.add_parser(
-        "predict", help="answer queries by a finished run and its updates; nothing is learned"
-    )
-    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
-    command.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
-    )
-    command.add_argument(
-        "--queries",
-        metavar="FILE",
-        action="append",
-        required=True,
-        help="Parquet, CSV or JSON lines with user_id and input, or a row a user; may be repeated",
-    )
-    command.add_argument("--output", metavar="FILE", required=True, help="Parquet file or URI to write the answers to")
-    command.set_defaults(command=predict)
-
-    command = commands.add_parser("export", help="export a finished run to a folder that serves requests without Ray")
-    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
-    command.add_argument("folder", metavar="FOLDER", help="a new folder or URI, outside the root")
-    command.set_defaults(command=export)
-
-    command = commands.add_parser("status", help="progress of a run")
-    command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
-    command.set_defaults(command=status)
-
-    command = commands.add_parser("stop", help="ask a run's process to end; its batches go on at the endpoint")
-    command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
-    command.add_argument(
-        "--cancel", action="store_true", help="also cancel the batches; what they have answered is stored and paid"
-    )
-    command.set_defaults(command=stop)
-
-    command = commands.add_parser("report", help="results of runs as text, with intervals")
-    command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")
-    command.set_defaults(command=report)
-
-    command = commands.add_parser("compare", help="differences between two runs, tested user by user")
-    command.add_argument("first", metavar="RUN_A", help="the folder of a finished run: <storage.root>/runs/<run>")
-    command.add_argument("second", metavar="RUN_B", help="the folder of another run of the same task")
-    command.add_argument("--html", metavar="FILE", help="also write the comparison as an HTML page")
-    command.set_defaults(command=compare)
-
-    command = commands.add_parser("retry", help="repeat failed requests and recompute what depends on them")
-    command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
-    command.add_argument(
-        "--kind",
-        action="append",
-        default=[],
-        help="kind of failures to retry, as in the errors tables; may be repeated; by default the transient ones: "
-        "engine, timeout and unavailable",
-    )
-    command.set_defaults(command=retry)
-
-    command = commands.add_parser("forget", help="remove users from all runs under a root")
-    command.add_argument(
-        "users", metavar="USER", nargs="*", help="user ids as in the users table; LaMP's: <split>:<id>"
-    )
-    command.add_argument(
-        "--users-file", metavar="FILE", help="file of user ids, one a line, which keeps them off the command line"
-    )
-    command.add_argument("--run", required=True, help="the folder of any run under the root: <storage.root>/runs/<run>")
-    command.set_defaults(command=forget)
-
-    command = commands.add_parser(
-        "prune", help="remove stored answers of the generator that no run needs, or that are old"
-    )
-    command.add_argument("run", metavar="RUN", help="the folder of any run under the root: <storage.root>/runs/<run>")
-    command.add_argument(
-        "--older-than",
-        metavar="DAYS",
-        type=float,
-        help="also remove answers that finished runs requested more than DAYS ago",
-    )
-    command.add_argument("--yes", action="store_true", help="remove the files; without it they are only listed")
-    command.set_defaults(command=prune)
-
-    command = commands.add_parser("sweep", help="vary settings of a run; trials share equal stages")
-    command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, or `sweep`, the shipped one")
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings of all trials")
-    command.add_argument("--dry", action="store_true", help="only list the stages to compute")
-    command.set_defaults(command=sweep)
-
-    command = commands.add_parser("check", help="check that each node of the running cluster can do its part of a run")
-    command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
-    command.add_argument("overrides", metavar="section.key=value", nargs="*", help="settings to override")
-    command.add_argument(
-        "--wait",
-        type=float,
-        default=900,
-        metavar="SECONDS",
-        help="seconds that starting nodes and fetching models may take",
-    )
-    command.set_defaults(command=check)
-
-    command = commands.add_parser("submit", help="run a command as a job of a cluster, from a machine outside of it")
-    command.add_argument(
-        "target", metavar="CONFIG|RUN", help="first argument of the command; its other arguments and options follow"
-    )
-    command.add_argument("--address", metavar="URL", help="http://HOST:8265 of the cluster; by default RAY_ADDRESS")
-    command.add_argument(
-        "--command", dest="submitted", choices=SUBMITTED, default="run", help="command to submit; by default run"
-    )
-    command.add_argument(
-        "--upload", metavar="FOLDER", help="s3://bucket/folder to which local files of users are copied first"
-    )
-    command.add_argument(
-        "--wait",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="show the job's log until it ends, and exit with its status (default)",
-    )
-    command.set_defaults(command=submit)
-
-    command = commands.add_parser("doctor", help="check this machine, for a configuration or in general")
-    command.add_argument(
-        "subjects",
-        metavar="CONFIG|MODEL|section.key=value",
-        nargs="*",
-        help="a YAML file and settings to override; or models to look for besides the demo's; with --cluster: settings "
-        "to override",
-    )
-    command.add_argument(
-        "--call", action="store_true", help="also send one request to CONFIG's endpoint, which may charge for it"
-    )
-    command.add_argument("--cluster", metavar="CONFIG", help="check whether the stages of this run fit on a cluster")
-    command.add_argument(
-        "--nodes",
-        metavar="FILE",
-        help="with --cluster: file of the cluster's node types, such as ray_cluster.yaml; by default the running nodes",
-    )
-    command.set_defaults(command=doctor)
-    return parser
-
-
-def _name(arguments: argparse.Namespace) -> str:
-    return arguments.command.__name__.replace("_", "-")
 
 
 def _command(argv: Sequence[str] | None) -> str:
@@ -561,14 +398,14 @@ def _submission(argv: Sequence[str] | None) -> str:
     """Return the command line that submits a command that was typed to run here."""
     words = list(_typed(argv))
     arguments = _parse(words)
-    name = _name(arguments)
+    name = arguments.command
     if name == "demo":
         seeds = [f"lamp.planted.seed={arguments.seed}", f"generator.seed={arguments.seed}"]
         words, name = ["submit", "demo", *seeds, "storage.root=s3://BUCKET/FOLDER"], "run"
     elif name == "doctor":
         words, name = ["submit", arguments.cluster, *arguments.subjects], "check"
     else:
-        place = next(place for place, word in enumerate(words) if word in (name, *_ALIASES.get(name, ())))
+        place = next(place for place, word in enumerate(words) if ALIASES.get(word, word) == name)
         words[place] = "submit"
     command = [] if name == "run" else ["--command", name]
     return shlex.join(["hydra-ray", *words, *command, "--address", os.environ[ADDRESS]])
@@ -582,6 +419,15 @@ def _absolute_root(root: str) -> str:
     from hydra_ray.runs.root import absolute_root
 
     return absolute_root(root)
+
+
+_COMMANDS = {
+    each.__name__.replace("_", "-"): each
+    for each in (
+        init, run, demo, plan, update, predict, export, status, stop, report, compare, retry, forget, prune, sweep,
+        check, submit, doctor,
+    )
+}  # fmt: skip
 
 
 if __name__ == "__main__":

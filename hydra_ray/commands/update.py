@@ -12,14 +12,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hydra_ray import storage
+from hydra_ray.commands.given_users import source_of, unpacked_name
 from hydra_ray.commands.line import users_text
 from hydra_ray.config import RunConfig, apply_override, check_config
-from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.errors import InputError
 from hydra_ray.findings import counted
-from hydra_ray.lamp.input_files import is_pattern, parts_of
-from hydra_ray.lamp.lamp_files import QUESTIONS
-from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES
-from hydra_ray.lamp.row_files import ROW_SUFFIXES
 from hydra_ray.lamp.users import input_fingerprint
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.run_folder import read_config
@@ -92,7 +89,7 @@ def update_config(
     if same is not None:
         settings |= {"run": same.run, "update": same.config.model_dump(mode="json")["update"]}
     else:
-        settings["run"] = _new_name(f"{run.run}+{name or PurePosixPath(_unpacked_name(users[0])).stem}", before)
+        settings["run"] = _new_name(f"{run.run}+{name or PurePosixPath(unpacked_name(users[0])).stem}", before)
     return check_config(settings, source=f"the configuration of an update of {run_folder}")
 
 
@@ -115,7 +112,7 @@ def update_settings(
     settings = run.model_dump(mode="json")
     settings["run"] = f"{run.run}+"
     settings["taught_by"] = run.run
-    settings["lamp"] |= {"planted": None, "train_split": None, **_source(users)}
+    settings["lamp"] |= {"planted": None, "train_split": None, **source_of(users)}
     settings["users"] |= {"num_folds": 1, "max_users": None}
     for override in overrides:
         settings = apply_override(settings, override)
@@ -156,27 +153,3 @@ def _directly_before(run: str, before: Sequence[Update]) -> list[str]:
     if before and before[-1].config.update is not None:
         return [before[-1].run]
     return [run, *(each.run for each in before if each.is_finished)]
-
-
-def _source(users: Sequence[str]) -> dict[str, Any]:
-    are_lamp = [_is_lamp_folder(location) for location in users]
-    if not any(are_lamp):
-        return {"root": None, "users_files": list(users)}
-    if len(users) == 1:
-        return {"root": users[0], "users_files": []}
-    raise ConfigError(f"got the users {list(users)}; expected files and folders of users, or one folder of LaMP files")
-
-
-def _is_lamp_folder(location: str) -> bool:
-    """Return whether a location is a folder of LaMP files, or of nothing at all, and not of parts of users' files."""
-    if _unpacked_name(location).lower().endswith(ROW_SUFFIXES) or is_pattern(location) or storage.exists(location):
-        return False
-    names = parts_of(location)
-    return not names or any(QUESTIONS in name for name in names)
-
-
-def _unpacked_name(location: str) -> str:
-    name = PurePosixPath(location).name
-    for suffix in COMPRESSED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name

@@ -19,7 +19,7 @@ from hydra_ray.config.section import LabelKey, LabelSelector, Name, ResourceName
 from hydra_ray.config.storage import StorageConfig
 from hydra_ray.config.task import Sentences, Task
 from hydra_ray.config.update import UpdateConfig
-from hydra_ray.config.users import LampConfig, PlantedConfig, UsersConfig
+from hydra_ray.config.users import ColumnsConfig, LampConfig, PlantedConfig, UsersConfig
 
 __all__ = [
     "AdapterConfig",
@@ -28,6 +28,7 @@ __all__ = [
     "BaseConfig",
     "BatchConfig",
     "BudgetConfig",
+    "ColumnsConfig",
     "DraftsConfig",
     "GeneratorConfig",
     "HeadsConfig",

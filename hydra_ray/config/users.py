@@ -30,6 +30,39 @@ class PlantedConfig(Section):
     """Seed of the sample."""
 
 
+_Column = Annotated[str, Field(min_length=1)]
+_Columns = Annotated[tuple[_Column, ...], Field(min_length=1)]
+
+
+class ColumnsConfig(Section):
+    """Names of the columns, or of the fields of objects, in `users_files`, where they are not the settings' own names.
+
+    Null leaves a column out that has the setting's name and is something else. In rows of users the names hold for
+    records and queries too.
+    """
+
+    user_id: _Column = "user_id"
+    """Who the row is of."""
+    input: Annotated[_Columns, BeforeValidator(_in_a_list, json_schema_input_type=_Column | _Columns)] = ("input",)
+    """Input of a record or query. Several columns, such as a subject and a body, are joined, each a line of its own."""
+    output: str | None = "output"
+    """Output of a record."""
+    target: str | None = "target"
+    """Right answer of a query."""
+    date: str | None = "date"
+    """Date of a record."""
+    kind: str | None = "kind"
+    """`record` or `query`: what a row of events is."""
+    id: str | None = "id"
+    """Id of a record or query."""
+    op: str | None = "op"
+    """`add`, `replace` or `delete`: what is done with a record."""
+    history: _Column = "history"
+    """List of a user's records."""
+    queries: _Column = "queries"
+    """List of a user's queries."""
+
+
 class LampConfig(Section):
     """Users: exactly one of `root`, `users_files` and `planted` says where they come from."""
 
@@ -51,6 +84,8 @@ class LampConfig(Section):
     ] = ()
     """Files of your own users, one row a user or one an event (README, "On your data"): files, folders of parts and
     patterns such as `/data/*.jsonl.gz`; one of them may stand without a list."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Names of columns in `users_files`."""
     planted: PlantedConfig | None = None
     """Planted-preference sample to make in the place of files that are read."""
     drop_leaks: bool = False

@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hydra_ray import storage
+from hydra_ray.config import ColumnsConfig
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.columns import known_names, renaming_of
 from hydra_ray.lamp.field_checks import MalformedError
 from hydra_ray.lamp.json_files import json_items
 from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES, open_bytes, skip_mark
@@ -62,12 +64,18 @@ class RowFile:
     """Returns the approximate share of the file that has been read."""
 
 
+_OURS = ColumnsConfig()
+_IsHeader = Callable[[list[str]], bool]
+"""Tells whether names are those of a CSV file's columns."""
+
+
 @contextmanager
-def open_rows(location: str, partition: Mapping[str, Any]) -> Generator[RowFile]:
+def open_rows(location: str, partition: Mapping[str, Any], columns: ColumnsConfig | None = _OURS) -> Generator[RowFile]:
     """Open the file of rows at `location`.
 
     Args:
         partition: values of columns that the rows may lack.
+        columns: names that columns have in the file, which become ours; with None any names are taken and kept.
 
     Raises:
         InputError: it is in none of the formats, or damaged; also while rows are read.
@@ -82,8 +90,9 @@ def open_rows(location: str, partition: Mapping[str, Any]) -> Generator[RowFile]
         if start.startswith(_FEATHER_1):
             raise InputError(f"{location} is Feather of version 1; write it again as version 2, or as Parquet")
         if not (is_arrow or start.startswith(_PARQUET_MAGIC) or name.endswith(_PARQUET)):
-            rows = _text_rows(location, name, file, has_user=USER_ID in partition)
-            yield RowFile(rows=_with_partition(rows, partition), fraction_read=lambda: raw.fraction_before(file.tell()))
+            rows = _text_rows(location, name, file, _header_test(columns, partition))
+            rows = _with_partition(rows, partition, columns)
+            yield RowFile(rows=rows, fraction_read=lambda: raw.fraction_before(file.tell()))
             return
     if raw.codec:
         raise InputError(f"{location} is a table packed with {raw.codec}; unpack it: tables are compressed inside")
@@ -92,7 +101,7 @@ def open_rows(location: str, partition: Mapping[str, Any]) -> Generator[RowFile]
         batches = _arrow_batches(source, start) if is_arrow else _parquet_batches(source, seen)
         format_name = "Arrow IPC" if is_arrow else "Parquet"
         rows = _table_rows(location, format_name, batches, seen)
-        yield RowFile(rows=_with_partition(rows, partition), fraction_read=seen.share)
+        yield RowFile(rows=_with_partition(rows, partition, columns), fraction_read=seen.share)
 
 
 @dataclass(slots=True)
@@ -107,12 +116,27 @@ class _Seen:
         return self.num_rows / self.num_all if self.num_all else 1.0
 
 
-def _with_partition(rows: Iterator[tuple[int, object]], partition: Mapping[str, Any]) -> Iterator[tuple[int, object]]:
+def _with_partition(
+    rows: Iterator[tuple[int, object]], partition: Mapping[str, Any], columns: ColumnsConfig | None
+) -> Iterator[tuple[int, object]]:
+    renamed = None if columns is None else renaming_of(columns)
     for position, row in rows:
-        yield position, {**partition, **cast(Mapping[str, Any], row)} if isinstance(row, Mapping) else row
+        if not isinstance(row, Mapping):
+            yield position, row
+            continue
+        fields = cast(Mapping[str, Any], row)
+        yield position, {**partition, **(fields if renamed is None else renamed(fields))}
 
 
-def _text_rows(location: str, name: str, file: io.BufferedReader, *, has_user: bool) -> Iterator[tuple[int, object]]:
+def _header_test(columns: ColumnsConfig | None, partition: Mapping[str, Any]) -> _IsHeader:
+    if columns is None:
+        return lambda names: len(names) > 1
+    return lambda names: (
+        USER_ID in {*partition, *(known := known_names(columns, names))} and not _EVENT_COLUMNS.isdisjoint(known)
+    )
+
+
+def _text_rows(location: str, name: str, file: io.BufferedReader, is_header: _IsHeader) -> Iterator[tuple[int, object]]:
     skip_mark(file, location)
     head = file.peek(_START_BYTES)
     if _OBJECT_OVER_LINES.match(head):
@@ -131,7 +155,7 @@ def _text_rows(location: str, name: str, file: io.BufferedReader, *, has_user: b
     elif start == b"[":
         yield from enumerate(json_items(location, "item", "a JSON array of objects, or one object a line"))
     else:
-        yield from _csv_rows(location, file, has_user=has_user)
+        yield from _csv_rows(location, file, is_header)
 
 
 def _lines(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
@@ -168,7 +192,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no value")
 
 
-def _csv_rows(location: str, file: io.BufferedReader, *, has_user: bool) -> Iterator[tuple[int, object]]:
+def _csv_rows(location: str, file: io.BufferedReader, is_header: _IsHeader) -> Iterator[tuple[int, object]]:
     """Yield the rows of CSV with a header, each a mapping of its cells; an empty cell is None."""
     csv.field_size_limit(_MAX_CELL)
     # What is not UTF-8 becomes half characters, which the checks of the row's fields refuse.
@@ -176,7 +200,7 @@ def _csv_rows(location: str, file: io.BufferedReader, *, has_user: bool) -> Iter
     header = text.readline(_MAX_HEADER)
     if _SEPARATOR_LINE.fullmatch(header):
         header = text.readline(_MAX_HEADER)
-    names, delimiter = _header(location, header, has_user=has_user)
+    names, delimiter = _header(location, header, is_header)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     position = -1
     while True:
@@ -201,20 +225,21 @@ def _csv_rows(location: str, file: io.BufferedReader, *, has_user: bool) -> Iter
             yield position, dict(zip(names, cells, strict=False))
 
 
-def _header(location: str, line: str, *, has_user: bool) -> tuple[list[str], str]:
+def _header(location: str, line: str, is_header: _IsHeader) -> tuple[list[str], str]:
     for delimiter in _DELIMITERS:
         try:
             names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         except csv.Error:
             continue
-        if (has_user or USER_ID in names) and not _EVENT_COLUMNS.isdisjoint(names):
+        if is_header(names):
             named = [name for name in names if name]
             if len(set(named)) < len(named):
                 raise InputError(f"{location} has a column twice in its header; name each once")
             return names, delimiter
     raise InputError(
         f"{location} is none of JSON lines, a JSON array, Parquet, Arrow IPC, and CSV whose first line names the "
-        f"columns {USER_ID}, input and output; write it as one of these, or leave it out of lamp.users_files"
+        f"columns {USER_ID}, input and output, or other names that lamp.columns tells; write it as one of these, or "
+        "leave it out of lamp.users_files. `hydra-ray init FILE` looks at a file and writes a configuration."
     )
 
 

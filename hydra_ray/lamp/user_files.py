@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
-from hydra_ray.config import Task
+from hydra_ray.config import ColumnsConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.changes import HandedIn, Operation, operation_of
 from hydra_ray.lamp.events import Events, is_event
@@ -31,12 +31,13 @@ from hydra_ray.lamp.field_checks import (
 )
 from hydra_ray.lamp.input_files import InputFile
 from hydra_ray.lamp.lamp_files import Sample
-from hydra_ray.lamp.row_files import open_rows
+from hydra_ray.lamp.row_files import RowFile, open_rows
 from hydra_ray.rows import Query, Record, Rejected, User
 
 _EVENTS_PER_USER = 100
 """Number of rows of a file of events that are read in the place of one row of users, where not all are."""
 
+_OURS = ColumnsConfig()
 _MAX_UNREADABLE = 1000
 """Number of rows among which the first that can be read tells whether a file holds users or events."""
 
@@ -54,7 +55,13 @@ class FileStart:
 
 
 def read_user_files(
-    task: Task, files: Sequence[InputFile], folder: Path, max_rows: int | None = None, *, is_update: bool = False
+    task: Task,
+    files: Sequence[InputFile],
+    folder: Path,
+    max_rows: int | None = None,
+    columns: ColumnsConfig = _OURS,
+    *,
+    is_update: bool = False,
 ) -> Iterator[Sample | Rejected | FileStart]:
     """Yield the users of some files, in their order, or the reason for their rejection; users who are given as events
     come last.
@@ -62,6 +69,7 @@ def read_user_files(
     Args:
         folder: empty local folder, in which events are grouped.
         max_rows: number of users to read of each file, all by default; with it a FileStart follows the users of a file.
+        columns: names that columns have in the files.
         is_update: whether the files tell what is new of users who may be there already (`hydra_ray.lamp.changes`).
 
     Raises:
@@ -72,7 +80,8 @@ def read_user_files(
     num_rows: dict[str, int] = {}
     for file in files:
         start = FileStart(location=file.location)
-        yield from _file_users(task, start, file.partition, events, max_rows, is_update=is_update)
+        with open_rows(file.location, file.partition, columns) as opened:
+            yield from _file_users(task, start, opened, events, max_rows, is_update=is_update)
         num_rows[file.given] = num_rows.get(file.given, 0) + start.num_rows
         if max_rows is not None:
             yield start
@@ -83,30 +92,23 @@ def read_user_files(
 
 
 def _file_users(
-    task: Task,
-    start: FileStart,
-    partition: Mapping[str, Any],
-    events: Events,
-    max_rows: int | None,
-    *,
-    is_update: bool,
+    task: Task, start: FileStart, file: RowFile, events: Events, max_rows: int | None, *, is_update: bool
 ) -> Iterator[Sample | Rejected]:
-    with open_rows(start.location, partition) as file:
-        first = _until_readable(file.rows)
-        holds_events = any(is_event(row) for _, row in first)
-        if max_rows is not None and holds_events:
-            max_rows *= _EVENTS_PER_USER
-        for position, row in chain(first, file.rows):
-            if start.num_rows == max_rows:
-                start.is_whole = False
-                return
-            start.num_rows += 1
-            if start.num_rows == max_rows:
-                start.fraction = file.fraction_read()
-            if not holds_events:
-                yield _user_or_rejected(task, start.location, position, row, is_update=is_update)
-            elif (rejected := events.add(start.location, position, row)) is not None:
-                yield rejected
+    first = _until_readable(file.rows)
+    holds_events = any(is_event(row) for _, row in first)
+    if max_rows is not None and holds_events:
+        max_rows *= _EVENTS_PER_USER
+    for position, row in chain(first, file.rows):
+        if start.num_rows == max_rows:
+            start.is_whole = False
+            return
+        start.num_rows += 1
+        if start.num_rows == max_rows:
+            start.fraction = file.fraction_read()
+        if not holds_events:
+            yield _user_or_rejected(task, start.location, position, row, is_update=is_update)
+        elif (rejected := events.add(start.location, position, row)) is not None:
+            yield rejected
 
 
 def _until_readable(rows: Iterator[tuple[int, object]]) -> list[tuple[int, object]]:

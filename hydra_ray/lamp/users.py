@@ -41,6 +41,7 @@ from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.user_files import FileStart, read_user_files
 from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, from_table, to_dict, to_table
 from hydra_ray.runs.root import bucket_key_of, forgetting
+from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.runs.updates import WHEREABOUTS, Line
 from hydra_ray.seeds import seed_of
@@ -78,7 +79,9 @@ def _source_fingerprints(config: LampConfig, fingerprint_of: Callable[[str], str
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
         files = input_files(config.users_files)
-        return [f"{fingerprint_of(file.location)}{sorted(file.partition.items()) or ''}" for file in files]
+        read = [f"{fingerprint_of(file.location)}{sorted(file.partition.items()) or ''}" for file in files]
+        columns = settings_of(config.columns)
+        return [*read, f"columns:{sorted(columns.items())}"] if columns else read
     required = [questions_location(config.root, split) for split in splits_of(config)]
     if config.train_split is not None:
         required.append(outputs_location(config.root, config.train_split))
@@ -214,8 +217,8 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
     elif lamp.root is not None:
         _spill_lamp(task, lamp.root, splits_of(lamp), max_users, spill)
     else:
-        files = input_files(lamp.users_files)
-        samples = read_user_files(task, files, folder / "events", is_update=config.update is not None)
+        files, is_update = input_files(lamp.users_files), config.update is not None
+        samples = read_user_files(task, files, folder / "events", columns=lamp.columns, is_update=is_update)
         _spill_user_files(samples, folder / "events", max_users, spill)
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from hydra_ray.config import Task
+from hydra_ray.config import ColumnsConfig, Task
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import Sample
 from hydra_ray.lamp.user_files import FileStart, read_user_files
@@ -37,17 +37,18 @@ EVENTS = [
 COLUMNS = ("user_id", "input", "output", "date", "target", "is_new")
 
 
-def read(task: Task, *entries: object) -> list[Sample | Rejected]:
+def read(task: Task, *entries: object, columns: ColumnsConfig | None = None) -> list[Sample | Rejected]:
     """Everything that some entries of lamp.users_files give."""
+    files, columns = input_files([str(entry) for entry in entries]), columns or ColumnsConfig()
     with TemporaryDirectory() as folder:
-        found = list(read_user_files(task, input_files([str(entry) for entry in entries]), Path(folder)))
+        found = list(read_user_files(task, files, Path(folder), columns=columns))
     assert not any(isinstance(each, FileStart) for each in found)
     return found  # pyright: ignore[reportReturnType]
 
 
-def users(task: Task, *entries: object) -> list[User]:
+def users(task: Task, *entries: object, columns: ColumnsConfig | None = None) -> list[User]:
     """The users that some entries give, of whom none is rejected."""
-    found = read(task, *entries)
+    found = read(task, *entries, columns=columns)
     assert [each for each in found if isinstance(each, Rejected)] == []
     return [each.user for each in found if isinstance(each, Sample)]
 

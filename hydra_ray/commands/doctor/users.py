@@ -134,7 +134,7 @@ def _look_at_own(config: RunConfig, task: Task, seen: SeenUsers) -> None:
     num_seen = 0
     with temporary_folder("doctor") as folder:
         files = input_files(config.lamp.users_files)
-        for each in read_user_files(task, files, Path(folder), max_rows=MAX_ROWS):
+        for each in read_user_files(task, files, Path(folder), MAX_ROWS, config.lamp.columns):
             if isinstance(each, FileStart):
                 found.append(each)
             else:
@@ -171,6 +171,8 @@ def _require_usable(config: RunConfig, seen: SeenUsers) -> None:
             f"{len(seen.rejected)} of the first {num_rows} users are malformed: {'; '.join(Reasons(seen.rejected))}: "
             "correct them, or check that lamp.task is the task of these files"
         )
+    if seen.is_whole and config.users.num_folds > 1 and len(seen.ids) == 1:
+        raise InputError("there is one user only: others are needed to learn from, and to be compared with")
     if not seen.is_whole or config.users.num_folds > 1:
         return
     if not seen.num_trainable and config.taught_by is None:

@@ -1,0 +1,172 @@
+"""What the task of a person's records is: classification, rating or text, with its labels and lengths."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from unicodedata import normalize
+
+from hydra_ray.commands.init.columns_guess import Columns
+from hydra_ray.commands.init.sample import FileSample, Row, nested, texts_of
+from hydra_ray.errors import ConfigError
+
+Kind = Literal["classification", "rating", "text"]
+_MAX_LABELS = 200
+_MAX_LABEL_CHARACTERS = 80
+_RECORDS_PER_LABEL = 3
+_MAX_STEPS = 20
+"""Largest number of steps of a rating."""
+_RATINGS = ("rating", "score", "star", "overall", "grade", "point", "rank")
+"""Words in names of columns that are ratings."""
+_CHARACTERS_PER_TOKEN = 3
+"""Of labels and answers: fewer than usual, so that none is cut off."""
+_CHARACTERS_PER_INPUT_TOKEN = 4
+_RARE = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskGuess:
+    """A task, and what it was taken from."""
+
+    kind: Kind
+    labels: tuple[str, ...]
+    reason: str
+    """Why the kind was taken."""
+    max_tokens: int
+    """Length of an answer, in tokens."""
+    max_text_tokens: int
+    """Length to which a text in a prompt is cut, in tokens."""
+    num_rare: int
+    """Number of labels that came fewer than three times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """Records and queries of a sample."""
+
+    records: Sequence[Row]
+    queries: Sequence[Row]
+    num_new: int
+    """Number of rows that say that their user is new."""
+    num_not_new: int
+
+
+def records_in(sample: FileSample, columns: Columns) -> Records:
+    """Return the records and queries in the rows of a sample, whether these are users or events."""
+    told = [str(row["is_new"]).casefold() in ("true", "1") for row in sample.rows if row.get("is_new") is not None]
+    if columns.is_events:
+        target = columns.of("target")
+        asked = [row for row in sample.rows if target is not None and row.get(target) not in (None, "")]
+        records, queries = sample.rows, asked
+    else:
+        history, listed = columns.of("history"), columns.of("queries")
+        records = [each for row in sample.rows for each in nested(row.get(history or ""))]
+        queries = [each for row in sample.rows for each in nested(row.get(listed or ""))]
+    return Records(records=records, queries=queries, num_new=sum(told), num_not_new=len(told) - sum(told))
+
+
+def guess_task(found: Records, columns: Columns, kind: Kind | None, labels: Sequence[str]) -> TaskGuess:
+    """Return the task of some records.
+
+    Args:
+        kind: the kind that the person gives, if any.
+        labels: labels that the person gives; none to take those that come.
+
+    Raises:
+        ConfigError: no record has an output, or a closed task has no usable labels.
+    """
+    name = columns.of("output") or "output"
+    outputs = [*texts_of(name, found.records), *texts_of(columns.of("target"), found.queries)]
+    if not outputs:
+        raise ConfigError(f"no record has a text in {name}, which is taken for its output: give --column output=NAME")
+    counts = _label_counts(outputs)
+    guessed, reason = _kind(name, counts, len(outputs))
+    kind = kind or ("rating" if labels and all(map(_is_number, labels)) else "classification" if labels else guessed)
+    if kind != guessed:
+        reason = "as given"
+    closed = () if kind == "text" else tuple(labels) or (_steps(counts) if kind == "rating" else _by_count(counts))
+    if kind != "text" and len(closed) < 2:
+        raise ConfigError(f"{name} has {len(counts)} different values: {kind} needs at least two labels; give --labels")
+    lengths = sorted(map(len, closed or outputs))
+    answer = lengths[-1] if closed else lengths[int(0.98 * (len(lengths) - 1))]
+    inputs = sorted(len(each) for column in columns.given["input"] for each in texts_of(column, found.records))
+    typical = inputs[int(0.9 * (len(inputs) - 1))] * len(columns.given["input"]) if inputs else 400
+    return TaskGuess(
+        kind=kind,
+        labels=closed,
+        reason=reason,
+        max_tokens=min(max(8, _up(math.ceil(answer / _CHARACTERS_PER_TOKEN) + 2, 8)), 512),
+        max_text_tokens=min(max(64, _up(math.ceil(typical / _CHARACTERS_PER_INPUT_TOKEN), 32)), 512),
+        num_rare=sum(number < _RARE for number in counts.values()) if closed and len(outputs) > 20 * len(counts) else 0,
+    )
+
+
+def instruction_of(kind: Kind, labels: Sequence[str], output: str) -> str:
+    """Return a first instruction to the generator, to be edited."""
+    what = " ".join(output.replace("_", " ").split())
+    if kind == "classification":
+        return f"Which {what} would this user choose for the text? Answer with one of these only: {', '.join(labels)}."
+    if kind == "rating":
+        return f"How would this user rate it, from {labels[0]} to {labels[-1]}? Answer with the number only."
+    return f"Write the {what} that this user would write for the following text. Answer with the {what} only."
+
+
+def _label_counts(outputs: Iterable[str]) -> dict[str, int]:
+    """Return how often each label comes, under its most common spelling."""
+    spellings: dict[str, Counter[str]] = {}
+    for each in outputs:
+        # As `canonical_label` compares labels.
+        spellings.setdefault(normalize("NFKC", each).casefold().strip(), Counter())[normalize("NFC", each)] += 1
+    return {found.most_common(1)[0][0]: found.total() for found in spellings.values()}
+
+
+def _kind(name: str, counts: dict[str, int], num_outputs: int) -> tuple[Kind, str]:
+    shown = f"{len(counts):,} different values in {num_outputs:,}"
+    if all(map(_is_number, counts)):
+        steps = _step_count(counts)
+        is_named = any(word in name.casefold() for word in _RATINGS)
+        if steps <= _MAX_STEPS and len(counts) > 1 and (is_named or 3 <= len(counts) <= 11):
+            return "rating", f"numbers, {shown}"
+    is_short = all(len(each) <= _MAX_LABEL_CHARACTERS and "\n" not in each for each in counts)
+    if is_short and 1 < len(counts) <= _MAX_LABELS and num_outputs >= _RECORDS_PER_LABEL * len(counts):
+        return "classification", f"{shown}, none longer than {max(map(len, counts))} characters"
+    return "text", shown
+
+
+def _by_count(counts: dict[str, int]) -> tuple[str, ...]:
+    return tuple(sorted(counts, key=lambda each: (-counts[each], each)))
+
+
+def _steps(counts: dict[str, int]) -> tuple[str, ...]:
+    """Return the numbers from the smallest to the largest, with those between that did not come."""
+    numbers = sorted({float(each) for each in counts if _is_number(each)})
+    if not numbers or _step_count(counts) > _MAX_STEPS:
+        return tuple(f"{each:g}" for each in numbers)
+    step = _step(numbers)
+    return tuple(f"{numbers[0] + step * place:g}" for place in range(round((numbers[-1] - numbers[0]) / step) + 1))
+
+
+def _step(numbers: Sequence[float]) -> float:
+    return next((step for step in (1.0, 0.5, 0.25) if all(_is_multiple(each, step) for each in numbers)), 0.1)
+
+
+def _step_count(counts: dict[str, int]) -> float:
+    numbers = sorted({float(each) for each in counts if _is_number(each)})
+    step = _step(numbers)
+    return (numbers[-1] - numbers[0]) / step if all(_is_multiple(each, step) for each in numbers) else math.inf
+
+
+def _is_multiple(number: float, step: float) -> bool:
+    return abs(number / step - round(number / step)) < 1e-6
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _up(number: int, step: int) -> int:
+    return math.ceil(number / step) * step
