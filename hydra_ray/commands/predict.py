@@ -67,12 +67,12 @@ def predict_config(run_folder: str, queries: Sequence[str], overrides: Sequence[
     """
     run = read_config(run_folder)
     before = [each for each in updates_of(run.storage.root, run.run) if each.is_finished]
-    settings = update_settings(run_folder, queries, before, overrides)
+    settings = update_settings(run_folder, queries, f"{run.run}.predicted", before, overrides)
     update = {**settings["update"], "has_queries_alone": True}
     # No "+": what is predicted is no update, and nothing follows it.
     name = fingerprint("predicted", 1, update, [])
     return check_config(
-        {**settings, "update": update, "run": f"{run.run}.predicted-{name}"},
+        {**settings, "update": update, "run": f"{settings['run']}-{name}"},
         source=f"the configuration of predictions by {run_folder}",
     )
 

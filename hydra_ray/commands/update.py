@@ -81,7 +81,8 @@ def update_config(
     """
     run = read_config(run_folder)
     before = updates_of(run.storage.root, run.run)
-    settings = update_settings(run_folder, users, before, overrides)
+    named = f"{run.run}+{name or PurePosixPath(unpacked_name(users[0])).stem}"
+    settings = update_settings(run_folder, users, named, before, overrides)
     handed_in = settings["update"]["handed_in"]
     same = next((each for each in before if each.config.update and each.config.update.handed_in == handed_in), None)
     if same is not None and same.is_finished:
@@ -89,28 +90,29 @@ def update_config(
     if same is not None:
         settings |= {"run": same.run, "update": same.config.model_dump(mode="json")["update"]}
     else:
-        settings["run"] = _new_name(f"{run.run}+{name or PurePosixPath(unpacked_name(users[0])).stem}", before)
+        settings["run"] = _new_name(named, before)
     return check_config(settings, source=f"the configuration of an update of {run_folder}")
 
 
 def update_settings(
-    run_folder: str, users: Sequence[str], before: Sequence[Update], overrides: Sequence[str]
+    run_folder: str, users: Sequence[str], name: str, before: Sequence[Update], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the settings of a run that takes what is handed in after some updates, but for its name.
+    """Return the settings of a run that takes what is handed in after some updates.
 
     Args:
+        name: name of that run.
         before: updates of the run, oldest first.
         run_folder, users, overrides: see `update_run`.
 
     Raises:
         InputError: there is no such run, it is itself an update, or a file is missing.
-        ConfigError: an override is wrong.
+        ConfigError: the name or an override is wrong.
     """
     run = read_config(run_folder)
     if run.taught_by is not None:
         raise InputError(f"{run_folder} is an update of the run {run.taught_by}: give {run.taught_by} instead")
     settings = run.model_dump(mode="json")
-    settings["run"] = f"{run.run}+"
+    settings["run"] = name
     settings["taught_by"] = run.run
     settings["lamp"] |= {"planted": None, "train_split": None, **source_of(users)}
     settings["users"] |= {"num_folds": 1, "max_users": None}

@@ -49,6 +49,7 @@ def test_a_first_setting_enters_at_its_default_too():
     assert settings_of(config.probes) == config.probes.model_dump(mode="json")
     later = {
         "generator": {"batch", "chat_template_kwargs", "thinking_tokens"},
+        "lamp": {"columns"},
         "placement": {"encoder_gpus", "encoder_labels", "encoder_resources"},
     }
     without = {"budget": True, "update": True}
