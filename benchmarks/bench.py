@@ -62,6 +62,13 @@ LINES: Sequence[Line] = (
         command="benchmarks/simulated_engine.py",
     ),
     Line(
+        name="spot",
+        part="64 copies on spot nodes, 10 % lost an hour, 10 simulated hours",
+        against="-",
+        bar="the run ends well, at most 1 % of the requests asked twice",
+        command="benchmarks/spot.py",
+    ),
+    Line(
         name="features",
         part="feature pass",
         against="sentence-transformers' `encode`, same pairs",

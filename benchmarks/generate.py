@@ -24,7 +24,9 @@ from typing import Any
 import pyarrow as pa
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, PlantedConfig, Task
-from hydra_ray.engine.generation import run_generation
+from hydra_ray.engine.generation import AskingStage, run_generation
+from hydra_ray.engine.generator_actor import Loadable
+from hydra_ray.engine.generator_pool import generators_kept
 from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engines.opening import open_tokenizer
@@ -176,10 +178,12 @@ def stage_seconds(side: Side, part_size: int) -> float:
         stage = Stage(name="benchmark", fingerprint="0", root=root, num_buckets=num_buckets)
         work = Given(side.requests, stage)
         store = CompletionStore(root=root, name="benchmark")
-        counters = run_generation(
-            stage, ["commits"], work, store, side.task, side.generator, side.placement, lambda _: None
-        )
-        assert counters["requests"] == len(side.requests)
+        asking = AskingStage(stage=stage, tables=["commits"], work=work)
+        loadable = Loadable(task=side.task, generator=side.generator, placement=side.placement)
+        found: list[Counters] = []
+        with generators_kept():  # each side loads its own
+            run_generation([asking], store, loadable, lambda _: None, lambda _, counters: found.append(counters))
+        assert found[0]["requests"] == len(side.requests)
         rows = [row for location in stage.parts("commits") for row in read_part(location).to_pylist()]
     return max(row["end"] for row in rows) - min(row["end"] - row["seconds"] for row in rows)
 

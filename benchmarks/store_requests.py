@@ -80,7 +80,7 @@ class Situation:
 
         def working(*arguments: Any, **named: Any) -> Any:
             with self.set(who=WORKER):
-                found = work(*arguments, **named)
+                found = in_process.awaited(work(*arguments, **named))
             return self.of_worker(found) if isinstance(work, type) else found
 
         return working
@@ -171,11 +171,11 @@ def without_ray(now: Situation) -> Iterator[None]:
     import ray
     import ray.data
 
-    complete = hydra_ray.stages.run.complete
+    complete = hydra_ray.stages.run.complete_together
 
-    def completing(stage: Any, work: Any) -> None:
-        with now.set(stage=stage.name):
-            complete(stage, work)
+    def completing(stages: Any, work: Any) -> None:
+        with now.set(stage=", ".join(stage.name for stage in stages)):
+            complete(stages, work)
 
     with pytest.MonkeyPatch.context() as patch:
         in_process.install(patch)
@@ -185,7 +185,7 @@ def without_ray(now: Situation) -> Iterator[None]:
         patch.setattr(
             "hydra_ray.scorer.heads.fit.run_trials", lambda work, *rest: run_trials(now.of_worker(work), *rest)
         )
-        patch.setattr(hydra_ray.stages.run, "complete", completing)
+        patch.setattr(hydra_ray.stages.run, "complete_together", completing)
         yield
 
 

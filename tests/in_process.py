@@ -3,6 +3,8 @@
 Only bases cannot be trained so: configurations must leave them untrained.
 """
 
+import asyncio
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+
+from hydra_ray.engine.dispatch import Part
+from hydra_ray.engine.generator_actor import GeneratorActor, Loadable
 
 Row = dict[str, Any]
 
@@ -26,7 +31,7 @@ class Dataset:
     def map_batches(self, work: Callable[..., Any], *, fn_constructor_kwargs: Row, **_: Any) -> "Dataset":
         actor = work(**fn_constructor_kwargs)
         batches = ({name: _column(value) for name, value in row.items()} for row in self._rows)
-        return Dataset({name: values[0] for name, values in actor(batch).items()} for batch in batches)
+        return Dataset({name: values[0] for name, values in awaited(actor(batch)).items()} for batch in batches)
 
     def rows(self) -> Iterable[Row]:
         return self._rows
@@ -43,6 +48,8 @@ def install(patch: pytest.MonkeyPatch) -> None:
     decorate = ray.remote  # Ray's own modules, some of which are imported later, still need it
     patch.setattr(ray, "remote", lambda *work, **_: decorate(*work) if work else _Remote)
     patch.setattr(ray, "get", lambda found: found)
+    patch.setattr(ray, "put", lambda value: value)
+    patch.setattr("hydra_ray.engine.generation.open_pool", Pool)
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
     for module in ("engine.parts", "stages.scorer"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
@@ -52,6 +59,27 @@ def install(patch: pytest.MonkeyPatch) -> None:
 def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequence[Any]], *_: Any) -> None:
     for point in product(*grid.values()):
         work(dict(zip(grid, point, strict=True)))
+
+
+def awaited(found: Any) -> Any:
+    """Return a value, or what a coroutine returns."""
+    return asyncio.run(found) if inspect.iscoroutine(found) else found
+
+
+class Pool:
+    """As much of a pool of generators as answers parts, with one copy that is loaded by the first of them."""
+
+    def __init__(self) -> None:
+        self._loadables: dict[str, Loadable] = {}
+        self._actors: dict[str, GeneratorActor] = {}
+        self.offer, self.answer = _Remote(self._loadables.__setitem__), _Remote(self._answer)
+        self.give_up = _Remote(lambda _: None)
+
+    async def _answer(self, key: str, part: Part) -> tuple[bytes, float]:
+        if key not in self._actors:
+            self._actors[key] = GeneratorActor(self._loadables[key])
+            await self._actors[key].open()
+        return await self._actors[key].answer(**part.content)
 
 
 class _Remote:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat
 from hydra_ray.config import LabelKey, Section, check_settings
 from hydra_ray.config.yaml_documents import read_manifests
 from hydra_ray.errors import ConfigError
+from hydra_ray.runs.resources import is_allowed
 
 GPU_LIMIT = "nvidia.com/gpu"
 """Name of GPUs in a Kubernetes container's limits."""
@@ -32,23 +33,12 @@ class NodeType(Section):
 
     def matches(self, selectors: Mapping[str, str]) -> bool:
         """Return whether Ray's label `selectors` allow these nodes."""
-        return all(_is_allowed(self.labels.get(key), selector) for key, selector in selectors.items())
+        return all(is_allowed(self.labels.get(key), selector) for key, selector in selectors.items())
 
     def __str__(self) -> str:
         amounts = ", ".join(f"{name} {amount:g}" for name, amount in self.resources.items()) or "nothing for work"
         labels = "".join(f" {key}={value}" for key, value in self.labels.items())
         return f"{self.count} x {amounts}{labels}"
-
-
-def _is_allowed(value: str | None, selector: str) -> bool:
-    """Return whether a label's value satisfies a selector; as in Ray's scheduler, a missing label satisfies a negated
-    one."""
-    allowed = selector.removeprefix("!")
-    if allowed.startswith("in("):
-        is_among = value in [each.strip() for each in allowed[3:-1].split(",")]
-    else:
-        is_among = value == allowed
-    return is_among != selector.startswith("!")
 
 
 def read_node_types(path: str) -> list[NodeType]:

@@ -12,7 +12,15 @@ from hydra_ray.cluster.node_types import NodeType
 from hydra_ray.config import BaseConfig, RunConfig
 from hydra_ray.extras import is_installed
 from hydra_ray.findings import Finding
-from hydra_ray.runs.resources import Bundle, core_bundle, encoder_bundle, generator_bundle, step_bundle, train_bundle
+from hydra_ray.runs.resources import (
+    Bundle,
+    core_bundle,
+    encoder_bundle,
+    generator_bundle,
+    step_bundle,
+    times,
+    train_bundle,
+)
 from hydra_ray.stages.definition import StageDefinition, definitions
 
 _SPOT = {"ray.io/market-type": "spot"}
@@ -162,7 +170,7 @@ def room(bundle: Bundle, node: NodeType) -> float:
     """Return how many of `bundle` fit on one node; infinite where it reserves nothing."""
     if not node.matches(bundle.labels):
         return 0
-    return min((_times(node.amount(name), amount) for name, amount in bundle.amounts().items()), default=inf)
+    return min((times(node.amount(name), amount) for name, amount in bundle.amounts().items()), default=inf)
 
 
 def capacity(bundle: Bundle, nodes: Sequence[NodeType]) -> float:
@@ -178,18 +186,13 @@ def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
     taken = copies.amounts()
     fewest = min(
         (
-            _times(node.amount(name) - amount, taken[name]) + 1
+            times(node.amount(name) - amount, taken[name]) + 1
             for name, amount in step.amounts().items()
             if name in taken
         ),
         default=inf,
     )
     return fewest if fewest <= room(copies, node) else inf
-
-
-def _times(amount: float, each: float) -> int:
-    """Return how many times `each` fits into `amount`, with tolerance for Ray's fractional CPUs."""
-    return int(amount / each + 1e-9)
 
 
 def _copies(config: RunConfig, num_parts: int) -> Finding:

@@ -39,6 +39,15 @@ def pool_of(size: int) -> Any:
     return ray.data.ActorPoolStrategy(size=size)
 
 
+def callers_of(size: int, num_parts: int) -> Any:
+    """Return the strategy of an operator with `size` actors, each of which waits for up to `num_parts` parts."""
+    import ray.data
+
+    return ray.data.ActorPoolStrategy(
+        size=size, max_concurrent_calls_per_actor=num_parts, max_tasks_in_flight_per_actor=num_parts
+    )
+
+
 def threads_environment(num_threads: int) -> dict[str, Any]:
     """Return the runtime environment of a worker that computes with `num_threads` OpenMP threads."""
     return {"env_vars": {"OMP_NUM_THREADS": str(num_threads)}}

@@ -5,13 +5,13 @@ Only this process speaks with the endpoint, so the key is needed nowhere else. N
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig, PlacementConfig
-from hydra_ray.engine.generation import GenerationJob, GenerationWork, commit_known, job_of
-from hydra_ray.engine.parts import Counters, buckets_of, rows_of, run_missing
+from hydra_ray.engine.generation import AskingStage, GenerationJob, job_of
+from hydra_ray.engine.parts import Counters, Parts, committed_row, dataset_of, rows_of, run_missing
 from hydra_ray.engine.telemetry import batches_polled
 from hydra_ray.engine.worker_errors import worker_errors
 from hydra_ray.errors import ConfigError
@@ -29,9 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_batched_generation(
-    stage: Stage,
-    tables: Sequence[str],
-    work: GenerationWork,
+    asking: AskingStage,
     store: CompletionStore,
     generator: GeneratorConfig,
     placement: PlacementConfig,
@@ -41,7 +39,6 @@ def run_batched_generation(
     """Compute the missing parts: requests, batches, labels. Return the counters of all parts.
 
     Args:
-        tables: as for `run_generation`.
         go_on: as for `run_generation`.
         may_spend: raises where the stage may not spend as much on its parts that are not committed; called before
             batches are submitted, with the counters `asked_tokens` and `cost`.
@@ -52,30 +49,33 @@ def run_batched_generation(
         GenerationError: too many answers failed.
     """
 
+    stage, tables = asking.stage, asking.tables
+
     def check(counters: Counters, is_over: bool) -> None:
         errors = storage.join(stage.folder, ERRORS)
         require_answers(stage.name, errors, counters, generator.max_failed_fraction, is_over)
 
-    job, folder = job_of(stage, work, store, generator), batches_of(store)
+    job, folder = job_of(asking, store, generator), batches_of(store)
     step = step_bundle(placement).options()
     faults: Mapping[str, Fault] = {}
-    commit_known(stage, tables, job, placement)
     missing = stage.missing_buckets(*tables)
-    if missing:
-        go_on({})
     if missing or any(each.asker == job.asker for each in folder.records()):
 
         def fill_queue() -> Counters:
             if not missing:
                 return {}
-            with worker_errors(stage):
-                rows = list(rows_of(buckets_of(missing).map(_Queue(job, folder), **step)))
+            with worker_errors(stage.name):
+                parts = dataset_of([(stage.name, bucket) for bucket in missing])
+                rows = list(rows_of(parts.map(_Queue(job, folder), **step)))
+            if any(row["num_new"] for row in rows):
+                go_on({})
             return storage.add_counters([{name: row[name] for name in ("asked_tokens", "cost")} for row in rows])
 
         with open_session(stage.name, job.asker, store, generator, may_spend, batches_polled(stage.name)) as session:
             session.answer(fill_queue)
             faults = session.faults
-    return run_missing(stage, tables, lambda buckets, _: buckets.map(_CommitBatched(job, faults), **step), check)
+    parts = [Parts(stage=stage, tables=tables, check=check)]
+    return run_missing(parts, lambda rows, _: rows.map(_CommitBatched(job, faults), **step))
 
 
 def require_no_batches(stage: Stage, store: CompletionStore) -> None:
@@ -113,13 +113,13 @@ class _Queue:
         self._job, self._folder = job, folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return what was paid already for the bucket."""
+        """Return how many requests have no answer yet, and what was paid already for the bucket."""
         bucket, job = row["bucket"], self._job
         asked = job.work.requests(bucket)
         if new := job.store.unanswered(bucket, asked):
             self._folder.queue(job.asker, bucket, new)
         paid = job.counters(job.store.find(bucket, [each.request for each in asked]), [])
-        return {"bucket": bucket, "asked_tokens": paid["asked_tokens"], "cost": paid.get("cost", 0.0)}
+        return {"num_new": len(new), "asked_tokens": paid["asked_tokens"], "cost": paid.get("cost", 0.0)}
 
 
 class _CommitBatched:
@@ -141,4 +141,4 @@ class _CommitBatched:
             failed_completion(request, faults.get(request.request_id, MISSING), 1)
             for request in job.store.unanswered(bucket, asked)
         ]
-        return {"bucket": bucket, **job.commit(bucket, asked, failed, 0.0)}
+        return committed_row(row, job.commit(bucket, asked, failed, 0.0))

@@ -1,29 +1,37 @@
-"""Generation by parts: CPU steps that make requests, generator actors, and CPU steps that commit.
+"""Generation by parts: CPU steps that make requests, the pool of generators, and CPU steps that commit.
 
 Requests and completions travel as bytes of their row types. What the completion store knows is not asked again.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from typing import Any, Protocol
 
 from hydra_ray import storage
-from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
-from hydra_ray.engine.actors import own_actors, pool_of, threads_environment
-from hydra_ray.engine.generator_actor import GeneratorActor
-from hydra_ray.engine.parts import Counters, buckets_of, rows_of, run_missing
+from hydra_ray.config import GeneratorConfig
+from hydra_ray.engine.actors import callers_of, own_actors
+from hydra_ray.engine.dispatch import Part
+from hydra_ray.engine.generator_actor import AskedPart, Loadable
+from hydra_ray.engine.generator_pool import asked_of, open_pool
+from hydra_ray.engine.parts import Counters, Parts, committed_row, run_missing
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
-from hydra_ray.engine.worker_errors import worker_errors
+from hydra_ray.engine.worker_errors import tells_reason
+from hydra_ray.errors import BudgetError, HydraError, WorkerError
 from hydra_ray.generate.completion_store import CompletionStore, Found, asker_of, batched
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.engines.preparing import prepare_prompts
 from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
 from hydra_ray.rows import Asked, Completion, Prompt
-from hydra_ray.runs.resources import generator_bundle, step_bundle
+from hydra_ray.runs.resources import step_bundle
 from hydra_ray.runs.stage import Stage
 
-logger = logging.getLogger(__name__)
+_PARTS_A_COPY = 17
+"""Parts in flight for each copy of the generator: as many as any engine answers at once, and one that waits."""
+_PARTS_A_CALLER = 128
+"""Largest number of parts that one worker waits for."""
 
 
 class GenerationWork(Protocol):
@@ -38,81 +46,88 @@ class GenerationWork(Protocol):
         ...
 
 
-def run_generation(
-    stage: Stage,
-    tables: Sequence[str],
-    work: GenerationWork,
-    store: CompletionStore,
-    task: Task,
-    generator: GeneratorConfig,
-    placement: PlacementConfig,
-    go_on: Callable[[Counters], None],
-) -> dict[str, float]:
-    """Compute the missing parts: requests, generator actors, labels. Return the counters of all parts.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskingStage:
+    """A stage that asks the generator."""
 
-    Requests that the store has answers for are not sent again; if it has all of them, no generator is loaded.
+    stage: Stage
+    tables: Sequence[str]
+    """Tables that the work writes, all of which a bucket must have; the first one's parts carry the counters."""
+    work: GenerationWork
+
+
+def run_generation(
+    stages: Sequence[AskingStage],
+    store: CompletionStore,
+    loadable: Loadable,
+    go_on: Callable[[Counters], None],
+    finish: Callable[[Stage, Counters], None],
+) -> None:
+    """Compute the missing parts of stages that do not depend on each other: requests, generator, labels.
+
+    Requests that the store has answers for are not sent again; until one is to be sent, no generator is loaded.
 
     Args:
-        tables: tables that the work writes, all of which a bucket must have; the first one's parts carry the counters.
         go_on: raises where no more requests may be sent, given the counters of the parts committed by this call;
             called before the first request and after each part.
+        finish: called with each stage whose parts are all committed, and their counters.
 
     Raises:
         GenerationError: the generator died repeatedly at one part, or too many answers failed.
     """
-
-    def check(counters: Counters, is_over: bool) -> None:
-        errors = storage.join(stage.folder, ERRORS)
-        require_answers(stage.name, errors, counters, generator.max_failed_fraction, is_over)
-        if not is_over:
-            go_on(counters)
-
-    job = job_of(stage, work, store, generator)
-    engine = {"task": task, "generator": generator, "placement": placement}
-    commit_known(stage, tables, job, placement)
-    if stage.missing_buckets(*tables):
+    generator, placement = loadable.generator, loadable.placement
+    jobs = {each.stage.name: job_of(each, store, generator) for each in stages}
+    committed: dict[str, Counters] = {}
+    refusal = None
+    try:
         go_on({})
+    except BudgetError as error:
+        refusal = error  # what is known already may be committed
+
+    def parts_of(each: AskingStage) -> Parts:
+        name, errors = each.stage.name, storage.join(each.stage.folder, ERRORS)
+
+        def check(counters: Counters, is_over: bool) -> None:
+            require_answers(name, errors, counters, generator.max_failed_fraction, is_over)
+            if not is_over and refusal is None:
+                committed[name] = counters
+                go_on(storage.add_counters(committed.values()))
+
+        return Parts(stage=each.stage, tables=each.tables, check=check, finish=partial(finish, each.stage))
+
     step = step_bundle(placement).options()
-    with own_actors() as new_actor:
-        return run_missing(
-            stage,
-            tables,
-            lambda buckets, num_missing: (
-                buckets.map(_MakeRequests(job), **step)
+    with ExitStack() as used:
+
+        def steps(parts: Any, num_missing: int) -> Any:
+            pool, new_actor = open_pool(), used.enter_context(own_actors())
+            owner = used.enter_context(asked_of(pool, loadable))
+            in_flight = min(num_missing, placement.generator_actors * _PARTS_A_COPY)
+            num_callers = ceil(in_flight / _PARTS_A_CALLER)
+            return (
+                parts.map(_MakeRequests(jobs), **step)
                 .map_batches(
-                    GeneratorActor,
-                    fn_constructor_kwargs={**engine, "store": store, "asker": job.asker},
+                    AnswerParts,
+                    fn_constructor_kwargs={"pool": pool, "key": loadable.key, "owner": owner, "jobs": jobs}
+                    | {"refusal": refusal},
                     batch_size=1,
-                    **generator_bundle(placement).options(),
-                    compute=pool_of(min(placement.generator_actors, num_missing)),
-                    runtime_env=threads_environment(placement.generator_threads),
+                    num_cpus=0,
+                    compute=callers_of(num_callers, ceil(in_flight / num_callers)),
                     ray_remote_args_fn=new_actor,
                 )
-                .map(_CommitGenerated(job), **step)
-            ),
-            check,
-        )
+                .map(_CommitGenerated(jobs), **step)
+            )
+
+        run_missing([parts_of(each) for each in stages], steps)
 
 
-def job_of(stage: Stage, work: GenerationWork, store: CompletionStore, generator: GeneratorConfig) -> "GenerationJob":
+def job_of(asking: AskingStage, store: CompletionStore, generator: GeneratorConfig) -> "GenerationJob":
     """Return what the CPU steps of a generating stage share."""
     return GenerationJob(
-        work=work,
+        work=asking.work,
         store=store,
-        asker=asker_of(stage.name, stage.fingerprint),
+        asker=asker_of(asking.stage.name, asking.stage.fingerprint),
         generator=generator,
     )
-
-
-def commit_known(stage: Stage, tables: Sequence[str], job: "GenerationJob", placement: PlacementConfig) -> None:
-    """Commit the missing parts whose requests are all answered by the store."""
-    asked_before = [bucket for bucket in stage.missing_buckets(*tables) if job.store.has_any(bucket)]
-    if asked_before:
-        steps = buckets_of(asked_before).map(_CommitKnown(job), **step_bundle(placement).options())
-        with worker_errors(stage):
-            # Ray Data's own sum would start actors.
-            known = sum(row["is_known"] for row in rows_of(steps))
-        logger.info("%s: %d of %d parts need no generator", stage.name, known, len(asked_before))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,38 +158,81 @@ class GenerationJob:
         return answer_counters(used, alone, api, cheaper.values(), batch.price_factor)
 
 
-class _CommitKnown:
-    def __init__(self, job: GenerationJob):
-        self._job = job
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        asked = self._job.work.requests(row["bucket"])
-        is_known = not self._job.store.unanswered(row["bucket"], asked)
-        if is_known:
-            self._job.commit(row["bucket"], asked, [], 0.0)
-        return {"bucket": row["bucket"], "is_known": int(is_known)}
+Jobs = Mapping[str, GenerationJob]
+"""Jobs by the name of their stage."""
 
 
 class _MakeRequests:
-    def __init__(self, job: GenerationJob):
-        self._job = job
+    def __init__(self, jobs: Jobs):
+        self._jobs = jobs
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        asked = self._job.work.requests(row["bucket"])
-        prompts, rejected = prepare_prompts(self._job.store.unanswered(row["bucket"], asked), self._job.generator)
+        job, bucket = self._jobs[row["stage"]], row["bucket"]
+        asked = job.work.requests(bucket)
+        new = job.store.unanswered(bucket, asked)
+        prompts, rejected = prepare_prompts(new, job.generator) if new else ([], [])
         return {
-            "bucket": row["bucket"],
+            **row,
             "asked": to_bytes(asked, Asked),
+            "num_new": len(new),
             "prompts": to_bytes(prompts, Prompt),
             "rejected": to_bytes(rejected, Completion),
         }
 
 
+class AnswerParts:
+    """Has parts answered by the job's pool of generators, and waits; parts with nothing to ask pass."""
+
+    def __init__(self, pool: Any, key: str, owner: str, jobs: Jobs, refusal: HydraError | None):
+        self._pool, self._key, self._owner, self._jobs = pool, key, owner, jobs
+        self._refusal = refusal
+
+    async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the batch, which is one part, with the completions of its new requests.
+
+        Raises:
+            HydraError: nothing may be asked, or the generator cannot be opened, answers nobody, or died repeatedly at
+                this part.
+        """
+        row = {name: values[0] for name, values in batch.items()}
+        prompts, rejected = row.pop("prompts"), row.pop("rejected")
+        completions, seconds = to_bytes([], Completion), 0.0
+        if row["num_new"]:
+            if self._refusal is not None:
+                raise self._refusal
+            with tells_reason():
+                completions, seconds = await self._answer(row["stage"], int(row["bucket"]), prompts, rejected)
+        return {name: [value] for name, value in {**row, "completions": completions, "seconds": seconds}.items()}
+
+    async def _answer(self, stage: str, bucket: int, prompts: bytes, rejected: bytes) -> tuple[bytes, float]:
+        import ray
+        import ray.exceptions
+
+        job = self._jobs[stage]
+        asked = AskedPart(store=job.store, asker=job.asker, bucket=bucket, rejected=rejected)
+        part = Part(
+            stage=stage,
+            bucket=bucket,
+            owner=self._owner,
+            place=job.store.bucket_folder(bucket),
+            # The prompts go to the copy, not through the pool.
+            content={"part": asked, "prompts": ray.put(prompts)},
+        )
+        try:
+            return await self._pool.answer.remote(self._key, part)
+        except ray.exceptions.RayActorError as error:
+            raise WorkerError(
+                f"the worker that holds the generators' places ended: {error}. Committed parts and the answers so far "
+                "are kept: run again."
+            ) from None
+
+
 class _CommitGenerated:
-    def __init__(self, job: GenerationJob):
-        self._job = job
+    def __init__(self, jobs: Jobs):
+        self._jobs = jobs
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         asked = list(from_bytes(row["asked"], Asked))
         new = list(from_bytes(row["completions"], Completion))
-        return {"bucket": row["bucket"], **self._job.commit(row["bucket"], asked, new, row["seconds"])}
+        job = self._jobs[row["stage"]]
+        return committed_row(row, job.commit(row["bucket"], asked, new, row["seconds"]))

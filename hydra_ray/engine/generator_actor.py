@@ -1,69 +1,140 @@
-"""The actor that holds a generator and answers the requests of parts."""
+"""The actor that holds a copy of the generator and answers the requests of parts."""
 
 import asyncio
-import logging
-import os
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
-from hydra_ray.errors import EndpointError, GenerationError, HydraError
 from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.engine import Engine
 from hydra_ray.rows import Completion, Prompt
 from hydra_ray.runs.lease import lease
 
-logger = logging.getLogger(__name__)
+_PLACED = ("generator_", "gpu_memory_fraction", "max_concurrent_sequences")
+"""Beginnings of the names of those settings of the placement that are a generator's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loadable:
+    """Everything that a copy of the generator is loaded by."""
+
+    task: Task
+    generator: GeneratorConfig
+    placement: PlacementConfig
+
+    @property
+    def key(self) -> str:
+        """Identifier that is equal where a copy loaded for one can answer for the other."""
+        generator = self.generator.model_dump(mode="json", exclude={"max_failed_fraction", "batch"})
+        placement = self.placement.model_dump(mode="json")
+        placed = {name: value for name, value in placement.items() if name.startswith(_PLACED)}
+        return json.dumps([self.task.model_dump(mode="json"), generator, placed], sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedPart:
+    """Requests of a part as a copy of the generator gets them."""
+
+    store: CompletionStore
+    asker: str
+    bucket: int
+    rejected: bytes
+    """Completions of requests that cannot be run."""
 
 
 class GeneratorActor:
-    """A generator in a Ray Data actor: takes one part's requests, returns their completions and stores them as they
-    arrive."""
+    """A generator in an actor: takes parts' requests, returns their completions and stores them as they arrive. The
+    engine is opened and used in one event loop, which lives as long as it does."""
 
-    def __init__(
-        self, task: Task, generator: GeneratorConfig, placement: PlacementConfig, store: CompletionStore, asker: str
-    ):
-        from hydra_ray.generate.engines.opening import open_engine
+    def __init__(self, loadable: Loadable):
+        self._loadable = loadable
+        self._engine: Engine | None = None
+        self._shares = Shares()
 
-        self._engine, self._unopened = None, None
-        try:
-            self._engine = open_engine(generator, placement, task)
-        except HydraError as error:
-            self._unopened = error  # raised by the first call: Ray would start an actor that fails to start again
-        self._store, self._asker = store, asker
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Answer the requests of the one part in `batch`.
+    async def open(self) -> int:
+        """Load the generator; return the number of parts that are worth answering at the same time.
 
         Raises:
-            HydraError: the generator could not be opened, or its endpoint answers nobody.
+            HydraError: the generator cannot be opened.
         """
-        bucket, prompts = int(batch["bucket"][0]), list(from_bytes(batch["prompts"][0], Prompt))
-        rejected = list(from_bytes(batch["rejected"][0], Completion))
-        # Concurrent runs with the same requests wait for each other here, and then find each other's answers.
-        with lease(self._store.lease(bucket), f"the answers of {self._asker}, part {bucket}", is_of_part=True):
-            return {"bucket": batch["bucket"], "asked": batch["asked"], **self._answer(bucket, prompts, rejected)}
+        from hydra_ray.generate.engines.opening import open_engine
 
-    def _answer(self, bucket: int, prompts: Sequence[Prompt], rejected: Sequence[Completion]) -> dict[str, Any]:
-        """Return the completions of a part, sending only prompts without a known answer, and the time taken."""
-        known = self._store.read(bucket, [prompt.request for prompt in prompts])
+        loadable = self._loadable
+        self._engine = open_engine(loadable.generator, loadable.placement, loadable.task)
+        return self._engine.max_parts
+
+    async def answer(self, part: AskedPart, prompts: bytes) -> tuple[bytes, float]:
+        """Return the completions of a part, and the seconds that it took of the generator's time.
+
+        Raises:
+            EndpointError: the endpoint answers nobody.
+            GenerationError: the engine failed and cannot be used any more.
+        """
+        # Concurrent runs with the same requests wait for each other here, and then find each other's answers.
+        what = f"the answers of {part.asker}, part {part.bucket}"
+        async with _held(lease(part.store.lease(part.bucket), what, is_of_part=True)):
+            return await self._answer(
+                part, list(from_bytes(prompts, Prompt)), list(from_bytes(part.rejected, Completion))
+            )
+
+    async def _answer(
+        self, part: AskedPart, prompts: Sequence[Prompt], rejected: Sequence[Completion]
+    ) -> tuple[bytes, float]:
+        """Send only prompts without a known answer."""
+        assert self._engine is not None, "the generator is not open"
+        store, bucket, asker = part.store, part.bucket, part.asker
+        known = await asyncio.to_thread(store.read, bucket, [prompt.request for prompt in prompts])
         new = [prompt for prompt in prompts if prompt.request.request_id not in known]
-        start = time.monotonic()
-        if self._engine is None:
-            raise self._unopened or GenerationError("the generator is not open")
+        with self._shares.one() as share:
+            await asyncio.to_thread(store.write, bucket, asker, rejected)
+            completions = await self._engine.answer(new, partial(store.write, bucket, asker))
+            await asyncio.to_thread(store.merge, bucket, asker)
+        return to_bytes([*known.values(), *rejected, *completions], Completion), share.seconds
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """Time of one of several things that happen at the same moment."""
+
+    seconds: float = 0.0
+
+
+class Shares:
+    """Divides time among what happens at the same moment, so that the shares add up to the time that passed."""
+
+    def __init__(self) -> None:
+        self._open: set[Share] = set()
+        self._since = 0.0
+
+    @contextmanager
+    def one(self) -> Iterator[Share]:
+        """Measure the block's share of the time."""
+        share = Share()
+        self._settle()
+        self._open.add(share)
         try:
-            self._store.write(bucket, self._asker, rejected)
-            completions = asyncio.run(self._engine.answer(new, partial(self._store.write, bucket, self._asker)))
-        except EndpointError:
-            raise
-        except GenerationError:
-            # A failed engine is not reused: the actor exits, and Ray starts another one for this part.
-            logger.exception("the generator died")
-            os._exit(1)
-        self._store.merge(bucket, self._asker)
-        return {
-            "completions": [to_bytes([*known.values(), *rejected, *completions], Completion)],
-            "seconds": [time.monotonic() - start],
-        }
+            yield share
+        finally:
+            self._settle()
+            self._open.discard(share)
+
+    def _settle(self) -> None:
+        now = time.monotonic()
+        for share in self._open:
+            share.seconds += (now - self._since) / len(self._open)
+        self._since = now
+
+
+@asynccontextmanager
+async def _held(held: AbstractContextManager[None]) -> AsyncIterator[None]:
+    """Enter and leave a context that may wait, in other threads, so that the event loop goes on."""
+    await asyncio.to_thread(held.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(held.__exit__, None, None, None)

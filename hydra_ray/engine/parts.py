@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hydra_ray import storage
@@ -23,6 +24,8 @@ from hydra_ray.runs.stage import Stage
 
 logger = logging.getLogger(__name__)
 _THREADS = 16
+_PLACE = ("stage", "bucket")
+"""Names of what every row begins with."""
 
 Counters = Mapping[str, float]
 
@@ -35,10 +38,31 @@ class PartWork(Protocol):
         ...
 
 
+def _accept(counters: Counters, is_over: bool) -> None:
+    """Accept any counters."""
+
+
+def _tell_nobody(counters: Counters) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Parts of one stage that are to be made."""
+
+    stage: Stage
+    tables: Sequence[str]
+    """Tables of which each bucket must have a part; parts of the first one carry the counters."""
+    check: Callable[[Counters, bool], None] = _accept
+    """Raises where the counters of committed parts forbid going on; takes whether all are committed."""
+    finish: Callable[[Counters], None] = _tell_nobody
+    """Told the counters of all parts once the last one is committed."""
+
+
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
     """Compute the missing parts of `table` with `work`, spread over the cluster; return the counters of all parts."""
     step = step_bundle(placement).options()
-    return run_missing(stage, [table], lambda buckets, _: buckets.map(_CommitPart(work), **step))
+    return run_missing([Parts(stage=stage, tables=[table])], lambda parts, _: parts.map(_CommitPart(work), **step))
 
 
 def run_actor_parts(
@@ -51,9 +75,8 @@ def run_actor_parts(
     """Compute parts as `run_parts` does, by work that loads an encoder first: each actor constructs it only once."""
     with own_actors() as new_actor:
         return run_missing(
-            stage,
-            tables,
-            lambda buckets, num_missing: buckets.map_batches(
+            [Parts(stage=stage, tables=tables)],
+            lambda parts, num_missing: parts.map_batches(
                 _PartActor,
                 fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
                 batch_size=1,
@@ -76,38 +99,30 @@ def run_task(work: Callable[[Any], Counters], argument: Any, placement: Placemen
     return ray.get(remote(work).remote(argument))
 
 
-def _accept(counters: Counters, is_over: bool) -> None:
-    """Accept any counters."""
-
-
-def run_missing(
-    stage: Stage,
-    tables: Sequence[str],
-    steps: Callable[[Any, int], Any],
-    check: Callable[[Counters, bool], None] = _accept,
-) -> dict[str, float]:
-    """Run a dataset of the missing buckets through `steps`, the last of which commits; return the counters of all
-    parts.
+def run_missing(made: Sequence[Parts], steps: Callable[[Any, int], Any]) -> dict[str, float]:
+    """Run a dataset of the missing parts of some stages through `steps`, the last of which commits; return the counters
+    of all parts.
 
     Args:
-        steps: builds the pipeline from the dataset and the number of its buckets.
-        check: raises where the counters of committed parts forbid going on; also called once at the end.
+        steps: builds the pipeline from the dataset and the number of its rows. Each row that it returns has the stage
+            and the bucket of the row that it was given, as `committed_row` makes it.
     """
-    missing = _announce_missing(stage, tables)
-    by_bucket: dict[int, Counters] = {}
-    if missing:
-        by_bucket = _follow(stage, steps(buckets_of(missing), len(missing)), len(missing), check)
-    kept = [bucket for bucket in stage.buckets if bucket not in by_bucket]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(storage.read_counters, [stage.part(tables[0], bucket) for bucket in kept])
-        by_bucket |= dict(zip(kept, found, strict=True))
-    counters = storage.add_counters(by_bucket[bucket] for bucket in stage.buckets)
-    check(counters, True)
-    return counters
+    missing = {each.stage.name: _announce_missing(each) for each in made}
+    places = [(name, bucket) for name, buckets in missing.items() for bucket in buckets]
+    committed = steps(dataset_of(places), len(places)) if places else None
+    followed = {each.stage.name: _Followed(each, missing[each.stage.name]) for each in made}
+    for each in followed.values():
+        each.finish_if_whole()
+    if committed is not None:
+        with worker_errors(", ".join(name for name, buckets in missing.items() if buckets)):
+            for row in rows_of(committed):
+                followed[row["stage"]].advance(row)
+                require_not_stopped()
+    return storage.add_counters(each.total() for each in followed.values())
 
 
-def _announce_missing(stage: Stage, tables: Sequence[str]) -> list[int]:
-    missing = stage.missing_buckets(*tables)
+def _announce_missing(made: Parts) -> list[int]:
+    stage, missing = made.stage, made.stage.missing_buckets(*made.tables)
     num_parts = len(stage.buckets)
     num_present = num_parts - len(missing)
     if num_present:
@@ -115,34 +130,54 @@ def _announce_missing(stage: Stage, tables: Sequence[str]) -> list[int]:
     return missing
 
 
-def _follow(
-    stage: Stage, committed: Any, num_parts: int, check: Callable[[Counters, bool], None]
-) -> dict[int, Counters]:
-    """Run the dataset `committed`, one row a part, and log each part as it is committed; return the counters by
-    bucket."""
-    progress, telemetry = Progress(stage.name, num_parts), Telemetry(stage.name, num_parts)
-    by_bucket: dict[int, Counters] = {}
-    total: Counters = {}
-    with worker_errors(stage):
-        for row in rows_of(committed):
-            counters = {key: value for key, value in row.items() if key != "bucket" and value is not None}
-            by_bucket[row["bucket"]] = counters
-            progress.advance(counters)
-            telemetry.advance(row["bucket"], counters)
-            total = storage.add_counters([total, counters])
-            check(total, False)
-            require_not_stopped()
-    return by_bucket
+class _Followed:
+    """Counters of a stage's parts, of those that are committed as they are logged."""
+
+    def __init__(self, made: Parts, missing: Sequence[int]):
+        name, num_parts = made.stage.name, len(missing)
+        self._made, self._missing = made, set(missing)
+        self._progress, self._telemetry = Progress(name, num_parts), Telemetry(name, num_parts) if missing else None
+        self._by_bucket: dict[int, Counters] = {}
+        self._new: Counters = {}
+
+    def advance(self, row: Mapping[str, Any]) -> None:
+        """Count one more committed part."""
+        bucket = row["bucket"]
+        counters = {key: value for key, value in row.items() if key not in _PLACE and value is not None}
+        self._by_bucket[bucket] = counters
+        self._progress.advance(counters)
+        assert self._telemetry is not None
+        self._telemetry.advance(bucket, counters)
+        self._new = storage.add_counters([self._new, counters])
+        self._made.check(self._new, False)
+        self.finish_if_whole()
+
+    def finish_if_whole(self) -> None:
+        """Tell the counters of all parts if none is missing any more."""
+        if self._missing <= set(self._by_bucket):
+            counters = self.total()
+            self._made.check(counters, True)
+            self._made.finish(counters)
+
+    def total(self) -> dict[str, float]:
+        """Return the counters of all parts, once all are committed."""
+        made = self._made
+        kept = [bucket for bucket in made.stage.buckets if bucket not in self._by_bucket]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = pool.map(storage.read_counters, [made.stage.part(made.tables[0], bucket) for bucket in kept])
+            self._by_bucket |= dict(zip(kept, found, strict=True))
+        return storage.add_counters(self._by_bucket[bucket] for bucket in made.stage.buckets)
 
 
-def buckets_of(missing: Sequence[int]) -> Any:
-    """Return a dataset with one row, in one block, per bucket."""
+def dataset_of(places: Sequence[tuple[str, int]]) -> Any:
+    """Return a dataset with one row, in one block, per part, given the stage and the bucket of each."""
     import ray.data
 
     start_ray()
     # Ray Data has no other way yet to bound the number of restarts of an actor.
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
-    return ray.data.from_items([{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing))
+    rows = [dict(zip(_PLACE, place, strict=True)) for place in places]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
 def rows_of(steps: Any) -> Iterator[dict[str, Any]]:
@@ -152,12 +187,17 @@ def rows_of(steps: Any) -> Iterator[dict[str, Any]]:
         yield from block.to_pylist()
 
 
+def committed_row(row: Mapping[str, Any], counters: Counters) -> dict[str, Any]:
+    """Return the last step's row of a part: the stage and the bucket of `row`, and the part's counters."""
+    return {name: row[name] for name in _PLACE} | dict(counters)
+
+
 class _CommitPart:
     def __init__(self, work: PartWork):
         self._work = work
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"bucket": row["bucket"], **self._work(row["bucket"])}
+        return committed_row(row, self._work(row["bucket"]))
 
 
 class _PartActor:
@@ -165,5 +205,5 @@ class _PartActor:
         self._work = work(**arguments)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        bucket = int(batch["bucket"][0])
-        return {key: [value] for key, value in {"bucket": bucket, **self._work(bucket)}.items()}
+        row = {name: batch[name][0] for name in _PLACE}
+        return {key: [value] for key, value in committed_row(row, self._work(int(row["bucket"]))).items()}

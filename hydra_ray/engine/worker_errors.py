@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from hydra_ray.engine.actors import MAX_RESTARTS
 from hydra_ray.errors import GenerationError, HydraError, WorkerError
-from hydra_ray.runs.stage import Stage
 
 if TYPE_CHECKING:
     from ray.exceptions import RayTaskError
@@ -36,8 +35,12 @@ def tells_reason() -> Iterator[None]:
 
 
 @contextmanager
-def worker_errors(stage: Stage) -> Iterator[None]:
-    """Re-raise what a worker raised, or what its death means, as one of this package's errors."""
+def worker_errors(name: str) -> Iterator[None]:
+    """Re-raise what a worker raised, or what its death means, as one of this package's errors.
+
+    Args:
+        name: stage or stages that it worked on.
+    """
     import ray.exceptions
 
     try:
@@ -45,14 +48,14 @@ def worker_errors(stage: Stage) -> Iterator[None]:
             yield
     except ray.exceptions.RayActorError as error:
         raise GenerationError(
-            f"stage {stage.name}: the worker died {MAX_RESTARTS + 1} times at the same part; see its output in Ray's "
+            f"stage {name}: the worker died {MAX_RESTARTS + 1} times at the same part; see its output in Ray's "
             f"logs. Committed parts are kept: {error}"
         ) from error
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
         raise WorkerError(
-            f"stage {stage.name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "
+            f"stage {name}: Ray could not do the work: {error}. Committed parts are kept: run again when the "
             "cluster is healthy."
         ) from error
 

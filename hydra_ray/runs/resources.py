@@ -3,9 +3,10 @@
 Used both by the engines that start the work and by the placement plan, which tells whether a cluster has room for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from math import ceil, inf
+from typing import Any, Literal
 
 from hydra_ray.config import PlacementConfig
 
@@ -42,6 +43,44 @@ class Bundle:
         """Return the reserved amounts that are not zero, by Ray's resource names."""
         amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
         return {name: amount for name, amount in amounts.items() if amount}
+
+
+Workers = Literal["driver", "steps", "encoder", "encoders", "training", "trials"]
+"""Place of a stage's work: the driver, CPU steps of Ray Data, one or several workers that hold an encoder, the workers
+of Ray Train, or trials of Ray Tune."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Workers that work beside idle copies of the generator."""
+
+    bundle: Bundle
+    number: float
+    """Number of workers; infinite for as many as fit."""
+    is_elastic: bool = False
+    """Whether it gets on with half of the workers that it would find room for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node of a running cluster. Key: name."""
+
+    name: str
+    amounts: Mapping[str, float]
+    """All of its resources, by Ray's names."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def matches(self, selectors: Mapping[str, str]) -> bool:
+        """Return whether Ray's label `selectors` allow the node."""
+        return all(is_allowed(self.labels.get(key), selector) for key, selector in selectors.items())
+
+    def room(self, bundle: Bundle, copy: Bundle, num_copies: int) -> float:
+        """Return how many of `bundle` fit beside copies of the generator; infinite where it reserves nothing."""
+        if not self.matches(bundle.labels):
+            return 0
+        taken = copy.amounts()
+        left = {name: self.amounts.get(name, 0) - num_copies * taken.get(name, 0) for name in bundle.amounts()}
+        return min((max(times(left[name], amount), 0) for name, amount in bundle.amounts().items()), default=inf)
 
 
 ONE_CPU = Bundle(cpus=1)
@@ -89,3 +128,68 @@ def train_bundle(placement: PlacementConfig) -> Bundle:
         resources=placement.train_resources,
         labels=placement.train_labels,
     )
+
+
+def other_work(workers: Workers, placement: PlacementConfig) -> tuple[Demand, ...]:
+    """Return what work in a place needs beside the generator."""
+    match workers:
+        case "driver":
+            return ()
+        case "encoder":
+            return (Demand(bundle=encoder_bundle(placement), number=1),)
+        case "encoders":
+            return (Demand(bundle=encoder_bundle(placement), number=placement.encoder_actors),)
+        case "training":
+            return (Demand(bundle=train_bundle(placement), number=placement.train_workers),)
+        case "trials":
+            return (Demand(bundle=core_bundle(placement), number=inf, is_elastic=True),)
+        case "steps":
+            return (Demand(bundle=step_bundle(placement), number=inf, is_elastic=True),)
+
+
+def kept_beside(
+    copy: Bundle, copies: Mapping[str, int], demands: Sequence[Demand], nodes: Sequence[Node]
+) -> dict[str, int]:
+    """Return how many idle copies of the generator may stay on each node, so that there is room for other work.
+
+    Args:
+        copy: resources that a copy reserves.
+        copies: number of copies by the name of their node.
+    """
+    kept = dict(copies)
+    for demand in demands:
+        places, gone = [node for node in nodes if node.matches(demand.bundle.labels)], list[str]()
+
+        def room(kept: Mapping[str, int], places: Sequence[Node] = places, demand: Demand = demand) -> float:
+            return sum(node.room(demand.bundle, copy, kept.get(node.name, 0)) for node in places)
+
+        wanted = min(demand.number, room({}))
+        wanted = ceil(wanted / 2) if demand.is_elastic and wanted < inf else wanted
+        while room(kept) < wanted:
+            # The one whose end makes the most room; where several have to go before there is any, one of them.
+            without = {
+                node.name: room({**kept, node.name: kept[node.name] - 1}) for node in places if kept.get(node.name)
+            }
+            ended = max(without, key=lambda name: without[name])
+            kept[ended] -= 1
+            gone.append(ended)
+        for name in gone:  # those that made no room
+            if room({**kept, name: kept[name] + 1}) >= wanted:
+                kept[name] += 1
+    return kept
+
+
+def is_allowed(value: str | None, selector: str) -> bool:
+    """Return whether a label's value satisfies a selector; as in Ray's scheduler, a missing label satisfies a negated
+    one."""
+    allowed = selector.removeprefix("!")
+    if allowed.startswith("in("):
+        is_among = value in [each.strip() for each in allowed[3:-1].split(",")]
+    else:
+        is_among = value == allowed
+    return is_among != selector.startswith("!")
+
+
+def times(amount: float, each: float) -> int:
+    """Return how many times `each` fits into `amount`, with tolerance for Ray's fractional CPUs."""
+    return int(amount / each + 1e-9)

@@ -15,6 +15,7 @@ from hydra_ray.config import RunConfig
 from hydra_ray.engine.generation import GenerationWork
 from hydra_ray.engine.parts import Counters
 from hydra_ray.rows import Asked, User
+from hydra_ray.runs.resources import Workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 FileKind = Literal["learned", "page", "predictions", "rejected", "report", "table", "unfinished"]
 """Kinds of files that are no parts of a stage's tables; see `hydra_ray.forget`."""
-Workers = Literal["driver", "steps", "encoder", "encoders", "training", "trials"]
-"""Place of a stage's work: the driver, CPU steps of Ray Data, one or several workers that hold an encoder, the workers
-of Ray Train, or trials of Ray Tune."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

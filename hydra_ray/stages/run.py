@@ -4,17 +4,18 @@ A stage that is complete is skipped before anything of it is read, and Ray is st
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 import hydra_ray.stages
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
 from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation, tell_of_former_batches
-from hydra_ray.engine.execute import OnComputed, complete, tell_nobody, telling
-from hydra_ray.engine.generation import GenerationWork, run_generation
+from hydra_ray.engine.execute import Finish, OnComputed, complete_together, tell_nobody, telling
+from hydra_ray.engine.generation import AskingStage, run_generation
+from hydra_ray.engine.generator_actor import Loadable
+from hydra_ray.engine.generator_pool import generators_kept, room_for
 from hydra_ray.engine.parts import Counters
 from hydra_ray.engine.ray_connection import cluster_address
 from hydra_ray.errors import HydraError
@@ -24,6 +25,7 @@ from hydra_ray.generate.credentials import require_credentials
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
+from hydra_ray.runs.resources import other_work
 from hydra_ray.runs.run_folder import read_config, write_config
 from hydra_ray.runs.stage import Stage
 from hydra_ray.stages.definition import StageDefinition
@@ -33,6 +35,8 @@ from hydra_ray.stages.report import publish
 from hydra_ray.temporary import remove_leftovers
 
 logger = logging.getLogger(__name__)
+
+MadeStage = tuple[StageDefinition, Stage]
 
 
 def personalize(config: RunConfig, until: str = "report", on_computed: OnComputed = tell_nobody) -> Plan:
@@ -58,6 +62,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
         telling(on_computed),
         lease(run_lease(config.storage.root, config.run), f"run {config.run}"),
         at_work(run=config.run),
+        generators_kept(),
     ):
         return _run_stages(plan, until)
 
@@ -76,8 +81,7 @@ def require_credentials_here(config: RunConfig) -> None:
 def _run_stages(plan: Plan, until: str) -> Plan:
     reused = frozenset(stage.name for stage in plan.stages() if stage.is_complete())
     if plan.parent is not None:
-        definition, users = next(plan.made("users"))
-        complete(users, partial(_make, plan, definition, users))
+        _make(plan, [next(plan.made("users"))])
         plan = plan_run(plan.config)  # which buckets hold users is known now
     plan = replace(plan, reused=reused)
     _tell_of_former_batches(plan)
@@ -86,8 +90,8 @@ def _run_stages(plan: Plan, until: str) -> Plan:
     plan.models.record(plan.config.storage.root)  # before anything that is named after them
     write_config(plan.run_folder, plan.config)
     write_outline(plan)
-    for definition, stage in plan.made(until):
-        complete(stage, partial(_make, plan, definition, stage))
+    for group in _made_together(plan, until):
+        _make(plan, group)
     if until == hydra_ray.stages.STAGE_NAMES[-1]:
         publish(plan)
     return plan
@@ -101,31 +105,67 @@ def _tell_of_former_batches(plan: Plan) -> None:
             tell_of_former_batches(plan.config.storage.root, former, plan.stages())
 
 
-def _make(plan: Plan, definition: StageDefinition, stage: Stage) -> Counters:
-    """Do what is left of a stage's work."""
-    if definition.asks is not None:
-        definition.asks.prepare(plan)
-        return _ask(plan, definition.asks.work(plan), stage, definition.tables(plan))
-    assert definition.make is not None, f"the stage {stage.name} declares neither `make` nor `asks`"
-    return definition.make(plan)
+def _made_together(plan: Plan, until: str) -> Iterator[Sequence[MadeStage]]:
+    """Yield the stages in order: those alone that do not ask the generator, and those together that ask it one after
+    the other and of which none reads another."""
+    group: list[MadeStage] = []
+    for definition, stage in plan.made(until):
+        before = {each.name for each, _ in group}
+        asks = definition.asks is not None and plan.config.generator.engine != "openai_batch"
+        if group and not (asks and group[-1][0].asks is not None and before.isdisjoint(definition.inputs)):
+            yield group
+            group = []
+        group.append((definition, stage))
+    if group:
+        yield group
 
 
-def _ask(plan: Plan, work: GenerationWork, stage: Stage, tables: Sequence[str]) -> Counters:
-    """Make a stage that asks the generator, within the run's budget."""
-    config = plan.config
-    before = _committed(plan)
+def _make(plan: Plan, group: Sequence[MadeStage]) -> None:
+    """Make what is not complete of stages that are made together."""
+    definitions, placement = {stage.name: definition for definition, stage in group}, plan.config.placement
+
+    def make(missing: Sequence[Stage], finish: Finish) -> None:
+        asked: list[AskingStage] = []
+        for stage in missing:
+            definition = definitions[stage.name]
+            if definition.asks is None:
+                assert definition.make is not None, f"the stage {stage.name} declares neither `make` nor `asks`"
+                with room_for(other_work(definition.workers, placement)):
+                    finish(stage, definition.make(plan))
+            else:
+                with room_for(
+                    other_work("encoders", plan.config.placement) if definition.encoders(plan.config) else ()
+                ):
+                    definition.asks.prepare(plan)
+                asked.append(AskingStage(stage=stage, tables=definition.tables(plan), work=definition.asks.work(plan)))
+        if asked:
+            _ask(plan, asked, finish)
+
+    complete_together([stage for _, stage in group], make)
+
+
+def _ask(plan: Plan, stages: Sequence[AskingStage], finish: Finish) -> None:
+    """Make stages that ask the generator, within the run's budget."""
+    config, before = plan.config, _committed(plan)
+
+    def is_anything_left() -> bool:
+        return any(each.stage.missing_buckets(*each.tables) for each in stages)
 
     def go_on(counters: Counters) -> None:
-        require_within(config, spending_of([*before, counters], config), lambda: bool(stage.missing_buckets(*tables)))
+        require_within(config, spending_of([*before, counters], config), is_anything_left)
 
     def may_spend(counters: Counters) -> None:
         require_room(config, spending_of(_committed(plan), config), spending_of([counters], config))
 
     generator, placement = config.generator, config.placement
     if generator.engine == "openai_batch":
-        return run_batched_generation(stage, tables, work, plan.completions, generator, placement, go_on, may_spend)
-    require_no_batches(stage, plan.completions)
-    return run_generation(stage, tables, work, plan.completions, plan.task, generator, placement, go_on)
+        for each in stages:
+            finish(each.stage, run_batched_generation(each, plan.completions, generator, placement, go_on, may_spend))
+        return
+    for each in stages:
+        require_no_batches(each.stage, plan.completions)
+    loadable = Loadable(task=plan.task, generator=generator, placement=placement)
+    run_generation(stages, plan.completions, loadable, go_on, finish)
 
 
 def _committed(plan: Plan) -> list[Mapping[str, float]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
+from hydra_ray.engine.generator_pool import generators_kept, open_pool
 from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.errors import HydraError
 from hydra_ray.runs.resources import core_bundle, encoder_bundle, generator_bundle, step_bundle
@@ -59,19 +60,21 @@ def run_trials(sweep: Sweep, points: Sequence[Settings] | None, folder: str, led
     logger.info("%d trials, %d at the same time", num_trials, min(max_concurrent, num_trials))
     filesystem, path = storage.arrow_filesystem(folder)
     place = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": _NOTHING}])
-    results = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, sweep=sweep, ledger=ledger), place),
-        param_space={} if points is None else {PREFIX: tune.grid_search([_encoded(point) for point in points])},
-        tune_config=_tune_config(sweep, points, max_concurrent),
-        run_config=tune.RunConfig(
-            name=TENSORBOARD,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=_MAX_LOST_WORKERS),
-            callbacks=_callbacks(sweep, num_trials),
-        ),
-    ).fit()
+    with generators_kept():
+        open_pool()  # here, since it ends with the process that starts it: generators are to outlive trials
+        results = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_trial, sweep=sweep, ledger=ledger), place),
+            param_space={} if points is None else {PREFIX: tune.grid_search([_encoded(point) for point in points])},
+            tune_config=_tune_config(sweep, points, max_concurrent),
+            run_config=tune.RunConfig(
+                name=TENSORBOARD,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=_MAX_LOST_WORKERS),
+                callbacks=_callbacks(sweep, num_trials),
+            ),
+        ).fit()
     _keep_events(storage.join(folder, TENSORBOARD))
     return [_outcome(sweep, result) for result in results]
 

@@ -1,14 +1,14 @@
 """Whoever asks for a part, and however often: what is answered is not asked again."""
 
+import asyncio
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fault_server import ANSWER, FaultServer, Reply
 
 from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
-from hydra_ray.engine.generator_actor import GeneratorActor
+from hydra_ray.engine.generator_actor import AskedPart, GeneratorActor, Loadable
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
 from hydra_ray.errors import EndpointError
 from hydra_ray.generate.completion_store import CompletionStore
@@ -25,12 +25,7 @@ def generator(url: str) -> GeneratorConfig:
     return GeneratorConfig(engine="openai", model="tokenizer", api=api)
 
 
-def actor(url: str, root: Path, asker: str) -> GeneratorActor:
-    store = CompletionStore(root=str(root), name="0" * 16)
-    return GeneratorActor(TASKS["planted"], generator(url), PlacementConfig(), store, asker)
-
-
-def part(url: str) -> dict[str, Any]:
+def part(url: str) -> bytes:
     requests = [
         make_request(
             user_id="u",
@@ -40,26 +35,30 @@ def part(url: str) -> dict[str, Any]:
         )
         for number in range(NUM_REQUESTS)
     ]
-    prompts, rejected = prepare_prompts(requests, generator(url))
-    return {
-        "bucket": [3],
-        "asked": [b""],
-        "prompts": [to_bytes(prompts, Prompt)],
-        "rejected": [to_bytes(rejected, Completion)],
-    }
+    prompts, _ = prepare_prompts(requests, generator(url))
+    return to_bytes(prompts, Prompt)
 
 
-def completions(answered: dict[str, Any]) -> dict[str, Completion]:
-    return {each.request_id: each for each in from_bytes(answered["completions"][0], Completion)}
+def answered(url: str, root: Path, asker: str) -> dict[str, Completion]:
+    """Return the completions of the part that a copy of the generator of its own is asked by `asker`."""
+
+    async def ask() -> bytes:
+        actor = GeneratorActor(Loadable(task=TASKS["planted"], generator=generator(url), placement=PlacementConfig()))
+        await actor.open()
+        store = CompletionStore(root=str(root), name="0" * 16)
+        asked = AskedPart(store=store, asker=asker, bucket=3, rejected=to_bytes([], Completion))
+        completions, _ = await actor.answer(asked, part(url))
+        return completions
+
+    return {each.request_id: each for each in from_bytes(asyncio.run(ask()), Completion)}
 
 
 def test_two_stages_that_ask_the_same_at_the_same_time_pay_once(tmp_path: Path):
     found: list[dict[str, Completion]] = []
     with FaultServer(usual=Reply(seconds=0.05)) as server:
-        actors = [actor(server.url, tmp_path, f"drafts-{number}") for number in range(2)]
         threads = [
-            threading.Thread(target=lambda each=each: found.append(completions(each(part(server.url)))))
-            for each in actors
+            threading.Thread(target=lambda asker=asker: found.append(answered(server.url, tmp_path, asker)))
+            for asker in ("drafts-0", "drafts-1")
         ]
         for thread in threads:
             thread.start()
@@ -73,10 +72,10 @@ def test_two_stages_that_ask_the_same_at_the_same_time_pay_once(tmp_path: Path):
 def test_what_was_answered_before_an_engine_died_is_not_asked_by_the_next(tmp_path: Path):
     with FaultServer(*[ANSWER] * 7, Reply(status=401)) as server:
         with pytest.raises(EndpointError):
-            actor(server.url, tmp_path, "drafts-0")(part(server.url))
+            answered(server.url, tmp_path, "drafts-0")
         num_answered, num_calls = server.num_answered, len(server.calls)
         assert num_answered >= 7
-        found = completions(actor(server.url, tmp_path, "drafts-0")(part(server.url)))
+        found = answered(server.url, tmp_path, "drafts-0")
     assert len(found) == NUM_REQUESTS
     assert len(server.calls) - num_calls <= NUM_REQUESTS - 7
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
