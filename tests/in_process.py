@@ -72,8 +72,11 @@ class Pool:
     def __init__(self) -> None:
         self._loadables: dict[str, Loadable] = {}
         self._actors: dict[str, GeneratorActor] = {}
-        self.offer, self.answer = _Remote(self._loadables.__setitem__), _Remote(self._answer)
+        self.offer, self.answer = _Remote(self._offer), _Remote(self._answer)
         self.give_up = _Remote(lambda _: None)
+
+    async def _offer(self, key: str, loadable: Loadable) -> None:
+        self._loadables[key] = loadable
 
     async def _answer(self, key: str, part: Part) -> tuple[bytes, float]:
         if key not in self._actors:

@@ -3,6 +3,7 @@
 Requests and completions travel as bytes of their row types. What the completion store knows is not asked again.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -100,14 +101,14 @@ def run_generation(
 
         def steps(parts: Any, num_missing: int) -> Any:
             pool, new_actor = open_pool(), used.enter_context(own_actors())
-            owner = used.enter_context(asked_of(pool, loadable))
+            owner = used.enter_context(asked_of(pool))
             in_flight = min(num_missing, placement.generator_actors * _PARTS_A_COPY)
             num_callers = ceil(in_flight / _PARTS_A_CALLER)
             return (
                 parts.map(_MakeRequests(jobs), **step)
                 .map_batches(
                     AnswerParts,
-                    fn_constructor_kwargs={"pool": pool, "key": loadable.key, "owner": owner, "jobs": jobs}
+                    fn_constructor_kwargs={"pool": pool, "loadable": loadable, "owner": owner, "jobs": jobs}
                     | {"refusal": refusal},
                     batch_size=1,
                     num_cpus=0,
@@ -183,9 +184,10 @@ class _MakeRequests:
 class AnswerParts:
     """Has parts answered by the job's pool of generators, and waits; parts with nothing to ask pass."""
 
-    def __init__(self, pool: Any, key: str, owner: str, jobs: Jobs, refusal: HydraError | None):
-        self._pool, self._key, self._owner, self._jobs = pool, key, owner, jobs
-        self._refusal = refusal
+    def __init__(self, pool: Any, loadable: Loadable, owner: str, jobs: Jobs, refusal: HydraError | None):
+        self._pool, self._loadable, self._owner, self._jobs = pool, loadable, owner, jobs
+        self._key, self._refusal = loadable.key, refusal
+        self._offered: asyncio.Future[None] | None = None
 
     async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the batch, which is one part, with the completions of its new requests.
@@ -219,12 +221,18 @@ class AnswerParts:
             content={"part": asked, "prompts": ray.put(prompts)},
         )
         try:
+            if self._offered is None:
+                self._offered = asyncio.ensure_future(self._offer())
+            await self._offered
             return await self._pool.answer.remote(self._key, part)
         except ray.exceptions.RayActorError as error:
             raise WorkerError(
                 f"the worker that holds the generators' places ended: {error}. Committed parts and the answers so far "
                 "are kept: run again."
             ) from None
+
+    async def _offer(self) -> None:
+        await self._pool.offer.remote(self._key, self._loadable)
 
 
 class _CommitGenerated:

@@ -145,13 +145,11 @@ def generators_kept() -> Iterator[None]:
 
 
 @contextmanager
-def asked_of(pool: Any, loadable: Loadable) -> Iterator[str]:
-    """Offer a generator to the pool and yield the name of an owner, whose parts are given up if the block fails."""
-    import ray
+def asked_of(pool: Any) -> Iterator[str]:
+    """Yield the name of an owner of parts, which the pool gives up if the block fails."""
     import ray.exceptions
 
     owner = uuid.uuid4().hex
-    ray.get(pool.offer.remote(loadable.key, loadable))
     try:
         yield owner
     except BaseException:
