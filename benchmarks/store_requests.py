@@ -1,6 +1,6 @@
 """Requests to an object store that a whole run makes for each bucket of users, by stage, kind and who waits for them.
 
-    PYTHONPATH=tests python benchmarks/store_requests.py [--buckets 4 8 16] [--latency 0.03] [--json FILE]
+    PYTHONPATH=tests python benchmarks/store_requests.py [--buckets 4 8 16] [--latency 0.03] [--kinds]
 
 One run of planted users for each number of buckets, with the fake generator and a small real encoder, on moto's server
 in this process, which also takes the place of Ray: so each request is told as the driver's, which all other work may
@@ -11,8 +11,6 @@ adds. The bar: at most 40 requests a bucket, and driver's requests in parallel.
 `--latency` each of them takes so many seconds longer, and the driver's waiting time is measured.
 """
 
-import argparse
-import json
 import logging
 import os
 import sys
@@ -23,13 +21,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import boto3
 import in_process
 import numpy as np
 import pytest
+from harness import Figure, parser_of, tell
 
 import hydra_ray.stages.run
 from hydra_ray.config import RunConfig
@@ -246,11 +244,10 @@ def measure(num_buckets: int, num_users: int, latency_seconds: float) -> list[St
 
 def main() -> int:
     """Measure, print the table; exit status 1 above the bar."""
-    parser = argparse.ArgumentParser(description="Requests to an object store by stage and bucket")
+    parser = parser_of(__doc__, num_rounds=1)
     parser.add_argument("--buckets", type=int, nargs="+", default=[4, 8, 16], help="numbers of buckets to run with")
     parser.add_argument("--users", type=int, default=32, help="number of training users; half as many are new")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that each of the driver's requests takes")
-    parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--kinds", action="store_true", help="print how often each kind of location was asked for")
     arguments = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -267,15 +264,29 @@ def main() -> int:
     if arguments.kinds:
         _print_kinds(runs, arguments.buckets)
     slopes = {name: slope(getattr(total, name), arguments.buckets) for name in _COLUMNS}
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"buckets": arguments.buckets, "slopes": slopes}, indent=2))
-    print(f"{slopes['requests']:.1f} requests a bucket, at most {BAR} are wanted")
-    return int(slopes["requests"] > BAR)
+    return tell(figures(slopes, arguments.buckets))
+
+
+def figures(slopes: Mapping[str, float], buckets: Sequence[int]) -> Iterator[Figure]:
+    """Yield what one more bucket adds to a run."""
+    for name, title in _COLUMNS.items():
+        if name == "waiting_seconds":
+            continue
+        is_all = name == "requests"
+        yield Figure(
+            part="requests to an object store",
+            against="one more bucket" if is_all else f"of these, {title}",
+            value=slopes[name],
+            unit=f"{title} a bucket",
+            bound="at most",
+            bar=BAR if is_all else None,
+            detail=f"whole runs with {', '.join(map(str, buckets))} buckets",
+        )
 
 
 _COLUMNS: Mapping[str, str] = {
-    "requests": "requests a bucket",
-    "by_driver": "driver's",
+    "requests": "requests",
+    "by_driver": "the driver's",
     "in_sequence": "in sequence",
     "waiting_seconds": "waiting s",
 }

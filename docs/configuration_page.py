@@ -96,8 +96,8 @@ def _type(schema: Schema, paths: dict[str, str]) -> str:
     if name := section_of(schema):
         path = paths[name]
         return f"[section `{path}`](#{path.replace('.', '')})"
-    if "enum" in schema:
-        return ", ".join(f"`{each}`" for each in schema["enum"])
+    if choices := schema.get("enum", [schema[key] for key in ("const",) if key in schema]):
+        return ", ".join(f"`{each}`" for each in choices)
     if schema.get("type") == "array":
         return f"list{_bounds(schema)} of {_type(schema['items'], paths)}"
     if schema.get("type") == "object":
@@ -109,12 +109,17 @@ def _type(schema: Schema, paths: dict[str, str]) -> str:
 def _mapping(schema: Schema, paths: dict[str, str]) -> str:
     if "patternProperties" in schema and "properties" not in schema:
         (values,) = schema["patternProperties"].values()
-        return f"mapping of text to {_type({**values, 'pattern': ''}, paths)}"
+        return f"mapping of text to {_value({**values, 'pattern': ''}, paths)}"
     if isinstance(values := schema.get("additionalProperties"), dict):
-        return f"mapping of text to {'any value of JSON' if '$ref' in values else _type(values, paths)}"
+        return f"mapping of text to {_value(values, paths)}"
     if all("anyOf" in each for each in schema["properties"].values()):
         return "mapping of dotted settings to lists of values, or to a [section `range`](#range) each"
     return "mapping of dotted settings to values"
+
+
+def _value(schema: Schema, paths: dict[str, str]) -> str:
+    """Return what a value of a mapping may be, in words."""
+    return "any value of JSON" if "$ref" in schema else _type(schema, paths)
 
 
 def _bounds(schema: Schema) -> str:

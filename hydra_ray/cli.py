@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["SUBMITTED", "main"]
 
 
+_PIPE_CLOSED = 141
+"""Exit status as shells tell it of SIGPIPE."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status. A user's mistake is one message, never a traceback."""
     arguments = _parse(argv)
@@ -37,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.command in _ON_RAY:
                 require_cluster_address()
             _tell_of_other_source()
-            return _COMMANDS[arguments.command](arguments)
+            status = _COMMANDS[arguments.command](arguments)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        # Whoever read the output has enough, as `head` has; what is left must not be written at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except SubmissionAddressError as error:
         print(f"error: {error}\nThis one:\n  {_submission(argv)}", file=sys.stderr)
         return 2
@@ -45,12 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        print(f"stopped; committed parts are kept. Resume with:\n  {_command(argv)}", file=sys.stderr)
+        if arguments.command not in _LOOKING:
+            print(f"stopped; committed parts are kept. Resume with:\n  {_command(argv)}", file=sys.stderr)
         return stop.exit_status
 
 
 _ON_RAY = ("run", "demo", "sweep", "plan", "update", "predict", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
+_LOOKING = ("init", "status", "watch", "runs", "report", "compare", "doctor", "completion")
+"""Commands that have nothing to resume."""
 
 
 def _tell_of_other_source() -> None:
@@ -104,10 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
     from hydra_ray.api import configured
 
     config = configured(arguments.config, arguments.overrides)
+    from hydra_ray.commands.ending import ending_lines
     from hydra_ray.stages.run import personalize
 
     plan = personalize(config, until=arguments.until)
-    print(plan.run_folder)
+    print("\n".join(ending_lines(plan, arguments.until)))
     return 0
 
 
@@ -117,11 +131,10 @@ def demo(arguments: argparse.Namespace) -> int:
 
     seed = arguments.seed
     config = configured("demo", [f"lamp.planted.seed={seed}", f"generator.seed={seed}"])
+    from hydra_ray.commands.ending import ending_lines
     from hydra_ray.stages.run import personalize
-    from hydra_ray.storage import join
 
-    plan = personalize(config)
-    print(f"report: {join(plan.run_folder, 'report.html')}")
+    print("\n".join(ending_lines(personalize(config))))
     return 0
 
 
@@ -143,9 +156,11 @@ def plan(arguments: argparse.Namespace) -> int:
     if measure is not None:
         require_packages(config)
     if is_finished(config) and not is_file:
-        print("\n".join(comparison_lines(compare_with_use(config, measure, arguments.max_users))))
+        comparison = compare_with_use(config, measure, arguments.max_users)
+        _print_found(arguments, comparison, comparison_lines(comparison))
     else:
-        print("\n".join(forecast_lines(make_forecast(config, measure, arguments.max_users))))
+        forecast = make_forecast(config, measure, arguments.max_users)
+        _print_found(arguments, forecast, forecast_lines(forecast))
     return 0
 
 
@@ -159,10 +174,11 @@ def update(arguments: argparse.Namespace) -> int:
     try:
         updated = update_run(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
     except NothingNewError as nothing:
-        print(nothing)
+        _print_found(arguments, {"is_made_now": False}, [str(nothing)])
         return 0
-    print(updated_text(updated, update_summary(updated.plan)))
-    print(updated.plan.run_folder)
+    summary = update_summary(updated.plan)
+    found = {**summary, "is_made_now": updated.is_made_now}
+    _print_found(arguments, found, [updated_text(updated, summary), updated.plan.run_folder])
     return 0
 
 
@@ -191,9 +207,38 @@ def export(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print the progress of a run, stage by stage (`hydra-ray status`)."""
-    from hydra_ray.commands.status import status_lines
+    from hydra_ray.commands.run_state import state_of
+    from hydra_ray.commands.status import state_lines
 
-    print("\n".join(status_lines(_absolute_root(arguments.run))))
+    state = state_of(_absolute_root(arguments.run))
+    _print_found(arguments, state, state_lines(state))
+    return 0
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    """Show the progress of a run until no process works on it (`hydra-ray watch`); exit status 1 where it is not
+    finished then."""
+    from hydra_ray.commands.status import put_out, watch
+
+    folder = _absolute_root(arguments.run)
+    return watch(folder, arguments.interval, put_out, is_terminal=sys.stdout.isatty())
+
+
+def runs(arguments: argparse.Namespace) -> int:
+    """Print all runs below a root (`hydra-ray runs`)."""
+    from hydra_ray.commands.runs import runs_below, runs_lines
+
+    states = runs_below(_absolute_root(arguments.root))
+    _print_found(arguments, states, runs_lines(states))
+    return 0
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    """Print the script that completes `hydra-ray` in a shell (`hydra-ray completion`)."""
+    from hydra_ray.commands.completion import completion_script
+    from hydra_ray.shipped import shipped_names
+
+    print(completion_script(arguments.shell, make_parser(__doc__), shipped_names()), end="")
     return 0
 
 
@@ -216,11 +261,15 @@ def report(arguments: argparse.Namespace) -> int:
 
     folders = [_absolute_root(run) for run in arguments.runs]
     reports = [read_report(folder) for folder in folders]
-    for folder, each in zip(folders, reports, strict=True):
-        print("\n".join([report_text(each), *line_lines(folder)]))
+    lines = [
+        line for folder, each in zip(folders, reports, strict=True) for line in (report_text(each), *line_lines(folder))
+    ]
+    summary = None
     if len(reports) > 1:
         bootstrap = ReportConfig.model_validate(reports[0]["bootstrap"])
-        print(summary_text(summarize([compare_systems(each) for each in reports], bootstrap)))
+        summary = summarize([compare_systems(each) for each in reports], bootstrap)
+        lines.append(summary_text(summary))
+    _print_found(arguments, reports[0] if summary is None else {"runs": reports, "average": summary.average}, lines)
     return 0
 
 
@@ -230,14 +279,14 @@ def compare(arguments: argparse.Namespace) -> int:
     from hydra_ray.evaluate.comparison_text import comparison_text
 
     comparison = compare_folders(_absolute_root(arguments.first), _absolute_root(arguments.second))
-    print(comparison_text(comparison))
+    _print_found(arguments, comparison, [comparison_text(comparison)])
     if arguments.html is not None:
         from hydra_ray.evaluate.comparison_page import render_comparison
         from hydra_ray.storage import write_bytes
 
         page = _absolute_root(arguments.html)
         write_bytes(page, render_comparison(comparison).encode())
-        print(page)
+        print(page, file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 
@@ -250,14 +299,16 @@ def retry(arguments: argparse.Namespace) -> int:
     kinds = checked_kinds(arguments.kind)
     plan = plan_run(read_config(_absolute_root(arguments.run)))
     require_packages(plan.config)
-    from hydra_ray.stages.run import personalize, require_credentials_here
+    from hydra_ray.stages.run import personalize, require_generator_here
 
-    require_credentials_here(plan.config)
+    require_generator_here(plan.config)
     cleared = clear_failures(plan, kinds)
     print("\n".join(retry_lines(cleared, failed_stages(plan))))
     for run_folder in runs_to_repeat(plan, cleared):
         print(f"run the configuration of {run_folder} again: some of its results depend on failed answers")
-    print(personalize(plan.config).run_folder)
+    from hydra_ray.commands.ending import ending_lines
+
+    print("\n".join(ending_lines(personalize(plan.config))))
     return 0
 
 
@@ -279,7 +330,7 @@ def prune(arguments: argparse.Namespace) -> int:
 
     root = root_of(_absolute_root(arguments.run))
     found = (prune if arguments.yes else unneeded_answers)(root, arguments.older_than)
-    print("\n".join(prune_lines(found, is_done=arguments.yes)))
+    _print_found(arguments, found, prune_lines(found, is_done=arguments.yes))
     return 0
 
 
@@ -313,7 +364,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         from hydra_ray.commands.doctor.examination import examine
 
         findings = examine(arguments.subjects, is_called=arguments.call)
-    print("\n".join(str(finding) for finding in findings))
+    _print_found(arguments, findings, map(str, findings))
     return int(any(finding.is_problem for finding in findings))
 
 
@@ -323,7 +374,7 @@ def check(arguments: argparse.Namespace) -> int:
     from hydra_ray.config import load_config
 
     findings = check_cluster(load_config(arguments.config, arguments.overrides), arguments.wait)
-    print("\n".join(str(finding) for finding in findings))
+    _print_found(arguments, findings, map(str, findings))
     return int(any(finding.is_problem for finding in findings))
 
 
@@ -411,6 +462,16 @@ def _submission(argv: Sequence[str] | None) -> str:
     return shlex.join(["hydra-ray", *words, *command, "--address", os.environ[ADDRESS]])
 
 
+def _print_found(arguments: argparse.Namespace, found: object, lines: Iterable[str]) -> None:
+    """Print what a command found: as JSON where that is asked for, else as lines."""
+    if arguments.json:
+        from hydra_ray.commands.as_json import as_json
+
+        print(as_json(found))
+    else:
+        print("\n".join(lines))
+
+
 def _typed(argv: Sequence[str] | None) -> Sequence[str]:
     return sys.argv[1:] if argv is None else argv
 
@@ -424,8 +485,8 @@ def _absolute_root(root: str) -> str:
 _COMMANDS = {
     each.__name__.replace("_", "-"): each
     for each in (
-        init, run, demo, plan, update, predict, export, status, stop, report, compare, retry, forget, prune, sweep,
-        check, submit, doctor,
+        init, run, demo, plan, update, predict, export, status, watch, runs, stop, report, compare, retry, forget,
+        prune, sweep, check, submit, doctor, completion,
     )
 }  # fmt: skip
 

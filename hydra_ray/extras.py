@@ -83,10 +83,10 @@ def installed_version(package: str) -> str | None:
 def modules_of(config: RunConfig) -> Iterator[str]:
     """Yield the modules that a run imports and the light client lacks."""
     yield from _OF_RUNS
-    if config.generator.engine != "fake":
+    if config.generator.engine not in ("fake", "none"):
         yield "vllm" if config.generator.api is None else "openai"
     is_trained = any(scorer.base.num_epochs for scorer in (config.reranker, config.adapter))
-    if config.placement.zero_stage > 1 and is_trained and config.taught_by is None:
+    if config.placement.useful_zero_stage > 1 and is_trained and config.taught_by is None:
         yield "deepspeed"
 
 

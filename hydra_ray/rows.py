@@ -8,11 +8,14 @@ the schema that is checked whenever a table is read, so the dataclasses are the 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownParameterType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
+import collections
 import dataclasses
 import functools
+import itertools
+import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -291,6 +294,33 @@ class GateOutcome:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LabelLogs:
+    """Log probabilities of the labels of one query of a closed task, without a generator. Key: (user_id, query_id).
+
+    A pseudo-query's are held out: its record, and others that share its item, were not used.
+    """
+
+    query_id: str
+    by_text: tuple[float, ...]
+    """By the text alone, which knows no user."""
+    by_records: tuple[float, ...]
+    """By the user's records too, which all users' weights read alike."""
+    by_own: tuple[float, ...]
+    """By the user's own head too."""
+    by_other: tuple[float, ...]
+    """By another user's own head in its place, and nothing else changed; empty for a pseudo-query."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UserLabelLogs:
+    """A row of the labels table. Key: user_id."""
+
+    user_id: str
+    is_new: bool
+    queries: tuple[LabelLogs, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SystemAnswer:
     """Answer of one compared system to a query. Key: (user_id, query_id, system)."""
 
@@ -462,14 +492,17 @@ def arrow_list(element: pa.DataType, *, nullable: bool = False) -> pa.DataType:
 
 
 def to_table(rows: Iterable[Any], row_type: type) -> pa.Table:
-    """Return a table of `rows`, each an instance of `row_type`."""
-    return pa.Table.from_pylist([to_dict(row) for row in rows], schema=arrow_schema(row_type))
+    """Return a table of `rows`, each an instance of `row_type`; made column by column, since rows are many."""
+    schema = arrow_schema(row_type)
+    return pa.Table.from_arrays(_columns(list(rows), schema), schema=schema)
 
 
 def from_table(table: pa.Table, row_type: type[RowT]) -> Iterator[RowT]:
-    """Yield the typed rows of `table`."""
-    for row in table.to_pylist():
-        yield from_dict(row, row_type)
+    """Yield the typed rows of `table`, made column by column for each of its chunks; fields with a default may be
+    missing."""
+    for batch in table.to_batches():
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        yield from _rows_of(columns, batch.num_rows, row_type)
 
 
 def to_dict(row: Any) -> dict[str, Any]:
@@ -486,6 +519,59 @@ def from_dict(value: dict[str, Any], row_type: type[RowT]) -> RowT:
             if name in value or not has_default
         }
     )
+
+
+def _columns(rows: list[Any], fields: Iterable[pa.Field]) -> list[pa.Array]:
+    """Return an array for each field of some rows."""
+    return [_array(list(map(operator.attrgetter(field.name), rows)), field) for field in fields]
+
+
+def _array(values: list[Any], field: pa.Field) -> pa.Array:
+    """Return an array of values as rows have them: scalars, tuples or rows, or None."""
+    is_list = pa.types.is_list(field.type)
+    if not is_list and not pa.types.is_struct(field.type):
+        return pa.array(values, field.type)
+    if field.nullable and any(value is None for value in values):
+        places = itertools.count()
+        taken = [None if value is None else next(places) for value in values]
+        there = [value for value in values if value is not None]
+        return _array(there, field.with_nullable(False)).take(pa.array(taken, pa.int64()))
+    if not is_list:
+        return pa.StructArray.from_arrays(_columns(values, field.type), fields=list(field.type))
+    offsets = pa.array(itertools.accumulate(map(len, values), initial=0), pa.int32())
+    elements = _array(list(itertools.chain.from_iterable(values)), field.type.value_field)
+    return pa.ListArray.from_arrays(offsets, elements, type=field.type)
+
+
+def _rows_of(columns: Mapping[str, pa.Array], num_rows: int, row_type: type[RowT]) -> list[RowT]:
+    """Return the rows of some columns: the opposite of `_columns`, in a fifth of the time of a call for each row."""
+    rows = [object.__new__(row_type) for _ in range(num_rows)]
+    hints = typing.get_type_hints(row_type)
+    for field in dataclasses.fields(typing.cast(Any, row_type)):
+        if field.name in columns or field.default is dataclasses.MISSING:
+            values = _values(columns[field.name], _without_none(hints[field.name])[0])
+        else:
+            values = itertools.repeat(field.default, num_rows)
+        assign = vars(row_type)[field.name].__set__  # of the slot, which frozen rows have too
+        collections.deque(map(assign, rows, values), maxlen=0)
+    return rows
+
+
+def _values(array: pa.Array, hint: Any) -> list[Any]:
+    """Return the values of an array as rows have them: the opposite of `_array`."""
+    if typing.get_origin(hint) is tuple:
+        elements = tuple(_values(array.flatten(), typing.get_args(hint)[0]))
+        ends = itertools.accumulate(array.value_lengths().fill_null(0).to_pylist(), initial=0)
+        values: list[Any] = [elements[start:end] for start, end in itertools.pairwise(ends)]
+    elif dataclasses.is_dataclass(hint):
+        columns = {field.name: array.field(place) for place, field in enumerate(array.type)}
+        values = _rows_of(columns, len(array), typing.cast(type, hint))
+    else:
+        return array.to_pylist()
+    if array.null_count:
+        is_there = array.is_valid().to_pylist()
+        return [value if each else None for value, each in zip(values, is_there, strict=True)]
+    return values
 
 
 def _arrow_fields(row_type: type) -> list[pa.Field]:

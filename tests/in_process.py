@@ -1,6 +1,6 @@
 """Ray's place taken by this process: the same work in the same order, without a cluster, in seconds.
 
-Only bases cannot be trained so: configurations must leave them untrained.
+Only several workers cannot train bases so.
 """
 
 import asyncio
@@ -48,12 +48,14 @@ def install(patch: pytest.MonkeyPatch) -> None:
     decorate = ray.remote  # Ray's own modules, some of which are imported later, still need it
     patch.setattr(ray, "remote", lambda *work, **_: decorate(*work) if work else _Remote)
     patch.setattr(ray, "get", lambda found: found)
+    patch.setattr(ray, "wait", lambda found, **_: (found, []))
     patch.setattr(ray, "put", lambda value: value)
     patch.setattr("hydra_ray.engine.generation.open_pool", Pool)
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
     for module in ("engine.parts", "stages.scorer"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
-    patch.setattr("hydra_ray.scorer.heads.fit.run_trials", run_trials)
+    for module in ("scorer.heads.fit", "stages.own_heads"):
+        patch.setattr(f"hydra_ray.{module}.run_trials", run_trials)
 
 
 def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequence[Any]], *_: Any) -> None:

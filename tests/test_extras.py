@@ -66,10 +66,11 @@ def test_a_generator_in_this_machine_needs_the_machines_extra(monkeypatch: pytes
 
 def test_without_deepspeed_only_what_it_alone_can_do_is_refused(monkeypatch: pytest.MonkeyPatch):
     lacking(monkeypatch, "deepspeed")
-    for stage in (0, 1):
-        require_packages(with_placement(zero_stage=stage))
-    assert "or set placement.zero_stage=0" in refusal(with_placement(zero_stage=2))
-    require_packages(with_placement(zero_stage=2).model_copy(update={"taught_by": "other"}))
+    for stage, train_workers in ((0, 2), (1, 2), (2, 1)):
+        require_packages(with_placement(zero_stage=stage, train_workers=train_workers))
+    sharded = with_placement(zero_stage=2, train_workers=2)
+    assert "or set placement.zero_stage=0" in refusal(sharded)
+    require_packages(sharded.model_copy(update={"taught_by": "other"}))
 
 
 def test_missing_models_of_the_demo_are_told_without_their_dependencies(monkeypatch: pytest.MonkeyPatch):
@@ -150,6 +151,7 @@ def test_whether_deepspeed_is_installed_decides_what_trains_and_no_configuration
 
     for is_there, stages in ((True, [0, 1, 2]), (False, [0, 0, 2])):
         monkeypatch.setattr(train, "is_installed", lambda _, found=is_there: found)
-        placements = [with_placement(zero_stage=stage).placement for stage in range(3)]
-        assert [train._with_engine(each).zero_stage for each in placements] == stages
+        placements = [with_placement(zero_stage=stage, train_workers=2).placement for stage in range(3)]
+        assert [train.zero_stage_of(each) for each in placements] == stages
+        assert train.zero_stage_of(with_placement(zero_stage=2).placement) == 0
     assert RUN.placement.zero_stage == 1

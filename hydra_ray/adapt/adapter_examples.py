@@ -11,6 +11,7 @@ import numpy as np
 from hydra_ray.adapt import draft_features, label_features
 from hydra_ray.adapt.context import Context, make_context
 from hydra_ray.adapt.label_model import LabelModel
+from hydra_ray.adapt.own_labels import needs_own_heads, own_gain
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.lamp.quality import quality
@@ -25,6 +26,7 @@ from hydra_ray.rows import (
     ScoredUser,
     User,
     UserExamples,
+    UserLabelLogs,
 )
 
 
@@ -36,6 +38,8 @@ class Drafted:
     probed: ProbedUser
     scored: ScoredUser
     drafted: DraftedUser
+    labels: UserLabelLogs | None = None
+    """Row of the labels table; None where own heads fitted to all records do not count."""
 
 
 def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
@@ -44,7 +48,12 @@ def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
         return ()
     if not task.is_closed:
         return draft_features.handcrafted_names(config.drafts)
-    return label_features.handcrafted_names(task, config.drafts, has_own_labels=config.adapter.has_own_labels)
+    return label_features.handcrafted_names(
+        task,
+        config.drafts,
+        has_own_labels=config.adapter.has_own_labels,
+        has_own_heads=needs_own_heads(task, config),
+    )
 
 
 def adapter_examples(
@@ -82,6 +91,7 @@ def _groups(
     """Yield the candidates of every drafted query in each of its variants; a pseudo-query has only the personal one."""
     inputs = [ranked.query.input for ranked in ranked_queries.values()]
     own = label_model.labelled(task, row.user, inputs, vectors) if label_model else None
+    logs = {} if row.labels is None else {each.query_id: each for each in row.labels.queries}
     probed = {query.query_id: query for query in row.probed.queries}
     scores = {group.query_id: group for group in row.scored.groups}
     for drafted in row.drafted.queries:
@@ -91,7 +101,15 @@ def _groups(
         variants = VARIANTS if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
         for variant in variants:
             context = make_context(
-                ranked, probed[query_id], scores.get(query_id), drafted, variant, config.drafts, vectors, labelled
+                ranked,
+                probed[query_id],
+                scores.get(query_id),
+                drafted,
+                variant,
+                config.drafts,
+                vectors,
+                labelled,
+                own_gain(logs.get(query_id), variant),
             )
             candidates = tuple(_candidates(context, target, task, config, vectors))
             if candidates:
@@ -130,9 +148,13 @@ def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig,
     if not pool or not config.adapter.has_plain_features:
         return np.zeros((len(pool), 0))
     if task.is_closed:
-        has_own_labels = config.adapter.has_own_labels
         labels = label_features.handcrafted_features(
-            context, task, config.drafts, vectors, has_own_labels=has_own_labels
+            context,
+            task,
+            config.drafts,
+            vectors,
+            has_own_labels=config.adapter.has_own_labels,
+            has_own_heads=needs_own_heads(task, config),
         )
         return labels[[task.labels.index(answer) for answer in pool]]
     from sklearn.preprocessing import scale

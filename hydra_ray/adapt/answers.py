@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.context import greedy_answers, sampled_answers
 from hydra_ray.adapt.gate import Gate
+from hydra_ray.adapt.own_model import OwnModel
+from hydra_ray.adapt.record_answers import baseline_answers
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
 from hydra_ray.evaluate.systems import PROMPT_SYSTEMS
@@ -21,6 +23,7 @@ from hydra_ray.rows import (
     ScoredUser,
     SystemAnswer,
     User,
+    UserLabelLogs,
 )
 
 CHOOSERS = {
@@ -45,14 +48,18 @@ class Scored:
     adapter: ScoredUser
     outcome: GateOutcome | None
     """Row of the gate table in the fold in which the user is new; None where the run is not gated."""
+    labels: UserLabelLogs | None = None
+    """Row of the labels table; None where the run fits no own heads to all records."""
 
 
-def answer_user(row: Scored, task: Task, gate: Gate | None) -> AnsweredUser:
+def answer_user(row: Scored, task: Task, gate: Gate | None, model: OwnModel | None = None) -> AnsweredUser:
     """Return an evaluated user's row of the answers table.
 
     Args:
         gate: chooses for each query which system's answer is HYDRA's; None to take always that of the personal heads.
+        model: what all users teach of own heads fitted to all records; None where the run fits none.
     """
+    labels = {} if row.labels is None else {logs.query_id: logs for logs in row.labels.queries}
     groups = {(group.query_id, group.variant): group for group in row.adapter.groups}
     ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
     return AnsweredUser(
@@ -61,7 +68,15 @@ def answer_user(row: Scored, task: Task, gate: Gate | None) -> AnsweredUser:
         reranker_head=row.reranker.head,
         adapter_head=row.adapter.head,
         queries=tuple(
-            _answered_query(row, ranked[query.query_id], query, groups, task, gate)
+            _answered_query(
+                row,
+                ranked[query.query_id],
+                query,
+                groups,
+                task,
+                gate,
+                baseline_answers(task, row.user, labels[query.query_id], model) if model else {},
+            )
             for query in row.drafted.queries
             if not query.is_pseudo
         ),
@@ -75,8 +90,10 @@ def _answered_query(
     groups: Mapping[tuple[str, str], ScoredGroup],
     task: Task,
     gate: Gate | None,
+    others: Mapping[str, str | None],
 ) -> AnsweredQuery:
     answers = {answer.system: answer for answer in _answers(row.user, ranked, drafted, groups, task)}
+    answers |= {system: _answer(system, value, drafted, prompt=system) for system, value in others.items()}
     choice, reason = (
         gate.choose(row.outcome) if gate and row.outcome else ("hydra_personal", "no gate: always the user's own heads")
     )

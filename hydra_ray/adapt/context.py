@@ -41,6 +41,8 @@ class Context:
     """Parsed samples, prompt after prompt in the order they were drawn."""
     labelled: LabelledText | None
     """Label log probabilities of the query by the label model; None where histories have no labels."""
+    own_gain_L: Floats | None = None
+    """What the own head whose answer this variant is adds to the label log probabilities; None where it counts not."""
 
     def votes(self) -> Counter[str]:
         """Return the number of samples with each answer."""
@@ -56,6 +58,7 @@ def make_context(
     config: DraftsConfig,
     vectors: Vectors,
     labelled: LabelledText | None,
+    own_gain_L: Floats | None = None,
 ) -> Context:
     """Build the context of a drafted query.
 
@@ -63,6 +66,7 @@ def make_context(
         scores: the reranker's scores; None where no record could be retrieved.
         variant: one of VARIANTS.
         labelled: label log probabilities of the query; None where histories have no labels.
+        own_gain_L: what the variant's own head adds to them, fitted to all records; None where it counts not.
     """
     retrieved = tuple(ranked.records(each.record_id for each in ranked.retrieved))
     by_record = (
@@ -82,6 +86,7 @@ def make_context(
             answer for name in config.sampled_prompts for answer in sampled_answers(drafted, _named(name, variant))
         ),
         labelled=labelled,
+        own_gain_L=own_gain_L,
     )
 
 

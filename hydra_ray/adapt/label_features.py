@@ -33,7 +33,8 @@ _NAMES = (
 )
 _TEXT_NAME = "log_p_text"  # by the text classifier, which knows no user
 _OWN_NAME = "log_p_own"  # by the user label model, given the user's records
-PREFITTED_NAMES = (_OWN_NAME,)
+_GAIN_NAME = "own_gain"  # what the user's own head, fitted to all records, adds to the log probability
+PREFITTED_NAMES = (_OWN_NAME, _GAIN_NAME)
 """Names of the features that are fitted scores themselves; they are the last ones."""
 _RATING_NAMES = (  # distance from a mean rating, as a fraction of the label range
     "history_distance",
@@ -50,22 +51,32 @@ _OPTION_NAMES = (  # similarity of the label's text with the history
 )
 
 
-def handcrafted_names(task: Task, config: DraftsConfig, *, has_own_labels: bool = True) -> tuple[str, ...]:
+def handcrafted_names(
+    task: Task, config: DraftsConfig, *, has_own_labels: bool = True, has_own_heads: bool = False
+) -> tuple[str, ...]:
     """Return the names of a label's handcrafted features, in order.
 
     Args:
         has_own_labels: whether the user label model's score is included, where there is one.
+        has_own_heads: whether what own heads fitted to all records add is included.
     """
     ratings = _RATING_NAMES if task.kind == "rating" else ()
     options = _OPTION_NAMES if task.option_pattern else ()
     text = (_TEXT_NAME,) if task.has_labelled_records else ()
     biases = tuple(f"label={label}" for label in task.labels)
-    prefitted = PREFITTED_NAMES if task.has_labelled_records and has_own_labels else ()
+    prefitted = (_OWN_NAME,) if task.has_labelled_records and has_own_labels else ()
+    prefitted += (_GAIN_NAME,) if has_own_heads else ()
     return _NAMES + tuple(f"log_p_{name}" for name in config.prompts) + ratings + text + options + biases + prefitted
 
 
 def handcrafted_features(
-    context: Context, task: Task, config: DraftsConfig, vectors: Vectors, *, has_own_labels: bool = True
+    context: Context,
+    task: Task,
+    config: DraftsConfig,
+    vectors: Vectors,
+    *,
+    has_own_labels: bool = True,
+    has_own_heads: bool = False,
 ) -> Floats:
     """Return the handcrafted features of every label, one row each, in the order of `handcrafted_names`."""
     texts = [task.option_text(context.query, label) for label in task.labels]
@@ -96,10 +107,12 @@ def handcrafted_features(
         columns |= {name: _distances(task, each) for name, each in zip(_RATING_NAMES, sources, strict=True)}
     if context.labelled is not None:
         columns |= {_TEXT_NAME: context.labelled.by_text_L, _OWN_NAME: context.labelled.by_user_L}
+    columns[_GAIN_NAME] = np.zeros(len(task.labels)) if context.own_gain_L is None else context.own_gain_L
     if task.option_pattern:
         columns |= _option_columns(context, texts, vectors)
     columns |= {f"label={label}": _indicator(task, label) for label in task.labels}
-    return np.stack([columns[name] for name in handcrafted_names(task, config, has_own_labels=has_own_labels)], axis=1)
+    names = handcrafted_names(task, config, has_own_labels=has_own_labels, has_own_heads=has_own_heads)
+    return np.stack([columns[name] for name in names], axis=1)
 
 
 def _shares(task: Task, counts: Mapping[str, float]) -> Floats:

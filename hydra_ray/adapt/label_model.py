@@ -129,10 +129,11 @@ def evidence(
     )
 
 
-def sampled_users(task: Task, users: Iterable[User]) -> list[User]:
-    """Sample users, by a hash, until they have MAX_RECORDS records to train on or slightly more; no more are held at
-    once.
+def sampled_users(task: Task, users: Iterable[User], max_records: int | None = None) -> list[User]:
+    """Sample users, by a hash, until they have `max_records` records (MAX_RECORDS by default) to train on or slightly
+    more; no more are held at once.
     """
+    most = MAX_RECORDS if max_records is None else max_records
     chosen: list[tuple[int, str, User]] = []  # a heap, the next to be removed first
     num_records = 0
     for user in (_taught_by(task, each) for each in users):
@@ -140,7 +141,7 @@ def sampled_users(task: Task, users: Iterable[User]) -> list[User]:
             continue
         heapq.heappush(chosen, (-seed_of(0, "labeller", user.user_id), user.user_id, user))
         num_records += len(user.history)
-        while num_records - len(chosen[0][2].history) >= MAX_RECORDS:
+        while num_records - len(chosen[0][2].history) >= most:
             num_records -= len(heapq.heappop(chosen)[2].history)
     return [user for *_, user in sorted(chosen, key=lambda each: each[:2])]
 

@@ -47,6 +47,16 @@ class TextClassifier:
         return dict(zip(distinct, log_softmax(logits_NL, axis=1), strict=True))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """Labelled texts; those that are alike have one row of inputs."""
+
+    inputs: csr_matrix
+    place_N: Ints
+    """Row of each text."""
+    labels_N: Ints
+
+
 def fit_text_classifier(
     texts: Sequence[str], vectors: Vectors, labels_N: Ints, fold_N: Ints, num_labels: int
 ) -> TextClassifier:
@@ -64,17 +74,18 @@ def fit_text_classifier(
             weights_FLI=np.zeros((NUM_USER_FOLDS, num_labels, num_inputs)),
             biases_FL=np.zeros((NUM_USER_FOLDS, num_labels)),
         )
-    counts = _word_counts(texts)
-    rarities_W = _rarities(counts)
-    inputs = _inputs(texts, counts, rarities_W, vectors)
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    place_N, counts = np.array([places[text] for text in texts]), _word_counts(places)
+    rarities_W = _rarities(csr_matrix(counts[place_N]))
+    known = _Texts(inputs=_inputs(list(places), counts, rarities_W, vectors), place_N=place_N, labels_N=labels_N)
     # The first fold's candidates leave out its texts, as its classifier does.
     is_first_N = fold_N == 0
     strengths = STRENGTHS if is_first_N.any() else STRENGTHS[:1]
-    candidates = {each: _fit(inputs, labels_N, ~is_first_N, each, num_labels) for each in strengths}
-    strength = min(strengths, key=lambda each: _loss(candidates[each], inputs[is_first_N], labels_N[is_first_N]))
+    candidates = {each: _fit(known, ~is_first_N, each, num_labels) for each in strengths}
+    strength = min(strengths, key=lambda each: _loss(candidates[each], known, is_first_N))
     others = range(1, NUM_USER_FOLDS)
     fitted = [candidates[strength]]
-    fitted += [_fit(inputs, labels_N, fold_N != fold, strength, num_labels) for fold in others]
+    fitted += [_fit(known, fold_N != fold, strength, num_labels) for fold in others]
     return TextClassifier(
         rarities_W=rarities_W,
         weights_FLI=np.stack([weights for weights, _ in fitted]),
@@ -107,30 +118,33 @@ def _inputs(texts: Sequence[str], counts: csr_matrix, rarities_W: Floats, vector
     return csr_matrix(hstack([weighting.transform(counts), encoded_NH]))
 
 
-def _loss(classifier: tuple[Floats, Floats], inputs: csr_matrix, labels_N: Ints) -> float:
+def _loss(classifier: tuple[Floats, Floats], known: _Texts, is_asked_N: Bools) -> float:
     """Return the mean loss on some texts; 0 without texts."""
-    if not len(labels_N):
+    if not is_asked_N.any():
         return 0.0
     weights_LI, biases_L = classifier
-    logs = log_softmax(inputs @ weights_LI.T + biases_L, axis=1)
-    return float(-logs[np.arange(len(logs)), labels_N].mean())
+    logs = log_softmax(known.inputs @ weights_LI.T + biases_L, axis=1)
+    return float(-logs[known.place_N[is_asked_N], known.labels_N[is_asked_N]].mean())
 
 
-def _fit(
-    inputs: csr_matrix, labels_N: Ints, is_kept_N: Bools, strength: float, num_labels: int
-) -> tuple[Floats, Floats]:
+def _fit(known: _Texts, is_kept_N: Bools, strength: float, num_labels: int) -> tuple[Floats, Floats]:
     """Return weights (L, I) and biases (L); a label that no text has stays unlikely."""
     from sklearn.linear_model import LogisticRegression
 
-    _, num_inputs = inputs.get_shape()
+    _, num_inputs = known.inputs.get_shape()
     weights, biases = np.zeros((num_labels, num_inputs)), np.full(num_labels, _UNSEEN)
-    present = np.unique(labels_N[is_kept_N])
+    present = np.unique(known.labels_N[is_kept_N])
     if len(present) < 2:
         return np.zeros_like(weights), np.zeros(num_labels)
-    kept = csr_matrix(inputs[is_kept_N])
+    # Texts that many users label, such as jokes that they rate, are computed with once for each label.
+    pairs = np.stack([known.place_N[is_kept_N], known.labels_N[is_kept_N]], axis=1)
+    _, firsts, numbers = np.unique(pairs, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(firsts)
+    places, labels = pairs[firsts[order]].T
+    kept = csr_matrix(known.inputs[places])
     # The ridge leaves the weights of words that no text has at zero, and most hashed words are such.
     seen = np.flatnonzero(kept.getnnz(axis=0))
-    model = LogisticRegression(C=strength, max_iter=300).fit(kept[:, seen], labels_N[is_kept_N])
+    model = LogisticRegression(C=strength, max_iter=300).fit(kept[:, seen], labels, sample_weight=numbers[order])
     coefficients, intercepts = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn keeps one row for two classes
         coefficients, intercepts = (

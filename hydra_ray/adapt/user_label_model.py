@@ -6,7 +6,7 @@ Inputs of label l: its log probability by the text alone; its fraction of the us
 and the user's residuals, how much more often the user gives it than the texts alone predict (negative throughout for a
 strict critic). The generator is not used, so that all records are trained on and not only pseudo-queries.
 
-Shape suffixes: N records, L labels, I inputs, F folds of users, D features (the inputs).
+Shape suffixes: N records, A texts, L labels, I inputs, F folds of users, D features (the inputs).
 """
 
 from collections.abc import Iterable
@@ -66,7 +66,9 @@ def fit_user_label_model(task: Task, evidences: Iterable[Evidence], labels_N: In
     inputs_NLI = np.empty((len(labels_N), *label_inputs(_nothing(task), task).shape))
     for place, evidence in enumerate(evidences):
         inputs_NLI[place] = label_inputs(evidence, task)
-    weights = [_fit(inputs_NLI[fold_N != fold], labels_N[fold_N != fold]) for fold in range(NUM_USER_FOLDS)]
+    weights = [
+        fit_conditional_logit(inputs_NLI[fold_N != fold], labels_N[fold_N != fold]) for fold in range(NUM_USER_FOLDS)
+    ]
     return UserLabelModel(weights_FI=np.stack(weights))
 
 
@@ -81,7 +83,7 @@ def _nothing(task: Task) -> Evidence:
     )
 
 
-def _fit(inputs_NLI: Floats, labels_N: Ints) -> Floats:
+def fit_conditional_logit(inputs_NLI: Floats, labels_N: Ints) -> Floats:
     """Return the MAP weights (I) of the conditional logit; zeros without records."""
     num_records, num_labels, num_inputs = inputs_NLI.shape
     if not num_records:
@@ -105,32 +107,69 @@ def label_inputs(evidence: Evidence, task: Task) -> Floats:
     """Return the inputs of each label (L, I): fractions of the user's records and of those near the text, residuals,
     bias; for a rating also distances from the user's ratings.
     """
-    num_labels = len(task.labels)
-    given_NL = np.eye(num_labels)[evidence.record_labels_N]
-    num_shown = len(given_NL) + PRIOR_RECORDS
-    shares_L = (given_NL.sum(axis=0) + PRIOR_RECORDS / num_labels) / num_shown
-    residuals_NL = given_NL - np.exp(evidence.record_logs_NL)
-    residuals_L, near_L = residuals_NL.sum(axis=0) / num_shown, evidence.near_N @ given_NL
+    shown_1N = np.ones((1, len(evidence.record_labels_N)))
+    return inputs_of_texts(
+        evidence.text_logs_L[None],
+        evidence.record_logs_NL,
+        evidence.record_labels_N,
+        shown_1N,
+        evidence.near_N[None],
+        task,
+    )[0]
+
+
+def inputs_of_texts(
+    text_logs_AL: Floats,
+    record_logs_NL: Floats,
+    record_labels_N: Ints,
+    shown_AN: Floats,
+    near_AN: Floats,
+    task: Task,
+) -> Floats:
+    """Return the inputs of the labels of several texts of one user (A, L, I).
+
+    Args:
+        text_logs_AL: log probabilities of each text's labels by the text alone.
+        record_logs_NL: the same of the user's records.
+        record_labels_N: index of each record's label.
+        shown_AN: 1 for each record that a text's query may use, else 0.
+        near_AN: weight of each record by the similarity of its input to the text; 0 where it is not shown.
+    """
+    num_texts, num_labels = text_logs_AL.shape
+    given_NL = np.eye(num_labels)[record_labels_N]
+    counts_AL = shown_AN @ given_NL
+    num_shown_A1 = counts_AL.sum(axis=1, keepdims=True) + PRIOR_RECORDS
+    shares_AL = (counts_AL + PRIOR_RECORDS / num_labels) / num_shown_A1
+    residuals_NL = given_NL - np.exp(record_logs_NL)
+    residuals_AL, near_AL = shown_AN @ residuals_NL / num_shown_A1, near_AN @ given_NL
     columns = [
-        evidence.text_logs_L,
-        np.log(shares_L),
-        near_L,
-        np.log(near_L + _FLOOR),
-        residuals_L,
-        evidence.near_N @ residuals_NL,
-        given_NL.any(axis=0).astype(float),
-        *np.eye(num_labels),  # bias of each label
+        text_logs_AL,
+        np.log(shares_AL),
+        near_AL,
+        np.log(near_AL + _FLOOR),
+        residuals_AL,
+        near_AN @ residuals_NL,
+        (counts_AL > 0).astype(float),
+        *np.broadcast_to(np.eye(num_labels)[:, None], (num_labels, num_texts, num_labels)),  # bias of each label
     ]
     if task.kind == "rating":
-        columns += _rating_columns(task, shares_L, near_L, residuals_L, np.exp(evidence.text_logs_L))
-    return np.stack(columns, axis=1)
+        columns += _rating_columns(task, shares_AL, near_AL, residuals_AL, np.exp(text_logs_AL))
+    return np.stack(columns, axis=2)
 
 
-def _rating_columns(task: Task, shares_L: Floats, near_L: Floats, residuals_L: Floats, text_L: Floats) -> list[Floats]:
-    """Return the inputs that use ratings as numbers: products with the user's means, and distances from them."""
+def rating_scale(task: Task) -> Floats:
+    """Return the labels of a rating task as numbers from -1 to 1 (L)."""
     values_L = np.array([float(label) for label in task.labels])
-    ratings_L = 2 * (values_L - values_L.min()) / np.ptp(values_L) - 1
-    mean, near = ratings_L @ shares_L, ratings_L @ near_L
-    sides = [ratings_L * side for side in (mean, near, ratings_L @ residuals_L, ratings_L @ text_L)]
-    spread = ratings_L**2 @ shares_L - mean**2
-    return [*sides, ratings_L**2 * spread, abs(ratings_L - mean), (ratings_L - mean) ** 2, abs(ratings_L - near)]
+    return 2 * (values_L - values_L.min()) / np.ptp(values_L) - 1
+
+
+def _rating_columns(
+    task: Task, shares_AL: Floats, near_AL: Floats, residuals_AL: Floats, text_AL: Floats
+) -> list[Floats]:
+    """Return the inputs that use ratings as numbers: products with the user's means, and distances from them."""
+    ratings_L = rating_scale(task)
+    mean_A1, near_A1 = (shares_AL @ ratings_L)[:, None], (near_AL @ ratings_L)[:, None]
+    sides = [ratings_L * (each_AL @ ratings_L)[:, None] for each_AL in (shares_AL, near_AL, residuals_AL, text_AL)]
+    spread_A1 = (shares_AL @ ratings_L**2)[:, None] - mean_A1**2
+    distances = [abs(ratings_L - mean_A1), (ratings_L - mean_A1) ** 2, abs(ratings_L - near_A1)]
+    return [*sides, ratings_L**2 * spread_A1, *distances]

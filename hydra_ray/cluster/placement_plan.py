@@ -70,7 +70,8 @@ class Need:
 
 def stage_needs(config: RunConfig) -> dict[str, list[Need]]:
     """Return the needs of each stage that runs outside the driver, in the stages' order."""
-    return {each.name: _needs(each, config) for each in definitions() if each.workers != "driver"}
+    made = (each for each in definitions() if each.workers != "driver" and each.is_made(config))
+    return {each.name: _needs(each, config) for each in made}
 
 
 def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:
@@ -146,8 +147,9 @@ def _training(config: RunConfig, base: BaseConfig) -> Need:
 def _training_packages(config: RunConfig) -> set[str]:
     """Return the packages for training: torch alone suffices where the driver, which decides for all workers, has no
     DeepSpeed."""
-    can_do_without = config.placement.zero_stage < 2 and not is_installed("deepspeed")
-    is_needed = config.placement.zero_stage > 0 and config.taught_by is None and not can_do_without
+    zero_stage = config.placement.useful_zero_stage
+    can_do_without = zero_stage < 2 and not is_installed("deepspeed")
+    is_needed = zero_stage > 0 and config.taught_by is None and not can_do_without
     return {"deepspeed"} if is_needed else set()
 
 

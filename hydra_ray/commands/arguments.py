@@ -4,6 +4,7 @@ import argparse
 import os
 
 from hydra_ray import __version__
+from hydra_ray.commands.completion import SHELLS
 from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS
 from hydra_ray.stages import STAGE_NAMES
 
@@ -82,6 +83,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     command.add_argument(
         "--max-users", type=int, default=500, metavar="N", help="number of users to sample for the estimate"
     )
+    _add_json(command)
 
     command = commands.add_parser(
         "update",
@@ -101,6 +103,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         "LaMP files, of which the run's new split is read",
     )
     command.add_argument("--name", help="name of this update; by default the first file's name")
+    _add_json(command)
 
     command = commands.add_parser("predict", help="answer queries by a finished run and its updates")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
@@ -122,6 +125,15 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
 
     command = commands.add_parser("status", help="progress of a run")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
+    _add_json(command)
+
+    command = commands.add_parser("watch", help="show the progress of a run until no process works on it")
+    command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
+    command.add_argument("--interval", type=float, default=5, metavar="SECONDS", help="time between two looks")
+
+    command = commands.add_parser("runs", help="all runs below a root: how far they are and what they show")
+    command.add_argument("root", metavar="ROOT", nargs="?", default="outputs", help="storage.root; by default outputs")
+    _add_json(command)
 
     command = commands.add_parser("stop", help="ask a run's process to end; its batches go on at the endpoint")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
@@ -131,11 +143,13 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
 
     command = commands.add_parser("report", help="results of runs as text, with intervals")
     command.add_argument("runs", metavar="RUN", nargs="+", help="folders of finished runs: <storage.root>/runs/<run>")
+    _add_json(command)
 
     command = commands.add_parser("compare", help="differences between two runs, tested user by user")
     command.add_argument("first", metavar="RUN_A", help="the folder of a finished run: <storage.root>/runs/<run>")
     command.add_argument("second", metavar="RUN_B", help="the folder of another run of the same task")
     command.add_argument("--html", metavar="FILE", help="also write the comparison as an HTML page")
+    _add_json(command)
 
     command = commands.add_parser("retry", help="repeat failed requests and recompute what depends on them")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
@@ -167,6 +181,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         help="also remove answers that finished runs requested more than DAYS ago",
     )
     command.add_argument("--yes", action="store_true", help="remove the files; without it they are only listed")
+    _add_json(command)
 
     command = commands.add_parser("sweep", help="vary settings of a run; trials share equal stages")
     command.add_argument("config", metavar="CONFIG", help="YAML file of a sweep, or `sweep`, the shipped one")
@@ -183,6 +198,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         metavar="SECONDS",
         help="seconds that starting nodes and fetching models may take",
     )
+    _add_json(command)
 
     command = commands.add_parser("submit", help="run a command as a job of a cluster, from a machine outside of it")
     command.add_argument(
@@ -219,4 +235,12 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         metavar="FILE",
         help="with --cluster: file of the cluster's node types, such as ray_cluster.yaml; by default the running nodes",
     )
+    _add_json(command)
+
+    command = commands.add_parser("completion", help="a script by which your shell completes commands and options")
+    command.add_argument("shell", choices=SHELLS, help="shell; put `source <(hydra-ray completion bash)` in ~/.bashrc")
     return parser
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON document for other programs")

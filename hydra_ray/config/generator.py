@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from hydra_ray.config.batch import BatchConfig
+from hydra_ray.config.engine_arguments import ArgumentName, problems_of_arguments
 from hydra_ray.config.providers import PRESETS, ProviderName
 from hydra_ray.config.section import Section
 
@@ -279,15 +280,16 @@ class ApiConfig(Section):
 class GeneratorConfig(Section):
     """Generator: the frozen, black-box LLM."""
 
-    engine: Literal["vllm", "openai", "openai_batch", "fake"] = "vllm"
+    engine: Literal["vllm", "openai", "openai_batch", "fake", "none"] = "vllm"
     """Engine that generates. vllm: the model, loaded into Ray actors. openai: an OpenAI-compatible endpoint, as `api`
     says. openai_batch: the same endpoint, asked in batches that take up to a day a stage and cost less (see
-    docs/batches.md). fake: a fixed rule, to test everything around the generator."""
-    model: str
+    docs/batches.md). fake: a fixed rule, to test everything around the generator. none: no generator; in closed tasks
+    whose records show labels, the label model and own heads answer from records alone, at no cost."""
+    model: str = ""
     """Model: an absolute Hugging Face folder, s3://bucket/folder, a name of the Hugging Face hub (org/name or
     org/name@revision), or `package:NAME` for one that an installed Python package carries; see docs/models.md. With
     the engines openai and openai_batch, the model whose tokenizer fits prompts to `max_model_tokens`: best the one
-    that the endpoint serves."""
+    that the endpoint serves. Needed by every engine but none."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Floating-point type of weights and activations."""
     max_model_tokens: int = Field(default=2048, gt=0)
@@ -306,6 +308,13 @@ class GeneratorConfig(Section):
     message."""
     seed: int = 0
     """Seed of sampling."""
+    engine_args: dict[ArgumentName, JsonValue] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine by their names in its EngineArgs, such as `{quantization: fp8,
+    max_num_batched_tokens: 16384}`, where `engine` is vllm. `tensor_parallel_size` times `pipeline_parallel_size` are
+    the GPUs of a copy, `placement.generator_gpus`. All others name kept answers, as some of them change answers."""
+    is_batch_invariant: bool = False
+    """Whether vLLM on GPUs computes each answer to the bit as if it were alone (its VLLM_BATCH_INVARIANT), which costs
+    speed. Without it, the last bits of probabilities depend on what is answered at the same time."""
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     """Largest share of a stage's answers that may fail or be unusable; with more the run stops. Changes no answer."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
@@ -328,6 +337,14 @@ class GeneratorConfig(Section):
             raise ValueError(
                 "engine openai, and openai_batch, need the section generator.api, and no other engine has it"
             )
+        if self.engine != "vllm" and (self.engine_args or self.is_batch_invariant):
+            raise ValueError("engine_args and is_batch_invariant are vLLM's: no other engine has them")
+        for problem in problems_of_arguments(self.engine_args):
+            raise ValueError(problem)
+        if any(looks_secret(text) for text in _texts_in(self.engine_args)):
+            raise ValueError("engine_args holds what looks like a secret, which must not stand in a configuration")
+        if (self.engine == "none") == bool(self.model):
+            raise ValueError("model is needed by every engine but none, which has none")
         if self.thinking_tokens >= self.max_model_tokens:
             raise ValueError("thinking_tokens must leave room for a prompt and an answer within max_model_tokens")
         if self.api is not None and self.chat_template_kwargs:

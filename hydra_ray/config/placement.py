@@ -28,16 +28,17 @@ class PlacementConfig(Section):
     generator_cpus: float = Field(default=1, ge=0)
     """Number of Ray CPUs that a copy of the generator reserves."""
     generator_gpus: float = Field(default=0, ge=0)
-    """Number of Ray GPUs that a copy of the generator reserves. More than 1 must be a whole number: the copy's tensor
-    parallel ranks."""
+    """Number of Ray GPUs that a copy of the generator reserves. More than 1 must be a whole number: the copy's ranks,
+    tensor parallel unless `generator.engine_args` divides them otherwise."""
     generator_threads: int = Field(default=2, gt=0)
     """Number of OpenMP threads of a copy of the generator on CPU."""
     generator_kv_cache_gigabytes: int = Field(default=1, gt=0)
     """Size of the key-value cache of a copy of the generator on CPU, in gigabytes."""
     gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
     """Share of a GPU's memory that a copy of the generator takes."""
-    max_concurrent_sequences: int = Field(default=64, gt=0)
-    """Largest number of sequences that a copy of the generator decodes at the same time."""
+    max_concurrent_sequences: int | None = Field(default=None, gt=0)
+    """Largest number of sequences that a copy of the generator decodes at the same time. Null is 64 on CPU, and on GPUs
+    as many as vLLM chooses for them (256 or 1,024)."""
     encoder_actors: int = Field(default=1, gt=0)
     """Number of copies of the encoder, and of trained bases, that read the texts of very many users."""
     encoder_threads: int = Field(default=2, gt=0)
@@ -45,13 +46,14 @@ class PlacementConfig(Section):
     encoder_gpus: float = Field(default=0, ge=0, le=1)
     """Number of Ray GPUs, or share of one, that a copy of the encoder reserves; 0 encodes on CPU."""
     train_workers: int = Field(default=1, gt=0)
-    """Number of workers that train a base."""
+    """Number of workers that train a base: one as a Ray task, several by Ray Train."""
     train_gpus_per_worker: float = Field(default=0, ge=0)
     """Number of Ray GPUs that each training worker reserves; 0 trains on CPU with gloo, more with NCCL."""
     train_threads: int = Field(default=2, gt=0)
     """Number of OpenMP threads of all training workers together, on CPU."""
     zero_stage: int = Field(default=1, ge=0, le=2)
-    """ZeRO stage of DeepSpeed. 0 trains with torch alone; so does 1 where DeepSpeed is not installed."""
+    """ZeRO stage of DeepSpeed: 1 shards the optimizer's state over the workers, 2 the gradients too. 0 trains with
+    torch alone; so does one worker, which has nothing to shard, and stage 1 where DeepSpeed is not installed."""
     max_concurrent_trials: int = Field(default=2, gt=0)
     """Largest number of Ray Tune trials that fit heads at the same time."""
     generator_labels: dict[LabelKey, LabelSelector] = Field(default={})
@@ -74,10 +76,15 @@ class PlacementConfig(Section):
     step_resources: dict[ResourceName, PositiveFloat] = Field(default={})
     """Custom Ray resources that each task or actor of all other work reserves; CPU, GPU and memory are none."""
 
+    @property
+    def useful_zero_stage(self) -> int:
+        """`zero_stage` where several workers train; 0 for one, which has nothing to shard."""
+        return self.zero_stage if self.train_workers > 1 else 0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.generator_gpus > 1 and self.generator_gpus % 1:
-            raise ValueError("generator_gpus above 1 are tensor parallel ranks: a whole number")
+            raise ValueError("generator_gpus above 1 are ranks of one copy: a whole number")
         custom = {*self.generator_resources, *self.train_resources, *self.encoder_resources, *self.step_resources}
         if known := custom & {"CPU", "GPU", "memory"}:
             raise ValueError(f"{', '.join(sorted(known))} are no custom resources: use generator_cpus and the like")

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from hydra_ray.config.drafts import AnswersConfig, DraftsConfig
+from hydra_ray.config.engine_arguments import parallel_ranks
 from hydra_ray.config.generator import GeneratorConfig
 from hydra_ray.config.placement import BudgetConfig, PlacementConfig
 from hydra_ray.config.report import ReportConfig
@@ -40,7 +41,7 @@ class RunConfig(Section):
     probes: ProbesConfig = ProbesConfig()
     """Probes of single records."""
     reranker: ScorerConfig
-    """Scorer of records."""
+    """Scorer of records, which is not made without a generator."""
     drafts: DraftsConfig = DraftsConfig()
     """Proposed answers."""
     adapter: AdapterConfig
@@ -58,7 +59,12 @@ class RunConfig(Section):
     def named_models(self) -> list[str]:
         """Every model that the run names, each once."""
         named = [self.generator.model, self.retrieve.encoder, self.reranker.base.encoder, self.adapter.base.encoder]
-        return list(dict.fromkeys(each for each in named if each is not None))
+        return list(dict.fromkeys(each for each in named if each))
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether a generator answers; where not, answers come from records alone."""
+        return self.generator.engine != "none"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,6 +78,26 @@ class RunConfig(Section):
             raise ValueError(
                 "answers.is_gated needs zero_shot and rag_k among drafts.prompts: the gate chooses among them"
             )
+        if not self.has_generator and not (self.adapter.has_plain_features and self.adapter.has_own_labels):
+            raise ValueError(
+                "generator.engine none answers by the label model, which adapter.has_plain_features and has_own_labels "
+                "must leave on"
+            )
         if self.drafts.num_pseudo_queries > self.probes.num_pseudo_queries:
             raise ValueError("drafts.num_pseudo_queries must not exceed probes.num_pseudo_queries (M)")
+        parallel_ranks(self.generator.engine_args, self.placement.generator_gpus)
+        if self.placement.generator_gpus == 0:
+            self._check_cpu_generator()
         return self
+
+    def _check_cpu_generator(self) -> None:
+        if self.generator.is_batch_invariant:
+            raise ValueError(
+                "generator.is_batch_invariant needs placement.generator_gpus: vLLM has it on GPUs alone. On CPU one "
+                "part is answered at a time, and comes out the same again"
+            )
+        if self.generator.engine_args.get("enable_chunked_prefill"):
+            raise ValueError(
+                "generator.engine_args must not have enable_chunked_prefill where placement.generator_gpus is 0: vLLM "
+                "cannot go on with a seed there"
+            )

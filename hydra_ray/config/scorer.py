@@ -1,6 +1,6 @@
 """The sections `reranker` and `adapter`: two scorers, each with a shared base and heads."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,13 +16,16 @@ class BaseConfig(Section):
     """Number of learned features of a candidate. 0 leaves the encoder out: only handcrafted features count then."""
     max_text_tokens: int = Field(default=96, gt=0)
     """Length, in the encoder's tokens, to which a text or a pair of texts is cut."""
-    trainable_layers: int = Field(default=1, ge=0)
-    """Number of upper layers of the encoder that are trained; the lower ones and the embeddings stay frozen."""
+    trainable_layers: Annotated[int, Field(ge=0)] | Literal["all"] = 1
+    """Number of upper layers of the encoder that are trained; the lower ones and the embeddings stay frozen. all: every
+    layer and the embeddings."""
     num_epochs: int = Field(default=2, ge=0)
     """Number of passes over the training users' groups (the candidates of one query are a group); 0 leaves the base
     untrained."""
     batch_groups: int = Field(default=16, gt=0)
     """Number of groups in a batch, over all workers."""
+    max_epoch_groups: int | None = Field(default=None, gt=0)
+    """Largest number of groups in an epoch, those of another random sample of users each time; null takes all."""
     learning_rate: float = Field(default=5e-4, gt=0)
     """Learning rate of AdamW."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -100,3 +103,6 @@ class AdapterConfig(ScorerConfig):
     has_own_labels: bool = True
     """Whether, where records show labels, one handcrafted feature is the score that the user's own label model, fitted
     to all users' records, gives a label. Without it, a user's preferences are left to the heads."""
+    has_own_heads: bool = True
+    """Whether, where records show labels and `has_own_labels`, each user has a head that is fitted to all of the user's
+    records, without a request to the generator. They count only in data sets whose histories predict a gain."""

@@ -1,4 +1,4 @@
-"""Actors of Ray Data's operators: their number, environment and restarts, and their certain end."""
+"""Workers of Ray Data's operators: their number, environment and restarts, and the certain end of actors."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -37,6 +37,13 @@ def pool_of(size: int) -> Any:
     import ray.data
 
     return ray.data.ActorPoolStrategy(size=size)
+
+
+def tasks_of(size: int) -> Any:
+    """Return the strategy of an operator with at most `size` tasks at a time."""
+    import ray.data
+
+    return ray.data.TaskPoolStrategy(size=size)
 
 
 def callers_of(size: int, num_parts: int) -> Any:

@@ -4,8 +4,7 @@ Only this process speaks with the endpoint, so the key is needed nowhere else. N
 """
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra_ray import storage
@@ -14,18 +13,14 @@ from hydra_ray.engine.generation import AskingStage, GenerationJob, job_of
 from hydra_ray.engine.parts import Counters, Parts, committed_row, dataset_of, rows_of, run_missing
 from hydra_ray.engine.telemetry import batches_polled
 from hydra_ray.engine.worker_errors import worker_errors
-from hydra_ray.errors import ConfigError
 from hydra_ray.generate.batches.lines import MISSING
-from hydra_ray.generate.batches.records import MERGED, BatchFolder, batches_below, batches_of, listed
+from hydra_ray.generate.batches.records import BatchFolder, batches_of
 from hydra_ray.generate.batches.results import failed_completion
 from hydra_ray.generate.batches.session import open_session
 from hydra_ray.generate.call_faults import Fault
-from hydra_ray.generate.completion_store import CompletionStore, asker_of
+from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.failures import ERRORS, FailureKind, require_answers
 from hydra_ray.runs.resources import step_bundle
-from hydra_ray.runs.stage import Stage
-
-logger = logging.getLogger(__name__)
 
 
 def run_batched_generation(
@@ -76,34 +71,6 @@ def run_batched_generation(
             faults = session.faults
     parts = [Parts(stage=stage, tables=tables, check=check)]
     return run_missing(parts, lambda rows, _: rows.map(_CommitBatched(job, faults), **step))
-
-
-def require_no_batches(stage: Stage, store: CompletionStore) -> None:
-    """Check that no batch of a stage is under way, whose requests would be paid twice if they were asked one by one.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if left := batches_of(store).under_way(asker_of(stage.name, stage.fingerprint)):
-        raise ConfigError(
-            f"stage {stage.name}: {listed(left)} of this stage may be under way, and generator.engine is not "
-            "openai_batch, so that their requests would be paid twice. Run with generator.engine=openai_batch to wait "
-            "for the answers, or first cancel the rest with `hydra-ray stop RUN --cancel`."
-        )
-
-
-def tell_of_former_batches(root: str, former: Iterable[Stage], own: Iterable[Stage]) -> None:
-    """Log which batches of a run's former stages are under way, whose answers no stage of it asks for any more."""
-    orphaned = {asker_of(each.name, each.fingerprint) for each in former}
-    orphaned -= {asker_of(each.name, each.fingerprint) for each in own}
-    left = [each for _, each in batches_below(root) if each.asker in orphaned and each.status != MERGED]
-    if left:
-        logger.warning(
-            "%s of this run's former settings may be under way and are paid for, and with these settings nothing asks "
-            "for the answers. To collect them, set the former settings back and run again; to cancel them, set these "
-            "back, run, and call `hydra-ray stop RUN --cancel`.",
-            listed(left),
-        )
 
 
 class _Queue:

@@ -5,15 +5,16 @@ in flight, and committed parts are never computed again.
 """
 
 import logging
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
-from hydra_ray.engine.actors import own_actors, pool_of, threads_environment
+from hydra_ray.engine.actors import MAX_RESTARTS, own_actors, pool_of, tasks_of, threads_environment
 from hydra_ray.engine.progress import Progress
 from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.engine.telemetry import Telemetry
@@ -28,6 +29,7 @@ _PLACE = ("stage", "bucket")
 """Names of what every row begins with."""
 
 Counters = Mapping[str, float]
+ArgumentT, ResultT = TypeVar("ArgumentT"), TypeVar("ResultT")
 
 
 class PartWork(Protocol):
@@ -72,24 +74,43 @@ def run_actor_parts(
     arguments: Mapping[str, Any],
     placement: PlacementConfig,
 ) -> dict[str, float]:
-    """Compute parts as `run_parts` does, by work that loads an encoder first: each actor constructs it only once."""
+    """Compute parts as `run_parts` does, by work that loads an encoder first: each process constructs it only once.
+
+    On CPU it is tasks: the next stage's get the same processes from Ray, which have imported torch and loaded encoders
+    by then. On GPUs it is actors, whose end gives their memory back.
+    """
+    made = [Parts(stage=stage, tables=tables)]
+    options = {
+        **encoder_bundle(placement).options(),
+        "runtime_env": threads_environment(placement.encoder_threads),
+    }
+    if not placement.encoder_gpus:
+        return run_missing(
+            made,
+            lambda parts, num_missing: parts.map(
+                _HeldWork(work, arguments),
+                **options,
+                compute=tasks_of(min(placement.encoder_actors, num_missing)),
+                # By itself Ray Data repeats without limit a task whose process dies.
+                ray_remote_args_fn=lambda: {"max_retries": MAX_RESTARTS},
+            ),
+        )
     with own_actors() as new_actor:
         return run_missing(
-            [Parts(stage=stage, tables=tables)],
+            made,
             lambda parts, num_missing: parts.map_batches(
                 _PartActor,
                 fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
                 batch_size=1,
-                **encoder_bundle(placement).options(),
+                **options,
                 compute=pool_of(min(placement.encoder_actors, num_missing)),
-                runtime_env=threads_environment(placement.encoder_threads),
                 ray_remote_args_fn=new_actor,
             ),
         )
 
 
-def run_task(work: Callable[[Any], Counters], argument: Any, placement: PlacementConfig) -> Counters:
-    """Run one piece of work that loads an encoder on a worker of the cluster and return its counters."""
+def run_task(work: Callable[[ArgumentT], ResultT], argument: ArgumentT, placement: PlacementConfig) -> ResultT:
+    """Run one piece of work that loads an encoder on a worker of the cluster and return its result."""
     import ray
 
     start_ray()
@@ -198,6 +219,24 @@ class _CommitPart:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return committed_row(row, self._work(row["bucket"]))
+
+
+_held: dict[str, PartWork] = {}
+"""What this process constructed last, by the call that it is of."""
+
+
+class _HeldWork:
+    """Work that loads an encoder, held by its process as long as parts of the same call come."""
+
+    def __init__(self, work: Callable[..., PartWork], arguments: Mapping[str, Any]):
+        self._work, self._arguments = work, arguments
+        self._call = uuid.uuid4().hex
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self._call not in _held:
+            _held.clear()
+            _held[self._call] = self._work(**self._arguments)
+        return committed_row(row, _held[self._call](row["bucket"]))
 
 
 class _PartActor:

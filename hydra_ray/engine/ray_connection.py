@@ -156,6 +156,9 @@ def _init_ray(address: str | None) -> None:
         return
     # Ray runs its workers at nice 15, so any other process could starve them.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Else all but one process per core end a second after their work, and the next stage starts others, which import
+    # torch and load an encoder again. Where memory is needed, Ray ends idle processes first.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(60 * 60 * 1000))
     ray.init(
         address="local",
         include_dashboard=False,

@@ -15,6 +15,17 @@ def majority_answer(outputs: Sequence[str]) -> str:
     return _most_frequent(outputs[::-1])
 
 
+def mean_answer(outputs: Sequence[str], labels: Sequence[str]) -> str:
+    """Return the rating nearest to the mean of a user's ratings; the first of equals.
+
+    Args:
+        outputs: at least one rating.
+        labels: all ratings.
+    """
+    mean = sum(float(output) for output in outputs) / len(outputs)
+    return min(labels, key=lambda label: abs(float(label) - mean))
+
+
 def near_answer(outputs: Sequence[str], weights: Sequence[float]) -> str:
     """Return the output with the largest sum of weights (kNN); the first of equals.
 

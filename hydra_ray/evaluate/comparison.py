@@ -36,6 +36,7 @@ from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_s
 from hydra_ray.evaluate.phrases import Report
 from hydra_ray.evaluate.settings import dotted_settings
 from hydra_ray.evaluate.significance import holm, paired_test
+from hydra_ray.evaluate.systems import same_prompts
 from hydra_ray.rows import AnsweredUser, User
 
 COSTS = ("seconds", "requests", "asked_now", "prompt_tokens", "generated_tokens", "failed", "cost")
@@ -99,9 +100,8 @@ def evaluate_run(
                     queries[user.user_id, query.query_id] = len(queries), target
             yield user, answered
 
-    return EvaluatedRun(
-        report=report, fingerprints=fingerprints, evaluation=collect_evaluation_data(task, noted()), queries=queries
-    )
+    evaluation = collect_evaluation_data(task, noted(), same_prompts(report["config"]["drafts"]["num_records"]))
+    return EvaluatedRun(report=report, fingerprints=fingerprints, evaluation=evaluation, queries=queries)
 
 
 def require_same_task(first: Report, second: Report) -> None:

@@ -79,7 +79,12 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     won, note = f"{users['win']} : {users['loss']}", f"better : worse off, {users['tie']:,} the same"
     name, before, after, cost = next(total_rows(comparison))
     return [
-        Tile(title="Difference", value=difference, note=f"{metric['title']} {interval}"),
+        Tile(
+            title="Difference",
+            value=difference,
+            note=f"{metric['title']} {interval}",
+            is_shown=change_verdict(comparison, HYDRA) != "open",
+        ),
         *(
             Tile(title=run, value=plain_figure(value), note=metric["title"])
             for run, value in zip(comparison["runs"], change["values"], strict=True)

@@ -1,8 +1,9 @@
 """Conclusions about pairs of systems, one sentence for each verdict of interval and test."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hydra_ray.evaluate.phrases import Report, compared, pair_verdict
+from hydra_ray.evaluate.phrases import Report, compared, pair_verdict, percent, signed_with_bounds
 from hydra_ray.evaluate.systems import HYDRA, RAG
 
 
@@ -125,7 +126,22 @@ CONTROL_CONCLUSIONS = (
 )
 
 
-def conclusion_of(report: Report, conclusion: Conclusion) -> tuple[str, str] | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concluded:
+    """Conclusion about a pair of systems of one report."""
+
+    verdict: str
+    """"better", "worse" or "open"."""
+    sentence: str
+    pair: str
+    """Titles of both systems with their difference, as part of a sentence."""
+    is_alike: bool
+    """Whether they do not differ in any resample."""
+    is_about_others: bool
+    """Whether the second system has other users' heads."""
+
+
+def conclusion_of(report: Report, conclusion: Conclusion) -> Concluded | None:
     """Return the verdict on the pair of systems and the sentence that states it.
 
     Returns:
@@ -140,4 +156,27 @@ def conclusion_of(report: Report, conclusion: Conclusion) -> tuple[str, str] | N
     found = pair_verdict(report, first, second)
     sentence = {"better": conclusion.better, "worse": conclusion.worse, "open": conclusion.open}[found]
     titles = {"first": report["systems"][first]["title"], "second": report["systems"][second]["title"]}
-    return found, f"{sentence.format(**titles)}: {compared(report, first, second)}"
+    difference = report["differences"][first][second][report["metrics"][0]["name"]]
+    is_alike = difference["value"] == difference["low"] == difference["high"] == 0
+    return Concluded(
+        verdict=found,
+        sentence=f"{sentence.format(**titles)}: {compared(report, first, second)}",
+        pair=f"{titles['first']} and {titles['second']}" + ("" if is_alike else f" ({signed_with_bounds(difference)})"),
+        is_alike=is_alike,
+        is_about_others=second == "hydra_shuffled",
+    )
+
+
+def open_sentences(report: Report, concluded: Sequence[Concluded]) -> Iterator[str]:
+    """Yield at most two sentences on all pairs of which it cannot be shown that they differ."""
+    left = [each for each in concluded if each.verdict == "open"]
+    alike = dict.fromkeys(each.pair for each in left if each.is_alike)
+    unsure = dict.fromkeys(each.pair for each in left if not each.is_alike)
+    if unsure:
+        yield (
+            f"No difference can be shown between {'; '.join(unsure)}: of these differences in "
+            f"{report['metrics'][0]['title']} the {percent(report)} intervals include 0, or the tests are not "
+            "significant once corrected for the number of comparisons."
+        )
+    if alike:
+        yield f"Equally good on every user: {'; '.join(alike)}."

@@ -9,7 +9,7 @@ Shape suffixes: Q queries, U users, S systems, C columns of a task kind, P pairs
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -36,6 +36,8 @@ class EvaluationData:
     """Per-query columns of all systems, user after user; without texts other than those of the examples."""
 
     systems: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
+    """Systems that answered and are not evaluated."""
     columns: "array[float]" = field(default_factory=lambda: array("d"))
     """Columns of answers: (Q, S, C) flattened."""
     first_query: "array[int]" = field(default_factory=lambda: array("q"))
@@ -100,8 +102,13 @@ def quality_title(task: Task) -> str:
     return f"1 \N{MINUS SIGN} {main}/{_label_range(task):g}" if task.kind == "rating" else main
 
 
-def collect_evaluation_data(task: Task, users: Iterable[tuple[User, AnsweredUser]]) -> EvaluationData:
-    """Evaluate every query with a known target, and add the oracle to its systems.
+def collect_evaluation_data(
+    task: Task, users: Iterable[tuple[User, AnsweredUser]], left_out: Collection[str] = ()
+) -> EvaluationData:
+    """Evaluate every query with a known target, and add the oracle to its systems where drafts were generated.
+
+    Args:
+        left_out: systems that are not evaluated.
 
     Raises:
         InputError: no query has a known target.
@@ -111,7 +118,7 @@ def collect_evaluation_data(task: Task, users: Iterable[tuple[User, AnsweredUser
     for user, answered in users:
         _check_match(user, answered)
         if evaluation is None and answered.queries:
-            evaluation = EvaluationData(systems=_systems_of(answered))
+            evaluation = EvaluationData(systems=_systems_of(answered, left_out), left_out=frozenset(left_out))
         if evaluation is not None:
             _add_user(task, user, answered, evaluation)
     if evaluation is None or not evaluation.num_queries:
@@ -136,14 +143,16 @@ def _check_match(user: User, answered: AnsweredUser) -> None:
         )
 
 
-def _systems_of(answered: AnsweredUser) -> tuple[str, ...]:
+def _systems_of(answered: AnsweredUser, left_out: Collection[str]) -> tuple[str, ...]:
     present = {answer.system for answer in answered.queries[0].answers}
     if HYDRA not in present or not present < set(SYSTEMS):
         raise StorageError(
             f"the answers of user {answered.user_id!r} are by {sorted(present)}; expected {HYDRA!r} and others of "
             f"{SYSTEMS}. Remove the answers stage's folder and run again."
         )
-    return tuple(system for system in SYSTEMS if system in present or system == ORACLE)
+    # Without a generator there are no drafts of which an oracle could take the best.
+    present |= set() if present.isdisjoint(PROMPT_SYSTEMS) else {ORACLE}
+    return tuple(each for each in SYSTEMS if each in present and each not in left_out)
 
 
 def _add_user(task: Task, user: User, answered: AnsweredUser, evaluation: EvaluationData) -> None:
@@ -167,8 +176,9 @@ def _add_user(task: Task, user: User, answered: AnsweredUser, evaluation: Evalua
 def _add_query(task: Task, user: User, query: Query, answered: AnsweredQuery, evaluation: EvaluationData) -> None:
     target = query.target
     assert target is not None
-    answers = {answer.system: answer for answer in answered.answers}
-    answers[ORACLE] = _oracle(task, answered.pool, target)
+    answers = {answer.system: answer for answer in answered.answers if answer.system not in evaluation.left_out}
+    if ORACLE in evaluation.systems:
+        answers[ORACLE] = _oracle(task, answered.pool, target)
     if set(answers) != set(evaluation.systems):
         raise StorageError(
             f"query {query.query_id!r} of user {user.user_id!r} was answered by {sorted(answers)}; expected "

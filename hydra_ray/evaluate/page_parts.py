@@ -25,6 +25,8 @@ class Tile:
     title: str
     value: str
     note: str
+    is_shown: bool = False
+    """Whether the number is a difference that is shown, which is set apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

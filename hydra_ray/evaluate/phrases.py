@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.findings import counted
 
 Report = Mapping[str, Any]
 """Content of a metrics.json (see `hydra_ray.evaluate.report`)."""
@@ -22,15 +23,25 @@ def verdict(difference: Figure, metric: Mapping[str, Any]) -> str:
 
 
 def headline(report: Report) -> str:
-    """Return the main conclusion: HYDRA against the best system that only prompts."""
-    name = report["best_prompt_baseline"]
+    """Return the main conclusion: HYDRA against the best system that only prompts, or else only counts."""
+    name, kind = report["best_prompt_baseline"], "prompt-based baseline"
     if name is None:
-        return "HYDRA's answers; no prompt-based system to compare them with"
+        name, kind = report["best_simple_baseline"], "baseline that only counts"
+    if name is None:
+        return "HYDRA's answers; no baseline to compare them with"
     title = report["systems"][name]["title"]
     found = pair_verdict(report, HYDRA, name)
     if found == "open":
-        return f"No difference can be shown between HYDRA and the best prompt-based baseline, {title}"
-    return f"HYDRA answers {found} than the best prompt-based baseline, {title}"
+        metric = report["metrics"][0]
+        apparent = verdict(report["differences"][HYDRA][name][metric["name"]], metric)
+        if apparent != "open":
+            num_tests = len(report["significance"][HYDRA])
+            return (
+                f"HYDRA answers {apparent} than the best {kind}, {title}, by its interval alone; "
+                f"corrected for {counted(num_tests, 'comparison')} no difference is shown"
+            )
+        return f"No difference can be shown between HYDRA and the best {kind}, {title}"
+    return f"HYDRA answers {found} than the best {kind}, {title}"
 
 
 def pair_verdict(report: Report, first: str, second: str) -> str:
@@ -104,7 +115,8 @@ def signed_with_bounds(figure: Figure) -> str:
 
 def share(value: float) -> str:
     """Format a fraction in percent."""
-    return f"{value:.1%}".replace("-", MINUS)
+    text = f"{value:.1%}"
+    return "0.0%" if text == "-0.0%" else text.replace("-", MINUS)
 
 
 def share_with_bounds(figure: Figure) -> str:
@@ -112,6 +124,31 @@ def share_with_bounds(figure: Figure) -> str:
     if figure["low"] is None:
         return share(figure["value"])
     return f"{share(figure['value'])} [{share(figure['low'])} to {share(figure['high'])}]"
+
+
+def generator_text(config: Mapping[str, Any]) -> str:
+    """Return who answered: a loaded model, a model at an endpoint, or a rule in a generator's place.
+
+    Args:
+        config: configuration of a run, as plain values.
+    """
+    generator = config["generator"]
+    api, engine = generator.get("api"), generator["engine"]
+    if engine == "fake":
+        return "a fixed rule (engine fake), to try everything around a generator"
+    if api is None:
+        return f"{generator['model']}, loaded by {'vLLM' if engine == 'vllm' else engine}"
+    batches = ", in batches" if engine == "openai_batch" else ""
+    version = f" ({api['model_version']})" if api.get("model_version") else ""
+    return f"{api['model']}{version} at {api['base_url']}{batches}"
+
+
+def is_priced(report: Report) -> bool:
+    """Return whether what a run cost is known: its configuration sets prices, or its stages were made with some."""
+    config = report["config"]
+    api = config["generator"].get("api") or {}
+    prices = [api.get("prompt_price"), api.get("generated_price"), config["budget"].get("hour_price")]
+    return any(prices) or bool(report["totals"].get("cost"))
 
 
 def p_value(value: float) -> str:

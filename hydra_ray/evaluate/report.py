@@ -57,7 +57,7 @@ from hydra_ray.evaluate.intervals import compare, terciles
 from hydra_ray.evaluate.learning_curves import history_curve
 from hydra_ray.evaluate.metrics import METRICS
 from hydra_ray.evaluate.system_scores import system_scores
-from hydra_ray.evaluate.systems import HYDRA, system_titles
+from hydra_ray.evaluate.systems import HYDRA, same_prompts, system_titles
 from hydra_ray.extras import installed_version
 from hydra_ray.rows import AnsweredUser, User
 
@@ -129,7 +129,7 @@ def build_report(
         InputError: no query has a known target, so there is nothing to evaluate.
         StorageError: users and answers do not belong together, or a system did not answer every query.
     """
-    evaluation = collect_evaluation_data(task, users)
+    evaluation = collect_evaluation_data(task, users, same_prompts(config.drafts.num_records))
     bootstrap = config.report
     report: dict[str, Any] = {
         "run": config.run,

@@ -15,6 +15,8 @@ from hydra_ray.evaluate.phrases import (
     compared,
     duration,
     headline,
+    is_priced,
+    pair_verdict,
     percent,
     plain_figure,
     signed_figure,
@@ -32,7 +34,7 @@ from hydra_ray.evaluate.report_tables import (
     stage_table,
 )
 from hydra_ray.evaluate.settings import seeds
-from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.evaluate.systems import HYDRA, ORACLE
 from hydra_ray.evaluate.text_report import Section, report_sections
 from hydra_ray.findings import counted
 
@@ -117,22 +119,28 @@ def _tiles(report: Report) -> list[Tile]:
         users = report["comparisons"][name]["overall"]
         won, note = f"{users['win']} : {users['loss']}", f"better : worse off, {users['tie']:,} the same"
         tiles = [
-            Tile(title=f"HYDRA {MINUS} {title}", value=lift, note=_lift_note(report, name)),
+            Tile(
+                title=f"HYDRA {MINUS} {title}",
+                value=lift,
+                note=_lift_note(report, name),
+                is_shown=pair_verdict(report, HYDRA, name) != "open",
+            ),
             *tiles,
             _quality_tile(title, rival, metric["title"]),
             Tile(title="Users", value=won, note=note),
         ]
-    return [*tiles, _time_tile(report["totals"])]
+    return [*tiles, _time_tile(report)]
 
 
 def _quality_tile(system: str, figure: Figure, metric: str) -> Tile:
     return Tile(title=system, value=plain_figure(figure["value"]), note=f"{metric} {bounds(figure, is_signed=False)}")
 
 
-def _time_tile(totals: Mapping[str, float]) -> Tile:
+def _time_tile(report: Report) -> Tile:
+    totals = report["totals"]
     read, written = totals.get("prompt_tokens", 0), totals.get("generated_tokens", 0)
     note = f"{read:,.0f} tokens read, {written:,.0f} written, {counted(int(totals.get('failed', 0)), 'failure')}"
-    cost = f"; cost {totals['cost']:,.2f}" if "cost" in totals else ""
+    cost = f"; cost {totals['cost']:,.2f}" if "cost" in totals and is_priced(report) else "; no price is set"
     return Tile(title="Time of all stages", value=duration(totals["seconds"]), note=note + cost)
 
 
@@ -152,7 +160,8 @@ def _ladder(report: Report) -> PlotFigure:
         if report["task"]["labels"]
         else "The oracle picks the best of the personal heads' drafts: HYDRA chooses among them and cannot pass it."
     )
-    note = f"{percent(report)} bootstrap intervals over users. {oracle}"
+    has_oracle = ORACLE in report["systems"]
+    note = f"{percent(report)} bootstrap intervals over users." + (f" {oracle}" if has_oracle else "")
     return PlotFigure(title="Quality ladder", note=note, plot=report_plots.quality_plot(report))
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_ray.evaluate.phrases import span
 from hydra_ray.evaluate.svg_plot import COLOURS, Plot, draw_plot
-from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, VARIANTS
+from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, RECORD_SYSTEMS, VARIANTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _ROLES = {
     **dict.fromkeys(PROMPT_SYSTEMS, "prompt"),
-    **dict.fromkeys(COUNTING_SYSTEMS, "count"),
+    **dict.fromkeys((*COUNTING_SYSTEMS, *RECORD_SYSTEMS), "count"),
     **dict.fromkeys(VARIANTS, "head"),
     HYDRA: "accent",
     ORACLE: "muted",

@@ -7,6 +7,7 @@ from hydra_ray.evaluate.page_parts import Cell, Row, Table, make_row, make_table
 from hydra_ray.evaluate.phrases import (
     Figure,
     Report,
+    is_priced,
     pair_verdict,
     plain_figure,
     signed_figure,
@@ -14,10 +15,9 @@ from hydra_ray.evaluate.phrases import (
 )
 from hydra_ray.evaluate.systems import HYDRA
 from hydra_ray.findings import counted
+from hydra_ray.generate.failures import COUNTER
 
 _COST = "cost"
-_ERRORS = "errors."
-"""Prefix of the counters of failures by kind."""
 VERDICTS = {"better": "better", "worse": "worse", "open": "not shown"}
 """Name of each verdict in a table."""
 
@@ -91,12 +91,12 @@ def stage_table(report: Report) -> Table:
     totals = report["totals"]
     names = ["requests", "asked_now", "prompt_tokens", "generated_tokens"]
     names += [name for name in ("thoughts", "thought_tokens") if name in totals]
-    is_priced = _COST in totals
-    titles = ["stage", "seconds", *(name.replace("_", " ") for name in names), *([_COST] if is_priced else [])]
+    has_cost = _COST in totals and is_priced(report)
+    titles = ["stage", "seconds", *(name.replace("_", " ") for name in names), *([_COST] if has_cost else [])]
     titles += ["failed", "failed share", "inexact share"]
 
     def cells(counters: Mapping[str, float], seconds: float, shares: Sequence[str]) -> list[Cell | str]:
-        cost = [f"{counters[_COST]:,.4f}" if _COST in counters else ""] if is_priced else []
+        cost = [f"{counters[_COST]:,.4f}" if _COST in counters else ""] if has_cost else []
         counts = (_count(counters.get(name)) for name in names)
         return [f"{seconds:,.1f}", *counts, *cost, _failures(counters), *shares]
 
@@ -187,9 +187,9 @@ def _failures(counters: Mapping[str, float]) -> Cell:
     if "failed" not in counters:
         return Cell("")
     kinds = [
-        f"{count:,.0f} {name.removeprefix(_ERRORS).replace('_', ' ')}"
+        f"{count:,.0f} {name.removeprefix(COUNTER).replace('_', ' ')}"
         for name, count in counters.items()
-        if name.startswith(_ERRORS) and count
+        if name.startswith(COUNTER) and count
     ]
     return Cell(_count(counters["failed"]), f"({', '.join(kinds)})" if kinds else "")
 

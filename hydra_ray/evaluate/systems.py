@@ -7,11 +7,14 @@ ORACLE = "oracle"
 RAG = "rag_k"
 PROMPT_SYSTEMS = ("zero_shot", "random_k", "rag_1", "rag_2", RAG, "pag_0", "pag_1", "pag_k")
 """Systems that only prompt the generator."""
-COUNTING_SYSTEMS = ("majority", "knn", "vote")
+COUNTING_SYSTEMS = ("constant", "majority", "mean_rating", "knn", "vote")
 """Systems that only count existing outputs or answers."""
+RECORD_SYSTEMS = ("text_only", "records_only", "own_heads")
+"""Systems that learn from all users' records and ask no generator. Own heads are taken even where the gain that
+histories predict is not above zero."""
 VARIANTS = ("reranker_only", "adapter_only", "hydra_shared", "hydra_routed", "hydra_personal", "hydra_shuffled")
 """Parts of HYDRA, HYDRA with heads of one kind only, and its control."""
-SYSTEMS = (*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA, ORACLE)
+SYSTEMS = (*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *RECORD_SYSTEMS, *VARIANTS, HYDRA, ORACLE)
 """All systems that may be compared, in display order."""
 
 FURTHER_PAIRS = (
@@ -25,6 +28,8 @@ FURTHER_PAIRS = (
     (RAG, "zero_shot"),
     (RAG, "random_k"),
     ("pag_k", RAG),
+    ("records_only", "text_only"),
+    ("own_heads", "records_only"),
 )
 """Pairs of systems compared in addition to HYDRA and each other one: each isolates the effect of one component."""
 CONTROL_PAIRS = FURTHER_PAIRS[:2]
@@ -43,9 +48,14 @@ def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
         "pag_0": "Profile k=0",
         "pag_1": "Profile k=1",
         "pag_k": f"Profile k={k}",
+        "constant": "Constant",
         "majority": "User's majority",
+        "mean_rating": "User's mean rating",
         "knn": "Nearest records",
         "vote": f"Vote of {num_samples}" if task.is_closed else f"Consensus of {num_samples}",
+        "text_only": "Text alone",
+        "records_only": "Records, no generator",
+        "own_heads": "Records and own heads, no generator",
         "reranker_only": "Reranker only",
         "adapter_only": "Adapter only",
         "hydra_shared": "HYDRA, shared head",
@@ -55,6 +65,11 @@ def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
         HYDRA: "HYDRA",
         ORACLE: "Oracle best of drafts",
     }
+
+
+def same_prompts(num_records: int) -> frozenset[str]:
+    """Return the systems whose prompts are those of another one, where `num_records` records stand in a prompt."""
+    return frozenset({f"rag_{num_records}", f"pag_{num_records}"} & {*SYSTEMS})
 
 
 def compared_pairs(present: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -1,15 +1,18 @@
 """Text report of a run: conclusions in sentences, each of which follows from the figures it shows."""
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from hydra_ray.evaluate.conclusions import CONCLUSIONS, CONTROL_CONCLUSIONS, conclusion_of
+from hydra_ray.evaluate.conclusions import CONCLUSIONS, CONTROL_CONCLUSIONS, conclusion_of, open_sentences
 from hydra_ray.evaluate.phrases import (
     MINUS,
     Report,
+    generator_text,
     headline,
     p_value,
+    pair_verdict,
     percent,
     plain_figure,
     share,
@@ -38,15 +41,16 @@ def report_sections(report: Report) -> list[Section]:
     found = [each for conclusion in CONCLUSIONS if (each := conclusion_of(report, conclusion)) is not None]
 
     def conclusions(verdict: str) -> Iterator[str]:
-        return (sentence for said, sentence in found if said == verdict)
+        return (each.sentence for each in found if each.verdict == verdict)
 
-    sections: dict[str, Callable[[], Iterator[str]]] = {
+    sections: dict[str, Callable[[], Iterable[str]]] = {
         "What was evaluated": lambda: _evaluated(report),
         "What worked": lambda: conclusions("better"),
         "What did not work": lambda: conclusions("worse"),
-        "What these numbers leave open": lambda: conclusions("open"),
+        "What these numbers leave open": lambda: open_sentences(report, found),
         "Are the heads personal?": lambda: _personal(report),
         "What the gate chose": lambda: _gate(report),
+        "What a generator would have to add": lambda: _without_generator(report),
         "Who is harmed?": lambda: _harm(report),
         "By length of history": lambda: _history(report),
         "What weighs most": lambda: _features(report),
@@ -58,7 +62,7 @@ def report_sections(report: Report) -> list[Section]:
 
 def report_text(report: Report) -> str:
     """Return the report with all systems' scores as text."""
-    lines = [f"{report['run']}: {headline(report)}", ""]
+    lines = [*textwrap.wrap(f"{report['run']}: {headline(report)}", _WIDTH), ""]
     evaluated, *others = report_sections(report)
     for section in (evaluated, Section(title="Ladder", sentences=()), *others):
         lines.append(section.title)
@@ -81,10 +85,14 @@ def _evaluated(report: Report) -> Iterator[str]:
         f"Task {task['name']} ({kind}): {counted(report['num_users'], 'user')}, {newness}, with "
         f"{counted(report['num_queries'], 'judged query', 'judged queries')}."
     )
-    yield (
-        f"Generator {config['generator']['model']}; N = {config['probes']['num_records']} retrieved records, "
-        f"k = {config['drafts']['num_records']} in a prompt, b = {config['drafts']['num_samples']} samples."
-    )
+    if config["generator"]["engine"] == "none":
+        yield "No generator: records, the label model and own heads answer, at no cost."
+    else:
+        yield (
+            f"Generator: {generator_text(config)}. {config['probes']['num_records']} records are retrieved for a "
+            f"query, {config['drafts']['num_records']} stand in a prompt, and "
+            f"{config['drafts']['num_samples']} samples are drawn."
+        )
     intervals = f"{percent(report)} intervals by {report['bootstrap']['num_resamples']:,} bootstrap resamples of users"
     tests = sorted({test["test"] for family in report["significance"].values() for test in family.values()})
     if tests:
@@ -102,15 +110,25 @@ def _system_scores(report: Report) -> Iterator[str]:
     for name, system in report["systems"].items():
         figure = system["metrics"][main["name"]]
         bounds = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
-        test = f"  HYDRA differs: {p_value(tests[name]['adjusted_p_value'])} (Holm)" if name in tests else ""
-        yield f"  {system['title']:{width}}  {plain_figure(figure['value'])}{bounds}{test}"
+        yield f"  {system['title']:{width}}  {plain_figure(figure['value'])}{bounds}{_tested(report, tests, name)}"
+    if tests:
+        yield "  Where nothing is said, no difference to HYDRA is shown."
+
+
+def _tested(report: Report, tests: Mapping[str, Any], name: str) -> str:
+    """Return whether HYDRA differs from a system, with the corrected p-value where it does."""
+    if name not in tests:
+        return ""
+    found = pair_verdict(report, HYDRA, name)
+    return "" if found == "open" else f"  HYDRA {found}, {p_value(tests[name]['adjusted_p_value'])} (Holm)"
 
 
 def _personal(report: Report) -> Iterator[str]:
-    for conclusion in CONTROL_CONCLUSIONS:
-        found = conclusion_of(report, conclusion)
-        if found is not None:
-            yield found[1]
+    found = [each for conclusion in CONTROL_CONCLUSIONS if (each := conclusion_of(report, conclusion)) is not None]
+    yield from (each.sentence for each in found if each.verdict != "open")
+    yield from open_sentences(report, found)
+    if any(each.verdict == "open" and each.is_about_others for each in found):
+        yield "No loss with another user's heads can be shown, so it is not shown that the heads are personal."
     for each in report["changed_answers"]:
         changed = f"{each['changed']:,} of {counted(each['num_queries'], 'query', 'queries')}"
         yield (
@@ -135,6 +153,33 @@ def _gate(report: Report) -> Iterator[str]:
         )
         if found["reasons"]:
             yield f"A reason it gave for {title}: {found['reasons'][0]}"
+
+
+def _without_generator(report: Report) -> Iterator[str]:
+    """Yield what is known, without having asked one, of what a generator would be worth."""
+    config = report["config"]
+    if config["generator"]["engine"] != "none":
+        return
+    own = report["systems"][HYDRA]["quality"]["value"]
+    yield (
+        f"Records alone reach {report['quality_title']} {plain_figure(own)} without a request: a generator is worth "
+        f"its price where it lifts that, of which {plain_figure(1 - own)} is left."
+    )
+    change = report["differences"][HYDRA].get("text_only", {}).get(report["metrics"][0]["name"])
+    if change is not None and change["low"] is not None:
+        yield (
+            f"On these {counted(report['num_queries'], 'query', 'queries')} of "
+            f"{counted(report['num_users'], 'user')} a change of less than about "
+            f"{plain_figure((change['high'] - change['low']) / 2)} in {report['metrics'][0]['title']} cannot be told "
+            "from chance."
+        )
+    per_query = (
+        config["probes"]["num_records"] + len(config["drafts"]["prompts"]) + len(config["drafts"]["sampled_prompts"])
+    )
+    yield (
+        f"With this configuration one would be asked about {per_query * report['num_queries']:,} times for these "
+        "queries alone; `hydra-ray plan` with the generator's settings tells requests, tokens and cost of all."
+    )
 
 
 def _harm(report: Report) -> Iterator[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hydra_ray.config import GeneratorConfig, Task
 from hydra_ray.forecast.past_runs import Written
 from hydra_ray.forecast.user_sample import Estimate, UserSample
-from hydra_ray.generate.engines.vllm import CPU_BLOCK_TOKENS
+from hydra_ray.generate.engines.vllm_settings import CPU_BLOCK_TOKENS
 from hydra_ray.generate.prompts import render_prompt
 from hydra_ray.rows import Completion, Request, User
 from hydra_ray.stages.definition import Preview
@@ -198,4 +198,7 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _block_tokens(plan: Plan) -> int:
+    given = plan.config.generator.engine_args.get("block_size")
+    if isinstance(given, int):
+        return given
     return CPU_BLOCK_TOKENS if plan.config.placement.generator_gpus == 0 else GPU_BLOCK_TOKENS

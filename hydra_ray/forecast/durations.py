@@ -59,7 +59,10 @@ def _expected(definition: StageDefinition, settings: RunConfig | Mapping[str, An
     seconds = duration.per_user * (num_users if most_users is None else min(num_users, most_users))
     if duration.epoch is None:
         return duration.fixed + seconds
-    num_epochs = plain[definition.module]["base"]["num_epochs"]
+    base = plain[definition.module]["base"]
+    num_epochs, most_groups = base["num_epochs"], base.get("max_epoch_groups")
     num_bases = plain["users"]["num_folds"] if num_epochs else 1
     fixed, per_user = duration.epoch
-    return num_bases * (duration.fixed + num_epochs * (fixed + per_user * num_users)) + seconds
+    # As many groups are of as many users at most.
+    taken = num_users if most_groups is None else min(num_users, most_groups)
+    return num_bases * (duration.fixed + num_epochs * (fixed + per_user * taken)) + seconds

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra_ray.config import ApiConfig
+from hydra_ray.generate.replies import approximate_tokens
 from hydra_ray.rows import Request
 
 UNCONSTRAINED = (
@@ -20,8 +21,6 @@ UNCONSTRAINED = (
 """What is said where labels are asked for and the endpoint is not constrained to them."""
 _MAX_TOP_TOKENS = 20
 """Maximum number of top tokens that hosted endpoints report."""
-_CHARACTERS_PER_TOKEN = 4
-"""Approximate characters per token of English text, for estimating the size of a call beforehand."""
 _FRAME_TOKENS = 4
 """Approximate number of tokens of a message besides its text."""
 _SEED_BITS = 31
@@ -116,6 +115,5 @@ _CHOICES: Mapping[str, Callable[[Sequence[str]], Any]] = {
 
 def expected_tokens(request: Request, num_samples: int) -> int:
     """Return an approximate upper bound of the tokens of a call, prompt and answers."""
-    characters = sum(len(message.content) for message in request.messages)
-    prompt = characters // _CHARACTERS_PER_TOKEN + _FRAME_TOKENS * len(request.messages)
+    prompt = sum(approximate_tokens(message.content) + _FRAME_TOKENS for message in request.messages)
     return prompt + num_samples * request.max_tokens

@@ -49,6 +49,19 @@ _HINTS: Mapping[str, str] = {
     "generator.chat_template_kwargs. "
 }
 """What to do about the most common kind of failure, where it is one thing."""
+_MEANINGS: Mapping[str, str] = {
+    FailureKind.CUT: "they reached their length limit (lamp.task.max_tokens)",
+    FailureKind.CONTENT_FILTER: "the generator's content filter stopped them",
+    FailureKind.EMPTY: "they were empty",
+    FailureKind.UNFINISHED_THOUGHT: "a thought left no room for them (generator.thinking_tokens)",
+    FailureKind.UNPARSABLE: "they were none to the task (docs/parsing.md)",
+    FailureKind.TOO_LONG: "their prompt did not fit (generator.max_model_tokens)",
+    FailureKind.REFUSED: "the generator refused the request",
+    FailureKind.TIMEOUT: "none came in time (generator.api.request_deadline_seconds)",
+    FailureKind.UNAVAILABLE: "the generator was overloaded or away at every attempt",
+    FailureKind.ENGINE: "the generator failed at them",
+}
+"""Why an answer failed, in words."""
 _ENOUGH_ANSWERS = 1000
 """Minimum number of answers before failures stop a running stage: the first ones may be worse than the rest."""
 
@@ -89,7 +102,7 @@ def require_answers(
     num_answers, num_failed = counters.get("answers", 0), counters.get("failed", 0)
     if num_failed <= max_failed_fraction * num_answers or (num_answers < _ENOUGH_ANSWERS and not is_over):
         return
-    kinds = Counter({name.removeprefix(COUNTER): n for name, n in counters.items() if name.startswith(COUNTER)})
+    kinds = _kinds_in(counters)
     listed = ", ".join(f"{kind} {number:.0f}" for kind, number in kinds.most_common(3))
     hint = next((_HINTS.get(kind, "") for kind, _ in kinds.most_common(1)), "")
     raise GenerationError(
@@ -98,6 +111,28 @@ def require_answers(
         f"{errors}. {hint}Committed parts are kept. Fix the cause and repeat the failed requests with `hydra-ray "
         "retry RUN`, or raise generator.max_failed_fraction to go on without them."
     )
+
+
+def failures_text(counters: Mapping[str, float]) -> str:
+    """Return how many answers failed and why most of them did, as a sentence without an end; empty where none failed.
+
+    Args:
+        counters: sums over the parts of a stage.
+    """
+    num_failed, kinds = counters.get("failed", 0), _kinds_in(counters)
+    if not num_failed:
+        return ""
+    num_answers = counters.get("answers", counters.get("requests", 0))
+    text = f"{num_failed:,.0f} of {num_answers:,.0f} answers failed"
+    if not kinds:
+        return text
+    kind, number = kinds.most_common(1)[0]
+    meaning = _MEANINGS.get(kind, kind)
+    return f"{text}, {'all' if number == num_failed else f'{number:,.0f}'} of them because {meaning}"
+
+
+def _kinds_in(counters: Mapping[str, float]) -> Counter[str]:
+    return Counter({name.removeprefix(COUNTER): n for name, n in counters.items() if name.startswith(COUNTER) and n})
 
 
 def _failure(completion: Completion, sample: int | None, kind: str, message: str) -> Failure:

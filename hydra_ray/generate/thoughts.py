@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hydra_ray.rows import Generation
 
 _NAMES = "think", "thinking", "thought", "thoughts", "reasoning", "reflection", "mm:think", "seed:think"
-_FAMILIES = (
+_BY_SIGN = (
     *((f"<{name}>", f"</{name}>", True) for name in _NAMES),
     (r"\[THINK\]", r"\[/THINK\]", True),
     ("◁think▷", "◁/think▷", True),
@@ -22,18 +22,30 @@ _FAMILIES = (
     (r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>", True),
     # Harmony, the format of gpt-oss: its closing mark ends messages of any kind, and of others' formats.
     (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<]{0,200}<\|message\|>", r"<\|end\|>", False),
-    # The same where the control tokens were left out of the text.
+)
+_SIGNS = "<[◁"
+"""First characters of the marks of these families."""
+_BY_WORDS = (
+    # Harmony, where the control tokens were left out of the text.
     (r"(?-i:\Aanalysis(?=[A-Z]))", r"(?<!\s)assistantfinal", False),
     (r"\A\s*Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:", False),
 )
+_FAMILIES = (*_BY_SIGN, *_BY_WORDS)
 """Opening and closing marks by family, and whether a closing mark alone ends a thought that the template opened."""
-_MARKS = re.compile(
-    "|".join(
-        f"(?P<open{place}>{opening})|(?P<close{place}>{closing})"
-        for place, (opening, closing, _) in enumerate(_FAMILIES)
-    ),
-    flags=re.IGNORECASE,
-)
+
+
+def _any_of(families: Sequence[tuple[str, str, bool]]) -> str:
+    """Return a pattern of all marks of some families."""
+    first = _FAMILIES.index(families[0])
+    return "|".join(
+        f"(?P<open{number}>{opening})|(?P<close{number}>{closing})"
+        for number, (opening, closing, _) in enumerate(families, start=first)
+    )
+
+
+# One look tells at most characters that no mark begins there.
+_MARKS = re.compile(rf"(?=[<\[◁])(?:{_any_of(_BY_SIGN)})|(?=[ah\s])(?:{_any_of(_BY_WORDS)})", re.IGNORECASE)
+_OPENING_WORDS = re.compile("|".join(opening for opening, _, _ in _BY_WORDS), re.IGNORECASE)
 _BEFORE_ANSWER = re.compile(
     r"\s*(?:(?:<\|start\|>assistant)?<\|channel\|>final[^<]{0,200}<\|message\|>|<\|START_RESPONSE\|>"
     r"|<\|begin_of_solution\|>|<\|open\|>response<\|sep\|>|<answer>|<response>)?\s*"
@@ -84,6 +96,17 @@ def split_thought(text: str, *, is_opened: bool = False) -> Split:
     Args:
         is_opened: whether the prompt ends with an opening mark, so that the text begins inside a thought.
     """
+    if is_opened or _may_have_mark(text):
+        return _split_at_marks(text, is_opened)
+    return Split(thought="", answer=text, start=0)
+
+
+def _may_have_mark(text: str) -> bool:
+    """Return whether a text that does not begin inside a thought may have a mark that divides it; most have none."""
+    return any(sign in text for sign in _SIGNS) or _OPENING_WORDS.match(text) is not None
+
+
+def _split_at_marks(text: str, is_opened: bool) -> Split:
     inside, start, end = (_ANY if is_opened else None), 0, len(text)
     last = len(text.rstrip())
     for mark in _MARKS.finditer(text):

@@ -1,28 +1,44 @@
-"""Local append-only files of JSON lines, one per bucket and kind of row, filled through a buffer of fixed size."""
+"""Local append-only files of typed rows, one per bucket and kind of row, filled through a buffer of fixed size."""
 
-import json
-from collections.abc import Iterator
+# pyarrow comes without type stubs.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-SPILL_BUFFER_BYTES = 8 * 2**20
-"""Size of the rows of all buckets that are buffered before they are appended to their files."""
+import pyarrow as pa
+
+from hydra_ray.rows import from_table, to_table
+
+SPILL_BUFFER_CHARACTERS = 8 * 2**20
+"""Length of the texts of all buckets' rows that are buffered before they are appended to their files."""
 
 
 class BucketFiles:
-    """Rows by kind and bucket, in files below one folder."""
+    """Rows by kind and bucket, in files below one folder: Arrow streams, one after the other."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, row_types: Mapping[str, type]):
+        """Begin without rows.
+
+        Args:
+            row_types: the row type of each kind.
+        """
         self._folder = folder
-        self._waiting: dict[tuple[str, int], list[str]] = {}
-        self._waiting_bytes = 0
+        self._row_types = row_types
+        self._waiting: dict[tuple[str, int], list[Any]] = {}
+        self._waiting_characters = 0
 
-    def append(self, kind: str, bucket: int, row: Any) -> None:
-        """Append a row of plain values."""
-        line = json.dumps(row) + "\n"
-        self._waiting.setdefault((kind, bucket), []).append(line)
-        self._waiting_bytes += len(line)
-        if self._waiting_bytes > SPILL_BUFFER_BYTES:
+    def append(self, kind: str, bucket: int, row: Any, num_characters: int) -> None:
+        """Append a row.
+
+        Args:
+            num_characters: approximate length of its texts.
+        """
+        self._waiting.setdefault((kind, bucket), []).append(row)
+        self._waiting_characters += num_characters
+        if self._waiting_characters > SPILL_BUFFER_CHARACTERS:
             self._flush()
 
     def rows(self, kind: str, bucket: int) -> Iterator[Any]:
@@ -30,15 +46,19 @@ class BucketFiles:
         self._flush()
         path = self._path(kind, bucket)
         if path.exists():
-            with path.open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+            with pa.OSFile(str(path)) as file:
+                while file.tell() < file.size():
+                    with pa.ipc.open_stream(file) as stream:
+                        for batch in stream:
+                            yield from from_table(pa.Table.from_batches([batch]), self._row_types[kind])
 
     def _flush(self) -> None:
-        for (kind, bucket), lines in self._waiting.items():
-            with self._path(kind, bucket).open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+        for (kind, bucket), rows in self._waiting.items():
+            table = to_table(rows, self._row_types[kind])
+            with self._path(kind, bucket).open("ab") as file, pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self._waiting_characters = 0
 
     def _path(self, kind: str, bucket: int) -> Path:
-        return self._folder / f"{kind}-{bucket:05d}.jsonl"
+        return self._folder / f"{kind}-{bucket:05d}.arrows"

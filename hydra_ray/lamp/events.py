@@ -10,7 +10,7 @@ but not in an update. A row with an `op` is a record (`hydra_ray.lamp.changes`).
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from hydra_ray.lamp.field_checks import (
 )
 from hydra_ray.lamp.lamp_files import Sample
 from hydra_ray.lamp.row_files import USER_ID
-from hydra_ray.rows import Query, Record, Rejected, User, from_dict, to_dict
+from hydra_ray.rows import Query, Record, Rejected, User
 
 NUM_BUCKETS = 256
 """Number of buckets that events are divided into before they are grouped."""
@@ -53,7 +53,7 @@ class Events:
 
     def __init__(self, task: Task, folder: Path, *, is_update: bool = False):
         self._task, self._is_update = task, is_update
-        self._files = BucketFiles(folder)
+        self._files = BucketFiles(folder, {_EVENTS: _Event})
         self._has_queries = False
         self._buckets: set[int] = set()
 
@@ -67,15 +67,15 @@ class Events:
             user_id = id_of(fields.get(USER_ID), USER_ID)
         except MalformedError as error:
             return Rejected(source=source, position=position, sample_id="", reason=error.reason)
-        event: dict[str, Any] = {"user_id": user_id, "source": source, "position": position}
+        place: dict[str, Any] = {"user_id": user_id, "source": source, "position": position}
         try:
-            event |= self._read(fields)
+            event = self._read(fields, place)
         except MalformedError as error:
-            event["reason"] = error.reason
-        self._has_queries |= "query" in event
+            event = _Event(**place, reason=error.reason)
+        self._has_queries |= event.query is not None
         bucket = int.from_bytes(hashlib.blake2b(user_id.encode(), digest_size=8).digest()) % NUM_BUCKETS
         self._buckets.add(bucket)
-        self._files.append(_EVENTS, bucket, event)
+        self._files.append(_EVENTS, bucket, event, event.num_characters)
         return None
 
     def users(self) -> Iterator[Sample | Rejected]:
@@ -83,9 +83,9 @@ class Events:
         if self._buckets and self._takes_newest:
             log.info("the files of single events give no queries: each user's newest record becomes the query")
         for bucket in sorted(self._buckets):
-            by_user: dict[str, list[dict[str, Any]]] = {}
+            by_user: dict[str, list[_Event]] = {}
             for event in self._files.rows(_EVENTS, bucket):
-                by_user.setdefault(event["user_id"], []).append(event)
+                by_user.setdefault(event.user_id, []).append(event)
             for user_id, events in by_user.items():
                 yield self._grouped(user_id, events)
 
@@ -94,33 +94,30 @@ class Events:
         """Whether users' newest records become their queries."""
         return not self._has_queries and not self._is_update and self._task.has_pseudo_queries
 
-    def _read(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {"is_new": _truth(row.get("is_new"), "is_new")}
-        is_query = _is_query(row)
+    def _read(self, row: Mapping[str, Any], place: Mapping[str, Any]) -> "_Event":
+        is_new, is_query = _truth(row.get("is_new"), "is_new"), _is_query(row)
         named = row.get("query_id" if is_query else "record_id")
         named = row.get("id") if named is None else named
         name = "" if named is None else id_of(named, "the id")
         operation = operation_of(row, "the row")
-        found |= {"op": operation, "has_id": bool(name)}
         if operation == "delete" and name:
-            return found | {"record": to_dict(Record(record_id=name, input="", output=""))}
+            return _Event(**place, is_new=is_new, record=Record(record_id=name, input="", output=""), op=operation)
         text = text_of(row.get("input"), "the input")
         if is_query:
             target = row.get("output") if row.get("target") is None else row.get("target")
             answer = None if target is None else checked_output(self._task, text_of(target, "target"), "the target")
             question = checked_question(self._task, text, "the input of the query")
-            found["query"] = to_dict(Query(query_id=name, input=question, target=answer))
-        else:
-            output = text_of(row.get("output"), "the output")
-            found["record"] = to_dict(make_record(self._task, name, text.strip(), output, row.get("date")))
-        return found
+            query = Query(query_id=name, input=question, target=answer)
+            return _Event(**place, is_new=is_new, query=query)
+        output = text_of(row.get("output"), "the output")
+        record = make_record(self._task, name, text.strip(), output, row.get("date"))
+        return _Event(**place, is_new=is_new, record=record, op=operation)
 
-    def _grouped(self, user_id: str, events: list[dict[str, Any]]) -> Sample | Rejected:
-        first = events[0]
-        place: dict[str, Any] = {"source": first["source"], "position": first["position"], "sample_id": user_id}
-        bad = next((event for event in events if "reason" in event), None)
-        if bad is not None:
-            return Rejected(**{**place, "source": bad["source"], "position": bad["position"]}, reason=bad["reason"])
+    def _grouped(self, user_id: str, events: "list[_Event]") -> Sample | Rejected:
+        bad = next((event for event in events if event.reason is not None), None)
+        if bad is not None and bad.reason is not None:
+            return Rejected(source=bad.source, position=bad.position, sample_id=user_id, reason=bad.reason)
+        place: dict[str, Any] = {"source": events[0].source, "position": events[0].position, "sample_id": user_id}
         try:
             handed_in = HandedIn(is_update=self._is_update)
             user = self._user(user_id, events, handed_in)
@@ -129,18 +126,18 @@ class Events:
         except MalformedError as error:
             return Rejected(**place, reason=error.reason)
 
-    def _user(self, user_id: str, events: list[dict[str, Any]], handed_in: HandedIn) -> User:
-        told = {event["is_new"] for event in events} - {None}
+    def _user(self, user_id: str, events: "list[_Event]", handed_in: HandedIn) -> User:
+        told = {event.is_new for event in events} - {None}
         if len(told) > 1:
             raise MalformedError("is_new is true in one row of the user and false in another")
         is_new = told != {False}
         queries: list[Query] = []
         for event in events:
-            if "record" in event:
-                handed_in.take(event["op"], from_dict(event["record"], Record))
-            else:
-                query = from_dict(event["query"], Query)
-                queries.append(query if event["has_id"] else replace(query, query_id=str(len(queries))))
+            record, query = event.record, event.query
+            if record is not None:
+                handed_in.take(operation_of({OPERATION: event.op}, "the row"), record)
+            if query is not None:
+                queries.append(query if query.query_id else replace(query, query_id=str(len(queries))))
         records = list(handed_in.history)
         if self._takes_newest:
             queries += _newest_as_query(self._task, records)
@@ -148,6 +145,29 @@ class Events:
             raise MalformedError("a query of a training user has no target")
         require_distinct(records, queries)
         return User(user_id=user_id, is_new=is_new, history=tuple(records), queries=tuple(queries))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    """One row of a user: a record, a query, or the reason why it is neither. Key: (source, position)."""
+
+    user_id: str
+    source: str
+    position: int
+    is_new: bool | None = None
+    """None where the row does not say."""
+    record: Record | None = None
+    """Its id is empty where the row gives none; a query's too."""
+    op: str = "add"
+    """What is done with the record (`hydra_ray.lamp.changes.Operation`)."""
+    query: Query | None = None
+    reason: str | None = None
+
+    @property
+    def num_characters(self) -> int:
+        """Return the approximate length of its texts."""
+        record, query = self.record, self.query
+        return len(self.source) + sum(len(each.input) for each in (record, query) if each is not None)
 
 
 def _newest_as_query(task: Task, records: list[Record]) -> Iterator[Query]:

@@ -121,7 +121,7 @@ def mapping_of(value: object, what: str) -> Mapping[str, Any]:
     Raises:
         MalformedError: it is not.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict) and not isinstance(value, Mapping):  # of which the first is quick to tell
         raise MalformedError(f"{what} is {type(value).__name__}, not an object")
     return cast(Mapping[str, Any], value)
 
@@ -157,6 +157,8 @@ def text_of(value: object, what: str) -> str:
         MalformedError: it is neither text nor a finite number, or contains a lone surrogate.
     """
     if isinstance(value, str):
+        if value.isascii():
+            return value
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -202,6 +204,8 @@ def id_of(value: object, what: str) -> str:
             of ids.
     """
     text = text_of(value, what)
+    if isinstance(value, str) and text.isalnum():
+        return text
     if (isinstance(value, float) and abs(value) >= _EXACT) or _ROUNDED.fullmatch(text):
         raise MalformedError(f"{what} is a rounded number, whose last digits are lost: write ids as text")
     if not text.strip():

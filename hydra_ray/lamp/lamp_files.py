@@ -4,8 +4,9 @@ A sample is an entry of `<split>_questions.json`; its target is in `<split>_outp
 sample becomes a Rejected with its reason; a file that is not LaMP's at all is an InputError.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import Task
@@ -131,11 +132,16 @@ def _read_user(task: Task, split: str, is_new: bool, sample: object) -> User:
 def _read_record(task: Task, record: object) -> Record:
     fields = mapping_of(record, "a record")
     record_id = id_of(fields.get("id"), "the id of a record")
-    inputs = [
-        text_of(fields.get(name), f"field {name!r} of record {record_id!r}").strip() for name in task.record_input
-    ]
-    output = text_of(fields.get(task.record_output), f"field {task.record_output!r} of record {record_id!r}")
+    inputs = [_field(fields, name, record_id).strip() for name in task.record_input]
+    output = _field(fields, task.record_output, record_id)
     return make_record(task, record_id, "\n".join(text for text in inputs if text), output, fields.get("date"))
+
+
+def _field(fields: Mapping[str, Any], name: str, record_id: str) -> str:
+    value = fields.get(name)
+    if isinstance(value, str) and value.isascii():  # and needs no words for an error
+        return value
+    return text_of(value, f"field {name!r} of record {record_id!r}")
 
 
 def _id_or_empty(sample: object) -> str:

@@ -1,7 +1,9 @@
 """Target leaks: users whose history contains the answer to one of their queries, so that a copy would answer it."""
 
+from operator import attrgetter
+
 from hydra_ray.config import Task
-from hydra_ray.rows import Query, Record, User
+from hydra_ray.rows import User
 
 LEAK = "the history gives a query's target away (lamp.drop_leaks)"
 """Reason in the rejected table."""
@@ -13,16 +15,9 @@ def is_leaking(task: Task, user: User) -> bool:
     Text tasks: the record's output is the query's target. Closed tasks, where many records share an output: the
     record's input is the query's input, whether or not its target is known.
     """
-    told = {_record_key(task, record) for record in user.history}
-    return any(key and key in told for key in (_query_key(task, query) for query in user.queries))
-
-
-def _record_key(task: Task, record: Record) -> str:
-    return _normalized(record.input if task.is_closed else record.output)
-
-
-def _query_key(task: Task, query: Query) -> str:
-    return _normalized(query.input if task.is_closed else query.target or "")
+    name = "input" if task.is_closed else "output"
+    asked = {_normalized(query.input if task.is_closed else query.target or "") for query in user.queries} - {""}
+    return bool(asked) and any(_normalized(text) in asked for text in map(attrgetter(name), user.history))
 
 
 def _normalized(text: str) -> str:

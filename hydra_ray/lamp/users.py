@@ -11,7 +11,7 @@ itself. Local disk must hold about as much as the input; memory holds one bucket
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -39,7 +39,7 @@ from hydra_ray.lamp.rejection import Reasons
 from hydra_ray.lamp.returning_users import ReturningUsers
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.user_files import FileStart, read_user_files
-from hydra_ray.rows import Rejected, User, arrow_schema, from_dict, from_table, to_dict, to_table
+from hydra_ray.rows import Rejected, User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import bucket_key_of, forgetting
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, bucket_of
@@ -153,6 +153,14 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Li
     return counters
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Target of a user's query, from a file of its own. Key: user_id."""
+
+    user_id: str
+    target: str
+
+
 class _Spill:
     """Samples, targets and rejected samples by bucket, in local files."""
 
@@ -164,7 +172,7 @@ class _Spill:
         """Buckets that have a sample."""
         self.reasons = Reasons()
         """Reasons of the rejected samples."""
-        self._files = BucketFiles(folder)
+        self._files = BucketFiles(folder, {"samples": Sample, "targets": _Target, "rejected": Rejected})
         self._num_buckets = num_buckets
         self._key = key
         self._buckets = frozenset(buckets)
@@ -177,14 +185,15 @@ class _Spill:
         self.num_samples += 1
         if isinstance(sample, Rejected):
             self.report(sample)
-            self._append("rejected", f"{sample.source}:{sample.position}", to_dict(sample))
+            self._append("rejected", f"{sample.source}:{sample.position}", sample, len(sample.reason))
         else:
-            self._append("samples", sample.user.user_id, to_dict(sample))
+            size = sum(len(record.input) + len(record.output) for record in sample.user.history)
+            self._append("samples", sample.user.user_id, sample, size)
 
     def add_target(self, user_id: str, target: str) -> None:
         """Add a target to its user's bucket."""
         if not self._is_forgotten(user_id):
-            self._append("targets", user_id, [user_id, target])
+            self._append("targets", user_id, _Target(user_id=user_id, target=target), len(target))
 
     def report(self, rejected: Rejected) -> None:
         """Count a rejected sample and log it, if it is among the first."""
@@ -199,13 +208,13 @@ class _Spill:
         """Yield the rows of a bucket in the order in which they were added."""
         return self._files.rows(kind, bucket)
 
-    def _append(self, kind: str, key: str, row: Any) -> None:
+    def _append(self, kind: str, key: str, row: Any, num_characters: int) -> None:
         bucket = bucket_of(key, self._num_buckets, self._key)
         if bucket not in self._buckets:
             return
         if kind != "targets":
             self.occupied.add(bucket)
-        self._files.append(kind, bucket, row)
+        self._files.append(kind, bucket, row, num_characters)
 
 
 def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> None:
@@ -268,9 +277,11 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
     Returns:
         Number of users of whom an update has nothing new.
     """
-    rejected = [from_dict(row, Rejected) for row in spill.rows("rejected", bucket)]
+    rejected = list(spill.rows("rejected", bucket))
     back = (
-        None if line is None else ReturningUsers(line, bucket, (user_id for user_id, _ in _sample_rows(bucket, spill)))
+        None
+        if line is None
+        else ReturningUsers(line, bucket, (each.user.user_id for each in spill.rows("samples", bucket)))
     )
     chunks = [to_table([], User)]
     waiting: list[User] = []
@@ -305,11 +316,6 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
     return 0 if back is None else back.num_unchanged
 
 
-def _sample_rows(bucket: int, spill: _Spill) -> Iterator[tuple[str, Any]]:
-    """Yield the samples of a bucket as they were spilled, each with its user's id."""
-    return ((row["user"]["user_id"], row) for row in spill.rows("samples", bucket))
-
-
 def _join(
     config: RunConfig, task: Task, bucket: int, spill: _Spill, back: ReturningUsers | None
 ) -> Iterator[tuple[Sample, User | Rejected]]:
@@ -319,11 +325,11 @@ def _join(
         back: the users who were there already, of an update; samples in which nothing is new are left out.
     """
     targets: dict[str, set[str]] = {}
-    for user_id, target in spill.rows("targets", bucket):
-        targets.setdefault(user_id, set()).add(target)
+    for row in spill.rows("targets", bucket):
+        targets.setdefault(row.user_id, set()).add(row.target)
     places: dict[str, str] = {}
-    for user_id, row in _sample_rows(bucket, spill):
-        sample = from_dict(row, Sample)
+    for sample in spill.rows("samples", bucket):
+        user_id = sample.user.user_id
         try:
             if user_id in places:
                 raise MalformedError(f"the same id as {places[user_id]}")
@@ -384,7 +390,7 @@ def _count(user: User, counters: dict[str, float]) -> None:
 def _require_unknown(config: RunConfig, known: Stage, buckets: Iterable[int], spill: _Spill) -> None:
     found: list[str] = []
     for bucket in buckets:
-        ids = {row["user"]["user_id"] for row in spill.rows("samples", bucket)}
+        ids = {sample.user.user_id for sample in spill.rows("samples", bucket)}
         for group in storage.read_row_groups(known.part(USERS, bucket), arrow_schema(User), ["user_id"]):
             found += sorted(ids.intersection(group["user_id"].to_pylist()))
     if found:

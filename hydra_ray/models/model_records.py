@@ -59,15 +59,17 @@ class UsedModel:
 class RunModels:
     """Models of a run, by use."""
 
-    generator: UsedModel
+    generator: UsedModel | None
+    """None for a run without a generator."""
     retriever: UsedModel | None
     reranker: UsedModel
     adapter: UsedModel
 
     def pinned(self, config: RunConfig) -> RunConfig:
         """Return the run's configuration with model names that mean the same content on every node, permanently."""
+        generator = self.generator.pinned if self.generator else ""
         retriever = self.retriever and self.retriever.pinned
-        return _with_models(config, self.generator.pinned, retriever, self.reranker.pinned, self.adapter.pinned)
+        return _with_models(config, generator, retriever, self.reranker.pinned, self.adapter.pinned)
 
     def record(self, root: str) -> None:
         """Write the root's records of the models.
@@ -93,10 +95,10 @@ def models_of(config: RunConfig) -> RunModels:
         known.append(used.known)
         return used
 
-    encoder = config.retrieve.encoder
+    encoder, model = config.retrieve.encoder, config.generator.model
     return RunModels(
         # An endpoint's model is only used for its tokenizer.
-        generator=find(config.generator.model, with_weights=config.generator.engine == "vllm"),
+        generator=find(model, with_weights=config.generator.engine == "vllm") if model else None,
         retriever=None if encoder is None else find(encoder),
         reranker=find(config.reranker.base.encoder),
         adapter=find(config.adapter.base.encoder),
@@ -105,7 +107,7 @@ def models_of(config: RunConfig) -> RunModels:
 
 def without_pins(config: RunConfig) -> RunConfig:
     """Return a configuration with the models' places alone, since other settings identify their content."""
-    places = [open_model(each).place for each in (config.generator.model, config.reranker.base.encoder)]
+    places = [open_model(each).place if each else "" for each in (config.generator.model, config.reranker.base.encoder)]
     encoder = config.retrieve.encoder
     retriever = None if encoder is None else open_model(encoder).place
     return _with_models(config, places[0], retriever, places[1], open_model(config.adapter.base.encoder).place)

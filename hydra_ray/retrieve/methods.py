@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from hydra_ray.config import RetrieveConfig
 from hydra_ray.retrieve.bm25 import BM25
@@ -72,6 +71,8 @@ def _hybrid(
 
     Tied records share the mean of their ranks, so that a method that sees no difference has no effect.
     """
+    from scipy.stats import rankdata  # a second of imports, which other methods do without
+
     fused = [np.zeros(len(user.history)) for _ in searches]
     for method in (_bm25, _dense):
         for total, search, scores in zip(fused, searches, method(user, searches, retrieve, encode), strict=True):

@@ -146,6 +146,14 @@ def run_lease(root: str, run: str) -> str:
     return storage.join(root, "leases", run, LEASE)
 
 
+def owner_at(location: str) -> Owner | None:
+    """Return the owner whom a lease names, without waiting for a heartbeat; None where there is none, or the process
+    has certainly ended."""
+    found = storage.read_if_there(location)
+    owner = None if found is None else _owner(found)
+    return None if owner is None or owner.is_gone() else owner
+
+
 def live_owners(locations: Iterable[str], pace: Pace = PACE) -> dict[str, Owner]:
     """Return the owners of those leases that are held, by location; leases of dead owners are left out.
 

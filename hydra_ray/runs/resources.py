@@ -46,8 +46,8 @@ class Bundle:
 
 
 Workers = Literal["driver", "steps", "encoder", "encoders", "training", "trials"]
-"""Place of a stage's work: the driver, CPU steps of Ray Data, one or several workers that hold an encoder, the workers
-of Ray Train, or trials of Ray Tune."""
+"""Place of a stage's work: the driver, CPU steps of Ray Data, one or several workers that hold an encoder, those that
+train a base, or trials of Ray Tune."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def encoder_bundle(placement: PlacementConfig) -> Bundle:
 
 
 def generator_bundle(placement: PlacementConfig) -> Bundle:
-    """Return the resources of one copy of the generator, with all of its tensor parallel ranks."""
+    """Return the resources of one copy of the generator, with all of its parallel ranks."""
     return Bundle(
         cpus=placement.generator_cpus,
         gpus=placement.generator_gpus,

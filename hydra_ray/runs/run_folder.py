@@ -72,7 +72,10 @@ def read_config(run_folder: str) -> RunConfig:
     location = storage.join(run_folder, _CONFIG)
     if not storage.exists(location):
         raise InputError(f"no run at {run_folder}: there is no config.json. Give <storage.root>/runs/<run>.")
-    config = check_config(storage.read_json(location), source=location)
+    found = storage.read_json(location)
+    # A run from before own heads were fitted to all records has none.
+    found = {**found, "adapter": {"has_own_heads": False, **found.get("adapter", {})}}
+    config = check_config(found, source=location)
     root, runs, _ = ["", "", *run_folder.rstrip("/").rsplit("/", 2)][-3:]
     if runs != "runs" or not (storage.is_uri(root) or root.startswith("/")):
         return config

@@ -58,6 +58,9 @@ _FIRST_SETTINGS: Mapping[str, str] = {
 """Settings that enter whatever their value, by section: those that there were when stages were first named. It is never
 extended."""
 
+_FIRST_DEFAULTS: Mapping[tuple[str, str], Any] = {("PlacementConfig", "max_concurrent_sequences"): 64}
+"""Defaults that such settings had then, where they have others now; these enter as if they were the former ones."""
+
 
 def settings_of(section: BaseModel, exclude: Collection[str] = ()) -> dict[str, Any]:
     """Return the settings of a section that enter a fingerprint, as plain JSON values.
@@ -72,7 +75,8 @@ def settings_of(section: BaseModel, exclude: Collection[str] = ()) -> dict[str, 
         value = getattr(section, name)
         is_at_default = not field.is_required() and value == field.get_default(call_default_factory=True)
         if name in dumped and (name in first or not is_at_default):
-            found[name] = _entering(value, dumped[name])
+            former = _FIRST_DEFAULTS.get((type(section).__name__, name)) if is_at_default else None
+            found[name] = _entering(value, dumped[name]) if former is None else former
     return found
 
 

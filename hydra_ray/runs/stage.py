@@ -20,7 +20,7 @@ from hydra_ray import storage
 from hydra_ray.errors import DamagedError, StorageError
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.storage.listing_updates import digests_of
-from hydra_ray.storage.listings import FILES, MANIFEST
+from hydra_ray.storage.listings import FILES, MANIFEST, forget_listing
 
 LEASE = "lease.json"
 """Name of the lease file in a stage's folder."""
@@ -110,8 +110,12 @@ class Stage:
 
     def missing_buckets(self, *tables: str) -> list[int]:
         """Return the buckets for which a part of any of the tables is missing."""
-        present = [storage.present(self.parts(table)) for table in tables]
-        return [bucket for bucket, *are_there in zip(self.buckets, *present, strict=True) if not all(are_there)]
+        left = list(self.buckets)
+        for table in tables:  # a store is asked for no part of a bucket that lacks another one
+            are_there = storage.present([self.part(table, bucket) for bucket in left])
+            left = [bucket for bucket, is_there in zip(left, are_there, strict=True) if is_there]
+        whole = set(left)
+        return [bucket for bucket in self.buckets if bucket not in whole]
 
     def committed_buckets(self, table: str) -> list[int]:
         """Return the buckets whose part of `table` is committed."""
@@ -157,6 +161,7 @@ class Stage:
                 FILES: digests_of(self.folder, own),
             },
         )
+        forget_listing(self.manifest_location)
 
     def manifest(self) -> dict[str, Any]:
         """Return the content of the manifest.

@@ -85,7 +85,7 @@ def newest_rows(
         base: stage of the finished run.
         updates: see `newest_first`.
     """
-    stages = [each.stages[base.name] for each in updates]
+    stages = [each.stages[base.name] for each in updates if base.name in each.stages]
     located = [each.part(table, bucket) for each in stages if _is_there(each.part(table, bucket))]
     if not located:
         return None

@@ -6,6 +6,8 @@ reranker/, adapter/           a Hugging Face folder each: the base, with its pro
 encoder/, retriever/          the frozen encoders of the handcrafted features and, if needed, of the retriever
 stages/reranker/heads/...     the head stores and head priors (`population-0`), as under a root
 stages/adapter/labeller/...   the label model, where histories have labels
+stages/adapter/own/...        what all users teach of own heads fitted to all records, in closed tasks
+stages/adapter/codes/...      the store of these heads
 stages/users/...              the users' histories, without any query
 
 Each exported stage has a manifest that lists the digests of its files; export.json lists those of the manifests and of
@@ -105,9 +107,12 @@ def read_export(folder: str) -> Exported:
         )
     description = storage.read_json(location, _SHAPE, _ANEW)
     _require_whole(folder, description)
+    settings = description["config"]
+    # An export from before own heads were fitted to all records has none.
+    settings["adapter"] = {"has_own_heads": False, **settings["adapter"]}
     return Exported(
         folder=folder,
-        config=check_config({**description["config"], "storage": {"root": folder}}, source=location),
+        config=check_config({**settings, "storage": {"root": folder}}, source=location),
         bucket_key=description["bucket_key"],
         fingerprints=description["fingerprints"],
     )

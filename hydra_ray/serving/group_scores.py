@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hydra_ray.adapt.own_labels import adapter_heads
 from hydra_ray.config import ScorerConfig
+from hydra_ray.lamp.tasks import task_of
 from hydra_ray.rows import Group
 from hydra_ray.scorer.base.model import Base, load_base
 from hydra_ray.scorer.heads.kinds import HeadKind, head_kinds
@@ -52,12 +54,14 @@ class GroupScorer:
             HeadMismatchError: base, head prior and heads do not belong together.
         """
         config: ScorerConfig = getattr(exported.config, name)
+        task = task_of(exported.config.lamp)
+        settings = adapter_heads(task, exported.config) if name == "adapter" else config.heads
         heads = exported.stage(f"{name}.heads")
         folder = prior_folder(heads.folder, FOLD)
         self._exported = exported
         self._base: Base = load_base(exported.path(name))[0]
         self._head_prior: HeadPrior = read_prior(folder)
-        self._kinds: list[HeadKind] = head_kinds(config.heads)
+        self._kinds: list[HeadKind] = head_kinds(settings)
         self._store = HeadStore(stage=heads, fold=FOLD, bucket_key=exported.bucket_key, lineage=read_lineage(folder))
         self._kept: OrderedDict[str, OwnHead] = OrderedDict()
         self._sides: OrderedDict[tuple[str, ...], torch.Tensor] = OrderedDict()

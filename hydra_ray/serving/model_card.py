@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
-from hydra_ray.evaluate.phrases import Report
+from hydra_ray.evaluate.phrases import Report, generator_text
 from hydra_ray.evaluate.text_report import report_sections
+from hydra_ray.findings import counted
 
 _CAVEATS = "Beware"
 """Title of the section on limits in a run's text report."""
@@ -26,9 +27,10 @@ def base_card(report: Report, scorer: str) -> str:
     """Return the card of one base."""
     base = report["config"][scorer]["base"]
     chosen = "records that stand in a prompt" if scorer == "reranker" else "answer among several drafts"
+    number = base["trainable_layers"]
+    layers = "all of its layers" if number == "all" else f"its upper {counted(number, 'layer')}"
     trained = (
-        f"trained for up to {base['num_epochs']} epochs on the run's training users (its upper "
-        f"{base['trainable_layers']} layers and the projection)"
+        f"trained for up to {base['num_epochs']} epochs on the run's training users ({layers} and the projection)"
         if base["num_epochs"]
         else "as it was published, with a projection that was not trained"
     )
@@ -71,7 +73,7 @@ def _purpose(report: Report) -> Iterator[str]:
     ]
     yield ""
     yield (
-        f"The drafts are to be made as the run made them: generator {report['config']['generator']['model']}, prompts "
+        f"The drafts are to be made as the run made them: by {generator_text(report['config'])}, with the prompts "
         f"{', '.join(report['config']['drafts']['prompts'])}. Answers of another generator have other features, and "
         "the figures below do not hold for them."
     )

@@ -16,6 +16,7 @@ from hydra_ray import storage
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.label_model import needs_label_model, read_label_model
+from hydra_ray.adapt.own_labels import needs_own_heads
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.conversations import Conversation, conversation_text, last_answer
 from hydra_ray.errors import InputError
@@ -51,6 +52,7 @@ from hydra_ray.scorer.base.encoder import open_encoder
 from hydra_ray.scorer.heads.store import row_groups_of
 from hydra_ray.serving.export_folder import ENCODER, RETRIEVER, Exported, read_export
 from hydra_ray.serving.group_scores import GroupScorer, OwnHead
+from hydra_ray.serving.own_heads import OwnHeadScorer
 
 MAX_KEPT_TEXTS = 100_000
 """Number of texts whose vectors stay in memory."""
@@ -108,7 +110,12 @@ class ServedScorer:
         )
         has_labels = needs_label_model(self.task, self.config)
         self._label_model = read_label_model(exported.stage("adapter.labeller").folder) if has_labels else None
-        self._users: OrderedDict[str, tuple[Record, ...]] = OrderedDict()
+        self._own_heads = (
+            OwnHeadScorer(exported, self.task, self._label_model, self._encode)
+            if self._label_model is not None and needs_own_heads(self.task, self.config)
+            else None
+        )
+        self._users: OrderedDict[str, User | None] = OrderedDict()
 
     def score(
         self,
@@ -135,7 +142,9 @@ class ServedScorer:
         # The reranker is only used to weight probes, and encoding its pairs of texts takes longer than everything else.
         reranked = self._reranked(asked, probed) if probes else _unranked(user)
         drafted = _drafted(asked, [self._draft(place, draft) for place, draft in enumerate(drafts)])
-        row = Drafted(user=asked, probed=probed, scored=reranked, drafted=drafted)
+        stored = self._stored(user)
+        labels = self._own_heads.logs_of(asked, stored) if self._own_heads and stored else None
+        row = Drafted(user=asked, probed=probed, scored=reranked, drafted=drafted, labels=labels)
         settings = self.config.drafts
         config = self.config.model_copy(
             update={"drafts": settings.model_copy(update={"sampled_prompts": (*settings.sampled_prompts, _GIVEN)})}
@@ -162,8 +171,13 @@ class ServedScorer:
 
     def history_of(self, user: str) -> tuple[Record, ...]:
         """Return the exported records of a user; none if the user is not in the export."""
+        stored = self._stored(user)
+        return stored.history if stored else ()
+
+    def _stored(self, user: str) -> User | None:
+        """Return a user as exported, without queries; None if the user is not in the export."""
         if user not in self._users:
-            self._users[user] = self._read_history(user)
+            self._users[user] = self._read_user(user)
             if len(self._users) > MAX_KEPT_USERS:
                 self._users.popitem(last=False)
         self._users.move_to_end(user)
@@ -223,17 +237,17 @@ class ServedScorer:
     def _parsed(self, text: str) -> Answer:
         return parse_answer(self.task, Generation(text=text, num_tokens=len(text.split()), finish_reason="stop"))
 
-    def _read_history(self, user_id: str) -> tuple[Record, ...]:
+    def _read_user(self, user_id: str) -> User | None:
         location = self._exported.part_of(self._exported.stage("users"), USERS, user_id)
         if location is None:
-            return ()
+            return None
         for table in storage.read_row_groups(
             location, arrow_schema(User), choose=lambda file: row_groups_of(file, [user_id], location)
         ):
             user_ids = table["user_id"].to_pylist()
             if user_id in user_ids:
-                return next(from_table(table.slice(user_ids.index(user_id), 1), User)).history
-        return ()
+                return next(from_table(table.slice(user_ids.index(user_id), 1), User))
+        return None
 
 
 class _Vectors:

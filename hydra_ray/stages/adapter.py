@@ -1,13 +1,16 @@
 """The adapter, the scorer that chooses answers: label model, examples, base, features, heads."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
+from hydra_ray.adapt.own_labels import needs_own_heads
+from hydra_ray.adapt.own_model import read_own_model
 from hydra_ray.engine.parts import Counters, run_actor_parts, run_task
-from hydra_ray.retrieve.dense import Encode
-from hydra_ray.rows import DraftedUser, ProbedUser, UserExamples
-from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.rows import DraftedUser, ProbedUser, User, UserExamples, UserLabelLogs
+from hydra_ray.stages.definition import Duration, StageDefinition, with_generator
+from hydra_ray.stages.own_heads import LABELS, open_label_encoder, own_heads_stages
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, encoder_settings
 from hydra_ray.stages.scorer import EXAMPLES, examples_settings, scorer_stages, scores_of_users
@@ -18,8 +21,10 @@ class AdapterExamplesPart:
     """A bucket's groups of possible answers; made once in each worker, since it loads the encoder."""
 
     def __init__(self, plan: Plan):
-        self._plan, self._encode = plan, _open_encoder(plan)
+        self._plan, self._encode = plan, open_label_encoder(plan)
         self._labeller = read_label_model(plan.labeller.folder) if needs_label_model(plan.task, plan.config) else None
+        has_own_heads = needs_own_heads(plan.task, plan.config)
+        self._has_own_heads = has_own_heads and read_own_model(plan.own_model.folder).is_on
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
@@ -30,27 +35,26 @@ class AdapterExamplesPart:
             probed=read_rows(plan.probes, "probes", bucket, ProbedUser),
             scored=scores_of_users(plan, "reranker", bucket, users),
             drafted=read_rows(plan.drafts, "drafts", bucket, DraftedUser),
+            labels=self._labels_of(bucket, users),
         )
         examples = list(adapter_examples(rows, plan.task, plan.config, self._encode, self._labeller))
         return write_rows(plan.stage("adapter.examples"), EXAMPLES, bucket, examples, UserExamples, {})
+
+    def _labels_of(self, bucket: int, users: Sequence[User]) -> Mapping[str, UserLabelLogs | None]:
+        """Return the users' label log probabilities, where own heads fitted to all records count."""
+        if not self._has_own_heads:
+            return {user.user_id: None for user in users}
+        return read_rows(self._plan.stage("adapter.codes"), LABELS, bucket, UserLabelLogs)
 
 
 def make_labeller(plan: Plan) -> Counters:
     """Fit the label model to the records of a sample of all users, and store it."""
     if not needs_label_model(plan.task, plan.config):
         return {}
-    encode = _open_encoder(plan)
+    encode = open_label_encoder(plan)
     users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in read_users(plan, bucket)))
     fit_label_model(plan.task, users, encode).write(plan.labeller.folder)
     return {"records": sum(len(user.history) for user in users)}
-
-
-def _open_encoder(plan: Plan) -> Encode:
-    """Return the encoder by which handcrafted features compare texts, on the device that its worker reserves."""
-    from hydra_ray.scorer.base.encoder import device_of, open_encoder
-
-    base = plan.config.adapter.base
-    return open_encoder(base.encoder, base.max_text_tokens, device_of(plan.config.placement.encoder_gpus))
 
 
 def _labeller_settings(planning: Planning) -> dict[str, Any]:
@@ -84,12 +88,15 @@ STAGES = (
         encoders=lambda config: (config.adapter.base.encoder,),
         duration=Duration(fixed=20, per_user=0.15, most_users=1000),
     ),
+    *own_heads_stages(),
     StageDefinition(
         name="adapter.examples",
         version=4,  # the reranker's have no histories
         inputs=("users", "probes", "reranker.heads", "drafts", "adapter.labeller"),
+        added_inputs=("adapter.own", "adapter.codes"),
         settings=_examples_settings,
         make=_make_examples,
+        is_made=with_generator,
         tables=lambda _: (EXAMPLES,),
         workers="encoders",
         encoders=lambda config: (config.adapter.base.encoder,),

@@ -1,6 +1,6 @@
 """Answers: one per query and system, those of HYDRA in LaMP's official prediction format too."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import pyarrow as pa
@@ -8,12 +8,25 @@ import pyarrow as pa
 from hydra_ray import storage
 from hydra_ray.adapt.answers import Scored, answer_user
 from hydra_ray.adapt.gate import Gate
+from hydra_ray.adapt.own_labels import needs_own_heads
+from hydra_ray.adapt.own_model import OwnModel, read_own_model
+from hydra_ray.adapt.record_answers import answer_from_records
 from hydra_ray.engine.parts import Counters, run_parts
 from hydra_ray.lamp.predictions import official_predictions, own_prediction_id
-from hydra_ray.rows import AnsweredUser, DraftedUser, Prediction, ProbedUser, arrow_schema, to_table
+from hydra_ray.rows import (
+    AnsweredUser,
+    DraftedUser,
+    Prediction,
+    ProbedUser,
+    User,
+    UserLabelLogs,
+    arrow_schema,
+    to_table,
+)
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.gate import fitted_gates, outcomes_of_users
+from hydra_ray.stages.own_heads import LABELS
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.scorer import scores_of_users
 from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
@@ -30,15 +43,31 @@ _TABLE = "answers"
 class AnswersPart:
     """Answers of all systems to the queries of a bucket's evaluated users."""
 
-    def __init__(self, plan: Plan, gates: Sequence[Gate | None]):
-        """Take the gates, one for each fold."""
-        self._plan, self._gates = plan, gates
+    def __init__(self, plan: Plan, gates: Sequence[Gate | None], model: OwnModel | None):
+        """Take the gates, one for each fold, and what all users teach of own heads."""
+        self._plan, self._gates, self._model = plan, gates, model
+
+    def __call__(self, bucket: int) -> Counters:
+        """Make and commit the part."""
+        plan, model = self._plan, self._model
+        rows = scored_users(plan, bucket)
+        answered = [answer_user(row, plan.task, self._gates[row.user.fold or 0], model) for row in rows]
+        return write_rows(plan.answers, _TABLE, bucket, answered, AnsweredUser, {})
+
+
+class RecordAnswersPart:
+    """Answers from records alone to the queries of a bucket's evaluated users."""
+
+    def __init__(self, plan: Plan, model: OwnModel):
+        """Take what all users teach of own heads."""
+        self._plan, self._model = plan, model
 
     def __call__(self, bucket: int) -> Counters:
         """Make and commit the part."""
         plan = self._plan
-        rows = scored_users(plan, bucket)
-        answered = [answer_user(row, plan.task, self._gates[row.user.fold or 0]) for row in rows]
+        labels = read_rows(plan.stage("adapter.codes"), LABELS, bucket, UserLabelLogs)
+        users = [user for user in read_users(plan, bucket) if user.is_evaluated()]
+        answered = [answer_from_records(plan.task, user, labels[user.user_id], self._model) for user in users]
         return write_rows(plan.answers, _TABLE, bucket, answered, AnsweredUser, {})
 
 
@@ -53,11 +82,24 @@ def scored_users(plan: Plan, bucket: int) -> list[Scored]:
         reranker=scores_of_users(plan, "reranker", bucket, users),
         adapter=scores_of_users(plan, "adapter", bucket, users),
         outcome=outcomes_of_users(plan, bucket, users),
+        labels=_labels_of_users(plan, bucket, users),
     )
 
 
+def _labels_of_users(plan: Plan, bucket: int, users: Sequence[User]) -> Mapping[str, UserLabelLogs | None]:
+    if not needs_own_heads(plan.task, plan.config):
+        return {user.user_id: None for user in users}
+    return read_rows(plan.stage("adapter.codes"), LABELS, bucket, UserLabelLogs)
+
+
 def _make(plan: Plan) -> Counters:
-    counters = run_parts(plan.answers, _TABLE, AnswersPart(plan, fitted_gates(plan)), plan.config.placement)
+    model = read_own_model(plan.own_model.folder) if needs_own_heads(plan.task, plan.config) else None
+    if plan.config.has_generator:
+        work = AnswersPart(plan, fitted_gates(plan), model)
+    else:
+        assert model is not None, "no generator and no own heads"
+        work = RecordAnswersPart(plan, model)
+    counters = run_parts(plan.answers, _TABLE, work, plan.config.placement)
     folder = plan.answers.folder
     schema = arrow_schema(Prediction)
     tables = _batched_tables(_predictions(plan))
@@ -99,6 +141,7 @@ STAGES = (
         name="answers",
         version=3,
         inputs=("users", "drafts", "reranker.heads", "adapter.heads", "gate"),
+        added_inputs=("adapter.own", "adapter.codes"),
         parent_inputs=("gate",),
         settings=lambda planning: {"answers": planning.config.answers},
         make=_make,

@@ -83,6 +83,11 @@ def _always(_: RunConfig) -> bool:
     return True
 
 
+def with_generator(config: RunConfig) -> bool:
+    """Return whether a run has a generator, without which nothing is prompted and no draft chosen."""
+    return config.has_generator
+
+
 def _no_tables(_: "Plan") -> tuple[str, ...]:
     return ()
 
@@ -100,6 +105,8 @@ class StageDefinition:
     from errors that are corrected."""
     inputs: tuple[str, ...] = ()
     """Names of the stages whose results it reads; the order enters the fingerprint."""
+    added_inputs: tuple[str, ...] = ()
+    """Names of further stages whose results it reads where a run makes them; they enter its fingerprint only then."""
     settings: Callable[["Planning"], Mapping[str, Any]] = lambda _: {}
     """Everything else that the result depends on: pydantic models or plain JSON values, which enter the fingerprint."""
     files: Callable[["Planning"], Sequence[str]] = lambda _: ()
@@ -159,7 +166,7 @@ def _definitions(modules: tuple[str, ...]) -> tuple[StageDefinition, ...]:
     found = [each for name in modules for each in import_module(f"hydra_ray.stages.{name}").STAGES]
     known: set[str] = set()
     for each in found:
-        missing = {*each.inputs, *each.child_inputs} - known
+        missing = {*each.inputs, *each.added_inputs, *each.child_inputs} - known
         if missing or each.name in known:
             raise ValueError(f"stage {each.name} is listed twice or before its inputs {sorted(missing)}")
         known.add(each.name)

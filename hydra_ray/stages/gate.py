@@ -65,7 +65,7 @@ STAGES = (
         inputs=("users", "drafts", "adapter.heads"),
         make=lambda plan: run_parts(plan.gate, _TABLE, GatePart(plan), plan.config.placement),
         tables=lambda _: (_TABLE,),
-        is_made=lambda config: config.answers.is_gated,
+        is_made=lambda config: config.has_generator and config.answers.is_gated,
         duration=Duration(fixed=3, per_user=0.01),
     ),
 )

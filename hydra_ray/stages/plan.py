@@ -107,6 +107,11 @@ class Plan:
         return self.stage("adapter.labeller")
 
     @property
+    def own_model(self) -> Stage:
+        """What all users teach of own heads that are fitted to all records."""
+        return self.stage("adapter.own")
+
+    @property
     def adapter(self) -> ScorerPlan:
         """The scorer that chooses answers."""
         return scorer_plan(self, "adapter")
@@ -155,6 +160,11 @@ def plan_run(config: RunConfig) -> Plan:
     task = task_of(config.lamp)
     parent = read_parent(config)
     line = line_of(config)
+    if not config.has_generator and not task.has_labelled_records:
+        raise ConfigError(
+            f"generator.engine is none, and the task {task.name} has no records that show labels: expected a "
+            "classification or rating task with labelled histories, or a generator"
+        )
     models = models_of(config)
     planning = Planning(given=config, config=models.pinned(config), task=task, models=models, parent=parent, line=line)
     return Plan(

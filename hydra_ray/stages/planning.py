@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra_ray.config import GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
+from hydra_ray.config.engine_arguments import answering_arguments
 from hydra_ray.generate.calls import added_fields
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.models.model_records import RunModels, UsedModel
@@ -16,7 +17,7 @@ from hydra_ray.runs.run_folder import FinishedRun
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, fingerprint
 from hydra_ray.runs.updates import Line
-from hydra_ray.stages.definition import StageDefinition
+from hydra_ray.stages.definition import StageDefinition, definitions
 
 _ANSWERING = {"model", "model_version", "has_structured_outputs", "has_log_probabilities"}
 """Settings of an endpoint that its answers depend on."""
@@ -58,7 +59,9 @@ def make_stage(
     """
     config, parent = planning.config, planning.parent
     settings = definition.settings(planning)
+    made = {each.name for each in definitions() if each.is_made(config)}
     inputs = [planned[name] for name in definition.inputs]
+    inputs += [planned[name] for name in definition.added_inputs if name in made]
     if parent is not None:
         inputs += [planned[name] for name in definition.child_inputs]
         inputs += [parent.stages[name] for name in definition.parent_inputs if name in parent.stages]
@@ -79,17 +82,20 @@ def make_stage(
         return stage
     if not definition.may_differ:
         parent.require_like(stage, definition.like_versions)
-    return parent.stages[definition.name] if definition.is_inherited else stage
+    # A stage that the parent did not make is not made by the child either.
+    return parent.stages.get(definition.name, stage) if definition.is_inherited else stage
 
 
 def generator_settings(planning: Planning) -> dict[str, Any]:
     """Return what the generator's answers depend on besides the prompts."""
     generator = planning.config.generator
     # Those of an endpoint's template are among the fields of its requests.
-    excluded = {"max_failed_fraction", "api", "batch"} | ({"chat_template_kwargs"} if generator.api else set())
+    excluded = {"max_failed_fraction", "api", "batch", "engine_args"} | (
+        {"chat_template_kwargs"} if generator.api else set()
+    )
     answering = settings_of(generator, exclude=excluded)
-    named = {"engine": _engine(generator), "model": planning.models.generator.identity}
-    settings = {**answering, **named, **_endpoint(generator)}
+    named = {"engine": _engine(generator), "model": _generator_identity(planning.models)}
+    settings = {**answering, **_engine_arguments(generator), **named, **_endpoint(generator)}
     return {"generator": settings, "task": planning.task}
 
 
@@ -108,10 +114,12 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
     generator = config.generator
     # An endpoint is asked the very messages, whatever tokenizer fitted them.
     loaded = {
-        "model": models.generator.identity,
+        "model": _generator_identity(models),
         "dtype": generator.dtype,
         "max_model_tokens": generator.max_model_tokens,
         **({"chat_template_kwargs": generator.chat_template_kwargs} if generator.chat_template_kwargs else {}),
+        **({"is_batch_invariant": True} if generator.is_batch_invariant else {}),
+        **_engine_arguments(generator),
     }
     settings = {
         "engine": _engine(generator),
@@ -120,6 +128,16 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
         "bucket_key": bucket_key_name(config),
     }
     return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))
+
+
+def _engine_arguments(generator: GeneratorConfig) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine that answers may depend on, where there are any."""
+    arguments = answering_arguments(generator.engine_args)
+    return {"engine_args": arguments} if arguments else {}
+
+
+def _generator_identity(models: RunModels) -> str:
+    return models.generator.identity if models.generator else ""
 
 
 def _engine(generator: GeneratorConfig) -> str:

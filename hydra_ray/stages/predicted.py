@@ -44,8 +44,8 @@ def _predicted(row: Scored, query: AnsweredQuery) -> Predicted:
     answer = next(each for each in query.answers if each.system == "hydra")
     groups = (each for each in row.adapter.groups if (each.query_id, each.variant) == (query.query_id, _PERSONAL))
     scores = {each.candidate_id: each.personal for group in groups for each in group.candidates}
-    (drafted,) = (each for each in row.drafted.queries if each.query_id == query.query_id)
-    shown = next((prompt.record_ids for prompt in drafted.prompts if prompt.prompt == _PERSONAL), ())
+    prompts = (prompt for each in row.drafted.queries if each.query_id == query.query_id for prompt in each.prompts)
+    shown = next((prompt.record_ids for prompt in prompts if prompt.prompt == _PERSONAL), ())
     return Predicted(
         user_id=row.user.user_id,
         query_id=query.query_id,

@@ -12,7 +12,7 @@ from hydra_ray.retrieve.dense import Encode, encode_ahead
 from hydra_ray.rows import Asked, Completion, ProbedUser, User
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.stages.came_back import earlier_rows
-from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition
+from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_generator
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, generator_settings
 from hydra_ray.stages.tables import read_rows, read_users, write_answers, write_rows
@@ -131,6 +131,7 @@ STAGES = (
         inputs=("users",),
         earlier_inputs=("probes",),
         settings=_settings,
+        is_made=with_generator,
         asks=Asking(work=ProbesPart, preview=_preview, prepare=retrieve_ahead, generations="answers"),
         tables=lambda _: ("probes", ERRORS, _RETRIEVED),
         encoders=_encoders,

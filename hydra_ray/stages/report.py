@@ -58,14 +58,17 @@ def _make(plan: Plan) -> Counters:
         plan.config,
         _feature_weights(plan),
     )
-    metrics["examples"] = explain_examples(plan, metrics["examples"])
+    if plan.config.has_generator:
+        metrics["examples"] = explain_examples(plan, metrics["examples"])
     storage.publish_json(storage.join(plan.report.folder, METRICS), metrics)
     storage.write_bytes(storage.join(plan.report.folder, PAGE), render_page(metrics).encode())
     return {}
 
 
 def _feature_weights(plan: Plan) -> list[FeatureWeight]:
-    """Return the weight of each handcrafted feature, averaged over folds."""
+    """Return the weight of each handcrafted feature, averaged over folds; none of scorers that are not made."""
+    if not plan.config.has_generator:
+        return []
     weights: list[FeatureWeight] = []
     for name, scorer in (("reranker", plan.reranker), ("adapter", plan.adapter)):
         priors = [read_prior(prior_folder(scorer.prior_heads.folder, fold)) for fold in range(scorer.num_folds)]
@@ -99,7 +102,7 @@ def _settings(planning: Planning) -> dict[str, Any]:
 STAGES = (
     StageDefinition(
         name="report",
-        version=6,
+        version=7,
         inputs=("answers",),
         settings=_settings,
         make=_make,

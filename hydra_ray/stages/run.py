@@ -11,7 +11,7 @@ from dataclasses import replace
 import hydra_ray.stages
 from hydra_ray import storage
 from hydra_ray.config import RunConfig
-from hydra_ray.engine.batch_generation import require_no_batches, run_batched_generation, tell_of_former_batches
+from hydra_ray.engine.batches_under_way import require_no_batches, tell_of_former_batches
 from hydra_ray.engine.execute import Finish, OnComputed, complete_together, tell_nobody, telling
 from hydra_ray.engine.generation import AskingStage, run_generation
 from hydra_ray.engine.generator_actor import Loadable
@@ -22,6 +22,8 @@ from hydra_ray.errors import HydraError
 from hydra_ray.extras import require_packages
 from hydra_ray.generate.calls import UNCONSTRAINED
 from hydra_ray.generate.credentials import require_credentials
+from hydra_ray.generate.engines.vllm_settings import require_known_arguments
+from hydra_ray.generate.failures import failures_text
 from hydra_ray.runs.budget import committed_counters, require_room, require_within, spending_of
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.logs import at_work
@@ -54,7 +56,7 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
     plan = plan_run(config)
     next(plan.stages(until))  # an unknown stage is told before anything is written
     if any(definition.asks is not None and not stage.is_complete() for definition, stage in plan.made(until)):
-        require_credentials_here(config)
+        require_generator_here(config)
         if plan.task.is_closed and config.generator.is_constrained and not config.generator.can_constrain:
             logger.info("generator.is_constrained has no effect at this endpoint: %s", UNCONSTRAINED)
     # Two runs of one name would mix their reports.
@@ -67,12 +69,14 @@ def personalize(config: RunConfig, until: str = "report", on_computed: OnCompute
         return _run_stages(plan, until)
 
 
-def require_credentials_here(config: RunConfig) -> None:
-    """Check an endpoint's key and headers where the generator will have this process's variables: without a cluster.
+def require_generator_here(config: RunConfig) -> None:
+    """Check what this process can know of the generator before it is asked: vLLM's arguments where it is installed, and
+    an endpoint's key and headers where the generator will have this process's variables, which is without a cluster.
 
     Raises:
-        ConfigError: a variable is not set, or holds what no header can.
+        ConfigError: vLLM does not have an argument; or a variable is not set, or holds what no header can.
     """
+    require_known_arguments(config.generator)
     api = config.generator.api
     if api is not None and cluster_address() is None:  # else the cluster's nodes have variables of their own
         require_credentials(api)
@@ -139,9 +143,20 @@ def _make(plan: Plan, group: Sequence[MadeStage]) -> None:
                     definition.asks.prepare(plan)
                 asked.append(AskingStage(stage=stage, tables=definition.tables(plan), work=definition.asks.work(plan)))
         if asked:
-            _ask(plan, asked, finish)
+            _ask(plan, asked, _warning_of_failures(finish))
 
     complete_together([stage for _, stage in group], make)
+
+
+def _warning_of_failures(finish: Finish) -> Finish:
+    """Return a function that also logs how many of a finished stage's answers failed."""
+
+    def warn_and_finish(stage: Stage, counters: Counters) -> None:
+        if failed := failures_text(counters):
+            logger.warning("%s: %s; `hydra-ray retry RUN` asks again what may be repaired", stage.name, failed)
+        finish(stage, counters)
+
+    return warn_and_finish
 
 
 def _ask(plan: Plan, stages: Sequence[AskingStage], finish: Finish) -> None:
@@ -159,6 +174,8 @@ def _ask(plan: Plan, stages: Sequence[AskingStage], finish: Finish) -> None:
 
     generator, placement = config.generator, config.placement
     if generator.engine == "openai_batch":
+        from hydra_ray.engine.batch_generation import run_batched_generation  # imports the endpoint's client
+
         for each in stages:
             finish(each.stage, run_batched_generation(each, plan.completions, generator, placement, go_on, may_spend))
         return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_ray.adapt import adapter_examples
 from hydra_ray.adapt.label_features import PREFITTED_NAMES
+from hydra_ray.adapt.own_labels import adapter_heads
 from hydra_ray.config import HeadsConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.engine.parts import Counters, run_actor_parts
 from hydra_ray.engine.ray_connection import start_ray
@@ -16,7 +17,7 @@ from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.base.spec import Interaction, base_name_of
 from hydra_ray.scorer.heads.features import features_table
 from hydra_ray.scorer.heads.store import scores_table
-from hydra_ray.stages.definition import Duration, StageDefinition
+from hydra_ray.stages.definition import Duration, StageDefinition, with_generator
 from hydra_ray.stages.planning import Planning, encoder_settings
 from hydra_ray.stages.tables import read_rows
 
@@ -67,7 +68,8 @@ class ScorerPlan:
 
 def scorer_plan(plan: "Plan", name: str) -> ScorerPlan:
     """Return the plan of the reranker or the adapter."""
-    config, task = _section(plan.config, name), plan.task
+    task = plan.task
+    config = _section(plan.config, name, task)
     heads = plan.stage(f"{name}.heads")
     names = _HANDCRAFTED_NAMES[name](task, plan.config)
     return ScorerPlan(
@@ -95,6 +97,7 @@ def scorer_stages(
         inputs=(f"{name}.examples",),
         settings=lambda planning: _base_settings(planning, name),
         make=lambda plan: _train(plan, name),
+        is_made=with_generator,
         is_inherited=True,
         file_kinds={r"train/.+": "unfinished", r"base(-\d+)?/[^/]+": "learned"},
         learns_from="training users",
@@ -108,6 +111,7 @@ def scorer_stages(
         # An inherited base does not depend on the child run's examples.
         child_inputs=(f"{name}.examples",),
         make=lambda plan: _extract(plan, name),
+        is_made=with_generator,
         tables=lambda plan: tuple(map(features_table, _base_names(scorer_plan(plan, name)))),
         workers="encoders",
         duration=features_duration,
@@ -119,6 +123,7 @@ def scorer_stages(
         parent_inputs=(f"{name}.heads",),
         settings=lambda planning: _heads_settings(planning, name),
         make=lambda plan: _fit(plan, name),
+        is_made=with_generator,
         tables=lambda plan: tuple(map(scores_table, range(scorer_plan(plan, name).num_folds))),
         file_kinds={r"tune/.+": "unfinished", r"population-\d+/[^/]+": "learned"},
         learns_from="training users",
@@ -141,8 +146,10 @@ def scores_of_users(plan: "Plan", name: str, bucket: int, users: Sequence[User])
     return {user.user_id: folds[user.fold or 0][user.user_id] for user in users}
 
 
-def _section(config: RunConfig, name: str) -> ScorerConfig:
-    return getattr(config, name)
+def _section(config: RunConfig, name: str, task: Task) -> ScorerConfig:
+    """Return the section of a scorer with the heads that it fits."""
+    section: ScorerConfig = getattr(config, name)
+    return section.model_copy(update={"heads": adapter_heads(task, config)}) if name == "adapter" else section
 
 
 def _interaction(name: str, task: Task) -> Interaction:
@@ -166,14 +173,14 @@ def _base_names(plan: ScorerPlan) -> list[str]:
 
 
 def _base_settings(planning: Planning, name: str) -> dict[str, Any]:
-    section = _section(planning.config, name)
+    section = _section(planning.config, name, planning.task)
     encoder = encoder_settings(section, planning.encoder_of(name))["encoder"]
     base = {**settings_of(section.base), "encoder": encoder}
     return {"base": base, "interaction": _interaction(name, planning.task)}
 
 
 def _heads_settings(planning: Planning, name: str) -> dict[str, Any]:
-    section = _section(planning.config, name)
+    section = _section(planning.config, name, planning.task)
     num_prefitted = _num_prefitted(_HANDCRAFTED_NAMES[name](planning.task, planning.config))
     fitted = {"trusted": num_prefitted} if num_prefitted else {}
     has_basis = "lowrank" in section.heads.kinds
@@ -189,7 +196,7 @@ def _own_heads_settings(heads: HeadsConfig) -> dict[str, Any]:
 
 
 def _train(plan: "Plan", name: str) -> Counters:
-    """Train the bases: Ray Train, DeepSpeed."""
+    """Train the bases."""
     from hydra_ray.scorer.base.train import train_bases
 
     start_ray()

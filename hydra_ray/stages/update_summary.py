@@ -37,6 +37,7 @@ def update_summary(plan: Plan) -> dict[str, Any]:
                 if key.startswith(_COHORT)
             }
             for name in ("reranker", "adapter")
+            if f"{name}.heads" in counters
         },
         **{name: round(sum(each.get(name, 0) for each in counters.values())) for name in ("requests", "asked_now")},
         "seconds": round(sum(manifest["seconds"] for manifest in manifests.values()), 1),

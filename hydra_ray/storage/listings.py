@@ -8,7 +8,9 @@ not compared; neither is any where there is no listing yet.
 
 import logging
 import re
+import time
 from collections.abc import Mapping
+from typing import Any
 
 from hydra_ray.errors import DamagedError
 from hydra_ray.storage.locations import store_of
@@ -25,9 +27,14 @@ _STAGE = re.compile(r"(?P<folder>.+/stages/[a-z_]+(/[a-z_]+)?/[0-9a-f]{16})/(?P<
 _RUN = re.compile(r"(?P<folder>.+/runs/[^/]+)/(?P<path>[^/]+)")
 _MAX_KEPT = 256
 """Number of listings that are kept in memory."""
+_ABSENCE_SECONDS = 10.0
+"""Time for which a listing that was not there is not looked for again: files are read by the hundred while a stage is
+computed, and its listing comes last."""
 
 _log = logging.getLogger(__name__)
 _kept: dict[str, Mapping[str, str | None]] = {}
+_absent: dict[str, float] = {}
+"""Until when listings that were not there are taken for absent, in monotonic seconds."""
 _told: set[str] = set()
 
 Digests = Mapping[str, str | None]
@@ -71,12 +78,21 @@ def is_listed(location: str) -> bool | None:
 
 def _listed(listing: str) -> Digests:
     kept = _kept.get(listing)
-    return (read_listing(listing) or {}) if kept is None else kept
+    if kept is not None:
+        return kept
+    if _absent.get(listing, 0.0) > time.monotonic():
+        return {}
+    found = read_listing(listing)
+    if found is None:
+        _make_room(_absent)
+        _absent[listing] = time.monotonic() + _ABSENCE_SECONDS
+    return found or {}
 
 
 def forget_listing(listing: str) -> None:
     """Read a listing anew when it is next needed, because it was just written."""
     _kept.pop(listing, None)
+    _absent.pop(listing, None)
 
 
 def listing_of(location: str) -> tuple[str, str] | None:
@@ -115,10 +131,15 @@ def read_listing(listing: str) -> Digests | None:
 
 
 def _keep(listing: str, files: Digests) -> None:
-    # Copied in one step, as other threads keep listings too.
-    for oldest in list(_kept)[: max(len(_kept) + 1 - _MAX_KEPT, 0)]:
-        _kept.pop(oldest, None)
+    _absent.pop(listing, None)
+    _make_room(_kept)
     _kept[listing] = files
+
+
+def _make_room(known: dict[str, Any]) -> None:
+    # Copied in one step, as other threads keep listings too.
+    for oldest in list(known)[: max(len(known) + 1 - _MAX_KEPT, 0)]:
+        known.pop(oldest, None)
 
 
 def damaged_listing(listing: str, reason: str) -> DamagedError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hydra_ray import storage
 from hydra_ray.errors import ConfigError
 from hydra_ray.findings import counted
-from hydra_ray.stages.run import require_credentials_here
+from hydra_ray.stages.run import require_generator_here
 from hydra_ray.sweep.config import Sweep
 from hydra_ray.sweep.ledger import Ledger
 from hydra_ray.sweep.results import Results, config_yaml, gather, result_lines, results_table
@@ -81,7 +81,7 @@ def run_sweep(sweep: Sweep, known: Forecast) -> Results:
     from hydra_ray.sweep.ray_tune_search import run_trials
     from hydra_ray.sweep.sweep_page import render_sweep_page
 
-    _require_credentials(sweep, known)
+    _require_generators(sweep, known)
     folder = sweep_folder(sweep)
     config = sweep.config.model_dump(mode="json")
     storage.write_json(
@@ -125,15 +125,15 @@ def exactly_once(ledger: Ledger) -> str:
     return sentence + (f"not all of them once: {', '.join(repeated)}" if repeated else "each exactly once")
 
 
-def _require_credentials(sweep: Sweep, known: Forecast) -> None:
-    """Check what the endpoints of trials need, of those that have still something to compute."""
+def _require_generators(sweep: Sweep, known: Forecast) -> None:
+    """Check what the generators of trials need, of those that have still something to compute."""
     if known.trials is not None:
         trials = (trial for trial in known.trials if not all(stage.is_complete() for stage in trial.stages))
         configs = [trial.config for trial in trials]
     else:
         configs = [sweep.run_config({})] if sweep.is_possible({}) else []
     for config in configs:
-        require_credentials_here(config)
+        require_generator_here(config)
 
 
 def _left_out(sweep: Sweep, num_trials: int) -> Sequence[str]:

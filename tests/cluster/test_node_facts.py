@@ -70,7 +70,12 @@ CONFIG = run_config(
     generator={"engine": "vllm", "model": "/models/generator"},
     reranker={"base": {"encoder": "/models/encoder"}},
     adapter={"base": {"encoder": "/models/encoder"}},
-    placement={"generator_gpus": 1, "generator_labels": {"kind": "gpu"}, "step_labels": {"kind": "cpu"}},
+    placement={
+        "generator_gpus": 1,
+        "generator_labels": {"kind": "gpu"},
+        "step_labels": {"kind": "cpu"},
+        "train_workers": 2,
+    },
 )
 SAME = {"hydra_ray": "source 12ab", "ray": "2.60.0", "transformers": "5.19.0", "pyarrow": "26.0.1", "numpy": "2.3.5"}
 MODELS = {"/models/generator": "folder:g", "/models/encoder": "folder:e"}
@@ -119,22 +124,30 @@ def test_a_mixed_cluster_whose_nodes_have_what_they_run_is_fit():
 
 
 @pytest.mark.parametrize(
-    ("zero_stage", "taught_by", "has_driver_one", "is_asked_for"),
+    ("zero_stage", "train_workers", "taught_by", "has_driver_one", "is_asked_for"),
     [
-        (0, None, True, False),
-        (1, None, False, False),
-        (1, None, True, True),
-        (2, None, False, True),
-        (2, "other", True, False),
+        (0, 2, None, True, False),
+        (1, 2, None, False, False),
+        (1, 2, None, True, True),
+        (2, 2, None, False, True),
+        (2, 1, None, True, False),
+        (2, 2, "other", True, False),
     ],
 )
 def test_deepspeed_is_asked_for_only_where_it_trains(
-    monkeypatch: pytest.MonkeyPatch, zero_stage: int, taught_by: str | None, has_driver_one: bool, is_asked_for: bool
+    monkeypatch: pytest.MonkeyPatch,
+    zero_stage: int,
+    train_workers: int,
+    taught_by: str | None,
+    has_driver_one: bool,
+    is_asked_for: bool,
 ):
     monkeypatch.setattr("hydra_ray.cluster.placement_plan.is_installed", lambda _: has_driver_one)
     train = {"base": {"encoder": "/models/encoder", "num_epochs": 2}}
     config = run_config(reranker=train, adapter=train).model_copy(update={"taught_by": taught_by})
-    config = config.model_copy(update={"placement": PlacementConfig(zero_stage=zero_stage)})
+    config = config.model_copy(
+        update={"placement": PlacementConfig(zero_stage=zero_stage, train_workers=train_workers)}
+    )
     found = contents_of(config, NodeType(name="cpu", resources={"CPU": 16})).packages
     assert ("deepspeed" in found) == is_asked_for
 

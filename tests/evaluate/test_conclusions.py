@@ -49,6 +49,17 @@ def test_the_headline_follows_the_interval(report: dict[str, Any]) -> None:
     assert headline(with_difference(report, rival, 0.1, -0.1, 0.3)).startswith("No difference can be shown")
 
 
+def test_a_difference_by_the_interval_alone_is_said_to_be_one(report: dict[str, Any]) -> None:
+    rival = report["best_prompt_baseline"]
+    sign = 1 if report["metrics"][0]["is_higher_better"] else -1
+    apparent = with_difference(report, rival, 0.2 * sign, *sorted((0.1 * sign, 0.3 * sign)))
+    apparent["significance"]["hydra"][rival]["adjusted_p_value"] = 0.2
+    said = headline(apparent)
+    assert "better than the best prompt-based baseline" in said
+    assert "by its interval alone" in said
+    assert "no difference is shown" in said
+
+
 def test_the_figures_behind_a_verdict_are_both_values_the_interval_and_both_p_values(report: dict[str, Any]) -> None:
     said = compared(report, "hydra", "rag_1")
     metric = report["metrics"][0]["name"]

@@ -23,7 +23,7 @@ def cells_of(*counters: dict[str, float]) -> dict[str, list[str]]:
 
 
 def test_failures_are_counted_by_kind_where_the_kind_is_known():
-    found = cells_of({**ASKED, "failed": 5, "errors.content_filter": 3, "errors.timeout": 2, "errors.engine": 0})
+    found = cells_of({**ASKED, "failed": 5, "failed.content_filter": 3, "failed.timeout": 2, "failed.engine": 0})
     assert found["stage-0 (reused)"][-3:] == ["5 (3 content filter, 2 timeout)", "5.0%", "0.0%"]
     assert cells_of({**ASKED, "failed": 1})["stage-0 (reused)"][-3] == "1"
     assert cells_of({"rows": 3.0})["stage-0 (reused)"][-3:] == ["", "", ""]

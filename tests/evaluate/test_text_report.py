@@ -45,7 +45,52 @@ def with_difference(report: dict[str, Any], first: str, second: str, advantage: 
 def test_a_claim_stands_where_its_interval_puts_it(report: dict[str, Any], advantage: float, found: str) -> None:
     changed = with_difference(report, "rag_k", "zero_shot", advantage, 0.1)
     for which, title in SECTIONS.items():
-        assert ("in the prompt" in said(changed, title)) == (which == found)
+        claim = "RAG k=4 and Zero-shot (" if which == "open" else "in the prompt"
+        assert (claim in said(changed, title)) == (which == found)
+
+
+def test_pairs_that_are_not_told_apart_are_one_sentence_and_those_alike_another(report: dict[str, Any]) -> None:
+    changed = with_difference(report, "rag_k", "zero_shot", 0.0, 0.1)
+    changed = with_difference(changed, "hydra", "hydra_routed", 0.0, 0.0)
+    left = next(section for section in report_sections(changed) if section.title == SECTIONS["open"])
+    assert len(left.sentences) <= 2
+    assert left.sentences[-1].startswith("Equally good on every user: HYDRA and HYDRA, routed shared heads")
+
+
+@pytest.mark.parametrize(
+    ("generator", "told"),
+    [
+        ({"model": "/models/mine"}, "/models/mine, loaded by vLLM"),
+        ({"model": "/models/mine", "engine": "fake"}, "a fixed rule (engine fake)"),
+        (
+            {"model": "/tokenizer", "engine": "openai", "api": {"base_url": "https://a.b/v1", "model": "its-model"}},
+            "its-model at https://a.b/v1",
+        ),
+        (
+            {"model": "/t", "engine": "openai_batch", "api": {"base_url": "https://a.b/v1", "model": "its-model"}},
+            "its-model at https://a.b/v1, in batches",
+        ),
+    ],
+)
+def test_who_answered_is_told_and_not_whose_tokenizer_fitted_prompts(
+    task: Task, make_answers: MakeAnswers, generator: dict[str, Any], told: str
+) -> None:
+    report = build_report(task, make_answers(task, 3), [], synthetic_config(task, generator=generator))
+    assert f"Generator: {told}" in said(report, "What was evaluated")
+    assert "/t" not in said(report, "What was evaluated") or "/tokenizer" not in report_text(report)
+
+
+def test_no_system_is_there_twice(task: Task, make_answers: MakeAnswers) -> None:
+    report = build_report(task, make_answers(task, 3), [], synthetic_config(task, drafts={"num_records": 1}))
+    titles = [system["title"] for system in report["systems"].values()]
+    assert len(titles) == len({*titles})
+    assert "rag_1" not in report["systems"]
+    assert "rag_k" in report["systems"]
+
+
+def test_a_p_value_of_one_is_not_said(report: dict[str, Any]) -> None:
+    assert "p = 1.000 (Holm)" not in report_text(report)
+    assert "no difference to HYDRA is shown" in report_text(report)
 
 
 def test_every_claim_is_about_a_pair_that_is_compared(config: RunConfig, task: Task) -> None:

@@ -61,7 +61,7 @@ def test_events_of_one_user_are_joined_over_parts_and_formats(tags, tmp_path):
 
 
 def test_many_events_are_grouped_on_disk_as_in_memory(tags, tmp_path, monkeypatch):
-    monkeypatch.setattr(bucket_files, "SPILL_BUFFER_BYTES", 200)
+    monkeypatch.setattr(bucket_files, "SPILL_BUFFER_CHARACTERS", 200)
     chance = random.Random(0)
     rows = [{"user_id": f"u{chance.randrange(300)}", "input": str(n), "output": "comedy"} for n in range(2000)]
     rows.append({"user_id": "u0", "input": "?", "target": "romance"})

@@ -48,12 +48,21 @@ def test_a_first_setting_enters_at_its_default_too():
     config = run_config()
     assert settings_of(config.probes) == config.probes.model_dump(mode="json")
     later = {
-        "generator": {"batch", "chat_template_kwargs", "thinking_tokens"},
+        "generator": {"batch", "chat_template_kwargs", "engine_args", "is_batch_invariant", "thinking_tokens"},
         "lamp": {"columns"},
         "placement": {"encoder_gpus", "encoder_labels", "encoder_resources"},
+        "reranker": {"base": {"max_epoch_groups"}},
+        "adapter": {"base": {"max_epoch_groups"}},
     }
-    without = {"budget": True, "update": True}
-    assert settings_of(config, exclude={"budget"}) == config.model_dump(mode="json", exclude=without | later)
+    dumped = config.model_dump(mode="json", exclude={"budget": True, "update": True} | later)
+    dumped["placement"]["max_concurrent_sequences"] = 64  # the former default
+    assert settings_of(config, exclude={"budget"}) == dumped
+
+
+@pytest.mark.parametrize(("given", "enters"), [(None, 64), (64, 64), (128, 128)])
+def test_a_setting_whose_default_was_another_enters_with_the_former_one(given: int | None, enters: int):
+    config = run_config(placement={"max_concurrent_sequences": given})
+    assert settings_of(config.placement)["max_concurrent_sequences"] == enters
 
 
 def test_a_later_setting_of_a_section_in_a_section_is_left_out_at_its_default():

@@ -2,7 +2,6 @@ import pytest
 from pydantic import ValidationError
 
 from hydra_ray.config import PlacementConfig
-from hydra_ray.generate.engines import vllm
 from hydra_ray.runs.resources import Bundle, core_bundle, encoder_bundle, generator_bundle, step_bundle, train_bundle
 
 KINDS = {"generator": generator_bundle, "train": train_bundle, "step": step_bundle}
@@ -67,12 +66,6 @@ def test_what_ray_refuses_as_a_label_selector_is_refused_before_anything_starts(
 def test_what_cannot_be_reserved_is_refused(setting: dict[str, object], message: str):
     with pytest.raises(ValidationError, match=message):
         PlacementConfig.model_validate(setting)
-
-
-@pytest.mark.parametrize(("gpus", "ranks", "backend"), [(0.5, 1, None), (1, 1, None), (4, 4, "mp")])
-def test_tensor_parallel_ranks_are_processes_on_the_node_of_their_bundle(gpus: float, ranks: int, backend: str | None):
-    settings = vllm._gpu_settings(PlacementConfig(generator_gpus=gpus))
-    assert (settings["tensor_parallel_size"], settings["distributed_executor_backend"]) == (ranks, backend)
 
 
 def test_an_encoder_is_placed_as_other_work_unless_it_reserves_a_gpu():

@@ -37,7 +37,7 @@ def fingerprints(name: str) -> dict[str, str]:
 def _models(config: RunConfig) -> RunModels:
     encoder = config.retrieve.encoder
     return RunModels(
-        generator=_used(config.generator.model),
+        generator=_used(config.generator.model) if config.generator.model else None,
         retriever=None if encoder is None else _used(encoder),
         reranker=_used(config.reranker.base.encoder),
         adapter=_used(config.adapter.base.encoder),

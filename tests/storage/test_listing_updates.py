@@ -11,6 +11,7 @@ from hydra_ray import storage
 from hydra_ray.errors import DamagedError
 from hydra_ray.runs.stage import Stage
 from hydra_ray.storage.listing_updates import require_files, rewriting
+from hydra_ray.storage.listings import forget_listing, read_listing
 
 
 class Killed(BaseException):
@@ -129,5 +130,42 @@ def test_a_part_read_while_another_process_rewrites_it_is_compared_afterwards(
         storage.read_part(first)
         storage.read_part(second)
     storage.write_bytes(first, storage.read_bytes(second))
+    with pytest.raises(DamagedError, match="bucket-00000"):
+        storage.read_part(first)
+
+
+def test_an_absent_listing_is_looked_for_once_and_again_when_it_was_written(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = stage.parts("answers")
+    storage.remove_file(stage.manifest_location)
+    looked: list[str] = []
+
+    def look(listing: str):
+        looked.append(listing)
+        return read_listing(listing)
+
+    monkeypatch.setattr("hydra_ray.storage.listings.read_listing", look)
+    for _ in range(3):
+        storage.read_part(first)
+        storage.read_part(second)
+    assert looked == [stage.manifest_location]
+    stage.complete(1, {})
+    storage.write_bytes(first, storage.read_bytes(second))
+    with pytest.raises(DamagedError, match="bucket-00000"):
+        storage.read_part(first)
+
+
+def test_a_listing_that_was_absent_is_looked_for_again_later(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    first, second = stage.parts("answers")
+    content = storage.read_bytes(stage.manifest_location)
+    storage.remove_file(stage.manifest_location)
+    forget_listing(stage.manifest_location)
+    storage.read_part(first)
+    storage.write_bytes(stage.manifest_location, content)  # as another process would
+    storage.write_bytes(first, storage.read_bytes(second))
+    storage.read_part(first)
+    monkeypatch.setattr("hydra_ray.storage.listings._ABSENCE_SECONDS", 0.0)
+    forget_listing(stage.manifest_location)
     with pytest.raises(DamagedError, match="bucket-00000"):
         storage.read_part(first)

@@ -11,6 +11,7 @@ from typing import Any
 from hydra_ray.commands.doctor.machine import GIGABYTE, Gpu, Machine, gigabytes
 from hydra_ray.commands.doctor.model_files import ModelDescription
 from hydra_ray.config import PlacementConfig, RunConfig
+from hydra_ray.config.engine_arguments import parallel_ranks
 from hydra_ray.findings import Finding, problem
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -151,12 +152,13 @@ def _capability(config: RunConfig, machine: Machine) -> Iterator[Finding]:
 def _fit(config: RunConfig, gpu: Gpu, size: ModelSize) -> Finding:
     """Return a finding on whether a copy of the generator fits on each of its GPUs."""
     placement, tokens = config.placement, config.generator.max_model_tokens
-    num_ranks = max(1, int(placement.generator_gpus))
-    if size.num_heads and size.num_heads % num_ranks:
+    tensor, pipeline = parallel_ranks(config.generator.engine_args, placement.generator_gpus)
+    num_ranks = tensor * pipeline
+    if size.num_heads and size.num_heads % tensor:
         return problem(
             "gpu memory",
-            f"{size.num_heads} attention heads cannot be shared out to {num_ranks} GPUs",
-            "set placement.generator_gpus to a divisor of the heads",
+            f"{size.num_heads} attention heads cannot be shared out to {tensor} GPUs",
+            "set placement.generator_gpus, or generator.engine_args.tensor_parallel_size, to a divisor of the heads",
         )
     taken = placement.gpu_memory_fraction * gpu.memory_bytes
     room = taken - size.rank_bytes(num_ranks) - GPU_ALLOWANCE_BYTES

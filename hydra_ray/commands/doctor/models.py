@@ -8,6 +8,7 @@ from hydra_ray.commands.doctor.model_files import ModelDescription, describe_mod
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import ConfigError, HydraError, ModelError
 from hydra_ray.findings import Finding, unusable
+from hydra_ray.generate.engines.vllm_settings import require_known_arguments
 from hydra_ray.models import model_identity
 
 WRITES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ChatModel")
@@ -33,6 +34,8 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
         ImportError: vLLM cannot be imported.
     """
     generator = config.generator
+    if generator.engine == "none":
+        return Finding(name="generator", value="none: answers come from records alone"), None
     try:
         if generator.engine == "fake":
             value = f"{model_identity(generator.model)}: named only, a fixed rule answers"
@@ -41,6 +44,7 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
         if generator.engine == "vllm":
             _require_writer(found, supports)
             _require_context(found, generator.max_model_tokens)
+            require_known_arguments(generator)
         _require_prompts(config, task, found)
     except HydraError as error:
         return unusable("generator", generator.model, error), None

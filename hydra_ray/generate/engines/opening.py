@@ -16,7 +16,8 @@ def open_engine(config: GeneratorConfig, placement: PlacementConfig, task: Task 
         task: task whose labels must fit the answer length; None for requests of any kind.
 
     Raises:
-        ConfigError: a label of the task is longer than the task's answers may be, or an endpoint's key is missing.
+        ConfigError: a label of the task is longer than the task's answers may be, an endpoint's key is missing, or
+            vLLM does not have an argument that is to be passed on.
         ModelError: the model is missing or cannot be loaded.
     """
     if config.engine == "fake":
@@ -28,9 +29,9 @@ def open_engine(config: GeneratorConfig, placement: PlacementConfig, task: Task 
         from hydra_ray.generate.engines.openai import OpenAiEngine
 
         return OpenAiEngine(config, config.api, open_limiter(config.api))
-    from hydra_ray.generate.engines.vllm import VllmEngine
+    from hydra_ray.generate.engines.vllm import open_vllm
 
-    return VllmEngine(config, placement, task)
+    return open_vllm(config, placement, task)
 
 
 def open_tokenizer(config: GeneratorConfig) -> "PreTrainedTokenizerBase":
@@ -39,7 +40,7 @@ def open_tokenizer(config: GeneratorConfig) -> "PreTrainedTokenizerBase":
     Raises:
         ModelError: the model is missing or its tokenizer cannot be loaded.
     """
-    if config.engine == "fake":
+    if config.engine in ("fake", "none"):  # a forecast without a generator fits no prompts
         from hydra_ray.generate.engines.fake import fake_tokenizer
 
         return fake_tokenizer()

@@ -1,88 +1,120 @@
-"""vLLM engine in this process, without a separate engine process.
+"""vLLM engine: tokenized prompts in, completions out, whichever way it runs.
 
-The result of a batch depends on the batch alone, so that a part generated again after a crash is the same: the prefix
-cache is emptied first, prompts are sorted, and each sample draws from a random generator of its own, seeded by its
-request's seed, its prompt and its index. On CPU this requires unchunked prefill: in vLLM 0.32 a chunked prefill rewinds
-the request's random generator, which PyTorch cannot do on CPU. Per-sample seeds have no measurable cost against
-unseeded samples (benchmarks/generate.py).
+On CPU the result of a part depends on its prompts alone, so that a part generated again is the same: the prefix cache
+is emptied first, prompts are sorted, and each sample draws from a random generator of its own, seeded by its request's
+seed, its prompt and its index. This requires unchunked prefill: in vLLM 0.32 a chunked prefill rewinds the request's
+random generator, which PyTorch cannot do on CPU. Per-sample seeds have no measurable cost against unseeded samples
+(benchmarks/generate.py). On GPUs samples are seeded alike, but what is computed together depends on when requests come;
+with `generator.is_batch_invariant` this changes no bit.
 """
 
-import gc
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
-from hydra_ray.errors import ConfigError, GenerationError, ModelError
+from hydra_ray.errors import ConfigError, GenerationError, HydraError, ModelError
 from hydra_ray.generate.engine import Keep, keep_nowhere
+from hydra_ray.generate.engines.keeping import Keeper
+from hydra_ray.generate.engines.vllm_runners import Asked, AsyncRunner, Runner, StepRunner, start_engine
+from hydra_ray.generate.engines.vllm_settings import engine_arguments, set_environment
 from hydra_ray.generate.vllm_outputs import read_output, special_marks
-from hydra_ray.models import load_tokenizer, resolve_model
+from hydra_ray.models import load_tokenizer
 from hydra_ray.rows import Completion, Prompt, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import RequestOutput
 
-CPU_BLOCK_TOKENS = 32
-"""Tokens per block of the key-value cache on CPU, where vLLM's default of 128 shares few prefixes."""
+
+def open_vllm(config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> "VllmEngine":
+    """Load a model on the CPU, or on the GPUs that this process sees.
+
+    Args:
+        task: task whose labels must fit the answer length; None for requests of any kind.
+
+    Raises:
+        ConfigError: a label of the task is longer than the task's answers may be, or vLLM has no such argument.
+        ModelError: the model is missing or cannot be loaded.
+    """
+    set_environment(config, placement)  # before anything imports torch
+    tokenizer = load_tokenizer(config.model)
+    if task is not None:
+        require_labels_fit(task, tokenizer, config)
+    return VllmEngine(config, open_runner(config, placement), special_marks(tokenizer))
+
+
+def open_runner(config: GeneratorConfig, placement: PlacementConfig) -> Runner:
+    """Load a model.
+
+    Raises:
+        ConfigError: vLLM has no such argument.
+        ModelError: the model is missing or cannot be loaded.
+    """
+    arguments = engine_arguments(config, placement)
+    try:
+        if placement.generator_gpus == 0:
+            return StepRunner(arguments, placement.generator_threads)
+        return AsyncRunner(partial(start_engine, arguments))
+    except HydraError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"vLLM cannot load generator.model={config.model!r} from {arguments['model']}: {error}. Check the model, "
+            "generator.dtype, generator.max_model_tokens, generator.engine_args, and the memory that placement gives."
+        ) from error
 
 
 class VllmEngine:
-    """A model loaded by vLLM, on the CPU or on the GPUs that this process sees."""
+    """A model loaded by vLLM."""
 
-    max_parts = 1
+    def __init__(self, config: GeneratorConfig, runner: Runner, special_tokens: Sequence[str] = ()) -> None:
+        """Take a loaded model.
 
-    def __init__(self, config: GeneratorConfig, placement: PlacementConfig, task: Task | None) -> None:
-        self._config = config
-        _set_environment(placement)  # before anything imports torch
-        self._tokenizer = load_tokenizer(config.model)
-        if task is not None:
-            require_labels_fit(task, self._tokenizer, config)
-        self._special_marks = special_marks(self._tokenizer)
-        self.llm = _load(config, placement)
-        """The loaded model, for measuring it without this class."""
+        Args:
+            special_tokens: the tokenizer's `special_marks`.
+        """
+        self._config, self.runner, self._special_marks = config, runner, tuple(special_tokens)
+        self.max_parts = runner.max_parts
 
     async def answer(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
-        """Return one completion per prompt, in the order in which they were run.
+        """Return one completion per prompt, in the order in which they were answered.
 
         Raises:
             GenerationError: vLLM failed; this engine cannot be used any more.
         """
-        # Prompts with a common prefix become neighbours and find it in the cache.
-        prompts = sorted(prompts, key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
-        try:
-            if not self.llm.reset_prefix_cache():
-                raise RuntimeError("the prefix cache cannot be emptied, some of its blocks are still in use")
-            outputs = self.llm.generate(
-                [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
-                [self._sampling_params(prompt) for prompt in prompts],
-                use_tqdm=False,
-            )
-        except Exception as error:
-            raise GenerationError(
-                f"vLLM failed on a batch of {len(prompts)} requests of model {self._config.model}: {error!r}. The part "
-                "is not committed and is generated again by the next run."
-            ) from error
-        completions = [self._completion(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)]
-        keep(completions)
-        return completions
+        prompts = sorted_prompts(prompts)
+        asked = [self.asked(prompt) for prompt in prompts]
+        async with Keeper(keep) as keeper:
+            try:
+                async with aclosing(self.runner.run(asked)) as lists:
+                    async for answered in lists:
+                        for place, output in answered:
+                            keeper.add(self._completion(prompts[place], output))
+            except HydraError:
+                raise
+            except Exception as error:
+                raise GenerationError(
+                    f"vLLM failed on a batch of {len(prompts)} requests of model {self._config.model}: {error!r}. The "
+                    "part is not committed; what it has no answer to is asked again."
+                ) from error
+        return keeper.completions
 
     def close(self) -> None:
         """Release the model's memory."""
-        from vllm.distributed import cleanup_dist_env_and_memory
+        self.runner.close()
 
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
-        cleanup_dist_env_and_memory()
-        gc.collect()
-
-    def _sampling_params(self, prompt: Prompt) -> "SamplingParams":
+    def asked(self, prompt: Prompt) -> Asked:
+        """Return a prompt as vLLM takes it, and how it is to be answered."""
         from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         request = prompt.request
-        return SamplingParams(
+        params = SamplingParams(
             n=request.num_samples,
             temperature=request.temperature,
             max_tokens=request.max_tokens,
@@ -92,7 +124,9 @@ class VllmEngine:
             else None,
             skip_special_tokens=not self._special_marks,
             logprobs=request.num_top_tokens,  # 0: only those of the generated tokens
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        return tokens_input(list(prompt.token_ids)), params
 
     def _is_constrained(self, request: Request) -> bool:
         """Return whether only a request's choices may be generated. vLLM constrains from the first token on, unless it
@@ -117,6 +151,12 @@ class VllmEngine:
             ),
             error=None,
         )
+
+
+def sorted_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return prompts in the order in which they are asked: those with a common prefix are neighbours, which find it in
+    the cache."""
+    return sorted(prompts, key=lambda prompt: (prompt.token_ids, prompt.request.request_id))
 
 
 def require_labels_fit(task: Task, tokenizer: "PreTrainedTokenizerBase", config: GeneratorConfig) -> None:
@@ -149,65 +189,3 @@ def supports_architecture(architecture: str) -> bool:
     except OSError as error:  # a shared library that it needs is missing
         raise ImportError(str(error)) from error
     return architecture in ModelRegistry.get_supported_archs() or hasattr(transformers, architecture)
-
-
-def _load(config: GeneratorConfig, placement: PlacementConfig) -> "LLM":
-    is_cpu = placement.generator_gpus == 0
-    location = resolve_model(config.model)
-    settings = _cpu_settings(config) if is_cpu else _gpu_settings(placement)
-    try:
-        import torch
-        from vllm import LLM
-
-        if is_cpu:
-            # If torch was imported earlier, OpenMP did not read the environment variable.
-            torch.set_num_threads(placement.generator_threads)
-        return LLM(
-            model=location,
-            dtype=config.dtype,
-            seed=config.seed,
-            max_model_len=config.max_model_tokens,
-            max_num_seqs=placement.max_concurrent_sequences,
-            enable_prefix_caching=True,
-            use_tqdm_on_load=False,
-            **settings,
-        )
-    except Exception as error:
-        raise ModelError(
-            f"vLLM cannot load generator.model={config.model!r} from {location}: {error}. Check the model, "
-            "generator.dtype, generator.max_model_tokens, and the memory that placement gives."
-        ) from error
-
-
-def _set_environment(placement: PlacementConfig) -> None:
-    """Set the environment variables that vLLM and OpenMP read when they are imported."""
-    os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
-    if placement.generator_gpus == 0:
-        os.environ |= {
-            "OMP_NUM_THREADS": str(placement.generator_threads),
-            "VLLM_CPU_KVCACHE_SPACE": str(placement.generator_kv_cache_gigabytes),
-        }
-
-
-def _cpu_settings(config: GeneratorConfig) -> dict[str, Any]:
-    return {
-        "enforce_eager": True,
-        "block_size": CPU_BLOCK_TOKENS,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(config.max_model_tokens, 2048),
-    }
-
-
-def _gpu_settings(placement: PlacementConfig) -> dict[str, Any]:
-    num_ranks = max(1, int(placement.generator_gpus))
-    return {
-        "tensor_parallel_size": num_ranks,
-        # All ranks are on this node, where Ray reserved their GPUs; by default vLLM would request them from Ray again.
-        "distributed_executor_backend": "mp" if num_ranks > 1 else None,
-        "gpu_memory_utilization": placement.gpu_memory_fraction,
-    }

@@ -105,38 +105,59 @@ class TrainingGroupStream:
         return islice(every, self._rank, number, self._num_ranks)
 
     def epoch(self, epoch: int) -> Iterator[list[TrainingGroup]]:
-        """Yield this rank's share, which may be empty, of shuffled batches of groups of similar length."""
+        """Yield this rank's share, which may be empty, of shuffled batches of groups of similar length.
+
+        Parts are read in an order of the epoch's own until it has all of its groups. Where not all groups fit into an
+        epoch, the users of a part are read in an order of the epoch's own too, so that all have the same chance.
+        """
+        max_groups = self._config.max_epoch_groups
         batch_size = self._config.batch_groups
         rng = rng_of(self._config.seed, "epoch", str(epoch), "0")
         order = rng_of(self._config.seed, "parts", str(epoch)).permutation(len(self._locations))
-        every = self._read(order, is_held_out=False, is_shared=False)
+        users_rng = None if max_groups is None else rng_of(self._config.seed, "users", str(epoch))
+        every = islice(self._read(order, is_held_out=False, is_shared=False, rng=users_rng), max_groups)
         while window := list(islice(every, WINDOW_BATCHES * batch_size)):
             for batch in _batches(window, batch_size, rng):
                 yield batch[self._rank :: self._num_ranks]
 
     def _read(
-        self, order: Sequence[int] | np.ndarray, *, is_held_out: bool, is_shared: bool
+        self,
+        order: Sequence[int] | np.ndarray,
+        *,
+        is_held_out: bool,
+        is_shared: bool,
+        rng: np.random.Generator | None = None,
     ) -> Iterator[TrainingGroup]:
+        """Yield the training groups of the parts in this order.
+
+        Args:
+            rng: order of the users of a part; None for the stored one.
+        """
         for place in order:
-            for index, user in self._part(self._locations[place], self._offsets[place], is_shared=is_shared)[1]:
+            users = self._part(self._locations[place], self._offsets[place], is_shared=is_shared, rng=rng)[1]
+            for index, user in users:
                 if self._is_held_out(user) == is_held_out:
                     yield from _training_groups(index, user, self._has_soft_targets)
 
     def _is_held_out(self, user: UserExamples) -> bool:
         return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
 
-    def _part(self, location: str, offset: int, *, is_shared: bool) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
+    def _part(
+        self, location: str, offset: int, *, is_shared: bool, rng: np.random.Generator | None = None
+    ) -> tuple[int, Iterator[tuple[int, UserExamples]]]:
         """Return the number of training users in a part, and these with their indices in all training users.
 
         Args:
             is_shared: whether only this rank's are wanted.
+            rng: their order; None for the stored one.
         """
         part = storage.read_part(location, arrow_schema(UserExamples))
         rows = np.flatnonzero(~is_new_in(part, self._fold))
-        share = slice(self._rank, None, self._num_ranks) if is_shared else slice(None)
-        own, positions = rows[share], offset + np.arange(len(rows))[share]
-        users = (from_dict(row, UserExamples) for row in part.take(own).to_pylist())
-        return len(rows), zip(positions.tolist(), users, strict=True)
+        places = np.arange(len(rows)) if rng is None else rng.permutation(len(rows))
+        if is_shared:
+            places = places[self._rank :: self._num_ranks]
+        users = (from_dict(row, UserExamples) for row in part.take(rows[places]).to_pylist())
+        return len(rows), zip((offset + places).tolist(), users, strict=True)
 
 
 def _training_groups(user_index: int, user: UserExamples, has_soft_targets: bool) -> Iterator[TrainingGroup]:

@@ -10,7 +10,7 @@ Shape suffixes: N candidates, T distinct texts, H the encoder's width, M learned
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -63,16 +63,17 @@ class Base(nn.Module):
         """Number of learned and handcrafted features of a candidate."""
         return self.shape.width + len(self.shape.handcrafted_names)
 
-    def freeze_below(self, num_layers: int, cache: HiddenStateCache | None = None) -> None:
-        """Freeze all but the upper `num_layers` layers of the encoder and the projection.
+    def train_layers(self, num_layers: int | Literal["all"], cache: HiddenStateCache | None = None) -> None:
+        """Train the upper `num_layers` layers of the encoder and the projection; freeze what is below, the embeddings
+        included unless all are trained.
 
         Args:
             cache: stores the output of the frozen layers.
         """
-        self.encoder.requires_grad_(False)
+        self.encoder.requires_grad_(num_layers == "all")
         layers = layers_of(self.encoder)
-        num_frozen = max(len(layers) - num_layers, 0)
-        self._trained_layers = layers[num_frozen:]
+        num_frozen = 0 if num_layers == "all" else max(len(layers) - num_layers, 0)
+        self._trained_layers = [self.encoder] if num_layers == "all" else layers[num_frozen:]
         for layer in self._trained_layers:
             layer.requires_grad_(True)
         if cache is not None:

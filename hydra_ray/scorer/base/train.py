@@ -1,4 +1,4 @@
-"""Start the workers that train a base and the training users' heads together, by Ray Train.
+"""Start the workers that train a base and the training users' heads together: one as a Ray task, several by Ray Train.
 
 The training loop is in `hydra_ray.scorer.base.train_worker`.
 
@@ -9,14 +9,15 @@ ridge head; training is kept only if it lowers the loss of held-out users by mor
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hydra_ray import storage
 from hydra_ray.config import BaseConfig, PlacementConfig
+from hydra_ray.engine.actors import threads_environment
 from hydra_ray.engine.worker_errors import reason_of
-from hydra_ray.errors import TrainingError
+from hydra_ray.errors import HydraError, TrainingError
 from hydra_ray.extras import is_installed
 from hydra_ray.runs.resources import train_bundle
 from hydra_ray.runs.signals import call_aside
@@ -25,6 +26,8 @@ from hydra_ray.scorer.base.spec import BaseShape, Interaction, base_name_of
 from hydra_ray.scorer.base.task import TrainingTask
 
 _LOG = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LOOKS = 5.0
+"""Seconds until it is logged that a base is trained, at most."""
 
 
 def train_bases(
@@ -72,52 +75,69 @@ def train_bases(
         for fold in folds
     ]
     checkpoints = storage.join(stage.folder, "train")
-    missing = [task for task in tasks if not task.is_done()]
-    if missing and config.num_epochs:
-        _run_workers(missing, checkpoints, stage.name)
-    else:
-        for task in missing:
-            _run_untrained(task)
-            _log_epochs(stage.name, task)
+    if missing := [task for task in tasks if not task.is_done()]:
+        train_missing(missing, checkpoints, stage.name)
     storage.remove_folder(checkpoints)
     counters = storage.add_counters(_counters(task.training()) for task in tasks)
     return {**counters, "seconds": round(time.monotonic() - start, 3)}
 
 
-def _run_untrained(task: TrainingTask) -> None:
+def train_missing(tasks: Sequence[TrainingTask], folder: str, stage_name: str) -> None:
+    """Train one base after the other to the end, keeping checkpoints in `folder`.
+
+    Raises:
+        TrainingError: the workers failed.
+    """
+    placement = tasks[0].placement
+    if not tasks[0].config.num_epochs:  # one worker writes what nobody trains
+        placement = placement.model_copy(update={"train_workers": 1, "train_gpus_per_worker": 0})
+    placement = placement.model_copy(update={"zero_stage": zero_stage_of(placement)})
+    tasks = [replace(task, placement=placement) for task in tasks]
+    untold = list(tasks)
+
+    def tell() -> None:
+        while untold and untold[0].is_done():
+            _log_epochs(stage_name, untold.pop(0))
+
+    (_run_alone if placement.train_workers == 1 else _run_together)(tasks, folder, tell)
+    tell()
+
+
+def _run_alone(tasks: Sequence[TrainingTask], folder: str, tell: Callable[[], None]) -> None:
+    """Run one worker as a Ray task: a group of Ray Train's workers would start for longer than small bases train."""
     import ray
+    from ray.exceptions import RayError
 
-    options = replace(train_bundle(task.placement), gpus=0).options()
-    ray.get(ray.remote(**options)(_write_untrained).remote(task))
+    placement = tasks[0].placement
+    remote = ray.remote(
+        **train_bundle(placement).options(),
+        runtime_env=threads_environment(placement.train_threads),
+        max_retries=len(tasks),
+    )
+    training = remote(_train).remote({"tasks": list(tasks), "folder": storage.join(folder, _name_of(placement))})
+    try:
+        while not ray.wait([training], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+            tell()
+        ray.get(training)
+    except RayError as error:
+        raise _failure(error, folder) from error
+    except BaseException:
+        ray.cancel(training, force=True)
+        raise
 
 
-def _write_untrained(task: TrainingTask) -> None:
-    from hydra_ray.scorer.base.train_worker import write_untrained
-
-    write_untrained(task)
-
-
-def _train(settings: dict[str, list[TrainingTask]]) -> None:
-    from hydra_ray.scorer.base.train_worker import train  # what it imports must not be imported by the driver
-
-    train(settings["tasks"])
-
-
-def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) -> None:
-    """Run the workers, which do one task after the other, to the end; their checkpoints are kept in `folder`."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+def _run_together(tasks: Sequence[TrainingTask], folder: str, tell: Callable[[], None]) -> None:
+    """Run several workers by Ray Train."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    placement = _with_engine(tasks[0].placement)
-    tasks = [replace(task, placement=placement) for task in tasks]
+    placement = tasks[0].placement
     bundle = train_bundle(placement)
-    # An engine's checkpoint fits only the same number of workers and ZeRO stage, so those are part of the run's name.
-    name = f"zero{placement.zero_stage}-workers{placement.train_workers}"
     filesystem, path = storage.arrow_filesystem(folder)
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"tasks": list(tasks)},
+        train_loop_config={"tasks": list(tasks), "folder": storage.join(folder, _name_of(placement))},
         torch_config=TorchConfig(backend="nccl" if placement.train_gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=placement.train_workers,
@@ -126,37 +146,44 @@ def _run_workers(tasks: Sequence[TrainingTask], folder: str, stage_name: str) ->
             label_selector=dict(bundle.labels) or None,
         ),
         run_config=RunConfig(
-            name=name,
+            name=_name_of(placement),
             storage_path=path,
             storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(max_failures=len(tasks)),
         ),
     )
-    untold = list(tasks)
-
-    def tell() -> None:
-        while untold and untold[0].is_done():
-            _log_epochs(stage_name, untold.pop(0))
-
     try:
         # Train would replace this program's signal handlers by its own, and leave them there.
-        call_aside(trainer.fit, watch=tell)
+        call_aside(trainer.fit, watch=tell, seconds=_SECONDS_BETWEEN_LOOKS)
     except TrainingFailedError as error:
-        if reason := reason_of(error):
-            raise reason from None
-        raise TrainingError(
-            f"training the bases failed: {error}. Run again to continue from the checkpoints in {folder}."
-        ) from error
-    tell()
+        raise _failure(error, folder) from error
 
 
-def _with_engine(placement: PlacementConfig) -> PlacementConfig:
-    """Return the placement with a ZeRO stage whose engine is installed: decided by the driver, once for all workers."""
-    if placement.zero_stage != 1 or is_installed("deepspeed"):
-        return placement
-    _LOG.info("DeepSpeed is not installed: training with torch alone (ZeRO stage 0)")
-    return placement.model_copy(update={"zero_stage": 0})
+def _train(settings: dict[str, Any]) -> None:
+    from hydra_ray.scorer.base.train_worker import train  # what it imports must not be imported by the driver
+
+    train(settings["tasks"], settings["folder"])
+
+
+def _failure(error: Exception, folder: str) -> HydraError:
+    """Return what to raise where workers failed: this package's own error, if it was one."""
+    return reason_of(error) or TrainingError(
+        f"training the bases failed: {error}. Run again to continue from the checkpoints in {folder}."
+    )
+
+
+def zero_stage_of(placement: PlacementConfig) -> int:
+    """Return the ZeRO stage that is of use and whose engine is installed: decided by the driver, once for all
+    workers."""
+    if placement.useful_zero_stage == 1 and not is_installed("deepspeed"):
+        _LOG.info("DeepSpeed is not installed: training with torch alone (ZeRO stage 0)")
+        return 0
+    return placement.useful_zero_stage
+
+
+def _name_of(placement: PlacementConfig) -> str:
+    """Return the name of a training: an engine's checkpoint fits only the same number of workers and ZeRO stage."""
+    return f"zero{placement.zero_stage}-workers{placement.train_workers}"
 
 
 def _log_epochs(stage_name: str, task: TrainingTask) -> None:

@@ -2,7 +2,8 @@
 
 Both compute the same up to rounding: gradients are averaged over the ranks, their norm is clipped to `MAX_NORM`, and
 the optimizer and its learning-rate schedule take a step. Torch keeps all state on every rank, which is ZeRO stage 0.
-DeepSpeed shards the optimizer's state over the ranks, and with stage 2 the gradients too.
+DeepSpeed shards the optimizer's state over the ranks, and with stage 2 the gradients too. A single rank has nothing to
+shard, so it trains with torch.
 """
 
 import logging
@@ -10,15 +11,14 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import ray.train.torch
 import torch
-import torch.distributed as dist
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 
 from hydra_ray.config import PlacementConfig
 from hydra_ray.scorer.base.batches import TrainingGroup
 from hydra_ray.scorer.base.objective import TrainingModel
+from hydra_ray.scorer.base.ranks import averaged, own_rank
 
 MAX_NORM = 1.0
 """Largest norm of all gradients together."""
@@ -67,8 +67,6 @@ def open_engine(
         local_batch: number of groups of this rank in a step.
     """
     schedule = LambdaLR(optimizer, rate_factor)
-    if placement.train_gpus_per_worker:
-        training_model.to(ray.train.torch.get_device())
     if placement.zero_stage:
         return DeepSpeedEngine(training_model, optimizer, schedule, placement.zero_stage, local_batch)
     return TorchEngine(training_model, optimizer, schedule)
@@ -90,8 +88,7 @@ class TorchEngine:
         loss.backward()
         for parameter in self._trained:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            dist.all_reduce(gradient)
-            parameter.grad = gradient / dist.get_world_size()
+            parameter.grad = averaged(gradient)
         clip_grad_norm_(self._trained, MAX_NORM)
         self._optimizer.step()
         self._schedule.step()
@@ -99,7 +96,7 @@ class TorchEngine:
 
     def save(self, folder: str) -> None:
         """See `TrainingEngine`; all ranks hold the same state, so rank 0 writes it."""
-        if dist.get_rank() == 0:
+        if own_rank() == 0:
             named = self._training_model.named_parameters()
             state = {
                 "learner": {name: parameter.detach() for name, parameter in named if parameter.requires_grad},

@@ -113,13 +113,15 @@ class FeatureWriter:
             "groups": sum(len(user.groups) for user in users),
             "candidates": sum(len(group.candidates) for user in users for group in user.groups),
         }
-        self._cache.clear()
-        for name, (base, description) in self._bases.items():
-            location = self._stage.part(features_table(name), bucket)
-            if not storage.exists(location):
-                storage.write_row_groups(
-                    location, _schema(base, description), _tables_of(base, description, users), counters
-                )
+        try:
+            for name, (base, description) in self._bases.items():
+                location = self._stage.part(features_table(name), bucket)
+                if not storage.exists(location):
+                    storage.write_row_groups(
+                        location, _schema(base, description), _tables_of(base, description, users), counters
+                    )
+        finally:
+            self._cache.clear()
         return counters
 
 

@@ -16,6 +16,9 @@ from hydra_ray import storage
 from hydra_ray.errors import HeadMismatchError, StorageError
 from hydra_ray.rows import arrow_list, from_table
 from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.scorer.heads.columns import lists_of
+from hydra_ray.scorer.linear.groups import Bools, Floats, Ints
+from hydra_ray.scorer.linear.newton import Belief
 from hydra_ray.scorer.linear.prior import read_description
 
 BASE_KEY = b"hydra_ray.base"
@@ -117,6 +120,36 @@ HEADS_SCHEMA = pa.schema(
         pa.field("held_out_losses", arrow_list(pa.float32()), nullable=False),
     ]
 )
+
+
+def own_rows(
+    user_ids: Sequence[str],
+    is_new_U: Bools,
+    name: str,
+    belief: Belief,
+    num_groups_U: Ints,
+    losses_UK: Floats,
+) -> pa.Table:
+    """Return rows of the heads table (HEADS_SCHEMA) of users who all have one kind of head.
+
+    Args:
+        name: name of the head kind.
+        belief: codes and their precisions.
+        num_groups_U: number of records that each code was fitted to.
+        losses_UK: mean held-out losses, without and with the own head.
+    """
+    num_users, width = belief.codes_UR.shape
+    precisions_UR = np.minimum(belief.precisions_UR, np.finfo(np.float16).max)
+    columns = [
+        pa.array(user_ids, pa.string()),
+        pa.array(is_new_U, pa.bool_()),
+        pa.array([name] * num_users, pa.string()),
+        lists_of(belief.codes_UR.ravel(), np.full(num_users, width), pa.float32()),
+        lists_of(precisions_UR.ravel().astype(np.float16), np.full(num_users, width), pa.float16()),
+        pa.array(num_groups_U, pa.int32()),
+        lists_of(losses_UK.ravel(), np.full(num_users, losses_UK.shape[1]), pa.float32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=HEADS_SCHEMA)
 
 
 def write_heads(location: str, tables: Iterable[pa.Table], lineage: Lineage, counters: Mapping[str, float]) -> None:

@@ -111,7 +111,7 @@ class HeadJob:
 
     def missing_buckets(self) -> list[int]:
         """Return the buckets whose scores or heads have not been committed."""
-        return sorted({*self.stage.missing_buckets(self.scores_table), *self.stage.missing_buckets(self.heads_table)})
+        return self.stage.missing_buckets(self.scores_table, self.heads_table)
 
     def trial_part(self, name: str, bucket: int) -> str:
         """Return the location of one bucket's trial of the head kind `name`."""

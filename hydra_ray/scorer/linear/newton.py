@@ -128,15 +128,29 @@ class Regression:
             precisions_URR[users] += objective.row_hessians(state)
         return Posterior(codes_UR=codes_UR, precisions_URR=precisions_URR, deviations_R=deviations_R, losses_U=losses_U)
 
-    def updated(self, prior: Belief) -> Belief:
+    def quadratics(self, codes_UR: Floats) -> tuple[Floats, Floats]:
+        """Return gradient (U, R) and Hessian (U, R, R) of each user's losses at the codes, without the prior term."""
+        gradients_UR = np.zeros(codes_UR.shape)
+        hessians_URR = np.zeros((*codes_UR.shape, codes_UR.shape[1]))
+        for objective in self._objectives(np.ones(codes_UR.shape[1])):
+            users = objective.rows.users
+            state = objective.state(codes_UR[users])
+            gradients_UR[users] = objective.row_gradients(state)
+            hessians_URR[users] = objective.row_hessians(state)
+        return gradients_UR, hessians_URR
+
+    def updated(self, prior: Belief, weights_G: Floats | None = None) -> Belief:
         """Update each user's Gaussian by the examples: new modes, and precisions from the diagonal of the Hessian
         there.
 
         A stored head learns from new history in this way, without the old. A user without examples keeps the prior.
+
+        Args:
+            weights_G: weight of each group, 1 if None; 0 leaves a group out.
         """
         codes_UR, precisions_UR = (each.astype(np.float64) for each in (prior.codes_UR, prior.precisions_UR))
         deviations_UR = np.sqrt(prior.variances_R / precisions_UR)
-        for objective in self._objectives(deviations_UR, means_UR=codes_UR):
+        for objective in self._objectives(deviations_UR, weights_G, codes_UR):
             users = objective.rows.users
             added_UR = minimized(objective)
             codes_UR[users] += added_UR * objective.deviations_UR

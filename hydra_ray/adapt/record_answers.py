@@ -1,0 +1,75 @@
+"""Answers that need no generator: by a constant, the text, the user's records, and own heads fitted to all of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hydra_ray.adapt.own_labels import own_fold
+from hydra_ray.adapt.own_model import OwnModel, chosen_labels
+from hydra_ray.config import Task
+from hydra_ray.evaluate.baselines import majority_answer, mean_answer
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, LabelLogs, SystemAnswer, User, UserLabelLogs
+
+NO_HEAD = "none"
+"""Name of the head of a scorer that a run does not make."""
+
+
+def baseline_answers(task: Task, user: User, logs: LabelLogs, model: OwnModel) -> dict[str, str | None]:
+    """Return the answer of each baseline that asks no generator, by system; None where the user has no records."""
+    outputs = [record.output for record in user.history if record.output in task.labels]
+    answers = {
+        "constant": task.labels[int(model.constants_F[own_fold(user)])],
+        "mean_rating": mean_answer(outputs, task.labels) if task.kind == "rating" and outputs else None,
+        "text_only": _chosen(task, logs.by_text),
+        "records_only": _chosen(task, logs.by_records),
+        "own_heads": _chosen(task, logs.by_own),
+    }
+    return {name: value for name, value in answers.items() if name != "mean_rating" or task.kind == "rating"}
+
+
+def answer_from_records(task: Task, user: User, labels: UserLabelLogs, model: OwnModel) -> AnsweredUser:
+    """Return an evaluated user's row of the answers table in a run without a generator."""
+    by_query = {logs.query_id: logs for logs in labels.queries}
+    return AnsweredUser(
+        user_id=user.user_id,
+        num_history=len(user.history),
+        reranker_head=NO_HEAD,
+        adapter_head=f"own-{model.shape.rank}" if model.is_on else "shared",
+        queries=tuple(_answered(task, user, by_query[query.query_id], model) for query in user.queries),
+    )
+
+
+def _answered(task: Task, user: User, logs: LabelLogs, model: OwnModel) -> AnsweredQuery:
+    outputs = [record.output for record in user.history if record.output in task.labels]
+    chosen = {"hydra_shared": logs.by_records, "hydra_shuffled": logs.by_records, "hydra_personal": logs.by_records}
+    if model.is_on:
+        chosen |= {"hydra_shuffled": logs.by_other, "hydra_personal": logs.by_own}
+    answers: Mapping[str, str | None] = {
+        **baseline_answers(task, user, logs, model),
+        "majority": majority_answer(outputs) if outputs else None,
+        **{system: _chosen(task, each) for system, each in chosen.items()},
+    }
+    choice = "hydra_personal" if model.is_on else "hydra_shared"
+    systems = [*(_answer(system, value) for system, value in answers.items()), _answer("hydra", answers[choice])]
+    return AnsweredQuery(
+        query_id=logs.query_id, answers=tuple(systems), pool=(), choice=choice, reason=gain_reason(model)
+    )
+
+
+def gain_reason(model: OwnModel) -> str:
+    """Return why own heads count in a data set, or why not."""
+    gain = model.gain.loss
+    bounds = "" if gain.low is None or gain.high is None else f" [{gain.low:+.4f}, {gain.high:+.4f}]"
+    verdict = "above zero" if model.is_on else "not shown to be above zero"
+    return (
+        f"own heads lower the log loss of {model.gain.num_records} held-out records of {model.gain.num_users} users by "
+        f"{gain.value:+.4f}{bounds}, {verdict}"
+    )
+
+
+def _chosen(task: Task, logs_L: Sequence[float]) -> str:
+    return task.labels[int(chosen_labels(task, np.array([logs_L]))[0])]
+
+
+def _answer(system: str, value: str | None) -> SystemAnswer:
+    return SystemAnswer(system=system, value=value, error="nothing to answer from" if value is None else None)

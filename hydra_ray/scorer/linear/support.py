@@ -1,0 +1,113 @@
+"""Supports: the records from which a held-out record is asked.
+
+The support of a record holds neither the record's block nor any record that shares an item with it: codes and inputs
+that read the support never see what they are asked. Dated records are asked from earlier blocks only.
+
+Shape suffixes: U users, G records, K blocks, N candidates of the records, R code width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydra_ray.scorer.linear.groups import Bools, Floats, Ints
+from hydra_ray.scorer.linear.newton import Regression
+
+NUM_BLOCKS = 8
+"""Number of blocks of a user's records that are held out in turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Support:
+    """Blocks in which records are asked, and the records that may be used then."""
+
+    block_G: Ints
+    """Block in which a record is asked; -1 for a record that is never asked."""
+    has_KG: Bools
+    """Whether a record may be used when its user's block is asked."""
+    age_KG: Floats
+    """Number of the user's records between a record and the asked block; 0 where records have no dates."""
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Blocks in which some record is asked."""
+        return np.unique(self.block_G[self.block_G >= 0]).tolist()
+
+    def weights(self, block: int, half_life: float) -> Floats:
+        """Return the weight of each record when the block is asked (G); 0 leaves a record out."""
+        return self.has_KG[block] * decay(self.age_KG[block], half_life)
+
+    def of_records(self, is_kept_G: Bools) -> "Support":
+        """Return the support with only the records of the mask."""
+        return Support(
+            block_G=self.block_G[is_kept_G], has_KG=self.has_KG[:, is_kept_G], age_KG=self.age_KG[:, is_kept_G]
+        )
+
+    @classmethod
+    def of_folds(cls, fold_G: Ints) -> "Support":
+        """Return the support of undated records, each asked with its fold left out."""
+        has_KG = np.arange(fold_G.max(initial=0) + 1)[:, None] != fold_G
+        return cls(block_G=fold_G, has_KG=has_KG, age_KG=np.zeros(has_KG.shape, np.float32))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Support"]) -> "Support":
+        """Return the supports of several users as one."""
+        return cls(
+            block_G=np.concatenate([part.block_G for part in parts]),
+            has_KG=np.concatenate([part.has_KG for part in parts], axis=1),
+            age_KG=np.concatenate([part.age_KG for part in parts], axis=1),
+        )
+
+
+def decay(age: Floats, half_life: float) -> Floats:
+    """Return the weight of a record of an age, in records: (1/2)^(age / half-life)."""
+    return np.exp2(-age / half_life)
+
+
+def undated_support(items: Sequence[str], rng: np.random.Generator) -> Support:
+    """Return the support of one user's records without dates: equal items are in one block of NUM_BLOCKS."""
+    distinct = list(dict.fromkeys(items))
+    blocks = dict(zip(distinct, (rng.permutation(len(distinct)) % NUM_BLOCKS).tolist(), strict=True))
+    block_G = np.array([blocks[item] for item in items], np.int64)
+    has_KG = np.arange(NUM_BLOCKS)[:, None] != block_G
+    return Support(block_G=block_G, has_KG=has_KG, age_KG=np.zeros(has_KG.shape, np.float32))
+
+
+def dated_support(items: Sequence[str], dates: Sequence[int]) -> Support:
+    """Return the support of one user's dated records: NUM_BLOCKS blocks in order of time, of which earlier ones are
+    used, without items of the block that is asked. The first block is never asked.
+    """
+    num_records = len(items)
+    place_G = np.empty(num_records, np.int64)
+    place_G[np.argsort(np.array(dates, np.int64), kind="stable")] = np.arange(num_records)
+    block_G = place_G * NUM_BLOCKS // max(num_records, 1)
+    names = {item: number for number, item in enumerate(dict.fromkeys(items))}
+    item_G = np.array([names[item] for item in items], np.int64)
+    blocks = np.arange(NUM_BLOCKS)[:, None]
+    start_K1 = np.array([place_G[block_G == block].min(initial=num_records) for block in range(NUM_BLOCKS)])[:, None]
+    shares_KG = np.stack([np.isin(item_G, item_G[block_G == block]) for block in range(NUM_BLOCKS)])
+    first = block_G.min(initial=NUM_BLOCKS)
+    return Support(
+        block_G=np.where(block_G == first, -1, block_G),
+        has_KG=(block_G < blocks) & ~shares_KG,
+        age_KG=np.maximum(start_K1 - 1 - place_G, 0).astype(np.float32),
+    )
+
+
+def held_out_scores(regression: Regression, variances_R: Floats, support: Support, half_life: float = np.inf) -> Floats:
+    """Return each candidate's score by its user's code, fitted to the support of the candidate's record (N); of records
+    that are never asked the offsets.
+
+    Args:
+        half_life: age, in records, at which a dated record counts half.
+    """
+    table = regression.table
+    user_N, block_N = table.user_of_candidate(), support.block_G[table.group_of_candidate()]
+    scores_N = regression.offsets_N.astype(np.float64)
+    for block in support.blocks:
+        # A start from another block's codes would leave traces of what this one is asked.
+        codes_UR = regression.codes(variances_R, support.weights(block, half_life))
+        rows = block_N == block
+        scores_N[rows] += np.einsum("nr,nr->n", regression.inputs_NR[rows], codes_UR[user_N[rows]])
+    return scores_N
