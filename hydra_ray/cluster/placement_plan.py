@@ -92,7 +92,8 @@ def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:
         case "training":
             return [_training(config, getattr(config, stage.module).base)]
         case "trials":
-            return [Need(work="trials", bundle=core, wanted=placement.max_concurrent_trials, contents=trials)]
+            need = Need(work="trials", bundle=core, wanted=placement.max_concurrent_trials, contents=trials)
+            return [need, encoders] if stage.encoders(config) else [need]
         case "encoder" | "encoders":
             return [encoders]
         case _:

@@ -109,7 +109,7 @@ def make_forecast(
     """
     plan = _with_users(config)
     config = plan.config
-    if config.generator.engine == "openai_batch":
+    if config.generator.engine == "openai_batch" or not config.has_generator:
         measure = None  # nothing that can be measured tells when a batch is answered
     sample, tokenizer = sample_users(plan.users, max_users), open_tokenizer(config.generator)
     runs = past_runs(config, is_blind=is_blind)

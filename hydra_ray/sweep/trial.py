@@ -82,10 +82,11 @@ def require_judged(sweep: Sweep, trial: Trial) -> None:
     Raises:
         ConfigError: the gate, which measures the quality of answers to held-out history, is switched off.
     """
-    if sweep.config.judged_on == "history" and not trial.config.answers.is_gated:
+    is_gated = trial.config.has_generator and trial.config.answers.is_gated
+    if sweep.config.judged_on == "history" and not is_gated:
         raise ConfigError(
-            "judged_on: history needs answers.is_gated: true, because the gate's stage measures the quality of answers "
-            "to held-out history. Set it, or judged_on: queries."
+            "judged_on: history needs answers.is_gated: true, and a generator, because the gate's stage measures the "
+            "quality of answers to held-out history. Set it, or judged_on: queries."
         )
 
 

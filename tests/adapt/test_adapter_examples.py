@@ -41,7 +41,7 @@ def plain(group: Group, name: str, task: Task = PLANTED) -> dict[str, float]:
 def test_the_named_features_are_those_of_the_kind_of_task(task: Task):
     names = handcrafted_names(task, CONFIG)
     expected = (
-        label_features.handcrafted_names(task, CONFIG.drafts)
+        label_features.handcrafted_names(task, CONFIG.drafts, has_own_heads=True)
         if task.is_closed
         else draft_features.handcrafted_names(CONFIG.drafts)
     )

@@ -10,13 +10,13 @@ from hydra_ray.adapt.gate import GATED, Gate
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
 from hydra_ray.evaluate.evaluation_data import collect_evaluation_data
-from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, HYDRA, PROMPT_SYSTEMS, VARIANTS
+from hydra_ray.evaluate.systems import HYDRA, PROMPT_SYSTEMS, VARIANTS
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, GateOutcome, Request, ScoredUser
 
 PLANTED, HEADLINES = TASKS["planted"], TASKS["LaMP_4"]
-EVERYTHING = {*PROMPT_SYSTEMS, *COUNTING_SYSTEMS, *VARIANTS, HYDRA}
+EVERYTHING = {*PROMPT_SYSTEMS, "majority", "knn", "vote", *VARIANTS, HYDRA}
 PREFERRED = {"personal": "comedy", "shared": "romance", "shuffled": "classic", "routed": "music"}
 OUTCOME = GateOutcome(user_id="u", fold=0, is_new=True, pseudo=(), num_pseudo=0, queries=())
 

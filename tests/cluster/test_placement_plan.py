@@ -24,7 +24,14 @@ SELECTORS = {
 """Label selectors, and the operator (1: in, 2: not in) and values of each in Ray's own messages."""
 HEAD = NodeType(name="head", resources={"CPU": 0}, is_head=True)
 CPU = NodeType(name="cpu", resources={"CPU": 16}, labels={"ray.io/market-type": "on-demand"}, count=2)
-_ENCODING = ("reranker.features", "adapter.labeller", "adapter.examples", "adapter.features")
+_ENCODING = (
+    "reranker.features",
+    "adapter.labeller",
+    "adapter.own",
+    "adapter.codes",
+    "adapter.examples",
+    "adapter.features",
+)
 GPU = NodeType(name="gpu", resources={"CPU": 8, "GPU": 1}, labels=SPOT, count=3)
 
 

@@ -136,7 +136,7 @@ def test_what_was_made_of_failed_answers_goes_in_all_runs_and_the_rest_stays(con
     changed = {each.stage.name for each in cleared}
     assert "probes" in changed
     complete = {stage.name for each in (plan, other) for stage in each.stages() if stage.is_complete()}
-    assert complete == {"users", "profiles", "adapter.labeller"} - changed
+    assert complete == {"users", "profiles", "adapter.labeller", "adapter.own", "adapter.codes"} - changed
     assert not any(exists(stage.folder) for stage in (plan.drafts, other.drafts, other.report))
     assert runs_to_repeat(plan, cleared) == [other.run_folder]
 

@@ -182,7 +182,7 @@ def test_systems_that_are_not_there_are_not_talked_about(
     report = build_report(task, [(user, alone)], [], config)
     titles = {section.title for section in report_sections(report)}
     assert titles == {"What was evaluated", "What the gate chose"}
-    assert "no prompt-based system to compare them with" in report_text(report)
+    assert "no baseline to compare them with" in report_text(report)
 
 
 def test_the_command_prints_each_card_and_sums_several_up(

@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import in_process
 import pytest
-from builders import ENCODER, run_config
+from builders import ENCODER
+from builders import run_config as any_config
 from damage import unnoticed
 from model_files import write_model
 from simulated_hub import Repository, simulated_hub
@@ -66,6 +68,11 @@ with pytest.MonkeyPatch.context() as patch:
     in_process.install(patch)
     personalize(RunConfig.model_validate_json(sys.argv[1]))
 """
+
+
+def run_config(root: str = "/nowhere", **sections: Any) -> RunConfig:
+    """A run of that code, which fitted no own heads to all records."""
+    return any_config(root, **{"adapter": {"has_own_heads": False}, **sections})
 
 
 def fingerprints(plan: Plan) -> dict[str, str]:

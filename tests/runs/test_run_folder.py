@@ -13,7 +13,7 @@ from hydra_ray.runs.run_folder import read_config, record_stages, write_config
 from hydra_ray.stages.plan import Plan, plan_recorded, plan_run
 from hydra_ray.storage import read_json, write_json
 
-FROZEN = {"reranker.base", "adapter.labeller", "adapter.base"}
+FROZEN = {"reranker.base", "adapter.labeller", "adapter.own", "adapter.base"}
 
 
 def record(config: RunConfig) -> Plan:

@@ -95,8 +95,8 @@ def test_an_export_scores_with_own_heads(finished: Plan, tmp_path: Path):
         asked, _ = scorer._asked(user.user_id, text, None, ())
         logs = scorer._own_heads.logs_of(asked, stored)
         assert logs is not None
-        assert logs.queries[0].by_own == pytest.approx(query.by_own, abs=1e-4)
-        assert logs.queries[0].by_records == pytest.approx(query.by_records, abs=1e-4)
+        assert logs.queries[0].by_own == pytest.approx(query.by_own, abs=5e-3)
+        assert logs.queries[0].by_records == pytest.approx(query.by_records, abs=5e-3)
         assert scorer.score(user.user_id, text, ["comedy"]).choice is not None
 
 

@@ -172,7 +172,12 @@ def test_where_an_endpoint_is_and_how_it_is_asked_changes_no_stage(settings: dic
 )
 def test_what_an_endpoint_serves_and_can_do_names_its_answers(settings: dict[str, object]):
     before, after = (fingerprints(run_config(**endpoint(**each))) for each in ({}, settings))
-    assert {name for name in before if before[name] == after[name]} == {"users", "adapter.labeller"}
+    assert {name for name in before if before[name] == after[name]} == {
+        "users",
+        "adapter.labeller",
+        "adapter.own",
+        "adapter.codes",
+    }
     assert completions_of(**endpoint(**settings)) != completions_of(**endpoint())
 
 
