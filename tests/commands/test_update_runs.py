@@ -78,7 +78,9 @@ def config_of(folder: Path, rows: Iterable[dict[str, Any]], task: str, **section
     users = {"num_buckets": NUM_BUCKETS, **sections.pop("users", {})}
     lamp = {"task": task, "planted": None, "users_files": [write_rows(folder / "users.jsonl", rows)]}
     scorer = {"base": UNTRAINED, "heads": {"kinds": ["lowrank"], "ranks": [64]}}
-    return run_config(str(folder / "root"), lamp=lamp, users=users, reranker=scorer, adapter=scorer, **sections)
+    # Own heads that are fitted to all records would take the place of the adapter's codes, which are compared here.
+    adapter = {**scorer, "has_own_heads": False}
+    return run_config(str(folder / "root"), lamp=lamp, users=users, reranker=scorer, adapter=adapter, **sections)
 
 
 @pytest.fixture(scope="module", autouse=True)
