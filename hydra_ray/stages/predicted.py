@@ -35,19 +35,27 @@ class Predicted:
 def predicted(plan: Plan, bucket: int) -> Iterator[Predicted]:
     """Yield the answers to the queries of a bucket's users, whose answers stage is complete."""
     answered: dict[str, AnsweredUser] = read_rows(plan.answers, "answers", bucket, AnsweredUser)
-    for row in scored_users(plan, bucket):
-        for query in answered[row.user.user_id].queries:
-            yield _predicted(row, query)
+    scored = scored_users(plan, bucket) if plan.config.has_generator else ()
+    rows = {row.user.user_id: row for row in scored}
+    for user in answered.values():
+        for query in user.queries:
+            yield _predicted(user.user_id, query, rows.get(user.user_id))
 
 
-def _predicted(row: Scored, query: AnsweredQuery) -> Predicted:
+def _predicted(user_id: str, query: AnsweredQuery, row: Scored | None) -> Predicted:
+    """Return the answer to a query.
+
+    Args:
+        row: what the answer was made from; None where there is no generator, and so nothing was chosen among.
+    """
     answer = next(each for each in query.answers if each.system == "hydra")
-    groups = (each for each in row.adapter.groups if (each.query_id, each.variant) == (query.query_id, _PERSONAL))
+    adapter, drafted = ((), ()) if row is None else (row.adapter.groups, row.drafted.queries)
+    groups = (each for each in adapter if (each.query_id, each.variant) == (query.query_id, _PERSONAL))
     scores = {each.candidate_id: each.personal for group in groups for each in group.candidates}
-    prompts = (prompt for each in row.drafted.queries if each.query_id == query.query_id for prompt in each.prompts)
+    prompts = (prompt for each in drafted if each.query_id == query.query_id for prompt in each.prompts)
     shown = next((prompt.record_ids for prompt in prompts if prompt.prompt == _PERSONAL), ())
     return Predicted(
-        user_id=row.user.user_id,
+        user_id=user_id,
         query_id=query.query_id,
         answer=answer.value,
         system=query.choice,
