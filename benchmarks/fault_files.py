@@ -25,7 +25,7 @@ from fault_runs import LEARNED, fault_config
 from fault_s3 import BUCKET, FaultyS3
 from fault_schedules import Schedule, Trouble
 
-from hydra_ray.commands.fit_users import added_config
+from hydra_ray.commands.update import update_config
 from hydra_ray.config import RunConfig
 from hydra_ray.generate.completion_store import asker_of
 from hydra_ray.lamp.tasks import PLANTED_LABELS
@@ -80,7 +80,6 @@ def _make_reference(folder: Path, s3: FaultyS3, deadline_seconds: float) -> File
     place.mkdir(parents=True)
     config = fault_config(place, {"engine": "fake"})
     users = place / "june.jsonl"
-    users.write_text("\n".join(json.dumps(_added_user(n)) for n in range(2)))
 
     def undisturbed(work: Work, where: Path = place) -> End:
         return _done(attempt(where, work, 4 * deadline_seconds))
@@ -88,10 +87,12 @@ def _make_reference(folder: Path, s3: FaultyS3, deadline_seconds: float) -> File
     undisturbed(work_on(config, until="report"))
     plan = plan_run(config)
     scored = read_part(plan.users.part("users", 0), arrow_schema(User))["user_id"][0].as_py()
+    active = [_active_user("june"), _active_user(scored)]
+    users.write_text("\n".join(map(json.dumps, active)))
+    child_config = update_config(plan.run_folder, [str(users)])
+    undisturbed(work_on(child_config))
     undisturbed(work_on(config, "export", folder=str(place / "export")))
     scores = undisturbed(work_on(config, "score", folder=str(place / "export"), user_id=scored)).found
-    child_config = added_config(plan.run_folder, [str(users)])
-    undisturbed(work_on(child_config))
     partial = FilesReference(
         plan=plan,
         child=plan_run(child_config),
@@ -201,9 +202,9 @@ def _place(folder: Path) -> Path:
     return folder
 
 
-def _added_user(number: int) -> dict[str, Any]:
-    """Return an added user in the package's own format."""
-    random = Random(f"added {number}")
+def _active_user(user_id: str) -> dict[str, Any]:
+    """Return what is new of a user, in the package's own format."""
+    random = Random(f"active {user_id}")
 
     def pair() -> tuple[str, str]:
         first, second = random.sample(PLANTED_LABELS, 2)
@@ -211,7 +212,7 @@ def _added_user(number: int) -> dict[str, Any]:
 
     history = [dict(zip(("input", "output"), pair(), strict=True)) for _ in range(8)]
     query = dict(zip(("input", "target"), pair(), strict=True))
-    return {"user_id": f"june-{number}", "is_new": True, "history": history, "queries": [query]}
+    return {"user_id": user_id, "is_new": True, "history": history, "queries": [query]}
 
 
 def _ingest_work(_: FilesReference, place: Path) -> tuple[Work, RunConfig]:
@@ -224,8 +225,8 @@ def _export_work(reference: FilesReference, place: Path) -> tuple[Work, RunConfi
     return work_on(config, "export", folder=str(place / "export")), config
 
 
-def _fit_users_work(reference: FilesReference, place: Path) -> tuple[Work, RunConfig]:
-    """Add the users to a copy of the finished run, in which all that is learned for them is there already."""
+def _update_work(reference: FilesReference, place: Path) -> tuple[Work, RunConfig]:
+    """Update a copy of the finished run, in which all that is learned for the users is there already."""
     root = _copied_root(reference, place)
     child = reference.child
     inherited = {stage.folder for stage in child.parent.stages.values()} if child.parent else set()
@@ -238,14 +239,14 @@ def _fit_users_work(reference: FilesReference, place: Path) -> tuple[Work, RunCo
             if stage.folder not in inherited:
                 path.unlink()
     shutil.rmtree(run_folder_of(str(root), child.config.run), ignore_errors=True)
-    config = added_config(run_folder_of(str(root), reference.plan.config.run), [reference.users])
+    config = update_config(run_folder_of(str(root), reference.plan.config.run), [reference.users])
     return work_on(config), config
 
 
 _WORK: Mapping[Trouble, Callable[[FilesReference, Path], tuple[Work, RunConfig]]] = {
     Trouble.INGEST: _ingest_work,
     Trouble.EXPORT: _export_work,
-    Trouble.FIT_USERS: _fit_users_work,
+    Trouble.UPDATE: _update_work,
 }
 """Work that is killed."""
 
@@ -267,8 +268,8 @@ def _ingest(attempts: FileAttempts) -> Difference:
     return compare(plan_run(config), attempts.reference.plan, ("users",))
 
 
-def _fit_users(attempts: FileAttempts) -> Difference:
-    work, config = _fit_users_work(attempts.reference, attempts.folder)
+def _update(attempts: FileAttempts) -> Difference:
+    work, config = _update_work(attempts.reference, attempts.folder)
     attempts.killed(work)
     return compare(plan_run(config), attempts.reference.child)
 
@@ -423,7 +424,7 @@ def _s3(attempts: FileAttempts) -> Difference:
 _RUNNERS: Mapping[Trouble, Callable[[FileAttempts], Difference]] = {
     Trouble.INGEST: _ingest,
     Trouble.EXPORT: _export,
-    Trouble.FIT_USERS: _fit_users,
+    Trouble.UPDATE: _update,
     Trouble.KEY: _key,
     Trouble.FLIP: _flip,
     Trouble.FLIP_EXPORT: _flip_export,

@@ -30,7 +30,7 @@ class Trouble(StrEnum):
     """Endpoint that does not tell what its answers took, or lies; the budget is raised after the first attempt."""
     INGEST = "killed while users are read"
     EXPORT = "killed export"
-    FIT_USERS = "killed fit-users"
+    UPDATE = "killed update"
     KEY = "lost key"
     """The root's key is lost, emptied, cut or changed between two attempts, where users have been forgotten."""
     FLIP = "flipped bit"
@@ -126,7 +126,7 @@ _POINTS: Mapping[Fault, tuple[Point, ...]] = {
 _DRIVER_DIES: Mapping[Trouble, tuple[Point, ...]] = {
     Trouble.INGEST: (Point.READ, *_WRITING, Point.MANIFEST, *_LEASING),
     Trouble.EXPORT: (Point.EXPORT,),
-    Trouble.FIT_USERS: (Point.READ, *_ASKING, *_WRITING, Point.MANIFEST, *_LEASING),
+    Trouble.UPDATE: (Point.READ, *_ASKING, *_WRITING, Point.MANIFEST, *_LEASING),
 }
 """Troubles in which the one process that does all the work is killed, and where."""
 ARTEFACTS = (

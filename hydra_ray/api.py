@@ -28,7 +28,9 @@ from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.users import USERS
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import absolute_root, bucket_key_of
+from hydra_ray.runs.run_folder import run_folder_of
 from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.runs.updates import updates_of
 from hydra_ray.stages.answers import scored_users
 from hydra_ray.stages.plan import Plan, plan_recorded
 
@@ -162,6 +164,13 @@ class Run:
         if not storage.exists(location):
             raise InputError(f"the run {self.config.run} has no {location}: run its configuration to the end first")
         return storage.read_json(location, anew=REPORT_ANEW)
+
+    def updates(self) -> "list[Run]":
+        """Return the finished updates of the run, oldest first. A user's head and history are those of the newest run
+        that has the user.
+        """
+        found = updates_of(self.plan.users.root, self.config.run)
+        return [load_run(run_folder_of(self.plan.users.root, each.run)) for each in found if each.is_finished]
 
     def stages(self) -> list[StageState]:
         """Return the state of every stage, in order."""

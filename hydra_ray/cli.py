@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra_ray.commands.arguments import SUBMITTED, make_parser
+from hydra_ray.commands.arguments import ALIASES, SUBMITTED, make_parser
 from hydra_ray.engine.ray_connection import ADDRESS, SUBMITTED_AS, require_cluster_address
-from hydra_ray.errors import HydraError, SubmissionAddressError
+from hydra_ray.errors import HydraError, NothingNewError, SubmissionAddressError
 from hydra_ray.extras import naming_extras, require_packages
 from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS, configure_logs
 from hydra_ray.runs.signals import Stopped, stops_gracefully
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_status
 
 
-_ON_RAY = ("run", "demo", "sweep", "plan", "fit-users", "retry", "check")
+_ON_RAY = ("run", "demo", "sweep", "plan", "update", "predict", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
 _LOOKING = ("init", "status", "watch", "runs", "report", "compare", "doctor", "completion")
 """Commands that have nothing to resume."""
@@ -164,19 +164,34 @@ def plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def fit_users(arguments: argparse.Namespace) -> int:
-    """Fit heads and generate answers for users who are added to a finished run (`hydra-ray fit-users`)."""
-    from hydra_ray.commands.fit_users import added_config, summary_text
-    from hydra_ray.stages.added_users import addition_summary
+def update(arguments: argparse.Namespace) -> int:
+    """Fit the heads of users who come back or are new, and answer their queries (`hydra-ray update`)."""
+    from hydra_ray.commands.update import update_run, updated_text
+    from hydra_ray.stages.update_summary import update_summary
     from hydra_ray.storage import is_uri
 
     users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]
-    config = added_config(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
-    from hydra_ray.stages.run import personalize
+    try:
+        updated = update_run(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
+    except NothingNewError as nothing:
+        _print_found(arguments, {"is_made_now": False}, [str(nothing)])
+        return 0
+    summary = update_summary(updated.plan)
+    found = {**summary, "is_made_now": updated.is_made_now}
+    _print_found(arguments, found, [updated_text(updated, summary), updated.plan.run_folder])
+    return 0
 
-    plan = personalize(config)
-    summary = addition_summary(plan)
-    _print_found(arguments, summary, [summary_text(summary), plan.run_folder])
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Answer queries by a finished run and its updates, and write the answers as Parquet (`hydra-ray predict`)."""
+    from hydra_ray.commands.predict import predict as answer
+    from hydra_ray.storage import is_uri
+
+    queries = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.queries]
+    output = _absolute_root(arguments.output)
+    answers = answer(_absolute_root(arguments.run), queries, output, arguments.overrides)
+    print(f"{answers.num_queries} queries answered, {answers.num_failed} of them without a usable answer")
+    print(output)
     return 0
 
 
@@ -238,13 +253,17 @@ def stop(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Print the results of each run as text; of several runs also the average gain (`hydra-ray report`)."""
+    from hydra_ray.commands.line import line_lines
     from hydra_ray.config import ReportConfig
     from hydra_ray.evaluate.metrics_file import read_report
     from hydra_ray.evaluate.summary import compare_systems, summarize, summary_text
     from hydra_ray.evaluate.text_report import report_text
 
-    reports = [read_report(_absolute_root(run)) for run in arguments.runs]
-    lines = [report_text(each) for each in reports]
+    folders = [_absolute_root(run) for run in arguments.runs]
+    reports = [read_report(folder) for folder in folders]
+    lines = [
+        line for folder, each in zip(folders, reports, strict=True) for line in (report_text(each), *line_lines(folder))
+    ]
     summary = None
     if len(reports) > 1:
         bootstrap = ReportConfig.model_validate(reports[0]["bootstrap"])
@@ -385,7 +404,7 @@ def submit(arguments: argparse.Namespace) -> int:
 
 def _job(arguments: argparse.Namespace) -> "Job":
     """Return the job to submit, after parsing its command here, so that mistakes are reported before it is sent."""
-    from hydra_ray.commands.submit.job import ON_CONFIG, added_users_job, config_job, forgetting_job, run_job
+    from hydra_ray.commands.submit.job import ON_CONFIG, config_job, forgetting_job, run_job, update_job
 
     name, target, rest = arguments.submitted, arguments.target, arguments.rest
     inner = _parse([name, *(["--run"] if name == "forget" else []), target, *rest])
@@ -394,8 +413,8 @@ def _job(arguments: argparse.Namespace) -> "Job":
         return config_job(name, target, inner.overrides, rest, arguments.upload, has_page=has_page)
     if name == "forget":
         return forgetting_job(target, inner.users, inner.users_file)
-    if name == "fit-users":
-        return added_users_job(target, inner.users, inner.name, inner.overrides, arguments.upload)
+    if inner.command == "update":
+        return update_job(target, inner.users, inner.name, inner.overrides, arguments.upload)
     return run_job(name, target, rest)
 
 
@@ -403,6 +422,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments; overrides may stand before or after options, which argparse alone does not allow."""
     parser = make_parser(__doc__)
     arguments, rest = parser.parse_known_args(argv)
+    arguments.command = ALIASES.get(arguments.command, arguments.command)
     if arguments.command == "submit":
         arguments.rest, rest = rest, []
         arguments.typed = _command(argv)
@@ -436,7 +456,8 @@ def _submission(argv: Sequence[str] | None) -> str:
     elif name == "doctor":
         words, name = ["submit", arguments.cluster, *arguments.subjects], "check"
     else:
-        words[words.index(name)] = "submit"
+        place = next(place for place, word in enumerate(words) if ALIASES.get(word, word) == name)
+        words[place] = "submit"
     command = [] if name == "run" else ["--command", name]
     return shlex.join(["hydra-ray", *words, *command, "--address", os.environ[ADDRESS]])
 
@@ -464,8 +485,8 @@ def _absolute_root(root: str) -> str:
 _COMMANDS = {
     each.__name__.replace("_", "-"): each
     for each in (
-        init, run, demo, plan, fit_users, export, status, watch, runs, stop, report, compare, retry, forget, prune,
-        sweep, check, submit, doctor, completion,
+        init, run, demo, plan, update, predict, export, status, watch, runs, stop, report, compare, retry, forget,
+        prune, sweep, check, submit, doctor, completion,
     )
 }  # fmt: skip
 

@@ -21,6 +21,10 @@ class InputError(HydraError, ValueError):
     """An input file cannot be read in the format that it should have."""
 
 
+class NothingNewError(InputError):
+    """What is handed in to an update is there already."""
+
+
 class StorageError(HydraError, OSError):
     """A table or file of a run is missing, unreadable or has an unexpected schema."""
 

@@ -6,7 +6,7 @@ make.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hydra_ray.adapt.prompting import GREEDY, Prompt, prompts_of
@@ -41,14 +41,18 @@ class Ranked:
     profiled: ProfiledUser
     probed: ProbedUser
     scored: ScoredUser
+    kept: Mapping[str, DraftedQuery] = field(default_factory=dict[str, DraftedQuery])
+    """Drafts of pseudo-queries that were made before an update, by query_id."""
 
 
 def draft_requests(
     users: Sequence[Ranked], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
 ) -> Iterator[Asked]:
-    """Yield the requests of all drafted queries; equal requests share a request_id."""
+    """Yield the requests of all queries whose drafts are to be made; equal requests share a request_id."""
     for row in users:
         for ranked, group in _drafted_queries(row, config.drafts):
+            if _kept(row, ranked) is not None:
+                continue
             for prompt in _prompts(row, ranked, group, config.drafts):
                 for temperature in prompt.temperatures:
                     request = ask(
@@ -76,6 +80,9 @@ def label_drafts(
     for row in users:
         queries: list[DraftedQuery] = []
         for ranked, group in _drafted_queries(row, config.drafts):
+            if (kept := _kept(row, ranked)) is not None:
+                queries.append(kept)
+                continue
             prompts = _prompts(row, ranked, group, config.drafts)
             target = ranked.query.target if ranked.may_learn_from(row.user) else None
             queries.append(
@@ -111,6 +118,11 @@ def _drafted_queries(row: Ranked, config: DraftsConfig) -> Iterator[tuple[Ranked
             if num_pseudo > config.num_pseudo_queries:
                 continue
         yield ranked, groups.get(ranked.query.query_id)
+
+
+def _kept(row: Ranked, ranked: RankedQuery) -> DraftedQuery | None:
+    """Return the drafts of a pseudo-query that were made before; None where they are to be made."""
+    return row.kept.get(ranked.query.query_id) if ranked.is_pseudo else None
 
 
 def _prompts(row: Ranked, ranked: RankedQuery, group: ScoredGroup | None, config: DraftsConfig) -> list[Prompt]:

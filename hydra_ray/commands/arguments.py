@@ -9,8 +9,10 @@ from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS
 from hydra_ray.stages import STAGE_NAMES
 
 _CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
-SUBMITTED = ("run", "sweep", "plan", "check", "fit-users", "retry", "forget")
+SUBMITTED = ("run", "sweep", "plan", "check", "update", "fit-users", "predict", "retry", "forget")
 """Commands that can be submitted to a cluster as a job."""
+ALIASES = {"fit-users": "update"}
+"""Other names of commands."""
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PLR0915 -- a block a command
@@ -83,7 +85,11 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     )
     _add_json(command)
 
-    command = commands.add_parser("fit-users", help="add users to a finished run, which is not changed")
+    command = commands.add_parser(
+        "update",
+        aliases=[alias for alias, name in ALIASES.items() if name == "update"],
+        help="users who come back with new records or queries, and new users, beside a finished run",
+    )
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
     command.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
@@ -93,11 +99,25 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         metavar="FILE",
         action="append",
         required=True,
-        help="file, folder or pattern of the users to add, as in lamp.users_files; may be repeated; or a folder of "
+        help="file, folder or pattern of whoever was active, as in lamp.users_files; may be repeated; or a folder of "
         "LaMP files, of which the run's new split is read",
     )
-    command.add_argument("--name", help="name of this addition; by default the first file's name")
+    command.add_argument("--name", help="name of this update; by default the first file's name")
     _add_json(command)
+
+    command = commands.add_parser("predict", help="answer queries by a finished run and its updates")
+    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
+    command.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
+    )
+    command.add_argument(
+        "--queries",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="Parquet, CSV or JSON lines with user_id and input, or a row a user; may be repeated",
+    )
+    command.add_argument("--output", metavar="FILE", required=True, help="Parquet file or URI to write the answers to")
 
     command = commands.add_parser("export", help="export a finished run to a folder that serves requests without Ray")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from hydra_ray.commands.line import line_lines
 from hydra_ray.commands.run_state import RunState, StageState, state_of
 from hydra_ray.findings import counted
 
@@ -13,12 +14,13 @@ _CLEAR = "\x1b[H\x1b[J"
 
 
 def status_lines(run_folder: str) -> Iterator[str]:
-    """Yield the lines of the run in a folder.
+    """Yield the lines of the run in a folder, and of its updates.
 
     Raises:
         InputError: there is no run in the folder.
     """
-    return state_lines(state_of(run_folder))
+    yield from state_lines(state_of(run_folder))
+    yield from line_lines(run_folder)
 
 
 def state_lines(state: RunState) -> Iterator[str]:

@@ -18,6 +18,7 @@ from hydra_ray.config.scorer import AdapterConfig, BaseConfig, HeadsConfig, Scor
 from hydra_ray.config.section import LabelKey, LabelSelector, Name, ResourceName, RunName, Section
 from hydra_ray.config.storage import StorageConfig
 from hydra_ray.config.task import Sentences, Task
+from hydra_ray.config.update import UpdateConfig
 from hydra_ray.config.users import ColumnsConfig, LampConfig, PlantedConfig, UsersConfig
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Sentences",
     "StorageConfig",
     "Task",
+    "UpdateConfig",
     "UsersConfig",
     "apply_override",
     "apply_setting",

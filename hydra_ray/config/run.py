@@ -13,6 +13,7 @@ from hydra_ray.config.retrieve import ProbesConfig, RetrieveConfig
 from hydra_ray.config.scorer import AdapterConfig, ScorerConfig
 from hydra_ray.config.section import RunName, Section
 from hydra_ray.config.storage import StorageConfig
+from hydra_ray.config.update import UpdateConfig
 from hydra_ray.config.users import LampConfig, UsersConfig
 
 
@@ -25,6 +26,8 @@ class RunConfig(Section):
     """Name of the parent run: a finished run under the same root whose bases, shared heads, label model and gate are
     used as they are (of a cross-fitted run those of fold 0); all users are new then. Not this run's own name. Null
     learns them from this run's training users."""
+    update: UpdateConfig | None = None
+    """Updates before this one, where the run is an update of `taught_by`; null where it is a run of its own."""
     storage: StorageConfig
     """Storage root and its S3 store."""
     lamp: LampConfig
@@ -67,6 +70,8 @@ class RunConfig(Section):
     def _check(self) -> Self:
         if self.taught_by is not None and (self.taught_by == self.run or self.users.num_folds > 1):
             raise ValueError("taught_by names another run, and its users are new: users.num_folds must be 1")
+        if self.update is not None and self.taught_by is None:
+            raise ValueError("update needs taught_by, the finished run that is updated: see `hydra-ray update`")
         if self.drafts.num_records > self.probes.num_records:
             raise ValueError("drafts.num_records (k) must not exceed probes.num_records (N)")
         if self.answers.is_gated and not {"zero_shot", "rag_k"} <= set(self.drafts.prompts):

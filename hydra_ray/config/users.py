@@ -55,6 +55,8 @@ class ColumnsConfig(Section):
     """`record` or `query`: what a row of events is."""
     id: str | None = "id"
     """Id of a record or query."""
+    op: str | None = "op"
+    """`add`, `replace` or `delete`: what is done with a record."""
     history: _Column = "history"
     """List of a user's records."""
     queries: _Column = "queries"

@@ -31,7 +31,6 @@ from hydra_ray.forget.run_results import (
 from hydra_ray.forget.table_rows import USER_ID, count_rows, drop_rows, read_rows
 from hydra_ray.runs.lease import alone
 from hydra_ray.runs.root import pseudonym, receipts_key, root_key
-from hydra_ray.stages.answers import PREDICTIONS_TABLE
 from hydra_ray.storage.listing_updates import rewriting
 
 _log = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ def _find(root: str, user_ids: Set[str]) -> _Found:
         if counts[table]
         and table.kind == Kind.TABLE
         and table.path.startswith((_USERS, _ANSWERS))
-        and not table.path.endswith(f"/{PREDICTIONS_TABLE}")
+        and table.folder.endswith(("/users", "/answers"))
         for row in read_rows(table, user_ids)
     ]
     traces = traces_of(row for _, row in queried)

@@ -3,7 +3,8 @@
 A row has a `user_id`, an `input` and an `output`, a `target` or neither. A row with an output is a record, one with a
 target a query with its right answer, and one with neither, in a file that has a column `target` or none `output`, a
 query without one; `kind` (record or query) or `is_query` says so where that is not what is meant. `date`, `id` (or
-`record_id`, `query_id`) and `is_new` are optional. Where no file gives a query, each user's newest record becomes one.
+`record_id`, `query_id`) and `is_new` are optional. Where no file gives a query, each user's newest record becomes one,
+but not in an update. A row with an `op` is a record (`hydra_ray.lamp.changes`).
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 
 from hydra_ray.config import Task
 from hydra_ray.lamp.bucket_files import BucketFiles
+from hydra_ray.lamp.changes import OPERATION, HandedIn, operation_of
 from hydra_ray.lamp.field_checks import (
     MalformedError,
     checked_output,
@@ -43,14 +45,14 @@ def is_event(row: object) -> bool:
     """Return whether a row is a single event and not a whole user."""
     if not isinstance(row, Mapping) or USER_ID not in row or "history" in row or "queries" in row:
         return False
-    return "input" in row or "output" in row
+    return "input" in row or "output" in row or OPERATION in row
 
 
 class Events:
     """Events of users, collected on disk and grouped at the end."""
 
-    def __init__(self, task: Task, folder: Path):
-        self._task = task
+    def __init__(self, task: Task, folder: Path, *, is_update: bool = False):
+        self._task, self._is_update = task, is_update
         self._files = BucketFiles(folder, {_EVENTS: _Event})
         self._has_queries = False
         self._buckets: set[int] = set()
@@ -78,7 +80,7 @@ class Events:
 
     def users(self) -> Iterator[Sample | Rejected]:
         """Yield the users of all events, one bucket in memory at a time."""
-        if self._buckets and not self._has_queries and self._task.has_pseudo_queries:
+        if self._buckets and self._takes_newest:
             log.info("the files of single events give no queries: each user's newest record becomes the query")
         for bucket in sorted(self._buckets):
             by_user: dict[str, list[_Event]] = {}
@@ -87,11 +89,19 @@ class Events:
             for user_id, events in by_user.items():
                 yield self._grouped(user_id, events)
 
+    @property
+    def _takes_newest(self) -> bool:
+        """Whether users' newest records become their queries."""
+        return not self._has_queries and not self._is_update and self._task.has_pseudo_queries
+
     def _read(self, row: Mapping[str, Any], place: Mapping[str, Any]) -> "_Event":
         is_new, is_query = _truth(row.get("is_new"), "is_new"), _is_query(row)
         named = row.get("query_id" if is_query else "record_id")
         named = row.get("id") if named is None else named
         name = "" if named is None else id_of(named, "the id")
+        operation = operation_of(row, "the row")
+        if operation == "delete" and name:
+            return _Event(**place, is_new=is_new, record=Record(record_id=name, input="", output=""), op=operation)
         text = text_of(row.get("input"), "the input")
         if is_query:
             target = row.get("output") if row.get("target") is None else row.get("target")
@@ -101,7 +111,7 @@ class Events:
             return _Event(**place, is_new=is_new, query=query)
         output = text_of(row.get("output"), "the output")
         record = make_record(self._task, name, text.strip(), output, row.get("date"))
-        return _Event(**place, is_new=is_new, record=record)
+        return _Event(**place, is_new=is_new, record=record, op=operation)
 
     def _grouped(self, user_id: str, events: "list[_Event]") -> Sample | Rejected:
         bad = next((event for event in events if event.reason is not None), None)
@@ -109,24 +119,27 @@ class Events:
             return Rejected(source=bad.source, position=bad.position, sample_id=user_id, reason=bad.reason)
         place: dict[str, Any] = {"source": events[0].source, "position": events[0].position, "sample_id": user_id}
         try:
-            return Sample(**place, user=self._user(user_id, events), awaits_target=False)
+            handed_in = HandedIn(is_update=self._is_update)
+            user = self._user(user_id, events, handed_in)
+            replaced, withdrawn = handed_in.replaced, handed_in.withdrawn
+            return Sample(**place, user=user, awaits_target=False, replaced=replaced, withdrawn=withdrawn)
         except MalformedError as error:
             return Rejected(**place, reason=error.reason)
 
-    def _user(self, user_id: str, events: "list[_Event]") -> User:
+    def _user(self, user_id: str, events: "list[_Event]", handed_in: HandedIn) -> User:
         told = {event.is_new for event in events} - {None}
         if len(told) > 1:
             raise MalformedError("is_new is true in one row of the user and false in another")
         is_new = told != {False}
-        records: list[Record] = []
         queries: list[Query] = []
         for event in events:
             record, query = event.record, event.query
             if record is not None:
-                records.append(record if record.record_id else replace(record, record_id=str(len(records))))
+                handed_in.take(operation_of({OPERATION: event.op}, "the row"), record)
             if query is not None:
                 queries.append(query if query.query_id else replace(query, query_id=str(len(queries))))
-        if not self._has_queries and self._task.has_pseudo_queries:
+        records = list(handed_in.history)
+        if self._takes_newest:
             queries += _newest_as_query(self._task, records)
         if not is_new and any(query.target is None for query in queries):
             raise MalformedError("a query of a training user has no target")
@@ -145,6 +158,8 @@ class _Event:
     """None where the row does not say."""
     record: Record | None = None
     """Its id is empty where the row gives none; a query's too."""
+    op: str = "add"
+    """What is done with the record (`hydra_ray.lamp.changes.Operation`)."""
     query: Query | None = None
     reason: str | None = None
 
@@ -172,6 +187,8 @@ def _fields(row: object) -> Mapping[str, Any]:
 
 
 def _is_query(row: Mapping[str, Any]) -> bool:
+    if row.get(OPERATION):
+        return False
     kind = row.get("kind")
     if kind is not None:
         if not isinstance(kind, str) or kind.strip().casefold() not in _KINDS:

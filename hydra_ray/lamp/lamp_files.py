@@ -36,6 +36,10 @@ class Sample:
     user: User
     awaits_target: bool
     """Whether the targets of the user's queries are in another file and must be joined."""
+    replaced: tuple[str, ...] = ()
+    """Ids of the records that take the place of earlier ones (`hydra_ray.lamp.changes`)."""
+    withdrawn: tuple[str, ...] = ()
+    """Ids of earlier records that are deleted."""
 
 
 QUESTIONS = "_questions.json"

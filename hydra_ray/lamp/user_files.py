@@ -1,19 +1,20 @@
 """Users' own files, in any format of `hydra_ray.lamp.row_files`: one row a user, or one row an event of a user.
 
-A user's row is {user_id, is_new?, history: [{id?, input, output, date?}], queries: [{id?, input, target?}]}. `is_new`
-is true by default; an input is a text or a list of messages; records and queries without an id are numbered by their
-position. In the place of a list of objects there may be an object of lists of equal length. Rows of events are
-described in `hydra_ray.lamp.events`.
+A user's row is {user_id, is_new?, history: [{id?, input, output, date?, op?}], queries: [{id?, input, target?}]}.
+`is_new` is true by default; an input is a text or a list of messages; records and queries without an id are numbered by
+their position; what `op` is for is told in `hydra_ray.lamp.changes`. In the place of a list of objects there may be an
+object of lists of equal length. Rows of events are described in `hydra_ray.lamp.events`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 from hydra_ray.config import ColumnsConfig, Task
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.changes import HandedIn, Operation, operation_of
 from hydra_ray.lamp.events import Events, is_event
 from hydra_ray.lamp.field_checks import (
     MalformedError,
@@ -59,6 +60,8 @@ def read_user_files(
     folder: Path,
     max_rows: int | None = None,
     columns: ColumnsConfig = _OURS,
+    *,
+    is_update: bool = False,
 ) -> Iterator[Sample | Rejected | FileStart]:
     """Yield the users of some files, in their order, or the reason for their rejection; users who are given as events
     come last.
@@ -67,17 +70,18 @@ def read_user_files(
         folder: empty local folder, in which events are grouped.
         max_rows: number of users to read of each file, all by default; with it a FileStart follows the users of a file.
         columns: names that columns have in the files.
+        is_update: whether the files tell what is new of users who may be there already (`hydra_ray.lamp.changes`).
 
     Raises:
         InputError: a file cannot be read, or there is no row in it; a folder's or a pattern's files need only one row
             together.
     """
-    events = Events(task, folder)
+    events = Events(task, folder, is_update=is_update)
     num_rows: dict[str, int] = {}
     for file in files:
         start = FileStart(location=file.location)
         with open_rows(file.location, file.partition, columns) as opened:
-            yield from _file_users(task, start, opened, events, max_rows)
+            yield from _file_users(task, start, opened, events, max_rows, is_update=is_update)
         num_rows[file.given] = num_rows.get(file.given, 0) + start.num_rows
         if max_rows is not None:
             yield start
@@ -88,7 +92,7 @@ def read_user_files(
 
 
 def _file_users(
-    task: Task, start: FileStart, file: RowFile, events: Events, max_rows: int | None
+    task: Task, start: FileStart, file: RowFile, events: Events, max_rows: int | None, *, is_update: bool
 ) -> Iterator[Sample | Rejected]:
     first = _until_readable(file.rows)
     holds_events = any(is_event(row) for _, row in first)
@@ -102,7 +106,7 @@ def _file_users(
         if start.num_rows == max_rows:
             start.fraction = file.fraction_read()
         if not holds_events:
-            yield _user_or_rejected(task, start.location, position, row)
+            yield _user_or_rejected(task, start.location, position, row, is_update=is_update)
         elif (rejected := events.add(start.location, position, row)) is not None:
             yield rejected
 
@@ -117,30 +121,43 @@ def _until_readable(rows: Iterator[tuple[int, object]]) -> list[tuple[int, objec
     return first
 
 
-def _user_or_rejected(task: Task, location: str, position: int, row: object) -> Sample | Rejected:
+def _user_or_rejected(task: Task, location: str, position: int, row: object, *, is_update: bool) -> Sample | Rejected:
+    handed_in = HandedIn(is_update=is_update)
     try:
-        user = _read_user(task, row)
+        user = _read_user(task, row, handed_in)
     except MalformedError as error:
         return Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
-    return Sample(source=location, position=position, sample_id=user.user_id, user=user, awaits_target=False)
+    return Sample(
+        source=location,
+        position=position,
+        sample_id=user.user_id,
+        user=user,
+        awaits_target=False,
+        replaced=handed_in.replaced,
+        withdrawn=handed_in.withdrawn,
+    )
 
 
-def _read_user(task: Task, row: object) -> User:
+def _read_user(task: Task, row: object, handed_in: HandedIn) -> User:
     if isinstance(row, MalformedError):
         raise row
     fields = mapping_of(row, "the row")
     user_id = id_of(fields.get("user_id"), "user_id")
     is_new = fields.get("is_new") is None or truth_of(fields["is_new"], "is_new")
-    history = tuple(
-        _read_record(task, position, record)
-        for position, record in enumerate(_objects(fields.get("history"), "history"))
-    )
+    for position, record in enumerate(_objects_of(fields, "history", handed_in)):
+        handed_in.take(*_read_record(task, position, record))
     queries = tuple(
         _read_query(task, position, query, is_new)
-        for position, query in enumerate(_objects(fields.get("queries"), "queries"))
+        for position, query in enumerate(_objects_of(fields, "queries", handed_in))
     )
-    require_distinct(history, queries)
-    return User(user_id=user_id, is_new=is_new, history=history, queries=queries)
+    require_distinct(handed_in.history, queries)
+    return User(user_id=user_id, is_new=is_new, history=handed_in.history, queries=queries)
+
+
+def _objects_of(fields: Mapping[str, Any], name: str, handed_in: HandedIn) -> list[Any]:
+    """Return a list of objects, which may be missing where users are there already."""
+    value = fields.get(name)
+    return [] if value is None and handed_in.is_update else _objects(value, name)
 
 
 def _objects(value: object, what: str) -> list[Any]:
@@ -155,15 +172,22 @@ def _objects(value: object, what: str) -> list[Any]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _read_record(task: Task, position: int, record: object) -> Record:
-    fields = mapping_of(record, f"record {position}")
-    return make_record(
+def _read_record(task: Task, position: int, record: object) -> tuple[Operation, Record]:
+    """Return a record, with an empty id where it has none, and what is done with it."""
+    fields, what = mapping_of(record, f"record {position}"), f"record {position}"
+    operation = operation_of(fields, what)
+    given = fields.get("id")
+    name = "" if given is None else id_of(given, f"the id of {what}")
+    if operation == "delete" and name:
+        return operation, Record(record_id=name, input="", output="")
+    read = make_record(
         task,
-        _id_or_position(fields, position, "record"),
-        input_of(fields.get("input"), f"the input of record {position}").strip(),
-        text_of(fields.get("output"), f"the output of record {position}"),
+        name or str(position),
+        input_of(fields.get("input"), f"the input of {what}").strip(),
+        text_of(fields.get("output"), f"the output of {what}"),
         fields.get("date"),
     )
+    return operation, replace(read, record_id=name)
 
 
 def _read_query(task: Task, position: int, query: object, is_new: bool) -> Query:

@@ -12,6 +12,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.config import LampConfig, RunConfig, Task
-from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.errors import ConfigError, InputError, NothingNewError
 from hydra_ray.lamp.bucket_files import BucketFiles
 from hydra_ray.lamp.field_checks import MalformedError, checked_output
 from hydra_ray.lamp.input_files import input_files
@@ -35,12 +36,14 @@ from hydra_ray.lamp.lamp_files import (
 from hydra_ray.lamp.leaks import LEAK, is_leaking
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
 from hydra_ray.lamp.rejection import Reasons
+from hydra_ray.lamp.returning_users import ReturningUsers
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.user_files import FileStart, read_user_files
 from hydra_ray.rows import Rejected, User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import bucket_key_of, forgetting
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, bucket_of
+from hydra_ray.runs.updates import WHEREABOUTS, Line
 from hydra_ray.seeds import seed_of
 from hydra_ray.temporary import temporary_folder
 
@@ -51,34 +54,40 @@ USERS_PER_CHUNK = 256
 """Number of users that are Python objects at a time while a bucket becomes a table."""
 
 _COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "queries", "rejected", "leaking_users")
+COUNTERS_OF_UPDATES: tuple[str, ...] = ("returning_users", "added_records", "changed_records")
+"""Counters of an update besides: users who were there, records that they got, and records replaced or deleted."""
 
 log = logging.getLogger(__name__)
 
 
-def input_fingerprint(config: LampConfig) -> list[str]:
+def input_fingerprint(config: LampConfig, *, is_by_content: bool = False) -> list[str]:
     """Return everything that the users stage's result depends on besides its own section: hashes of local files, states
     of remote ones, and whether leaking users are left out.
+
+    Args:
+        is_by_content: whether remote files are read and hashed too, so that a copy of a file is known as the same.
 
     Raises:
         InputError: a required file does not exist.
     """
-    return [*_source_fingerprints(config), f"drop_leaks:{config.drop_leaks}"]
+    fingerprint_of = partial(_file_fingerprint, is_by_content=is_by_content)
+    return [*_source_fingerprints(config, fingerprint_of), f"drop_leaks:{config.drop_leaks}"]
 
 
-def _source_fingerprints(config: LampConfig) -> list[str]:
+def _source_fingerprints(config: LampConfig, fingerprint_of: Callable[[str], str]) -> list[str]:
     if config.planted is not None:
         return [f"planted:{config.planted.model_dump_json()}"]
     if config.root is None:
         files = input_files(config.users_files)
-        read = [f"{_file_fingerprint(file.location)}{sorted(file.partition.items()) or ''}" for file in files]
+        read = [f"{fingerprint_of(file.location)}{sorted(file.partition.items()) or ''}" for file in files]
         columns = settings_of(config.columns)
         return [*read, f"columns:{sorted(columns.items())}"] if columns else read
     required = [questions_location(config.root, split) for split in splits_of(config)]
     if config.train_split is not None:
         required.append(outputs_location(config.root, config.train_split))
     optional = outputs_location(config.root, config.new_split)
-    last = _file_fingerprint(optional) if storage.exists(optional) else "absent"
-    return [*(_file_fingerprint(location) for location in required), last]
+    last = fingerprint_of(optional) if storage.exists(optional) else "absent"
+    return [*(fingerprint_of(location) for location in required), last]
 
 
 def splits_of(config: LampConfig) -> dict[str, bool]:
@@ -87,25 +96,29 @@ def splits_of(config: LampConfig) -> dict[str, bool]:
     return {split: is_new for split, is_new in splits.items() if split is not None}
 
 
-def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[str, float]:
+def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Line | None = None) -> dict[str, float]:
     """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
 
     Users forgotten under the root are in neither. In a child run all users become new, and only buckets for which a
-    sample was read get parts.
+    sample was read get parts; in an update those of whom something is new, and a table of Whereabouts.
 
     Args:
-        known: users stage of the parent run.
+        known: users stage of the parent run, whose users a run that is no update must not have.
+        line: the runs before an update, whose users come back with what they had.
 
     Returns:
         Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see `is_leaking`;
-        with lamp.drop_leaks they are among the rejected).
+        with lamp.drop_leaks they are among the rejected); of an update also returning_users, added_records and
+        changed_records.
 
     Raises:
         InputError: a file is missing or of another format, too many samples are malformed, training or new users are
             absent, or a user is one of the parent run.
+        NothingNewError: an update has no query, and nothing that is not there.
     """
     task = task_of(config.lamp)
     missing = stage.missing_buckets(USERS, REJECTED)
+    num_unchanged = 0.0
     if missing:
         with temporary_folder("users") as folder:
             key, is_forgotten = bucket_key_of(config), forgetting(config.storage.root)
@@ -114,21 +127,25 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None) -> dict[
             _require_few_rejected(config, spill.reasons.num_rejected, spill.num_samples, spill.reasons)
             if known is not None:
                 missing = sorted(spill.occupied)
+            if known is not None and line is None:
                 _require_unknown(config, known, missing, spill)
-            for bucket in missing:
-                _commit_bucket(config, task, stage, bucket, spill)
+            num_unchanged = sum(_commit_bucket(config, task, stage, bucket, spill, line) for bucket in missing)
     # Both tables' footers are read, so that a truncated part is noticed before the manifest is written.
     counted = [
         storage.read_counters(stage.part(table, bucket))
         for bucket in stage.committed_buckets(USERS)
         for table in (USERS, REJECTED)
     ]
-    counters = dict.fromkeys(_COUNTERS, 0.0) | storage.add_counters(counted)
+    names = _COUNTERS if line is None else (*_COUNTERS, *COUNTERS_OF_UPDATES)
+    counters = dict.fromkeys(names, 0.0) | storage.add_counters(counted)
     log.info("users: %s", ", ".join(f"{name} {count:.0f}" for name, count in counters.items()))
     num_malformed = counters["rejected"] - (counters["leaking_users"] if config.lamp.drop_leaks else 0)
-    _require_few_rejected(config, num_malformed, counters["rejected"] + counters["users"], _stored_reasons(stage))
+    num_samples = counters["rejected"] + counters["users"] + num_unchanged
+    _require_few_rejected(config, num_malformed, num_samples, _stored_reasons(stage))
     if known is None and not counters["train_users"]:
         raise InputError("the input holds no training users: both these (is_new false) and new ones are needed")
+    if line is not None and not counters["users"]:
+        raise NothingNewError("no query is handed in, and no record that is not there already: nothing is changed")
     if not counters["new_users"]:
         raise InputError(
             "the input holds no new users: there is nobody to answer; check is_new in the files, or lamp.new_split"
@@ -209,7 +226,9 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
     elif lamp.root is not None:
         _spill_lamp(task, lamp.root, splits_of(lamp), max_users, spill)
     else:
-        _spill_user_files(task, lamp, folder / "events", max_users, spill)
+        files, is_update = input_files(lamp.users_files), config.update is not None
+        samples = read_user_files(task, files, folder / "events", columns=lamp.columns, is_update=is_update)
+        _spill_user_files(samples, folder / "events", max_users, spill)
 
 
 def require_planted(task: Task) -> None:
@@ -236,10 +255,12 @@ def _spill_lamp(task: Task, root: str, splits: Mapping[str, bool], max_users: in
             log.warning("%d targets of split %s belong to no sample and are left out", surplus, split)
 
 
-def _spill_user_files(task: Task, lamp: LampConfig, folder: Path, max_users: int | None, spill: _Spill) -> None:
+def _spill_user_files(
+    samples: Iterable[Sample | Rejected | FileStart], folder: Path, max_users: int | None, spill: _Spill
+) -> None:
     folder.mkdir()
     room = {False: max_users, True: max_users}
-    for sample in read_user_files(task, input_files(lamp.users_files), folder, columns=lamp.columns):
+    for sample in samples:
         assert not isinstance(sample, FileStart), "all rows are read"
         if isinstance(sample, Sample):
             left = room[sample.user.is_new]
@@ -249,13 +270,23 @@ def _spill_user_files(task: Task, lamp: LampConfig, folder: Path, max_users: int
         spill.add(sample)
 
 
-def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spill: _Spill) -> None:
-    """Write both parts of a bucket, `users` last: its presence marks the bucket as done."""
+def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spill: _Spill, line: Line | None) -> int:
+    """Write the parts of a bucket, `users` last: its presence marks the bucket as done. In an update a bucket of which
+    nobody has anything new gets none.
+
+    Returns:
+        Number of users of whom an update has nothing new.
+    """
     rejected = list(spill.rows("rejected", bucket))
+    back = (
+        None
+        if line is None
+        else ReturningUsers(line, bucket, (each.user.user_id for each in spill.rows("samples", bucket)))
+    )
     chunks = [to_table([], User)]
     waiting: list[User] = []
     counters: dict[str, float] = dict.fromkeys(_COUNTERS, 0.0)
-    for sample, joined in _join(config, task, bucket, spill):
+    for sample, joined in _join(config, task, bucket, spill, back):
         if isinstance(joined, Rejected):
             spill.report(joined)
             rejected.append(joined)
@@ -272,28 +303,52 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
             waiting.clear()
     chunks.append(to_table(waiting, User))
     counters["rejected"] = float(len(rejected))
+    users = pa.concat_tables(chunks).sort_by("user_id")
+    if back is not None:
+        if not users.num_rows and not rejected:
+            return back.num_unchanged
+        counters |= back.counters
+        storage.write_part(stage.part(WHEREABOUTS, bucket), back.whereabouts(config.run, users["user_id"].to_pylist()))
     rejected.sort(key=lambda row: (row.source, row.position))
     storage.write_part(stage.part(REJECTED, bucket), to_table(rejected, Rejected))
-    storage.write_part(stage.part(USERS, bucket), pa.concat_tables(chunks).sort_by("user_id"), counters)
+    groups = (users.slice(start, USERS_PER_CHUNK) for start in range(0, max(users.num_rows, 1), USERS_PER_CHUNK))
+    storage.write_row_groups(stage.part(USERS, bucket), users.schema, groups, counters)
+    return 0 if back is None else back.num_unchanged
 
 
-def _join(config: RunConfig, task: Task, bucket: int, spill: _Spill) -> Iterator[tuple[Sample, User | Rejected]]:
-    """Yield a bucket's samples, each with its user and targets, or rejected for a defect that only the bucket shows."""
+def _join(
+    config: RunConfig, task: Task, bucket: int, spill: _Spill, back: ReturningUsers | None
+) -> Iterator[tuple[Sample, User | Rejected]]:
+    """Yield a bucket's samples, each with its user and targets, or rejected for a defect that only the bucket shows.
+
+    Args:
+        back: the users who were there already, of an update; samples in which nothing is new are left out.
+    """
     targets: dict[str, set[str]] = {}
     for row in spill.rows("targets", bucket):
         targets.setdefault(row.user_id, set()).add(row.target)
     places: dict[str, str] = {}
     for sample in spill.rows("samples", bucket):
-        user = sample.user
+        user_id = sample.user.user_id
         try:
-            if user.user_id in places:
-                raise MalformedError(f"the same id as {places[user.user_id]}")
-            places[user.user_id] = f"sample {sample.position} of {sample.source}"
+            if user_id in places:
+                raise MalformedError(f"the same id as {places[user_id]}")
+            places[user_id] = f"sample {sample.position} of {sample.source}"
+            if config.update is not None and config.update.has_queries_alone:
+                _require_no_records(sample)
+            user = sample.user if back is None else back.joined(sample)
+            if user is None:
+                continue
             if sample.awaits_target:
-                user = _with_target(task, user, targets.get(user.user_id, set()))
+                user = _with_target(task, user, targets.get(user_id, set()))
             yield sample, in_fold(config, user)
         except MalformedError as error:
             yield sample, rejected_sample(sample, error.reason)
+
+
+def _require_no_records(sample: Sample) -> None:
+    if sample.user.history or sample.withdrawn:
+        raise MalformedError("there are records, and only queries are answered here; `hydra-ray update` takes records")
 
 
 def rejected_sample(sample: Sample, reason: str) -> Rejected:
@@ -341,7 +396,8 @@ def _require_unknown(config: RunConfig, known: Stage, buckets: Iterable[int], sp
     if found:
         raise InputError(
             f"the run {config.taught_by} has {len(found)} of these users already: {', '.join(map(repr, found[:5]))}"
-            f"{', ...' if len(found) > 5 else ''}. Leave them out: new history of a user that is there is no addition."
+            f"{', ...' if len(found) > 5 else ''}. Hand them in to `hydra-ray update`: there they come back with what "
+            "they had."
         )
 
 
@@ -364,10 +420,10 @@ def _stored_reasons(stage: Stage) -> Iterator[str]:
     yield from reasons
 
 
-def _file_fingerprint(location: str) -> str:
+def _file_fingerprint(location: str, *, is_by_content: bool) -> str:
     if not storage.exists(location):
         raise InputError(f"no file {location}; check lamp.root, lamp.train_split, lamp.new_split and lamp.users_files")
-    if storage.is_uri(location):
+    if storage.is_uri(location) and not is_by_content:
         size, changed = storage.file_state(location)
         return f"{location}:{size}:{changed}"
     with storage.open_source(location) as file:

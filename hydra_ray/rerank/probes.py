@@ -14,6 +14,7 @@ from hydra_ray.config import RunConfig, Task
 from hydra_ray.generate.requests import ask, parse_completion
 from hydra_ray.lamp.quality import quality
 from hydra_ray.retrieve.dense import Encode
+from hydra_ray.retrieve.earlier import Earlier
 from hydra_ray.retrieve.ranking import RankedQuery, rank_queries, restore_queries
 from hydra_ray.rows import Asked, Completion, Probe, ProbedQuery, ProbedUser, User
 
@@ -21,15 +22,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def retrieve_records(user: User, task: Task, config: RunConfig, encode: Encode | None) -> ProbedUser:
+def retrieve_records(
+    user: User, task: Task, config: RunConfig, encode: Encode | None, earlier: Earlier | None = None
+) -> ProbedUser:
     """Return the user's row of the probes table before probing: its queries with their retrieved records.
 
     Args:
         encode: encoder, required if `retrieve.needs_encoder`.
+        earlier: what was asked before an update; its pseudo-queries have their probes already.
     """
+    kept = {} if earlier is None else earlier.probes()
     queries = tuple(
-        ProbedQuery(query_id=ranked.query.query_id, is_pseudo=ranked.is_pseudo, retrieved=ranked.retrieved, probes=())
-        for ranked in rank_queries(user, task, config.probes, config.retrieve, encode)
+        ProbedQuery(
+            query_id=ranked.query.query_id,
+            is_pseudo=ranked.is_pseudo,
+            retrieved=ranked.retrieved,
+            probes=kept[ranked.query.query_id].probes if ranked.is_pseudo and ranked.query.query_id in kept else (),
+        )
+        for ranked in rank_queries(user, task, config.probes, config.retrieve, encode, earlier)
     )
     return ProbedUser(user_id=user.user_id, is_new=user.is_new, queries=queries)
 
@@ -37,14 +47,14 @@ def retrieve_records(user: User, task: Task, config: RunConfig, encode: Encode |
 def probe_requests(
     retrieved: Iterable[tuple[User, ProbedUser]], task: Task, tokenizer: "PreTrainedTokenizerBase", config: RunConfig
 ) -> Iterator[Asked]:
-    """Yield one greedy request for each (query, retrieved record).
+    """Yield one greedy request for each (query, retrieved record) of the queries without probes.
 
     Args:
         retrieved: users with the rows of `retrieve_records`.
     """
     for user, row in retrieved:
-        for ranked in restore_queries(user, row):
-            for each in ranked.retrieved:
+        for ranked, query in zip(restore_queries(user, row), row.queries, strict=True):
+            for each in () if query.probes else ranked.retrieved:
                 request = ask(
                     user_id=user.user_id,
                     examples=ranked.records([each.record_id]),
@@ -67,7 +77,10 @@ def label_probes(
     """
     for user, row in retrieved:
         restored = zip(restore_queries(user, row), row.queries, strict=True)
-        queries = (replace(query, probes=tuple(_probes(user, ranked, completions, task))) for ranked, query in restored)
+        queries = (
+            query if query.probes else replace(query, probes=tuple(_probes(user, ranked, completions, task)))
+            for ranked, query in restored
+        )
         yield replace(row, queries=tuple(queries))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from hydra_ray.config import ProbesConfig, RetrieveConfig, Task
 from hydra_ray.lamp.field_checks import pseudo_query_id
 from hydra_ray.retrieve.dense import Encode
+from hydra_ray.retrieve.earlier import Earlier
 from hydra_ray.retrieve.methods import Search, score_records
 from hydra_ray.rows import ProbedUser, Query, Record, Retrieved, User
 from hydra_ray.seeds import rng_of
@@ -38,7 +39,12 @@ class RankedQuery:
 
 
 def rank_queries(
-    user: User, task: Task, probes: ProbesConfig, retrieve: RetrieveConfig, encode: Encode | None = None
+    user: User,
+    task: Task,
+    probes: ProbesConfig,
+    retrieve: RetrieveConfig,
+    encode: Encode | None = None,
+    earlier: Earlier | None = None,
 ) -> Iterator[RankedQuery]:
     """Yield the user's own queries and up to M pseudo-queries, each with its N best records.
 
@@ -47,21 +53,30 @@ def rank_queries(
 
     Args:
         encode: encoder, required if `retrieve.needs_encoder`; called once.
+        earlier: what was asked before an update; its pseudo-queries keep what was retrieved for them.
     """
     history = user.history
+    kept = {} if earlier is None else earlier.probes()
     own = [Search(query=query, is_pseudo=False, eligible=range(len(history))) for query in user.queries]
     pseudo = [
         Search(query=_pseudo_query(history[position]), is_pseudo=True, eligible=eligible_positions(history, position))
-        for position in choose_pseudo_queries(user, task, probes)
+        for position in choose_pseudo_queries(user, task, probes, earlier)
     ]
     searches = [*own, *pseudo]
-    for search, scores in zip(searches, score_records(user, searches, retrieve, encode), strict=True):
-        best = rank(scores, search.eligible, probes.num_records)
+    new = [search for search in searches if not (search.is_pseudo and search.query.query_id in kept)]
+    scored = iter(score_records(user, new, retrieve, encode)) if new else iter(())
+    for search in searches:
+        if search.is_pseudo and search.query.query_id in kept:
+            retrieved = kept[search.query.query_id].retrieved
+        else:
+            scores = next(scored)
+            best = rank(scores, search.eligible, probes.num_records)
+            retrieved = tuple(Retrieved(record_id=history[p].record_id, score=float(scores[p])) for p in best)
         yield RankedQuery(
             query=search.query,
             is_pseudo=search.is_pseudo,
             eligible=tuple(history[p] for p in search.eligible),
-            retrieved=tuple(Retrieved(record_id=history[p].record_id, score=float(scores[p])) for p in best),
+            retrieved=retrieved,
         )
 
 
@@ -91,16 +106,22 @@ def queries_by_id(user: User) -> dict[str, Query]:
     return {query.query_id: query for query in (*user.queries, *pseudo)}
 
 
-def choose_pseudo_queries(user: User, task: Task, config: ProbesConfig) -> list[int]:
+def choose_pseudo_queries(user: User, task: Task, config: ProbesConfig, earlier: Earlier | None = None) -> list[int]:
     """Return the positions of the records that serve as pseudo-queries: a seeded sample of those with eligible records.
 
     There are none where a record's output is no answer, or where a record has no input to ask.
+
+    Args:
+        earlier: what was asked before an update, from which the sample goes on.
     """
     if not task.has_pseudo_queries:
         return []
     history = user.history
     has_eligible = _have_eligible(history)
     possible = [p for p in range(len(history)) if history[p].input and has_eligible[p]]
+    if earlier is not None:
+        places = {history[p].record_id: p for p in possible}
+        return [places[each] for each in earlier.sampled(list(places), config.num_pseudo_queries, config.seed)]
     rng = rng_of(config.seed, "pseudo-queries", user.user_id)
     chosen = rng.permutation(len(possible))[: config.num_pseudo_queries]
     return [possible[index] for index in chosen]

@@ -22,8 +22,8 @@ _STAGES = "stages.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParentRun:
-    """A finished run whose trained stages a child run uses."""
+class FinishedRun:
+    """A finished run of which another one uses stages: trained ones of a parent run, users and answers of an update."""
 
     config: RunConfig
     stages: Mapping[str, Stage]
@@ -144,7 +144,7 @@ def _read_stages(location: str) -> dict[str, Any]:
     return found
 
 
-def read_parent(config: RunConfig) -> ParentRun | None:
+def read_parent(config: RunConfig) -> FinishedRun | None:
     """Return the parent run that `config` names in `taught_by`; None where the run trains on its own users.
 
     Raises:
@@ -157,13 +157,23 @@ def read_parent(config: RunConfig) -> ParentRun | None:
     parent = read_config(folder)
     if parent.taught_by is not None:
         raise ConfigError(
-            f"taught_by={parent.run} is itself a child run of {parent.taught_by}: add users to {parent.taught_by} "
-            "instead"
+            f"taught_by={parent.run} is itself a child run of {parent.taught_by}: update {parent.taught_by} instead"
         )
     buckets = [(each.users.num_buckets, each.users.bucket_key) for each in (parent, config)]
     if buckets[0] != buckets[1]:
         raise ConfigError(f"users.num_buckets and users.bucket_key must be those of the run {parent.run}")
-    return ParentRun(config=parent, stages=recorded_stages(folder, config))
+    return FinishedRun(config=parent, stages=recorded_stages(folder, config))
+
+
+def open_finished(root: str, run: str) -> FinishedRun:
+    """Return a finished run under a root, with the stages that it recorded.
+
+    Raises:
+        InputError: there is no such run, or it is not finished.
+    """
+    folder = run_folder_of(root, run)
+    config = read_config(folder)
+    return FinishedRun(config=config, stages=recorded_stages(folder, config))
 
 
 def _plain(stage: Stage) -> dict[str, Any]:

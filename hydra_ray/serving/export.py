@@ -1,6 +1,6 @@
 """Export of a finished run for serving: one folder that needs neither the run's root nor Ray."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,21 +17,25 @@ from hydra_ray.models import resolve_model
 from hydra_ray.models.content import model_files, names_below
 from hydra_ray.rows import User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import bucket_key_of
+from hydra_ray.runs.run_folder import FinishedRun
 from hydra_ray.runs.stage import Stage
+from hydra_ray.runs.updates import newest_first, newest_rows
 from hydra_ray.scorer.base.spec import DESCRIBED, base_name_of
 from hydra_ray.scorer.base.spec import DESCRIPTION as BASE
 from hydra_ray.scorer.heads.features import row_group_slices
-from hydra_ray.scorer.heads.store import heads_table, prior_folder, read_lineage
+from hydra_ray.scorer.heads.store import HEADS_SCHEMA, Lineage, heads_table, prior_folder, read_lineage, write_heads
 from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.serving.export_folder import CARD, DESCRIPTION, ENCODER, FOLD, RETRIEVER, SCORERS, Exported
 from hydra_ray.serving.model_card import base_card, model_card
+from hydra_ray.stages.own_heads import own_lineage
 from hydra_ray.stages.plan import Plan, ScorerPlan
 from hydra_ray.storage.listing_updates import digests_of
 from hydra_ray.storage.listings import FILES
 
 
 def export_run(plan: Plan, folder: str) -> Exported:
-    """Copy everything that scoring needs of a finished run to an empty folder or URI.
+    """Copy everything that scoring needs of a finished run to an empty folder or URI: of each user the heads and the
+    history of the newest update that has the user.
 
     Users forgotten under the root are not in it, but users who are forgotten later stay: exports are outside the root.
 
@@ -39,14 +43,14 @@ def export_run(plan: Plan, folder: str) -> Exported:
         InputError: the run is not finished, the folder is not empty, or it is below the root.
     """
     _require_exportable(plan, folder)
-    exported = _exported(plan, folder)
+    exported, updates = _exported(plan, folder), newest_first(plan.users.root, plan.config.run)
     for name, scorer in zip(SCORERS, (plan.reranker, plan.adapter), strict=True):
-        _export_scorer(scorer, exported, name)
+        _export_scorer(scorer, exported, name, updates)
     if needs_label_model(plan.task, plan.config):
         read_label_model(plan.labeller.folder).write(exported.stage("adapter.labeller").folder)
     if needs_own_heads(plan.task, plan.config):
-        _export_own_heads(plan, exported)
-    _export_users(plan.users, exported.stage("users"))
+        _export_own_heads(plan, exported, updates)
+    _export_users(plan.users, exported.stage("users"), updates)
     for name in exported.fingerprints:
         stage = exported.stage(name)
         storage.write_json(stage.manifest_location, {FILES: digests_of(stage.folder, storage.list_tree(stage.folder))})
@@ -73,7 +77,7 @@ def _require_exportable(plan: Plan, folder: str) -> None:
     if not plan.config.has_generator:
         raise InputError(
             f"the run {plan.config.run} has no generator, whose drafts an export scores: add users to it with "
-            "`hydra-ray fit-users` instead"
+            "`hydra-ray update` instead"
         )
     if storage.list_tree(folder):
         raise InputError(f"{folder} is not empty: name a new folder, so that exports do not mix")
@@ -95,32 +99,40 @@ def _exported(plan: Plan, folder: str) -> Exported:
     )
 
 
-def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str) -> None:
+def _export_scorer(scorer: ScorerPlan, exported: Exported, name: str, updates: Sequence[FinishedRun]) -> None:
     base = storage.join(scorer.base.folder, base_name_of(scorer.base_folds[FOLD]))
     files = storage.read_json(storage.join(base, BASE), DESCRIBED)["files"]
     storage.copy_files(base, exported.path(name), [*files, BASE])
     heads, folder = exported.stage(f"{name}.heads"), prior_folder(scorer.prior_heads.folder, FOLD)
     lineage = read_lineage(folder)
     read_prior(folder).write(prior_folder(heads.folder, FOLD), lineage.head_prior)
-    for bucket in scorer.heads.buckets:
-        source, destination = (stage.part(heads_table(FOLD), bucket) for stage in (scorer.heads, heads))
-        storage.write_bytes(destination, storage.read_bytes(source))
+    _copy_heads(scorer.heads, heads, heads_table(FOLD), updates, lineage)
 
 
-def _export_own_heads(plan: Plan, exported: Exported) -> None:
+def _copy_heads(stage: Stage, destination: Stage, table: str, updates: Sequence[FinishedRun], lineage: Lineage) -> None:
+    """Copy a table of heads, each user's from the newest run that has the user."""
+    for bucket in stage.buckets:
+        copy, newest = destination.part(table, bucket), newest_rows(stage, updates, table, bucket, HEADS_SCHEMA)
+        if newest is None:
+            storage.write_bytes(copy, storage.read_bytes(stage.part(table, bucket)))
+        else:
+            groups = (newest.slice(each.start, each.stop - each.start) for each in row_group_slices(newest.num_rows))
+            write_heads(copy, groups, lineage, {})
+
+
+def _export_own_heads(plan: Plan, exported: Exported, updates: Sequence[FinishedRun]) -> None:
     """Copy own heads that are fitted to all records, and what all users teach of them."""
     read_own_model(plan.own_model.folder).write(exported.stage("adapter.own").folder)
     codes, destination = plan.stage("adapter.codes"), exported.stage("adapter.codes")
-    for bucket in codes.buckets:
-        source = codes.part(heads_table(0), bucket)
-        storage.write_bytes(destination.part(heads_table(0), bucket), storage.read_bytes(source))
+    _copy_heads(codes, destination, heads_table(0), updates, own_lineage(plan))
 
 
-def _export_users(users: Stage, destination: Stage) -> None:
+def _export_users(users: Stage, destination: Stage, updates: Sequence[FinishedRun]) -> None:
     """Write the histories without queries, in row groups, so that one user is found without reading a bucket."""
     schema = arrow_schema(User)
     for bucket in users.buckets:
-        part = storage.read_part(users.part(USERS, bucket), schema)
+        newest = newest_rows(users, updates, USERS, bucket, schema)
+        part = storage.read_part(users.part(USERS, bucket), schema) if newest is None else newest
         storage.write_row_groups(destination.part(USERS, bucket), schema, _histories(part), {})
 
 

@@ -124,6 +124,8 @@ class StageDefinition:
     """Whether it learns from all users, so that a run with a parent uses the parent's in its place."""
     parent_inputs: tuple[str, ...] = ()
     """Stages of the parent run that it reads besides `inputs`, where there is a parent that made them."""
+    earlier_inputs: tuple[str, ...] = ()
+    """Stages of the runs directly before an update that it reads."""
     child_inputs: tuple[str, ...] = ()
     """Stages of the same run that a child run's stage reads besides `inputs`. They are those that an input would have
     read, had it not been inherited from the parent run."""

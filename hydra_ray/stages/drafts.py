@@ -18,6 +18,7 @@ from hydra_ray.rows import (
     ScoredUser,
 )
 from hydra_ray.seeds import seed_of
+from hydra_ray.stages.came_back import earlier_rows
 from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_generator
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, draft_settings, generator_settings
@@ -49,11 +50,15 @@ class DraftsPart:
     def ranked(self, bucket: int) -> list[Ranked]:
         """Return everything that the bucket's drafts are made of."""
         plan, users = self._plan, read_users(self._plan, bucket)
+        probed = read_rows(plan.probes, "probes", bucket, ProbedUser)
+        earlier = earlier_rows(plan, bucket, users, has_drafts=True)
+        kept = {name: each.drafts(probed[name]) for name, each in earlier.items()}
         return joined(
             Ranked,
             users,
+            kept={user.user_id: kept.get(user.user_id, {}) for user in users},
             profiled=read_rows(plan.profiles, "profiles", bucket, ProfiledUser),
-            probed=read_rows(plan.probes, "probes", bucket, ProbedUser),
+            probed=probed,
             scored=scores_of_users(plan, "reranker", bucket, users),
         )
 
@@ -113,6 +118,7 @@ STAGES = (
         version=4,
         like_versions=(3,),  # answers that could not be parsed are, or were taken with what is around them
         inputs=("users", "profiles", "probes", "reranker.heads"),
+        earlier_inputs=("drafts",),
         settings=_settings,
         is_made=with_generator,
         asks=Asking(work=DraftsPart, preview=_preview, is_guessed=_is_guessed, generations="answers"),

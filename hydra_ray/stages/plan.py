@@ -11,7 +11,7 @@ from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models.model_records import RunModels, models_of
 from hydra_ray.runs.run_folder import (
-    ParentRun,
+    FinishedRun,
     read_config,
     read_parent,
     recorded_fingerprints,
@@ -19,6 +19,7 @@ from hydra_ray.runs.run_folder import (
     run_folder_of,
 )
 from hydra_ray.runs.stage import Stage
+from hydra_ray.runs.updates import Line, line_of
 from hydra_ray.stages.definition import Asking, StageDefinition, definitions
 from hydra_ray.stages.planning import Planning, completion_store, make_stage
 from hydra_ray.stages.scorer import ScorerPlan, scorer_plan
@@ -34,8 +35,10 @@ class Plan:
     """Configuration of the run, in which the models' names are those of what they hold now."""
     models: RunModels
     task: Task
-    parent: ParentRun | None
+    parent: FinishedRun | None
     """The finished run whose bases, priors, label model and gate this one uses; None where it fits its own."""
+    line: Line | None = None
+    """The runs whose users come back with this one; None where it is no update."""
     completions: CompletionStore
     """Everything that the generator has answered in any run under the same root."""
     planned: Mapping[str, Stage]
@@ -130,7 +133,7 @@ class Plan:
 
     @property
     def known_users(self) -> Stage | None:
-        """The parent run's users, who cannot be added; None where there is no parent."""
+        """The parent run's users, who come back only with an update; None where there is no parent."""
         return None if self.parent is None else self.parent.stages[self.users.name]
 
     @property
@@ -156,18 +159,20 @@ def plan_run(config: RunConfig) -> Plan:
     reach(config.storage)
     task = task_of(config.lamp)
     parent = read_parent(config)
+    line = line_of(config)
     if not config.has_generator and not task.has_labelled_records:
         raise ConfigError(
             f"generator.engine is none, and the task {task.name} has no records that show labels: expected a "
             "classification or rating task with labelled histories, or a generator"
         )
     models = models_of(config)
-    planning = Planning(given=config, config=models.pinned(config), task=task, models=models, parent=parent)
+    planning = Planning(given=config, config=models.pinned(config), task=task, models=models, parent=parent, line=line)
     return Plan(
         config=planning.config,
         models=models,
         task=task,
         parent=parent,
+        line=line,
         completions=completion_store(planning.config, models),
         planned=_planned(planning),
     )

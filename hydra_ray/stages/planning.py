@@ -13,9 +13,10 @@ from hydra_ray.generate.calls import added_fields
 from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.models.model_records import RunModels, UsedModel
 from hydra_ray.runs.root import bucket_key_name
-from hydra_ray.runs.run_folder import ParentRun
+from hydra_ray.runs.run_folder import FinishedRun
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, fingerprint
+from hydra_ray.runs.updates import Line
 from hydra_ray.stages.definition import StageDefinition, definitions
 
 _ANSWERING = {"model", "model_version", "has_structured_outputs", "has_log_probabilities"}
@@ -32,7 +33,9 @@ class Planning:
     """The same with models' names pinned to what they hold now."""
     task: Task
     models: RunModels
-    parent: ParentRun | None
+    parent: FinishedRun | None
+    line: Line | None = None
+    """The runs before this one, where it is an update."""
 
     def encoder_of(self, scorer: str) -> UsedModel:
         """Return the encoder of the reranker or the adapter."""
@@ -62,6 +65,9 @@ def make_stage(
     if parent is not None:
         inputs += [planned[name] for name in definition.child_inputs]
         inputs += [parent.stages[name] for name in definition.parent_inputs if name in parent.stages]
+    if planning.line is not None:
+        before = list(planning.line.before()) if definition.earlier_inputs else []
+        inputs += [run.stages[name] for name in definition.earlier_inputs for run in before if name in run.stages]
     read = [*definition.files(planning), *(each.fingerprint for each in inputs)]
     stage = Stage(
         name=definition.name,

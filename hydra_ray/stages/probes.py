@@ -11,6 +11,7 @@ from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_recor
 from hydra_ray.retrieve.dense import Encode, encode_ahead
 from hydra_ray.rows import Asked, Completion, ProbedUser, User
 from hydra_ray.runs.settings import settings_of
+from hydra_ray.stages.came_back import earlier_rows
 from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_generator
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, generator_settings
@@ -74,7 +75,8 @@ def _retrieve(plan: Plan, bucket: int, device: "torch.device | None" = None) -> 
     """Make and commit a bucket's retrieved records."""
     config, users = plan.config, read_users(plan, bucket)
     encode = open_retriever(users, config.retrieve, device)
-    found = [retrieve_records(user, plan.task, config, encode) for user in users]
+    earlier = earlier_rows(plan, bucket, users)
+    found = [retrieve_records(user, plan.task, config, encode, earlier.get(user.user_id)) for user in users]
     return write_rows(plan.probes, _RETRIEVED, bucket, found, ProbedUser, {})
 
 
@@ -127,6 +129,7 @@ STAGES = (
         version=4,
         like_versions=(3,),  # answers that could not be parsed are, or were taken with what is around them
         inputs=("users",),
+        earlier_inputs=("probes",),
         settings=_settings,
         is_made=with_generator,
         asks=Asking(work=ProbesPart, preview=_preview, prepare=retrieve_ahead, generations="answers"),

@@ -14,12 +14,12 @@ from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.scorer.heads.store import prior_folder
 from hydra_ray.scorer.linear.prior import feature_weights, read_prior
-from hydra_ray.stages.added_users import addition_summary
 from hydra_ray.stages.answers import PREDICTIONS, PREDICTIONS_TABLE
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.explained import explain_examples
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning
+from hydra_ray.stages.update_summary import update_summary
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def publish(plan: Plan) -> None:
             if storage.exists(location := storage.join(stage.folder, name)):
                 _copy_if_new(location, storage.join(plan.run_folder, name))
         if plan.parent is not None:
-            storage.publish_json(storage.join(plan.run_folder, _SUMMARY), addition_summary(plan))
+            storage.publish_json(storage.join(plan.run_folder, _SUMMARY), update_summary(plan))
     record_stages(plan.run_folder, plan.stages())
     logger.info("report: %s", plan.run_folder)
 

@@ -10,10 +10,12 @@ from hydra_ray.generate.parsing import parse_answer
 from hydra_ray.lamp.users import USERS
 from hydra_ray.rows import Completion, Failure, Generation, RowT, User, arrow_schema, from_table, to_table
 from hydra_ray.runs.stage import Stage
-from hydra_ray.storage import read_part, write_part
+from hydra_ray.storage import read_part, write_row_groups
 
 if TYPE_CHECKING:
     from hydra_ray.stages.plan import Plan
+
+ROWS_PER_GROUP = 256
 
 
 def read_users(plan: "Plan", bucket: int) -> list[User]:
@@ -36,9 +38,14 @@ def joined(row_type: Callable[..., RowT], users: Sequence[User], **tables: Mappi
 def write_rows(
     stage: Stage, table: str, bucket: int, rows: Sequence[Any], row_type: type, counters: Counters
 ) -> Counters:
-    """Commit a part and return its counters: the given ones, and the number of rows."""
+    """Commit a part and return its counters: the given ones, and the number of rows.
+
+    Row groups hold some hundred rows, so that an update reads those of a few users without everybody's.
+    """
     counters = {"rows": len(rows), **counters}
-    write_part(stage.part(table, bucket), to_table(rows, row_type), counters)
+    starts = range(0, max(len(rows), 1), ROWS_PER_GROUP)
+    groups = (to_table(rows[start : start + ROWS_PER_GROUP], row_type) for start in starts)
+    write_row_groups(stage.part(table, bucket), arrow_schema(row_type), groups, counters)
     return counters
 
 

@@ -1,5 +1,6 @@
 """Users: raw files to buckets of users."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hydra_ray.lamp.users import REJECTED, USERS, ingest, input_fingerprint
@@ -19,15 +20,23 @@ def _settings(planning: Planning) -> dict[str, Any]:
     return {"task": planning.task, "users": users}
 
 
+def _files(planning: Planning) -> Sequence[str]:
+    """Return fingerprints of the files that are read; of an update the one it was made for, as files that were handed
+    in may be gone once their users are read."""
+    update = planning.config.update
+    return input_fingerprint(planning.config.lamp) if update is None else (update.handed_in,)
+
+
 STAGES = (
     StageDefinition(
         name="users",
         version=2,
-        files=lambda planning: input_fingerprint(planning.config.lamp),
-        # Nobody who is a user of the parent run is added.
-        parent_inputs=("users",),
+        files=_files,
+        # Users of the parent run come back with an update, and are not added otherwise.
+        parent_inputs=(USERS,),
+        earlier_inputs=(USERS,),
         settings=_settings,
-        make=lambda plan: ingest(plan.config, plan.users, plan.known_users),
+        make=lambda plan: ingest(plan.config, plan.users, plan.known_users, plan.line),
         tables=lambda _: (USERS,),
         may_differ=True,
         file_kinds={rf"{REJECTED}/bucket-\d{{5}}\.parquet": "rejected"},

@@ -12,6 +12,8 @@ def few_settings() -> dict[str, Any]:
     task = {"name": "mine", "kind": "classification", "instruction": "Which?", "labels": ["a", "b"]}
     return {
         "run": "test",
+        "taught_by": "taught",
+        "update": {"follows": ["taught"], "handed_in": "none"},
         "storage": {"root": "/tmp/storage"},
         "lamp": {"task": task, "planted": {}},
         "generator": {"engine": "openai", "model": "none", "api": {"base_url": "http://localhost", "model": "none"}},

@@ -16,7 +16,7 @@ from builders import run_config
 from bytes_below import files_below, mentions
 
 from hydra_ray.cli import main
-from hydra_ray.commands.fit_users import added_config
+from hydra_ray.commands.update import update_config
 from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.forget.receipts import Receipt
 from hydra_ray.rows import from_dict
@@ -61,6 +61,13 @@ def users_file(path: Path, labels: tuple[str, ...] | None, names: Sequence[str])
     return str(path)
 
 
+def came_back(name: str, label: str) -> dict[str, Any]:
+    """What is new of a user who is there already."""
+    texts = [f"{name}{letter} {name}z" for letter in "kl"]
+    history = [{"id": f"{name}r9", "input": texts[0], "output": label}]
+    return {"user_id": name, "history": history, "queries": [{"id": f"{name}s9", "input": texts[1], "target": label}]}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("root"))
@@ -91,13 +98,15 @@ def plans(root: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan
         adapter=untrained,
     )
     added = users_file(folder / "more.jsonl", labels, [ADDED, "kayq9y"])
+    with Path(added).open("a") as file:
+        file.write(json.dumps(came_back(FORGOTTEN, labels[0])))
     with pytest.MonkeyPatch.context() as patch:
         in_process.install(patch)
         found = {
             name: personalize(config.model_copy(update={"run": name}))
             for name, config in (("closed", closed), ("texts", texts))
         }
-        return found | {"added": personalize(added_config(found["closed"].run_folder, [added]))}
+        return found | {"added": personalize(update_config(found["closed"].run_folder, [added]))}
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from builders import run_config
 from bytes_below import mentions
 from ended_commands import end_when
 
-from hydra_ray.commands.fit_users import added_config
 from hydra_ray.commands.status import status_lines
+from hydra_ray.commands.update import update_config
 from hydra_ray.config import RunConfig
 from hydra_ray.evaluate.systems import SYSTEMS
 from hydra_ray.forget.file_kinds import Kind, artefacts
@@ -168,7 +168,7 @@ def test_a_user_who_comes_later_is_answered_and_the_run_stays_as_it_is(finished:
     history = [{"input": f"A story built on comedy and {word}.", "output": "comedy"} for word in ("romance", "music")]
     row = {"user_id": "later", "history": history, "queries": [{"input": "It begins with comedy and nature."}]}
     (tmp_path / "june.jsonl").write_text(json.dumps(row))
-    added = personalize(added_config(finished.run_folder, [str(tmp_path / "june.jsonl")]))
+    added = personalize(update_config(finished.run_folder, [str(tmp_path / "june.jsonl")]))
     (bucket,) = added.users.buckets
     (head,) = read_part(added.adapter.heads.part(heads_table(0), bucket)).to_pylist()
     assert head["user_id"] == "later"

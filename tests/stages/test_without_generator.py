@@ -7,7 +7,7 @@ import in_process
 import pytest
 from builders import run_config
 
-from hydra_ray.commands.fit_users import added_config
+from hydra_ray.commands.update import update_config
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import ConfigError
 from hydra_ray.evaluate.text_report import report_text
@@ -113,7 +113,7 @@ def test_users_are_added_and_forgotten(finished: Plan, tmp_path: Path, monkeypat
     row["queries"] = [{"id": "q", "input": records[0]["input"], "target": records[0]["output"]}]
     file = tmp_path / "new.jsonl"
     file.write_text(json.dumps(row))
-    added = personalize(added_config(finished.run_folder, [str(file)]))
+    added = personalize(update_config(finished.run_folder, [str(file)]))
     assert added.own_model.folder == finished.own_model.folder
     assert [each.user_id for each in labels_of(added)] == ["someone new"]
     summary = json.loads(Path(added.run_folder, "summary.json").read_text())

@@ -9,7 +9,7 @@ from statistics import median
 
 from hydra_ray import storage
 from hydra_ray.commands.doctor.users import num_requests, users_finding
-from hydra_ray.commands.fit_users import is_lamp_folder, unpacked_name
+from hydra_ray.commands.given_users import is_lamp_folder, unpacked_name
 from hydra_ray.commands.init.columns_guess import SEVERAL, Columns, guess_columns
 from hydra_ray.commands.init.configuration_text import (
     GeneratorChoice,

@@ -94,14 +94,12 @@ def run_job(command: str, run: str, words: Sequence[str]) -> Job:
     return Job(words=(command, _folder(run), *words))
 
 
-def added_users_job(
-    run: str, users: Sequence[str], name: str | None, overrides: Sequence[str], upload: str | None
-) -> Job:
-    """Return the job that adds users to a finished run.
+def update_job(run: str, users: Sequence[str], name: str | None, overrides: Sequence[str], upload: str | None) -> Job:
+    """Return the job that updates a finished run.
 
     Args:
         users: files, or a folder that the cluster can read.
-        name: name of the addition.
+        name: name of the update.
         upload: as for `place_files`.
 
     Raises:
@@ -110,7 +108,7 @@ def added_users_job(
     placed = place_files(users, "--users", upload)
     arguments = [word for each in placed.locations for word in ("--users", each)]
     named = ["--name", name] if name is not None else []
-    words = ("fit-users", _folder(run), *overrides, *arguments, *named)
+    words = ("update", _folder(run), *overrides, *arguments, *named)
     return Job(words=words, copies=placed.copies, notes=placed.notes)
 
 

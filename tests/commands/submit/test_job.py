@@ -11,12 +11,12 @@ from builders import run_config
 
 from hydra_ray.cli import main
 from hydra_ray.commands.submit.job import (
-    added_users_job,
     config_job,
     forgetting_job,
     job_environment,
     other_source,
     run_job,
+    update_job,
 )
 from hydra_ray.errors import ConfigError, HydraError
 
@@ -103,8 +103,8 @@ def test_a_sweep_whose_base_names_no_users_is_refused_in_words(folder: Path, ove
 
 
 def test_added_users_keep_their_files_names_because_the_addition_is_named_after_it(folder: Path):
-    job = added_users_job("/shared/hydra/runs/test", ["june.jsonl"], None, ["placement.train_threads=1"], "/inputs")
-    assert job.words[:3] == ("fit-users", "/shared/hydra/runs/test", "placement.train_threads=1")
+    job = update_job("/shared/hydra/runs/test", ["june.jsonl"], None, ["placement.train_threads=1"], "/inputs")
+    assert job.words[:3] == ("update", "/shared/hydra/runs/test", "placement.train_threads=1")
     assert Path(job.words[-1]).name == "june.jsonl"
 
 

@@ -1,7 +1,8 @@
-"""Summary of a finished run that added users to its parent run: users, heads, requests and time."""
+"""Summary of an update of a finished run: users, records, heads, requests and time."""
 
 from typing import Any
 
+from hydra_ray.lamp.users import COUNTERS_OF_UPDATES
 from hydra_ray.scorer.heads.trials import COHORTS
 from hydra_ray.stages.plan import Plan
 
@@ -9,11 +10,12 @@ _COHORT = f"{COHORTS[True]}."
 """Prefix of the head counters that count new users, by kind of head."""
 
 
-def addition_summary(plan: Plan) -> dict[str, Any]:
-    """Return the number of added users, the kinds of their heads, the requests made and the time taken.
+def update_summary(plan: Plan) -> dict[str, Any]:
+    """Return the number of active users, the kinds of their heads, the requests made and the time taken.
 
     Returns:
-        run, taught_by, num_users, num_queries, num_rejected; heads: by scorer, how many users got which head kind;
+        run, taught_by, num_users, num_queries, num_rejected; returning_users, added_records and changed_records, unless
+        an earlier version added the users; heads: by scorer, how many users got which head kind;
         requests: of the generator, and asked_now: those that had never been answered before; seconds.
     """
     assert plan.parent is not None
@@ -27,6 +29,7 @@ def addition_summary(plan: Plan) -> dict[str, Any]:
         "num_users": round(users["users"]),
         "num_queries": round(users["queries"]),
         "num_rejected": round(users["rejected"]),
+        **{name: round(users[name]) for name in COUNTERS_OF_UPDATES if name in users},
         "heads": {
             name: {
                 key.removeprefix(_COHORT): round(number)
