@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from hydra_ray.cli import main
-from hydra_ray.config import load_config
+from hydra_ray.config import RunConfig, load_config
 from hydra_ray.errors import ConfigError
 from hydra_ray.shipped import FOLDER, find_configuration, is_configuration, shipped_names
 from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.storage import write_bytes
 from hydra_ray.sweep.config import load_sweep
 
 JOBS = Path(__file__).parents[1] / "jobs" / "configs"
@@ -83,7 +84,13 @@ def test_the_demo_is_run_with_the_seed_and_its_report_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     made: list[Plan] = []
-    monkeypatch.setattr("hydra_ray.stages.run.personalize", lambda config: made.append(plan_run(config)) or made[0])
+
+    def personalized(config: RunConfig) -> Plan:
+        made.append(plan_run(config))
+        write_bytes(f"{made[0].run_folder}/report.html", b"")
+        return made[0]
+
+    monkeypatch.setattr("hydra_ray.stages.run.personalize", personalized)
     assert main(["demo", "--seed", "3"]) == 0
     (plan,) = made
     asked = load_config("demo", ["lamp.planted.seed=3", "generator.seed=3", f"storage.root={tmp_path / 'outputs'}"])

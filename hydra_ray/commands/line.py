@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra_ray import storage
+from hydra_ray.errors import InputError
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.evaluate.phrases import headline
 from hydra_ray.findings import counted
@@ -13,12 +14,12 @@ from hydra_ray.runs.updates import updates_of
 
 def line_lines(run_folder: str) -> Iterator[str]:
     """Yield a heading and one line for each update of a run, oldest first, and one more where targets were known;
-    nothing for a run without any.
-
-    Raises:
-        InputError: there is no run in the folder.
+    nothing for a run without any, and for metrics that were copied out of a run's folder.
     """
-    config = read_config(run_folder)
+    try:
+        config = read_config(run_folder)
+    except InputError:
+        return
     updates = updates_of(config.storage.root, config.run)
     if updates:
         yield f"{counted(len(updates), 'update')}:"

@@ -135,7 +135,7 @@ def test_a_signal_interrupts_the_wait_for_what_is_called_aside():
 
 @pytest.mark.parametrize("number", STATUS)
 def test_a_stopped_command_says_what_to_type_to_resume(number: signal.Signals, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "run", lambda arguments: os.kill(os.getpid(), number))
+    monkeypatch.setattr("hydra_ray.api.configured", lambda *_: os.kill(os.getpid(), number))
     assert cli.main(["run", "my config.yaml", "users.num_buckets=4"]) == STATUS[number]
     assert capsys.readouterr().err.endswith("  hydra-ray run 'my config.yaml' users.num_buckets=4\n")
 
@@ -143,7 +143,7 @@ def test_a_stopped_command_says_what_to_type_to_resume(number: signal.Signals, m
 def test_a_stopped_job_says_what_to_submit_to_resume(monkeypatch, capsys):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.setattr(sys, "argv", ["jobs/personalize.py", "jobs/configs/demo.yaml"])
-    monkeypatch.setattr(cli, "run", lambda arguments: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("hydra_ray.api.configured", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert cli.main(["run", *sys.argv[1:]]) == 143
     resumed = "  ray job submit --working-dir . -- python jobs/personalize.py jobs/configs/demo.yaml\n"
     assert capsys.readouterr().err.endswith(resumed)

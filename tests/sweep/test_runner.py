@@ -27,8 +27,9 @@ def test_a_grid_says_what_it_computes_and_which_points_it_leaves_out(tmp_path: P
     text = "\n".join(known.lines)
     num_stages = len(known.trials[0].stages)
     assert "3 of 4 trials: the others are not valid configurations" in text
-    # Users, profiles and the labeller know of neither setting; probes and the reranker of one; all others of both.
-    distinct = 3 * 1 + 5 * 2 + (num_stages - 8) * 3
+    # Users, profiles, the labeller and own heads know of neither setting; probes and the reranker of one; all others of
+    # both.
+    distinct = 5 * 1 + 5 * 2 + (num_stages - 10) * 3
     assert f"they need {3 * num_stages} stage results, {distinct} of them distinct: 0 are complete" in text
 
 
