@@ -207,11 +207,12 @@ def export(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """Print the progress of a run, stage by stage (`hydra-ray status`)."""
+    from hydra_ray.commands.line import line_lines
     from hydra_ray.commands.run_state import state_of
     from hydra_ray.commands.status import state_lines
 
     state = state_of(_absolute_root(arguments.run))
-    _print_found(arguments, state, state_lines(state))
+    _print_found(arguments, state, [*state_lines(state), *line_lines(state.folder)])
     return 0
 
 
