@@ -126,7 +126,7 @@ class OwnModel:
     def scores(self, task: Task, asked: Asked, deviations_UD: Floats) -> Floats:
         """Return the own scores of the labels of each text (G, L) by its user's weights."""
         inputs_ND = own_inputs(task, self.space.project(asked.vectors_GH), asked.text_logs_GL)
-        inputs_GLD = inputs_ND.reshape(*asked.text_logs_GL.shape, -1)
+        inputs_GLD = inputs_ND.reshape(*asked.text_logs_GL.shape, inputs_ND.shape[1])
         return asked.text_logs_GL + np.einsum("gld,gd->gl", inputs_GLD, deviations_UD[asked.user_G])
 
     def log_probabilities(self, task: Task, asked: Asked, fold_U: Ints, scores_GL: Floats | None) -> Floats:

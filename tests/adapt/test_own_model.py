@@ -183,3 +183,14 @@ def test_a_stored_model_is_the_same(fitted: OwnModel, tmp_path: Path):
     assert again.gain == fitted.gain
     assert (again.bases_FDR == fitted.bases_FDR).all()
     assert (again.with_FI == fitted.with_FI).all()
+
+
+def test_a_part_in_which_nobody_asks_or_nobody_has_records_is_scored_too(fitted: OwnModel):
+    nobody_asks = own_queries(RATING, PEOPLE, [[]] * len(PEOPLE), knows_nothing(5), VECTORS)
+    deviations = fitted.deviations(RECORDS.fold_U, fitted.fit_codes(RATING, RECORDS).codes_UR)
+    scores = fitted.scores(RATING, nobody_asks, deviations)
+    assert scores.shape == (0, 5)
+    assert fitted.log_probabilities(RATING, nobody_asks, RECORDS.fold_U, scores).shape == (0, 5)
+    silent = records_of([replace(each, history=()) for each in PEOPLE[:2]], fold=-1)
+    assert not fitted.fit_codes(RATING, silent).codes_UR.any()
+    assert fitted.held_out_scores(RATING, silent).shape == (0, 5)
