@@ -90,10 +90,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         aliases=[alias for alias, name in ALIASES.items() if name == "update"],
         help="users who come back with new records or queries, and new users, beside a finished run",
     )
-    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
-    command.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
-    )
+    _add_finished_run(command)
     command.add_argument(
         "--users",
         metavar="FILE",
@@ -106,10 +103,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     _add_json(command)
 
     command = commands.add_parser("predict", help="answer queries by a finished run and its updates")
-    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
-    command.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
-    )
+    _add_finished_run(command)
     command.add_argument(
         "--queries",
         metavar="FILE",
@@ -240,6 +234,13 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     command = commands.add_parser("completion", help="a script by which your shell completes commands and options")
     command.add_argument("shell", choices=SHELLS, help="shell; put `source <(hydra-ray completion bash)` in ~/.bashrc")
     return parser
+
+
+def _add_finished_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
+    command.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
+    )
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:
