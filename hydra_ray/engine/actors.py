@@ -10,11 +10,15 @@ MAX_RESTARTS = 3
 
 
 @contextmanager
-def own_actors() -> Iterator[Callable[[], dict[str, Any]]]:
+def own_actors(max_restarts: int = MAX_RESTARTS) -> Iterator[Callable[[], dict[str, Any]]]:
     """Yield a function that returns the options of each new actor; all of these actors end with the block.
 
     Ray Data itself restarts actors without limit. It ends them by dropping its references, so one that was restarted in
-    the meantime would keep the CPUs that the next stage waits for.
+    the meantime would keep the CPUs that the next stage waits for. Calls are repeated without limit until an actor was
+    restarted too often: while a lost node is not yet known to be lost, calls fail at once, as often as they are made.
+
+    Args:
+        max_restarts: maximum number of restarts of an actor; -1 for any number.
     """
     import ray
 
@@ -22,7 +26,7 @@ def own_actors() -> Iterator[Callable[[], dict[str, Any]]]:
 
     def new_actor() -> dict[str, Any]:
         names.append(f"hydra_ray-{uuid.uuid4().hex}")
-        return {"name": names[-1], "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
+        return {"name": names[-1], "max_restarts": max_restarts, "max_task_retries": -1}
 
     try:
         yield new_actor

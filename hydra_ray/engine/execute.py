@@ -73,8 +73,9 @@ def complete_together(stages: Sequence[Stage], work: Callable[[Sequence[Stage], 
             seconds = time.monotonic() - start
             stage.complete(seconds, counters)
             _on_computed.get()(stage)
-            stage_ended(stage.name, seconds)
-            logger.info("%s: complete in %.1f s", stage.name, seconds)
+            with at_work(stage=stage.name):
+                stage_ended(stage.name, seconds)
+                logger.info("%s: complete in %.1f s", stage.name, seconds)
             start = time.monotonic()
 
         if missing:

@@ -100,7 +100,7 @@ def run_generation(
     with ExitStack() as used:
 
         def steps(parts: Any, num_missing: int) -> Any:
-            pool, new_actor = open_pool(), used.enter_context(own_actors())
+            pool, new_actor = open_pool(), used.enter_context(own_actors(max_restarts=-1))
             owner = used.enter_context(asked_of(pool))
             in_flight = min(num_missing, placement.generator_actors * _PARTS_A_COPY)
             num_callers = ceil(in_flight / _PARTS_A_CALLER)

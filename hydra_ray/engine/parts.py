@@ -19,6 +19,7 @@ from hydra_ray.engine.progress import Progress
 from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.engine.telemetry import Telemetry
 from hydra_ray.engine.worker_errors import worker_errors
+from hydra_ray.runs.logs import at_work
 from hydra_ray.runs.resources import encoder_bundle, step_bundle
 from hydra_ray.runs.signals import require_not_stopped
 from hydra_ray.runs.stage import Stage
@@ -138,7 +139,8 @@ def run_missing(made: Sequence[Parts], steps: Callable[[Any, int], Any]) -> dict
     if committed is not None:
         with worker_errors(", ".join(name for name, buckets in missing.items() if buckets)):
             for row in rows_of(committed):
-                followed[row["stage"]].advance(row)
+                with at_work(stage=row["stage"]):
+                    followed[row["stage"]].advance(row)
                 require_not_stopped()
     return storage.add_counters(each.total() for each in followed.values())
 

@@ -15,8 +15,8 @@ from namespaces import RAY, Lan, can_have_namespaces, lan
 
 ADDRESS = "http://127.0.0.1:8265"
 HYDRA_RAY = [sys.executable, "-m", "hydra_ray.cli"]
-OURS = re.compile(r"\d\d:\d\d:\d\d [IW] [a-z.]+(?: \w+)?: \S.*|\d\d:\d\d:\d\d I report: /\S+|/\S+/runs/\S+")
-"""A line of a run's log: the time, and a stage with what it did; at the end the run's folder."""
+OURS = re.compile(r"\d\d:\d\d:\d\d [IW] [a-z.]+(?: \w+)?: \S.*|\d\d:\d\d:\d\d I report: /\S+")
+"""A line of a run's log: the time, and a stage with what it did."""
 TICKETS = {
     "name": "tickets",
     "kind": "classification",
@@ -83,8 +83,11 @@ def typed(cluster: Lan, folder: Path, *words: str, **environment: str) -> "subpr
 def test_a_healthy_job_shows_its_own_lines_and_where_its_report_is(cluster: Lan, folder: Path, tmp_path: Path):
     done = typed(cluster, folder, "submit", "my.yaml", "--upload", str(tmp_path / "inputs"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line for line in done.stdout.splitlines() if not OURS.fullmatch(line)] == []
     report = tmp_path / "root" / "runs" / "test" / "report.html"
+    *lines, headline, where = done.stdout.splitlines()
+    assert [line for line in lines if not OURS.fullmatch(line)] == []
+    assert headline.startswith("test: ")
+    assert where == f"report: {report}"
     copied, job, see, stop, ended = done.stderr.splitlines()
     assert copied.startswith("june.jsonl (")
     assert job.endswith(f" at {ADDRESS}")
