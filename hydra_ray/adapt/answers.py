@@ -75,7 +75,7 @@ def answer_user(row: Scored, task: Task, gate: Gate | None, model: OwnModel | No
                 groups,
                 task,
                 gate,
-                baseline_answers(task, row.user, labels[query.query_id], model) if model else {},
+                baseline_answers(task, row.user, task.labels, labels[query.query_id], model) if model else {},
             )
             for query in row.drafted.queries
             if not query.is_pseudo

@@ -3,7 +3,8 @@
 Two steps: a text classifier that knows no user, and a conditional logit given the user's records. They are trained on
 histories alone, so no target of a query is seen in any fold. A user's texts are labelled by weights that were not
 fitted to the user's records: pseudo-queries are records, and their targets must not leak. (The few weights of the
-second step depend on them indirectly: its inputs come from text classifiers of other folds.)
+second step depend on them indirectly: its inputs come from text classifiers of other folds.) A preference task has no
+labels: the first step scores candidates, and there is no second one.
 
 Shape suffixes: N records, L labels.
 """
@@ -16,11 +17,13 @@ import numpy as np
 
 from hydra_ray import storage
 from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
+from hydra_ray.adapt.text_preferences import fit_text_preferences
 from hydra_ray.adapt.user_label_model import Evidence, UserLabelModel, fit_user_label_model
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.lamp.choices import pairs_of
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors, each_nearness, nearness
 from hydra_ray.rows import Record, User
-from hydra_ray.scorer.linear.shared import user_fold
+from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS, user_fold
 from hydra_ray.seeds import rng_of, seed_of
 from hydra_ray.storage.arrays import read_arrays, write_arrays
 
@@ -107,7 +110,12 @@ def read_label_model(folder: str) -> LabelModel:
 
 
 def labelled_records(task: Task, records: Iterable[Record]) -> list[Record]:
-    """Return the records with an input and a valid label; outputs of users' own files need not be labels."""
+    """Return the records with an input and a valid label; outputs of users' own files need not be labels.
+
+    In a preference task every record has a candidate that was chosen.
+    """
+    if task.kind == "preference":
+        return list(records)
     return [record for record in records if record.input and record.output in task.labels]
 
 
@@ -157,6 +165,8 @@ def _taught_by(task: Task, user: User) -> User:
 
 def fit_label_model(task: Task, users: Sequence[User], encode: Encode) -> LabelModel:
     """Fit the label model to users' records; `sampled_users` bounds its cost."""
+    if task.kind == "preference":
+        return _fit_preferences(users, encode)
     asked = [(user.user_id, record) for user in users for record in labelled_records(task, user.history)]
     texts = list(dict.fromkeys(record.input for _, record in asked))
     known = texts or [""]
@@ -171,6 +181,15 @@ def fit_label_model(task: Task, users: Sequence[User], encode: Encode) -> LabelM
         for each in _each_left_out(task, labelled_records(task, user.history), logs[user_fold(user.user_id)], vectors)
     )
     return LabelModel(text=text, own=fit_user_label_model(task, evidences, labels_N, fold_N))
+
+
+def _fit_preferences(users: Sequence[User], encode: Encode) -> LabelModel:
+    pairs = [(user.user_id, pair) for user in users for record in user.history for pair in pairs_of(record)]
+    known = list(dict.fromkeys(text for _, pair in pairs for text in pair)) or [""]
+    vectors = dict(zip(known, encode(known), strict=True))
+    fold_P = np.array([user_fold(user_id) for user_id, _ in pairs], np.int64)
+    text = fit_text_preferences([pair for _, pair in pairs], vectors, fold_P)
+    return LabelModel(text=text, own=UserLabelModel(weights_FI=np.zeros((NUM_USER_FOLDS, 0))))
 
 
 def _logs_by_fold(

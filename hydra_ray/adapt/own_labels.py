@@ -1,10 +1,11 @@
-"""Own heads of a bucket's users: codes fitted to all of their records, and label log probabilities of all queries.
+"""Own heads of a bucket's users: codes fitted to all of their records, and log probabilities of all queries' answers.
 
-Shape suffixes: U users, G records or queries, L labels, D inputs psi.
+Shape suffixes: U users, G records or queries, N their candidates, L labels, D inputs psi.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from hydra_ray.adapt.label_model import LabelModel, labelled_records, needs_labe
 from hydra_ray.adapt.own_model import OwnModel
 from hydra_ray.adapt.own_records import Asked, OwnRecords, own_queries, own_records
 from hydra_ray.config import HeadsConfig, RunConfig, Task
+from hydra_ray.lamp.choices import items_of
 from hydra_ray.lamp.field_checks import pseudo_query_id
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors
 from hydra_ray.rows import LabelLogs, User, UserLabelLogs
-from hydra_ray.scorer.linear.groups import Ints
+from hydra_ray.scorer.linear.groups import Ints, log_softmax
 from hydra_ray.scorer.linear.newton import Belief
 from hydra_ray.scorer.linear.shared import user_fold
 
@@ -68,27 +70,28 @@ def own_fold(user: User) -> int:
     return user_fold(user.user_id) if user.fold is None else user.fold
 
 
-def encoded_inputs(users: Sequence[User], encode: Encode) -> Vectors:
-    """Return the vectors of the inputs of all records and queries."""
-    texts = dict.fromkeys(each.input for user in users for each in (*user.history, *user.queries))
+def encoded_items(task: Task, users: Sequence[User], encode: Encode) -> Vectors:
+    """Return the vectors of the items of all records and queries."""
+    inputs = (each.input for user in users for each in (*user.history, *user.queries))
+    texts = dict.fromkeys(item for text in inputs for item in items_of(task, text))
     known = list(texts) or [""]
     return dict(zip(known, encode(known), strict=True))
 
 
 def fit_own_users(task: Task, users: Sequence[User], labels: LabelModel, model: OwnModel, encode: Encode) -> OwnUsers:
     """Fit the own heads of users and score their queries and records."""
-    vectors = encoded_inputs(users, encode)
+    vectors = encoded_items(task, users, encode)
     records = own_records(task, users, labels.text, vectors, own_fold)
     queries = own_queries(
         task, users, [[query.input for query in user.queries] for user in users], labels.text, vectors
     )
     belief = model.fit_codes(task, records)
     deviations_UD = model.deviations(records.fold_U, belief.codes_UR)
-    own_GL = model.scores(task, queries, deviations_UD)
-    other_GL = model.scores(task, queries, deviations_UD[_others(users)])
-    of_queries = [model.log_probabilities(task, queries, records.fold_U, each) for each in (None, own_GL, other_GL)]
-    held_out_GL = model.held_out_scores(task, records)
-    of_records = [model.log_probabilities(task, records.asked, records.fold_U, each) for each in (None, held_out_GL)]
+    own_N = model.scores(task, queries, deviations_UD)
+    other_N = model.scores(task, queries, deviations_UD[_others(users)])
+    of_queries = [model.log_probabilities(task, queries, records.fold_U, each) for each in (None, own_N, other_N)]
+    held_out_N = model.held_out_scores(task, records)
+    of_records = [model.log_probabilities(task, records.asked, records.fold_U, each) for each in (None, held_out_N)]
     return OwnUsers(
         belief=belief,
         num_records_U=np.diff(records.user_starts),
@@ -111,8 +114,8 @@ def _losses(records: OwnRecords, logs: Sequence[Floats]) -> Floats:
     is_asked_G = records.support.block_G >= 0
     user_G = records.asked.user_G[is_asked_G]
     num_U = np.maximum(np.bincount(user_G, minlength=len(records.user_ids)), 1)
-    rows = np.flatnonzero(is_asked_G)
-    sums = [np.bincount(user_G, -each[rows, records.labels_G[rows]], minlength=len(num_U)) for each in logs]
+    right_G = records.right_places[is_asked_G]
+    sums = [np.bincount(user_G, -each[right_G], minlength=len(num_U)) for each in logs]
     return np.stack(sums, axis=1) / num_U[:, None]
 
 
@@ -126,22 +129,33 @@ def _rows(
 ) -> list[UserLabelLogs]:
     by_user: list[list[LabelLogs]] = [[] for _ in users]
     query_ids = [query.query_id for user in users for query in user.queries]
-    for place, (query_id, user) in enumerate(zip(query_ids, queries.user_G.tolist(), strict=True)):
-        logs = [queries.text_logs_GL[place], *(each[place] for each in of_queries)]
-        by_user[user].append(_logs(query_id, logs))
+    for user, logs in zip(queries.user_G.tolist(), label_logs(queries, query_ids, of_queries), strict=True):
+        by_user[user].append(logs)
     record_ids = [record.record_id for user in users for record in labelled_records(task, user.history)]
-    for place, (record_id, user) in enumerate(zip(record_ids, records.asked.user_G.tolist(), strict=True)):
-        if records.support.block_G[place] >= 0:
-            logs = [records.asked.text_logs_GL[place], *(each[place] for each in of_records)]
-            by_user[user].append(_logs(pseudo_query_id(record_id), logs))
+    asked_ids = [pseudo_query_id(record_id) for record_id in record_ids]
+    found = zip(records.asked.user_G.tolist(), label_logs(records.asked, asked_ids, of_records), strict=True)
+    for (user, logs), block in zip(found, records.support.block_G.tolist(), strict=True):
+        if block >= 0:
+            by_user[user].append(logs)
     return [
         UserLabelLogs(user_id=user.user_id, is_new=user.is_new, queries=tuple(own))
         for user, own in zip(users, by_user, strict=True)
     ]
 
 
-def _logs(query_id: str, logs: Sequence[Floats]) -> LabelLogs:
-    by_text, by_records, by_own, *others = (tuple(each.tolist()) for each in logs)
-    return LabelLogs(
-        query_id=query_id, by_text=by_text, by_records=by_records, by_own=by_own, by_other=others[0] if others else ()
-    )
+def label_logs(asked: Asked, query_ids: Sequence[str], logs: Sequence[Floats]) -> Iterator[LabelLogs]:
+    """Yield the log probabilities of each text's candidates.
+
+    Args:
+        logs: by the records, by the user's own head and maybe by another user's (N).
+    """
+    columns = [each.tolist() for each in (log_softmax(asked.text_scores_N, asked.segments), *logs)]
+    for query_id, (start, end) in zip(query_ids, pairwise(asked.group_starts.tolist()), strict=True):
+        by_text, by_records, by_own, *others = (tuple(each[start:end]) for each in columns)
+        yield LabelLogs(
+            query_id=query_id,
+            by_text=by_text,
+            by_records=by_records,
+            by_own=by_own,
+            by_other=others[0] if others else (),
+        )

@@ -1,15 +1,16 @@
-"""Own heads in closed tasks: the model that all users' records teach, and the labels that it gives one user's texts.
+"""Own heads fitted to records: the model that all users' records teach, and the candidates that it chooses for a user.
 
     own     s_u(l, i) = t(l, i) + psi(l, i)' B a_u
     stack   score = w . inputs(S) + v . c         c = [s - t centred, log softmax s; of ratings r m, |r - m|, (r - m)^2]
 
-where inputs(S) are those of the user label model, from the same support S as the code, and m is the expected rating.
+where l is a label of the text i, or in a preference task one of the texts to choose from (the softmax over two of them
+is Bradley-Terry); inputs(S) read the same support S as the code, and m is the expected rating.
 Everything is cross-fitted: a user's texts are scored by a basis and by stacks that were fitted without the user's fold,
 and those of users who taught nothing by what all training users taught. `is_on` decides for the whole data set: own
 heads count only where the gain that histories predict is above zero.
 
-Shape suffixes: U users, G records or queries, L labels, F folds of training users and one more for all of them, I
-inputs that read records, C columns of own scores, D inputs psi, R rank, N candidates (a label of a record).
+Shape suffixes: U users, G records or queries, N their candidates, L labels, F folds of training users and one more for
+all of them, I inputs that read records, C columns of own scores, D inputs psi, R rank.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 
 from hydra_ray import storage
 from hydra_ray.adapt.own_records import (
@@ -29,12 +29,12 @@ from hydra_ray.adapt.own_records import (
     own_table,
     start_variances,
 )
-from hydra_ray.adapt.user_label_model import fit_conditional_logit, rating_scale
+from hydra_ray.adapt.user_label_model import fit_choice_weights, rating_scale
 from hydra_ray.config import Task
 from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
 from hydra_ray.lamp.quality import quality
 from hydra_ray.retrieve.dense import Floats
-from hydra_ray.scorer.linear.groups import Ints
+from hydra_ray.scorer.linear.groups import Ints, Segments, log_softmax
 from hydra_ray.scorer.linear.newton import Belief, Regression
 from hydra_ray.scorer.linear.own import (
     MAX_SEARCH_USERS,
@@ -92,7 +92,8 @@ class OwnModel:
     without_FI: Floats
     """Weights of the same inputs alone, fitted to the same records."""
     constants_F: Ints
-    """Label of highest mean quality on the taught records: the best answer that knows neither text nor user."""
+    """Place among the candidates of the answer that knows neither text nor user: the label of highest mean quality on
+    the taught records, or the first candidate of a preference task."""
     shape: OwnShape
     gain: PredictedGain
 
@@ -112,34 +113,34 @@ class OwnModel:
             prior: what is known already, of which `records` are not a part; the head prior if None.
         """
         table, inputs_NR = self._regression_inputs(task, records)
-        regression = Regression(table, inputs_NR, records.asked.text_logs_GL.ravel())
+        regression = Regression(table, inputs_NR, records.asked.text_scores_N)
         known = prior or Belief.prior(len(records.user_ids), np.ones(inputs_NR.shape[1]))
         return regression.updated(known, decay(records.age_G, self.shape.half_life))
 
     def held_out_scores(self, task: Task, records: OwnRecords) -> Floats:
-        """Return the own scores of every record's labels (G, L), each by a code that was fitted to its support."""
+        """Return the own scores of every record's candidates (N), each by a code that was fitted to its support."""
         table, inputs_NR = self._regression_inputs(task, records)
-        regression = Regression(table, inputs_NR, records.asked.text_logs_GL.ravel())
-        scores_N = held_out_scores(regression, np.ones(inputs_NR.shape[1]), records.support, self.shape.half_life)
-        return scores_N.reshape(records.asked.text_logs_GL.shape)
+        regression = Regression(table, inputs_NR, records.asked.text_scores_N)
+        return held_out_scores(regression, np.ones(inputs_NR.shape[1]), records.support, self.shape.half_life)
 
     def scores(self, task: Task, asked: Asked, deviations_UD: Floats) -> Floats:
-        """Return the own scores of the labels of each text (G, L) by its user's weights."""
-        inputs_ND = own_inputs(task, self.space.project(asked.vectors_GH), asked.text_logs_GL)
-        inputs_GLD = inputs_ND.reshape(*asked.text_logs_GL.shape, inputs_ND.shape[1])
-        return asked.text_logs_GL + np.einsum("gld,gd->gl", inputs_GLD, deviations_UD[asked.user_G])
+        """Return the own scores of the candidates of each text (N) by its user's weights."""
+        inputs_ND = own_inputs(task, self.space, asked)
+        return asked.text_scores_N + np.einsum(
+            "nd,nd->n", inputs_ND, deviations_UD[asked.user_G][asked.text_of_candidate]
+        )
 
-    def log_probabilities(self, task: Task, asked: Asked, fold_U: Ints, scores_GL: Floats | None) -> Floats:
-        """Return the log probabilities of the labels of each text (G, L).
+    def log_probabilities(self, task: Task, asked: Asked, fold_U: Ints, scores_N: Floats | None) -> Floats:
+        """Return the log probabilities of the candidates of each text (N).
 
         Args:
-            scores_GL: own scores; None for the stack without them.
+            scores_N: own scores; None for the stack without them.
         """
-        fold_G = fold_U[asked.user_G]
-        if scores_GL is None:
-            return log_softmax(np.einsum("gli,gi->gl", asked.inputs_GLI, self.without_FI[fold_G]), axis=1)
-        inputs_GLI = stack_inputs(task, asked, scores_GL)
-        return log_softmax(np.einsum("gli,gi->gl", inputs_GLI, self.with_FI[fold_G]), axis=1)
+        fold_N = fold_U[asked.user_G][asked.text_of_candidate]
+        if scores_N is None:
+            return log_softmax(np.einsum("ni,ni->n", asked.inputs_NI, self.without_FI[fold_N]), asked.segments)
+        inputs_NI = stack_inputs(task, asked, scores_N)
+        return log_softmax(np.einsum("ni,ni->n", inputs_NI, self.with_FI[fold_N]), asked.segments)
 
     def write(self, folder: str) -> None:
         """Write the model to `folder`, its description last."""
@@ -162,8 +163,8 @@ class OwnModel:
 
     def _regression_inputs(self, task: Task, records: OwnRecords) -> tuple[Any, Floats]:
         asked = records.asked
-        inputs_ND = own_inputs(task, self.space.project(asked.vectors_GH), asked.text_logs_GL)
-        fold_N = np.repeat(records.fold_U[asked.user_G], asked.text_logs_GL.shape[1])
+        inputs_ND = own_inputs(task, self.space, asked)
+        fold_N = records.fold_U[asked.user_G][asked.text_of_candidate]
         inputs_NR = np.empty((len(inputs_ND), self.bases_FDR.shape[2]))
         for fold in np.unique(fold_N):
             inputs_NR[fold_N == fold] = inputs_ND[fold_N == fold] @ self.bases_FDR[fold]
@@ -197,21 +198,23 @@ def read_own_model(folder: str) -> OwnModel:
     )
 
 
-def stack_inputs(task: Task, asked: Asked, scores_GL: Floats) -> Floats:
-    """Return the stack's inputs of every label (G, L, I + C): those that read records, and columns of own scores."""
-    gains_GL = scores_GL - asked.text_logs_GL
-    logs_GL = log_softmax(scores_GL, axis=1)
-    columns = [gains_GL - gains_GL.mean(axis=1, keepdims=True), logs_GL]
+def stack_inputs(task: Task, asked: Asked, scores_N: Floats) -> Floats:
+    """Return the stack's inputs of every candidate (N, I + C): those that read records, and columns of own scores."""
+    segments = asked.segments
+    gains_N, logs_N = scores_N - asked.text_scores_N, log_softmax(scores_N, segments)
+    means_G = segments.sums(gains_N) / np.diff(asked.group_starts)
+    columns = [gains_N - segments.spread(means_G), logs_N]
     if task.kind == "rating":
         ratings_L = rating_scale(task)
-        expected_G1 = np.exp(logs_GL) @ ratings_L[:, None]
-        columns += [ratings_L * expected_G1, abs(ratings_L - expected_G1), (ratings_L - expected_G1) ** 2]
-    return np.concatenate([asked.inputs_GLI, np.stack(columns, axis=2)], axis=2)
+        expected_G1 = np.exp(logs_N).reshape(-1, len(ratings_L)) @ ratings_L[:, None]
+        distances_GL = ratings_L - expected_G1
+        columns += [each.ravel() for each in (ratings_L * expected_G1, abs(distances_GL), distances_GL**2)]
+    return np.concatenate([asked.inputs_NI, np.stack(columns, axis=1)], axis=1)
 
 
 def own_space(records: OwnRecords) -> ItemSpace:
     """Return the item space of the distinct items of some records."""
-    return item_space(np.unique(records.asked.vectors_GH, axis=0).astype(np.float64))
+    return item_space(np.unique(records.asked.vectors_VH, axis=0).astype(np.float64))
 
 
 def fit_own_fold(task: Task, records: OwnRecords, space: ItemSpace, fold: int, seed: int) -> OwnFold:
@@ -221,16 +224,16 @@ def fit_own_fold(task: Task, records: OwnRecords, space: ItemSpace, fold: int, s
         fold: -1 for the prior of all users.
     """
     taught, held_out = (records.of_users(mask) for mask in (records.fold_U != fold, records.fold_U == fold))
-    inputs_ND = _inputs(task, taught, space)
+    inputs_ND = own_inputs(task, space, taught.asked)
     start_D = start_variances(task, inputs_ND.shape[1])
-    prior = fit_own_prior(own_table(taught, inputs_ND), taught.asked.text_logs_GL.ravel(), start_D)
+    prior = fit_own_prior(own_table(taught, inputs_ND), taught.asked.text_scores_N, start_D)
     chosen = rng_of(seed, "search").permutation(len(held_out.user_ids))[:MAX_SEARCH_USERS]
     sample = held_out.of_users(np.isin(np.arange(len(held_out.user_ids)), chosen))
     shapes = shapes_of(inputs_ND.shape[1], is_dated=records.is_dated)
     if not len(sample.labels_G):
         return OwnFold(prior=prior, losses_UM=np.zeros((0, len(shapes))))
-    table = own_table(sample, _inputs(task, sample, space))
-    losses_UM = shape_losses(table, sample.asked.text_logs_GL.ravel(), sample.support, prior, shapes)
+    table = own_table(sample, own_inputs(task, space, sample.asked))
+    losses_UM = shape_losses(table, sample.asked.text_scores_N, sample.support, prior, shapes)
     return OwnFold(prior=prior, losses_UM=losses_UM[~np.isnan(losses_UM).any(axis=1)])
 
 
@@ -255,21 +258,19 @@ def join_own_folds(task: Task, records: OwnRecords, space: ItemSpace, folds: Seq
         shape=shape,
         gain=_gain_of(np.zeros(0, np.int64), np.zeros(0), np.zeros(0)),
     )
-    scores_GL = bare.held_out_scores(task, records)
     is_asked_G = records.support.block_G >= 0
-    asked, labels_G = records.asked.of_texts(is_asked_G), records.labels_G[is_asked_G]
-    scores_GL, fold_G = scores_GL[is_asked_G], records.fold_U[asked.user_G]
-    stacked = [asked.inputs_GLI, stack_inputs(task, asked, scores_GL)]
+    scores_N = bare.held_out_scores(task, records)[is_asked_G[records.asked.text_of_candidate]]
+    known = records.of_records(is_asked_G)
+    asked, fold_G = known.asked, known.fold_U[known.asked.user_G]
+    tables = [own_table(known, inputs_NI) for inputs_NI in (asked.inputs_NI, stack_inputs(task, asked, scores_N))]
     without_FI, with_FI = (
-        np.stack([fit_conditional_logit(each[fold_G != fold], labels_G[fold_G != fold]) for fold in _folds(len(folds))])
-        for each in stacked
+        np.stack([fit_choice_weights(table.select(fold_G != fold)) for fold in _folds(len(folds))]) for table in tables
     )
     model = replace(bare, with_FI=with_FI, without_FI=without_FI)
-    logs = [model.log_probabilities(task, asked, records.fold_U, each) for each in (None, scores_GL)]
-    losses = [-each[np.arange(len(labels_G)), labels_G] for each in logs]
-    qualities = [qualities_of(task, each, labels_G) for each in logs]
-    gain = _gain_of(asked.user_G, losses[0] - losses[1], qualities[1] - qualities[0])
-    return replace(model, gain=gain)
+    logs = [model.log_probabilities(task, asked, known.fold_U, each) for each in (None, scores_N)]
+    losses = [-each[known.right_places] for each in logs]
+    qualities = [qualities_of(task, each, known) for each in logs]
+    return replace(model, gain=_gain_of(asked.user_G, losses[0] - losses[1], qualities[1] - qualities[0]))
 
 
 def fit_own_model(task: Task, records: OwnRecords, num_folds: int, seed: int) -> OwnModel:
@@ -279,16 +280,27 @@ def fit_own_model(task: Task, records: OwnRecords, num_folds: int, seed: int) ->
     return join_own_folds(task, records, space, folds)
 
 
-def chosen_labels(task: Task, logs_GL: Floats) -> Ints:
-    """Return the label of each text with the highest expected quality (G), as `hydra_ray.adapt.choosing` does."""
-    if task.kind != "rating":
-        return logs_GL.argmax(axis=1)
-    return (np.exp(logs_GL) @ _label_qualities(task)).argmax(axis=1)
+def chosen_candidates(task: Task, logs_N: Floats, asked: Segments) -> Ints:
+    """Return the place of each text's candidate with the highest expected quality (G), as `hydra_ray.adapt.choosing`
+    does; the first of equals.
+
+    Args:
+        asked: the texts as segments of their candidates.
+    """
+    values_N = logs_N
+    if task.kind == "rating":
+        values_N = (np.exp(logs_N).reshape(-1, len(task.labels)) @ _label_qualities(task)).ravel()
+    best_N = np.flatnonzero(values_N == asked.spread(asked.maxima(values_N)))
+    _, firsts = np.unique(asked.piece_of_place[best_N], return_index=True)
+    return best_N[firsts] - asked.starts
 
 
-def qualities_of(task: Task, logs_GL: Floats, labels_G: Ints) -> Floats:
-    """Return the quality of the chosen label of each text (G)."""
-    return _label_qualities(task)[chosen_labels(task, logs_GL), labels_G]
+def qualities_of(task: Task, logs_N: Floats, records: OwnRecords) -> Floats:
+    """Return the quality of the chosen candidate of each record (G)."""
+    chosen_G = chosen_candidates(task, logs_N, records.asked.segments)
+    if task.kind == "preference":
+        return (chosen_G == records.labels_G).astype(np.float64)
+    return _label_qualities(task)[chosen_G, records.labels_G]
 
 
 def _labels_outside(records: OwnRecords, fold: int) -> Ints:
@@ -296,7 +308,9 @@ def _labels_outside(records: OwnRecords, fold: int) -> Ints:
 
 
 def _constant(task: Task, labels_G: Ints) -> int:
-    """Return the label with the highest mean quality; the first without records."""
+    """Return the label with the highest mean quality, the first without records; of candidates the first."""
+    if task.kind == "preference":
+        return 0
     return int((_label_qualities(task) @ np.bincount(labels_G, minlength=len(task.labels))).argmax())
 
 
@@ -308,10 +322,6 @@ def _label_qualities(task: Task) -> Floats:
 def _folds(num_models: int) -> list[int]:
     """Return the folds of the training users, and -1 for the model of all of them."""
     return [*range(num_models - 1), -1]
-
-
-def _inputs(task: Task, records: OwnRecords, space: ItemSpace) -> Floats:
-    return own_inputs(task, space.project(records.asked.vectors_GH), records.asked.text_logs_GL)
 
 
 def _gain_of(user_G: Ints, losses_G: Floats, qualities_G: Floats) -> PredictedGain:

@@ -5,26 +5,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hydra_ray.adapt.own_labels import own_fold
-from hydra_ray.adapt.own_model import OwnModel, chosen_labels
+from hydra_ray.adapt.own_model import OwnModel, chosen_candidates
 from hydra_ray.config import Task
 from hydra_ray.evaluate.baselines import majority_answer, mean_answer
-from hydra_ray.rows import AnsweredQuery, AnsweredUser, LabelLogs, SystemAnswer, User, UserLabelLogs
+from hydra_ray.lamp.choices import candidates_of
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, LabelLogs, Query, SystemAnswer, User, UserLabelLogs
+from hydra_ray.scorer.linear.groups import Segments
 
 NO_HEAD = "none"
 """Name of the head of a scorer that a run does not make."""
 
 
-def baseline_answers(task: Task, user: User, logs: LabelLogs, model: OwnModel) -> dict[str, str | None]:
-    """Return the answer of each baseline that asks no generator, by system; None where the user has no records."""
-    outputs = [record.output for record in user.history if record.output in task.labels]
-    answers = {
-        "constant": task.labels[int(model.constants_F[own_fold(user)])],
-        "mean_rating": mean_answer(outputs, task.labels) if task.kind == "rating" and outputs else None,
-        "text_only": _chosen(task, logs.by_text),
-        "records_only": _chosen(task, logs.by_records),
-        "own_heads": _chosen(task, logs.by_own),
-    }
-    return {name: value for name, value in answers.items() if name != "mean_rating" or task.kind == "rating"}
+def baseline_answers(
+    task: Task, user: User, candidates: Sequence[str], logs: LabelLogs, model: OwnModel
+) -> dict[str, str | None]:
+    """Return the answer of each baseline that asks no generator, by system; None where the user has no records.
+
+    Args:
+        candidates: possible answers to the query.
+    """
+    answers: dict[str, str | None] = {"constant": candidates[int(model.constants_F[own_fold(user)])]}
+    if task.kind == "rating":
+        outputs = _labels_of(task, user)
+        answers["mean_rating"] = mean_answer(outputs, task.labels) if outputs else None
+    by_system = {"text_only": logs.by_text, "records_only": logs.by_records, "own_heads": logs.by_own}
+    return answers | {system: _chosen(task, candidates, each) for system, each in by_system.items()}
 
 
 def answer_from_records(task: Task, user: User, labels: UserLabelLogs, model: OwnModel) -> AnsweredUser:
@@ -35,19 +40,20 @@ def answer_from_records(task: Task, user: User, labels: UserLabelLogs, model: Ow
         num_history=len(user.history),
         reranker_head=NO_HEAD,
         adapter_head=f"own-{model.shape.rank}" if model.is_on else "shared",
-        queries=tuple(_answered(task, user, by_query[query.query_id], model) for query in user.queries),
+        queries=tuple(_answered(task, user, query, by_query[query.query_id], model) for query in user.queries),
     )
 
 
-def _answered(task: Task, user: User, logs: LabelLogs, model: OwnModel) -> AnsweredQuery:
-    outputs = [record.output for record in user.history if record.output in task.labels]
+def _answered(task: Task, user: User, query: Query, logs: LabelLogs, model: OwnModel) -> AnsweredQuery:
+    candidates = candidates_of(task, query.input)
     chosen = {"hydra_shared": logs.by_records, "hydra_shuffled": logs.by_records, "hydra_personal": logs.by_records}
     if model.is_on:
         chosen |= {"hydra_shuffled": logs.by_other, "hydra_personal": logs.by_own}
+    outputs = _labels_of(task, user)
     answers: Mapping[str, str | None] = {
-        **baseline_answers(task, user, logs, model),
-        "majority": majority_answer(outputs) if outputs else None,
-        **{system: _chosen(task, each) for system, each in chosen.items()},
+        **baseline_answers(task, user, candidates, logs, model),
+        **({"majority": majority_answer(outputs) if outputs else None} if task.is_closed else {}),
+        **{system: _chosen(task, candidates, each) for system, each in chosen.items()},
     }
     choice = "hydra_personal" if model.is_on else "hydra_shared"
     systems = [*(_answer(system, value) for system, value in answers.items()), _answer("hydra", answers[choice])]
@@ -67,8 +73,13 @@ def gain_reason(model: OwnModel) -> str:
     )
 
 
-def _chosen(task: Task, logs_L: Sequence[float]) -> str:
-    return task.labels[int(chosen_labels(task, np.array([logs_L]))[0])]
+def _labels_of(task: Task, user: User) -> list[str]:
+    return [record.output for record in user.history if record.output in task.labels]
+
+
+def _chosen(task: Task, candidates: Sequence[str], logs: Sequence[float]) -> str:
+    (place,) = chosen_candidates(task, np.array(logs), Segments.even(len(logs), len(logs)))
+    return candidates[int(place)]
 
 
 def _answer(system: str, value: str | None) -> SystemAnswer:

@@ -37,14 +37,18 @@ class TextClassifier:
 
     def by_text(self, fold: int, texts: Iterable[str], vectors: Vectors) -> dict[str, Floats]:
         """Return the log probabilities of the labels (L) for each text of users of a fold."""
+        logits = self.logits(fold, texts, vectors)
+        if not logits:
+            return {}
+        return dict(zip(logits, log_softmax(np.stack([*logits.values()]), axis=1), strict=True))
+
+    def logits(self, fold: int, texts: Iterable[str], vectors: Vectors) -> dict[str, Floats]:
+        """Return the logits of the labels (L) for each text of users of a fold."""
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        logits_NL = (
-            _inputs(distinct, _word_counts(distinct), self.rarities_W, vectors) @ self.weights_FLI[fold].T
-            + self.biases_FL[fold]
-        )
-        return dict(zip(distinct, log_softmax(logits_NL, axis=1), strict=True))
+        inputs = text_inputs(distinct, word_counts(distinct), self.rarities_W, vectors)
+        return dict(zip(distinct, inputs @ self.weights_FLI[fold].T + self.biases_FL[fold], strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +79,9 @@ def fit_text_classifier(
             biases_FL=np.zeros((NUM_USER_FOLDS, num_labels)),
         )
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    place_N, counts = np.array([places[text] for text in texts]), _word_counts(places)
-    rarities_W = _rarities(csr_matrix(counts[place_N]))
-    known = _Texts(inputs=_inputs(list(places), counts, rarities_W, vectors), place_N=place_N, labels_N=labels_N)
+    place_N, counts = np.array([places[text] for text in texts]), word_counts(places)
+    rarities_W = rarities_of(csr_matrix(counts[place_N]))
+    known = _Texts(inputs=text_inputs(list(places), counts, rarities_W, vectors), place_N=place_N, labels_N=labels_N)
     # The first fold's candidates leave out its texts, as its classifier does.
     is_first_N = fold_N == 0
     strengths = STRENGTHS if is_first_N.any() else STRENGTHS[:1]
@@ -93,7 +97,7 @@ def fit_text_classifier(
     )
 
 
-def _word_counts(texts: Iterable[str]) -> csr_matrix:
+def word_counts(texts: Iterable[str]) -> csr_matrix:
     """Return the counts of the hashed words in each text (N, W)."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -101,14 +105,15 @@ def _word_counts(texts: Iterable[str]) -> csr_matrix:
     return csr_matrix(hashing.transform(texts))
 
 
-def _rarities(counts: csr_matrix) -> Floats:
+def rarities_of(counts: csr_matrix) -> Floats:
+    """Return the inverse document frequency of each word (W), 0 of one that is ignored."""
     from sklearn.feature_extraction.text import TfidfTransformer
 
     num_texts_W = counts.getnnz(axis=0)
     return np.where(num_texts_W >= MIN_RECORDS, TfidfTransformer().fit(counts).idf_, 0.0)
 
 
-def _inputs(texts: Sequence[str], counts: csr_matrix, rarities_W: Floats, vectors: Vectors) -> csr_matrix:
+def text_inputs(texts: Sequence[str], counts: csr_matrix, rarities_W: Floats, vectors: Vectors) -> csr_matrix:
     """Return each text's tf-idf weighted words and its vector, both scaled to length 1 (N, I)."""
     from sklearn.feature_extraction.text import TfidfTransformer
 

@@ -84,10 +84,8 @@ def _nothing(task: Task) -> Evidence:
 
 
 def fit_conditional_logit(inputs_NLI: Floats, labels_N: Ints) -> Floats:
-    """Return the MAP weights (I) of the conditional logit; zeros without records."""
+    """Return the MAP weights (I) of the conditional logit of records; zeros without any."""
     num_records, num_labels, num_inputs = inputs_NLI.shape
-    if not num_records:
-        return np.zeros(num_inputs)
     targets_N = np.eye(num_labels)[labels_N].ravel()
     table = GroupTable(
         features_ND=inputs_NLI.reshape(-1, num_inputs),
@@ -96,11 +94,19 @@ def fit_conditional_logit(inputs_NLI: Floats, labels_N: Ints) -> Floats:
         group_starts=starts_of([num_labels] * num_records),
         user_starts=starts_of([num_records]),
     )
+    return fit_choice_weights(table)
+
+
+def fit_choice_weights(table: GroupTable) -> Floats:
+    """Return the MAP weights (I) of the features of all groups' candidates; zeros without groups."""
+    num_inputs = table.features_ND.shape[1]
+    if not table.num_groups:
+        return np.zeros(num_inputs)
     scales_I = within_group_scales(table)
-    scaled = table.scaled(scales_I)
-    regression = PooledRegression(scaled, scaled.features_ND, np.zeros(len(targets_N)))
+    scaled = table.pooled().scaled(scales_I)
+    regression = PooledRegression(scaled, scaled.features_ND, np.zeros(len(table.targets_N)))
     variances_I = np.full(num_inputs, PRIOR_VARIANCE)
-    return regression.code(variances_I, np.ones(num_records), np.zeros(num_inputs)) / scales_I
+    return regression.code(variances_I, np.ones(table.num_groups), np.zeros(num_inputs)) / scales_I
 
 
 def label_inputs(evidence: Evidence, task: Task) -> Floats:

@@ -53,9 +53,10 @@ class Task(Section):
     """Name of the task in reports."""
     official_name: str = ""
     """Value of "task" in LaMP's outputs and prediction files; empty takes `name`."""
-    kind: Literal["classification", "rating", "text"]
+    kind: Literal["classification", "rating", "text", "preference"]
     """Kind of answer and of its metric. classification: one of `labels`, judged by equality. rating: one of `labels`,
-    which are numbers, judged by distance. text: free text, judged by ROUGE. The first two are closed tasks."""
+    which are numbers, judged by distance. text: free text, judged by ROUGE. The first two are closed tasks. preference:
+    one of the query's own candidates, judged by equality; it needs generator.engine none (docs/preferences.md)."""
     instruction: str
     """Instruction to the generator, put before every bare input."""
     input_pattern: str = r"(?P<input>.+)"
@@ -83,7 +84,7 @@ class Task(Section):
     @property
     def is_closed(self) -> bool:
         """Whether the answer is one of a fixed set of labels."""
-        return self.kind != "text"
+        return self.kind in ("classification", "rating")
 
     @property
     def prediction_name(self) -> str:
@@ -92,8 +93,8 @@ class Task(Section):
 
     @property
     def has_labelled_records(self) -> bool:
-        """Whether history records show which label goes with which text."""
-        return self.is_closed and self.is_history_labelled and bool(self.record_input)
+        """Whether history records show which label goes with which text, or which candidate was chosen."""
+        return self.kind != "text" and self.is_history_labelled and bool(self.record_input)
 
     @property
     def has_pseudo_queries(self) -> bool:
@@ -135,6 +136,11 @@ class Task(Section):
         if self.kind == "rating":
             for label in self.labels:
                 _require_number(label)
+        if self.kind == "preference" and (self.option_pattern or not self.has_labelled_records):
+            raise ValueError(
+                "the kind preference has no option_pattern, and records that are labelled: leave option_pattern, "
+                "is_history_labelled and record_input out"
+            )
         if not any(name.startswith("input") for name in _compiled("input_pattern", self.input_pattern).groupindex):
             raise ValueError("input_pattern needs a group named 'input'")
         if self.option_pattern and _compiled("option_pattern", self.option_pattern).groups != len(self.labels):

@@ -20,6 +20,7 @@ from hydra_ray.config import Task
 from hydra_ray.errors import InputError, StorageError
 from hydra_ray.evaluate.metrics import COLUMNS, METRICS, Floats, score_answer
 from hydra_ray.evaluate.systems import CONTROL_PAIRS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, SYSTEMS
+from hydra_ray.lamp.choices import shown_input
 from hydra_ray.lamp.quality import quality
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, SystemAnswer, User
 
@@ -250,7 +251,7 @@ def _keep_example(
             "query_id": query.query_id,
             "outcome": outcome,
             "rival": rival,
-            "input": clipped(query.input),
+            "input": clipped(shown_input(task, query.input)),
             "target": clipped(query.target),
             "answers": {
                 system: {"value": clipped(answers[system].value), "error": clipped(answers[system].error)}

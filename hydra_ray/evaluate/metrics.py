@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import Task
 from hydra_ray.evaluate.bleu import COUNTS, bleu_counts, bleu_of_counts
+from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.rouge import rouge
 
 Floats = NDArray[np.float64]
@@ -41,17 +42,20 @@ METRICS: dict[str, tuple[Metric, ...]] = {
         Metric(name="mae", title="MAE", is_higher_better=False),
         Metric(name="rmse", title="RMSE", is_higher_better=False),
     ),
+    "preference": (Metric(name="accuracy", title="accuracy", is_higher_better=True),),
     "text": (
         Metric(name="rougeL", title="ROUGE-L", is_higher_better=True),
         Metric(name="rouge1", title="ROUGE-1", is_higher_better=True),
         Metric(name="bleu", title="BLEU", is_higher_better=True),
     ),
 }
-"""Metrics of each kind of task, the main one first."""
+"""Metrics of each kind of task, the main one first. Accuracy of preferences is that of pairs where queries have two
+candidates."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "classification": ("correct", "answered_label", "target_label"),
     "rating": ("absolute_error", "squared_error"),
+    "preference": ("correct",),
     "text": ("rougeL", "rouge1", *COUNTS),
 }
 """Columns of an answer to one query, by kind of task. The mean of the first column is the main metric."""
@@ -72,6 +76,8 @@ def score_answer(task: Task, value: str | None, target: str) -> tuple[float, ...
         return _score_label(task, value, target)
     if task.kind == "rating":
         return _score_rating(task, value, target)
+    if task.kind == "preference":
+        return (quality(task, value, target),)
     return (*rouge(("rougeL", "rouge1"))(target, value), *bleu_counts(target, value))
 
 
@@ -95,6 +101,8 @@ def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
     first = sums[..., 1] / num_answers
     if task.kind == "rating":
         return {"mae": first, "rmse": np.sqrt(sums[..., 2] / num_answers)}
+    if task.kind == "preference":
+        return {"accuracy": first}
     if task.kind == "text":
         return {"rougeL": first, "rouge1": sums[..., 2] / num_answers, "bleu": bleu_of_counts(sums[..., 3:])}
     hits_L, answered_L, target_L = np.split(sums[..., 2:], 3, axis=-1)

@@ -48,7 +48,7 @@ def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
         "pag_0": "Profile k=0",
         "pag_1": "Profile k=1",
         "pag_k": f"Profile k={k}",
-        "constant": "Constant",
+        "constant": "First candidate" if task.kind == "preference" else "Constant",
         "majority": "User's majority",
         "mean_rating": "User's mean rating",
         "knn": "Nearest records",

@@ -4,7 +4,8 @@ A row has a `user_id`, an `input` and an `output`, a `target` or neither. A row 
 target a query with its right answer, and one with neither, in a file that has a column `target` or none `output`, a
 query without one; `kind` (record or query) or `is_query` says so where that is not what is meant. `date`, `id` (or
 `record_id`, `query_id`) and `is_new` are optional. Where no file gives a query, each user's newest record becomes one,
-but not in an update. A row with an `op` is a record (`hydra_ray.lamp.changes`).
+but not in an update. A row with an `op` is a record (`hydra_ray.lamp.changes`). In a preference task a row with
+`candidates` is a query and one without a record (`hydra_ray.lamp.choices`).
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from typing import Any
 from hydra_ray.config import Task
 from hydra_ray.lamp.bucket_files import BucketFiles
 from hydra_ray.lamp.changes import OPERATION, HandedIn, operation_of
+from hydra_ray.lamp.choices import CANDIDATES, CHOSEN, read_choice, read_preference
 from hydra_ray.lamp.field_checks import (
     MalformedError,
     checked_output,
@@ -45,7 +47,7 @@ def is_event(row: object) -> bool:
     """Return whether a row is a single event and not a whole user."""
     if not isinstance(row, Mapping) or USER_ID not in row or "history" in row or "queries" in row:
         return False
-    return "input" in row or "output" in row or OPERATION in row
+    return any(name in row for name in ("input", "output", CHOSEN, CANDIDATES, OPERATION))
 
 
 class Events:
@@ -95,13 +97,20 @@ class Events:
         return not self._has_queries and not self._is_update and self._task.has_pseudo_queries
 
     def _read(self, row: Mapping[str, Any], place: Mapping[str, Any]) -> "_Event":
-        is_new, is_query = _truth(row.get("is_new"), "is_new"), _is_query(row)
+        is_preference = self._task.kind == "preference"
+        is_query = row.get(CANDIDATES) is not None if is_preference else _is_query(row)
+        is_new = _truth(row.get("is_new"), "is_new")
         named = row.get("query_id" if is_query else "record_id")
         named = row.get("id") if named is None else named
         name = "" if named is None else id_of(named, "the id")
         operation = operation_of(row, "the row")
         if operation == "delete" and name:
             return _Event(**place, is_new=is_new, record=Record(record_id=name, input="", output=""), op=operation)
+        if is_preference and is_query:
+            return _Event(**place, is_new=is_new, query=read_choice(row, name, "the row"))
+        if is_preference:
+            preference = read_preference(self._task, row, name, "the row")
+            return _Event(**place, is_new=is_new, record=preference, op=operation)
         text = text_of(row.get("input"), "the input")
         if is_query:
             target = row.get("output") if row.get("target") is None else row.get("target")

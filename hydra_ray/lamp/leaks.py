@@ -3,6 +3,7 @@
 from operator import attrgetter
 
 from hydra_ray.config import Task
+from hydra_ray.lamp.choices import items_of
 from hydra_ray.rows import User
 
 LEAK = "the history gives a query's target away (lamp.drop_leaks)"
@@ -13,11 +14,19 @@ def is_leaking(task: Task, user: User) -> bool:
     """Return whether a record reveals the answer to one of the user's queries; case and white space are ignored.
 
     Text tasks: the record's output is the query's target. Closed tasks, where many records share an output: the
-    record's input is the query's input, whether or not its target is known.
+    record's input is the query's input, whether or not its target is known. Preferences: the record's candidates are
+    those of the query, in any order.
     """
+    if task.kind == "preference":
+        answered = {_same_candidates(task, record.input) for record in user.history}
+        return any(_same_candidates(task, query.input) in answered for query in user.queries)
     name = "input" if task.is_closed else "output"
     asked = {_normalized(query.input if task.is_closed else query.target or "") for query in user.queries} - {""}
     return bool(asked) and any(_normalized(text) in asked for text in map(attrgetter(name), user.history))
+
+
+def _same_candidates(task: Task, text: str) -> frozenset[str]:
+    return frozenset(map(_normalized, items_of(task, text)))
 
 
 def _normalized(text: str) -> str:

@@ -13,14 +13,16 @@ from hydra_ray.lamp.rouge import rouge_l
 def quality(task: Task, value: str, target: str) -> float:
     """Return the quality of the answer `value` given the right answer `target`, from 0 to 1, higher is better.
 
-    Text: ROUGE-L F1. Classification: 1 if the labels are equal, else 0. Rating: max(0, 1 - |value - target| / label
-    range).
+    Text: ROUGE-L F1. Classification: 1 if the labels are equal, else 0; preference: 1 if the candidates are. Rating:
+    max(0, 1 - |value - target| / label range).
 
     Raises:
         InputError: an answer or a target of a rating task is not a number.
     """
     if task.kind == "text":
         return rouge_l(target, value)
+    if task.kind == "preference":
+        return float(value.strip() == target.strip())
     if task.kind == "classification":
         return float(normalized_label(value) == normalized_label(target))
     numbers = [float(label) for label in task.labels]

@@ -32,7 +32,7 @@ from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES, open_bytes, skip_mar
 ROWS_PER_BATCH = 64
 """Number of rows of a Parquet or Arrow file that are decoded at a time."""
 USER_ID = "user_id"
-_EVENT_COLUMNS = frozenset({"input", "output"})
+_EVENT_COLUMNS = frozenset({"input", "output", "chosen", "candidates"})
 _LINES, _PARQUET = (".jsonl", ".ndjson"), (".parquet", ".pq")
 ROW_SUFFIXES = (*_LINES, *_PARQUET)
 """Endings of names that say what a file is without a look at it."""

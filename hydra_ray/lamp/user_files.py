@@ -2,7 +2,8 @@
 
 A user's row is {user_id, is_new?, history: [{id?, input, output, date?, op?}], queries: [{id?, input, target?}]}.
 `is_new` is true by default; an input is a text or a list of messages; records and queries without an id are numbered by
-their position; what `op` is for is told in `hydra_ray.lamp.changes`. In the place of a list of objects there may be an
+their position; what `op` is for is told in `hydra_ray.lamp.changes`; the records and queries of a preference task have
+other fields (`hydra_ray.lamp.choices`). In the place of a list of objects there may be an
 object of lists of equal length. Rows of events are described in `hydra_ray.lamp.events`.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, cast
 from hydra_ray.config import ColumnsConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.changes import HandedIn, Operation, operation_of
+from hydra_ray.lamp.choices import read_choice, read_preference
 from hydra_ray.lamp.events import Events, is_event
 from hydra_ray.lamp.field_checks import (
     MalformedError,
@@ -180,6 +182,8 @@ def _read_record(task: Task, position: int, record: object) -> tuple[Operation, 
     name = "" if given is None else id_of(given, f"the id of {what}")
     if operation == "delete" and name:
         return operation, Record(record_id=name, input="", output="")
+    if task.kind == "preference":
+        return operation, read_preference(task, fields, name, what)
     read = make_record(
         task,
         name or str(position),
@@ -196,9 +200,12 @@ def _read_query(task: Task, position: int, query: object, is_new: bool) -> Query
     target = fields.get("target")
     if target is None and not is_new:
         raise MalformedError(f"query {position} of a training user has no target")
+    query_id = _id_or_position(fields, position, "query")
+    if task.kind == "preference":
+        return read_choice(fields, query_id, f"query {position}")
     what = f"the target of query {position}"
     return Query(
-        query_id=_id_or_position(fields, position, "query"),
+        query_id=query_id,
         input=checked_question(task, input_of(fields.get("input"), asked), asked),
         target=None if target is None else checked_output(task, text_of(target, what), what),
     )

@@ -3,12 +3,12 @@
 import numpy as np
 
 from hydra_ray.adapt.label_model import LabelModel
-from hydra_ray.adapt.own_labels import encoded_inputs, own_fold
+from hydra_ray.adapt.own_labels import encoded_items, label_logs, own_fold
 from hydra_ray.adapt.own_model import read_own_model
 from hydra_ray.adapt.own_records import own_queries
 from hydra_ray.config import Task
 from hydra_ray.retrieve.dense import Encode
-from hydra_ray.rows import LabelLogs, User, UserLabelLogs
+from hydra_ray.rows import User, UserLabelLogs
 from hydra_ray.scorer.heads.store import HeadStore, Lineage, heads_table
 from hydra_ray.serving.export_folder import Exported
 
@@ -48,21 +48,11 @@ class OwnHeadScorer:
         if head is None:
             return None
         texts = [query.input for query in asked.queries]
-        queries = own_queries(self._task, [asked], [texts], self._labels.text, encoded_inputs([asked], self._encode))
+        vectors = encoded_items(self._task, [asked], self._encode)
+        queries = own_queries(self._task, [asked], [texts], self._labels.text, vectors)
         fold_U = np.array([own_fold(stored)])
-        own_GL = self._model.scores(self._task, queries, self._model.deviations(fold_U, np.array([head.code])))
-        logs = [self._model.log_probabilities(self._task, queries, fold_U, each) for each in (None, own_GL)]
-        return UserLabelLogs(
-            user_id=asked.user_id,
-            is_new=stored.is_new,
-            queries=tuple(
-                LabelLogs(
-                    query_id=query.query_id,
-                    by_text=tuple(queries.text_logs_GL[place].tolist()),
-                    by_records=tuple(logs[0][place].tolist()),
-                    by_own=tuple(logs[1][place].tolist()),
-                    by_other=(),
-                )
-                for place, query in enumerate(asked.queries)
-            ),
-        )
+        own_N = self._model.scores(self._task, queries, self._model.deviations(fold_U, np.array([head.code])))
+        logs = [self._model.log_probabilities(self._task, queries, fold_U, each) for each in (None, own_N)]
+        query_ids = [query.query_id for query in asked.queries]
+        found = tuple(label_logs(queries, query_ids, logs))
+        return UserLabelLogs(user_id=asked.user_id, is_new=stored.is_new, queries=found)

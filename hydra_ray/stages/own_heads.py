@@ -12,7 +12,7 @@ import numpy as np
 
 from hydra_ray import storage
 from hydra_ray.adapt.label_model import read_label_model, sampled_users
-from hydra_ray.adapt.own_labels import OwnUsers, encoded_inputs, fit_own_users, needs_own_heads, own_fold
+from hydra_ray.adapt.own_labels import OwnUsers, encoded_items, fit_own_users, needs_own_heads, own_fold
 from hydra_ray.adapt.own_model import OwnFold, fit_own_fold, join_own_folds, own_space, read_own_model
 from hydra_ray.adapt.own_records import ItemSpace, OwnRecords, own_records
 from hydra_ray.config import RunConfig, Task
@@ -143,7 +143,7 @@ def taught_records(plan: "Plan") -> OwnRecords:
     """Return the records of a sample of the training users."""
     users = (user for bucket in plan.users.buckets for user in _training_users(read_users(plan, bucket)))
     chosen = sampled_users(plan.task, users, MAX_TAUGHT_RECORDS)
-    vectors = encoded_inputs(chosen, open_label_encoder(plan))
+    vectors = encoded_items(plan.task, chosen, open_label_encoder(plan))
     return own_records(plan.task, chosen, read_label_model(plan.labeller.folder).text, vectors, own_fold)
 
 

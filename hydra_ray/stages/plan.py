@@ -160,11 +160,7 @@ def plan_run(config: RunConfig) -> Plan:
     task = task_of(config.lamp)
     parent = read_parent(config)
     line = line_of(config)
-    if not config.has_generator and not task.has_labelled_records:
-        raise ConfigError(
-            f"generator.engine is none, and the task {task.name} has no records that show labels: expected a "
-            "classification or rating task with labelled histories, or a generator"
-        )
+    _require_answerable(config, task)
     models = models_of(config)
     planning = Planning(given=config, config=models.pinned(config), task=task, models=models, parent=parent, line=line)
     return Plan(
@@ -176,6 +172,30 @@ def plan_run(config: RunConfig) -> Plan:
         completions=completion_store(planning.config, models),
         planned=_planned(planning),
     )
+
+
+def _require_answerable(config: RunConfig, task: Task) -> None:
+    """Raise an error if the run cannot answer its task.
+
+    Raises:
+        ConfigError: says what it needs.
+    """
+    if task.kind == "preference":
+        if config.has_generator:
+            raise ConfigError(
+                f"the task {task.name} is of the kind preference, whose queries bring their candidates: nothing is "
+                f"generated, and generator.engine is {config.generator.engine}; set it to none (docs/preferences.md)"
+            )
+        if not config.lamp.users_files:
+            raise ConfigError(
+                f"the task {task.name} is of the kind preference, and LaMP's files hold none: give lamp.users_files "
+                "with `chosen` and `rejected` in records (docs/preferences.md)"
+            )
+    if not config.has_generator and not task.has_labelled_records:
+        raise ConfigError(
+            f"generator.engine is none, and the task {task.name} has no records that show labels: expected a "
+            "classification, rating or preference task with labelled histories, or a generator"
+        )
 
 
 def plan_recorded(run_folder: str) -> Plan:

@@ -8,11 +8,12 @@ from builders import encode
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from hydra_ray.adapt.own_model import OwnModel, chosen_labels, fit_own_model, read_own_model, stack_inputs
+from hydra_ray.adapt.own_model import OwnModel, chosen_candidates, fit_own_model, read_own_model, stack_inputs
 from hydra_ray.adapt.own_records import OwnRecords, own_inputs, own_queries, own_records
 from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Record, User
+from hydra_ray.scorer.linear.groups import Segments
 from hydra_ray.scorer.linear.support import decay
 
 RATING, CLASSES = TASKS["LaMP_3"], TASKS["planted"]
@@ -80,10 +81,9 @@ def test_people_who_are_alike_switch_them_off():
 
 def test_new_people_gain_as_predicted(fitted: OwnModel):
     new = records_of(raters(1.5, seed=7), fold=-1)
-    rows, labels = np.arange(len(new.labels_G)), new.labels_G
     own = fitted.log_probabilities(RATING, new.asked, new.fold_U, fitted.held_out_scores(RATING, new))
     shared = fitted.log_probabilities(RATING, new.asked, new.fold_U, None)
-    gain = (own[rows, labels] - shared[rows, labels]).mean()
+    gain = (own - shared)[new.right_places].mean()
     low, high = fitted.gain.loss.low, fitted.gain.loss.high
     assert low is not None
     assert high is not None
@@ -94,13 +94,14 @@ def test_a_code_is_the_mode_that_a_plain_optimizer_finds(fitted: OwnModel):
     records = records_of(raters(1.0, num_users=3, seed=4, dates=True), fold=-1)
     model = replace(fitted, shape=fitted.shape._replace(half_life=8.0))
     found = model.fit_codes(RATING, records)
-    inputs = own_inputs(RATING, model.space.project(records.asked.vectors_GH), records.asked.text_logs_GL)
+    inputs = own_inputs(RATING, model.space, records.asked)
     inputs = inputs.reshape(-1, 5, inputs.shape[1]) @ model.bases_FDR[-1]
+    text_logs = records.asked.text_scores_N.reshape(-1, 5)
     for user in range(3):
         own = records.asked.user_G == user
 
         def cost(code: np.ndarray, own: np.ndarray = own) -> float:
-            logs = log_softmax(records.asked.text_logs_GL[own] + inputs[own] @ code, axis=1)
+            logs = log_softmax(text_logs[own] + inputs[own] @ code, axis=1)
             weights = decay(records.age_G[own], 8.0)
             return 0.5 * code @ code - weights @ logs[np.arange(own.sum()), records.labels_G[own]]
 
@@ -112,11 +113,12 @@ def test_deviations_score_as_codes_do(fitted: OwnModel):
     codes = fitted.fit_codes(RATING, RECORDS).codes_UR
     queries = own_queries(RATING, PEOPLE, [ITEMS[:2]] * len(PEOPLE), knows_nothing(5), VECTORS)
     scores = fitted.scores(RATING, queries, fitted.deviations(RECORDS.fold_U, codes))
-    inputs = own_inputs(RATING, fitted.space.project(queries.vectors_GH), queries.text_logs_GL)
+    inputs = own_inputs(RATING, fitted.space, queries)
     place = 7
     user = queries.user_G[place]
     expected = inputs.reshape(len(queries.user_G), 5, -1)[place] @ fitted.bases_FDR[RECORDS.fold_U[user]] @ codes[user]
-    assert scores[place] == pytest.approx(queries.text_logs_GL[place] + expected)
+    labels = slice(5 * place, 5 * place + 5)
+    assert scores[labels] == pytest.approx(queries.text_scores_N[labels] + expected)
 
 
 def test_a_folds_own_labels_change_nothing_that_scores_it(fitted: OwnModel):
@@ -139,8 +141,9 @@ def test_a_record_is_scored_without_its_own_label_and_those_of_its_block(fitted:
     block = RECORDS.support.block_G == 2
     changed = replace(RECORDS, labels_G=np.where(block, 4 - RECORDS.labels_G, RECORDS.labels_G))
     after = fitted.held_out_scores(RATING, changed)
-    np.testing.assert_allclose(after[block], before[block], atol=1e-10)
-    assert np.abs(after[~block] - before[~block]).max() > 0.01
+    is_asked = block[RECORDS.asked.text_of_candidate]
+    np.testing.assert_allclose(after[is_asked], before[is_asked], atol=1e-10)
+    assert np.abs(after[~is_asked] - before[~is_asked]).max() > 0.01
 
 
 def test_inputs_that_read_records_read_those_of_the_support_alone():
@@ -151,25 +154,26 @@ def test_inputs_that_read_records_read_those_of_the_support_alone():
         asked = np.flatnonzero(whole.support.block_G == block)
         texts = [user.history[place].input for place in asked]
         cut = own_queries(RATING, [replace(user, history=shown)], [texts], knows_nothing(5), VECTORS)
-        assert whole.asked.inputs_GLI[asked] == pytest.approx(cut.inputs_GLI)
+        is_asked = np.isin(whole.asked.text_of_candidate, asked)
+        assert whole.asked.inputs_NI[is_asked] == pytest.approx(cut.inputs_NI)
 
 
 def test_columns_of_own_scores_are_as_worked_out_by_hand():
     one = RECORDS.asked.of_texts(np.arange(len(RECORDS.labels_G)) == 0)
-    scores = np.array([[0.0, 1.0, 2.0, 0.5, -1.0]])
-    ratings, logs = np.linspace(-1, 1, 5), log_softmax(scores[0])
+    scores = np.array([0.0, 1.0, 2.0, 0.5, -1.0])
+    ratings, logs = np.linspace(-1, 1, 5), log_softmax(scores)
     mean = np.exp(logs) @ ratings
-    gains = scores[0] - one.text_logs_GL[0]
+    gains = scores - one.text_scores_N
     expected = [gains - gains.mean(), logs, ratings * mean, abs(ratings - mean), (ratings - mean) ** 2]
     found = stack_inputs(RATING, one, scores)
-    assert pytest.approx(np.array(expected)) == found[0, :, -5:].T
-    assert found[:, :, :-5] == pytest.approx(one.inputs_GLI)
+    assert pytest.approx(np.array(expected)) == found[:, -5:].T
+    assert found[:, :-5] == pytest.approx(one.inputs_NI)
 
 
 def test_a_rating_is_chosen_by_expected_quality_and_a_class_by_its_probability():
-    logs = np.log(np.array([[0.4, 0.0001, 0.0001, 0.2, 0.3998]]))
-    assert chosen_labels(RATING, logs).tolist() == [3]
-    assert chosen_labels(replace_task(), logs).tolist() == [0]
+    logs, one = np.log(np.array([0.4, 0.0001, 0.0001, 0.2, 0.3998])), Segments.even(5, 5)
+    assert chosen_candidates(RATING, logs, one).tolist() == [3]
+    assert chosen_candidates(replace_task(), logs, one).tolist() == [0]
 
 
 def replace_task():
@@ -189,8 +193,8 @@ def test_a_part_in_which_nobody_asks_or_nobody_has_records_is_scored_too(fitted:
     nobody_asks = own_queries(RATING, PEOPLE, [[]] * len(PEOPLE), knows_nothing(5), VECTORS)
     deviations = fitted.deviations(RECORDS.fold_U, fitted.fit_codes(RATING, RECORDS).codes_UR)
     scores = fitted.scores(RATING, nobody_asks, deviations)
-    assert scores.shape == (0, 5)
-    assert fitted.log_probabilities(RATING, nobody_asks, RECORDS.fold_U, scores).shape == (0, 5)
+    assert scores.shape == (0,)
+    assert fitted.log_probabilities(RATING, nobody_asks, RECORDS.fold_U, scores).shape == (0,)
     silent = records_of([replace(each, history=()) for each in PEOPLE[:2]], fold=-1)
     assert not fitted.fit_codes(RATING, silent).codes_UR.any()
-    assert fitted.held_out_scores(RATING, silent).shape == (0, 5)
+    assert fitted.held_out_scores(RATING, silent).shape == (0,)

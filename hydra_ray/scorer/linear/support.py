@@ -1,9 +1,10 @@
 """Supports: the records from which a held-out record is asked.
 
-The support of a record holds neither the record's block nor any record that shares an item with it: codes and inputs
-that read the support never see what they are asked. Dated records are asked from earlier blocks only.
+The support of a record holds neither the record's block nor any record that shares an item with one of the block: codes
+and inputs that read the support never see what they are asked. A record is about one item, such as a text that is
+labelled, or about several, such as the candidates of a choice. Dated records are asked from earlier blocks only.
 
-Shape suffixes: U users, G records, K blocks, N candidates of the records, R code width.
+Shape suffixes: U users, G records, K blocks, N candidates of the records, R code width, I items, M items of records.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydra_ray.scorer.linear.groups import Bools, Floats, Ints
+from hydra_ray.scorer.linear.groups import Bools, Floats, Ints, starts_of
 from hydra_ray.scorer.linear.newton import Regression
 
 NUM_BLOCKS = 8
@@ -65,16 +66,51 @@ def decay(age: Floats, half_life: float) -> Floats:
     return np.exp2(-age / half_life)
 
 
-def undated_support(items: Sequence[str], rng: np.random.Generator) -> Support:
-    """Return the support of one user's records without dates: equal items are in one block of NUM_BLOCKS."""
-    distinct = list(dict.fromkeys(items))
-    blocks = dict(zip(distinct, (rng.permutation(len(distinct)) % NUM_BLOCKS).tolist(), strict=True))
-    block_G = np.array([blocks[item] for item in items], np.int64)
-    has_KG = np.arange(NUM_BLOCKS)[:, None] != block_G
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Items:
+    """Items of one user's records, numbered in the order in which they first come."""
+
+    item_M: Ints
+    starts_G: Ints
+    num_items: int
+
+    @classmethod
+    def of(cls, items: Sequence[Sequence[str]]) -> "_Items":
+        numbers: dict[str, int] = {}
+        item_M = [numbers.setdefault(item, len(numbers)) for own in items for item in own]
+        starts_G = starts_of([len(own) for own in items])[:-1]
+        return cls(item_M=np.array(item_M, np.int64), starts_G=starts_G, num_items=len(numbers))
+
+    def lowest(self, value_I: Ints) -> Ints:
+        """Return the lowest value of each record's items (G)."""
+        return np.minimum.reduceat(value_I[self.item_M], self.starts_G) if len(self.starts_G) else self.starts_G
+
+    def shares_with(self, block_G: Ints) -> Bools:
+        """Return whether each record shares an item with a record of each block (K, G); each does with its own."""
+        sizes_G = np.diff(self.starts_G, append=len(self.item_M))
+        is_asked_KI = np.zeros((NUM_BLOCKS, self.num_items), bool)
+        is_asked_KI[np.repeat(block_G, sizes_G), self.item_M] = True
+        if not len(block_G):
+            return np.zeros((NUM_BLOCKS, 0), bool)
+        return np.logical_or.reduceat(is_asked_KI[:, self.item_M], self.starts_G, axis=1)
+
+
+def undated_support(items: Sequence[Sequence[str]], rng: np.random.Generator) -> Support:
+    """Return the support of one user's records without dates, in NUM_BLOCKS blocks.
+
+    Items are divided at random, and a record goes where the first of its items by that order does: so records that
+    share an item are mostly in one block, and few others have to be left out with it.
+
+    Args:
+        items: items of each record, at least one.
+    """
+    found = _Items.of(items)
+    block_G = found.lowest(rng.permutation(found.num_items)) % NUM_BLOCKS
+    has_KG = ~found.shares_with(block_G)
     return Support(block_G=block_G, has_KG=has_KG, age_KG=np.zeros(has_KG.shape, np.float32))
 
 
-def dated_support(items: Sequence[str], dates: Sequence[int]) -> Support:
+def dated_support(items: Sequence[Sequence[str]], dates: Sequence[int]) -> Support:
     """Return the support of one user's dated records: NUM_BLOCKS blocks in order of time, of which earlier ones are
     used, without items of the block that is asked. The first block is never asked.
     """
@@ -82,15 +118,12 @@ def dated_support(items: Sequence[str], dates: Sequence[int]) -> Support:
     place_G = np.empty(num_records, np.int64)
     place_G[np.argsort(np.array(dates, np.int64), kind="stable")] = np.arange(num_records)
     block_G = place_G * NUM_BLOCKS // max(num_records, 1)
-    names = {item: number for number, item in enumerate(dict.fromkeys(items))}
-    item_G = np.array([names[item] for item in items], np.int64)
     blocks = np.arange(NUM_BLOCKS)[:, None]
     start_K1 = np.array([place_G[block_G == block].min(initial=num_records) for block in range(NUM_BLOCKS)])[:, None]
-    shares_KG = np.stack([np.isin(item_G, item_G[block_G == block]) for block in range(NUM_BLOCKS)])
     first = block_G.min(initial=NUM_BLOCKS)
     return Support(
         block_G=np.where(block_G == first, -1, block_G),
-        has_KG=(block_G < blocks) & ~shares_KG,
+        has_KG=(block_G < blocks) & ~_Items.of(items).shares_with(block_G),
         age_KG=np.maximum(start_K1 - 1 - place_G, 0).astype(np.float32),
     )
 

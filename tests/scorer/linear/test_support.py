@@ -12,7 +12,7 @@ DATES = [int(each) for each in np.random.default_rng(3).permutation(30)]
 
 
 def test_equal_items_are_asked_together_without_each_other():
-    support = undated_support(ITEMS, np.random.default_rng(0))
+    support = undated_support([[item] for item in ITEMS], np.random.default_rng(0))
     assert set(support.blocks) == set(range(NUM_BLOCKS))
     for place, block in enumerate(support.block_G):
         used = [ITEMS[other] for other in np.flatnonzero(support.has_KG[block])]
@@ -21,7 +21,7 @@ def test_equal_items_are_asked_together_without_each_other():
 
 
 def test_dated_records_are_asked_from_earlier_ones_of_other_items():
-    support = dated_support(ITEMS, DATES)
+    support = dated_support([[item] for item in ITEMS], DATES)
     oldest = int(np.argmin(DATES))
     assert support.block_G[oldest] == -1
     for block in support.blocks:
@@ -35,10 +35,28 @@ def test_dated_records_are_asked_from_earlier_ones_of_other_items():
             assert support.weights(block, 10.0)[each] == pytest.approx(0.5 ** (between / 10))
 
 
+@pytest.mark.parametrize("is_dated", [False, True])
+def test_pairs_are_asked_without_any_that_shares_an_item(is_dated: bool):
+    rng = np.random.default_rng(5)
+    pairs = [[str(each) for each in rng.choice(25, 2, replace=False)] for _ in range(30)]
+    support = dated_support(pairs, DATES) if is_dated else undated_support(pairs, rng)
+    num_used = 0
+    for block in support.blocks:
+        asked = {item for place in np.flatnonzero(support.block_G == block) for item in pairs[place]}
+        used = np.flatnonzero(support.has_KG[block])
+        assert not asked & {item for place in used for item in pairs[place]}
+        left = {place for place, pair in enumerate(pairs) if not asked & {*pair}}
+        if is_dated:
+            left = {place for place in left if support.block_G[place] < block}
+        assert set(used.tolist()) == left
+        num_used += len(used)
+    assert num_used
+
+
 def test_one_record_alone_is_asked_from_nothing():
-    support = undated_support(["only"], np.random.default_rng(0))
+    support = undated_support([["only"]], np.random.default_rng(0))
     assert not support.has_KG[support.block_G[0], 0]
-    assert dated_support(["only"], [1]).blocks == []
+    assert dated_support([["only"]], [1]).blocks == []
 
 
 def test_held_out_scores_never_saw_the_group_they_score():
