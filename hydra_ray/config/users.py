@@ -82,7 +82,7 @@ class LampConfig(Section):
     users_files: Annotated[
         tuple[str, ...], BeforeValidator(_in_a_list, json_schema_input_type=str | tuple[str, ...])
     ] = ()
-    """Files of your own users, one row a user or one an event (README, "On your data"): files, folders of parts and
+    """Files of your own users, one row a user or one an event (docs/own-data.md): files, folders of parts and
     patterns such as `/data/*.jsonl.gz`; one of them may stand without a list."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of columns in `users_files`."""
