@@ -31,6 +31,8 @@ TASK = {
     "instruction": "Which team?",
     "labels": ["hardware", "software", "billing", "romance", "violence"],
 }
+TASKS = {"docs/preferences.md": {"name": "answers", "kind": "preference", "instruction": "Which?"}}
+"""Task of a page's users, where it is another one."""
 UPDATES = ("docs/daily.md", "docs/start.md")
 """Pages whose users may be there already."""
 
@@ -107,7 +109,8 @@ def test_json_is_what_users_hand_in(page: str, text: str, tmp_path: Path):
     if isinstance(documents[0], list):
         assert all(conversation_text(document) for document in documents)
         return
-    assert rejected(documents, tmp_path, is_update=page in UPDATES) == []
+    task = Task.model_validate(TASKS.get(page, TASK))
+    assert rejected(task, documents, tmp_path, is_update=page in UPDATES) == []
 
 
 def documents_of(text: str) -> Iterator[Any]:
@@ -119,12 +122,12 @@ def documents_of(text: str) -> Iterator[Any]:
         yield document
 
 
-def rejected(rows: list[Any], folder: Path, *, is_update: bool) -> list[str]:
+def rejected(task: Task, rows: list[Any], folder: Path, *, is_update: bool) -> list[str]:
     """Reasons for which rows of users are rejected."""
     (folder / "users.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     (folder / "events").mkdir()
     files = input_files([str(folder / "users.jsonl")])
-    read = read_user_files(Task.model_validate(TASK), files, folder / "events", is_update=is_update)
+    read = read_user_files(task, files, folder / "events", is_update=is_update)
     return [each.reason for each in read if isinstance(each, Rejected)]
 
 
