@@ -13,7 +13,7 @@ SECONDS ?= 60
 WORKERS ?= $(shell n=$$(nproc); [ $$n -lt 8 ] || n=8; echo $$((n + 1)))
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: chosen demo test test-install check types unit ray lint docs fuzz quality bench chaos install lock uv
+.PHONY: chosen demo test test-install check types unit ray lint docs site fuzz quality bench chaos install lock uv
 .DEFAULT_GOAL := demo
 
 demo: install
@@ -47,9 +47,14 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
-# After any change to a setting or its description: docs/configuration.md and the JSON Schemas beside the configurations.
+# After any change to a setting or its description, or to benchmarks/QUALITY.md: docs/configuration.md, the JSON Schemas beside
+# the configurations, and the figures of the documents.
 docs: install
 	$(BIN)/python docs/configuration_files.py
+
+# The documentation as a site, build/site/index.html; a warning or a dead link is an error.
+site: docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Each target for SECONDS (minutes for a first look, 600 before a release); what is found is kept in fuzz/corpus.
 fuzz: install

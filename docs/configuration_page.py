@@ -19,7 +19,9 @@ is computed, and so is part of the stages' fingerprints, unless a setting says t
 Editors that know `yaml-language-server` complete and check settings by a JSON Schema, which a file names on its first
 line:
 
-    # yaml-language-server: $schema=configuration.schema.json
+```yaml
+# yaml-language-server: $schema=configuration.schema.json
+```
 
 Give the path from that file to `jobs/configs/configuration.schema.json` (for a sweep, `sweep.schema.json`), or where
 the package is installed, to the file of that name in the folder that
@@ -30,7 +32,7 @@ loaded.
 _SWEEP = """\
 ## A sweep
 
-A sweep's file has settings of its own, and those of a run by their dotted names; see [sweeps.md](sweeps.md).
+A sweep's file has settings of its own, and those of a run by their dotted names; see [Sweeps](sweeps.md).
 """
 
 

@@ -21,9 +21,9 @@ settings.load_profile("hydra_ray")
 os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
-_FILL_ALL_CORES = ("test_against_vllm.py", "test_train.py", "test_vllm_serve.py", "test_readme.py")
+_FILL_ALL_CORES = ("test_against_vllm.py", "test_train.py", "test_vllm_serve.py", "test_tour.py")
 """Modules whose tests use more than one thread. Together they have many tests and so are begun early, as what takes
-minutes must be: the tour of README, begun last, would keep the other process waiting."""
+minutes must be: the tour of the commands, begun last, would keep the other process waiting."""
 
 if TYPE_CHECKING:
     from fault_s3 import FaultyS3

@@ -185,8 +185,8 @@ def test_the_declaration_that_contributing_shows_is_the_stages():
 
 
 def tree() -> list[str]:
-    """Return the paths of README's tree, of which a folder's entries are indented below it."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The tree\n\n")[2]
+    """Return the paths of CONTRIBUTING's tree, of which a folder's entries are indented below it."""
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## The tree\n\n")[2]
     paths: list[str] = []
     folders: dict[int, str] = {}
     for line in section.partition("\n\n")[0].splitlines():
@@ -197,7 +197,7 @@ def tree() -> list[str]:
     return paths
 
 
-def test_the_tree_of_readme_is_the_tree_of_the_package():
+def test_the_tree_of_contributing_is_the_tree_of_the_package():
     shown = [path.rstrip("/") for path in tree()]
     assert [path for path in shown if path not in FILES | FOLDERS] == []
     assert {f"{PACKAGE}/{name}" for name in PACKAGES} <= set(shown)

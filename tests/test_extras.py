@@ -141,8 +141,8 @@ def test_the_light_client_shows_a_run_whose_models_it_does_not_have(small_run, t
         assert shown in done.stdout
 
 
-def test_readme_names_the_demo_s_packages_in_their_versions():
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+def test_the_start_names_the_demo_s_packages_in_their_versions():
+    text = (Path(__file__).parents[1] / "docs" / "start.md").read_text(encoding="utf-8")
     assert f"pip install --no-deps {' '.join(PROJECT['optional-dependencies']['demo'])}\n" in text
 
 

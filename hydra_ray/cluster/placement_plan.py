@@ -78,10 +78,10 @@ def _needs(stage: StageDefinition, config: RunConfig) -> list[Need]:
     placement = config.placement
     encoding = _encoding(*stage.encoders(config))
     step = Need(work="steps", bundle=step_bundle(placement))
-    num_encoders = 1 if stage.workers == "encoder" else min(placement.encoder_actors, config.users.num_buckets)
+    num_encoders = 1 if stage.workers == "encoder" else _at_most_parts(placement.encoder_actors, config)
     encoders = Need(work="encoder", bundle=encoder_bundle(placement), wanted=num_encoders, contents=encoding)
     if stage.asks is not None:
-        copies = min(placement.generator_actors, config.users.num_buckets)
+        copies = _at_most_parts(placement.generator_actors, config)
         bundle, contents = generator_bundle(placement), _generating(config)
         asking = replace(step, contents=_asking(config))
         needs = [asking, Need(work="generator", bundle=bundle, wanted=copies, contents=contents)]
@@ -158,11 +158,12 @@ def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: 
     """Return findings on where the work of each stage fits, and why some of it does not.
 
     Args:
-        num_parts: number of buckets that hold users; all buckets by default.
+        num_parts: number of buckets that hold users; all buckets by default, of which there are enough where their
+            number is `auto`.
     """
     found = [Finding(name=f"nodes: {node.name}", value=str(node)) for node in nodes]
     found += _driver(nodes)
-    found.append(_copies(config, config.users.num_buckets if num_parts is None else num_parts))
+    found.append(_copies(config, num_parts))
     for stage, needs in stage_needs(config).items():
         found += [_fit(stage, need, nodes) for need in needs]
         found += _deadlock(stage, needs, nodes)
@@ -198,9 +199,18 @@ def blocking_copies(step: Bundle, copies: Bundle, node: NodeType) -> float:
     return fewest if fewest <= room(copies, node) else inf
 
 
-def _copies(config: RunConfig, num_parts: int) -> Finding:
+def _at_most_parts(num_workers: int, config: RunConfig) -> int:
+    """Return the number of workers that have a part to work on; all of them where there are parts as needed."""
+    return num_workers if config.users.num_buckets == "auto" else min(num_workers, config.num_buckets)
+
+
+def _copies(config: RunConfig, num_parts: int | None) -> Finding:
     """Return a finding on whether each copy of the generator has a part to work on."""
     copies = config.placement.generator_actors
+    if num_parts is None:
+        if config.users.num_buckets == "auto":
+            return Finding(name="copies", value=f"{copies} of the generator; users.num_buckets is chosen for them")
+        num_parts = config.num_buckets
     said = f"{copies} of the generator for {num_parts} parts with users"
     if copies <= num_parts:
         return Finding(name="copies", value=said)

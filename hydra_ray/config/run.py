@@ -56,6 +56,12 @@ class RunConfig(Section):
     """Resources on the cluster."""
 
     @property
+    def num_buckets(self) -> int:
+        """Number of buckets of users, of a configuration in which `users.num_buckets` is a number."""
+        assert self.users.num_buckets != "auto"
+        return self.users.num_buckets
+
+    @property
     def named_models(self) -> list[str]:
         """Every model that the run names, each once."""
         named = [self.generator.model, self.retrieve.encoder, self.reranker.base.encoder, self.adapter.base.encoder]

@@ -1,7 +1,7 @@
 """The sections `lamp` and `users`: where users come from, and how they are divided."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -82,7 +82,7 @@ class LampConfig(Section):
     users_files: Annotated[
         tuple[str, ...], BeforeValidator(_in_a_list, json_schema_input_type=str | tuple[str, ...])
     ] = ()
-    """Files of your own users, one row a user or one an event (README, "On your data"): files, folders of parts and
+    """Files of your own users, one row a user or one an event (docs/own-data.md): files, folders of parts and
     patterns such as `/data/*.jsonl.gz`; one of them may stand without a list."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of columns in `users_files`."""
@@ -103,9 +103,11 @@ class LampConfig(Section):
 class UsersConfig(Section):
     """Stage `users`: raw files become users, divided into buckets."""
 
-    num_buckets: int = Field(default=4, gt=0)
+    num_buckets: Annotated[int, Field(gt=0)] | Literal["auto"] = 4
     """Number of buckets of users, and so of parts of every table. A part is the unit of work, commit and resumption:
-    choose enough to keep all workers busy, each with some hundred requests for the generator."""
+    enough are needed to keep all workers busy, and each costs requests to the store. `auto` chooses a power of two when
+    the run is first started, by the number of users, of requests to the generator (some 2,000 a part) and of its copies
+    (2 parts or more each); the run keeps it."""
     bucket_key: str | None = Field(default=None, min_length=1, max_length=64)
     """Key of the hash that assigns users to buckets. Null takes the storage root's own secret. With a key given, runs
     under all roots divide users alike, and arrive at the very same figures."""

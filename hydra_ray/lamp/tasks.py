@@ -161,6 +161,6 @@ def task_of(config: LampConfig) -> Task:
     if config.task not in TASKS:
         raise ConfigError(
             f"lamp.task is {shown(config.task)}; built in are {', '.join(TASKS)}. Describe another one in full (see "
-            f"README){did_you_mean(config.task, [*TASKS])}"
+            f"docs/own-data.md){did_you_mean(config.task, [*TASKS])}"
         )
     return TASKS[config.task]

@@ -70,7 +70,7 @@ def read_config(run_folder: str) -> RunConfig:
         InputError: no run was started there.
     """
     location = storage.join(run_folder, _CONFIG)
-    if not storage.exists(location):
+    if not has_config(run_folder):
         raise InputError(f"no run at {run_folder}: there is no config.json. Give <storage.root>/runs/<run>.")
     found = storage.read_json(location)
     # A run from before own heads were fitted to all records has none.
@@ -80,6 +80,11 @@ def read_config(run_folder: str) -> RunConfig:
     if runs != "runs" or not (storage.is_uri(root) or root.startswith("/")):
         return config
     return config.model_copy(update={"storage": config.storage.model_copy(update={"root": root})})
+
+
+def has_config(run_folder: str) -> bool:
+    """Return whether a run was started in `run_folder`."""
+    return storage.exists(storage.join(run_folder, _CONFIG))
 
 
 def write_config(run_folder: str, config: RunConfig) -> None:
@@ -123,7 +128,7 @@ def recorded_stages(run_folder: str, config: RunConfig) -> dict[str, Stage]:
             name=name,
             fingerprint=recorded["fingerprint"],
             root=root_of_run(run_folder),
-            num_buckets=config.users.num_buckets,
+            num_buckets=config.num_buckets,
             settings=recorded["settings"],
         )
         for name, recorded in _read_stages(location).items()

@@ -57,7 +57,7 @@ class Exported:
             name=name,
             fingerprint=self.fingerprints[name],
             root=self.folder,
-            num_buckets=self.config.users.num_buckets,
+            num_buckets=self.config.num_buckets,
         )
 
     def path(self, name: str) -> str:

@@ -82,7 +82,7 @@ def read_outline(run_folder: str) -> Outline:
                     name=each["name"],
                     fingerprint=each["fingerprint"],
                     root=root_of_run(run_folder),
-                    num_buckets=config.users.num_buckets,
+                    num_buckets=config.num_buckets,
                     only_buckets=None if each["only_buckets"] is None else tuple(each["only_buckets"]),
                 ),
                 tables=tuple(each["tables"]),

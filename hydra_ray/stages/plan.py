@@ -20,6 +20,7 @@ from hydra_ray.runs.run_folder import (
 )
 from hydra_ray.runs.stage import Stage
 from hydra_ray.runs.updates import Line, line_of
+from hydra_ray.stages.buckets import with_num_buckets
 from hydra_ray.stages.definition import Asking, StageDefinition, definitions
 from hydra_ray.stages.planning import Planning, completion_store, make_stage
 from hydra_ray.stages.scorer import ScorerPlan, scorer_plan
@@ -158,6 +159,7 @@ def plan_run(config: RunConfig) -> Plan:
     require_absolute(config.storage.root, "storage.root")
     reach(config.storage)
     task = task_of(config.lamp)
+    config = with_num_buckets(config)
     parent = read_parent(config)
     line = line_of(config)
     if not config.has_generator and not task.has_labelled_records:

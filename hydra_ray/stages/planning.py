@@ -73,7 +73,7 @@ def make_stage(
         name=definition.name,
         fingerprint=fingerprint(definition.name, definition.version, settings, read),
         root=config.storage.root.rstrip("/"),
-        num_buckets=config.users.num_buckets,
+        num_buckets=config.num_buckets,
         only_buckets=only_buckets,
         settings={"version": definition.version, **settings},
         inputs=tuple(each.fingerprint for each in inputs),
@@ -124,7 +124,7 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
     settings = {
         "engine": _engine(generator),
         **(loaded if generator.api is None else _endpoint(generator)),
-        "num_buckets": config.users.num_buckets,
+        "num_buckets": config.num_buckets,
         "bucket_key": bucket_key_name(config),
     }
     return CompletionStore(root=config.storage.root.rstrip("/"), name=fingerprint("completions", 2, settings, []))

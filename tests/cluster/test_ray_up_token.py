@@ -63,7 +63,7 @@ def test_another_token_is_another_content_of_the_mounts(started: Started):
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "there and open to all"])
 def test_the_token_that_the_documents_make_is_its_owners_alone(tmp_path: Path, is_there: bool):
-    texts = [(ROOT / name).read_text() for name in ("ray_cluster.yaml", "README.md", "docs/cluster.md")]
+    texts = [(ROOT / name).read_text() for name in ("ray_cluster.yaml", "docs/cluster.md")]
     (command,) = {command for text in texts for command in MAKES_THE_TOKEN.findall(text)}
     assert all(MAKES_THE_TOKEN.search(text) for text in texts)
     path = tmp_path / ".ray" / "auth_token"

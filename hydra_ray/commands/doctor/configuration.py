@@ -14,14 +14,16 @@ from hydra_ray.commands.doctor.memory import cpu_finding, gpu_findings, size_of,
 from hydra_ray.commands.doctor.model_files import ModelDescription
 from hydra_ray.commands.doctor.models import encoder_findings, generator_finding
 from hydra_ray.commands.doctor.packages import missing_packages, package_versions
-from hydra_ray.commands.doctor.users import SeenUsers, users_finding
+from hydra_ray.commands.doctor.users import users_finding
 from hydra_ray.config import RunConfig, Task, load_config, read_settings
 from hydra_ray.config.check import LIST_FOLLOWS
 from hydra_ray.engine.ray_connection import ADDRESS, require_cluster_address
 from hydra_ray.errors import ClusterError, HydraError
 from hydra_ray.findings import Finding, problem, unusable
+from hydra_ray.lamp.seen_users import SeenUsers
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.runs.run_folder import read_parent
+from hydra_ray.stages.buckets import with_num_buckets
 from hydra_ray.storage.locations import reach
 
 
@@ -60,6 +62,8 @@ def examine_configuration(
     about_models, models = _examine_models(config, task)
     found += about_models
     about_users, seen = users_finding(config, task)
+    if seen is not None:
+        config = with_num_buckets(config, seen)
     found += [about_users, *endpoint_findings(config.generator, is_called=is_called)]
     stored = storage_finding(config.storage.root, given.storage.root)
     found.append(stored)
@@ -115,15 +119,17 @@ def _examine_work(config: RunConfig, machine: Machine, models: _Models, seen: Se
         yield Finding(name="work", value=f"on the cluster at {address}, which RAY_ADDRESS names", remedy=remedy)
         return
     size = size_of(models.generator, config.generator.dtype) if models.generator else None
-    num_parts = config.users.num_buckets if seen is None else seen.num_parts(config)
+    num_parts = None if seen is None else seen.num_parts(config)
     yield from gpu_findings(config, machine, size)
-    num_copies = min(config.placement.generator_actors, num_parts)
-    if (on_cpu := cpu_finding(config, machine, size, num_copies)) is not None:
+    copies = config.placement.generator_actors
+    if (
+        on_cpu := cpu_finding(config, machine, size, copies if num_parts is None else min(copies, num_parts))
+    ) is not None:
         yield on_cpu
     yield from _examine_placement(config, machine, num_parts)
 
 
-def _examine_placement(config: RunConfig, machine: Machine, num_parts: int) -> list[Finding]:
+def _examine_placement(config: RunConfig, machine: Machine, num_parts: int | None) -> list[Finding]:
     """Return the placement problems, each reported once if several stages share it, or one finding that everything
     fits."""
     # Missing GPUs are reported by a separate finding.

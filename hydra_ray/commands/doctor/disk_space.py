@@ -10,11 +10,11 @@ from pathlib import Path
 from hydra_ray import storage
 from hydra_ray.commands.doctor.machine import GIGABYTE, Disk, disk_of, gigabytes
 from hydra_ray.commands.doctor.model_files import ModelDescription
-from hydra_ray.commands.doctor.users import SeenUsers, num_requests
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import HydraError
 from hydra_ray.findings import Finding, problem, unusable
 from hydra_ray.forecast.disk import run_bytes
+from hydra_ray.lamp.seen_users import SeenUsers, num_requests
 from hydra_ray.temporary import temporary_place
 
 _RAY_BYTES = 1 * GIGABYTE

@@ -118,7 +118,7 @@ def machine_findings(machine: Machine) -> Iterator[Finding]:
 
 def broken_torch(torch: Torch) -> Finding:
     """Return the problem of a PyTorch that cannot be imported, with its remedy."""
-    remedy = "it is a build that lacks its libraries: make a new environment (README, Install)"
+    remedy = "it is a build that lacks its libraries: make a new environment (docs/start.md, Install)"
     return problem("torch", f"cannot be imported ({torch.error})", remedy)
 
 

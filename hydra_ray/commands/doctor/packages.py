@@ -41,13 +41,13 @@ def package_findings() -> Iterator[Finding]:
     """Yield a finding for each pinned package; for packages of extras only if installed, except vLLM."""
     pins = _pins()
     if not pins:
-        yield problem("hydra_ray", "not installed", "install it, see README")
+        yield problem("hydra_ray", "not installed", "install it, see docs/start.md")
         return
     for pin in pins.values():
         if pin.extra is None or pin.installed is not None:
             yield pin.finding()
     if not any(map(installed_version, _ENGINES["vllm"])):
-        yield problem("vllm", "not installed", "install the extra cpu, or gpu with CUDA, see README")
+        yield problem("vllm", "not installed", "install the extra cpu, or gpu with CUDA, see docs/start.md")
 
 
 def missing_packages(config: RunConfig) -> Finding | None:

@@ -21,8 +21,6 @@ _FOLDS = (
     "  # Nobody is marked as a teacher by is_new: each user is new in one fold and teaches in the others.",
     "  num_folds: 5",
 )
-_PART_USERS = 25
-_MAX_PARTS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +98,6 @@ class Source:
 
     lamp: Mapping[str, Any]
     """Settings of the section `lamp` besides the task."""
-    num_users: int
     is_cross_fitted: bool
     """Whether each user is new in one fold and teaches in the others, as where nobody is marked as a teacher."""
 
@@ -144,7 +141,7 @@ def _joined(
         *(f"  {key}: {as_yaml(value)}" for key, value in source.lamp.items()),
         *task_lines,
         "users:",
-        f"  num_buckets: {num_buckets(source.num_users)}  # parts of every table: some dozen users each",
+        "  num_buckets: auto  # parts of every table: as many as the generator's copies and the users need",
         *(_FOLDS if source.is_cross_fitted else ()),
         *generator.lines(task, num_tokens),
         "# Smaller numbers cost fewer requests: about users x (1 + pseudo-queries) x (records + prompts).",
@@ -156,11 +153,6 @@ def _joined(
         "# budget: {max_tokens: 5000000}  # stops the run between two parts; a larger one goes on",
     ]
     return "\n".join([*lines, ""])
-
-
-def num_buckets(num_users: int) -> int:
-    """Return the number of buckets for a number of users."""
-    return min(max(2, -(-num_users // _PART_USERS)), _MAX_PARTS)
 
 
 def _task_lines(name: str, task: TaskGuess, instruction: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from statistics import median
 
 from hydra_ray import storage
-from hydra_ray.commands.doctor.users import num_requests, users_finding
+from hydra_ray.commands.doctor.users import users_finding
 from hydra_ray.commands.given_users import is_lamp_folder, unpacked_name
 from hydra_ray.commands.init.columns_guess import SEVERAL, Columns, guess_columns
 from hydra_ray.commands.init.configuration_text import (
@@ -27,6 +27,7 @@ from hydra_ray.errors import ConfigError, HydraError, InputError
 from hydra_ray.findings import counted
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import QUESTIONS, Sample, read_samples
+from hydra_ray.lamp.seen_users import num_requests
 from hydra_ray.lamp.tasks import TASKS, task_of
 
 _PILOT_USERS = 100
@@ -99,22 +100,16 @@ def initialize(wishes: Wishes, ask: Ask = take_guess) -> Initialized:
         {"columns": columns.setting} if columns.setting else {}
     )
     is_cross_fitted = not (found.num_new and found.num_not_new)
-    source = Source(lamp=lamp, num_users=_PILOT_USERS, is_cross_fitted=is_cross_fitted)
+    source = Source(lamp=lamp, is_cross_fitted=is_cross_fitted)
     generator = _asked_generator(wishes.generator, ask)
-
-    def text_for(num_users: int) -> str:
-        here = replace(source, num_users=num_users)
-        return configuration_text(run_name_of(name), wishes.root, here, guessed, instruction, generator)
-
+    text = configuration_text(run_name_of(name), wishes.root, source, guessed, instruction, generator)
     said = [*_sample_lines(sample, columns, guessed, found), *columns.notes]
-    return _checked(text_for, said, found, columns)
+    return _checked(text, said, found, columns)
 
 
-def _checked(
-    text_for: Callable[[int], str], said: Sequence[str], found: Records | None, columns: Columns | None
-) -> Initialized:
-    """Look at the users as a run would, and write the configuration for as many as there are."""
-    config = _configuration(text_for(_PILOT_USERS))
+def _checked(text: str, said: Sequence[str], found: Records | None, columns: Columns | None) -> Initialized:
+    """Look at the users as a run of the configuration would."""
+    config = _configuration(text)
     finding, seen = users_finding(config, task_of(config.lamp))
     lines, problems = [*said], list[str]()
     if found is not None and columns is not None and not columns.is_events and not found.queries:
@@ -125,14 +120,12 @@ def _checked(
     elif finding.is_problem or seen is None:
         problems.append(f"{finding.value}: {finding.remedy}")
     if problems or seen is None:
-        text = text_for(_PILOT_USERS)
         return Initialized(run=config.run, text=text, lines=lines, problems=problems, num_requests=0)
     records = sorted(seen.num_records) or [0]
     lines.append(f"users: {finding.value}; {counted(int(median(records)), 'record')} each in the middle")
-    config = _configuration(text_for(seen.num_users))
     return Initialized(
         run=config.run,
-        text=text_for(seen.num_users),
+        text=text,
         lines=lines,
         problems=problems,
         num_requests=round(num_requests(config, seen)),
@@ -243,18 +236,12 @@ def _initialize_lamp(wishes: Wishes, ask: Ask) -> Initialized:
         max_text_tokens=128,
         num_rare=0,
     )
-    source = Source(
-        lamp={"root": root, "train_split": train, "new_split": new}, num_users=_PILOT_USERS, is_cross_fitted=False
-    )
+    source = Source(lamp={"root": root, "train_split": train, "new_split": new}, is_cross_fitted=False)
     generator = _asked_generator(wishes.generator, ask)
     run = ask("Name of the run", wishes.run or run_name_of(name.lower()))
     said = [f"LaMP files of {name}: {guessed.reason}; {train} teaches, {new} is new"]
-
-    def text_for(num_users: int) -> str:
-        here = replace(source, num_users=num_users)
-        return lamp_configuration_text(run_name_of(run), wishes.root, here, name, guessed, generator)
-
-    return _checked(text_for, said, None, None)
+    text = lamp_configuration_text(run_name_of(run), wishes.root, source, name, guessed, generator)
+    return _checked(text, said, None, None)
 
 
 def _lamp_task(root: str, split: str) -> tuple[str, int]:

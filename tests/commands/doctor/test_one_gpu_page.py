@@ -48,11 +48,11 @@ def test_the_page_shows_what_is_said_of_24_gigabytes(tmp_path: Path):
     assert CONFIG.generator.model == "Qwen/Qwen2.5-7B-Instruct"
     told = lines(RTX_4090, tmp_path)
     assert all(line.startswith("ok ") for line in told)
-    assert "".join(f"    {line}\n" for line in told) in PAGE
+    assert "".join(f"{line}\n" for line in told) in PAGE
 
 
 def test_the_page_shows_what_is_said_of_80_gigabytes(tmp_path: Path):
-    assert f"    {lines(A100, tmp_path)[-1]}\n" in PAGE
+    assert f"{lines(A100, tmp_path)[-1]}\n" in PAGE
 
 
 @pytest.mark.parametrize(("gpu", "column"), [(RTX_4090, 2), (A100, 3)])

@@ -13,10 +13,11 @@ from builders import run_config
 
 from hydra_ray.commands.doctor.disk_space import Need, room_findings, storage_finding
 from hydra_ray.commands.doctor.machine import GIGABYTE, Disk, disk_of
-from hydra_ray.commands.doctor.users import MAX_ROWS, SeenUsers, users_finding
+from hydra_ray.commands.doctor.users import users_finding
 from hydra_ray.config import PlantedConfig, RunConfig
 from hydra_ray.forget.file_kinds import Kind, artefacts
 from hydra_ray.lamp.planted import write_planted
+from hydra_ray.lamp.seen_users import MAX_ROWS, SeenUsers
 from hydra_ray.lamp.tasks import TASKS, task_of
 from hydra_ray.lamp.users import USERS, ingest
 from hydra_ray.stages.plan import plan_run
