@@ -209,12 +209,12 @@ def update(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Answer queries by a finished run and its updates, and write the answers as Parquet (`hydra-ray predict`)."""
-    from hydra_ray.commands.predict import predict as answer
+    from hydra_ray.commands.predict import predict_files
     from hydra_ray.storage import is_uri
 
     queries = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.queries]
     output = _absolute_root(arguments.output)
-    answers = answer(_absolute_root(arguments.run), queries, output, arguments.overrides)
+    answers = predict_files(_absolute_root(arguments.run), queries, output, arguments.overrides)
     print(f"{answers.num_queries} queries answered, {answers.num_failed} of them without a usable answer")
     print(output)
     return 0
