@@ -10,7 +10,7 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig, PlacementConfig
 from hydra_ray.engine.generation import AskingStage, GenerationJob, job_of
-from hydra_ray.engine.parts import Counters, Parts, committed_row, dataset_of, rows_of, run_missing
+from hydra_ray.engine.parts import Counters, Parts, commit_row, dataset_of, rows_of, run_missing
 from hydra_ray.engine.telemetry import batches_polled
 from hydra_ray.engine.worker_errors import worker_errors
 from hydra_ray.generate.batches.lines import MISSING
@@ -108,4 +108,4 @@ class _CommitBatched:
             failed_completion(request, faults.get(request.request_id, MISSING), 1)
             for request in job.store.unanswered(bucket, asked)
         ]
-        return committed_row(row, job.commit(bucket, asked, failed, 0.0))
+        return commit_row(row, job.folder, lambda bucket: job.commit(bucket, asked, failed, 0.0))

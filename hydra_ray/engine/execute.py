@@ -13,6 +13,7 @@ from hydra_ray.runs.lease import claim
 from hydra_ray.runs.logs import at_work
 from hydra_ray.runs.signals import require_not_stopped
 from hydra_ray.runs.stage import Stage
+from hydra_ray.storage.recording import recording
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def complete_together(stages: Sequence[Stage], work: Callable[[Sequence[Stage], 
             for location in stage.set_aside_damaged():
                 logger.warning("%s: %s is damaged; it was set aside and is computed again", stage.name, location)
             logger.info("%s: starts", stage.name)
+            claimed.enter_context(recording(stage.folder))
         start = time.monotonic()
 
         def finish(stage: Stage, counters: Counters) -> None:

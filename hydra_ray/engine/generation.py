@@ -17,7 +17,7 @@ from hydra_ray.engine.actors import callers_of, own_actors
 from hydra_ray.engine.dispatch import Part
 from hydra_ray.engine.generator_actor import AskedPart, Loadable
 from hydra_ray.engine.generator_pool import asked_of, open_pool
-from hydra_ray.engine.parts import Counters, Parts, committed_row, run_missing
+from hydra_ray.engine.parts import Counters, Parts, commit_row, run_missing
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
 from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.errors import BudgetError, HydraError, WorkerError
@@ -127,6 +127,7 @@ def job_of(asking: AskingStage, store: CompletionStore, generator: GeneratorConf
         work=asking.work,
         store=store,
         asker=asker_of(asking.stage.name, asking.stage.fingerprint),
+        folder=asking.stage.folder,
         generator=generator,
     )
 
@@ -139,6 +140,8 @@ class GenerationJob:
     store: CompletionStore
     asker: str
     """Prefix of the stage's own files in the store."""
+    folder: str
+    """The stage's folder."""
     generator: GeneratorConfig
 
     def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
@@ -243,4 +246,4 @@ class _CommitGenerated:
         asked = list(from_bytes(row["asked"], Asked))
         new = list(from_bytes(row["completions"], Completion))
         job = self._jobs[row["stage"]]
-        return committed_row(row, job.commit(row["bucket"], asked, new, row["seconds"]))
+        return commit_row(row, job.folder, lambda bucket: job.commit(bucket, asked, new, row["seconds"]))

@@ -23,11 +23,14 @@ from hydra_ray.runs.logs import at_work
 from hydra_ray.runs.resources import encoder_bundle, step_bundle
 from hydra_ray.runs.signals import require_not_stopped
 from hydra_ray.runs.stage import Stage
+from hydra_ray.storage.recording import record_text, recording, to_text
 
 logger = logging.getLogger(__name__)
 _THREADS = 16
 _PLACE = ("stage", "bucket")
 """Names of what every row begins with."""
+_WRITTEN = "written"
+"""Name of what a committed row tells of the files that were written for it."""
 
 Counters = Mapping[str, float]
 ArgumentT = TypeVar("ArgumentT")
@@ -66,7 +69,8 @@ class Parts:
 def run_parts(stage: Stage, table: str, work: PartWork, placement: PlacementConfig) -> dict[str, float]:
     """Compute the missing parts of `table` with `work`, spread over the cluster; return the counters of all parts."""
     step = step_bundle(placement).options()
-    return run_missing([Parts(stage=stage, tables=[table])], lambda parts, _: parts.map(_CommitPart(work), **step))
+    commit = _CommitPart(work, stage.folder)
+    return run_missing([Parts(stage=stage, tables=[table])], lambda parts, _: parts.map(commit, **step))
 
 
 def run_actor_parts(
@@ -90,7 +94,7 @@ def run_actor_parts(
         return run_missing(
             made,
             lambda parts, num_missing: parts.map(
-                _HeldWork(work, arguments),
+                _HeldWork(work, arguments, stage.folder),
                 **options,
                 compute=tasks_of(min(placement.encoder_actors, num_missing)),
                 # By itself Ray Data repeats without limit a task whose process dies.
@@ -102,7 +106,7 @@ def run_actor_parts(
             made,
             lambda parts, num_missing: parts.map_batches(
                 _PartActor,
-                fn_constructor_kwargs={"work": work, "arguments": dict(arguments)},
+                fn_constructor_kwargs={"work": work, "arguments": dict(arguments), "folder": stage.folder},
                 batch_size=1,
                 **options,
                 compute=pool_of(min(placement.encoder_actors, num_missing)),
@@ -128,7 +132,7 @@ def run_missing(made: Sequence[Parts], steps: Callable[[Any, int], Any]) -> dict
 
     Args:
         steps: builds the pipeline from the dataset and the number of its rows. Each row that it returns has the stage
-            and the bucket of the row that it was given, as `committed_row` makes it.
+            and the bucket of the row that it was given, as `commit_row` makes it.
     """
     missing = {each.stage.name: _announce_missing(each) for each in made}
     places = [(name, bucket) for name, buckets in missing.items() for bucket in buckets]
@@ -167,7 +171,9 @@ class _Followed:
     def advance(self, row: Mapping[str, Any]) -> None:
         """Count one more committed part."""
         bucket = row["bucket"]
-        counters = {key: value for key, value in row.items() if key not in _PLACE and value is not None}
+        known = (*_PLACE, _WRITTEN)
+        counters = {key: value for key, value in row.items() if key not in known and value is not None}
+        record_text(self._made.stage.folder, row[_WRITTEN])
         self._by_bucket[bucket] = counters
         self._progress.advance(counters)
         assert self._telemetry is not None
@@ -211,17 +217,25 @@ def rows_of(steps: Any) -> Iterator[dict[str, Any]]:
         yield from block.to_pylist()
 
 
-def committed_row(row: Mapping[str, Any], counters: Counters) -> dict[str, Any]:
-    """Return the last step's row of a part: the stage and the bucket of `row`, and the part's counters."""
-    return {name: row[name] for name in _PLACE} | dict(counters)
+def commit_row(row: Mapping[str, Any], folder: str, commit: Callable[[int], Counters]) -> dict[str, Any]:
+    """Commit a part, and return the last step's row of it: the stage and the bucket of `row`, the part's counters, and
+    what was written for it.
+
+    Args:
+        folder: the stage's folder.
+        commit: commits a bucket and returns its counters.
+    """
+    with recording(folder) as files:
+        counters = commit(int(row["bucket"]))
+    return {name: row[name] for name in _PLACE} | dict(counters) | {_WRITTEN: to_text(files)}
 
 
 class _CommitPart:
-    def __init__(self, work: PartWork):
-        self._work = work
+    def __init__(self, work: PartWork, folder: str):
+        self._work, self._folder = work, folder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return committed_row(row, self._work(row["bucket"]))
+        return commit_row(row, self._folder, self._work)
 
 
 _held: dict[str, PartWork] = {}
@@ -231,21 +245,21 @@ _held: dict[str, PartWork] = {}
 class _HeldWork:
     """Work that loads an encoder, held by its process as long as parts of the same call come."""
 
-    def __init__(self, work: Callable[..., PartWork], arguments: Mapping[str, Any]):
-        self._work, self._arguments = work, arguments
+    def __init__(self, work: Callable[..., PartWork], arguments: Mapping[str, Any], folder: str):
+        self._work, self._arguments, self._folder = work, arguments, folder
         self._call = uuid.uuid4().hex
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         if self._call not in _held:
             _held.clear()
             _held[self._call] = self._work(**self._arguments)
-        return committed_row(row, _held[self._call](row["bucket"]))
+        return commit_row(row, self._folder, _held[self._call])
 
 
 class _PartActor:
-    def __init__(self, work: Callable[..., PartWork], arguments: Mapping[str, Any]):
-        self._work = work(**arguments)
+    def __init__(self, work: Callable[..., PartWork], arguments: Mapping[str, Any], folder: str):
+        self._work, self._folder = work(**arguments), folder
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         row = {name: batch[name][0] for name in _PLACE}
-        return {key: [value] for key, value in committed_row(row, self._work(int(row["bucket"]))).items()}
+        return {key: [value] for key, value in commit_row(row, self._folder, self._work).items()}

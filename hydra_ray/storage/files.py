@@ -69,7 +69,8 @@ def exists(location: str) -> bool:
 def present(locations: Sequence[str]) -> list[bool]:
     """Return whether a file is at each of the locations, which are all in one store.
 
-    What an object store's listing lacks is queried by itself, because a listing may be stale.
+    What an object store's listing lacks is queried by itself, because a listing may be stale, unless the listing of the
+    folder is empty.
     """
     if not locations:
         return []

@@ -6,20 +6,30 @@ from contextlib import contextmanager
 
 from hydra_ray.errors import DamagedError
 from hydra_ray.findings import counted
-from hydra_ray.storage.files import content_digest, exists, join, present, read_json, write_json
+from hydra_ray.storage.files import content_digest, exists, file_sizes, join, present, read_json, write_json
 from hydra_ray.storage.listings import FILES, MANIFEST, RUN_FILES, forget_listing
+from hydra_ray.storage.recording import recorded_below
 
 _THREADS = 32
 
 
 def digests_of(folder: str, paths: Sequence[str]) -> dict[str, str | None]:
-    """Return the digests of some files of a folder, by path.
+    """Return the digests of some files of a folder, by path; what was recorded as it was written is not read.
 
     Raises:
         StorageError: a file is missing, or the footer of a table is damaged.
     """
+    recorded = recorded_below(folder)
+    sizes = file_sizes(folder) if recorded else {}
+
+    def digest(path: str) -> str:
+        written = recorded.get(path)
+        if written is not None and written.num_bytes == sizes.get(path):
+            return written.digest
+        return content_digest(join(folder, path))
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(paths, pool.map(lambda path: content_digest(join(folder, path)), paths), strict=True))
+        return dict(zip(paths, pool.map(digest, paths), strict=True))
 
 
 @contextmanager

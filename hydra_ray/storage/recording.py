@@ -66,6 +66,24 @@ def record(location: str, written: Written | None) -> None:
                     each.files[path] = written
 
 
+def recorded_below(folder: str) -> dict[str, Written]:
+    """Return what was recorded of the files below a folder, by path; nothing where it is not recorded."""
+    below = folder.rstrip("/") + "/"
+    found: dict[str, Written] = {}
+    with _lock:
+        for each in _recordings:
+            if below.startswith(each.folder):
+                start = below.removeprefix(each.folder)
+                found |= {path.removeprefix(start): file for path, file in each.files.items() if path.startswith(start)}
+    return found
+
+
+def record_text(folder: str, text: str) -> None:
+    """Record what another process has recorded below a folder."""
+    for path, (num_bytes, digest, counters) in json.loads(text).items():
+        record(f"{folder}/{path}", Written(num_bytes=num_bytes, digest=digest, counters=counters))
+
+
 def record_removed(folder: str) -> None:
     """Record that everything below a folder is gone."""
     with _lock:
@@ -76,13 +94,5 @@ def record_removed(folder: str) -> None:
 
 
 def to_text(files: Mapping[str, Written]) -> str:
-    """Return what was recorded as text, to be sent to another process."""
+    """Return what was recorded as text, to be sent to another process; see `record_text`."""
     return json.dumps({path: astuple(each) for path, each in files.items()})
-
-
-def from_text(text: str) -> dict[str, Written]:
-    """Return what another process has recorded."""
-    return {
-        path: Written(num_bytes=num_bytes, digest=digest, counters=counters)
-        for path, (num_bytes, digest, counters) in json.loads(text).items()
-    }

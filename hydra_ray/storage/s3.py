@@ -102,15 +102,21 @@ class S3Store:
         return head["ContentLength"], int(head["LastModified"].timestamp()) * 10**9
 
     def present(self, paths: Iterable[str]) -> list[bool]:
-        """Return whether an object is at each path; what a listing lacks is queried by itself: it may be stale."""
+        """Return whether an object is at each path.
+
+        Of a folder with many of them a listing tells: where it is empty, that none is there; else what it lacks is
+        queried by itself, for it may be stale.
+        """
         paths = list(paths)
         folders = Counter(path.rpartition("/")[0] for path in paths)
         with ThreadPoolExecutor(_THREADS) as pool:
             long = [folder for folder, number in folders.items() if number >= _LISTED_TOGETHER]
-            names = pool.map(lambda folder: self.list_files(folder, is_recursive=False), long)
-            listed = {f"{folder}/{name}" for folder, own in zip(long, names, strict=True) for name in own}
-            left = [path for path in paths if path not in listed]
-            listed.update(path for path, found in zip(left, pool.map(self.state, left), strict=True) if found)
+            found = pool.map(lambda folder: self.list_files(folder, is_recursive=False), long)
+            names = dict(zip(long, found, strict=True))
+            listed = {f"{folder}/{name}" for folder, own in names.items() for name in own}
+            empty = {folder for folder, own in names.items() if not own}
+            left = [path for path in paths if path not in listed and path.rpartition("/")[0] not in empty]
+            listed.update(path for path, state in zip(left, pool.map(self.state, left), strict=True) if state)
         return [path in listed for path in paths]
 
     def content(self, path: str) -> bytes | None:

@@ -461,6 +461,9 @@ def test_many_files_of_a_folder_are_found_by_one_listing_and_what_it_lacks_by_it
         s3_module.S3Store, "list_files", lambda *given, **kind: [each for each in listed(*given, **kind) if each != "3"]
     )
     assert storage.present(locations) == expected
+    s3.forget_requests()
+    assert storage.present([f"{folder}/absent/{number}" for number in range(20)]) == [False] * 20
+    assert len(s3.requests) == 1
 
 
 def test_a_listing_of_more_than_a_page_is_whole(s3_root: str, monkeypatch: pytest.MonkeyPatch):

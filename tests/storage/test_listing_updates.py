@@ -3,6 +3,7 @@
 import json
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from hydra_ray import storage
 from hydra_ray.errors import DamagedError
 from hydra_ray.runs.stage import Stage
+from hydra_ray.storage import listing_updates
 from hydra_ray.storage.listing_updates import require_files, rewriting
 from hydra_ray.storage.listings import forget_listing, read_listing
+from hydra_ray.storage.recording import record, recording
 
 
 class Killed(BaseException):
@@ -36,6 +39,25 @@ def test_a_manifest_lists_every_file_of_the_stage_and_nothing_else(stage: Stage)
     files = stage.manifest()["files"]
     assert sorted(files) == ["answers/bucket-00000.parquet", "answers/bucket-00001.parquet", "predictions.json"]
     assert all(len(digest) == 32 for digest in files.values())
+
+
+def test_what_was_recorded_is_listed_without_being_read_unless_it_is_of_another_size(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    whole = stage.manifest()["files"]
+    read: list[str] = []
+    digest = listing_updates.content_digest
+    monkeypatch.setattr(
+        listing_updates, "content_digest", lambda location: (read.append(location), digest(location))[1]
+    )
+    with recording(stage.folder):
+        for part in stage.parts("answers"):
+            written = storage.written_part(part)
+            assert written is not None
+            record(part, written if part == stage.part("answers", 0) else replace(written, num_bytes=1, digest="0"))
+        stage.complete(1, {})
+    assert stage.manifest()["files"] == whole
+    assert sorted(read) == [stage.part("answers", 1), f"{stage.folder}/predictions.json"]
 
 
 def test_a_part_in_the_place_of_another_is_refused(stage: Stage):

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from hydra_ray import storage
 from hydra_ray.storage.parallel import mapped
-from hydra_ray.storage.recording import from_text, recording, to_text
+from hydra_ray.storage.recording import record_text, recorded_below, recording, to_text
 
 TABLE = pa.table({"user_id": ["a", "b"], "score": [0.5, 1.5]})
 
@@ -26,7 +26,11 @@ def test_what_is_recorded_is_what_a_reader_finds(tmp_path):
     part = files["users/bucket-00000.parquet"]
     assert part.counters == storage.read_counters(f"{folder}/users/bucket-00000.parquet")
     assert storage.written_part(f"{folder}/users/bucket-00000.parquet") == part
-    assert from_text(to_text(files)) == files
+    assert recorded_below(folder) == {}
+    with recording(folder):
+        record_text(folder, to_text(files))
+        assert recorded_below(folder) == files
+        assert recorded_below(f"{folder}/users/") == {"bucket-00000.parquet": part}
 
 
 def test_what_was_removed_or_written_in_an_unknown_way_is_not_recorded(tmp_path):
