@@ -115,9 +115,13 @@ def worth(wishes: Wishes, max_users: int, open_encode: Callable[[RunConfig], Enc
 
 
 def open_encode(config: RunConfig) -> Encode:
-    """Open the text encoder of a configuration's adapter on CPU."""
+    """Open the text encoder of a configuration's adapter on CPU, without transformers' report of its weights."""
+    from transformers.utils import logging
+
     from hydra_ray.scorer.base.encoder import open_encoder
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     base = config.adapter.base
     return open_encoder(base.encoder, base.max_text_tokens)
 
