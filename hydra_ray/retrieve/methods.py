@@ -50,7 +50,7 @@ def score_records(
     return _METHODS[retrieve.method](user, searches, retrieve, encode)
 
 
-def _checked(name: str, found: Sequence[Any], num_searches: int, num_records: int) -> list[Floats]:
+def _checked(name: str, found: Sequence[Any], num_searches: int, num_records: int) -> Sequence[Floats]:
     """Return what a plug-in scored, as arrays."""
     try:
         scores = [np.asarray(each, np.float64) for each in found]
