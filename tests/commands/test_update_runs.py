@@ -448,7 +448,7 @@ def test_tables_in_memory_are_answered_as_files_are(asked: list[dict[str, Any]],
     [
         ([{"user_id": "a"}], "expected a pandas DataFrame, Arrow table or Ray Dataset"),
         (pa.table({"user_id": pa.array([], pa.string()), "input": pa.array([], pa.string())}), "there are no queries"),
-        (pa.table({"user_id": ["a"], "input": ["b"], "output": ["c"]}), "only queries are answered here"),
+        (pa.table({"user_id": ["a"], "input": ["b"], "output": ["comedy"]}), "only queries are answered here"),
     ],
 )
 def test_tables_without_queries_are_refused(finished: Plan, given: Any, said: str):
