@@ -119,9 +119,11 @@ LINES: Sequence[Line] = (
         bar="at most 40 a bucket",
         command="benchmarks/store_requests.py --buckets 4 8 --users 16",
         evidence="Each of the sixteen stages reads the tables of a bucket that it needs and writes one or two: 62 "
-        "requests, if nothing is asked twice. The rest is asked by the driver (is a part there, of which digest) and "
-        "by the tasks that fit heads, each of which opens the prior and the projected features again. To need fewer "
-        "than 62, stages would have to hand their tables on in memory; larger buckets cost as many each.",
+        "requests, if nothing is asked twice. The rest is asked by workers: those that fit heads open the prior and "
+        "the projected features again, and those that ask the generator list what is answered. The driver asks for "
+        "next to nothing more with each bucket: workers tell the digests of what they wrote. To need fewer than 62, "
+        "stages would have to hand their tables on in memory; larger buckets cost as many each, so that "
+        "users.num_buckets: auto makes few.",
     ),
     Line(
         name="scaling",

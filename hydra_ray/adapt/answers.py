@@ -17,7 +17,6 @@ from hydra_ray.rows import (
     AnsweredUser,
     DraftedQuery,
     DraftedUser,
-    GateOutcome,
     ProbedUser,
     ScoredGroup,
     ScoredUser,
@@ -46,8 +45,6 @@ class Scored:
     drafted: DraftedUser
     reranker: ScoredUser
     adapter: ScoredUser
-    outcome: GateOutcome | None
-    """Row of the gate table in the fold in which the user is new; None where the run is not gated."""
     labels: UserLabelLogs | None = None
     """Row of the labels table; None where the run fits no own heads to all records."""
 
@@ -56,7 +53,7 @@ def answer_user(row: Scored, task: Task, gate: Gate | None, model: OwnModel | No
     """Return an evaluated user's row of the answers table.
 
     Args:
-        gate: chooses for each query which system's answer is HYDRA's; None to take always that of the personal heads.
+        gate: says which system's answer is HYDRA's; None to take that of the personal heads.
         model: what all users teach of own heads fitted to all records; None where the run fits none.
     """
     labels = {} if row.labels is None else {logs.query_id: logs for logs in row.labels.queries}
@@ -94,9 +91,7 @@ def _answered_query(
 ) -> AnsweredQuery:
     answers = {answer.system: answer for answer in _answers(row.user, ranked, drafted, groups, task)}
     answers |= {system: _answer(system, value, drafted, prompt=system) for system, value in others.items()}
-    choice, reason = (
-        gate.choose(row.outcome) if gate and row.outcome else ("hydra_personal", "no gate: always the user's own heads")
-    )
+    choice, reason = (gate.choice, gate.reason) if gate else ("hydra_personal", "no gate: always the user's own heads")
     if answers[choice].value is None:
         reason = f"{choice} has no answer"
         choice = next((name for name in answers if answers[name].value is not None), choice)

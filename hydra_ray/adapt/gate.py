@@ -1,12 +1,9 @@
-"""Gate: choice of one of several systems for each user, by the quality expected from held-out history.
+"""Gate: choice of the one system that answers for all users of a data set, by what training users and histories show.
 
-For user u and system s, with d_us the difference of the user's mean quality on n_u pseudo-queries (answered by heads
-fitted without them) from the mean over users, less the same difference of RAG:
-
-    expected quality_us = mean_s + slope_s * n_u / (n_u + prior_queries_s) * d_us
-
-slope and prior_queries (shrinkage) are fitted on training users, whose queries' qualities are known too. The system
-with the highest expected quality answers: zero-shot or RAG where heads do not help.
+The shared head answers unless another system is better: zero-shot or RAG where their mean quality on the training
+users' queries is higher; own heads where their gain over the shared head on new users' held-out history is above zero
+with confidence, since the basis of own heads was estimated on the training users. The choice is made for the data set,
+not for each user: what a few pseudo-queries show of one user hardly correlates with the gain on the user's queries.
 
 Shape suffixes: U users, S systems.
 """
@@ -19,40 +16,27 @@ import numpy as np
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.context import greedy_answers
 from hydra_ray.config import Task
+from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
 from hydra_ray.lamp.quality import quality
-from hydra_ray.retrieve.dense import Floats
 from hydra_ray.retrieve.ranking import queries_by_id
 from hydra_ray.rows import DraftedQuery, DraftedUser, GateOutcome, ScoredGroup, ScoredUser, User
 
 GATED = ("zero_shot", "rag_k", "hydra_shared", "hydra_personal")
-"""Systems that the gate chooses from; the first of equals is chosen."""
-_REFERENCE, _SHARED, _PERSONAL = (GATED.index(name) for name in ("rag_k", "hydra_shared", "hydra_personal"))
+"""Systems that the gate chooses from."""
+_PLAIN = tuple(GATED.index(name) for name in ("zero_shot", "rag_k"))
+_SHARED, _PERSONAL = (GATED.index(name) for name in ("hydra_shared", "hydra_personal"))
+_NUM_RESAMPLES, _CONFIDENCE = 2000, 0.95
+"""Resamples of users, and confidence, of the interval of own heads' gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Parameters of one fold's gate, fitted on its training users."""
+    """Choice of one fold's gate, which is the same for all of its new users."""
 
-    means_S: tuple[float, ...]
-    """Mean quality of each system on the training users' queries."""
-    pseudo_means_S: tuple[float, ...]
-    """Mean quality of each system on all users' pseudo-queries."""
-    slopes_S: tuple[float, ...]
-    """Regression slopes of a user's difference on queries on the shrunk difference on pseudo-queries; both relative to
-    RAG.
-    """
-    prior_queries_S: tuple[float, ...]
-    """Pseudo-counts, in pseudo-queries, of the mean over users."""
-
-    def choose(self, outcome: GateOutcome) -> tuple[str, str]:
-        """Return the system that answers for a user, and the reason as text."""
-        departures_S = _departures(np.array(outcome.pseudo), np.array(self.pseudo_means_S))
-        trust_S = outcome.num_pseudo / (outcome.num_pseudo + np.array(self.prior_queries_S))
-        expected_S = np.array(self.means_S) + np.array(self.slopes_S) * trust_S * departures_S
-        best = int(np.argmax(expected_S))
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in zip(GATED, expected_S, strict=True))
-        source = f"{outcome.num_pseudo} pseudo-queries of the user and the training users' queries"
-        return GATED[best], f"expected quality by {source}: {figures}"
+    choice: str
+    """System that answers."""
+    reason: str
+    """The qualities that were compared, as text; they are means over users."""
 
 
 def user_outcomes(user: User, drafted: DraftedUser, adapter: Sequence[ScoredUser], task: Task) -> Iterator[GateOutcome]:
@@ -82,60 +66,41 @@ def user_outcomes(user: User, drafted: DraftedUser, adapter: Sequence[ScoredUser
 
 def fit_gate(outcomes: Sequence[GateOutcome]) -> Gate | None:
     """Fit the gate of one fold; return None where no training user has a query whose answers can be evaluated."""
-    training_outcomes = [outcome for outcome in outcomes if outcome.queries]
-    if not training_outcomes:
+    shown_US = np.array([outcome.queries for outcome in outcomes if outcome.queries], np.float64)
+    if not len(shown_US):
         return None
-    with_pseudo = [outcome for outcome in outcomes if outcome.num_pseudo]
-    pseudo_means_S = np.mean([each.pseudo for each in with_pseudo], axis=0) if with_pseudo else np.zeros(len(GATED))
-    means_S = np.mean([each.queries for each in training_outcomes], axis=0)
-    new = [each.pseudo for each in with_pseudo if each.is_new]
-    if new:
-        # The basis of personal heads was estimated on the training users; only new users give an unbiased estimate of
-        # the gain of personal heads.
-        gains_S = np.mean(new, axis=0)
-        means_S[_PERSONAL] = means_S[_SHARED] + gains_S[_PERSONAL] - gains_S[_SHARED]
-    both = [each for each in training_outcomes if each.num_pseudo]
-    slopes_S, prior_S = _evidence(both, means_S, pseudo_means_S)
+    means_S = shown_US.mean(axis=0)
+    gain = _own_gain([outcome for outcome in outcomes if outcome.is_new and outcome.num_pseudo])
+    chosen = _SHARED
+    if gain is not None:
+        means_S[_PERSONAL] = means_S[_SHARED] + gain.value
+        if gain.low is not None and gain.low > 0:
+            chosen = _PERSONAL
+    chosen = max((chosen, *_PLAIN), key=lambda system: means_S[system])  # of equals the heads answer
+    figures = ", ".join(f"{GATED[system]} {means_S[system]:.3f}" for system in (*_PLAIN, _SHARED))
     return Gate(
-        means_S=tuple(means_S.tolist()),
-        pseudo_means_S=tuple(pseudo_means_S.tolist()),
-        slopes_S=tuple(slopes_S.tolist()),
-        prior_queries_S=tuple(prior_S.tolist()),
+        choice=GATED[chosen],
+        reason=f"mean quality on the queries of {len(shown_US)} training users: {figures}; {_gain_text(gain)}",
     )
 
 
-_PRIOR_QUERIES = (1.0, 3.0, 10.0, 30.0, 100.0)
-_RIDGE_USERS = 20.0
-"""Pseudo-count, in users, of a slope of 0: shrinks the slope where there are few users."""
+def _own_gain(new: Sequence[GateOutcome]) -> Interval | None:
+    """Return the gain in quality of own heads over the shared head on new users' pseudo-queries, the mean over all;
+    None without any."""
+    if not new:
+        return None
+    gains_U = np.array([each.pseudo[_PERSONAL] - each.pseudo[_SHARED] for each in new], np.float64)
+    numbers_U = np.array([each.num_pseudo for each in new], np.float64)
+    observed, resampled = resampled_means(numbers_U, gains_U[:, None], _NUM_RESAMPLES, 0)
+    return interval(float(observed[0]), resampled[:, 0], _CONFIDENCE, len(new))
 
 
-def _evidence(both: Sequence[GateOutcome], means_S: Floats, pseudo_means_S: Floats) -> tuple[Floats, Floats]:
-    """Fit slope and pseudo-count of pseudo-queries of each system (S) by ridge regression over the training users."""
-    slopes_S, prior_S = np.zeros(len(GATED)), np.full(len(GATED), _PRIOR_QUERIES[-1])
-    if not both:
-        return slopes_S, prior_S
-    numbers_U = np.array([each.num_pseudo for each in both], np.float64)
-    pseudo_US = np.array([_departures(np.array(each.pseudo), pseudo_means_S) for each in both])
-    shown_US = np.array([_departures(np.array(each.queries), means_S) for each in both])
-    for system in (each for each in range(len(GATED)) if each != _PERSONAL):
-        best = np.inf
-        for prior in _PRIOR_QUERIES:
-            x = pseudo_US[:, system] * numbers_U / (numbers_U + prior)
-            ridge = _RIDGE_USERS * x.var()
-            slope = float(np.clip(x @ shown_US[:, system] / max(x @ x + ridge, 1e-12), 0, 1))
-            loss = float(((shown_US[:, system] - slope * x) ** 2).sum())
-            if loss < best - 1e-12:
-                best, slopes_S[system], prior_S[system] = loss, slope, prior
-    slopes_S[_PERSONAL], prior_S[_PERSONAL] = slopes_S[_SHARED], prior_S[_SHARED]
-    return slopes_S, prior_S
-
-
-def _departures(values_S: Floats, means_S: Floats) -> Floats:
-    """Return each system's difference from its mean, relative to that of RAG (S); zeros where nothing is known."""
-    if not len(values_S):
-        return np.zeros(len(means_S))
-    departures_S = values_S - means_S
-    return departures_S - departures_S[_REFERENCE]
+def _gain_text(gain: Interval | None) -> str:
+    if gain is None or gain.low is None or gain.high is None:
+        return "of own heads nothing is known"
+    return (
+        f"own heads beside the shared head on held-out history: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    )
 
 
 def _qualities(drafted: DraftedQuery, group: ScoredGroup, target: str, task: Task) -> list[float]:

@@ -54,5 +54,5 @@ class AnswersConfig(Section):
     """Stages `gate` and `answers`: one answer to each query."""
 
     is_gated: bool = True
-    """Whether, for each user, the expected quality decides among zero-shot, RAG, the shared head and the user's own
-    head. Without the gate, own heads answer for everybody."""
+    """Whether the quality that training users and held-out histories show decides among zero-shot, RAG, the shared head
+    and own heads, for all users alike. Without the gate, own heads answer for everybody."""

@@ -190,6 +190,15 @@ class Dispatch(Generic[C]):
                 self._slots.remove(slot)
                 slot.end()
 
+    def asked_copies(self, owner: str) -> list[tuple[C, list[Part]]]:
+        """Return the copies that are answering parts of an owner, with these parts."""
+        found = [
+            (slot.copy, [part for part in slot.parts if part.owner == owner])
+            for slot in (*self._slots, *self._leaving)
+            if slot.copy is not None
+        ]
+        return [(copy, parts) for copy, parts in found if parts]
+
     def idle_copies(self) -> list[C]:
         """Return the loaded copies that answer nothing."""
         return [slot.copy for slot in self._slots if slot.copy is not None and not slot.parts]

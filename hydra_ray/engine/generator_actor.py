@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
@@ -55,6 +54,13 @@ class GeneratorActor:
         self._loadable = loadable
         self._engine: Engine | None = None
         self._shares = Shares()
+        self._under_way: dict[tuple[str, int], list[int]] = {}
+        """Number of answers that are kept, and of requests, by asker and bucket."""
+
+    async def under_way(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Return the number of answers that are kept, and of requests, of each part being answered, by asker and
+        bucket."""
+        return {part: (num_answered, num_requests) for part, (num_answered, num_requests) in self._under_way.items()}
 
     async def open(self) -> int:
         """Load the generator; return the number of parts that are worth answering at the same time.
@@ -90,10 +96,20 @@ class GeneratorActor:
         store, bucket, asker = part.store, part.bucket, part.asker
         known = await asyncio.to_thread(store.read, bucket, [prompt.request for prompt in prompts])
         new = [prompt for prompt in prompts if prompt.request.request_id not in known]
-        with self._shares.one() as share:
-            await asyncio.to_thread(store.write, bucket, asker, rejected)
-            completions = await self._engine.answer(new, partial(store.write, bucket, asker))
-            await asyncio.to_thread(store.merge, bucket, asker)
+        counts = [0, len(new)]
+
+        def keep(answered: Sequence[Completion]) -> None:
+            store.write(bucket, asker, answered)
+            counts[0] += len(answered)
+
+        self._under_way[asker, bucket] = counts
+        try:
+            with self._shares.one() as share:
+                await asyncio.to_thread(store.write, bucket, asker, rejected)
+                completions = await self._engine.answer(new, keep)
+                await asyncio.to_thread(store.merge, bucket, asker)
+        finally:
+            del self._under_way[asker, bucket]
         return to_bytes([*known.values(), *rejected, *completions], Completion), share.seconds
 
 

@@ -15,10 +15,12 @@ from hydra_ray.engine.dispatch import Dispatch, Part
 from hydra_ray.engine.generator_actor import Loadable
 from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.engine.remote_copy import RemoteCopy, start_copy
+from hydra_ray.engine.under_way import Answered, telling_of
 from hydra_ray.runs.resources import Demand, Node, generator_bundle, kept_beside
 
 _NAME = "hydra_ray-generators"
 _DRAIN_POLL_SECONDS = 5.0
+_TOLD_WITHIN_SECONDS = 5.0
 _MAX_PARTS = 100_000
 """Maximum number of parts that wait in the pool at the same time."""
 
@@ -68,6 +70,17 @@ class GeneratorPool:
     async def leave(self, work: str) -> None:
         """Forget the demands of work that has ended."""
         self._demands.pop(work, None)
+
+    async def under_way(self, owner: str) -> list[Answered]:
+        """Return the progress of the parts of an owner that are being answered."""
+        asked = [each for dispatch in self._dispatches.values() for each in dispatch.asked_copies(owner)]
+        found = await asyncio.gather(*(copy.under_way() for copy, _ in asked))
+        return [
+            Answered(stage=part.stage, bucket=part.bucket, num_answered=counts[0], num_requests=counts[1])
+            for (_, parts), progress in zip(asked, found, strict=True)
+            for part in parts
+            if (counts := progress.get((part.content["part"].asker, part.bucket))) is not None
+        ]
 
     async def num_started(self) -> int:
         """Return how many copies were loaded since the pool began."""
@@ -146,12 +159,22 @@ def generators_kept() -> Iterator[None]:
 
 @contextmanager
 def asked_of(pool: Any) -> Iterator[str]:
-    """Yield the name of an owner of parts, which the pool gives up if the block fails."""
+    """Yield the name of an owner of parts, which the pool gives up if the block fails; how far its parts are is logged
+    while they take long."""
+    import ray
     import ray.exceptions
 
     owner = uuid.uuid4().hex
+
+    def under_way() -> list[Answered]:
+        try:
+            return ray.get(pool.under_way.remote(owner), timeout=_TOLD_WITHIN_SECONDS)
+        except (ray.exceptions.RayError, RuntimeError):  # the pool, or Ray, has ended, or has much to do
+            return []
+
     try:
-        yield owner
+        with telling_of(under_way):
+            yield owner
     except BaseException:
         with suppress(ray.exceptions.RayError):
             pool.give_up.remote(owner)

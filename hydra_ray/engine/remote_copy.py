@@ -30,6 +30,14 @@ class RemoteCopy:
         with _losses():
             return await self._actor.answer.remote(**part.content)
 
+    async def under_way(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Return the progress of each part that it is answering, by asker and bucket; none where it has ended."""
+        try:
+            with _losses():
+                return await self._actor.under_way.remote()
+        except CopyLostError:
+            return {}
+
     async def leaves_memory(self) -> bool:
         """Return whether its node has as much memory left as it holds itself; not where it has ended."""
         try:

@@ -14,6 +14,9 @@ from hydra_ray.lamp.predictions import official_predictions, read_predictions
 from hydra_ray.rows import Prediction, arrow_schema
 from hydra_ray.stages.answers import PREDICTIONS_TABLE
 
+_OF_ONE_USER = "pseudo-queries of the user"
+"""What stands in a reason of the gate that has figures of one user."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traces:
@@ -25,7 +28,8 @@ class Traces:
     answers: Mapping[str, Set[str]]
     """Answers of the personalized system by the same ids."""
     reasons: Mapping[str, Set[str]]
-    """Reasons of the gate's choices for a user's queries, which contain figures of the user, by user_id."""
+    """Reasons of the gate's choices for a user's queries that contain figures of the user, as those of earlier versions
+    do, by user_id."""
 
 
 def traces_of(rows: Iterable[Mapping[str, Any]]) -> Traces:
@@ -47,7 +51,7 @@ def traces_of(rows: Iterable[Mapping[str, Any]]) -> Traces:
                 answers[name].update(
                     each["value"] for each in query.get("answers", ()) if each["system"] == "hydra" and each["value"]
                 )
-            if query.get("reason"):
+            if _OF_ONE_USER in (query.get("reason") or ""):
                 reasons[user_id].add(query["reason"])
     prediction_owners = {name: tuple(found) for name, found in owners.items()}
     return Traces(user_ids=user_ids, prediction_ids=prediction_owners, answers=answers, reasons=reasons)

@@ -25,7 +25,7 @@ from hydra_ray.rows import (
 )
 from hydra_ray.runs.user_answers import answered_users
 from hydra_ray.stages.definition import Duration, StageDefinition
-from hydra_ray.stages.gate import fitted_gates, outcomes_of_users
+from hydra_ray.stages.gate import fitted_gates
 from hydra_ray.stages.own_heads import LABELS
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.scorer import scores_of_users
@@ -81,7 +81,6 @@ def scored_users(plan: Plan, bucket: int) -> list[Scored]:
         drafted=read_rows(plan.drafts, "drafts", bucket, DraftedUser),
         reranker=scores_of_users(plan, "reranker", bucket, users),
         adapter=scores_of_users(plan, "adapter", bucket, users),
-        outcome=outcomes_of_users(plan, bucket, users),
         labels=_labels_of_users(plan, bucket, users),
     )
 
@@ -139,7 +138,7 @@ def _predictions(plan: Plan) -> Iterator[Prediction]:
 STAGES = (
     StageDefinition(
         name="answers",
-        version=3,
+        version=4,
         inputs=("users", "drafts", "reranker.heads", "adapter.heads", "gate"),
         added_inputs=("adapter.own", "adapter.codes"),
         parent_inputs=("gate",),

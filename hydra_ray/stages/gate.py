@@ -1,10 +1,10 @@
 """The gate's outcomes: how good each system is for each user on history that was held out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from hydra_ray.adapt.gate import Gate, fit_gate, user_outcomes
 from hydra_ray.engine.parts import Counters, run_parts
-from hydra_ray.rows import DraftedUser, GateOutcome, ScoredUser, User, arrow_schema, from_table
+from hydra_ray.rows import DraftedUser, GateOutcome, ScoredUser, arrow_schema, from_table
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.store import scores_table
 from hydra_ray.stages.definition import Duration, StageDefinition
@@ -47,15 +47,6 @@ def fitted_gates(plan: Plan) -> list[Gate | None]:
         return [None] * num_folds
     outcomes = list(read_outcomes(plan.gate if plan.parent is None else plan.parent.stages[plan.gate.name]))
     return [fit_gate([outcome for outcome in outcomes if outcome.fold == fold]) for fold in range(num_folds)]
-
-
-def outcomes_of_users(plan: Plan, bucket: int, users: Sequence[User]) -> dict[str, GateOutcome | None]:
-    """Return each user's outcome in the fold in which the user is new; None where the run is not gated."""
-    if not plan.config.answers.is_gated:
-        return {user.user_id: None for user in users}
-    part = read_part(plan.gate.part(_TABLE, bucket), arrow_schema(GateOutcome))
-    found = {(outcome.user_id, outcome.fold): outcome for outcome in from_table(part, GateOutcome)}
-    return {user.user_id: found[user.user_id, user.fold or 0] for user in users}
 
 
 STAGES = (

@@ -11,10 +11,9 @@ from hydra_ray.adapt.explanation import Explanation, explain_query
 from hydra_ray.config import Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.rows import GateOutcome, Request
+from hydra_ray.rows import Request
 
 PREFERRED = {"personal": "comedy", "shared": "romance", "shuffled": "classic", "routed": "music"}
-OUTCOME = GateOutcome(user_id="u", fold=0, is_new=True, pseudo=(), num_pseudo=0, queries=())
 
 
 def write(request: Request) -> list[str]:
@@ -36,7 +35,6 @@ def explained(task: Task = TASKS["planted"]) -> Explanation:
         drafted=ROWS.drafted,
         reranker=ROWS.scored,
         adapter=adapter_scores(ROWS.user, examples, PREFERRED),
-        outcome=OUTCOME,
     )
     return explain_query(row, "q", task)
 
@@ -101,9 +99,7 @@ def test_a_candidate_that_is_the_beginning_of_a_draft_names_the_draft():
     (examples,) = examples_of(rows, task=task)
     first = "A storm hits"
     scored = adapter_scores(rows.user, examples, dict.fromkeys(PREFERRED, first))
-    row = Scored(
-        user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored, outcome=OUTCOME
-    )
+    row = Scored(user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored)
     best = explain_query(row, "q", task).drafts[0]
     assert best.value == first
     assert set(best.proposals) >= {"zero_shot cut short", "rag_k cut short", "probe cut short"}
@@ -114,9 +110,7 @@ def test_without_a_target_nothing_is_evaluated():
     unknown = replace(ROWS.user, queries=tuple(replace(each, target=None) for each in ROWS.user.queries))
     (examples,) = examples_of(ROWS)
     scored = adapter_scores(ROWS.user, examples, PREFERRED)
-    row = Scored(
-        user=unknown, probed=ROWS.probed, drafted=ROWS.drafted, reranker=ROWS.scored, adapter=scored, outcome=OUTCOME
-    )
+    row = Scored(user=unknown, probed=ROWS.probed, drafted=ROWS.drafted, reranker=ROWS.scored, adapter=scored)
     found = explain_query(row, "q", TASKS["planted"])
     assert {record.probe_quality for record in found.records} == {None}
     assert {draft.quality for draft in found.drafts} == {None}

@@ -66,9 +66,7 @@ def answered(rows: Rows, task, preferred: str) -> tuple[AnsweredQuery, ...]:
     assert (outcome.pseudo, outcome.num_pseudo, outcome.queries) == ((), 0, ())
     training = replace(outcome, is_new=False, queries=(0.1, 0.2, 0.4, 0.4))
     gate = fit_gate([training, outcome])
-    row = Scored(
-        user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored, outcome=outcome
-    )
+    row = Scored(user=rows.user, probed=rows.probed, drafted=rows.drafted, reranker=rows.scored, adapter=scored)
     return answer_user(row, task, gate).queries
 
 

@@ -11,7 +11,7 @@ from hydra_ray.evaluate.evaluation_data import collect_evaluation_data
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rerank.reranker_examples import reranker_examples
-from hydra_ray.rows import CandidateScore, Completion, GateOutcome, Request, ScoredGroup, ScoredUser, UserExamples
+from hydra_ray.rows import CandidateScore, Completion, Request, ScoredGroup, ScoredUser, UserExamples
 
 FILTERED = "comedy zzfiltered"
 TASKS_OF_BOTH_KINDS = [TASKS["planted"], TASKS["LaMP_4"]]
@@ -113,14 +113,12 @@ def test_a_system_whose_answer_failed_has_none_and_the_report_counts_it(task: Ta
     someone = user(8)
     rows = rows_of(someone, written, task)
     (examples,) = examples_of(rows, task=task)
-    outcome = GateOutcome(user_id="u", fold=0, is_new=True, pseudo=(), num_pseudo=0, queries=())
     row = Scored(
         user=someone,
         probed=rows.probed,
         drafted=rows.drafted,
         reranker=rows.scored,
         adapter=any_scores(examples),
-        outcome=outcome,
     )
     answered = answer_user(row, task, None)
     assert "zzfiltered" not in str(answered)
