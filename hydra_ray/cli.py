@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 _ON_RAY = ("run", "demo", "sweep", "plan", "update", "predict", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
-_LOOKING = ("init", "status", "watch", "runs", "report", "compare", "doctor", "completion")
+_LOOKING = ("init", "worth", "status", "watch", "runs", "report", "compare", "doctor", "completion")
 """Commands that have nothing to resume."""
 
 
@@ -89,7 +89,7 @@ def init(arguments: argparse.Namespace) -> int:
         run=arguments.run,
         root=arguments.root,
         kind=arguments.kind,
-        labels=[each.strip() for each in arguments.labels.split(",")] if arguments.labels else [],
+        labels=_labels(arguments.labels),
         instruction=arguments.instruction,
         columns=parse_choices(arguments.column),
         generator=generator,
@@ -105,6 +105,31 @@ def init(arguments: argparse.Namespace) -> int:
     if not made.problems:
         print("\n".join(["next:", *next_lines(path, made)]))
     return int(bool(made.problems))
+
+
+def worth(arguments: argparse.Namespace) -> int:
+    """Print what personalization would gain on files of users, from histories alone (`hydra-ray worth`)."""
+    from hydra_ray.commands.init.columns_guess import parse_choices
+    from hydra_ray.commands.init.configuration_text import GeneratorChoice
+    from hydra_ray.commands.init.initialize import Wishes
+    from hydra_ray.commands.worth.worth import open_encode
+    from hydra_ray.commands.worth.worth import worth as look
+    from hydra_ray.commands.worth.worth_text import worth_lines
+
+    wishes = Wishes(
+        users=arguments.users,
+        kind=arguments.kind,
+        labels=_labels(arguments.labels),
+        columns=parse_choices(arguments.column),
+        generator=GeneratorChoice(endpoint=None, model=None, encoder=arguments.encoder, has_gpu=False),
+    )
+    found = look(wishes, arguments.max_users, open_encode)
+    _print_found(arguments, found, worth_lines(found))
+    return 0
+
+
+def _labels(given: str | None) -> list[str]:
+    return [each.strip() for each in given.split(",")] if given else []
 
 
 def _ask(question: str, guess: str) -> str:
@@ -184,12 +209,12 @@ def update(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Answer queries by a finished run and its updates, and write the answers as Parquet (`hydra-ray predict`)."""
-    from hydra_ray.commands.predict import predict as answer
+    from hydra_ray.commands.predict import predict_files
     from hydra_ray.storage import is_uri
 
     queries = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.queries]
     output = _absolute_root(arguments.output)
-    answers = answer(_absolute_root(arguments.run), queries, output, arguments.overrides)
+    answers = predict_files(_absolute_root(arguments.run), queries, output, arguments.overrides)
     print(f"{answers.num_queries} queries answered, {answers.num_failed} of them without a usable answer")
     print(output)
     return 0
@@ -486,8 +511,8 @@ def _absolute_root(root: str) -> str:
 _COMMANDS = {
     each.__name__.replace("_", "-"): each
     for each in (
-        init, run, demo, plan, update, predict, export, status, watch, runs, stop, report, compare, retry, forget,
-        prune, sweep, check, submit, doctor, completion,
+        init, worth, run, demo, plan, update, predict, export, status, watch, runs, stop, report, compare, retry,
+        forget, prune, sweep, check, submit, doctor, completion,
     )
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from markdown_blocks import anchors_of, blocks_of, links_of
 
+import hydra_ray
 from hydra_ray.commands.arguments import make_parser
 from hydra_ray.config import Task, apply_override, check_config
 from hydra_ray.config.yaml_documents import parse_document
@@ -72,6 +73,11 @@ def test_every_page_is_in_the_navigation_of_the_site():
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r"[\w-]+\.md", site.partition("\nnav:")[2]))
     assert listed == {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")}
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = set(re.findall(r"^::: hydra_ray\.[\w.]*?(\w+)$", TEXTS["docs/api.md"], flags=re.MULTILINE))
+    assert set(hydra_ray.__all__) <= shown
 
 
 @pytest.mark.parametrize(("page", "text"), code("yaml"))

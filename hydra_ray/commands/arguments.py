@@ -41,15 +41,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         default="outputs",
         help="storage.root, where results go",
     )
-    command.add_argument(
-        "--column",
-        metavar="SETTING=NAME",
-        action="append",
-        default=[],
-        help="what a column is, such as user_id=customer or input=subject,body; may be repeated; date= leaves it out",
-    )
-    command.add_argument("--kind", choices=("classification", "rating", "text"), help="kind of answers")
-    command.add_argument("--labels", metavar="A,B,C", help="labels of a classification or rating, with commas between")
+    _add_description(command)
     command.add_argument("--instruction", metavar="TEXT", help="what the generator is told before each query")
     command.add_argument("--endpoint", metavar="PROVIDER|URL", help="endpoint that answers, such as openai or a URL")
     command.add_argument("--model", metavar="NAME", help="model at the endpoint, or the model to load")
@@ -57,6 +49,23 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     command.add_argument("--gpu", action="store_true", help="load models on a GPU")
     command.add_argument("--yes", action="store_true", help="ask nothing: take what is guessed")
     command.add_argument("--force", action="store_true", help="replace a configuration that is there already")
+
+    command = commands.add_parser(
+        "worth", help="what personalization would gain on your files, from histories alone; no generator is asked"
+    )
+    command.add_argument(
+        "--users",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="file, folder or pattern of your users, or a folder of LaMP files; may be repeated",
+    )
+    _add_description(command)
+    command.add_argument("--encoder", metavar="NAME", help="text encoder that compares texts")
+    command.add_argument(
+        "--max-users", type=int, default=2000, metavar="N", help="number of users to look at; more are sampled"
+    )
+    _add_json(command)
 
     command = commands.add_parser("run", help="run a configuration; complete stages are reused")
     command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
@@ -234,6 +243,19 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     command = commands.add_parser("completion", help="a script by which your shell completes commands and options")
     command.add_argument("shell", choices=SHELLS, help="shell; put `source <(hydra-ray completion bash)` in ~/.bashrc")
     return parser
+
+
+def _add_description(command: argparse.ArgumentParser) -> None:
+    """Add what a person may say of files before they are looked at."""
+    command.add_argument(
+        "--column",
+        metavar="SETTING=NAME",
+        action="append",
+        default=[],
+        help="what a column is, such as user_id=customer or input=subject,body; may be repeated; date= leaves it out",
+    )
+    command.add_argument("--kind", choices=("classification", "rating", "text"), help="kind of answers")
+    command.add_argument("--labels", metavar="A,B,C", help="labels of a classification or rating, with commas between")
 
 
 def _add_finished_run(command: argparse.ArgumentParser) -> None:

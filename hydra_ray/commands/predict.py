@@ -29,7 +29,7 @@ class Answers:
     """Number of queries without an answer."""
 
 
-def predict(run_folder: str, queries: Sequence[str], output: str, overrides: Sequence[str] = ()) -> Answers:
+def predict_files(run_folder: str, queries: Sequence[str], output: str, overrides: Sequence[str] = ()) -> Answers:
     """Answer queries and write the answers as Parquet (rows `hydra_ray.stages.predicted.Predicted`).
 
     A call that was killed goes on when it is repeated, and the same queries are not asked twice.
@@ -43,23 +43,50 @@ def predict(run_folder: str, queries: Sequence[str], output: str, overrides: Seq
     Raises:
         HydraError: what went wrong, and what to do about it.
     """
-    config = predict_config(run_folder, queries, overrides)
-    if f"{output}/".startswith(f"{config.storage.root.rstrip('/')}/"):
+    root = read_config(run_folder).storage.root
+    if f"{output}/".startswith(f"{root.rstrip('/')}/"):
         raise InputError(
             f"{output} is below the storage root, where every file must be one that users can be forgotten from: name "
             "a file outside it"
         )
-    plan = personalize(config, until="answers")
+    plan = answered_plan(run_folder, queries, overrides)
     counters = {"queries": 0.0, "failed": 0.0}
-    storage.write_row_groups(output, arrow_schema(Predicted), _tables(plan, counters), counters)
+
+    def counted() -> Iterator[pa.Table]:
+        for table in answer_tables(plan):
+            counters["queries"] += table.num_rows
+            counters["failed"] += table["answer"].null_count
+            yield table
+
+    storage.write_row_groups(output, arrow_schema(Predicted), counted(), counters)
     return Answers(plan=plan, num_queries=round(counters["queries"]), num_failed=round(counters["failed"]))
+
+
+def answered_plan(run_folder: str, queries: Sequence[str], overrides: Sequence[str] = ()) -> Plan:
+    """Return the run that answers queries, its answers complete.
+
+    Args:
+        run_folder, queries, overrides: see `predict_files`.
+
+    Raises:
+        HydraError: what went wrong, and what to do about it.
+    """
+    return personalize(predict_config(run_folder, queries, overrides), until="answers")
+
+
+def answer_tables(plan: Plan) -> Iterator[pa.Table]:
+    """Yield the answers of a run that answers queries (rows `Predicted`), one bucket at a time; the first is empty."""
+    yield to_table([], Predicted)
+    for bucket in plan.answers.buckets:
+        if rows := list(predicted(plan, bucket)):
+            yield to_table(rows, Predicted)
 
 
 def predict_config(run_folder: str, queries: Sequence[str], overrides: Sequence[str] = ()) -> RunConfig:
     """Return the configuration of the run that answers queries; the same queries after the same updates have one.
 
     Args:
-        run_folder, queries, overrides: see `predict`.
+        run_folder, queries, overrides: see `predict_files`.
 
     Raises:
         InputError: there is no such run, or a file is missing.
@@ -75,13 +102,3 @@ def predict_config(run_folder: str, queries: Sequence[str], overrides: Sequence[
         {**settings, "update": update, "run": f"{settings['run']}-{name}"},
         source=f"the configuration of predictions by {run_folder}",
     )
-
-
-def _tables(plan: Plan, counters: dict[str, float]) -> Iterator[pa.Table]:
-    yield to_table([], Predicted)
-    for bucket in plan.answers.buckets:
-        rows = list(predicted(plan, bucket))
-        counters["queries"] += len(rows)
-        counters["failed"] += sum(row.answer is None for row in rows)
-        if rows:
-            yield to_table(rows, Predicted)

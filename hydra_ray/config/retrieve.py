@@ -4,15 +4,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hydra_ray.config.section import Section
+from hydra_ray.config.section import Plugin, Section
 
 
 class RetrieveConfig(Section):
     """Retrieval: how the records of a user are ranked for a query."""
 
-    method: Literal["bm25", "dense", "recency", "random", "hybrid"] = "bm25"
+    method: Plugin | Literal["bm25", "dense", "recency", "random", "hybrid"] = "bm25"
     """Ranking method. bm25: Okapi BM25 over words. dense: cosine similarity of the encoder's vectors. recency: newest
-    first. random: seeded random order. hybrid: reciprocal rank fusion of bm25 and dense."""
+    first. random: seeded random order. hybrid: reciprocal rank fusion of bm25 and dense. module:name: a function of
+    yours (see docs/plugins.md)."""
     k1: float = Field(default=1.5, ge=0)
     """Term-frequency saturation of BM25."""
     b: float = Field(default=0.75, ge=0, le=1)
@@ -20,7 +21,8 @@ class RetrieveConfig(Section):
     epsilon: float = Field(default=0.25, ge=0)
     """Floor of BM25 for inverse document frequencies below 0, as a share of the mean inverse document frequency."""
     encoder: str | None = None
-    """Text encoder of the methods dense and hybrid, which need one; named as `generator.model` is."""
+    """Text encoder of the methods dense and hybrid, which need one, and of a function of yours, which may; named as
+    `generator.model` is."""
     max_text_tokens: int = Field(default=128, gt=0)
     """Length, in the encoder's tokens, to which texts are cut before they are encoded."""
     rrf_constant: float = Field(default=60, gt=0)
@@ -30,9 +32,14 @@ class RetrieveConfig(Section):
     """Seed of the method random."""
 
     @property
+    def is_plugin(self) -> bool:
+        """Whether the method is a function of another package."""
+        return ":" in self.method
+
+    @property
     def needs_encoder(self) -> bool:
         """Whether the method compares vectors."""
-        return self.method in ("dense", "hybrid")
+        return self.method in ("dense", "hybrid") or (self.is_plugin and self.encoder is not None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -5,11 +5,15 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+_PLUGIN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 _NAME, _RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=100)]
 RunName = Annotated[str, StringConstraints(pattern=_RUN_NAME, max_length=200)]
+Plugin = Annotated[str, StringConstraints(pattern=_PLUGIN, max_length=200)]
+"""Function of another package, as `module:name` (`hydra_ray.plugins`)."""
 PATTERN_FORMS: Mapping[str, str] = {
     _NAME: "letters, digits and any of _ . -, a letter or digit first",
+    _PLUGIN: "module:name",
     _RUN_NAME: "letters, digits and any of _ . + -, a letter or digit first",
 }
 """Patterns in words."""

@@ -168,7 +168,8 @@ def _records(report: Report, example: Report) -> RecordTable | None:
         return None
     config = report["config"]
     choosers = {prompt: name for prompt, name in _CHOOSERS.items() if any(name in each["places"] for each in records)}
-    names = {"retriever": _RETRIEVERS[config["retrieve"]["method"]], "personal": "own head", "shared": "shared head"}
+    method: str = config["retrieve"]["method"]
+    names = {"retriever": _RETRIEVERS.get(method, method), "personal": "own head", "shared": "shared head"}
     rows = [
         RecordRow(
             input=_short(record["input"]),

@@ -1,21 +1,27 @@
 """Retrieval methods: scores of a user's records for each query, by `retrieve.method`.
 
-A method scores all records of the history; higher is better. Which of them a query may use is decided before
-(`ranking.py`): the scores of other records are meaningless.
+A method, one of these or a plug-in, scores all records of the history; higher is better. Which of them a query may use
+is decided before (`ranking.py`): the scores of other records are meaningless.
 
 Shape suffixes: N records.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hydra_ray.config import RetrieveConfig
+from hydra_ray.errors import ConfigError
+from hydra_ray.plugins import load_plugin
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.dense import Encode, Floats, cosines, indexed_text
 from hydra_ray.rows import Query, User
 from hydra_ray.seeds import rng_of
+
+METHOD = "retrieve.method"
+"""Name of the setting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +40,29 @@ def score_records(
 
     Args:
         encode: encoder, required by the methods that compare vectors.
+
+    Raises:
+        ConfigError: the method is a plug-in that is not there, or does not return such scores.
     """
+    if retrieve.is_plugin:
+        found = load_plugin(retrieve.method, METHOD)(user, searches, retrieve, encode)
+        return _checked(retrieve.method, found, len(searches), len(user.history))
     return _METHODS[retrieve.method](user, searches, retrieve, encode)
+
+
+def _checked(name: str, found: Sequence[Any], num_searches: int, num_records: int) -> Sequence[Floats]:
+    """Return what a plug-in scored, as arrays."""
+    try:
+        scores = [np.asarray(each, np.float64) for each in found]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{METHOD} is {name}, which returned no sequence of arrays of numbers: {error}") from error
+    shapes = {each.shape for each in scores}
+    if len(scores) != num_searches or shapes - {(num_records,)} or any(np.isnan(each).any() for each in scores):
+        raise ConfigError(
+            f"{METHOD} is {name}, which returned {len(scores)} arrays of the shapes {sorted(shapes)[:3]}; expected "
+            f"{num_searches} of the shape ({num_records},), a score of every record for each query, none of them nan"
+        )
+    return scores
 
 
 def _bm25(user: User, searches: Sequence[Search], retrieve: RetrieveConfig, _: Encode | None) -> Sequence[Floats]:

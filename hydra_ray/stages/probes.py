@@ -7,8 +7,10 @@ from hydra_ray.config import RetrieveConfig, RunConfig
 from hydra_ray.engine.parts import Counters, run_actor_parts
 from hydra_ray.generate.engines.opening import open_tokenizer
 from hydra_ray.generate.failures import ERRORS
+from hydra_ray.plugins import load_plugin, source_digest
 from hydra_ray.rerank.probes import label_probes, probe_requests, retrieve_records
 from hydra_ray.retrieve.dense import Encode, encode_ahead
+from hydra_ray.retrieve.methods import METHOD
 from hydra_ray.rows import Asked, Completion, ProbedUser, User
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.stages.came_back import earlier_rows
@@ -112,9 +114,17 @@ def _preview(preview: Preview) -> Iterable[Asked]:
 
 
 def _settings(planning: Planning) -> dict[str, Any]:
-    """Return what is retrieved and probed, with the identity of the encoder in the place of its name."""
+    """Return what is retrieved and probed, with the identity of the encoder in the place of its name, and the source of
+    a retriever from elsewhere.
+
+    Raises:
+        ConfigError: there is no such retriever.
+    """
     config, retriever = planning.config, planning.models.retriever
     retrieve = {**settings_of(config.retrieve), "encoder": retriever and retriever.identity}
+    if config.retrieve.is_plugin:
+        load_plugin(config.retrieve.method, METHOD)
+        retrieve["source"] = source_digest(config.retrieve.method, METHOD)
     return {"probes": config.probes, "retrieve": retrieve, **generator_settings(planning)}
 
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import in_process
 import numpy as np
+import pyarrow as pa
 import pytest
 from builders import run_config
 
+import hydra_ray
 from hydra_ray.api import load_run
 from hydra_ray.cli import main
 from hydra_ray.commands.status import status_lines
 from hydra_ray.commands.update import update_config, update_run
 from hydra_ray.config import RunConfig
+from hydra_ray.errors import InputError
 from hydra_ray.retrieve.earlier import Earlier
 from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedQuery, ProbedUser, User, arrow_schema, from_table
 from hydra_ray.runs.root import bucket_key_of
@@ -424,6 +427,33 @@ def test_queries_are_answered_by_what_is_newest_and_nothing_follows(asked: list[
         "test+june",
         "test+july",
     ]
+
+
+def test_tables_in_memory_are_answered_as_files_are(asked: list[dict[str, Any]], finished: Plan):
+    rows = [{"user_id": row["user_id"], "query_id": row["query_id"]} for row in asked]
+    for row in rows:
+        row["input"] = f"a story of comedy and {LABELS[int(row['query_id'][1:])]}"
+    table = pa.Table.from_pylist(rows)
+
+    def by_query(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {row["query_id"]: row for row in found}
+
+    assert by_query(hydra_ray.predict(finished.run_folder, table).to_pylist()) == by_query(asked)
+    frame = hydra_ray.predict(load_run(finished.run_folder), table.to_pandas())
+    assert by_query(pa.Table.from_pandas(frame, preserve_index=False).to_pylist()) == by_query(asked)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([{"user_id": "a"}], "expected a pandas DataFrame, Arrow table or Ray Dataset"),
+        (pa.table({"user_id": pa.array([], pa.string()), "input": pa.array([], pa.string())}), "there are no queries"),
+        (pa.table({"user_id": ["a"], "input": ["b"], "output": ["comedy"]}), "only queries are answered here"),
+    ],
+)
+def test_tables_without_queries_are_refused(finished: Plan, given: Any, said: str):
+    with pytest.raises(InputError, match=said):
+        hydra_ray.predict(finished.run_folder, given)
 
 
 def test_records_are_no_queries(finished: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

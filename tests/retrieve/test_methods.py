@@ -18,7 +18,7 @@ from hydra_ray.retrieve.methods import score_records
 from hydra_ray.retrieve.ranking import rank_queries
 from hydra_ray.rows import User
 
-METHODS = get_args(RetrieveConfig.model_fields["method"].annotation)
+METHODS = get_args(get_args(RetrieveConfig.model_fields["method"].annotation)[-1])
 PROBES = ProbesConfig(num_records=4, num_pseudo_queries=6)
 DATES = st.lists(st.none() | st.integers(0, 3), min_size=9, max_size=9)
 TASK = TASKS["planted"]

@@ -75,7 +75,7 @@ class _Kind:
 def head_kinds(config: HeadsConfig) -> list[HeadKind]:
     """Return the head kinds that a user may get, shared first if it is one of them."""
     found: list[HeadKind] = []
-    for kind in ("shared", "lowrank", "paper"):
+    for kind in _KINDS:
         ranks = sorted(set(config.ranks)) if kind == "lowrank" else [0]
         if kind in config.kinds:
             found += [
@@ -144,3 +144,4 @@ _KINDS: Mapping[str, _Kind] = {
     "lowrank": _Kind(reads_features=False, inputs=_projected_inputs, fit=_fit_lowrank, scores=_linear_scores),
     "paper": _Kind(reads_features=True, inputs=_paper_inputs, fit=_fit_paper, scores=_paper_scores),
 }
+"""All kinds of heads, in the order in which they are tried."""
