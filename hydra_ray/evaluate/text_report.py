@@ -156,9 +156,9 @@ def _gate(report: Report) -> Iterator[str]:
 
 
 def _without_generator(report: Report) -> Iterator[str]:
-    """Yield what is known, without having asked one, of what a generator would be worth."""
+    """Yield what is known, without having asked one, of what a generator would be worth; preferences need none."""
     config = report["config"]
-    if config["generator"]["engine"] != "none":
+    if config["generator"]["engine"] != "none" or report["task"]["kind"] == "preference":
         return
     own = report["systems"][HYDRA]["quality"]["value"]
     yield (

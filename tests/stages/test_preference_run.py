@@ -54,6 +54,7 @@ def test_own_heads_beat_the_shared_head_and_anothers(finished: Plan):
         assert metrics["differences"]["hydra_personal"][rival]["accuracy"]["low"] > 0
     assert metrics["systems"]["hydra"]["metrics"]["accuracy"]["value"] > 0.7
     assert "accuracy" in report_text(metrics)
+    assert "generator would" not in report_text(metrics)
     assert "First candidate" in render_page(metrics)
 
 
