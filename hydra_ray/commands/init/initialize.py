@@ -229,7 +229,7 @@ def _initialize_lamp(wishes: Wishes, ask: Ask) -> Initialized:
     name, num_fitting = _lamp_task(root, train)
     task = TASKS[name]
     guessed = TaskGuess(
-        kind=task.kind,
+        kind=_kind_of(task.kind),
         labels=task.labels,
         reason=f"{num_fitting} of the first {_LAMP_SAMPLES} samples are as this task wants them",
         max_tokens=task.max_tokens,
