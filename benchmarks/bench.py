@@ -117,7 +117,7 @@ LINES: Sequence[Line] = (
         part="requests to an object store",
         against="-",
         bar="at most 40 a bucket",
-        command="benchmarks/store_requests.py --buckets 4 8 --users 16",
+        command="benchmarks/store_requests.py --buckets 8 16 --users 32",
         evidence="Each of the sixteen stages reads the tables of a bucket that it needs and writes one or two: 62 "
         "requests, if nothing is asked twice. The rest is asked by workers: those that fit heads open the prior and "
         "the projected features again, and those that ask the generator list what is answered. The driver asks for "

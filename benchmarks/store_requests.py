@@ -1,11 +1,11 @@
 """Requests to an object store that a whole run makes for each bucket of users, by stage, kind and who waits for them.
 
-    PYTHONPATH=tests python benchmarks/store_requests.py [--buckets 4 8 16] [--latency 0.03] [--kinds]
+    PYTHONPATH=tests python benchmarks/store_requests.py [--buckets 8 16 32] [--latency 0.03] [--kinds]
 
 One run of planted users for each number of buckets, with the fake generator and a small real encoder, on moto's server
 in this process, which also takes the place of Ray: so each request is told as the driver's, which all other work may
 wait for, or a worker's, of which there are many. Figures are slopes over the numbers of buckets: what one more bucket
-adds. The bar: at most 40 requests a bucket, and driver's requests in parallel.
+adds, from eight on, since fewer parts are looked for one by one and not by a listing. The bar: at most 40 requests a bucket, and driver's requests in parallel.
 
 "In sequence" is the largest number of the driver's requests none of which began before another one had ended. With
 `--latency` each of them takes so many seconds longer, and the driver's waiting time is measured.
@@ -245,7 +245,7 @@ def measure(num_buckets: int, num_users: int, latency_seconds: float) -> list[St
 def main() -> int:
     """Measure, print the table; exit status 1 above the bar."""
     parser = parser_of(__doc__, num_rounds=1)
-    parser.add_argument("--buckets", type=int, nargs="+", default=[4, 8, 16], help="numbers of buckets to run with")
+    parser.add_argument("--buckets", type=int, nargs="+", default=[8, 16, 32], help="numbers of buckets to run with")
     parser.add_argument("--users", type=int, default=32, help="number of training users; half as many are new")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that each of the driver's requests takes")
     parser.add_argument("--kinds", action="store_true", help="print how often each kind of location was asked for")
