@@ -560,8 +560,8 @@ def _rows_of(columns: Mapping[str, pa.Array], num_rows: int, row_type: type[RowT
 def _values(array: pa.Array, hint: Any) -> list[Any]:
     """Return the values of an array as rows have them: the opposite of `_array`."""
     if typing.get_origin(hint) is tuple:
-        elements = tuple(_values(array.flatten(), typing.get_args(hint)[0]))
-        ends = itertools.accumulate(array.value_lengths().fill_null(0).to_pylist(), initial=0)
+        flat, ends = _flattened(array)
+        elements = tuple(_values(flat, typing.get_args(hint)[0]))
         values: list[Any] = [elements[start:end] for start, end in itertools.pairwise(ends)]
     elif dataclasses.is_dataclass(hint):
         columns = {field.name: array.field(place) for place, field in enumerate(array.type)}
@@ -572,6 +572,16 @@ def _values(array: pa.Array, hint: Any) -> list[Any]:
         is_there = array.is_valid().to_pylist()
         return [value if each else None for value, each in zip(values, is_there, strict=True)]
     return values
+
+
+def _flattened(array: pa.Array) -> tuple[pa.Array, list[int]]:
+    """Return the elements of all lists, and where each list begins among them and the last one ends."""
+    if array.null_count:
+        return array.flatten(), [*itertools.accumulate(array.value_lengths().fill_null(0).to_pylist(), initial=0)]
+    # Without pyarrow.compute, whose import takes longer than to look up a row.
+    first, *others = array.offsets.to_pylist()
+    ends = [0, *(offset - first for offset in others)]
+    return array.values.slice(first, ends[-1]), ends
 
 
 def _arrow_fields(row_type: type) -> list[pa.Field]:

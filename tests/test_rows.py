@@ -1,6 +1,8 @@
 import dataclasses
 import inspect
 import json
+import subprocess
+import sys
 import types
 import typing
 
@@ -11,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from hydra_ray import rows, storage
-from hydra_ray.rows import Record, User, arrow_schema, from_dict, from_table, to_dict, to_table
+from hydra_ray.rows import Query, Record, User, arrow_schema, from_dict, from_table, to_dict, to_table
 
 ROW_TYPES = [value for _, value in inspect.getmembers(rows, dataclasses.is_dataclass)]
 SCALARS = {
@@ -47,9 +49,24 @@ def test_rows_survive_dicts_and_tables(row_type, data):
     table = to_table(rows, row_type)
     assert table.schema == arrow_schema(row_type)
     assert list(from_table(table, row_type)) == rows
+    assert list(from_table(table.slice(1, 1), row_type)) == rows[1:2]
     for row in rows:
         assert json.dumps(to_dict(row)) == json.dumps(dataclasses.asdict(row))
         assert from_dict(to_dict(row), row_type) == from_dict(dataclasses.asdict(row), row_type) == row
+
+
+def test_reading_rows_imports_nothing_that_takes_longer_than_to_read_them(tmp_path):
+    location = str(tmp_path / "part.parquet")
+    user = User(user_id="u", is_new=True, history=(), queries=(Query(query_id="q", input="a", target=None),))
+    storage.write_part(location, to_table([user], User))
+    program = f"""
+import sys
+from hydra_ray import rows, storage
+table = storage.read_part({location!r}, rows.arrow_schema(rows.User))
+assert [user.user_id for user in rows.from_table(table, rows.User)] == ["u"]
+assert not {{"pandas", "pyarrow.compute"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @examples(max_examples=15)
