@@ -44,10 +44,10 @@ from hydra_ray import run
 config, *runs = sys.argv[1:]
 for settings in runs:
     run(config, settings.split())
-    print(time.monotonic() - start, flush=True)
+    print("SECONDS", time.monotonic() - start, flush=True)
     start = time.monotonic()
 """
-"""Program that runs a configuration with each of several lists of settings, and prints the seconds."""
+"""Program that runs a configuration with each of several lists of settings, and prints the seconds of each."""
 WITHOUT_RAY = f"""
 import sys
 sys.path.append({str(TESTS)!r})
@@ -153,10 +153,9 @@ def run_demos(program: str, roots: Sequence[str], seeds: Sequence[int]) -> tuple
         printed, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"the demo failed with exit status {process.returncode}")
-    runs = [
-        Run(seconds=float(seconds), stages=stages_of(root))
-        for seconds, root in zip(printed.split(), roots, strict=True)
-    ]
+    # Workers print to the same stream.
+    told = [line.split()[1] for line in printed.splitlines() if line.startswith("SECONDS ")]
+    runs = [Run(seconds=float(seconds), stages=stages_of(root)) for seconds, root in zip(told, roots, strict=True)]
     return runs, max(samples) / (1 << 30)
 
 
