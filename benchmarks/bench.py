@@ -120,10 +120,10 @@ LINES: Sequence[Line] = (
         command="benchmarks/store_requests.py --buckets 8 16 --users 32",
         evidence="Each of the sixteen stages reads the tables of a bucket that it needs and writes one or two: 62 "
         "requests, if nothing is asked twice. The rest is asked by workers: those that fit heads open the prior and "
-        "the projected features again, and those that ask the generator list what is answered. The driver asks for "
-        "next to nothing more with each bucket: workers tell the digests of what they wrote. To need fewer than 62, "
-        "stages would have to hand their tables on in memory; larger buckets cost as many each, so that "
-        "users.num_buckets: auto makes few.",
+        "the projected features again, and those that ask the generator list what is answered. The driver, to which "
+        "workers tell the digests of what they wrote, reads again what trials of heads wrote, and the answers. To need "
+        "fewer than 62, stages would have to hand their tables on in memory; larger buckets cost as many each, so "
+        "that users.num_buckets: auto makes few.",
     ),
     Line(
         name="scaling",
