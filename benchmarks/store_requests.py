@@ -2,10 +2,11 @@
 
     PYTHONPATH=tests python benchmarks/store_requests.py [--buckets 8 16 32] [--latency 0.03] [--kinds]
 
-One run of planted users for each number of buckets, with the fake generator and a small real encoder, on moto's server
-in this process, which also takes the place of Ray: so each request is told as the driver's, which all other work may
-wait for, or a worker's, of which there are many. Figures are slopes over the numbers of buckets: what one more bucket
-adds, from eight on, since fewer parts are looked for one by one and not by a listing. The bar: at most 40 requests a bucket, and driver's requests in parallel.
+One run of planted users for each number of buckets, with the fake generator and a small real encoder, on moto's
+server in this process, which also takes the place of Ray: so each request is told as the driver's, which all other
+work may wait for, or a worker's, of which there are many. Figures are slopes over the numbers of buckets: what one
+more bucket adds, from eight on, since fewer parts are looked for one by one and not by a listing. The bar: at most 40
+requests a bucket, and driver's requests in parallel.
 
 "In sequence" is the largest number of the driver's requests none of which began before another one had ended. With
 `--latency` each of them takes so many seconds longer, and the driver's waiting time is measured.
