@@ -33,6 +33,7 @@ import hydra_ray.storage.local
 from hydra_ray import storage
 from hydra_ray.config import GeneratorConfig
 from hydra_ray.errors import GenerationError
+from hydra_ray.generate.completion_store import CompletionStore
 from hydra_ray.generate.engine import Engine, Keep, keep_nowhere
 from hydra_ray.generate.failures import FailureKind
 from hydra_ray.rows import Completion, Prompt
@@ -213,7 +214,7 @@ class _DisturbedEngine:
         self._engine, self._batch_requests = engine, batch_requests
 
     async def answer(self, prompts: Sequence[Prompt], keep: Keep = keep_nowhere) -> list[Completion]:
-        store: Any = getattr(getattr(keep, "func", None), "__self__", None)
+        store = next((each for each in getattr(keep, "args", ()) if isinstance(each, CompletionStore)), None)
         folder = folder_beside(f"{store.root}/") if store else Path(os.devnull)
         completions: list[Completion] = []
         for start in range(0, len(prompts), self._batch_requests):

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
@@ -96,21 +97,21 @@ class GeneratorActor:
         store, bucket, asker = part.store, part.bucket, part.asker
         known = await asyncio.to_thread(store.read, bucket, [prompt.request for prompt in prompts])
         new = [prompt for prompt in prompts if prompt.request.request_id not in known]
-        counts = [0, len(new)]
-
-        def keep(answered: Sequence[Completion]) -> None:
-            store.write(bucket, asker, answered)
-            counts[0] += len(answered)
-
-        self._under_way[asker, bucket] = counts
+        counts = self._under_way[asker, bucket] = [0, len(new)]
         try:
             with self._shares.one() as share:
                 await asyncio.to_thread(store.write, bucket, asker, rejected)
-                completions = await self._engine.answer(new, keep)
+                completions = await self._engine.answer(new, partial(_keep, store, bucket, asker, counts))
                 await asyncio.to_thread(store.merge, bucket, asker)
         finally:
             del self._under_way[asker, bucket]
         return to_bytes([*known.values(), *rejected, *completions], Completion), share.seconds
+
+
+def _keep(store: CompletionStore, bucket: int, asker: str, counts: list[int], answered: Sequence[Completion]) -> None:
+    """Store answers, and count them as the first of `counts`."""
+    store.write(bucket, asker, answered)
+    counts[0] += len(answered)
 
 
 @dataclass(slots=True, eq=False)
