@@ -46,8 +46,8 @@ LINES: Sequence[Line] = (
         against="the generator's seconds in the same run",
         bar="at most these and 60 s",
         command="benchmarks/demo.py",
-        evidence="An installation of packages took a part of the processors during this run. Of the next seed in the same "
-        "process, what is not the generator's takes 41 s; the rest are the starts of Ray, workers and models.",
+        evidence="An installation of packages took a part of the processors during this run. Of the next seed in the "
+        "same process, what is not the generator's takes 41 s; the rest are the starts of Ray, workers and models.",
     ),
     Line(
         name="generate",
