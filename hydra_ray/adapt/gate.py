@@ -16,7 +16,7 @@ import numpy as np
 from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.context import greedy_answers
 from hydra_ray.config import Task
-from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
+from hydra_ray.evaluate.intervals import Interval, mean_interval
 from hydra_ray.lamp.quality import quality
 from hydra_ray.retrieve.ranking import queries_by_id
 from hydra_ray.rows import DraftedQuery, DraftedUser, GateOutcome, ScoredGroup, ScoredUser, User
@@ -74,7 +74,7 @@ def fit_gate(outcomes: Sequence[GateOutcome]) -> Gate | None:
     chosen = _SHARED
     if gain is not None:
         means_S[_PERSONAL] = means_S[_SHARED] + gain.value
-        if gain.low is not None and gain.low > 0:
+        if gain.is_above_zero:
             chosen = _PERSONAL
     chosen = max((chosen, *_PLAIN), key=lambda system: means_S[system])  # of equals the heads answer
     figures = ", ".join(f"{GATED[system]} {means_S[system]:.3f}" for system in (*_PLAIN, _SHARED))
@@ -91,8 +91,7 @@ def _own_gain(new: Sequence[GateOutcome]) -> Interval | None:
         return None
     gains_U = np.array([each.pseudo[_PERSONAL] - each.pseudo[_SHARED] for each in new], np.float64)
     numbers_U = np.array([each.num_pseudo for each in new], np.float64)
-    observed, resampled = resampled_means(numbers_U, gains_U[:, None], _NUM_RESAMPLES, 0)
-    return interval(float(observed[0]), resampled[:, 0], _CONFIDENCE, len(new))
+    return mean_interval(numbers_U, gains_U, _NUM_RESAMPLES, _CONFIDENCE)
 
 
 def _gain_text(gain: Interval | None) -> str:

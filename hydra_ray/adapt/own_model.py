@@ -68,7 +68,7 @@ class PredictedGain:
     @property
     def is_above_zero(self) -> bool:
         """Return whether the lower bound of the fall of the loss is above zero."""
-        return self.loss.low is not None and self.loss.low > 0
+        return self.loss.is_above_zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,11 @@ class Interval:
     low: float | None
     high: float | None
 
+    @property
+    def is_above_zero(self) -> bool:
+        """Return whether the lower bound is known and above zero."""
+        return self.low is not None and self.low > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -86,6 +91,18 @@ def interval(value: float, resampled_R: Floats, confidence: float, num_users: in
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled_R, [tail, 1 - tail])
     return Interval(value=value, low=float(low), high=float(high))
+
+
+def mean_interval(
+    weights_U: Floats, values_U: Floats, num_resamples: int, confidence: float, seed: int = 0
+) -> Interval:
+    """Return the weighted mean over users, with its interval.
+
+    Args:
+        weights_U: weights above 0, such as numbers of queries.
+    """
+    observed, resampled = resampled_means(weights_U, values_U[:, None], num_resamples, seed)
+    return interval(float(observed[0]), resampled[:, 0], confidence, len(values_U))
 
 
 def compare(first_U: Floats, second_U: Floats, is_higher_better: bool) -> Comparison:

@@ -20,7 +20,7 @@ from hydra_ray.adapt.own_records import own_queries, own_records
 from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
 from hydra_ray.adapt.user_label_model import fit_conditional_logit
 from hydra_ray.config import Task
-from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
+from hydra_ray.evaluate.intervals import Interval, mean_interval
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors
 from hydra_ray.rows import User
 from hydra_ray.scorer.linear.groups import Bools, Ints
@@ -55,7 +55,7 @@ class Gain:
     @property
     def is_above_zero(self) -> bool:
         """Return whether the lower bound of the fall of the loss is above zero."""
-        return self.loss.low is not None and self.loss.low > 0
+        return self.loss.is_above_zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +136,7 @@ def _compared(user_G: Ints, qualities: Mapping[str, Floats], losses: Mapping[str
     num_U = np.bincount(places_G)
 
     def mean(values_G: Floats) -> Interval:
-        means_U1 = (np.bincount(places_G, values_G) / num_U)[:, None]
-        observed, resampled = resampled_means(np.ones(len(users)), means_U1, NUM_RESAMPLES, 0)
-        return interval(float(observed[0]), resampled[:, 0], CONFIDENCE, len(users))
+        return mean_interval(np.ones(len(users)), np.bincount(places_G, values_G) / num_U, NUM_RESAMPLES, CONFIDENCE)
 
     return HeldOut(
         num_users=len(users),

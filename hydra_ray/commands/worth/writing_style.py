@@ -41,7 +41,7 @@ class Trait:
     @property
     def is_above_zero(self) -> bool:
         """Return whether the lower bound is above zero."""
-        return self.value.low is not None and self.value.low > 0
+        return self.value.is_above_zero
 
 
 def _length(text: str) -> float:
