@@ -3,8 +3,8 @@
     python benchmarks/heads.py [--sizes 10000 100000 1000000] [--rounds 3]
 
 Users are simulated; the simulation is not timed. Two worker processes of one thread each go from projected features on
-disk to stored heads, as the trials of Ray Tune do. The loop of scikit-learn and the published procedure run on fewer
-users.
+disk to stored heads, as the trials of Ray Tune do. They also go from raw features of a base, which for a million users
+would fill ten gigabytes, for fewer users, as do the loop of scikit-learn and the published procedure.
 """
 
 import argparse
@@ -27,7 +27,18 @@ from typing import TypeVar
 
 import numpy as np
 from harness import Figure, tell
-from simulated_heads import BUCKET_KEY, LINEAGE, Shape, fit_bucket, ids_by_bucket, stage_of, write_bucket
+from simulated_heads import (
+    BUCKET_KEY,
+    LINEAGE,
+    Shape,
+    fit_bucket,
+    fit_raw_bucket,
+    ids_by_bucket,
+    job_of,
+    stage_of,
+    write_bucket,
+    write_raw_bucket,
+)
 
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.store import HeadStore, heads_table
@@ -72,6 +83,7 @@ def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
     """Yield all figures."""
     shape = Shape(num_examples=arguments.examples, num_candidates=arguments.candidates, rank=arguments.rank)
     yield from scaling_figures(arguments, shape)
+    yield from raw_figures(arguments, shape)
     yield from sklearn_figures(arguments)
     yield from published_figures(arguments)
     yield from tune_figures(arguments)
@@ -86,6 +98,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--users-per-bucket", type=int, default=2500)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--raw-users", type=int, default=50_000, help="from raw features; 0 leaves them out")
     parser.add_argument("--rounds", type=int, default=3, help="of what takes below a minute; the median counts")
     parser.add_argument("--sklearn-users", type=int, default=2000, help="0 leaves the loop out")
     parser.add_argument("--published-users", type=int, default=200, help="0 leaves the published procedure out")
@@ -134,6 +147,34 @@ def fitted_figures(fitted: Fitted, first: Fitted, *, is_largest: bool) -> Iterat
     )
     for against, value, unit, bar, detail in figures:
         yield Figure(part=part, against=against, value=value, unit=unit, bound="at most", bar=bar, detail=detail)
+
+
+def raw_figures(arguments: argparse.Namespace, shape: Shape) -> Iterator[Figure]:
+    """Yield the seconds from raw features, each bucket projected and fitted, without a bar."""
+    num_users = arguments.raw_users
+    if not num_users:
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="hydra_ray-heads-", dir=arguments.root) as root,
+        workers(arguments.workers) as pool,
+    ):
+        job = job_of(root, num_users, arguments.users_per_bucket, shape)
+        buckets, ids = job.stage.buckets, ids_by_bucket(num_users, job.stage.num_buckets)
+        list(pool.map(partial(write_raw_bucket, job, shape=shape), buckets, ids))
+        stored = sum(Path(job.features_part(bucket)).stat().st_size for bucket in buckets)
+        fit = partial(fit_raw_bucket, job, shape=shape)
+        list(pool.map(fit, [0] * arguments.workers))  # imports and first calls are not timed
+        rounds = [timed(lambda: list(pool.map(fit, buckets)))[0] for _ in range(arguments.rounds)]
+    seconds = statistics.median(rounds)
+    yield Figure(
+        part=f"heads of {num_users:,} users from raw features",
+        against="-",
+        value=seconds,
+        unit="s",
+        rounds=rounds,
+        detail=f"features of a base on disk, {stored / num_users / 1e3:.1f} kB a user, projected and fitted to stored "
+        f"heads, {seconds / num_users * 1e6:.0f} us a user: {seconds / num_users * 1e6:.0f} s for a million",
+    )
 
 
 def fit_all(stage: Stage, num_users: int, shape: Shape, num_workers: int, rounds: int) -> Fitted:

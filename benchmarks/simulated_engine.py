@@ -221,12 +221,15 @@ def _prompt(request: Request) -> Prompt:
 async def _answer_parts(engine: VllmEngine, store: CompletionStore, parts: Sequence[bytes], max_parts: int) -> None:
     room = asyncio.Semaphore(max_parts)
 
+    def keep(bucket: int, answered: Sequence[Completion]) -> None:
+        store.write(bucket, "simulated", answered)
+
     async def answer(bucket: int, content: bytes) -> None:
         async with room:
             prompts = await asyncio.to_thread(lambda: list(from_bytes(content, Prompt)))
             known = await asyncio.to_thread(store.read, bucket, [each.request for each in prompts])
             assert not known
-            completions = await engine.answer(prompts, partial(store.write, bucket, "simulated"))
+            completions = await engine.answer(prompts, lambda each: keep(bucket, each))
             await asyncio.to_thread(store.merge, bucket, "simulated")
             assert len(await asyncio.to_thread(to_bytes, completions, Completion)) > len(completions)
 

@@ -46,7 +46,7 @@ from hydra_ray.rows import Candidate, Group, UserExamples, to_table
 from hydra_ray.scorer.base import train_worker
 from hydra_ray.scorer.base.batches import TrainingGroup, TrainingGroupStream
 from hydra_ray.scorer.base.encoder import CPU, has_fast_bfloat16
-from hydra_ray.scorer.base.objective import EVALUATED_GROUPS, TrainingModel
+from hydra_ray.scorer.base.objective import EVALUATED_GROUPS, LowRankTraining
 from hydra_ray.scorer.base.spec import BaseShape
 from hydra_ray.scorer.base.task import TrainingTask
 from hydra_ray.scorer.base.train_engines import MAX_NORM
@@ -201,6 +201,7 @@ class Sides:
         task = self._task
         stream = TrainingGroupStream(task.locations, 1, task.config, has_soft_targets=False)
         started = train_worker._new_training_model(task, stream.survey)
+        assert isinstance(started, LowRankTraining)
         train_worker._start_shared_head(started, stream, task)
         start = time.perf_counter()
         batches = [batch for epoch in range(task.config.num_epochs) for batch in stream.epoch(epoch)]
@@ -215,7 +216,7 @@ class Sides:
 
 
 def trainer_of(
-    started: TrainingModel,
+    started: LowRankTraining,
     config: BaseConfig,
     batches: Sequence[Sequence[TrainingGroup]],
     held_out: Sequence[TrainingGroup],
@@ -224,7 +225,7 @@ def trainer_of(
     """Return the Trainer that takes a step for each of the batches."""
     model = RivalModel(started, config.batch_groups)
     optimizer = torch.optim.AdamW(started.parameter_groups(config))
-    steps = len(batches) // config.num_epochs
+    steps, warmup = len(batches) // config.num_epochs, config.warmup_fraction
     return Trainer(
         model,
         TrainingArguments(
@@ -253,15 +254,15 @@ def trainer_of(
             held_out[start : start + EVALUATED_GROUPS] for start in range(0, len(held_out), EVALUATED_GROUPS)
         ],
         data_collator=model.collate,  # pyright: ignore[reportArgumentType]
-        optimizers=(optimizer, LambdaLR(optimizer, lambda step: train_worker._rate_factor(step, len(batches)))),
+        optimizers=(optimizer, LambdaLR(optimizer, lambda step: train_worker._rate_factor(step, len(batches), warmup))),
     )
 
 
 class RivalModel(nn.Module):
-    """The model of `TrainingModel` as one writes it for the Trainer: a batch is padded and goes through the encoder at
-    once."""
+    """The model of `LowRankTraining` as one writes it for the Trainer: a batch is padded and goes through the encoder
+    at once."""
 
-    def __init__(self, started: TrainingModel, batch_groups: int) -> None:
+    def __init__(self, started: LowRankTraining, batch_groups: int) -> None:
         super().__init__()
         self.started, self.batch_groups = started, batch_groups
 

@@ -21,7 +21,8 @@ def generated() -> dict[Path, str]:
     gains = gains_of((_ROOT / "benchmarks" / "QUALITY.md").read_text(encoding="utf-8"))
     pages = {
         "configuration.md": page(),
-        "gains.svg": gains_figure(gains),
+        # The figure of an earlier measurement stays until all sets are measured again.
+        **({"gains.svg": gains_figure(gains)} if gains else {}),
         "method.svg": path_figure(),
         "stages.svg": stages_figure(),
     }

@@ -9,7 +9,7 @@ from hydra_ray.stages import STAGE_NAMES
 
 _INK, _GREY, _LINE, _TEAL, _PALE = "#1f2328", "#57606a", "#d8dee4", "#0b7285", "#e3f4f6"
 _GREY_BOX = "#eaeef2"
-_ASKING = ("profiles", "probes", "drafts")
+_ASKING = ("candidates", "profiles", "probes", "drafts")
 _MINUS = "\N{MINUS SIGN}"
 _PERCENT = rf"([+{_MINUS}][\d.]+)%"
 _GAIN = re.compile(rf"{_PERCENT} \[{_PERCENT}, {_PERCENT}\]")
@@ -34,10 +34,13 @@ class Gain:
 
 
 def gains_of(quality: str) -> list[Gain]:
-    """Return the gains over the best prompt-based system that the text of QUALITY.md has, the average last."""
-    table = quality.partition("## Bar 1:")[2].partition("\n\n| task |")[2].partition("\n\n")[0]
+    """Return the gains over the strongest rivals that the text of QUALITY.md has, the average last; none unless all
+    sets were measured."""
+    bar = quality.partition("## Bar 1:")[2].partition("\n## ")[0]
+    if "**NOT MEASURED.**" in bar:
+        return []
     gains: list[Gain] = []
-    for row in table.splitlines()[2:]:
+    for row in bar.partition("\n\n| set |")[2].partition("\n\n")[0].splitlines()[2:]:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         found = _GAIN.search(cells[5])
         assert found, row
@@ -57,7 +60,7 @@ def gains_figure(gains: Sequence[Gain]) -> str:
         return round(left + (percent - lowest) / (widest - lowest) * (right - left), 1)
 
     parts = [
-        _text(20, 32, "Gain over the best prompt-based system", size=17, weight="bold"),
+        _text(20, 32, "Gain over the strongest rival of any kind", size=17, weight="bold"),
         _text(20, 52, "Relative, per set of real users; bars are 95 % intervals.", colour=_GREY),
     ]
     for percent in range(lowest, widest + 1, 20):
@@ -75,7 +78,7 @@ def gains_figure(gains: Sequence[Gain]) -> str:
         parts.append(f'<path d="M{place(gain.low)} {y}H{place(gain.high)}" {bar}/>')
         parts.append(f'<circle cx="{place(gain.value)}" cy="{y}" r="{8 if is_average else 6}" fill="{_TEAL}"/>')
         parts.append(_text(right + 16, y + 5, f"{gain.value:+.1f} %", weight=weight))
-    return _figure(740, bottom + 28, parts, "Gain over the best prompt-based system, by set, with 95 % intervals")
+    return _figure(740, bottom + 28, parts, "Gain over the strongest rival of any kind, by set, with 95 % intervals")
 
 
 def path_figure() -> str:

@@ -6,7 +6,8 @@ finished = run("jobs/configs/demo.yaml", ["storage.root=/data/hydra"])
 finished = load_run("/data/hydra/runs/demo")
 finished.metrics["differences"]["hydra"]["rag_k"]
 finished.to_pandas().groupby("system")["quality"].mean()
-print(finished.story("dev:7"))
+user_id = finished.answers()["user_id"][0].as_py()
+print(finished.story(user_id).answer)
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from hydra_ray import storage
 from hydra_ray.adapt.answers import Scored
 from hydra_ray.adapt.explanation import Explanation, explain_query
 from hydra_ray.config import RunConfig, Task, apply_override, check_config, load_config
+from hydra_ray.config.check import did_you_mean
 from hydra_ray.errors import InputError, StorageError
 from hydra_ray.evaluate.metrics_file import REPORT_ANEW
 from hydra_ray.extras import naming_extras
@@ -33,10 +35,12 @@ from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.runs.updates import updates_of
 from hydra_ray.stages.answers import scored_users
 from hydra_ray.stages.plan import Plan, plan_recorded
+from hydra_ray.stages.tables import read_users
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_MAX_SHOWN = 5
 ConfigLike = RunConfig | Mapping[str, Any] | str | Path
 """A configuration, its settings as a mapping, or the YAML file that holds them."""
 
@@ -214,10 +218,17 @@ class Run:
         bucket = bucket_of(user_id, self.plan.users.num_buckets, bucket_key_of(self.config))
         row = next((each for each in self._scored(bucket) if each.user.user_id == user_id), None)
         if row is None:
-            raise InputError(f"no user {user_id!r} is evaluated in the run {self.config.run}; ids are in `answers()`")
+            raise InputError(
+                f"no user {user_id!r} is evaluated in the run {self.config.run}; ids are in `answers()`"
+                f"{did_you_mean(str(user_id), self._listed_ids())}"
+            )
         query = next((each for each in row.user.queries if query_id in (None, each.query_id)), None)
         if query is None:
-            raise InputError(f"the user {user_id!r} has no query {query_id!r} in the run {self.config.run}")
+            known = [each.query_id for each in row.user.queries]
+            raise InputError(
+                f"the user {user_id!r} has no query {query_id!r} in the run {self.config.run}, which has "
+                f"{', '.join(map(repr, known[:_MAX_SHOWN]))}{did_you_mean(str(query_id), known)}"
+            )
         answered = next(each for each in self._answered(bucket) if each.user_id == user_id)
         return Story(
             user=row.user,
@@ -227,6 +238,14 @@ class Run:
             reranker_head=answered.reranker_head,
             adapter_head=answered.adapter_head,
         )
+
+    def _listed_ids(self) -> list[str]:
+        """Return the ids of evaluated users that the report lists; none where there is no report, or it has too
+        many."""
+        if not storage.exists(storage.join(self.folder, "metrics.json")):
+            return []
+        listed = self.metrics["users"]
+        return [] if listed is None else listed["user_id"]
 
     def _scored(self, bucket: int) -> list[Scored]:
         if not self.plan.answers.is_complete():
@@ -238,8 +257,8 @@ class Run:
         return from_table(part, AnsweredUser)
 
     def _answer_rows(self, bucket: int) -> Iterator["AnswerRow"]:
-        part = storage.read_part(self.plan.users.part(USERS, bucket), arrow_schema(User))
-        queries = {(user.user_id, query.query_id): query for user in from_table(part, User) for query in user.queries}
+        users = read_users(self.plan, bucket)
+        queries = {(user.user_id, query.query_id): query for user in users for query in user.queries}
         for user in self._answered(bucket):
             for answered in user.queries:
                 query = queries[user.user_id, answered.query_id]

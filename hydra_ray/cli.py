@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_status
 
 
-_ON_RAY = ("run", "demo", "sweep", "plan", "update", "predict", "retry", "check")
+_ON_RAY = ("run", "demo", "sweep", "plan", "update", "feedback", "predict", "refresh", "retry", "check")
 """Commands that may start Ray, or connect to it, in the middle of their work."""
-_LOOKING = ("init", "worth", "status", "watch", "runs", "report", "compare", "doctor", "completion")
+_LOOKING = ("init", "worth", "drift", "status", "watch", "runs", "report", "compare", "doctor", "completion")
 """Commands that have nothing to resume."""
 
 
@@ -82,7 +82,11 @@ def init(arguments: argparse.Namespace) -> int:
     from hydra_ray.commands.init.initialize import Wishes, initialize, next_lines, take_guess, write_new
 
     generator = GeneratorChoice(
-        endpoint=arguments.endpoint, model=arguments.model, encoder=arguments.encoder, has_gpu=arguments.gpu
+        endpoint=arguments.endpoint,
+        model=arguments.model,
+        encoder=arguments.encoder,
+        has_gpu=arguments.gpu,
+        is_none=arguments.no_generator,
     )
     wishes = Wishes(
         users=arguments.users,
@@ -197,7 +201,13 @@ def update(arguments: argparse.Namespace) -> int:
 
     users = [each if is_uri(each) else str(Path(each).expanduser().resolve()) for each in arguments.users]
     try:
-        updated = update_run(_absolute_root(arguments.run), users, arguments.name, arguments.overrides)
+        updated = update_run(
+            _absolute_root(arguments.run),
+            users,
+            arguments.name,
+            arguments.overrides,
+            is_feedback=arguments.command == "feedback",
+        )
     except NothingNewError as nothing:
         _print_found(arguments, {"is_made_now": False}, [str(nothing)])
         return 0
@@ -205,6 +215,11 @@ def update(arguments: argparse.Namespace) -> int:
     found = {**summary, "is_made_now": updated.is_made_now}
     _print_found(arguments, found, [updated_text(updated, summary), updated.plan.run_folder])
     return 0
+
+
+def feedback(arguments: argparse.Namespace) -> int:
+    """Let the heads of users learn from what they say of their answers (`hydra-ray feedback`)."""
+    return update(arguments)
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -220,6 +235,27 @@ def predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def drift(arguments: argparse.Namespace) -> int:
+    """Print whether what users of a run share still fits, and whether to learn it anew (`hydra-ray drift`)."""
+    from hydra_ray.commands.drift.drift import drift as look
+    from hydra_ray.commands.drift.drift_text import drift_lines
+    from hydra_ray.commands.worth.worth import open_encode
+
+    found = look(_absolute_root(arguments.run), open_encode)
+    _print_found(arguments, found, drift_lines(found))
+    return 0
+
+
+def refresh(arguments: argparse.Namespace) -> int:
+    """Learn anew what users of a finished run share, from their present histories (`hydra-ray refresh`)."""
+    from hydra_ray.commands.refresh import refresh_run, refresh_summary, refreshed_lines
+
+    refreshed = refresh_run(_absolute_root(arguments.run), arguments.name, arguments.overrides)
+    summary = refresh_summary(refreshed)
+    _print_found(arguments, summary, refreshed_lines(refreshed, summary))
+    return 0
+
+
 def export(arguments: argparse.Namespace) -> int:
     """Export a finished run to a folder that serves single requests without Ray (`hydra-ray export`)."""
     from hydra_ray.serving.export import export_run
@@ -227,6 +263,16 @@ def export(arguments: argparse.Namespace) -> int:
 
     plan = plan_recorded(_absolute_root(arguments.run))
     print(export_run(plan, _absolute_root(arguments.folder)).folder)
+    return 0
+
+
+def compact(arguments: argparse.Namespace) -> int:
+    """Compact a run's updates (`hydra-ray compact`)."""
+    from hydra_ray.findings import counted
+    from hydra_ray.serving.compaction import compact_updates
+
+    number = compact_updates(_absolute_root(arguments.run))
+    print(f"compacted {counted(number, 'update')}" if number else "nothing to compact: no update has come since")
     return 0
 
 
@@ -351,11 +397,11 @@ def forget(arguments: argparse.Namespace) -> int:
 
 def prune(arguments: argparse.Namespace) -> int:
     """Remove, or first list, stored answers that no run needs or that are old (`hydra-ray prune`)."""
-    from hydra_ray.commands.prune import prune, prune_lines, unneeded_answers
+    from hydra_ray.commands.prune import prune, prune_lines, unneeded_files
     from hydra_ray.forget.removal import root_of
 
     root = root_of(_absolute_root(arguments.run))
-    found = (prune if arguments.yes else unneeded_answers)(root, arguments.older_than)
+    found = (prune if arguments.yes else unneeded_files)(root, arguments.older_than)
     _print_found(arguments, found, prune_lines(found, is_done=arguments.yes))
     return 0
 
@@ -439,8 +485,8 @@ def _job(arguments: argparse.Namespace) -> "Job":
         return config_job(name, target, inner.overrides, rest, arguments.upload, has_page=has_page)
     if name == "forget":
         return forgetting_job(target, inner.users, inner.users_file)
-    if inner.command == "update":
-        return update_job(target, inner.users, inner.name, inner.overrides, arguments.upload)
+    if inner.command in ("update", "feedback"):
+        return update_job(inner.command, target, inner.users, inner.name, inner.overrides, arguments.upload)
     return run_job(name, target, rest)
 
 
@@ -511,8 +557,8 @@ def _absolute_root(root: str) -> str:
 _COMMANDS = {
     each.__name__.replace("_", "-"): each
     for each in (
-        init, worth, run, demo, plan, update, predict, export, status, watch, runs, stop, report, compare, retry,
-        forget, prune, sweep, check, submit, doctor, completion,
+        init, worth, run, demo, plan, update, feedback, predict, drift, refresh, export, compact, status, watch, runs,
+        stop, report, compare, retry, forget, prune, sweep, check, submit, doctor, completion,
     )
 }  # fmt: skip
 

@@ -593,7 +593,13 @@ def _arrow_fields(row_type: type) -> list[pa.Field]:
     return fields
 
 
-_SCALARS: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_SCALARS: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+}
 
 
 def _arrow_type(hint: Any) -> pa.DataType:

@@ -11,9 +11,9 @@ PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\\n]+)", re.MULTILINE)
 # What `environments` of [tool.uv] in pyproject.toml says, and uv therefore writes behind every pin.
 EVERYWHERE = "platform_machine == 'x86_64' and platform_python_implementation == 'CPython' and sys_platform == 'linux'"
 EVERY_PYTHON = "python_full_version < '3.14'"
-CPU = ["--extra=cpu", "--extra=demo", "--extra=dev", f"--overrides={HERE / 'overrides-cpu.txt'}"]
+CPU = ["--extra=cpu", "--extra=serve", "--extra=demo", "--extra=dev", f"--overrides={HERE / 'overrides-cpu.txt'}"]
 CPU += [f"--excludes={HERE / 'left-out-cpu.txt'}", "--no-emit-package=torch"]
-GPU = ["--extra=gpu", "--extra=demo", f"--constraints={HERE / 'constraints-gpu.txt'}"]
+GPU = ["--extra=gpu", "--extra=serve", "--extra=demo", f"--constraints={HERE / 'constraints-gpu.txt'}"]
 
 
 def main() -> None:

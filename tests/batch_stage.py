@@ -70,9 +70,8 @@ class Stage:
         return {}
 
     def unanswered(self, bucket: int) -> list[Request]:
-        return self.store.unanswered(
-            bucket, [Asked(key=each.request_id, request=each) for each in self.buckets[bucket]]
-        )
+        asked = [Asked(key=each.request_id, request=each) for each in self.buckets[bucket]]
+        return self.store.find(bucket, self.buckets[bucket]).unanswered(asked)
 
     def answers(self) -> dict[str, Completion]:
         return {key: each for bucket, own in self.buckets.items() for key, each in self.store.read(bucket, own).items()}

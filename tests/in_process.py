@@ -44,13 +44,17 @@ def install(patch: pytest.MonkeyPatch) -> None:
     """Put this process in the place of Ray."""
     import ray
     import ray.data
+    from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
+    # Imported here: threads in the place of workers, two of which import a module of transformers at once, fail.
+    del AutoModel, AutoTokenizer, PreTrainedTokenizerFast
     decorate = ray.remote  # Ray's own modules, some of which are imported later, still need it
     patch.setattr(ray, "remote", lambda *work, **_: decorate(*work) if work else _Remote)
-    patch.setattr(ray, "get", lambda found: found)
+    patch.setattr(ray, "get", lambda found, **_: found)
     patch.setattr(ray, "wait", lambda found, **_: (found, []))
     patch.setattr(ray, "put", lambda value: value)
     patch.setattr("hydra_ray.engine.generation.open_pool", Pool)
+    patch.setattr("hydra_ray.stages.overlap.has_room_beside", lambda *_: True)
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
     for module in ("engine.parts", "stages.scorer"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
@@ -58,9 +62,11 @@ def install(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"hydra_ray.{module}.run_trials", run_trials)
 
 
-def run_trials(work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequence[Any]], *_: Any) -> None:
-    for point in product(*grid.values()):
-        work(dict(zip(grid, point, strict=True)))
+def run_trials(
+    work: Callable[[Mapping[str, Any]], Any], grid: Mapping[str, Sequence[Any]], *_: Any
+) -> list[tuple[Mapping[str, Any], Any]]:
+    points = [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
+    return [(point, work(point)) for point in points]
 
 
 def awaited(found: Any) -> Any:
@@ -75,7 +81,7 @@ class Pool:
         self._loadables: dict[str, Loadable] = {}
         self._actors: dict[str, GeneratorActor] = {}
         self.offer, self.answer = _Remote(self._offer), _Remote(self._answer)
-        self.give_up = _Remote(lambda _: None)
+        self.give_up, self.under_way = _Remote(lambda _: None), _Remote(lambda _: [])
 
     async def _offer(self, key: str, loadable: Loadable) -> None:
         self._loadables[key] = loadable

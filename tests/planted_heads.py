@@ -8,9 +8,10 @@ from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.kinds import head_kinds
 from hydra_ray.scorer.heads.projection import SCHEMA
 from hydra_ray.scorer.heads.selection import cohort_losses
-from hydra_ray.scorer.heads.store import UserHead, heads_table, read_heads, scores_table
+from hydra_ray.scorer.heads.store import UserHead, heads_table, read_heads, read_lineage, scores_table
 from hydra_ray.scorer.heads.tasks import HeadJob, make_bucket, make_prior, make_projected, make_trial
-from hydra_ray.storage import add_counters, read_counters, read_part, write_row_groups
+from hydra_ray.scorer.linear.prior import read_prior
+from hydra_ray.storage import read_part, write_row_groups
 
 
 def head_job(root, features, fold=0, **settings):
@@ -31,7 +32,7 @@ def head_job(root, features, fold=0, **settings):
 def prepare(job):
     make_prior(job)
     for bucket in job.stage.buckets:
-        make_projected(job, bucket)
+        make_projected(job, read_prior(job.prior_folder), bucket)
 
 
 def fit_without_tune(job):
@@ -40,12 +41,11 @@ def fit_without_tune(job):
 
 
 def fit_projected_buckets(job):
-    names = [head_kind.name for head_kind in head_kinds(job.config)]
-    for name in names:
-        make_trial(job, name, job.stage.buckets)
-    cohorts = cohort_losses([add_counters(map(read_counters, job.trial_parts(name))) for name in names])
+    head_prior = read_prior(job.prior_folder)
+    kinds = head_kinds(job.config)
+    cohorts = cohort_losses([make_trial(job, head_prior, kind.name, job.stage.buckets) for kind in kinds])
     for bucket in job.stage.buckets:
-        make_bucket(job, bucket, cohorts)
+        make_bucket(job, head_prior, bucket, cohorts)
 
 
 def scored(stage, fold=0):
@@ -60,7 +60,7 @@ def stored_heads(job):
     return [
         head
         for location in job.stage.parts(heads_table(job.fold))
-        for table in read_heads(location, job.lineage())
+        for table in read_heads(location, read_lineage(job.prior_folder))
         for head in from_table(table, UserHead)
     ]
 

@@ -4,7 +4,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from hydra_ray.config import RunConfig, Task, check_config
+import numpy as np
+
+from hydra_ray.config import ReportConfig, RunConfig, Task, check_config
+from hydra_ray.evaluate.best_of_n import HEADS, BestOfN, ScoredPool
+from hydra_ray.lamp.quality import quality
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, Query, Record, SystemAnswer, User
 
 Pairs = list[tuple[User, AnsweredUser]]
@@ -72,12 +76,47 @@ def synthetic_answers(task: Task, num_users: int, num_queries: int = 1, seed: in
     return pairs
 
 
+def synthetic_best_of_n(task: Task, pairs: Pairs, bootstrap: ReportConfig) -> dict[str, Any] | None:
+    """Curves of the best of N of the users' pools, by heads whose scores are qualities with noise."""
+    rng, best_of_n = np.random.default_rng(0), BestOfN()
+    for user, answered in pairs:
+        targets = {query.query_id: query.target for query in user.queries}
+        best_of_n.add(
+            [
+                _scored_pool(np.array([quality(task, each, target) for each in query.pool]), rng)
+                for query in answered.queries
+                if query.pool and (target := targets[query.query_id]) is not None
+            ]
+        )
+    return best_of_n.figures(bootstrap)
+
+
+def _scored_pool(qualities: np.ndarray, rng: np.random.Generator) -> ScoredPool:
+    scores = {head: qualities + rng.normal(0, 0.5, len(qualities)) for head in HEADS}
+    return ScoredPool(
+        qualities=qualities,
+        rankings={head: np.argsort(-found, kind="stable") for head, found in scores.items()},
+        spreads={head: float(found.std()) for head, found in scores.items()},
+    )
+
+
 def with_quality(report: dict[str, Any], **qualities: Sequence[float]) -> dict[str, Any]:
     """A report with other qualities of its users, by system; what is given is repeated until it is enough for all."""
     users = report["users"]
     num_users = len(users["user_id"])
     columns = {name: (list(values) * num_users)[:num_users] for name, values in qualities.items()}
     return {**report, "users": {**users, "quality": {**users["quality"], **columns}}}
+
+
+def with_systems(report: dict[str, Any], **qualities: Sequence[float]) -> dict[str, Any]:
+    """A report with these systems alone, whose users' qualities are repeated until there is one for each."""
+    report = with_quality(report, **qualities)
+    kept = {name: report["users"]["quality"][name] for name in qualities}
+    systems = {
+        name: {"title": name, "quality": {"value": sum(values) / len(values), "low": None, "high": None}}
+        for name, values in kept.items()
+    }
+    return {**report, "systems": systems, "users": {**report["users"], "quality": kept}}
 
 
 def _target(task: Task, chance: random.Random) -> str:

@@ -44,6 +44,12 @@ def test_every_module_of_an_extra_is_told_with_that_extra(module: str):
     assert ("hydra_ray[api]" in str(caught.value)) == (module in API)
 
 
+@pytest.mark.parametrize("module", ["fastapi", "grpc_reflection", "mmh3", "uvicorn"])
+def test_what_serves_over_http_is_told_with_its_extra(module: str):
+    with pytest.raises(MissingPackageError, match=r"hydra_ray\[serve\]"), naming_extras():
+        raise ModuleNotFoundError("No module", name=module)
+
+
 def test_a_module_that_no_extra_has_is_another_error():
     with pytest.raises(ModuleNotFoundError, match="No module") as caught, naming_extras():
         raise ModuleNotFoundError("No module", name="hydra_ray.misspelled")
@@ -155,3 +161,11 @@ def test_whether_deepspeed_is_installed_decides_what_trains_and_no_configuration
         assert [train.zero_stage_of(each) for each in placements] == stages
         assert train.zero_stage_of(with_placement(zero_stage=2).placement) == 0
     assert RUN.placement.zero_stage == 1
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch):
+    lacking(monkeypatch, "mlflow", "wandb")
+    config = run_config(report={"trackers": ["tensorboard", "mlflow", "wandb"]})
+    assert refusal(config) == (
+        "the run test needs mlflow and wandb, which are not installed here. Type `pip install mlflow wandb`."
+    )

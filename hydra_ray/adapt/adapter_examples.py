@@ -15,6 +15,7 @@ from hydra_ray.adapt.own_labels import needs_own_heads, own_gain
 from hydra_ray.adapt.pool import Pool, cuts, pool_of, usual_words
 from hydra_ray.config import DraftsConfig, RunConfig, Task
 from hydra_ray.lamp.quality import quality
+from hydra_ray.plugins import call_plugin, checked_numbers
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors, indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 from hydra_ray.rows import (
@@ -28,6 +29,9 @@ from hydra_ray.rows import (
     UserExamples,
     UserLabelLogs,
 )
+
+FEATURES = "adapter.plain_features"
+"""Name of the setting of features of other packages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,30 +51,38 @@ def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     if not config.adapter.has_plain_features:
         return ()
     if not task.is_closed:
-        return draft_features.handcrafted_names(config.drafts)
-    return label_features.handcrafted_names(
+        return (*draft_features.handcrafted_names(config.drafts), *config.adapter.plain_features)
+    names = label_features.handcrafted_names(
         task,
         config.drafts,
         has_own_labels=config.adapter.has_own_labels,
         has_own_heads=needs_own_heads(task, config),
     )
+    first = len(names) - label_features.num_prefitted(names)
+    return (*names[:first], *config.adapter.plain_features, *names[first:])
 
 
 def adapter_examples(
-    rows: Sequence[Drafted], task: Task, config: RunConfig, encode: Encode, label_model: LabelModel | None
+    rows: Sequence[Drafted],
+    task: Task,
+    config: RunConfig,
+    encode: Encode,
+    label_model: LabelModel | None,
+    variants: Sequence[str] = VARIANTS,
 ) -> Iterator[UserExamples]:
     """Yield each user's groups: one for each drafted query and each variant of the reranker's selection.
 
     Args:
         encode: encoder, called once with all texts of all rows.
         label_model: model of the queries' labels; None where histories have no labels.
+        variants: those of VARIANTS that an evaluated query has.
     """
     distinct = list(dict.fromkeys(text for row in rows for text in _texts(row, task)))
     encoded_NH = encode(distinct)
     vectors = dict(zip(distinct, encoded_NH, strict=True))
     for row in rows:
         ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
-        groups = tuple(_groups(row, ranked, task, config, vectors, label_model))
+        groups = tuple(_groups(row, ranked, task, config, vectors, label_model, variants))
         yield UserExamples(
             user_id=row.user.user_id,
             is_new=row.user.is_new,
@@ -87,6 +99,7 @@ def _groups(
     config: RunConfig,
     vectors: Vectors,
     label_model: LabelModel | None,
+    evaluated_variants: Sequence[str],
 ) -> Iterator[Group]:
     """Yield the candidates of every drafted query in each of its variants; a pseudo-query has only the personal one."""
     inputs = [ranked.query.input for ranked in ranked_queries.values()]
@@ -96,9 +109,9 @@ def _groups(
     scores = {group.query_id: group for group in row.scored.groups}
     for drafted in row.drafted.queries:
         query_id, ranked = drafted.query_id, ranked_queries[drafted.query_id]
-        target = ranked.query.target if ranked.may_learn_from(row.user) else None
+        target = ranked.query.target if _may_learn(row.user, ranked, task, config) else None
         labelled = own.labelled(ranked.query.input, ranked.eligible) if own else None
-        variants = VARIANTS if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
+        variants = evaluated_variants if row.user.is_evaluated() and not ranked.is_pseudo else VARIANTS[:1]
         for variant in variants:
             context = make_context(
                 ranked,
@@ -123,17 +136,37 @@ def _groups(
                 )
 
 
+def _may_learn(user: User, ranked: RankedQuery, task: Task, config: RunConfig) -> bool:
+    """Return whether a query's target may be used. Where it becomes a candidate, no user's evaluated query may have it,
+    in whatever fold."""
+    is_hidden = _is_candidate(task, config) and user.is_evaluated() and not ranked.is_pseudo
+    return ranked.may_learn_from(user) and not is_hidden
+
+
+def _is_candidate(task: Task, config: RunConfig) -> bool:
+    """Return whether targets that may be used stand among the candidates."""
+    return config.adapter.labels == "published" and not task.is_closed
+
+
 def _candidates(
     context: Context, target: str | None, task: Task, config: RunConfig, vectors: Vectors
 ) -> Iterator[Candidate]:
     pool = _pool(context, task, config.drafts)
+    if pool and target is not None and _is_candidate(task, config):
+        pool = {**pool, target: pool.get(target, ())}
     for text, plain in zip(pool, _plain_features(pool, context, task, config, vectors).tolist(), strict=True):
         yield Candidate(
             candidate_id=text,
             text=task.option_text(context.query, text) if task.is_closed else text,
             plain=tuple(plain),
-            quality=None if target is None else quality(task, text, target),
+            quality=None if target is None else _label(text, target, task, config),
         )
+
+
+def _label(text: str, target: str, task: Task, config: RunConfig) -> float:
+    if config.adapter.labels == "quality":
+        return quality(task, text, target)
+    return float(quality(task, text, target) == 1 if task.is_closed else text == target)
 
 
 def _pool(context: Context, task: Task, config: DraftsConfig) -> Pool:
@@ -147,6 +180,7 @@ def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig,
     """Return one row of features for each candidate, in the order of `handcrafted_names`."""
     if not pool or not config.adapter.has_plain_features:
         return np.zeros((len(pool), 0))
+    own = _own_features(pool, context, config)
     if task.is_closed:
         labels = label_features.handcrafted_features(
             context,
@@ -156,11 +190,23 @@ def _plain_features(pool: Pool, context: Context, task: Task, config: RunConfig,
             has_own_labels=config.adapter.has_own_labels,
             has_own_heads=needs_own_heads(task, config),
         )
-        return labels[[task.labels.index(answer) for answer in pool]]
+        features = labels[[task.labels.index(answer) for answer in pool]]
+        first = features.shape[1] - label_features.num_prefitted(handcrafted_names(task, config))
+        return np.hstack([features[:, :first], own, features[:, first:]])
     from sklearn.preprocessing import scale
 
     # Standardized within the query: the quality of a draft is relative to the others.
-    return scale(draft_features.handcrafted_features(pool, context, config.drafts, vectors))
+    return scale(np.hstack([draft_features.handcrafted_features(pool, context, config.drafts, vectors), own]))
+
+
+def _own_features(pool: Pool, context: Context, config: RunConfig) -> Floats:
+    """Return one row of features of other packages for each candidate, in the order of the setting."""
+    candidates = tuple(pool)
+    columns = [
+        checked_numbers(name, FEATURES, call_plugin(name, FEATURES, context, candidates), len(candidates), "candidate")
+        for name in config.adapter.plain_features
+    ]
+    return np.array(columns).reshape(len(columns), len(candidates)).T
 
 
 def _encoded_histories(

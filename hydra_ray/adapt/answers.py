@@ -7,12 +7,14 @@ from hydra_ray.adapt.choosing import choose
 from hydra_ray.adapt.context import greedy_answers, sampled_answers
 from hydra_ray.adapt.gate import Gate
 from hydra_ray.adapt.own_model import OwnModel
+from hydra_ray.adapt.pool import first_words, usual_words
 from hydra_ray.adapt.record_answers import baseline_answers
-from hydra_ray.config import Task
+from hydra_ray.config import AnswersConfig, Task
 from hydra_ray.evaluate.baselines import consensus_answer, majority_answer, near_answer, vote_answer
-from hydra_ray.evaluate.systems import PROMPT_SYSTEMS
+from hydra_ray.evaluate.systems import PROMPT_SYSTEMS, RAG
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 from hydra_ray.rows import (
+    Answer,
     AnsweredQuery,
     AnsweredUser,
     DraftedQuery,
@@ -35,6 +37,8 @@ CHOOSERS = {
 """Systems whose answer a scorer chooses: which head or retriever selects the prompt's records, which head the answer.
 """
 
+_USUAL = AnswersConfig()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
@@ -49,7 +53,13 @@ class Scored:
     """Row of the labels table; None where the run fits no own heads to all records."""
 
 
-def answer_user(row: Scored, task: Task, gate: Gate | None, model: OwnModel | None = None) -> AnsweredUser:
+def answer_user(
+    row: Scored,
+    task: Task,
+    gate: Gate | None,
+    model: OwnModel | None = None,
+    config: AnswersConfig = _USUAL,
+) -> AnsweredUser:
     """Return an evaluated user's row of the answers table.
 
     Args:
@@ -59,45 +69,40 @@ def answer_user(row: Scored, task: Task, gate: Gate | None, model: OwnModel | No
     labels = {} if row.labels is None else {logs.query_id: logs for logs in row.labels.queries}
     groups = {(group.query_id, group.variant): group for group in row.adapter.groups}
     ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
+    queries: list[AnsweredQuery] = []
+    for drafted in row.drafted.queries:
+        if drafted.is_pseudo:
+            continue
+        answers = list(_answers(row.user, ranked[drafted.query_id], drafted, groups, task, config))
+        if model:
+            own = baseline_answers(task, row.user, task.labels, labels[drafted.query_id], model)
+            answers += [_answer(system, value, drafted, prompt=system) for system, value in own.items()]
+        by_system = {answer.system: answer for answer in answers}
+        queries.append(_answered_query(drafted, by_system, groups, task, gate))
     return AnsweredUser(
         user_id=row.user.user_id,
         num_history=len(row.user.history),
         reranker_head=row.reranker.head,
         adapter_head=row.adapter.head,
-        queries=tuple(
-            _answered_query(
-                row,
-                ranked[query.query_id],
-                query,
-                groups,
-                task,
-                gate,
-                baseline_answers(task, row.user, task.labels, labels[query.query_id], model) if model else {},
-            )
-            for query in row.drafted.queries
-            if not query.is_pseudo
-        ),
+        queries=tuple(queries),
     )
 
 
 def _answered_query(
-    row: Scored,
-    ranked: RankedQuery,
     drafted: DraftedQuery,
+    answers: Mapping[str, SystemAnswer],
     groups: Mapping[tuple[str, str], ScoredGroup],
     task: Task,
     gate: Gate | None,
-    others: Mapping[str, str | None],
 ) -> AnsweredQuery:
-    answers = {answer.system: answer for answer in _answers(row.user, ranked, drafted, groups, task)}
-    answers |= {system: _answer(system, value, drafted, prompt=system) for system, value in others.items()}
+    """Return the query's row, with HYDRA's answer after those of all other systems."""
     choice, reason = (gate.choice, gate.reason) if gate else ("hydra_personal", "no gate: always the user's own heads")
     if answers[choice].value is None:
         reason = f"{choice} has no answer"
         choice = next((name for name in answers if answers[name].value is not None), choice)
     chosen = SystemAnswer(system="hydra", value=answers[choice].value, error=answers[choice].error)
     own = groups.get((drafted.query_id, "personal"))
-    samples = sampled_answers(drafted, "rag_k")
+    samples = sampled_answers(drafted, RAG)
     # In a closed task the heads may choose a label that was never generated; the pool is what was generated all the
     # same.
     pool = sampled_answers(drafted, "personal") + samples if task.is_closed else _candidates(own)
@@ -117,24 +122,36 @@ def _answers(
     drafted: DraftedQuery,
     groups: Mapping[tuple[str, str], ScoredGroup],
     task: Task,
+    config: AnswersConfig,
 ) -> Iterator[SystemAnswer]:
     greedy = greedy_answers(drafted, "personal")
     for system in PROMPT_SYSTEMS:
         yield _answer(system, greedy[system].value if system in greedy else None, drafted, prompt=system)
-    if task.is_closed and task.is_history_labelled:
-        outputs = [record.output for record in user.history]
-        yield _answer("majority", majority_answer(outputs) if outputs else None, drafted, prompt="majority")
+    if not task.is_closed:
+        yield _answer("rag_cut", _usual_length(greedy.get(RAG), ranked), drafted, prompt=RAG)
+    if task.is_history_labelled:
+        if task.is_closed:
+            outputs = [record.output for record in user.history]
+            yield _answer("majority", majority_answer(outputs) if outputs else None, drafted, prompt="majority")
         near = [record.output for record in ranked.records(each.record_id for each in ranked.retrieved)]
         weights = [each.score for each in ranked.retrieved]
         yield _answer("knn", near_answer(near, weights) if near else None, drafted, prompt="knn")
-    votes = sampled_answers(drafted, "rag_k")
+    votes = sampled_answers(drafted, RAG)
     elect = vote_answer if task.is_closed else consensus_answer
-    yield _answer("vote", elect(votes) if votes else None, drafted, prompt="rag_k")
+    yield _answer("vote", elect(votes) if votes else None, drafted, prompt=RAG)
     reranked = greedy.get("reranked")
     yield _answer("reranker_only", reranked.value if reranked else None, drafted, prompt="personal")
     for system, (variant, head) in CHOOSERS.items():
         group = groups.get((drafted.query_id, variant))
-        yield _answer(system, choose(group, head, task) if group else None, drafted, prompt="rag_k")
+        chosen = choose(group, head, task, is_expected=config.has_expected_ratings) if group else None
+        yield _answer(system, chosen, drafted, prompt=RAG)
+
+
+def _usual_length(answer: Answer | None, ranked: RankedQuery) -> str | None:
+    """Return an answer's first words, as many as the outputs that the query may use usually have."""
+    if answer is None or answer.value is None:
+        return None
+    return first_words(answer.value, usual_words(ranked.eligible))
 
 
 def _answer(system: str, value: str | None, drafted: DraftedQuery, prompt: str) -> SystemAnswer:

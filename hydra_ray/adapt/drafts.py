@@ -5,7 +5,7 @@ make.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from hydra_ray.rows import (
     ProfiledUser,
     PromptRecords,
     Record,
+    Request,
     ScoredGroup,
     ScoredUser,
     User,
@@ -53,20 +54,56 @@ def draft_requests(
         for ranked, group in _drafted_queries(row, config.drafts):
             if _kept(row, ranked) is not None:
                 continue
-            for prompt in _prompts(row, ranked, group, config.drafts):
-                for temperature in prompt.temperatures:
-                    request = ask(
-                        user_id=row.user.user_id,
-                        examples=[_cut_record(record, prompt) for record in ranked.records(prompt.record_ids)],
-                        query_input=_cut(ranked.query.input, prompt),
-                        task=task,
-                        tokenizer=tokenizer,
-                        config=config.generator,
-                        profile=row.profiled.profile if prompt.has_profile else None,
-                        num_samples=_num_samples(temperature, config.drafts),
-                        temperature=temperature,
-                    )
-                    yield Asked(key=_key(row.user, ranked, prompt, temperature), request=request)
+            prompts = _prompts(row, ranked, group, config.drafts)
+            yield from asked_prompts(row.user, ranked, prompts, task, tokenizer, config, row.profiled.profile)
+
+
+def asked_prompts(
+    user: User,
+    ranked: RankedQuery,
+    prompts: Iterable[Prompt],
+    task: Task,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: RunConfig,
+    profile: str | None = None,
+) -> Iterator[Asked]:
+    """Yield the requests for the drafts of one query, one for each prompt and temperature.
+
+    Args:
+        profile: summary of the user, for the prompts that have one.
+    """
+    for prompt in prompts:
+        for temperature in prompt.temperatures:
+            request = prompt_request(user.user_id, ranked, prompt, temperature, task, tokenizer, config, profile)
+            yield Asked(key=_key(user, ranked, prompt, temperature), request=request)
+
+
+def prompt_request(
+    user_id: str,
+    ranked: RankedQuery,
+    prompt: Prompt,
+    temperature: float,
+    task: Task,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: RunConfig,
+    profile: str | None = None,
+) -> Request:
+    """Return the request for the answers to a prompt of a query at one of its temperatures.
+
+    Args:
+        profile: summary of the user, for the prompts that have one.
+    """
+    return ask(
+        user_id=user_id,
+        examples=[_cut_record(record, prompt) for record in ranked.records(prompt.record_ids)],
+        query_input=_cut(ranked.query.input, prompt),
+        task=task,
+        tokenizer=tokenizer,
+        config=config.generator,
+        profile=profile if prompt.has_profile else None,
+        num_samples=_num_samples(temperature, config.drafts),
+        temperature=temperature,
+    )
 
 
 def label_drafts(
@@ -85,27 +122,43 @@ def label_drafts(
                 continue
             prompts = _prompts(row, ranked, group, config.drafts)
             target = ranked.query.target if ranked.may_learn_from(row.user) else None
-            queries.append(
-                DraftedQuery(
-                    query_id=ranked.query.query_id,
-                    is_pseudo=ranked.is_pseudo,
-                    prompts=tuple(PromptRecords(prompt=p.name, record_ids=p.record_ids) for p in prompts),
-                    drafts=tuple(
-                        draft
-                        for prompt in prompts
-                        for temperature in prompt.temperatures
-                        for draft in _drafts(
-                            prompt.name,
-                            temperature,
-                            completions[_key(row.user, ranked, prompt, temperature)],
-                            _num_samples(temperature, config.drafts),
-                            task,
-                            target,
-                        )
-                    ),
-                )
-            )
+            queries.append(drafted_query(row.user, ranked, prompts, completions, task, config, target))
         yield DraftedUser(user_id=row.user.user_id, is_new=row.user.is_new, queries=tuple(queries))
+
+
+def drafted_query(
+    user: User,
+    ranked: RankedQuery,
+    prompts: Sequence[Prompt],
+    completions: Mapping[str, Completion],
+    task: Task,
+    config: RunConfig,
+    target: str | None,
+) -> DraftedQuery:
+    """Return a query with the drafts that its prompts got, failed ones included.
+
+    Args:
+        completions: completions by key, for every request of `asked_prompts` on the same prompts.
+        target: output by which drafts are judged; None where it is not known or must not be looked at.
+    """
+    return DraftedQuery(
+        query_id=ranked.query.query_id,
+        is_pseudo=ranked.is_pseudo,
+        prompts=tuple(PromptRecords(prompt=p.name, record_ids=p.record_ids) for p in prompts),
+        drafts=tuple(
+            draft
+            for prompt in prompts
+            for temperature in prompt.temperatures
+            for draft in _drafts(
+                prompt.name,
+                temperature,
+                completions[_key(user, ranked, prompt, temperature)],
+                _num_samples(temperature, config.drafts),
+                task,
+                target,
+            )
+        ),
+    )
 
 
 def _drafted_queries(row: Ranked, config: DraftsConfig) -> Iterator[tuple[RankedQuery, ScoredGroup | None]]:

@@ -51,6 +51,11 @@ _OPTION_NAMES = (  # similarity of the label's text with the history
 )
 
 
+def num_prefitted(names: Sequence[str]) -> int:
+    """Return how many of the features of these names are fitted scores themselves; they are the last ones."""
+    return sum(name in PREFITTED_NAMES for name in names)
+
+
 def handcrafted_names(
     task: Task, config: DraftsConfig, *, has_own_labels: bool = True, has_own_heads: bool = False
 ) -> tuple[str, ...]:

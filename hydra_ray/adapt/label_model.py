@@ -20,7 +20,7 @@ from hydra_ray.adapt.text_classifier import TextClassifier, fit_text_classifier
 from hydra_ray.adapt.text_preferences import fit_text_preferences
 from hydra_ray.adapt.user_label_model import Evidence, UserLabelModel, fit_user_label_model
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.lamp.choices import pairs_of
+from hydra_ray.lamp.choices import choices_told, pairs_of
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors, each_nearness, nearness
 from hydra_ray.rows import Record, User
 from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS, user_fold
@@ -112,10 +112,10 @@ def read_label_model(folder: str) -> LabelModel:
 def labelled_records(task: Task, records: Iterable[Record]) -> list[Record]:
     """Return the records with an input and a valid label; outputs of users' own files need not be labels.
 
-    In a preference task every record has a candidate that was chosen.
+    In a preference task these are choices, of which a rated list is several, or none where all answers are rated alike.
     """
     if task.kind == "preference":
-        return list(records)
+        return [choice for record in records for choice in choices_told(record)]
     return [record for record in records if record.input and record.output in task.labels]
 
 
@@ -166,7 +166,7 @@ def _taught_by(task: Task, user: User) -> User:
 def fit_label_model(task: Task, users: Sequence[User], encode: Encode) -> LabelModel:
     """Fit the label model to users' records; `sampled_users` bounds its cost."""
     if task.kind == "preference":
-        return _fit_preferences(users, encode)
+        return _fit_preferences(task, users, encode)
     asked = [(user.user_id, record) for user in users for record in labelled_records(task, user.history)]
     texts = list(dict.fromkeys(record.input for _, record in asked))
     known = texts or [""]
@@ -183,8 +183,9 @@ def fit_label_model(task: Task, users: Sequence[User], encode: Encode) -> LabelM
     return LabelModel(text=text, own=fit_user_label_model(task, evidences, labels_N, fold_N))
 
 
-def _fit_preferences(users: Sequence[User], encode: Encode) -> LabelModel:
-    pairs = [(user.user_id, pair) for user in users for record in user.history for pair in pairs_of(record)]
+def _fit_preferences(task: Task, users: Sequence[User], encode: Encode) -> LabelModel:
+    choices = [(user.user_id, record) for user in users for record in labelled_records(task, user.history)]
+    pairs = [(user_id, pair) for user_id, record in choices for pair in pairs_of(record)]
     known = list(dict.fromkeys(text for _, pair in pairs for text in pair)) or [""]
     vectors = dict(zip(known, encode(known), strict=True))
     fold_P = np.array([user_fold(user_id) for user_id, _ in pairs], np.int64)

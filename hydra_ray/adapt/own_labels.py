@@ -13,10 +13,10 @@ from hydra_ray.adapt.label_model import LabelModel, labelled_records, needs_labe
 from hydra_ray.adapt.own_model import OwnModel
 from hydra_ray.adapt.own_records import Asked, OwnRecords, own_queries, own_records
 from hydra_ray.config import HeadsConfig, RunConfig, Task
-from hydra_ray.lamp.choices import items_of
+from hydra_ray.lamp.choices import candidates_of, items_of
 from hydra_ray.lamp.field_checks import pseudo_query_id
 from hydra_ray.retrieve.dense import Encode, Floats, Vectors
-from hydra_ray.rows import LabelLogs, User, UserLabelLogs
+from hydra_ray.rows import LabelLogs, Query, User, UserLabelLogs
 from hydra_ray.scorer.linear.groups import Ints, log_softmax
 from hydra_ray.scorer.linear.newton import Belief
 from hydra_ray.scorer.linear.shared import user_fold
@@ -70,21 +70,26 @@ def own_fold(user: User) -> int:
     return user_fold(user.user_id) if user.fold is None else user.fold
 
 
+def items_of_user(task: Task, user: User) -> list[str]:
+    """Return the distinct items of a user's records and queries, in order."""
+    inputs = (each.input for each in (*user.history, *user.queries))
+    return list(dict.fromkeys(item for text in inputs for item in items_of(task, text)))
+
+
 def encoded_items(task: Task, users: Sequence[User], encode: Encode) -> Vectors:
     """Return the vectors of the items of all records and queries."""
-    inputs = (each.input for user in users for each in (*user.history, *user.queries))
-    texts = dict.fromkeys(item for text in inputs for item in items_of(task, text))
+    texts = dict.fromkeys(item for user in users for item in items_of_user(task, user))
     known = list(texts) or [""]
     return dict(zip(known, encode(known), strict=True))
 
 
-def fit_own_users(task: Task, users: Sequence[User], labels: LabelModel, model: OwnModel, encode: Encode) -> OwnUsers:
-    """Fit the own heads of users and score their queries and records."""
-    vectors = encoded_items(task, users, encode)
+def fit_own_users(task: Task, users: Sequence[User], labels: LabelModel, model: OwnModel, vectors: Vectors) -> OwnUsers:
+    """Fit the own heads of users and score their queries and records, given the vectors of their items; queries for
+    which no candidate could be drafted are left out."""
     records = own_records(task, users, labels.text, vectors, own_fold)
-    queries = own_queries(
-        task, users, [[query.input for query in user.queries] for user in users], labels.text, vectors
-    )
+    asked = [[query for query in user.queries if candidates_of(task, query.input)] for user in users]
+    inputs = [[query.input for query in own] for own in asked]
+    queries = own_queries(task, users, inputs, labels.text, vectors)
     belief = model.fit_codes(task, records)
     deviations_UD = model.deviations(records.fold_U, belief.codes_UR)
     own_N = model.scores(task, queries, deviations_UD)
@@ -96,7 +101,7 @@ def fit_own_users(task: Task, users: Sequence[User], labels: LabelModel, model: 
         belief=belief,
         num_records_U=np.diff(records.user_starts),
         losses_U2=_losses(records, of_records),
-        rows=_rows(task, users, records, queries, of_queries, of_records),
+        rows=_rows(task, users, asked, records, queries, of_queries, of_records),
     )
 
 
@@ -122,13 +127,14 @@ def _losses(records: OwnRecords, logs: Sequence[Floats]) -> Floats:
 def _rows(
     task: Task,
     users: Sequence[User],
+    asked: Sequence[Sequence[Query]],
     records: OwnRecords,
     queries: Asked,
     of_queries: Sequence[Floats],
     of_records: Sequence[Floats],
 ) -> list[UserLabelLogs]:
     by_user: list[list[LabelLogs]] = [[] for _ in users]
-    query_ids = [query.query_id for user in users for query in user.queries]
+    query_ids = [query.query_id for own in asked for query in own]
     for user, logs in zip(queries.user_G.tolist(), label_logs(queries, query_ids, of_queries), strict=True):
         by_user[user].append(logs)
     record_ids = [record.record_id for user in users for record in labelled_records(task, user.history)]

@@ -32,7 +32,7 @@ from hydra_ray.adapt.own_records import (
 from hydra_ray.adapt.user_label_model import fit_choice_weights, rating_scale
 from hydra_ray.config import Task
 from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
-from hydra_ray.lamp.quality import quality
+from hydra_ray.lamp.quality import is_graded, quality
 from hydra_ray.retrieve.dense import Floats
 from hydra_ray.scorer.linear.groups import Ints, Segments, log_softmax
 from hydra_ray.scorer.linear.newton import Belief, Regression
@@ -288,7 +288,7 @@ def chosen_candidates(task: Task, logs_N: Floats, asked: Segments) -> Ints:
         asked: the texts as segments of their candidates.
     """
     values_N = logs_N
-    if task.kind == "rating":
+    if is_graded(task):
         values_N = (np.exp(logs_N).reshape(-1, len(task.labels)) @ _label_qualities(task)).ravel()
     best_N = np.flatnonzero(values_N == asked.spread(asked.maxima(values_N)))
     _, firsts = np.unique(asked.piece_of_place[best_N], return_index=True)

@@ -12,6 +12,7 @@ Q item dimensions, I inputs that read records, D inputs psi.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -150,17 +151,24 @@ class OwnRecords:
 
 
 def own_records(
-    task: Task, users: Sequence[User], text: TextClassifier, vectors: Vectors, fold_of: Callable[[User], int]
+    task: Task,
+    users: Sequence[User],
+    text: TextClassifier,
+    vectors: Vectors,
+    fold_of: Callable[[User], int],
+    support_of: Callable[[User, Sequence[Record]], Support] | None = None,
 ) -> OwnRecords:
     """Return the labelled records of users, each asked from its support.
 
     Args:
         vectors: vectors of all records' items.
         fold_of: fold of a user, by which heads were fitted without the user.
+        support_of: support of a user's labelled records; by default each is asked from the others.
     """
+    support_of = support_of or partial(_support, task)
     histories = [labelled_records(task, user.history) for user in users]
     scores = _text_scores(task, users, [[each.input for each in records] for records in histories], text, vectors)
-    supports = [_support(task, user, records) for user, records in zip(users, histories, strict=True)]
+    supports = [support_of(user, records) for user, records in zip(users, histories, strict=True)]
     parts = [
         _asked(task, number, [each.input for each in records], records, _shown(support), own, vectors)
         for number, (records, support, own) in enumerate(zip(histories, supports, scores, strict=True))

@@ -52,11 +52,15 @@ def cuts(draft: str, usual_words: int | None) -> Iterator[str]:
     """Yield the draft's first clause, and its first `usual_words` words, where these are shorter than the draft."""
     end = _CLAUSE_END.search(draft)
     shorter = [draft[: end.start()]] if end else []
-    if usual_words is not None:
-        shorter.append(" ".join(draft.split()[:usual_words]))
-    for text in shorter:
+    for text in (*shorter, first_words(draft, usual_words)):
         if MIN_WORDS <= len(text.split()) < len(draft.split()):
             yield text
+
+
+def first_words(text: str, num_words: int | None) -> str:
+    """Return the first `num_words` words of a text; the text itself where it has no more, or without a number."""
+    words = text.split()
+    return text if num_words is None or len(words) <= num_words else " ".join(words[:num_words])
 
 
 def usual_words(history: Sequence[Record]) -> int | None:

@@ -5,9 +5,9 @@ controls, so that all systems are compared on the same users and the same genera
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hydra_ray.config import DraftsConfig
+from hydra_ray.config import DraftsConfig, Task
 from hydra_ray.rerank.reranker_examples import select_records
 from hydra_ray.retrieve.ranking import RankedQuery
 from hydra_ray.rows import ScoredGroup, User
@@ -70,6 +70,26 @@ def prompts_of(
                 max_words=None,
                 temperatures=(GREEDY,),
             )
+
+
+def prompts_behind(
+    variant: str, user: User, ranked: RankedQuery, scores: ScoredGroup | None, task: Task, config: DraftsConfig
+) -> Iterator[Prompt]:
+    """Yield the prompts of an evaluated query whose answers a head chooses among or looks at: without those that are
+    for baselines and controls alone.
+
+    Args:
+        variant: one of RERANKED: the head of the reranker that selects the records.
+        scores: as in `prompts_of`.
+    """
+    for prompt in prompts_of(user, ranked, scores, False, config):
+        name = "reranked" if prompt.name == variant else prompt.name
+        # In closed tasks a feature compares each label with RAG's answer, whatever the drafts are.
+        is_greedy = name in config.prompts or (task.is_closed and name == "rag_k")
+        kept = {GREEDY: is_greedy, **dict.fromkeys(config.temperatures, name in config.sampled_prompts)}
+        temperatures = tuple(each for each in prompt.temperatures if kept[each])
+        if temperatures:
+            yield replace(prompt, temperatures=temperatures)
 
 
 def _records(

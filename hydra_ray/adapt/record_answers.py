@@ -14,6 +14,17 @@ from hydra_ray.scorer.linear.groups import Segments
 
 NO_HEAD = "none"
 """Name of the head of a scorer that a run does not make."""
+_OF_CANDIDATES = (
+    "constant",
+    "text_only",
+    "records_only",
+    "own_heads",
+    "hydra_shared",
+    "hydra_shuffled",
+    "hydra_personal",
+    "hydra",
+)
+"""Systems that choose among the candidates of a preference."""
 
 
 def baseline_answers(
@@ -29,7 +40,7 @@ def baseline_answers(
         outputs = _labels_of(task, user)
         answers["mean_rating"] = mean_answer(outputs, task.labels) if outputs else None
     by_system = {"text_only": logs.by_text, "records_only": logs.by_records, "own_heads": logs.by_own}
-    return answers | {system: _chosen(task, candidates, each) for system, each in by_system.items()}
+    return answers | {system: likeliest(task, candidates, each) for system, each in by_system.items()}
 
 
 def answer_from_records(task: Task, user: User, labels: UserLabelLogs, model: OwnModel) -> AnsweredUser:
@@ -40,7 +51,24 @@ def answer_from_records(task: Task, user: User, labels: UserLabelLogs, model: Ow
         num_history=len(user.history),
         reranker_head=NO_HEAD,
         adapter_head=f"own-{model.shape.rank}" if model.is_on else "shared",
-        queries=tuple(_answered(task, user, query, by_query[query.query_id], model) for query in user.queries),
+        queries=tuple(
+            _answered(task, user, query, by_query[query.query_id], model)
+            if query.query_id in by_query
+            else _failed(query, model)
+            for query in user.queries
+        ),
+    )
+
+
+def _failed(query: Query, model: OwnModel) -> AnsweredQuery:
+    """Return the answers to a query of a preference for which no candidate could be drafted: every system's fails."""
+    error = "the generator failed at every draft, so that there is no candidate"
+    return AnsweredQuery(
+        query_id=query.query_id,
+        answers=tuple(SystemAnswer(system=each, value=None, error=error) for each in _OF_CANDIDATES),
+        pool=(),
+        choice=chosen_system(model),
+        reason=gain_reason(model),
     )
 
 
@@ -53,13 +81,18 @@ def _answered(task: Task, user: User, query: Query, logs: LabelLogs, model: OwnM
     answers: Mapping[str, str | None] = {
         **baseline_answers(task, user, candidates, logs, model),
         **({"majority": majority_answer(outputs) if outputs else None} if task.is_closed else {}),
-        **{system: _chosen(task, candidates, each) for system, each in chosen.items()},
+        **{system: likeliest(task, candidates, each) for system, each in chosen.items()},
     }
-    choice = "hydra_personal" if model.is_on else "hydra_shared"
+    choice = chosen_system(model)
     systems = [*(_answer(system, value) for system, value in answers.items()), _answer("hydra", answers[choice])]
     return AnsweredQuery(
         query_id=logs.query_id, answers=tuple(systems), pool=(), choice=choice, reason=gain_reason(model)
     )
+
+
+def chosen_system(model: OwnModel) -> str:
+    """Return the system that answers for the whole data set."""
+    return "hydra_personal" if model.is_on else "hydra_shared"
 
 
 def gain_reason(model: OwnModel) -> str:
@@ -77,7 +110,8 @@ def _labels_of(task: Task, user: User) -> list[str]:
     return [record.output for record in user.history if record.output in task.labels]
 
 
-def _chosen(task: Task, candidates: Sequence[str], logs: Sequence[float]) -> str:
+def likeliest(task: Task, candidates: Sequence[str], logs: Sequence[float]) -> str:
+    """Return the candidate with the highest expected quality by the log probabilities; the first of equals."""
     (place,) = chosen_candidates(task, np.array(logs), Segments.even(len(logs), len(logs)))
     return candidates[int(place)]
 

@@ -163,7 +163,8 @@ def placement_findings(config: RunConfig, nodes: Sequence[NodeType], num_parts: 
     """
     found = [Finding(name=f"nodes: {node.name}", value=str(node)) for node in nodes]
     found += _driver(nodes)
-    found.append(_copies(config, num_parts))
+    if config.has_generator:
+        found.append(_copies(config, num_parts))
     for stage, needs in stage_needs(config).items():
         found += [_fit(stage, need, nodes) for need in needs]
         found += _deadlock(stage, needs, nodes)

@@ -9,7 +9,10 @@ from hydra_ray.runs.logs import FORMAT_VARIABLE, FORMATS
 from hydra_ray.stages import STAGE_NAMES
 
 _CONFIG_HELP = "YAML file, or the name of a shipped configuration such as tour"
-SUBMITTED = ("run", "sweep", "plan", "check", "update", "fit-users", "predict", "retry", "forget")
+SUBMITTED = (
+    "run", "sweep", "plan", "check", "update", "fit-users", "feedback", "predict", "drift", "refresh", "retry",
+    "forget",
+)  # fmt: skip
 """Commands that can be submitted to a cluster as a job."""
 ALIASES = {"fit-users": "update"}
 """Other names of commands."""
@@ -45,6 +48,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     command.add_argument("--instruction", metavar="TEXT", help="what the generator is told before each query")
     command.add_argument("--endpoint", metavar="PROVIDER|URL", help="endpoint that answers, such as openai or a URL")
     command.add_argument("--model", metavar="NAME", help="model at the endpoint, or the model to load")
+    command.add_argument(
+        "--no-generator", action="store_true", help="ask nobody: labels are chosen by records and heads alone"
+    )
     command.add_argument("--encoder", metavar="NAME", help="text encoder of both scorers")
     command.add_argument("--gpu", action="store_true", help="load models on a GPU")
     command.add_argument("--yes", action="store_true", help="ask nothing: take what is guessed")
@@ -108,8 +114,20 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
         help="file, folder or pattern of whoever was active, as in lamp.users_files; may be repeated; or a folder of "
         "LaMP files, of which the run's new split is read",
     )
-    command.add_argument("--name", help="name of this update; by default the first file's name")
-    _add_json(command)
+    _add_new_update(command)
+
+    command = commands.add_parser("feedback", help="what people say of the answers that they were given, as an update")
+    _add_finished_run(command)
+    command.add_argument(
+        "--file",
+        metavar="FILE",
+        dest="users",
+        action="append",
+        required=True,
+        help="rows of user_id, query_id and one of chosen, thumb and edited, in any format of users' files; may be "
+        "repeated",
+    )
+    _add_new_update(command)
 
     command = commands.add_parser("predict", help="answer queries by a finished run and its updates")
     _add_finished_run(command)
@@ -122,9 +140,25 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:  # noqa: PL
     )
     command.add_argument("--output", metavar="FILE", required=True, help="Parquet file or URI to write the answers to")
 
+    command = commands.add_parser(
+        "drift", help="whether what users of a run share still fits, from what it and its updates have stored"
+    )
+    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
+    _add_json(command)
+
+    command = commands.add_parser(
+        "refresh", help="learn anew what users of a run share, from their present histories; answers are kept"
+    )
+    _add_finished_run(command)
+    command.add_argument("--name", help="name of the new run; by default the run's own name and .refreshed")
+    _add_json(command)
+
     command = commands.add_parser("export", help="export a finished run to a folder that serves requests without Ray")
     command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
     command.add_argument("folder", metavar="FOLDER", help="a new folder or URI, outside the root")
+
+    command = commands.add_parser("compact", help="compact a run's updates, for who reads everybody's newest head")
+    command.add_argument("run", metavar="RUN", help="the finished run's folder: <storage.root>/runs/<run>")
 
     command = commands.add_parser("status", help="progress of a run")
     command.add_argument("run", metavar="RUN", help="the run's folder: <storage.root>/runs/<run>")
@@ -254,7 +288,7 @@ def _add_description(command: argparse.ArgumentParser) -> None:
         default=[],
         help="what a column is, such as user_id=customer or input=subject,body; may be repeated; date= leaves it out",
     )
-    command.add_argument("--kind", choices=("classification", "rating", "text"), help="kind of answers")
+    command.add_argument("--kind", choices=("classification", "rating", "text", "preference"), help="kind of answers")
     command.add_argument("--labels", metavar="A,B,C", help="labels of a classification or rating, with commas between")
 
 
@@ -263,6 +297,11 @@ def _add_finished_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings to override, such as those of placement"
     )
+
+
+def _add_new_update(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--name", help="name of this update; by default the first file's name")
+    _add_json(command)
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:

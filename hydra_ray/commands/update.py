@@ -14,14 +14,16 @@ from typing import Any
 from hydra_ray import storage
 from hydra_ray.commands.given_users import source_of, unpacked_name
 from hydra_ray.commands.line import users_text
-from hydra_ray.config import RunConfig, apply_override, check_config
+from hydra_ray.config import RunConfig, Task, apply_override, check_config
 from hydra_ray.errors import InputError
 from hydra_ray.findings import counted
+from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.users import input_fingerprint
 from hydra_ray.runs.lease import lease, run_lease
 from hydra_ray.runs.run_folder import read_config
 from hydra_ray.runs.stage import fingerprint
 from hydra_ray.runs.updates import Update, updates_of
+from hydra_ray.serving.compaction import compact_updates
 from hydra_ray.stages.plan import Plan, plan_recorded
 from hydra_ray.stages.run import personalize
 
@@ -38,16 +40,22 @@ class Updated:
 
 
 def update_run(
-    run_folder: str, users: Sequence[str], name: str | None = None, overrides: Sequence[str] = ()
+    run_folder: str,
+    users: Sequence[str],
+    name: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    is_feedback: bool = False,
 ) -> Updated:
     """Update a finished run by what is handed in, once every earlier update is whole; wait for another process that
-    updates the run.
+    updates the run. Where there are `storage.compact_after` updates by then that are not compacted, compact them.
 
     Args:
         run_folder: folder of the finished run.
         users: files of users, or one folder of official LaMP files, of which the new split is read.
         name: name of the update; by default the first file's name without its suffix.
         overrides: each `section.key=value`; of placement, report and input settings.
+        is_feedback: whether the files hold no users and are feedback on answers (`hydra_ray.lamp.feedback`).
 
     Raises:
         NothingNewError: what is handed in is there already, and nothing is changed.
@@ -55,34 +63,43 @@ def update_run(
     """
     run = read_config(run_folder)
     with lease(run_lease(run.storage.root, f"{run.run}+"), f"updates of the run {run.run}"):
-        config = update_config(run_folder, users, name, overrides)
+        config = update_config(run_folder, users, name, overrides, is_feedback=is_feedback)
         for each in updates_of(run.storage.root, run.run):
             if each.run == config.run and each.is_finished:
                 return Updated(plan=plan_recorded(storage.join(run.storage.root, "runs", each.run)), is_made_now=False)
             if _is_under_way(each) and each.run != config.run:
                 _log.info("the update %s was not finished: it goes on first", each.run)
                 personalize(each.config)
-                config = update_config(run_folder, users, name, overrides)
-        return Updated(plan=personalize(config), is_made_now=True)
+                config = update_config(run_folder, users, name, overrides, is_feedback=is_feedback)
+        plan = personalize(config)
+        if config.storage.compact_after:
+            compact_updates(run_folder, config.storage.compact_after)
+        return Updated(plan=plan, is_made_now=True)
 
 
 def update_config(
-    run_folder: str, users: Sequence[str], name: str | None = None, overrides: Sequence[str] = ()
+    run_folder: str,
+    users: Sequence[str],
+    name: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    is_feedback: bool = False,
 ) -> RunConfig:
     """Return the configuration of the update by which some files are handed in: of the one that is there, where they
     were handed in before.
 
     Args:
-        run_folder, users, name, overrides: see `update_run`.
+        run_folder, users, name, overrides, is_feedback: see `update_run`.
 
     Raises:
-        InputError: there is no such run, it is itself an update, or a file is missing.
+        InputError: there is no such run, it is itself an update, a file is missing, or its task cannot learn from
+            feedback.
         ConfigError: the name or an override is wrong.
     """
     run = read_config(run_folder)
     before = updates_of(run.storage.root, run.run)
     named = f"{run.run}+{name or PurePosixPath(unpacked_name(users[0])).stem}"
-    settings = update_settings(run_folder, users, named, before, overrides)
+    settings = update_settings(run_folder, users, named, before, overrides, is_feedback=is_feedback)
     handed_in = settings["update"]["handed_in"]
     same = next((each for each in before if each.config.update and each.config.update.handed_in == handed_in), None)
     if same is not None and same.is_finished:
@@ -95,32 +112,44 @@ def update_config(
 
 
 def update_settings(
-    run_folder: str, users: Sequence[str], name: str, before: Sequence[Update], overrides: Sequence[str]
+    run_folder: str,
+    users: Sequence[str],
+    name: str,
+    before: Sequence[Update],
+    overrides: Sequence[str],
+    *,
+    is_feedback: bool = False,
 ) -> dict[str, Any]:
     """Return the settings of a run that takes what is handed in after some updates.
 
     Args:
         name: name of that run.
         before: updates of the run, oldest first.
-        run_folder, users, overrides: see `update_run`.
+        run_folder, users, overrides, is_feedback: see `update_run`.
 
     Raises:
-        InputError: there is no such run, it is itself an update, or a file is missing.
+        InputError: there is no such run, it is itself an update, a file is missing, or its task cannot learn from
+            feedback.
         ConfigError: the name or an override is wrong.
     """
     run = read_config(run_folder)
     if run.taught_by is not None:
         raise InputError(f"{run_folder} is an update of the run {run.taught_by}: give {run.taught_by} instead")
+    if is_feedback:
+        _require_learnable(task_of(run.lamp))
+    source = {"root": None, "users_files": list(users)} if is_feedback else source_of(users)
     settings = run.model_dump(mode="json")
     settings["run"] = name
     settings["taught_by"] = run.run
-    settings["lamp"] |= {"planted": None, "train_split": None, **source_of(users)}
+    settings["refresh"] = None
+    settings["lamp"] |= {"planted": None, "train_split": None, **source}
     settings["users"] |= {"num_folds": 1, "max_users": None}
     for override in overrides:
         settings = apply_override(settings, override)
     lamp = check_config(settings, source=f"the configuration of an update of {run_folder}").lamp
-    handed_in = fingerprint("handed in", 1, {}, input_fingerprint(lamp, is_by_content=True))
-    return settings | {"update": {"follows": _directly_before(run.run, before), "handed_in": handed_in}}
+    kind = {"is_feedback": True} if is_feedback else {}
+    handed_in = fingerprint("handed in", 1, kind, input_fingerprint(lamp, is_by_content=True))
+    return settings | {"update": {"follows": directly_before(run.run, before), "handed_in": handed_in, **kind}}
 
 
 def updated_text(updated: Updated, summary: dict[str, Any]) -> str:
@@ -140,6 +169,14 @@ def updated_text(updated: Updated, summary: dict[str, Any]) -> str:
     return "\n".join([head, *heads, f"{asked}{summary['seconds']} s"])
 
 
+def _require_learnable(task: Task) -> None:
+    if not task.has_pseudo_queries:
+        raise InputError(
+            f"records of the task {task.name} are documents of the user and no answers: what people say of answers "
+            "cannot become records of theirs"
+        )
+
+
 def _is_under_way(update: Update) -> bool:
     return update.config.update is not None and not update.is_finished
 
@@ -150,8 +187,13 @@ def _new_name(run: str, before: Sequence[Update]) -> str:
     return next(name for number in count(1) if (name := run if number == 1 else f"{run}-{number}") not in taken)
 
 
-def _directly_before(run: str, before: Sequence[Update]) -> list[str]:
-    """Return the runs that the next update follows: the newest one, and before the first all that hold users."""
+def directly_before(run: str, before: Sequence[Update]) -> list[str]:
+    """Return the runs that the next update follows, or a refresh: the newest one, and before the first all that hold
+    users.
+
+    Args:
+        before: updates of the run, oldest first.
+    """
     if before and before[-1].config.update is not None:
         return [before[-1].run]
     return [run, *(each.run for each in before if each.is_finished)]

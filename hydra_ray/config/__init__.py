@@ -11,6 +11,7 @@ from hydra_ray.config.drafts import AnswersConfig, DraftsConfig, PoolConfig
 from hydra_ray.config.generator import ApiConfig, GeneratorConfig
 from hydra_ray.config.load import apply_override, apply_setting, load_config, read_settings
 from hydra_ray.config.placement import BudgetConfig, PlacementConfig
+from hydra_ray.config.refresh import RefreshConfig
 from hydra_ray.config.report import ReportConfig
 from hydra_ray.config.retrieve import ProbesConfig, RetrieveConfig
 from hydra_ray.config.run import RunConfig
@@ -40,6 +41,7 @@ __all__ = [
     "PlantedConfig",
     "PoolConfig",
     "ProbesConfig",
+    "RefreshConfig",
     "ReportConfig",
     "ResourceName",
     "RetrieveConfig",

@@ -21,6 +21,7 @@ LIST_FOLLOWS = "is not a valid configuration:"
 _TAG = re.compile(r"<.*>")
 """Tags of the ways to give a setting, and other steps that are no keys of YAML."""
 _KEY = "[key]"
+_EXPECTS = ", expected "
 _MAX_SHOWN = 60
 _MAX_MESSAGE = 600
 _LARGEST = 2**63
@@ -51,16 +52,26 @@ def check_settings(section: type[_Section], settings: Mapping[str, Any], source:
     try:
         checked = section.model_validate(settings)
     except ValidationError as error:
-        # Of several ways to give a setting, the last is the most general.
-        wrong |= {
-            _name_of(place): _what_is_wrong(section, place, each)
-            for each in error.errors()
-            for place in (_place(each["loc"], settings),)
-        }
+        found: dict[str, list[str]] = {}
+        for each in error.errors():
+            place = _place(each["loc"], settings)
+            found.setdefault(_name_of(place), []).append(_what_is_wrong(section, place, each))
+        wrong |= {name: _together(each) for name, each in found.items()}
         raise ConfigError(_listed(source, wrong)) from error
     if wrong:
         raise ConfigError(_listed(source, wrong))
     return checked
+
+
+def _together(ways: Sequence[str]) -> str:
+    """Return what is wrong with a setting by each of the ways to give it."""
+    got = [way.partition(_EXPECTS)[0] for way in ways]
+    if any(_EXPECTS not in way or each != got[0] for way, each in zip(ways, got, strict=True)):
+        return ways[-1]  # the most general
+    expected = list(dict.fromkeys(way.partition(_EXPECTS)[2] for way in ways))
+    # A whole number is one.
+    wider = [each for each in expected if not (each == _WHOLE({}) and _NUMBER({}) in expected)]
+    return f"{got[0]}{_EXPECTS}{' or '.join(wider)}"
 
 
 def _listed(source: str, wrong: Mapping[str, str]) -> str:
@@ -176,7 +187,7 @@ def _what_is_wrong(section: type[BaseModel], place: tuple[int | str, ...], error
             return f"expected {_EXPECTED[kind](context)}"
         case kind:
             what = _EXPECTED[kind](context) if kind in _EXPECTED else "something else"
-    return f"got {shown(given)}, expected {what}"
+    return f"got {shown(given)}{_EXPECTS}{what}"
 
 
 def _pattern(context: Mapping[str, Any]) -> str:

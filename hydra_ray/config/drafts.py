@@ -1,8 +1,8 @@
 """The sections `drafts` and `answers`: what is generated for a query, and what is chosen of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hydra_ray.config.section import Section
 
@@ -21,7 +21,8 @@ class PoolConfig(Section):
 
 
 class DraftsConfig(PoolConfig):
-    """Stage `drafts`: several proposed answers to each query."""
+    """Stage `drafts`: several proposed answers to each query. In a task of the kind preference, the stage `candidates`
+    makes them for queries that bring no candidates."""
 
     num_records: int = Field(default=4, gt=0)
     """Number k of records in a prompt; at most `probes.num_records`."""
@@ -34,7 +35,8 @@ class DraftsConfig(PoolConfig):
     )
     """Prompts whose greedy answers are drafts. zero_shot: no records. random_k: k random records. rag_1, rag_2, rag_k:
     the retriever's best 1, 2 or k. lead_k: as rag_k, with the first words only of records and query. reranked: the
-    reranker's best k. With `answers.is_gated`, zero_shot and rag_k must be among them."""
+    reranker's best k, which the kind preference does not have. With `answers.is_gated`, zero_shot and rag_k must be
+    among them, but not in the kind preference."""
     lead_words: int = Field(default=30, gt=0)
     """Number of words of each text in a lead_k prompt: a small generator writes better titles from the beginning of a
     text alone."""
@@ -56,3 +58,12 @@ class AnswersConfig(Section):
     is_gated: bool = True
     """Whether the quality that training users and held-out histories show decides among zero-shot, RAG, the shared head
     and own heads, for all users alike. Without the gate, own heads answer for everybody."""
+    has_expected_ratings: bool = True
+    """Whether, where wrong labels have some quality too, as ratings near the right one do, the label of the highest
+    expected quality is chosen; else that of the highest score, as published. The gate takes the former."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.is_gated and not self.has_expected_ratings:
+            raise ValueError("has_expected_ratings=false needs is_gated=false: the gate judges the usual choice")
+        return self

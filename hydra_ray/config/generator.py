@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from hydra_ray.config.batch import BatchConfig
 from hydra_ray.config.engine_arguments import ArgumentName, problems_of_arguments
 from hydra_ray.config.providers import PRESETS, ProviderName
-from hydra_ray.config.section import Section
+from hydra_ray.config.section import Plugin, Section
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """Reference to an environment variable in the value of a header or a parameter of the URL."""
@@ -280,16 +280,17 @@ class ApiConfig(Section):
 class GeneratorConfig(Section):
     """Generator: the frozen, black-box LLM."""
 
-    engine: Literal["vllm", "openai", "openai_batch", "fake", "none"] = "vllm"
+    engine: Plugin | Literal["vllm", "openai", "openai_batch", "fake", "none"] = "vllm"
     """Engine that generates. vllm: the model, loaded into Ray actors. openai: an OpenAI-compatible endpoint, as `api`
     says. openai_batch: the same endpoint, asked in batches that take up to a day a stage and cost less (see
     docs/batches.md). fake: a fixed rule, to test everything around the generator. none: no generator; in closed tasks
-    whose records show labels, the label model and own heads answer from records alone, at no cost."""
+    whose records show labels, the label model and own heads answer from records alone, at no cost. module:name: an
+    engine of yours (see docs/plugins.md)."""
     model: str = ""
     """Model: an absolute Hugging Face folder, s3://bucket/folder, a name of the Hugging Face hub (org/name or
     org/name@revision), or `package:NAME` for one that an installed Python package carries; see docs/models.md. With
-    the engines openai and openai_batch, the model whose tokenizer fits prompts to `max_model_tokens`: best the one
-    that the endpoint serves. Needed by every engine but none."""
+    the engines openai and openai_batch, and with an engine of yours, the model whose tokenizer fits prompts to
+    `max_model_tokens`: best the one that answers. Needed by every engine but none."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Floating-point type of weights and activations."""
     max_model_tokens: int = Field(default=2048, gt=0)
@@ -303,9 +304,9 @@ class GeneratorConfig(Section):
     is_constrained: bool = True
     """Whether decoding is constrained to the labels in a closed task. At an endpoint whose `api.has_structured_outputs`
     is false it is not: answers that name no label fail there."""
-    prompt_form: Literal["chat", "sentence"] = "chat"
+    prompt_form: Plugin | Literal["chat", "sentence"] = "chat"
     """Form of prompts. chat: records are turns of a conversation. sentence: LaMP's own form, records and query in one
-    message."""
+    message. module:name: a function of yours (see docs/plugins.md)."""
     seed: int = 0
     """Seed of sampling."""
     engine_args: dict[ArgumentName, JsonValue] = Field(default_factory=dict)
@@ -343,8 +344,12 @@ class GeneratorConfig(Section):
             raise ValueError(problem)
         if any(looks_secret(text) for text in _texts_in(self.engine_args)):
             raise ValueError("engine_args holds what looks like a secret, which must not stand in a configuration")
-        if (self.engine == "none") == bool(self.model):
-            raise ValueError("model is needed by every engine but none, which has none")
+        if self.engine == "none" and self.model:
+            raise ValueError(
+                "engine none has no model: leave generator.model out, on the command line 'generator={engine: none}'"
+            )
+        if self.engine != "none" and not self.model:
+            raise ValueError("model is missing: every engine but none needs one")
         if self.thinking_tokens >= self.max_model_tokens:
             raise ValueError("thinking_tokens must leave room for a prompt and an answer within max_model_tokens")
         if self.api is not None and self.chat_template_kwargs:

@@ -1,5 +1,7 @@
 """The section `report`."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from hydra_ray.config.section import Section
@@ -14,3 +16,6 @@ class ReportConfig(Section):
     """Number of bootstrap resamples; users are resampled, with all their queries."""
     seed: int = Field(default=0, ge=0)
     """Seed of the bootstrap."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Experiment trackers that are told of the finished run, each with its own package and settings (see
+    docs/trackers.md). Changes no result."""

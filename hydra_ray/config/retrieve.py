@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hydra_ray.config.section import Plugin, Section
+from hydra_ray.config.section import Plugin, Section, is_plugin
 
 
 class RetrieveConfig(Section):
@@ -34,7 +34,7 @@ class RetrieveConfig(Section):
     @property
     def is_plugin(self) -> bool:
         """Whether the method is a function of another package."""
-        return ":" in self.method
+        return is_plugin(self.method)
 
     @property
     def needs_encoder(self) -> bool:

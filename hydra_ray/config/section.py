@@ -11,6 +11,13 @@ Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=100)]
 RunName = Annotated[str, StringConstraints(pattern=_RUN_NAME, max_length=200)]
 Plugin = Annotated[str, StringConstraints(pattern=_PLUGIN, max_length=200)]
 """Function of another package, as `module:name` (`hydra_ray.plugins`)."""
+
+
+def is_plugin(given: str) -> bool:
+    """Return whether a setting names a function of another package, and none of ours."""
+    return ":" in given
+
+
 PATTERN_FORMS: Mapping[str, str] = {
     _NAME: "letters, digits and any of _ . -, a letter or digit first",
     _PLUGIN: "module:name",

@@ -23,6 +23,11 @@ class StorageConfig(Section):
     """Region of the S3 store. Null takes the environment's AWS_REGION or AWS_DEFAULT_REGION, else the bucket's
     region."""
 
+    compact_after: int = Field(default=30, ge=0)
+    """Number of updates of a run that are not compacted yet, from which on `hydra-ray update` compacts all of them: who
+    reads everybody's newest head and history then reads one table in their place. 0 leaves it to `hydra-ray
+    compact`."""
+
     @field_validator("root")
     @classmethod
     def _check_root(cls, root: str) -> str:

@@ -5,7 +5,7 @@ import re
 import string
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from hydra_ray.config.section import Name, Section
 from hydra_ray.errors import InputError
@@ -56,7 +56,8 @@ class Task(Section):
     kind: Literal["classification", "rating", "text", "preference"]
     """Kind of answer and of its metric. classification: one of `labels`, judged by equality. rating: one of `labels`,
     which are numbers, judged by distance. text: free text, judged by ROUGE. The first two are closed tasks. preference:
-    one of the query's own candidates, judged by equality; it needs generator.engine none (docs/preferences.md)."""
+    one of the query's own candidates, judged by equality; a generator drafts those of queries that bring none
+    (docs/preferences.md)."""
     instruction: str
     """Instruction to the generator, put before every bare input."""
     input_pattern: str = r"(?P<input>.+)"
@@ -80,6 +81,19 @@ class Task(Section):
     """Prompts in LaMP's sentence form."""
     max_tokens: int = Field(default=32, gt=0)
     """Largest number of the generator's tokens in an answer; must cover the longest label."""
+    # Neither a setting nor a part of what is asked: `lamp.metric` names it, and `task_of` hands it on.
+    _metric: str | None = PrivateAttr(default=None)
+
+    @property
+    def metric(self) -> str | None:
+        """Function of another package that judges answers, as `module:name`; None for the metric of the kind."""
+        return self._metric
+
+    def judged_by(self, metric: str | None) -> "Task":
+        """Return the task with a function of another package as its metric."""
+        task = self.model_copy()
+        task._metric = metric
+        return task
 
     @property
     def is_closed(self) -> bool:

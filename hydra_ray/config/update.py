@@ -15,3 +15,5 @@ class UpdateConfig(Section):
     """Hash of what was handed in, by which the same files are known again."""
     has_queries_alone: bool = False
     """Whether queries alone are answered (`hydra-ray predict`): records are refused, and no update follows."""
+    is_feedback: bool = False
+    """Whether the files tell what people say of the answers that they were given (`hydra-ray feedback`)."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from hydra_ray.config.section import Section
+from hydra_ray.config.section import Plugin, Section
 from hydra_ray.config.task import Task
 
 NAMED, DESCRIBED = "<named>", "<described>"
@@ -54,7 +54,11 @@ class ColumnsConfig(Section):
     rejected: str | None = "rejected"
     """Candidate that was not preferred, or a list of these."""
     candidates: str | None = "candidates"
-    """List of the candidates of a query of the kind preference; in CSV as JSON."""
+    """List of the candidates of a query of the kind preference, or with `ratings` of a record; in CSV as JSON."""
+    ratings: str | None = "ratings"
+    """List of the ratings of a record's `candidates`, higher is better; in CSV as JSON."""
+    answers: str | None = "answers"
+    """In the place of both, list of objects with a `text` and a `rating` each; in CSV as JSON."""
     date: str | None = "date"
     """Date of a record."""
     kind: str | None = "kind"
@@ -76,8 +80,11 @@ class LampConfig(Section):
         Annotated[str, Tag(NAMED)] | Annotated[Task, Tag(DESCRIBED)],
         Discriminator(lambda given: DESCRIBED if isinstance(given, Mapping | Task) else NAMED),
     ]
-    """Name of a built-in task (LaMP_1, LaMP_2N, LaMP_2M, LaMP_3 to LaMP_7, planted), or the description of a task of
-    your own: a mapping of its settings."""
+    """Name of a built-in task (LaMP_1, LaMP_2N, LaMP_2M, LaMP_3 to LaMP_7, planted), the description of a task of
+    your own: a mapping of its settings, or module:name, a function of yours that returns one (see docs/plugins.md)."""
+    metric: Plugin | None = None
+    """Function of yours that judges an answer in the place of the metric of the task's kind, from 0 to 1, as
+    module:name (see docs/plugins.md). Null takes the kind's own. The kind preference has no other."""
     root: str | None = None
     """Folder of official LaMP files: `<split>_questions.json` and `<split>_outputs.json`."""
     train_split: str | None = "train"

@@ -31,7 +31,8 @@ def own_actors(max_restarts: int = MAX_RESTARTS) -> Iterator[Callable[[], dict[s
     try:
         yield new_actor
     finally:
-        for name in names:
+        # At the end of a process blocks are closed after Ray, which has ended the actors.
+        for name in names if ray.is_initialized() else ():
             with suppress(ValueError):  # it has already ended
                 ray.kill(ray.get_actor(name))
 

@@ -18,7 +18,7 @@ from hydra_ray.generate.batches.records import BatchFolder, batches_of
 from hydra_ray.generate.batches.results import failed_completion
 from hydra_ray.generate.batches.session import open_session
 from hydra_ray.generate.call_faults import Fault
-from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.completion_store import CompletionStore, Found, FoundFile
 from hydra_ray.generate.failures import ERRORS, FailureKind, require_answers
 from hydra_ray.runs.resources import step_bundle
 
@@ -83,9 +83,10 @@ class _Queue:
         """Return how many requests have no answer yet, and what was paid already for the bucket."""
         bucket, job = row["bucket"], self._job
         asked = job.work.requests(bucket)
-        if new := job.store.unanswered(bucket, asked):
+        found = job.find(bucket, asked)
+        if new := found.unanswered(asked):
             self._folder.queue(job.asker, bucket, new)
-        paid = job.counters(job.store.find(bucket, [each.request for each in asked]), [])
+        paid = job.counters(found)
         return {"num_new": len(new), "asked_tokens": paid["asked_tokens"], "cost": paid.get("cost", 0.0)}
 
 
@@ -104,8 +105,10 @@ class _CommitBatched:
             name: Fault(kind=FailureKind(kind), message=message, is_final=False, is_answered=False)
             for name, (kind, message) in json.loads(self._faults).items()
         }
+        found = job.find(bucket, asked)
         failed = [
             failed_completion(request, faults.get(request.request_id, MISSING), 1)
-            for request in job.store.unanswered(bucket, asked)
+            for request in found.unanswered(asked)
         ]
-        return commit_row(row, job.folder, lambda bucket: job.commit(bucket, asked, failed, 0.0))
+        whole = Found.in_files([*found.files(), FoundFile(name=job.asker, completions=tuple(failed))])
+        return commit_row(row, job.folder, lambda bucket: job.commit(bucket, asked, whole, 0.0))

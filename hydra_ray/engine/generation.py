@@ -4,7 +4,8 @@ Requests and completions travel as bytes of their row types. What the completion
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +22,14 @@ from hydra_ray.engine.parts import Counters, Parts, commit_row, run_missing
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
 from hydra_ray.engine.worker_errors import tells_reason
 from hydra_ray.errors import BudgetError, HydraError, WorkerError
-from hydra_ray.generate.completion_store import CompletionStore, Found, asker_of, batched
+from hydra_ray.generate.completion_store import CompletionStore, Found, FoundFile, asker_of, batched
 from hydra_ray.generate.costs import answer_counters
 from hydra_ray.generate.engines.preparing import prepare_prompts
-from hydra_ray.generate.failures import ERRORS, TRANSIENT, require_answers
+from hydra_ray.generate.failures import ERRORS, require_answers
 from hydra_ray.rows import Asked, Completion, Prompt
 from hydra_ray.runs.resources import step_bundle
 from hydra_ray.runs.stage import Stage
+from hydra_ray.storage import ReadFile, reading_once
 
 _PARTS_A_COPY = 17
 """Parts in flight for each copy of the generator: as many as any engine answers at once, and one that waits."""
@@ -105,7 +107,7 @@ def run_generation(
             in_flight = min(num_missing, placement.generator_actors * _PARTS_A_COPY)
             num_callers = ceil(in_flight / _PARTS_A_CALLER)
             return (
-                parts.map(_MakeRequests(jobs), **step)
+                parts.map(_MakeRequests(jobs, store.listed()), **step)
                 .map_batches(
                     AnswerParts,
                     fn_constructor_kwargs={"pool": pool, "loadable": loadable, "owner": owner, "jobs": jobs}
@@ -144,20 +146,22 @@ class GenerationJob:
     """The stage's folder."""
     generator: GeneratorConfig
 
-    def commit(self, bucket: int, asked: Sequence[Asked], new: Sequence[Completion], seconds: float) -> Counters:
-        """Commit the part from the new completions, failed ones included, and from those known before."""
-        found = self.store.find(bucket, [each.request for each in asked])
-        by_id = found.of() | {each.request_id: each for each in new}
+    def find(self, bucket: int, asked: Sequence[Asked], names: Collection[str] | None = None) -> Found:
+        """Return what is stored of a part's requests, given the names of the bucket's files where they are known."""
+        return self.store.find(bucket, [each.request for each in asked], names=names)
+
+    def commit(self, bucket: int, asked: Sequence[Asked], found: Found, seconds: float) -> Counters:
+        """Commit the part from the completions of all that was asked, failed ones included."""
+        by_id = found.of()
         completions = {each.key: by_id[each.request.request_id] for each in asked}
-        counters = {**self.counters(found, new), "generator_seconds": seconds}
+        counters = {**self.counters(found), "generator_seconds": seconds}
         return self.work.commit(bucket, completions, counters)
 
-    def counters(self, found: Found, new: Sequence[Completion]) -> dict[str, float]:
+    def counters(self, found: Found) -> dict[str, float]:
         """Return the counters of a part's requests: what was asked, and what of it this stage has paid."""
-        own = found.of(self.asker) | {each.request_id: each for each in new if each.failure in TRANSIENT}
-        cheaper = found.of(batched(self.asker))
+        own, cheaper = found.of(self.asker), found.of(batched(self.asker))
         alone = [each for request_id, each in own.items() if request_id not in cheaper]
-        used = (found.of() | {each.request_id: each for each in new}).values()
+        used = found.of().values()
         api, batch = self.generator.api, self.generator.batch
         return answer_counters(used, alone, api, cheaper.values(), batch.price_factor)
 
@@ -167,17 +171,26 @@ Jobs = Mapping[str, GenerationJob]
 
 
 class _MakeRequests:
-    def __init__(self, jobs: Jobs):
-        self._jobs = jobs
+    """Makes the requests of a part, and finds those that have an answer in files that were there when the work began:
+    who sends the others looks for newer files."""
+
+    def __init__(self, jobs: Jobs, listed: Mapping[int, Sequence[str]]):
+        self._jobs, self._listed = jobs, listed
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         job, bucket = self._jobs[row["stage"]], row["bucket"]
-        asked = job.work.requests(bucket)
-        new = job.store.unanswered(bucket, asked)
+        with reading_once() as was_read:
+            asked = job.work.requests(bucket)
+            read = was_read()
+        found = job.find(bucket, asked, self._listed.get(bucket, ()))
+        new = found.unanswered(asked)
         prompts, rejected = prepare_prompts(new, job.generator) if new else ([], [])
         return {
             **row,
             "asked": to_bytes(asked, Asked),
+            "read": to_bytes(read, ReadFile),
+            "known": to_bytes(found.files(), FoundFile),
+            "known_files": json.dumps(list(found.by_file)),
             "num_new": len(new),
             "prompts": to_bytes(prompts, Prompt),
             "rejected": to_bytes(rejected, Completion),
@@ -200,21 +213,29 @@ class AnswerParts:
                 this part.
         """
         row = {name: values[0] for name, values in batch.items()}
-        prompts, rejected = row.pop("prompts"), row.pop("rejected")
-        completions, seconds = to_bytes([], Completion), 0.0
+        sent = {name: row.pop(name) for name in ("prompts", "rejected", "known_files")}
+        answered, seconds = to_bytes([], FoundFile), 0.0
         if row["num_new"]:
             if self._refusal is not None:
                 raise self._refusal
             with tells_reason():
-                completions, seconds = await self._answer(row["stage"], int(row["bucket"]), prompts, rejected)
-        return {name: [value] for name, value in {**row, "completions": completions, "seconds": seconds}.items()}
+                answered, seconds = await self._answer(row["stage"], int(row["bucket"]), **sent)
+        return {name: [value] for name, value in {**row, "answered": answered, "seconds": seconds}.items()}
 
-    async def _answer(self, stage: str, bucket: int, prompts: bytes, rejected: bytes) -> tuple[bytes, float]:
+    async def _answer(
+        self, stage: str, bucket: int, prompts: bytes, rejected: bytes, known_files: str
+    ) -> tuple[bytes, float]:
         import ray
         import ray.exceptions
 
         job = self._jobs[stage]
-        asked = AskedPart(store=job.store, asker=job.asker, bucket=bucket, rejected=rejected)
+        asked = AskedPart(
+            store=job.store,
+            asker=job.asker,
+            bucket=bucket,
+            rejected=rejected,
+            known_files=tuple(json.loads(known_files)),
+        )
         part = Part(
             stage=stage,
             bucket=bucket,
@@ -244,6 +265,7 @@ class _CommitGenerated:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         asked = list(from_bytes(row["asked"], Asked))
-        new = list(from_bytes(row["completions"], Completion))
+        found = Found.in_files(each for name in ("known", "answered") for each in from_bytes(row[name], FoundFile))
         job = self._jobs[row["stage"]]
-        return commit_row(row, job.folder, lambda bucket: job.commit(bucket, asked, new, row["seconds"]))
+        with reading_once(from_bytes(row["read"], ReadFile)):
+            return commit_row(row, job.folder, lambda bucket: job.commit(bucket, asked, found, row["seconds"]))

@@ -10,7 +10,7 @@ from functools import partial
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
-from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.completion_store import CompletionStore, FoundFile
 from hydra_ray.generate.engine import Engine
 from hydra_ray.rows import Completion, Prompt
 from hydra_ray.runs.lease import lease
@@ -45,6 +45,8 @@ class AskedPart:
     bucket: int
     rejected: bytes
     """Completions of requests that cannot be run."""
+    known_files: tuple[str, ...]
+    """Names of the store's files of the bucket that have none of the requests."""
 
 
 class GeneratorActor:
@@ -76,7 +78,8 @@ class GeneratorActor:
         return self._engine.max_parts
 
     async def answer(self, part: AskedPart, prompts: bytes) -> tuple[bytes, float]:
-        """Return the completions of a part, and the seconds that it took of the generator's time.
+        """Return the completions of a part, with who asked for them (`FoundFile`), and the seconds that it took of the
+        generator's time.
 
         Raises:
             EndpointError: the endpoint answers nobody.
@@ -95,23 +98,38 @@ class GeneratorActor:
         """Send only prompts without a known answer."""
         assert self._engine is not None, "the generator is not open"
         store, bucket, asker = part.store, part.bucket, part.asker
-        known = await asyncio.to_thread(store.read, bucket, [prompt.request for prompt in prompts])
+        found = await asyncio.to_thread(store.find, bucket, [each.request for each in prompts], part.known_files)
+        known = found.of()
         new = [prompt for prompt in prompts if prompt.request.request_id not in known]
         counts = self._under_way[asker, bucket] = [0, len(new)]
+        own = {name for name in (*part.known_files, *found.by_file) if name.startswith(asker)}
         try:
             with self._shares.one() as share:
-                await asyncio.to_thread(store.write, bucket, asker, rejected)
-                completions = await self._engine.answer(new, partial(_keep, store, bucket, asker, counts))
-                await asyncio.to_thread(store.merge, bucket, asker)
+                await asyncio.to_thread(_keep, store, bucket, asker, own, rejected)
+                keep = partial(_keep, store, bucket, asker, own, counts=counts)
+                completions = await self._engine.answer(new, keep)
+                if len(own) > 1:
+                    await asyncio.to_thread(store.merge, bucket, asker)
         finally:
             del self._under_way[asker, bucket]
-        return to_bytes([*known.values(), *rejected, *completions], Completion), share.seconds
+        answered = FoundFile(name=asker, completions=(*rejected, *completions))
+        return to_bytes([*found.files(), answered], FoundFile), share.seconds
 
 
-def _keep(store: CompletionStore, bucket: int, asker: str, counts: list[int], answered: Sequence[Completion]) -> None:
-    """Store answers, and count them as the first of `counts`."""
-    store.write(bucket, asker, answered)
-    counts[0] += len(answered)
+def _keep(
+    store: CompletionStore,
+    bucket: int,
+    asker: str,
+    files: set[str],
+    answered: Sequence[Completion],
+    counts: list[int] | None = None,
+) -> None:
+    """Store answers, add the file to the asker's `files`, and count them as the first of `counts`."""
+    name = store.write(bucket, asker, answered)
+    if name is not None:
+        files.add(name)
+    if counts is not None:
+        counts[0] += len(answered)
 
 
 @dataclass(slots=True, eq=False)

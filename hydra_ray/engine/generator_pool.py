@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from hydra_ray.config import PlacementConfig
 from hydra_ray.engine.dispatch import Dispatch, Part
 from hydra_ray.engine.generator_actor import Loadable
 from hydra_ray.engine.ray_connection import start_ray
 from hydra_ray.engine.remote_copy import RemoteCopy, start_copy
 from hydra_ray.engine.under_way import Answered, telling_of
-from hydra_ray.runs.resources import Demand, Node, generator_bundle, kept_beside
+from hydra_ray.runs.resources import Demand, Node, fits_beside, generator_bundle, kept_beside
 
 _NAME = "hydra_ray-generators"
 _DRAIN_POLL_SECONDS = 5.0
@@ -176,8 +177,10 @@ def asked_of(pool: Any) -> Iterator[str]:
         with telling_of(under_way):
             yield owner
     except BaseException:
-        with suppress(ray.exceptions.RayError):
-            pool.give_up.remote(owner)
+        # At the end of a process blocks are closed after Ray.
+        if ray.is_initialized():
+            with suppress(ray.exceptions.RayError):
+                pool.give_up.remote(owner)
         raise
 
 
@@ -195,7 +198,14 @@ def room_for(demands: Sequence[Demand]) -> Iterator[None]:
     try:
         yield
     finally:
-        pool.leave.remote(work)
+        if ray.is_initialized():
+            pool.leave.remote(work)
+
+
+def has_room_beside(placement: PlacementConfig, demands: Sequence[Demand]) -> bool:
+    """Return whether other work finds room while all copies of the generator are at work. Starts Ray."""
+    start_ray()
+    return fits_beside(generator_bundle(placement), placement.generator_actors, demands, _nodes())
 
 
 def _running_pool() -> Any:

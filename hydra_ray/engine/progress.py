@@ -1,14 +1,15 @@
-"""Progress lines for people and log files: at most one every few seconds."""
+"""Progress lines: at most one every few seconds in log files, and one a second on a terminal."""
 
 import logging
 import time
 from collections.abc import Mapping
 
+from hydra_ray.runs.logs import PROGRESS, is_live
 from hydra_ray.storage import add_counters
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LINES, _SECONDS_ON_A_TERMINAL = 5.0, 1.0
 
 
 class Progress:
@@ -29,9 +30,11 @@ class Progress:
         self._counters = add_counters([self._counters, counters])
         now = time.monotonic()
         self._first_part_seconds = self._first_part_seconds or now - self._start
-        if now - self._last_line >= _SECONDS_BETWEEN_LINES or self._num_done == self._num_parts:
-            self._last_line = now
+        if self._num_done == self._num_parts:
             logger.info("%s", self.line(now - self._start))
+        elif now - self._last_line >= (_SECONDS_ON_A_TERMINAL if is_live() else _SECONDS_BETWEEN_LINES):
+            self._last_line = now
+            logging.getLogger(PROGRESS).info("%s", self.line(now - self._start))
 
     def line(self, seconds: float) -> str:
         """Return the progress line after `seconds` of work."""
@@ -42,6 +45,8 @@ class Progress:
             pieces.append(f"{requests:.0f} requests, {requests / seconds:.1f}/s")
         if tokens := self._counters.get("generated_tokens"):
             pieces.append(f"{tokens / seconds:.0f} tokens/s")
+        if cost := self._counters.get("cost"):
+            pieces.append(f"cost {cost:.2f}")
         num_left = self._num_parts - self._num_done
         if not num_left:
             pieces.append(f"done in {seconds:.1f} s")

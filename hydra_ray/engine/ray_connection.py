@@ -40,6 +40,8 @@ def start_ray() -> None:
     # Ray's C++ layer logs to the driver only Ray Data's own settings, ended processes, and what is raised as an
     # exception too. It reads this variable when it is loaded.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Else a call after the end of Ray, as of a block that is closed late, would join another cluster or start one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray.data
 
     # On Ctrl-C, Tune would end its trials and continue with the results so far.

@@ -9,11 +9,9 @@ from contextvars import copy_context
 from dataclasses import dataclass
 
 from hydra_ray.findings import counted
-from hydra_ray.runs.logs import at_work
+from hydra_ray.runs.logs import PROGRESS, at_work, is_live
 
-logger = logging.getLogger(__name__)
-
-_SECONDS = 15.0
+_SECONDS, _SECONDS_ON_A_TERMINAL = 15.0, 2.0
 """Time between two looks, and the least time for which a part is under way before it is spoken of."""
 
 
@@ -58,16 +56,18 @@ class UnderWay:
 
 
 @contextmanager
-def telling_of(ask: Callable[[], list[Answered]], seconds: float = _SECONDS) -> Iterator[None]:
+def telling_of(ask: Callable[[], list[Answered]], seconds: float | None = None) -> Iterator[None]:
     """Log during the block, every few seconds, how far the parts under way are.
 
     Args:
         ask: returns what is under way; none where that cannot be told.
+        seconds: time between two looks; None for less on a terminal than in a log file.
     """
-    is_over, under_way = threading.Event(), UnderWay()
+    pause = seconds or (_SECONDS_ON_A_TERMINAL if is_live() else _SECONDS)
+    is_over, under_way, logger = threading.Event(), UnderWay(), logging.getLogger(PROGRESS)
 
     def go_on() -> None:
-        while not is_over.wait(seconds):
+        while not is_over.wait(pause):
             for stage, line in under_way.lines(ask(), time.monotonic()):
                 with at_work(stage=stage):
                     logger.info("%s", line)

@@ -32,7 +32,7 @@ from hydra_ray.config import ReportConfig, Task
 from hydra_ray.errors import InputError
 from hydra_ray.evaluate.evaluation_data import EvaluationData, collect_evaluation_data, quality_of
 from hydra_ray.evaluate.intervals import compare, interval, resampled_sums
-from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_sums
+from hydra_ray.evaluate.metrics import Floats, metrics_of, metrics_of_sums, query_sums
 from hydra_ray.evaluate.phrases import Report
 from hydra_ray.evaluate.settings import dotted_settings
 from hydra_ray.evaluate.significance import holm, paired_test
@@ -108,7 +108,7 @@ def require_same_task(first: Report, second: Report) -> None:
     """Check that two runs have the same task.
 
     Raises:
-        InputError: their tasks differ in name, kind or labels.
+        InputError: their tasks differ in name, kind, labels or metric.
     """
     if first["task"] != second["task"]:
         raise InputError(
@@ -169,7 +169,8 @@ def _shared_queries(first: EvaluatedRun, second: EvaluatedRun) -> list[tuple[str
 
 def _task_text(task: Mapping[str, Any]) -> str:
     labels = f", {len(task['labels'])} labels" if task["labels"] else ""
-    return f"{task['name']} ({task['kind']}{labels})"
+    judged = f", judged by {task['metric']}" if "metric" in task else ""
+    return f"{task['name']} ({task['kind']}{labels}{judged})"
 
 
 def _shared(task: Task, first: EvaluatedRun, second: EvaluatedRun, keys: list[tuple[str, str]]) -> _Shared:
@@ -197,7 +198,7 @@ def _systems(
     )
     observed = metrics_of_sums(task, observed_X.reshape(shape))
     resampled = metrics_of_sums(task, resampled_RX.reshape(len(resampled_RX), *shape))
-    is_higher_better = METRICS[task.kind][0].is_higher_better
+    is_higher_better = metrics_of(task)[0].is_higher_better
     means_U2S = shared.main_means()
     quality_U2S = quality_of(task, means_U2S)
     tests = [paired_test(quality_U2S[:, 1, row], quality_U2S[:, 0, row]) for row in range(len(shared.systems))]

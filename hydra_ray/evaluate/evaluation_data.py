@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError, StorageError
-from hydra_ray.evaluate.metrics import COLUMNS, METRICS, Floats, score_answer
+from hydra_ray.evaluate.metrics import Floats, columns_of, metrics_of, score_answer
 from hydra_ray.evaluate.systems import CONTROL_PAIRS, HYDRA, ORACLE, PROMPT_SYSTEMS, RAG, SYSTEMS
 from hydra_ray.lamp.choices import shown_input
 from hydra_ray.lamp.quality import quality
@@ -88,19 +88,24 @@ class EvaluationData:
 
     def rows(self, task: Task) -> Floats:
         """Return the columns of every answer: (Q, S, C)."""
-        shape = (self.num_queries, len(self.systems), len(COLUMNS[task.kind]))
+        shape = (self.num_queries, len(self.systems), len(columns_of(task)))
         return np.frombuffer(self.columns, dtype=np.float64).reshape(shape)
 
 
 def quality_of(task: Task, main: Floats) -> Floats:
     """Return quality from values of the main metric."""
-    return 1 - main / _label_range(task) if task.kind == "rating" else main
+    return 1 - main / _label_range(task) if _is_distance(task) else main
 
 
 def quality_title(task: Task) -> str:
     """Return the displayed name of quality."""
-    main = METRICS[task.kind][0].title
-    return f"1 \N{MINUS SIGN} {main}/{_label_range(task):g}" if task.kind == "rating" else main
+    main = metrics_of(task)[0].title
+    return f"1 \N{MINUS SIGN} {main}/{_label_range(task):g}" if _is_distance(task) else main
+
+
+def _is_distance(task: Task) -> bool:
+    """Return whether the main metric is the distance of ratings."""
+    return task.kind == "rating" and task.metric is None
 
 
 def collect_evaluation_data(
@@ -240,7 +245,7 @@ def _keep_example(
     evaluation: EvaluationData,
 ) -> None:
     rival = next((system for system in (RAG, *PROMPT_SYSTEMS) if system in answers), HYDRA)
-    advantage = (main[HYDRA] - main[rival]) * (1 if METRICS[task.kind][0].is_higher_better else -1)
+    advantage = (main[HYDRA] - main[rival]) * (1 if metrics_of(task)[0].is_higher_better else -1)
     outcome = "better" if advantage > 0 else "worse" if advantage < 0 else "same"
     if evaluation.outcomes[outcome] >= _EXAMPLES_AN_OUTCOME:
         return

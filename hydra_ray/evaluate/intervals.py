@@ -105,6 +105,18 @@ def mean_interval(
     return interval(float(observed[0]), resampled[:, 0], confidence, len(values_U))
 
 
+def signed_text(figure: Interval) -> str:
+    """Return a difference with its bounds, if it has any, as "+0.0123 [+0.0045, +0.0201]"."""
+    bounds = "" if figure.low is None else f" [{figure.low:+.4f}, {figure.high:+.4f}]"
+    return f"{figure.value:+.4f}{bounds}"
+
+
+def level_text(figure: Interval) -> str:
+    """Return a value with its bounds, if it has any, as "0.612 [0.587, 0.640]"."""
+    bounds = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
+    return f"{figure.value:.3f}{bounds}"
+
+
 def compare(first_U: Floats, second_U: Floats, is_higher_better: bool) -> Comparison:
     """Count wins, ties and losses of the first system against the second, given the metric of each user."""
     advantage_U = first_U - second_U if is_higher_better else second_U - first_U

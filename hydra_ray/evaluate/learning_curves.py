@@ -1,7 +1,8 @@
 """Learning curves: quality by length of history within one run, and by a setting over several runs.
 
-A curve is plain JSON: `titles` by system, and `points`, each with a `label`, `num_users`, and the `quality` of each
-system with its interval. A point of the history curve also has the `gain` of HYDRA over RAG.
+A curve is plain JSON: `titles` by system, and `points`, each with a `label`, the `quality` of each system with its
+interval, and `num_users` where points are of different users. A point of the history curve also has the `gain` of HYDRA
+over RAG.
 
 Shape suffixes: U users, S systems, R resamples.
 """

@@ -6,7 +6,7 @@ bootstrap resample of users is a weighted sum of the users' sums, and all resamp
     accuracy = mean of correct          macro-F1 = mean_l 2 hits_l / (answered_l + target_l)
     MAE = mean |error|                  RMSE = sqrt(mean error^2)
 
-Shape suffixes: L labels; in comments ... any leading axes, C columns of a task kind (`COLUMNS`), M sums.
+Shape suffixes: L labels; in comments ... any leading axes, C columns (`columns_of`), M sums.
 """
 
 import math
@@ -20,6 +20,7 @@ from hydra_ray.config import Task
 from hydra_ray.evaluate.bleu import COUNTS, bleu_counts, bleu_of_counts
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.rouge import rouge
+from hydra_ray.plugins import title_of
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +34,7 @@ class Metric:
     is_higher_better: bool
 
 
-METRICS: dict[str, tuple[Metric, ...]] = {
+_METRICS: dict[str, tuple[Metric, ...]] = {
     "classification": (
         Metric(name="accuracy", title="accuracy", is_higher_better=True),
         Metric(name="macro_f1", title="macro-F1", is_higher_better=True),
@@ -52,7 +53,7 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 """Metrics of each kind of task, the main one first. Accuracy of preferences is that of pairs where queries have two
 candidates."""
 
-COLUMNS: dict[str, tuple[str, ...]] = {
+_COLUMNS: dict[str, tuple[str, ...]] = {
     "classification": ("correct", "answered_label", "target_label"),
     "rating": ("absolute_error", "squared_error"),
     "preference": ("correct",),
@@ -63,29 +64,52 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 _NO_LABEL = -1.0
 
 
+def metrics_of(task: Task) -> tuple[Metric, ...]:
+    """Return the metrics of a task, the main one first: that of another package where the task has one, then those of
+    its kind."""
+    own = task.metric
+    first = () if own is None else (Metric(name=own, title=title_of(own), is_higher_better=True),)
+    return (*first, *_METRICS[task.kind])
+
+
+def columns_of(task: Task) -> tuple[str, ...]:
+    """Return the columns of an answer to one query. The mean of the first one is the main metric."""
+    return (*(() if task.metric is None else (task.metric,)), *_COLUMNS[task.kind])
+
+
 def score_answer(task: Task, value: str | None, target: str) -> tuple[float, ...]:
-    """Return the columns of one answer, in the order of `COLUMNS`.
+    """Return the columns of one answer, in the order of `columns_of`.
 
     Args:
-        value: the answer; None (no answer) counts like an empty one. Only an exact label is right; a rating that is no
-            number counts as the end of the scale that is farthest from the target.
+        value: the answer; None (no answer) counts like an empty one, and by a metric of another package as 0. Only an
+            exact label is right; a rating that is no number counts as the end of the scale that is farthest from the
+            target.
     """
-    value = (value or "").strip()
-    target = target.strip()
+    own = () if task.metric is None else (0.0 if value is None else quality(task, value, target),)
+    return (*own, *_score_by_kind(task, (value or "").strip(), target.strip()))
+
+
+def _score_by_kind(task: Task, value: str, target: str) -> tuple[float, ...]:
     if task.kind == "classification":
         return _score_label(task, value, target)
     if task.kind == "rating":
         return _score_rating(task, value, target)
     if task.kind == "preference":
-        return (quality(task, value, target),)
+        return (float(value == target),)
     return (*rouge(("rougeL", "rouge1"))(target, value), *bleu_counts(target, value))
 
 
 def query_sums(task: Task, columns: Floats) -> Floats:
     """Return the terms of each answer that `metrics_of_sums` needs summed over queries: (..., C) -> (..., M).
 
-    The first term counts the answers, so that the sums of any set of queries are self-contained.
+    A term counts the answers, so that the sums of any set of queries are self-contained.
     """
+    if task.metric is None:
+        return _sums_of_kind(task, columns)
+    return np.concatenate([columns[..., :1], _sums_of_kind(task, columns[..., 1:])], axis=-1)
+
+
+def _sums_of_kind(task: Task, columns: Floats) -> Floats:
     if task.kind != "classification":
         return np.concatenate([np.ones_like(columns[..., :1]), columns], axis=-1)
     labels_L = np.arange(len(task.labels))
@@ -97,6 +121,12 @@ def query_sums(task: Task, columns: Floats) -> Floats:
 
 def metrics_of_sums(task: Task, sums: Floats) -> dict[str, Floats]:
     """Return each metric by its name, from sums over at least one query: (..., M) -> (...)."""
+    if task.metric is None:
+        return _metrics_of_kind(task, sums)
+    return {task.metric: sums[..., 0] / sums[..., 1], **_metrics_of_kind(task, sums[..., 1:])}
+
+
+def _metrics_of_kind(task: Task, sums: Floats) -> dict[str, Floats]:
     num_answers = sums[..., 0]
     first = sums[..., 1] / num_answers
     if task.kind == "rating":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hydra_ray.config.section import is_plugin
 from hydra_ray.evaluate.systems import HYDRA
 from hydra_ray.findings import counted
 
@@ -136,6 +137,8 @@ def generator_text(config: Mapping[str, Any]) -> str:
     api, engine = generator.get("api"), generator["engine"]
     if engine == "fake":
         return "a fixed rule (engine fake), to try everything around a generator"
+    if is_plugin(engine):
+        return f"{engine}, an engine of another package"
     if api is None:
         return f"{generator['model']}, loaded by {'vLLM' if engine == 'vllm' else engine}"
     batches = ", in batches" if engine == "openai_batch" else ""

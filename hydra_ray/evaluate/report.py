@@ -3,7 +3,8 @@
 Keys of metrics.json:
 
     run, config, versions     name of the run, its whole configuration, and versions of Python and packages
-    task                      name, kind, labels
+    task                      name, kind, labels; metric: the function of another package that judges, if one does
+    plugins                   setting, name and source (a hash of it) of each function of another package
     metrics                   name, title, is_higher_better of each metric; the first is the main one
     quality_title             title of quality: the main metric, rescaled so that higher is better and 1 is best
     num_users, num_queries    numbers evaluated; num_unjudged_queries: left out because their target is unknown
@@ -25,6 +26,8 @@ Keys of metrics.json:
     harm                      how often HYDRA is worse than RAG, and RAG than itself (see `controls.harm`)
     worst_decile              worst-off tenth of the users (see `controls.worst_decile`)
     gate                      by the gate's choice: num_queries, quality of the systems on them, reasons
+    best_of_n                 expected quality of the best of N drafts by the heads' scores, by N, and where scores fail
+                              (see `best_of_n`); null without a generator and where no query has two drafts
     users                     user_id, num_history, num_queries, and quality by system, one per user, rounded to four
                               digits; null if there are more than MAX_LISTED_USERS
     features                  scorer, name and weight of each handcrafted feature; empty if no scorer has any
@@ -55,7 +58,7 @@ from hydra_ray.evaluate.controls import changed_answers, gate_choices, harm, wor
 from hydra_ray.evaluate.evaluation_data import MAX_LISTED_USERS, EvaluationData, collect_evaluation_data, quality_title
 from hydra_ray.evaluate.intervals import compare, terciles
 from hydra_ray.evaluate.learning_curves import history_curve
-from hydra_ray.evaluate.metrics import METRICS
+from hydra_ray.evaluate.metrics import metrics_of
 from hydra_ray.evaluate.system_scores import system_scores
 from hydra_ray.evaluate.systems import HYDRA, same_prompts, system_titles
 from hydra_ray.extras import installed_version
@@ -133,8 +136,8 @@ def build_report(
     bootstrap = config.report
     report: dict[str, Any] = {
         "run": config.run,
-        "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels)},
-        "metrics": [asdict(metric) for metric in METRICS[task.kind]],
+        "task": {"name": task.name, "kind": task.kind, "labels": list(task.labels), **_judged_by(task)},
+        "metrics": [asdict(metric) for metric in metrics_of(task)],
         "quality_title": quality_title(task),
         "num_users": len(evaluation.first_query),
         "num_queries": evaluation.num_queries,
@@ -162,12 +165,16 @@ def build_report(
     }
 
 
+def _judged_by(task: Task) -> dict[str, str]:
+    return {} if task.metric is None else {"metric": task.metric}
+
+
 def _comparisons(task: Task, evaluation: EvaluationData) -> dict[str, Any]:
     num_history = evaluation.history_lengths
     main_US = evaluation.user_means(evaluation.rows(task)[..., 0])
     hydra_U = main_US[:, evaluation.systems.index(HYDRA)]
     groups: dict[str, NDArray[np.bool_]] = {"overall": np.ones(len(num_history), dtype=bool), **terciles(num_history)}
-    is_higher_better = METRICS[task.kind][0].is_higher_better
+    is_higher_better = metrics_of(task)[0].is_higher_better
     return {
         "comparisons": {
             name: {

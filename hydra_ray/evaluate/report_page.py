@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from hydra_ray.evaluate import report_plots
+from hydra_ray.evaluate.best_of_n import best_of_n_curve
 from hydra_ray.evaluate.page_parts import Heading, PlotFigure, Table, Tile, make_row, make_table
 from hydra_ray.evaluate.phrases import (
     MINUS,
@@ -35,7 +36,7 @@ from hydra_ray.evaluate.report_tables import (
 )
 from hydra_ray.evaluate.settings import seeds
 from hydra_ray.evaluate.systems import HYDRA, ORACLE
-from hydra_ray.evaluate.text_report import Section, report_sections
+from hydra_ray.evaluate.text_report import Section, best_of_n_sentence, report_sections
 from hydra_ray.findings import counted
 
 
@@ -50,6 +51,8 @@ class Making:
     configuration: str
     """Configuration as YAML."""
     versions: Table
+    plugins: Table | None
+    """Functions of other packages; None where there is none."""
     seeds: Table
 
 
@@ -60,7 +63,7 @@ class ReportPage:
     heading: Heading
     tiles: Sequence[Tile]
     ladder: PlotFigure
-    by_history: Sequence[PlotFigure]
+    beside_ladder: Sequence[PlotFigure]
     card: Sequence[Section]
     against_each: Sequence[PlotFigure]
     all_figures: Sequence[Table]
@@ -79,7 +82,7 @@ def render_page(report: Report) -> str:
         heading=_heading(report),
         tiles=_tiles(report),
         ladder=_ladder(report),
-        by_history=_by_history(report),
+        beside_ladder=[*_by_history(report), *_best_of_n(report)],
         card=report_sections(report),
         against_each=_against_each(report),
         all_figures=[quality_table(report), *difference_tables(report)],
@@ -180,6 +183,16 @@ def _by_history(report: Report) -> list[PlotFigure]:
     return figures
 
 
+def _best_of_n(report: Report) -> list[PlotFigure]:
+    sentence = best_of_n_sentence(report)
+    if sentence is None:
+        return []
+    titles = {name: system["title"] for name, system in report["systems"].items()}
+    curve = best_of_n_curve(report["best_of_n"], titles)
+    plot = report_plots.curve_plot("best-of-n", curve, "drafts that are chosen among", report["quality_title"])
+    return [PlotFigure(title="Best of N drafts", note=sentence, plot=plot)]
+
+
 def _by_users(report: Report) -> str:
     return f"Users, by {report['metrics'][0]['title']}."
 
@@ -217,8 +230,14 @@ def _making(report: Report) -> Making:
         commands="\n".join(commands),
         configuration=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
         versions=_named_values("Versions", "package", report["versions"]),
+        plugins=_plugins(report),
         seeds=_named_values("Seeds", "setting", seeds(config)),
     )
+
+
+def _plugins(report: Report) -> Table | None:
+    rows = [make_row(each["name"], each["setting"], each["source"]) for each in report.get("plugins", ())]
+    return make_table("Functions of other packages", ["function", "setting", "source"], rows) if rows else None
 
 
 def _named_values(caption: str, title: str, values: Mapping[str, Any]) -> Table:

@@ -20,7 +20,12 @@ _ROLES = {
     ORACLE: "muted",
 }
 _HOLLOW = ("hydra_shuffled", ORACLE)
-_CURVE_STYLES = {RAG: ("prompt", "-"), "hydra_shared": ("head", "--"), "hydra_personal": ("head", "-")}
+_CURVE_STYLES = {
+    RAG: ("prompt", "-"),
+    "hydra_shared": ("head", "--"),
+    "hydra_routed": ("head", ":"),
+    "hydra_personal": ("head", "-"),
+}
 _CURVE_ROWS = 7
 
 
@@ -103,7 +108,7 @@ def history_plot(report: Mapping[str, Any], rival: str) -> Plot:
 
 
 def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) -> Plot:
-    """Draw a learning curve: the quality of its systems, point by point, with intervals.
+    """Draw a curve: the quality of its systems, point by point, with intervals.
 
     Args:
         name: unique on the page.
@@ -121,7 +126,7 @@ def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) 
                     axes.plot([at, at], [figure["low"], figure["high"]], color=COLOURS[colour], linewidth=1.6)
             values = [figure["value"] for figure in figures]
             axes.plot(x, values, "o", linestyle=style, color=COLOURS[colour], markersize=5, label=titles[system])
-        axes.set_xticks(range(len(points)), [f"{point['label']}\n{point['num_users']} users" for point in points])
+        axes.set_xticks(range(len(points)), [_tick(point) for point in points])
         axes.set_xlabel(x_title)
         axes.set_ylabel(y_title)
         axes.grid(visible=False, axis="x")
@@ -133,6 +138,10 @@ def curve_plot(name: str, curve: Mapping[str, Any], x_title: str, y_title: str) 
         for point in points
     )
     return draw_plot(name, f"{y_title} by {x_title}", described, _CURVE_ROWS, draw)
+
+
+def _tick(point: Mapping[str, Any]) -> str:
+    return f"{point['label']}\n{point['num_users']} users" if "num_users" in point else point["label"]
 
 
 def seconds_plot(report: Mapping[str, Any]) -> Plot:

@@ -1,9 +1,9 @@
-"""Summary of several runs: relative gain of one system over another, task by task and on average.
+"""Summary of several runs: gain of one system over another, task by task and on average.
 
-A relative gain is (first - second) / second, in quality (see `hydra_ray.evaluate.evaluation_data`), of means over all
-queries.
+A relative gain is (first - second) / second, and a share of the room (first - second) / (oracle - second), in quality
+(see `hydra_ray.evaluate.evaluation_data`), of means over all queries.
 
-Shape suffixes: U users of a task, R resamples; the axis of length 2 is the two systems.
+Shape suffixes: U users of a task, R resamples, S the two systems and the oracle where there is one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from hydra_ray.evaluate.intervals import Interval, interval, resampled_means
 from hydra_ray.evaluate.metrics import Floats
 from hydra_ray.evaluate.phrases import MINUS, Report, p_value
 from hydra_ray.evaluate.significance import holm, paired_test
-from hydra_ray.evaluate.systems import HYDRA
+from hydra_ray.evaluate.systems import HYDRA, ORACLE
 from hydra_ray.findings import counted
 
 
@@ -33,6 +33,8 @@ class Pair:
     first_U: Floats
     second_U: Floats
     num_queries_U: Floats
+    oracle_U: Floats | None = None
+    """Qualities of the oracle that chooses the best draft; None where no generator drafted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class Gain:
     """Relative gain (first - second) / second."""
     difference: Interval
     """Absolute gain first - second."""
+    room: Interval | None
+    """Share of the room from the second system to the oracle; None where there is none."""
     test: str
     p_value: float
     adjusted_p_value: float
@@ -59,6 +63,10 @@ class Summary:
 
     gains: tuple[Gain, ...]
     average: Interval
+    average_R: Floats
+    """The average in each resample."""
+    average_room: Interval | None
+    """The average share of the room, over the pairs that have one."""
 
 
 def compare_systems(report: Report, first: str = HYDRA, second: str | None = None) -> Pair:
@@ -82,6 +90,7 @@ def compare_systems(report: Report, first: str = HYDRA, second: str | None = Non
         first_U=_quality(report, first),
         second_U=_quality(report, rival),
         num_queries_U=np.array(_users(report)["num_queries"], dtype=np.float64),
+        oracle_U=_quality(report, ORACLE) if ORACLE in report["systems"] else None,
     )
 
 
@@ -110,7 +119,7 @@ def compare_runs(first: Report, second: Report, system_first: str = HYDRA, syste
 
 
 def summarize(pairs: Sequence[Pair], bootstrap: ReportConfig) -> Summary:
-    """Return the gain of every pair, and the average of the relative gains.
+    """Return the gain of every pair, and the averages of the relative gains and of the shares of the room.
 
     Users are resampled within each task, independently of the other tasks.
 
@@ -123,29 +132,44 @@ def summarize(pairs: Sequence[Pair], bootstrap: ReportConfig) -> Summary:
     adjusted = holm([test.p_value for test in tests])
     gains: list[Gain] = []
     relative: list[Floats] = []
+    rooms: list[Floats] = []
     for place, pair in enumerate(pairs):
         means, means_R = _means(pair, bootstrap.num_resamples, bootstrap.seed + place)
         if means[1] == 0:
             raise InputError(f"{pair.second} has quality 0 on {pair.task}, so no gain can be relative to it")
-        relative_R = _relative(means_R)
-        relative.append(relative_R)
+        difference, difference_R = means[0] - means[1], means_R[:, 0] - means_R[:, 1]
+        relative.append(difference_R / _above_zero(means_R[:, 1]))
         bounds = bootstrap.confidence, len(pair.first_U)
+        room = None
+        if pair.oracle_U is not None and means[2] > means[1]:
+            rooms.append(difference_R / _above_zero(means_R[:, 2] - means_R[:, 1]))
+            room = interval(float(difference / (means[2] - means[1])), rooms[-1], *bounds)
         gains.append(
             Gain(
                 pair=pair,
                 first=float(means[0]),
                 second=float(means[1]),
-                relative=interval(float((means[0] - means[1]) / means[1]), relative_R, *bounds),
-                difference=interval(float(means[0] - means[1]), means_R[:, 0] - means_R[:, 1], *bounds),
+                relative=interval(float(difference / means[1]), relative[-1], *bounds),
+                difference=interval(float(difference), difference_R, *bounds),
+                room=room,
                 test=tests[place].test,
                 p_value=tests[place].p_value,
                 adjusted_p_value=adjusted[place],
             )
         )
-    average = float(np.mean([gain.relative.value for gain in gains]))
     fewest = min(len(pair.first_U) for pair in pairs)
     average_R = np.mean(relative, axis=0)
-    return Summary(gains=tuple(gains), average=interval(average, average_R, bootstrap.confidence, fewest))
+    shares = [gain.room.value for gain in gains if gain.room is not None]
+
+    def average(values: Sequence[float], resampled_R: Floats) -> Interval:
+        return interval(float(np.mean(values)), resampled_R, bootstrap.confidence, fewest)
+
+    return Summary(
+        gains=tuple(gains),
+        average=average([gain.relative.value for gain in gains], average_R),
+        average_R=average_R,
+        average_room=average(shares, np.mean(rooms, axis=0)) if shares else None,
+    )
 
 
 def summary_text(summary: Summary) -> str:
@@ -183,14 +207,13 @@ def percentage(figure: Interval) -> str:
 
 
 def _means(pair: Pair, num_resamples: int, seed: int) -> tuple[Floats, Floats]:
-    qualities_U2 = np.stack([pair.first_U, pair.second_U], axis=1)
-    return resampled_means(pair.num_queries_U, qualities_U2, num_resamples, seed)
+    systems = [each for each in (pair.first_U, pair.second_U, pair.oracle_U) if each is not None]
+    return resampled_means(pair.num_queries_U, np.stack(systems, axis=1), num_resamples, seed)
 
 
-def _relative(means_R2: Floats) -> Floats:
-    """Return relative gains in resamples; a quality of 0 of the second system is replaced by its least positive one."""
-    first_R, second_R = means_R2.T
-    return (first_R - second_R) / np.maximum(second_R, second_R[second_R > 0].min())
+def _above_zero(values_R: Floats) -> Floats:
+    """Return values in resamples by which others are divided: what is not above 0 is replaced by the least that is."""
+    return np.maximum(values_R, values_R[values_R > 0].min())
 
 
 def _users(report: Report) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from hydra_ray.config import ReportConfig, Task
 from hydra_ray.evaluate.evaluation_data import EvaluationData, quality_of
 from hydra_ray.evaluate.intervals import interval, resampled_sums
-from hydra_ray.evaluate.metrics import METRICS, Floats, metrics_of_sums, query_sums
+from hydra_ray.evaluate.metrics import Floats, metrics_of, metrics_of_sums, query_sums
 from hydra_ray.evaluate.significance import holm, paired_test
 from hydra_ray.evaluate.systems import COUNTING_SYSTEMS, ORACLE, PROMPT_SYSTEMS, compared_pairs
 
@@ -33,7 +33,7 @@ def system_scores(
     )
     observed = metrics_of_sums(task, observed_X.reshape(num_systems, -1))
     resampled = metrics_of_sums(task, resampled_RX.reshape(len(resampled_RX), num_systems, -1))
-    main = METRICS[task.kind][0].name
+    main = metrics_of(task)[0].name
 
     def figure(value: Any, value_R: Floats) -> dict[str, Any]:
         return asdict(interval(float(value), value_R, bootstrap.confidence, num_users))

@@ -7,8 +7,8 @@ ORACLE = "oracle"
 RAG = "rag_k"
 PROMPT_SYSTEMS = ("zero_shot", "random_k", "rag_1", "rag_2", RAG, "pag_0", "pag_1", "pag_k")
 """Systems that only prompt the generator."""
-COUNTING_SYSTEMS = ("constant", "majority", "mean_rating", "knn", "vote")
-"""Systems that only count existing outputs or answers."""
+COUNTING_SYSTEMS = ("constant", "majority", "mean_rating", "knn", "rag_cut", "vote")
+"""Systems that only count existing outputs or answers, or their words."""
 RECORD_SYSTEMS = ("text_only", "records_only", "own_heads")
 """Systems that learn from all users' records and ask no generator. Own heads are taken even where the gain that
 histories predict is not above zero."""
@@ -52,6 +52,7 @@ def system_titles(task: Task, config: RunConfig) -> dict[str, str]:
         "majority": "User's majority",
         "mean_rating": "User's mean rating",
         "knn": "Nearest records",
+        "rag_cut": f"RAG k={k}, cut to the usual length",
         "vote": f"Vote of {num_samples}" if task.is_closed else f"Consensus of {num_samples}",
         "text_only": "Text alone",
         "records_only": "Records, no generator",

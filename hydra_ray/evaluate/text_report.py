@@ -51,6 +51,7 @@ def report_sections(report: Report) -> list[Section]:
         "Are the heads personal?": lambda: _personal(report),
         "What the gate chose": lambda: _gate(report),
         "What a generator would have to add": lambda: _without_generator(report),
+        "Best of N drafts": lambda: filter(None, [best_of_n_sentence(report)]),
         "Who is harmed?": lambda: _harm(report),
         "By length of history": lambda: _history(report),
         "What weighs most": lambda: _features(report),
@@ -74,6 +75,24 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
+def best_of_n_sentence(report: Report) -> str | None:
+    """Return what personal heads gain by choosing among drafts, and where that fails; None where it is not known."""
+    best = report.get("best_of_n")
+    if best is None:
+        return None
+    first, last = best["points"][0], best["points"][-1]
+    one, chosen, oracle = (each["value"] for each in (first["oracle"], last["quality"]["personal"], last["oracle"]))
+    gone = f", which is {share((chosen - one) / (oracle - one))} of the way" if oracle > one else ""
+    return (
+        f"Of {best['mean_drafts']:.1f} distinct drafts a query, one at random has {report['quality_title']} "
+        f"{plain_figure(one)}, the best {plain_figure(oracle)}, and the one that personal heads prefer "
+        f"{plain_figure(chosen)}{gone}. "
+        f"Their choice is worse than one at random on {share_with_bounds(last['hacked_queries']['personal'])} of the "
+        f"queries and for {share_with_bounds(last['worse_users']['personal'])} of the users; for "
+        f"{share_with_bounds(best['collapsed_users']['personal'])} of the users their scores hardly tell drafts apart."
+    )
+
+
 def _evaluated(report: Report) -> Iterator[str]:
     task, config = report["task"], report["config"]
     kind = f"{task['kind']}, {len(task['labels'])} labels" if task["labels"] else task["kind"]
@@ -87,12 +106,20 @@ def _evaluated(report: Report) -> Iterator[str]:
     )
     if config["generator"]["engine"] == "none":
         yield "No generator: records, the label model and own heads answer, at no cost."
+    elif task["kind"] == "preference":
+        yield (
+            f"Generator: {generator_text(config)}. It drafts candidates where a query brings none; what chooses among "
+            "candidates asks nobody."
+        )
     else:
         yield (
             f"Generator: {generator_text(config)}. {config['probes']['num_records']} records are retrieved for a "
             f"query, {config['drafts']['num_records']} stand in a prompt, and "
             f"{config['drafts']['num_samples']} samples are drawn."
         )
+    if plugins := report.get("plugins"):
+        named = ", ".join(f"{each['name']} ({each['setting']})" for each in plugins)
+        yield f"Functions of other packages: {named}."
     intervals = f"{percent(report)} intervals by {report['bootstrap']['num_resamples']:,} bootstrap resamples of users"
     tests = sorted({test["test"] for family in report["significance"].values() for test in family.values()})
     if tests:

@@ -157,7 +157,7 @@ def _with_users(config: RunConfig) -> Plan:
     """Return the plan with its users stage complete."""
     plan = plan_run(config)
     if not plan.users.is_complete():
-        plan.users.complete(0.0, ingest(config, plan.users, plan.known_users))
+        plan.users.complete(0.0, ingest(config, plan.users, plan.known_users, plan.line))
         plan = plan_run(config)  # only now is it known which buckets hold users
     return plan
 

@@ -117,20 +117,21 @@ def past_written(runs: Iterable[tuple[Mapping[str, Any], Stages]], config: RunCo
     Answers are as long in every stage as in the first one that asks for them: there each answer is one generation,
     while several prompts of a later stage may share one.
     """
-    texts = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "text"]
-    first, *others = [each.name for each in asking_definitions() if each.asks and each.asks.generations == "answers"]
+    made = [each for each in asking_definitions() if each.is_made(config)]
+    texts = [each.name for each in made if each.asks and each.asks.generations == "text"]
+    answers = [each.name for each in made if each.asks and each.asks.generations == "answers"]
     task = config.model_dump(mode="json")["lamp"]["task"]
     counters = {
         name: [stages[name]["counters"] for past, stages in runs if past["lamp"]["task"] == task and name in stages]
-        for name in (*texts, first)
+        for name in (*texts, *answers[:1])
     }
     found: dict[str, float] = {
         name: median(each["generated_tokens"] / each["answers"] for each in own if each.get("answers"))
         for name, own in counters.items()
         if any(each.get("answers") for each in own)
     }
-    if first in found:
-        found |= dict.fromkeys(others, found[first])
+    for first in found.keys() & {*answers[:1]}:
+        found |= dict.fromkeys(answers[1:], found[first])
     return found
 
 

@@ -92,7 +92,8 @@ _ROOT_PATTERNS: dict[Kind, str] = {
     Kind.REPORT: r"runs/[^/]+/metrics\.json",
     Kind.PAGE: r"runs/[^/]+/report\.html",
     Kind.LEASE: rf"(.+/)?{re.escape(LEASE)}",
-    Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|runs/[^/]+/(config|files|outline|stages|summary)\.json|"
+    Kind.RECORD: rf"{_STAGE.pattern}/{re.escape(MANIFEST)}|"
+    r"runs/[^/]+/((config|files|outline|stages|summary|trackers)\.json|tensorboard/[^/]+)|"
     r"sweeps/.+|"
     rf"{STORES}/{_FINGERPRINT}/{BATCHES}/[0-9a-f]{{32}}\.json|"
     rf"{KEY}|({FORGOTTEN}/)?{re.escape(KEY_CHECK)}|{FORGOTTEN}/[0-9a-f]{{32}}\.json|{MODELS}/{_FINGERPRINT}\.json",

@@ -13,6 +13,8 @@ with a value that no answer can have counts as missing, so its request is sent a
 
 import hashlib
 import logging
+import re
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -32,6 +34,9 @@ from hydra_ray.runs.stage import LEASE
 
 logger = logging.getLogger(__name__)
 _SUFFIX = ".parquet"
+_FILE = re.compile(r"bucket-(?P<bucket>\d{5})/(?P<name>[^/]+\.parquet)")
+_KEY_SECONDS = 60.0
+"""Time for which a root's key, once checked, is not looked at again: answers are stored every few seconds."""
 _MAX_LISTINGS = 5
 """Maximum number of times a bucket is listed again because files were merged or removed while they were read."""
 
@@ -51,16 +56,39 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """What a file of a bucket has of some requests. Key: name."""
+
+    name: str
+    """Name of the file, which begins with the asker's."""
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """Stored completions of some requests, read at one time."""
 
     by_file: Mapping[str, Mapping[str, Completion]]
     """By the name of the file, which begins with the asker's, and request_id."""
 
+    @classmethod
+    def in_files(cls, files: Iterable[FoundFile]) -> "Found":
+        """Return what some files have."""
+        return cls(by_file={file.name: {each.request_id: each for each in file.completions} for file in files})
+
+    def files(self) -> list[FoundFile]:
+        """Return what each file has."""
+        return [FoundFile(name=name, completions=tuple(own.values())) for name, own in self.by_file.items()]
+
     def of(self, asker: str = "") -> dict[str, Completion]:
         """Return the completions that an asker asked for, by request_id; all where it is empty."""
         files = (rows for name, rows in self.by_file.items() if name.startswith(asker))
         return {request_id: each for rows in files for request_id, each in rows.items()}
+
+    def unanswered(self, asked: Iterable[Asked]) -> list[Request]:
+        """Return the distinct requests without a completion, in the given order."""
+        known, requests = self.of(), {each.request.request_id: each.request for each in asked}
+        return [request for request_id, request in requests.items() if request_id not in known]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +105,15 @@ class CompletionStore:
         """Folder of the store."""
         return storage.join(self.root, STORES, self.name)
 
+    def listed(self) -> dict[int, list[str]]:
+        """Return the names of all files by bucket, as they are now."""
+        found: dict[int, list[str]] = {}
+        for path in storage.list_tree(self.folder):
+            match = _FILE.fullmatch(path)
+            if match is not None:
+                found.setdefault(int(match["bucket"]), []).append(match["name"])
+        return found
+
     def bucket_folder(self, bucket: int) -> str:
         """Return the folder of a bucket."""
         return storage.join(self.folder, f"bucket-{bucket:05d}")
@@ -89,8 +126,19 @@ class CompletionStore:
         """Return the stored completions of those requests of a bucket that have one, by request_id."""
         return self.find(bucket, requests).of()
 
-    def find(self, bucket: int, requests: Iterable[Request]) -> "Found":
-        """Return the stored completions of those requests of a bucket that have one, with who asked for them."""
+    def find(
+        self,
+        bucket: int,
+        requests: Iterable[Request],
+        but: Collection[str] = (),
+        names: Collection[str] | None = None,
+    ) -> "Found":
+        """Return the stored completions of those requests of a bucket that have one, with who asked for them.
+
+        Args:
+            but: names of files that are not read, because they had none of the requests before.
+            names: names of the bucket's files as they were listed before; listed now where it is None.
+        """
         by_id = {each.request_id: each for each in requests}
         return Found(
             by_file={
@@ -99,30 +147,27 @@ class CompletionStore:
                     for each in rows
                     if each.error is not None or len(each.generations) == by_id[each.request_id].num_samples
                 }
-                for name, rows in self._rows(bucket, by_id).items()
+                for name, rows in self._rows(bucket, by_id, but, names).items()
             }
         )
-
-    def unanswered(self, bucket: int, asked: Iterable[Asked]) -> list[Request]:
-        """Return the distinct requests of a bucket without a stored completion, in the given order."""
-        requests = {each.request.request_id: each.request for each in asked}
-        known = self.read(bucket, requests.values())
-        return [request for request_id, request in requests.items() if request_id not in known]
 
     def has_any(self, bucket: int) -> bool:
         """Return whether any completion is stored for a bucket."""
         return bool(self._files(bucket))
 
-    def write(self, bucket: int, asker: str, completions: Iterable[Completion]) -> None:
-        """Store completions of a bucket in a new file, except transient failures.
+    def write(self, bucket: int, asker: str, completions: Iterable[Completion]) -> str | None:
+        """Store completions of a bucket in a new file, except transient failures; return its name, None where there is
+        nothing to store.
 
         Args:
             asker: the requesting stage, as named by `asker_of`.
         """
         answered = [each for each in completions if each.failure not in TRANSIENT]
-        if answered:
-            key = root_key(self.root)
-            self._write(bucket, asker, [_kept(each, pseudonym(each.user_id, key)) for each in answered])
+        if not answered:
+            return None
+        key = _key_of(self.root)
+        location = self._write(bucket, asker, [_kept(each, pseudonym(each.user_id, key)) for each in answered])
+        return _name_of(location)
 
     def merge(self, bucket: int, asker: str) -> None:
         """Merge an asker's files of a bucket into one; the asker must not be writing meanwhile."""
@@ -145,16 +190,18 @@ class CompletionStore:
             dropped |= here
         return len(dropped)
 
-    def _rows(self, bucket: int, request_ids: Collection[str]) -> dict[str, list[Kept]]:
+    def _rows(
+        self, bucket: int, request_ids: Collection[str], but: Collection[str], names: Collection[str] | None
+    ) -> dict[str, list[Kept]]:
         """Return the stored rows of some requests by the name of their file; one that is gone was merged into another,
         which the next listing shows."""
+        folder = self.bucket_folder(bucket)
         for _ in range(_MAX_LISTINGS):
+            known = map(_name_of, self._files(bucket)) if names is None else names
             try:
-                return {
-                    location.rsplit("/", 1)[1]: list(_read(location, request_ids)) for location in self._files(bucket)
-                }
+                return {name: list(_read(storage.join(folder, name), request_ids)) for name in known if name not in but}
             except _FileGoneError:
-                continue
+                names = None
         raise StorageError(
             f"the files in {self.bucket_folder(bucket)} kept changing while they were read: run again when no other "
             "run is under way"
@@ -173,6 +220,22 @@ class CompletionStore:
         folder = self.bucket_folder(bucket)
         names = storage.list_files(folder)
         return [storage.join(folder, name) for name in names if name.startswith(asker) and name.endswith(_SUFFIX)]
+
+
+_keys: dict[str, tuple[str, float]] = {}
+"""Keys of roots, and until when they are taken for unchanged, in monotonic seconds."""
+
+
+def _key_of(root: str) -> str:
+    key, until = _keys.get(root, ("", 0.0))
+    if until <= time.monotonic():
+        key = root_key(root)
+        _keys[root] = key, time.monotonic() + _KEY_SECONDS
+    return key
+
+
+def _name_of(location: str) -> str:
+    return location.rpartition("/")[2]
 
 
 class _FileGoneError(Exception):

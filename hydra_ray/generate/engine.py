@@ -5,6 +5,8 @@ from typing import Protocol
 
 from hydra_ray.rows import Completion, Prompt
 
+ENGINE = "generator.engine"
+"""Name of the setting."""
 Keep = Callable[[Sequence[Completion]], None]
 """Function that stores completions so that they outlast the engine."""
 

@@ -8,9 +8,17 @@ everything is one message. summary: records as lines, and an instruction to writ
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import cast
 
 from hydra_ray.config import GeneratorConfig, Task
+from hydra_ray.config.section import is_plugin
+from hydra_ray.errors import ConfigError
+from hydra_ray.plugins import call_plugin
 from hydra_ray.rows import Message
+
+FORM = "generator.prompt_form"
+"""Name of the setting."""
 
 NO_INPUT = "Show me an example of the style to write in."
 """User's turn of an example whose record has an output only."""
@@ -55,11 +63,44 @@ class Form:
 
 def form_of(task: Task, config: GeneratorConfig) -> Form:
     """Return the form of the prompts that ask a task's queries."""
+    if is_plugin(config.prompt_form):
+        return _form_of_plugin(config.prompt_form)
     if config.prompt_form == "sentence":
         return Form(render=_sentence, shows_inputs=_has_input_in_sentence(task), no_input="")
     if task.is_history_labelled:
         return Form(render=_chat, shows_inputs=True, no_input=NO_INPUT)
     return Form(render=_documents, shows_inputs=False, no_input="")
+
+
+@cache
+def _form_of_plugin(name: str) -> Form:
+    """Return the form of another package; equal forms are one, by which what is counted of a prompt is kept."""
+
+    def render(task: Task, contents: Contents) -> tuple[Message, ...]:
+        return _checked(name, call_plugin(name, FORM, task, contents))
+
+    return Form(render=render, shows_inputs=True, no_input="")
+
+
+def _checked(name: str, found: object) -> tuple[Message, ...]:
+    """Return what a form of another package rendered, as messages."""
+    expected = f"{FORM} is {name}; expected a list of hydra_ray.rows.Message, each with a role and a content"
+    if not isinstance(found, list | tuple):
+        raise ConfigError(f"{expected}, and it returned {type(found).__name__}")
+    messages = tuple(cast(Sequence[object], found))
+    for each in messages:
+        if not isinstance(each, Message) or not isinstance(each.content, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{expected}, and it returned a list with {type(each).__name__}")
+    turns = [each for each in messages if isinstance(each, Message)]
+    roles = [each.role for each in turns]
+    begin = 1 if roles[:1] == ["system"] else 0
+    own = roles[begin:]
+    if not own or own[-1] != "user" or own != [("user", "assistant")[place % 2] for place in range(len(own))]:
+        raise ConfigError(
+            f"{FORM} is {name}, which returned turns of {', '.join(roles) or 'nobody'}; expected user and assistant in "
+            "turn, user first and last, and before them at most one of system"
+        )
+    return tuple(turns)
 
 
 def summary_form(task: Task) -> Form:

@@ -11,9 +11,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.config import GeneratorConfig, Task
-from hydra_ray.errors import ModelError
+from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.generate.control_tokens import control_pattern
-from hydra_ray.generate.prompt_forms import Contents, Example, form_of, merged_system, summary_form
+from hydra_ray.generate.prompt_forms import FORM, Contents, Example, form_of, merged_system, summary_form
 from hydra_ray.rows import Message
 
 if TYPE_CHECKING:
@@ -39,17 +39,24 @@ _LINE_ENDS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 
 
 def trial_prompts(prompt_form: str) -> list[tuple[Message, ...]]:
-    """Return prompts of all forms that a run of the setting may use, a unique word in place of each text."""
+    """Return prompts of all forms that a run of the setting may use, a unique word in place of each text.
+
+    Raises:
+        ConfigError: a form of another package fails, or loses the query.
+    """
     word = {name: f"zq{name}qz" for name in _WORDS}
     examples = tuple(Example(input=word[f"input{place}"], output=word[f"output{place}"]) for place in range(2))
-    config = GeneratorConfig(engine="fake", model="none", prompt_form="sentence" if prompt_form != "chat" else "chat")
+    config = GeneratorConfig(engine="fake", model="none", prompt_form=prompt_form)
     prompts: list[tuple[Message, ...]] = []
     for is_labelled in (True, False):
         task = Task(name="trial", kind="text", instruction=word["instruction"], is_history_labelled=is_labelled)
         for shown in (examples, ()):
             for profile in ("", word["profile"]):
                 contents = Contents(examples=shown, query=word["query"], profile=profile)
-                prompts.append(form_of(task, config).render(task, contents))
+                messages = form_of(task, config).render(task, contents)
+                if not any(word["query"] in message.content for message in messages):
+                    raise ConfigError(f"{FORM} is {prompt_form}, whose prompts have no query in them")
+                prompts.append(messages)
         prompts.append(summary_form(task).render(task, Contents(examples=examples)))
     summary = [replace(each, content=f"{word['instruction']} {each.content}") for each in prompts[-1][:1]]
     return [*prompts[:-1], (*summary, *prompts[-1][1:])]

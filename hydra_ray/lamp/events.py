@@ -1,11 +1,12 @@
 """Users given as single events, a row a record or a query, grouped on disk: memory holds one bucket of users.
 
 A row has a `user_id`, an `input` and an `output`, a `target` or neither. A row with an output is a record, one with a
-target a query with its right answer, and one with neither, in a file that has a column `target` or none `output`, a
-query without one; `kind` (record or query) or `is_query` says so where that is not what is meant. `date`, `id` (or
-`record_id`, `query_id`) and `is_new` are optional. Where no file gives a query, each user's newest record becomes one,
-but not in an update. A row with an `op` is a record (`hydra_ray.lamp.changes`). In a preference task a row with
-`candidates` is a query and one without a record (`hydra_ray.lamp.choices`).
+target a query with its right answer, and one with neither, in an update or a file that has a column `target` or none
+`output`, a query without one; `kind` (record or query) or `is_query` says so where that is not what is meant. `date`,
+`id` (or `record_id`, `query_id`) and `is_new` are optional. Where no file gives a query, each user's newest record
+becomes one, but not in an update. A row with an `op` is a record (`hydra_ray.lamp.changes`). In a preference task a row
+with `candidates` and no `ratings`, or with an `input` alone, is a query and any other a record
+(`hydra_ray.lamp.choices`).
 """
 
 import hashlib
@@ -18,7 +19,16 @@ from typing import Any
 from hydra_ray.config import Task
 from hydra_ray.lamp.bucket_files import BucketFiles
 from hydra_ray.lamp.changes import OPERATION, HandedIn, operation_of
-from hydra_ray.lamp.choices import CANDIDATES, CHOSEN, read_choice, read_preference
+from hydra_ray.lamp.choices import (
+    ANSWERS,
+    CANDIDATES,
+    CHOSEN,
+    RATINGS,
+    REJECTED,
+    is_ranked,
+    read_choice,
+    read_preference,
+)
 from hydra_ray.lamp.field_checks import (
     MalformedError,
     checked_output,
@@ -47,7 +57,7 @@ def is_event(row: object) -> bool:
     """Return whether a row is a single event and not a whole user."""
     if not isinstance(row, Mapping) or USER_ID not in row or "history" in row or "queries" in row:
         return False
-    return any(name in row for name in ("input", "output", CHOSEN, CANDIDATES, OPERATION))
+    return any(name in row for name in ("input", "output", CHOSEN, CANDIDATES, ANSWERS, OPERATION))
 
 
 class Events:
@@ -98,7 +108,7 @@ class Events:
 
     def _read(self, row: Mapping[str, Any], place: Mapping[str, Any]) -> "_Event":
         is_preference = self._task.kind == "preference"
-        is_query = row.get(CANDIDATES) is not None if is_preference else _is_query(row)
+        is_query = _is_choice(row) if is_preference else _is_query(row, is_update=self._is_update)
         is_new = _truth(row.get("is_new"), "is_new")
         named = row.get("query_id" if is_query else "record_id")
         named = row.get("id") if named is None else named
@@ -118,6 +128,8 @@ class Events:
             question = checked_question(self._task, text, "the input of the query")
             query = Query(query_id=name, input=question, target=answer)
             return _Event(**place, is_new=is_new, query=query)
+        if row.get("output") is None and not row.get(OPERATION):
+            raise MalformedError("the output is missing; the row of a query says so in a column kind, as `query`")
         output = text_of(row.get("output"), "the output")
         record = make_record(self._task, name, text.strip(), output, row.get("date"))
         return _Event(**place, is_new=is_new, record=record, op=operation)
@@ -180,8 +192,14 @@ class _Event:
 
 
 def _newest_as_query(task: Task, records: list[Record]) -> Iterator[Query]:
-    """Take the newest record that has an input out of a user's records and yield it as a query; the last of equals."""
-    places = [place for place, record in enumerate(records) if record.input]
+    """Take the newest record that can be asked out of a user's records and yield it as a query; the last of equals.
+
+    One without an input cannot, and a rated list, whose input tells the ratings.
+    """
+    is_preference = task.kind == "preference"
+    places = [
+        place for place, record in enumerate(records) if record.input and not (is_preference and is_ranked(record))
+    ]
     if places:
         newest = max(places, key=lambda place: (records[place].date is not None, records[place].date or 0, place))
         record = records.pop(newest)
@@ -195,7 +213,15 @@ def _fields(row: object) -> Mapping[str, Any]:
     return mapping_of(row, "the row")
 
 
-def _is_query(row: Mapping[str, Any]) -> bool:
+def _is_choice(row: Mapping[str, Any]) -> bool:
+    """Return whether the row of a preference task is a query: candidates that are not judged, or an input alone."""
+    is_judged = any(row.get(name) is not None for name in (CHOSEN, REJECTED, ANSWERS, RATINGS))
+    if row.get(CANDIDATES) is not None:
+        return row.get(RATINGS) is None
+    return row.get("input") is not None and not is_judged and not row.get(OPERATION)
+
+
+def _is_query(row: Mapping[str, Any], *, is_update: bool) -> bool:
     if row.get(OPERATION):
         return False
     kind = row.get("kind")
@@ -209,7 +235,7 @@ def _is_query(row: Mapping[str, Any]) -> bool:
     has_output, has_target = row.get("output") is not None, row.get("target") is not None
     if has_output and has_target:
         raise MalformedError("the row has an output and a target; say in `kind` whether it is a record or a query")
-    return has_target or (not has_output and ("target" in row or "output" not in row))
+    return has_target or (not has_output and (is_update or "target" in row or "output" not in row))
 
 
 def _truth(value: object, what: str) -> bool | None:

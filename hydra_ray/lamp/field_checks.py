@@ -216,6 +216,14 @@ def id_of(value: object, what: str) -> str:
     return text
 
 
+def user_id_or_empty(row: object) -> str:
+    """Return the user id in a row; nothing where there is none."""
+    try:
+        return id_of(mapping_of(row, "the row").get("user_id"), "user_id")
+    except MalformedError:
+        return ""
+
+
 def seconds_of(value: object, what: str) -> int | None:
     """Return seconds since 1970 (UTC); None where there is no date.
 

@@ -4,21 +4,33 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
+from numbers import Real
+from typing import cast
+
+import numpy as np
 
 from hydra_ray.config import Task
-from hydra_ray.errors import InputError
+from hydra_ray.errors import ConfigError, InputError
 from hydra_ray.lamp.rouge import rouge_l
+from hydra_ray.plugins import call_plugin
+
+METRIC = "lamp.metric"
+"""Name of the setting."""
+_MAX_JUDGED = 1 << 16
 
 
 def quality(task: Task, value: str, target: str) -> float:
     """Return the quality of the answer `value` given the right answer `target`, from 0 to 1, higher is better.
 
     Text: ROUGE-L F1. Classification: 1 if the labels are equal, else 0; preference: 1 if the candidates are. Rating:
-    max(0, 1 - |value - target| / label range).
+    max(0, 1 - |value - target| / label range). A task with a metric of another package is judged by that.
 
     Raises:
         InputError: an answer or a target of a rating task is not a number.
+        ConfigError: the metric of another package fails, or returns no number from 0 to 1.
     """
+    if task.metric is not None:
+        return _judged(task.metric, value, target)
     if task.kind == "text":
         return rouge_l(target, value)
     if task.kind == "preference":
@@ -28,6 +40,23 @@ def quality(task: Task, value: str, target: str) -> float:
     numbers = [float(label) for label in task.labels]
     distance = abs(_number(value) - _number(target))
     return max(0.0, 1.0 - distance / max(max(numbers) - min(numbers), 1.0))
+
+
+def is_graded(task: Task) -> bool:
+    """Return whether a wrong label of a closed task may have some quality."""
+    return task.is_closed and (task.kind == "rating" or task.metric is not None)
+
+
+@lru_cache(maxsize=_MAX_JUDGED)
+def _judged(metric: str, value: str, target: str) -> float:
+    """Return what a metric of another package says of an answer: once for each pair, since it may take its time."""
+    found: object = call_plugin(metric, METRIC, value, target)
+    kind = type(found).__name__
+    number = float(cast(Real, found)) if isinstance(found, Real | np.bool_) else None
+    if number is None or not 0 <= number <= 1:
+        shown = kind if number is None else f"{number:g}"
+        raise ConfigError(f"{METRIC} is {metric}, which returned {shown}; expected a number from 0 to 1, 1 is best")
+    return number
 
 
 def canonical_label(task: Task, text: str) -> str | None:

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -32,7 +32,7 @@ from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES, open_bytes, skip_mar
 ROWS_PER_BATCH = 64
 """Number of rows of a Parquet or Arrow file that are decoded at a time."""
 USER_ID = "user_id"
-_EVENT_COLUMNS = frozenset({"input", "output", "chosen", "candidates"})
+_EVENT_COLUMNS = frozenset({"input", "output", "chosen", "candidates", "answers"})
 _LINES, _PARQUET = (".jsonl", ".ndjson"), (".parquet", ".pq")
 ROW_SUFFIXES = (*_LINES, *_PARQUET)
 """Endings of names that say what a file is without a look at it."""
@@ -65,17 +65,31 @@ class RowFile:
 
 
 _OURS = ColumnsConfig()
-_IsHeader = Callable[[list[str]], bool]
-"""Tells whether names are those of a CSV file's columns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """What the first line of a CSV file must be."""
+
+    fits: Callable[[list[str]], bool]
+    """Tells whether names are those of the file's columns."""
+    expected: str
+    """What the columns are to be, for errors, and what else to do."""
 
 
 @contextmanager
-def open_rows(location: str, partition: Mapping[str, Any], columns: ColumnsConfig | None = _OURS) -> Generator[RowFile]:
+def open_rows(
+    location: str,
+    partition: Mapping[str, Any],
+    columns: ColumnsConfig | None = _OURS,
+    required: Collection[str] = (),
+) -> Generator[RowFile]:
     """Open the file of rows at `location`.
 
     Args:
         partition: values of columns that the rows may lack.
         columns: names that columns have in the file, which become ours; with None any names are taken and kept.
+        required: names that the first line of a CSV file must have then.
 
     Raises:
         InputError: it is in none of the formats, or damaged; also while rows are read.
@@ -90,7 +104,7 @@ def open_rows(location: str, partition: Mapping[str, Any], columns: ColumnsConfi
         if start.startswith(_FEATHER_1):
             raise InputError(f"{location} is Feather of version 1; write it again as version 2, or as Parquet")
         if not (is_arrow or start.startswith(_PARQUET_MAGIC) or name.endswith(_PARQUET)):
-            rows = _text_rows(location, name, file, _header_test(columns, partition))
+            rows = _text_rows(location, name, file, _header_of(columns, partition, required))
             rows = _with_partition(rows, partition, columns)
             yield RowFile(rows=rows, fraction_read=lambda: raw.fraction_before(file.tell()))
             return
@@ -128,15 +142,23 @@ def _with_partition(
         yield position, {**partition, **(fields if renamed is None else renamed(fields))}
 
 
-def _header_test(columns: ColumnsConfig | None, partition: Mapping[str, Any]) -> _IsHeader:
+def _header_of(columns: ColumnsConfig | None, partition: Mapping[str, Any], required: Collection[str]) -> _Header:
     if columns is None:
-        return lambda names: len(names) > 1
-    return lambda names: (
-        USER_ID in {*partition, *(known := known_names(columns, names))} and not _EVENT_COLUMNS.isdisjoint(known)
+        named = f"the columns {', '.join(required)}" if required else "its columns"
+        return _Header(
+            fits=lambda names: len(names) > 1 and {*required} <= {*partition, *names},
+            expected=f"{named}; write it as one of these.",
+        )
+    return _Header(
+        fits=lambda names: (
+            USER_ID in {*partition, *(known := known_names(columns, names))} and not _EVENT_COLUMNS.isdisjoint(known)
+        ),
+        expected=f"the columns {USER_ID}, input and output, or other names that lamp.columns tells; write it as one of "
+        "these, or leave it out of lamp.users_files. `hydra-ray init FILE` looks at a file and writes a configuration.",
     )
 
 
-def _text_rows(location: str, name: str, file: io.BufferedReader, is_header: _IsHeader) -> Iterator[tuple[int, object]]:
+def _text_rows(location: str, name: str, file: io.BufferedReader, expected: _Header) -> Iterator[tuple[int, object]]:
     skip_mark(file, location)
     head = file.peek(_START_BYTES)
     if _OBJECT_OVER_LINES.match(head):
@@ -155,7 +177,7 @@ def _text_rows(location: str, name: str, file: io.BufferedReader, is_header: _Is
     elif start == b"[":
         yield from enumerate(json_items(location, "item", "a JSON array of objects, or one object a line"))
     else:
-        yield from _csv_rows(location, file, is_header)
+        yield from _csv_rows(location, file, expected)
 
 
 def _lines(location: str, file: io.BufferedReader) -> Iterator[tuple[int, object]]:
@@ -192,7 +214,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no value")
 
 
-def _csv_rows(location: str, file: io.BufferedReader, is_header: _IsHeader) -> Iterator[tuple[int, object]]:
+def _csv_rows(location: str, file: io.BufferedReader, expected: _Header) -> Iterator[tuple[int, object]]:
     """Yield the rows of CSV with a header, each a mapping of its cells; an empty cell is None."""
     csv.field_size_limit(_MAX_CELL)
     # What is not UTF-8 becomes half characters, which the checks of the row's fields refuse.
@@ -200,7 +222,7 @@ def _csv_rows(location: str, file: io.BufferedReader, is_header: _IsHeader) -> I
     header = text.readline(_MAX_HEADER)
     if _SEPARATOR_LINE.fullmatch(header):
         header = text.readline(_MAX_HEADER)
-    names, delimiter = _header(location, header, is_header)
+    names, delimiter = _names(location, header, expected)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     position = -1
     while True:
@@ -225,21 +247,20 @@ def _csv_rows(location: str, file: io.BufferedReader, is_header: _IsHeader) -> I
             yield position, dict(zip(names, cells, strict=False))
 
 
-def _header(location: str, line: str, is_header: _IsHeader) -> tuple[list[str], str]:
+def _names(location: str, line: str, expected: _Header) -> tuple[list[str], str]:
     for delimiter in _DELIMITERS:
         try:
             names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         except csv.Error:
             continue
-        if is_header(names):
+        if expected.fits(names):
             named = [name for name in names if name]
             if len(set(named)) < len(named):
                 raise InputError(f"{location} has a column twice in its header; name each once")
             return names, delimiter
     raise InputError(
-        f"{location} is none of JSON lines, a JSON array, Parquet, Arrow IPC, and CSV whose first line names the "
-        f"columns {USER_ID}, input and output, or other names that lamp.columns tells; write it as one of these, or "
-        "leave it out of lamp.users_files. `hydra-ray init FILE` looks at a file and writes a configuration."
+        f"{location} is none of JSON lines, a JSON array, Parquet, Arrow IPC, and CSV whose first line names "
+        f"{expected.expected}"
     )
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 from hydra_ray import storage
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import HydraError, InputError
+from hydra_ray.lamp.choices import lacks_candidates
 from hydra_ray.lamp.field_checks import MalformedError
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import Sample, questions_location, read_samples, read_targets, user_id_of
@@ -38,6 +39,8 @@ class SeenUsers:
     """Size of the input files."""
     num_records: list[int] = field(default_factory=list[int])
     """Number of records of each user that was read."""
+    num_open_queries: int = 0
+    """Number of preference queries of users read for which candidates are to be drafted."""
     ids: list[str] = field(default_factory=list[str])
     places: dict[str, str] = field(default_factory=dict[str, str])
     """Sample and file in which each user was first read."""
@@ -67,6 +70,8 @@ class SeenUsers:
             return
         self.ids.append(sample.user.user_id)
         self.num_records.append(len(sample.user.history))
+        if config.drafts_candidates:
+            self.num_open_queries += sum(map(lacks_candidates, sample.user.queries))
         self.num_new += sample.user.is_new
         self.num_trainable += not sample.user.is_new
 
@@ -103,6 +108,9 @@ def look_at_users(config: RunConfig, task: Task) -> SeenUsers:
 def num_requests(config: RunConfig, seen: SeenUsers) -> float:
     """Return the approximate number of requests of a run."""
     drafts, records = config.drafts, fmean(seen.num_records or [0])
+    if config.drafts_candidates:
+        prompts = len(drafts.prompts) + len(drafts.sampled_prompts) * len(drafts.temperatures)
+        return seen.num_users * seen.num_open_queries / max(len(seen.ids), 1) * prompts
     queries = 1 + min(config.probes.num_pseudo_queries, records)
     probes = min(config.probes.num_records, records)
     sampled = (1 + len(drafts.sampled_prompts)) * len(drafts.temperatures)

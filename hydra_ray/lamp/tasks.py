@@ -1,8 +1,15 @@
 """Built-in tasks: those of LaMP (Salemi et al., ACL 2024, arXiv 2304.11406) and that of the planted sample."""
 
-from hydra_ray.config import LampConfig, Sentences, Task
+from collections.abc import Mapping
+from typing import Any, cast
+
+from hydra_ray.config import LampConfig, Sentences, Task, check_settings
 from hydra_ray.config.check import did_you_mean, shown
+from hydra_ray.config.section import is_plugin
 from hydra_ray.errors import ConfigError
+from hydra_ray.plugins import call_plugin
+
+_TASK = "lamp.task"
 
 _NEWS_LABELS = (
     "women", "religion", "politics", "style & beauty", "entertainment", "culture & arts", "sports",
@@ -151,16 +158,49 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: LampConfig) -> Task:
-    """Return the task of a run: a built-in one, or the one described in the configuration.
+    """Return the task of a run, with the metric that the run names: a built-in task, the one described in the
+    configuration, or the one that a function of another package describes.
 
     Raises:
-        ConfigError: there is no built-in task of that name.
+        ConfigError: there is no built-in task of that name, or no such function, or it describes none; or the task is
+            judged by equality alone, and a metric is named.
+    """
+    task = described_task(config)
+    if config.metric is None:
+        return task
+    if task.kind == "preference":
+        raise ConfigError(
+            f"lamp.metric is {config.metric}, and the task {task.name} is of the kind preference, which is judged by "
+            "equality: leave lamp.metric out"
+        )
+    return task.judged_by(config.metric)
+
+
+def described_task(config: LampConfig) -> Task:
+    """Return the task of a run as its description has it, without a metric.
+
+    Raises:
+        ConfigError: as `task_of`.
     """
     if isinstance(config.task, Task):
         return config.task
+    if is_plugin(config.task):
+        return _task_of_plugin(config.task)
     if config.task not in TASKS:
         raise ConfigError(
             f"lamp.task is {shown(config.task)}; built in are {', '.join(TASKS)}. Describe another one in full (see "
             f"docs/own-data.md){did_you_mean(config.task, [*TASKS])}"
         )
     return TASKS[config.task]
+
+
+def _task_of_plugin(name: str) -> Task:
+    found = call_plugin(name, _TASK)
+    if isinstance(found, Task):
+        return found
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"{_TASK} is {name}, which returned {type(found).__name__}; expected a hydra_ray.config.Task, or a mapping "
+            "of its settings"
+        )
+    return check_settings(Task, cast(Mapping[str, Any], found), source=f"what {name} returned for {_TASK}")

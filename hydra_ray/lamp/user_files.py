@@ -7,13 +7,14 @@ other fields (`hydra_ray.lamp.choices`). In the place of a list of objects there
 object of lists of equal length. Rows of events are described in `hydra_ray.lamp.events`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 from hydra_ray.config import ColumnsConfig, Task
+from hydra_ray.config.check import did_you_mean
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.changes import HandedIn, Operation, operation_of
 from hydra_ray.lamp.choices import read_choice, read_preference
@@ -30,6 +31,7 @@ from hydra_ray.lamp.field_checks import (
     require_distinct,
     text_of,
     truth_of,
+    user_id_or_empty,
 )
 from hydra_ray.lamp.input_files import InputFile
 from hydra_ray.lamp.lamp_files import Sample
@@ -40,6 +42,8 @@ _EVENTS_PER_USER = 100
 """Number of rows of a file of events that are read in the place of one row of users, where not all are."""
 
 _OURS = ColumnsConfig()
+_RECORD_KEYS = ("input", "output", "id", "date", "op")
+_MAX_KEY = 60
 _MAX_UNREADABLE = 1000
 """Number of rows among which the first that can be read tells whether a file holds users or events."""
 
@@ -93,6 +97,29 @@ def read_user_files(
     yield from events.users()
 
 
+def handed_in_records(task: Task, records: Iterable[object]) -> HandedIn:
+    """Return what is new of one user who may be there already.
+
+    Args:
+        records: each as in a user's row, or a record to add.
+
+    Raises:
+        MalformedError: one is no record, or the same record comes twice.
+    """
+    handed_in = HandedIn(is_update=True)
+    for position, given in enumerate(records):
+        if isinstance(given, Record) and task.kind == "preference":  # whose input is a choice that was read before
+            handed_in.take("add", given)
+        else:
+            fields = _fields_of(given) if isinstance(given, Record) else given
+            handed_in.take(*_read_record(task, position, fields))
+    return handed_in
+
+
+def _fields_of(record: Record) -> dict[str, object]:
+    return {"id": record.record_id or None, "input": record.input, "output": record.output, "date": record.date}
+
+
 def _file_users(
     task: Task, start: FileStart, file: RowFile, events: Events, max_rows: int | None, *, is_update: bool
 ) -> Iterator[Sample | Rejected]:
@@ -128,7 +155,7 @@ def _user_or_rejected(task: Task, location: str, position: int, row: object, *, 
     try:
         user = _read_user(task, row, handed_in)
     except MalformedError as error:
-        return Rejected(source=location, position=position, sample_id=_id_or_empty(row), reason=error.reason)
+        return Rejected(source=location, position=position, sample_id=user_id_or_empty(row), reason=error.reason)
     return Sample(
         source=location,
         position=position,
@@ -174,6 +201,28 @@ def _objects(value: object, what: str) -> list[Any]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
+def read_record(task: Task, position: int, given: Mapping[str, Any]) -> Record:
+    """Return a record that is given as it stands in users' files; one without an id has its position as one.
+
+    Raises:
+        InputError: it is none; the message has no text of it.
+    """
+    try:
+        operation, record = _read_record(task, position, given)
+    except MalformedError as error:
+        raise InputError(f"{error}; expected a record with input and output{_unknown(given)}") from None
+    if operation != "add":
+        raise InputError(f"record {position} has an op, {operation}; expected the records that there are")
+    return record if record.record_id else replace(record, record_id=str(position))
+
+
+def _unknown(given: object) -> str:
+    """Return the keys of a record that mean nothing, and what each may have been meant as."""
+    names = map(str, cast(Mapping[Any, Any], given)) if isinstance(given, Mapping) else ()
+    unknown = (name for name in names if name not in _RECORD_KEYS)
+    return "".join(f"; {name[:_MAX_KEY]} is no key of a record{did_you_mean(name, _RECORD_KEYS)}" for name in unknown)
+
+
 def _read_record(task: Task, position: int, record: object) -> tuple[Operation, Record]:
     """Return a record, with an empty id where it has none, and what is done with it."""
     fields, what = mapping_of(record, f"record {position}"), f"record {position}"
@@ -214,10 +263,3 @@ def _read_query(task: Task, position: int, query: object, is_new: bool) -> Query
 def _id_or_position(fields: Mapping[str, Any], position: int, what: str) -> str:
     given = fields.get("id")
     return str(position) if given is None else id_of(given, f"the id of {what} {position}")
-
-
-def _id_or_empty(row: object) -> str:
-    try:
-        return id_of(mapping_of(row, "the row").get("user_id"), "user_id")
-    except MalformedError:
-        return ""

@@ -6,11 +6,11 @@ itself. Local disk must hold about as much as the input; memory holds one bucket
 
 # pyarrow comes without type stubs.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownArgumentType=false
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,6 +23,8 @@ from hydra_ray import storage
 from hydra_ray.config import LampConfig, RunConfig, Task
 from hydra_ray.errors import ConfigError, InputError, NothingNewError
 from hydra_ray.lamp.bucket_files import BucketFiles
+from hydra_ray.lamp.choices import lacks_candidates
+from hydra_ray.lamp.feedback import Feedback, read_feedback, taught_users
 from hydra_ray.lamp.field_checks import MalformedError, checked_output
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import (
@@ -35,6 +37,7 @@ from hydra_ray.lamp.lamp_files import (
 )
 from hydra_ray.lamp.leaks import LEAK, is_leaking
 from hydra_ray.lamp.planted import NEW_SPLIT, TRAIN_SPLIT, write_planted
+from hydra_ray.lamp.present_users import present_users
 from hydra_ray.lamp.rejection import Reasons
 from hydra_ray.lamp.returning_users import ReturningUsers
 from hydra_ray.lamp.tasks import task_of
@@ -56,6 +59,10 @@ USERS_PER_CHUNK = 256
 _COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "queries", "rejected", "leaking_users")
 COUNTERS_OF_UPDATES: tuple[str, ...] = ("returning_users", "added_records", "changed_records")
 """Counters of an update besides: users who were there, records that they got, and records replaced or deleted."""
+FEEDBACK = "feedback"
+"""Counter of an update by feedback besides: rows that became records."""
+COUNTERS_OF_REFRESHES: tuple[str, ...] = ("users_of_updates", "left_out_queries")
+"""Counters of a refreshed run besides: users whom the finished run lacks, and queries that records answer by now."""
 
 log = logging.getLogger(__name__)
 
@@ -100,16 +107,18 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Li
     """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
 
     Users forgotten under the root are in neither. In a child run all users become new, and only buckets for which a
-    sample was read get parts; in an update those of whom something is new, and a table of Whereabouts.
+    sample was read get parts; in an update those of whom something is new, and a table of Whereabouts. A refreshed run
+    reads no files.
 
     Args:
         known: users stage of the parent run, whose users a run that is no update must not have.
-        line: the runs before an update, whose users come back with what they had.
+        line: the runs before an update, whose users come back with what they had, or of a refreshed run those whose
+            users it takes.
 
     Returns:
         Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see `is_leaking`;
         with lamp.drop_leaks they are among the rejected); of an update also returning_users, added_records and
-        changed_records.
+        changed_records, of a refreshed run users_of_updates and left_out_queries.
 
     Raises:
         InputError: a file is missing or of another format, too many samples are malformed, training or new users are
@@ -119,7 +128,12 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Li
     task = task_of(config.lamp)
     missing = stage.missing_buckets(USERS, REJECTED)
     num_unchanged = 0.0
-    if missing:
+    if missing and config.refresh is not None:
+        assert line is not None, "a refreshed run takes the users of others"
+        is_forgotten = forgetting(config.storage.root)
+        for bucket in missing:
+            _take_bucket(config, task, stage, bucket, line, is_forgotten)
+    elif missing:
         with temporary_folder("users") as folder:
             key, is_forgotten = bucket_key_of(config), forgetting(config.storage.root)
             spill = _Spill(Path(folder), stage.num_buckets, key, missing, is_forgotten)
@@ -136,15 +150,21 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Li
         for bucket in stage.committed_buckets(USERS)
         for table in (USERS, REJECTED)
     ]
-    names = _COUNTERS if line is None else (*_COUNTERS, *COUNTERS_OF_UPDATES)
+    is_update = config.update is not None
+    names = (*_COUNTERS, *(COUNTERS_OF_UPDATES if is_update else ()))
     counters = dict.fromkeys(names, 0.0) | storage.add_counters(counted)
     log.info("users: %s", ", ".join(f"{name} {count:.0f}" for name, count in counters.items()))
     num_malformed = counters["rejected"] - (counters["leaking_users"] if config.lamp.drop_leaks else 0)
-    num_samples = counters["rejected"] + counters["users"] + num_unchanged
+    num_samples = counters["rejected"] + counters.get(FEEDBACK, counters["users"]) + num_unchanged
     _require_few_rejected(config, num_malformed, num_samples, _stored_reasons(stage))
+    if config.refresh is not None and not (counters["train_users"] and counters["new_users"]):
+        raise InputError(
+            f"of the users of the run {config.refresh.of} and its updates nobody is left who "
+            f"{'is answered' if counters['train_users'] else 'teaches'}: run a configuration with other users"
+        )
     if known is None and not counters["train_users"]:
         raise InputError("the input holds no training users: both these (is_new false) and new ones are needed")
-    if line is not None and not counters["users"]:
+    if is_update and not counters["users"]:
         raise NothingNewError("no query is handed in, and no record that is not there already: nothing is changed")
     if not counters["new_users"]:
         raise InputError(
@@ -172,23 +192,30 @@ class _Spill:
         """Buckets that have a sample."""
         self.reasons = Reasons()
         """Reasons of the rejected samples."""
-        self._files = BucketFiles(folder, {"samples": Sample, "targets": _Target, "rejected": Rejected})
+        row_types = {"samples": Sample, "targets": _Target, "rejected": Rejected, FEEDBACK: Feedback}
+        self._files = BucketFiles(folder, row_types)
         self._num_buckets = num_buckets
         self._key = key
         self._buckets = frozenset(buckets)
         self._is_forgotten = is_forgotten
 
-    def add(self, sample: Sample | Rejected) -> None:
+    def add(self, sample: Sample | Feedback | Rejected) -> None:
         """Add a sample to its user's bucket, or a rejected one to the bucket of its source and position."""
-        if self._is_forgotten(rejected_user_id(sample) if isinstance(sample, Rejected) else sample.user.user_id):
+        if self._is_forgotten(_user_id_of(sample)):
             return
         self.num_samples += 1
         if isinstance(sample, Rejected):
             self.report(sample)
             self._append("rejected", f"{sample.source}:{sample.position}", sample, len(sample.reason))
+        elif isinstance(sample, Feedback):
+            self._append(FEEDBACK, sample.user_id, sample, len(sample.value))
         else:
-            size = sum(len(record.input) + len(record.output) for record in sample.user.history)
-            self._append("samples", sample.user.user_id, sample, size)
+            self.add_taught(sample)
+
+    def add_taught(self, sample: Sample) -> None:
+        """Add a sample that feedback, which was counted already, has become."""
+        size = sum(len(record.input) + len(record.output) for record in sample.user.history)
+        self._append("samples", sample.user.user_id, sample, size)
 
     def add_target(self, user_id: str, target: str) -> None:
         """Add a target to its user's bucket."""
@@ -217,6 +244,33 @@ class _Spill:
         self._files.append(kind, bucket, row, num_characters)
 
 
+def _user_id_of(sample: Sample | Feedback | Rejected) -> str:
+    if isinstance(sample, Rejected):
+        return rejected_user_id(sample)
+    return sample.user_id if isinstance(sample, Feedback) else sample.user.user_id
+
+
+def _take_bucket(
+    config: RunConfig, task: Task, stage: Stage, bucket: int, line: Line, is_forgotten: Callable[[str], bool]
+) -> None:
+    """Write the parts of a bucket of a refreshed run. Who came with an update teaches there: it is learned from present
+    users, and not from those of the beginning alone."""
+    counters = dict.fromkeys((*_COUNTERS, *COUNTERS_OF_REFRESHES), 0.0)
+
+    def counted() -> Iterator[User]:
+        for each in present_users(task, line, bucket):
+            if is_forgotten(each.user.user_id):
+                continue
+            user = each.user if each.is_of_run else in_fold(config, replace(each.user, is_new=False))
+            _count(user, counters)
+            counters["leaking_users"] += is_leaking(task, user)
+            counters["users_of_updates"] += not each.is_of_run
+            counters["left_out_queries"] += each.num_left_out
+            yield user
+
+    _write_bucket(stage, bucket, _table_of(counted()), [], counters)
+
+
 def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> None:
     lamp, max_users = config.lamp, config.users.max_users
     if lamp.planted is not None:
@@ -225,6 +279,9 @@ def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> No
         _spill_lamp(task, str(folder), {TRAIN_SPLIT: False, NEW_SPLIT: True}, max_users, spill)
     elif lamp.root is not None:
         _spill_lamp(task, lamp.root, splits_of(lamp), max_users, spill)
+    elif config.update is not None and config.update.is_feedback:
+        for said in read_feedback(input_files(lamp.users_files)):
+            spill.add(said)
     else:
         files, is_update = input_files(lamp.users_files), config.update is not None
         samples = read_user_files(task, files, folder / "events", columns=lamp.columns, is_update=is_update)
@@ -278,42 +335,66 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
         Number of users of whom an update has nothing new.
     """
     rejected = list(spill.rows("rejected", bucket))
+    said = list(spill.rows(FEEDBACK, bucket))
+    refused = list(_teach(task, line, bucket, said, spill)) if line is not None and said else []
+    rejected += refused
     back = (
         None
         if line is None
         else ReturningUsers(line, bucket, (each.user.user_id for each in spill.rows("samples", bucket)))
     )
-    chunks = [to_table([], User)]
-    waiting: list[User] = []
     counters: dict[str, float] = dict.fromkeys(_COUNTERS, 0.0)
-    for sample, joined in _join(config, task, bucket, spill, back):
-        if isinstance(joined, Rejected):
-            spill.report(joined)
-            rejected.append(joined)
-            continue
-        if is_leaking(task, joined):
-            counters["leaking_users"] += 1
-            if config.lamp.drop_leaks:
-                rejected.append(rejected_sample(sample, LEAK))
+
+    def usable() -> Iterator[User]:
+        for sample, joined in _join(config, task, bucket, spill, back):
+            if isinstance(joined, Rejected):
+                spill.report(joined)
+                rejected.append(joined)
                 continue
-        _count(joined, counters)
-        waiting.append(joined)
-        if len(waiting) == USERS_PER_CHUNK:
-            chunks.append(to_table(waiting, User))
-            waiting.clear()
-    chunks.append(to_table(waiting, User))
-    counters["rejected"] = float(len(rejected))
-    users = pa.concat_tables(chunks).sort_by("user_id")
+            if is_leaking(task, joined):
+                counters["leaking_users"] += 1
+                if config.lamp.drop_leaks:
+                    rejected.append(rejected_sample(sample, LEAK))
+                    continue
+            _count(joined, counters)
+            yield joined
+
+    users = _table_of(usable())
     if back is not None:
         if not users.num_rows and not rejected:
-            return back.num_unchanged
-        counters |= back.counters
+            return len(said) or back.num_unchanged
+        counters |= back.counters | ({FEEDBACK: float(len(said) - len(refused))} if said else {})
         storage.write_part(stage.part(WHEREABOUTS, bucket), back.whereabouts(config.run, users["user_id"].to_pylist()))
-    rejected.sort(key=lambda row: (row.source, row.position))
-    storage.write_part(stage.part(REJECTED, bucket), to_table(rejected, Rejected))
+    _write_bucket(stage, bucket, users, rejected, counters)
+    return 0 if back is None or said else back.num_unchanged
+
+
+def _table_of(users: Iterable[User]) -> pa.Table:
+    """Return the table of some users, sorted by user_id."""
+    left, chunks = iter(users), [to_table([], User)]
+    while chunk := list(islice(left, USERS_PER_CHUNK)):
+        chunks.append(to_table(chunk, User))
+    return pa.concat_tables(chunks).sort_by("user_id")
+
+
+def _write_bucket(
+    stage: Stage, bucket: int, users: pa.Table, rejected: Sequence[Rejected], counters: Mapping[str, float]
+) -> None:
+    ordered = sorted(rejected, key=lambda row: (row.source, row.position))
+    storage.write_part(stage.part(REJECTED, bucket), to_table(ordered, Rejected))
     groups = (users.slice(start, USERS_PER_CHUNK) for start in range(0, max(users.num_rows, 1), USERS_PER_CHUNK))
-    storage.write_row_groups(stage.part(USERS, bucket), users.schema, groups, counters)
-    return 0 if back is None else back.num_unchanged
+    counted = {**counters, "rejected": float(len(rejected))}
+    storage.write_row_groups(stage.part(USERS, bucket), users.schema, groups, counted)
+
+
+def _teach(task: Task, line: Line, bucket: int, said: Sequence[Feedback], spill: _Spill) -> Iterator[Rejected]:
+    """Add the users with the records that feedback becomes, and yield the rows that become none."""
+    for each in taught_users(task, line, bucket, said):
+        if isinstance(each, Rejected):
+            spill.report(each)
+            yield each
+        else:
+            spill.add_taught(each)
 
 
 def _join(
@@ -367,16 +448,31 @@ def in_fold(config: RunConfig, user: User) -> User:
     """Return the user as in this run: new in a child run, and in one fold of a cross-fitted run.
 
     Raises:
-        MalformedError: a cross-fitted run cannot use the user.
+        MalformedError: a cross-fitted run cannot use the user; or a preference is asked without candidates, and there
+            is no generator to draft them.
     """
+    if not config.has_generator and task_of(config.lamp).kind == "preference":
+        _require_candidates(user)
     if config.taught_by is not None:
         return replace(user, is_new=True)
     if config.users.num_folds == 1:
         return user
     if any(query.target is None for query in user.queries):
-        raise MalformedError("a query has no target; in a cross-fitted run every user is evaluated and teaches")
+        raise MalformedError(
+            "a query has no target; in a cross-fitted run every user is evaluated and teaches: mark who teaches by "
+            "is_new, and leave users.num_folds out"
+        )
     fold = seed_of(config.users.fold_seed, "fold", user.user_id) % config.users.num_folds
     return replace(user, is_new=False, fold=fold)
+
+
+def _require_candidates(user: User) -> None:
+    missing = [query.query_id for query in user.queries if lacks_candidates(query)]
+    if missing:
+        raise MalformedError(
+            f"query {missing[0]!r} has no candidates; without a generator (generator.engine none) nothing else can be "
+            "chosen among"
+        )
 
 
 def _count(user: User, counters: dict[str, float]) -> None:
@@ -403,10 +499,12 @@ def _require_unknown(config: RunConfig, known: Stage, buckets: Iterable[int], sp
 
 def _require_few_rejected(config: RunConfig, num_rejected: float, num_samples: float, reasons: Iterable[str]) -> None:
     if num_rejected > config.users.max_rejected_fraction * num_samples:
+        is_feedback = config.update is not None and config.update.is_feedback
+        remedy = "check that lamp.task is the task of these files"
         raise InputError(
             f"rejected {num_rejected:.0f} of {num_samples:.0f} samples, more than users.max_rejected_fraction "
-            f"({config.users.max_rejected_fraction}) allows: {'; '.join(reasons)}. Correct these, or check that "
-            "lamp.task is the task of these files."
+            f"({config.users.max_rejected_fraction}) allows: {'; '.join(reasons)}. Correct these, or "
+            f"{'leave them out' if is_feedback else remedy}."
         )
 
 

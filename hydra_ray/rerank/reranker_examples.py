@@ -2,15 +2,25 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.lamp.rouge import rouge
 from hydra_ray.lamp.word_overlap import coverage, overlap
+from hydra_ray.plugins import call_plugin, checked_numbers
 from hydra_ray.retrieve.dense import indexed_text
 from hydra_ray.retrieve.ranking import RankedQuery, restore_queries
 from hydra_ray.rows import Candidate, Group, ProbedQuery, ProbedUser, Record, User, UserExamples
 
+Labels = Mapping[str, Mapping[str, float | None]]
+"""What is learned of records, by the query's and the record's id; None of a failed probe."""
+_ROUGES = ("rouge1", "rougeL")
+_SAME = 1e-9
+"""Difference of ROUGE that is none."""
+FEATURES = "reranker.plain_features"
+"""Name of the setting of features of other packages."""
 _PAIR_NAMES = (
     "retriever_score",  # relative to the group's best
     "retriever_reciprocal_rank",
@@ -26,7 +36,7 @@ def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
     """Return the names of the handcrafted features of a (query, record) pair, in order."""
     if not config.reranker.has_plain_features:
         return ()
-    return _PAIR_NAMES + tuple(f"output={label}" for label in task.labels)
+    return (*_PAIR_NAMES, *(f"output={label}" for label in task.labels), *config.reranker.plain_features)
 
 
 def reranker_examples(user: User, probed: ProbedUser, task: Task, config: RunConfig) -> UserExamples:
@@ -36,10 +46,13 @@ def reranker_examples(user: User, probed: ProbedUser, task: Task, config: RunCon
     only pseudo-queries are trained on: the drafts that the reranker leads to are shared by all folds, so no fold's
     targets may have had a part in them. (Tasks without pseudo-queries have nothing else to train on.)
     """
+    queries = list(zip(restore_queries(user, probed), probed.queries, strict=True))
+    learned = [(ranked, each) for ranked, each in queries if _may_learn(user, ranked, task)]
+    labels = _published_labels(learned, task) if config.reranker.labels == "published" else _qualities(learned)
     groups = tuple(
         group
-        for ranked, each in zip(restore_queries(user, probed), probed.queries, strict=True)
-        if (group := _group(user, ranked, each, task, config)).candidates
+        for ranked, each in queries
+        if (group := _group(ranked, labels.get(each.query_id), task, config)).candidates
     )
     return UserExamples(user_id=user.user_id, is_new=user.is_new, fold=user.fold, groups=groups)
 
@@ -49,13 +62,39 @@ def select_records(scores: dict[str, float], num: int) -> list[str]:
     return sorted(scores, key=lambda record_id: (-scores[record_id], record_id))[:num]
 
 
-def _group(user: User, ranked: RankedQuery, probed: ProbedQuery, task: Task, config: RunConfig) -> Group:
-    may_learn = ranked.may_learn_from(user) and (ranked.is_pseudo or user.fold is None or not task.has_pseudo_queries)
-    qualities = {probe.record_id: probe.quality for probe in probed.probes} if may_learn else {}
-    candidates = _candidates(ranked, qualities, task)
+def _may_learn(user: User, ranked: RankedQuery, task: Task) -> bool:
+    return ranked.may_learn_from(user) and (ranked.is_pseudo or user.fold is None or not task.has_pseudo_queries)
+
+
+def _qualities(learned: Iterable[tuple[RankedQuery, ProbedQuery]]) -> Labels:
+    return {each.query_id: {probe.record_id: probe.quality for probe in each.probes} for _, each in learned}
+
+
+def _published_labels(learned: Sequence[tuple[RankedQuery, ProbedQuery]], task: Task) -> Labels:
+    """Return 1 for records whose probe is right, in text tasks for those whose probe has a ROUGE above the mean of all
+    of the user's probes; 0 for others, and none for failed probes."""
+    known = [(ranked, probe) for ranked, each in learned for probe in each.probes if probe.quality is not None]
+    if task.is_closed:
+        are_good = [probe.quality == 1 for _, probe in known]
+    else:
+        scores = [fmean(rouge(_ROUGES)(ranked.query.target or "", probe.answer.value or "")) for ranked, probe in known]
+        are_good = [score > fmean(scores) + _SAME for score in scores]
+    found: dict[str, dict[str, float | None]] = {each.query_id: {} for _, each in learned}
+    for (ranked, probe), is_good in zip(known, are_good, strict=True):
+        found[ranked.query.query_id][probe.record_id] = float(is_good)
+    return found
+
+
+def _group(ranked: RankedQuery, labels: Mapping[str, float | None] | None, task: Task, config: RunConfig) -> Group:
+    """Return the group of a query.
+
+    Args:
+        labels: what is learned of each record; None where nothing may be.
+    """
+    candidates = _candidates(ranked, labels or {}, task, config)
     if not config.reranker.has_plain_features:
         candidates = (replace(candidate, plain=()) for candidate in candidates)
-    if may_learn:
+    if labels is not None:
         candidates = (candidate for candidate in candidates if candidate.quality is not None)
     return Group(
         group_id=ranked.query.query_id,
@@ -67,8 +106,14 @@ def _group(user: User, ranked: RankedQuery, probed: ProbedQuery, task: Task, con
     )
 
 
-def _candidates(ranked: RankedQuery, qualities: dict[str, float | None], task: Task) -> Iterator[Candidate]:
+def _candidates(
+    ranked: RankedQuery, labels: Mapping[str, float | None], task: Task, config: RunConfig
+) -> Iterator[Candidate]:
     records = ranked.records(retrieved.record_id for retrieved in ranked.retrieved)
+    own = [
+        checked_numbers(name, FEATURES, call_plugin(name, FEATURES, ranked, records), len(records), "record").tolist()
+        for name in config.reranker.plain_features
+    ]
     outputs_history = Counter(record.output for record in ranked.eligible)
     outputs_retrieved = Counter(record.output for record in records)
     best = max((retrieved.score for retrieved in ranked.retrieved), default=0.0)
@@ -85,8 +130,9 @@ def _candidates(ranked: RankedQuery, qualities: dict[str, float | None], task: T
                 (outputs_retrieved[record.output] - 1) / max(len(records) - 1, 1),
                 math.log1p(len(record.input.split())),
                 *(float(record.output == label) for label in task.labels),
+                *(values[position] for values in own),
             ),
-            quality=qualities.get(record.record_id),
+            quality=labels.get(record.record_id),
         )
 
 

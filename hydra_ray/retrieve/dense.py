@@ -59,6 +59,17 @@ def encode_ahead(users: Iterable[User], encode: Encode) -> Encode:
     return lambda wanted: vectors_NH[[places[text] for text in wanted]]
 
 
+def encode_besides(known: Vectors, encode: Encode) -> Encode:
+    """Return an encoder that takes the vectors of known texts, and encodes all others in one call."""
+
+    def encoded(texts: Sequence[str]) -> Floats:
+        new = [text for text in texts if text not in known]
+        added = dict(zip(new, encode(new), strict=True)) if new else {}
+        return np.stack([added[text] if text in added else known[text] for text in texts]) if texts else encode(texts)
+
+    return encoded if known else encode
+
+
 def cosines(queries: Sequence[str], texts: Sequence[str], encode: Encode) -> Floats:
     """Return the cosine of each query with each text (Q, N); all are encoded in one call."""
     vectors_NH = encode([*texts, *queries])

@@ -14,7 +14,7 @@ import numpy as np
 
 from hydra_ray.config import RetrieveConfig
 from hydra_ray.errors import ConfigError
-from hydra_ray.plugins import load_plugin
+from hydra_ray.plugins import call_plugin
 from hydra_ray.retrieve.bm25 import BM25
 from hydra_ray.retrieve.dense import Encode, Floats, cosines, indexed_text
 from hydra_ray.rows import Query, User
@@ -45,7 +45,7 @@ def score_records(
         ConfigError: the method is a plug-in that is not there, or does not return such scores.
     """
     if retrieve.is_plugin:
-        found = load_plugin(retrieve.method, METHOD)(user, searches, retrieve, encode)
+        found = call_plugin(retrieve.method, METHOD, user, searches, retrieve, encode)
         return _checked(retrieve.method, found, len(searches), len(user.history))
     return _METHODS[retrieve.method](user, searches, retrieve, encode)
 

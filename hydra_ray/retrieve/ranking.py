@@ -69,15 +69,21 @@ def rank_queries(
         if search.is_pseudo and search.query.query_id in kept:
             retrieved = kept[search.query.query_id].retrieved
         else:
-            scores = next(scored)
-            best = rank(scores, search.eligible, probes.num_records)
-            retrieved = tuple(Retrieved(record_id=history[p].record_id, score=float(scores[p])) for p in best)
+            retrieved = best_records(history, next(scored), search.eligible, probes.num_records)
         yield RankedQuery(
             query=search.query,
             is_pseudo=search.is_pseudo,
             eligible=tuple(history[p] for p in search.eligible),
             retrieved=retrieved,
         )
+
+
+def best_records(
+    history: Sequence[Record], scores: np.ndarray, eligible: Sequence[int], num: int
+) -> tuple[Retrieved, ...]:
+    """Return the `num` best of the records at the eligible positions, best first."""
+    best = rank(scores, eligible, num)
+    return tuple(Retrieved(record_id=history[p].record_id, score=float(scores[p])) for p in best)
 
 
 def restore_queries(user: User, probed: ProbedUser) -> Iterator[RankedQuery]:

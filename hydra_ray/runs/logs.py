@@ -6,18 +6,21 @@ JSON lines record an exception's class and stack frames, never its message.
 
 import json
 import logging
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 LogFormat = Literal["text", "json"]
 FORMATS: tuple[LogFormat, ...] = ("text", "json")
 FORMAT_VARIABLE = "HYDRA_LOG_FORMAT"
 """Environment variable that selects the format where the command line does not, as in a submitted job."""
+PROGRESS = "hydra_ray.progress"
+"""Logger of lines that count only until the next one: on a terminal each takes the place of the last."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _at_work: ContextVar[dict[str, str]] = ContextVar("at_work", default={})  # noqa: B039 (never mutated)
 
@@ -28,7 +31,8 @@ def configure_logs(log_format: str) -> None:
     Args:
         log_format: one of FORMATS.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    is_watched = log_format == "text" and sys.stderr.isatty()
+    handler = TerminalHandler(sys.stderr) if is_watched else logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonLines()
         if log_format == "json"
@@ -37,6 +41,30 @@ def configure_logs(log_format: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     if log_format == "json":
         logging.getLogger("hydra_ray").setLevel(logging.DEBUG)
+
+
+def is_live() -> bool:
+    """Return whether progress is shown on a terminal, where a line a second disturbs nobody."""
+    return any(isinstance(handler, TerminalHandler) for handler in logging.getLogger().handlers)
+
+
+class TerminalHandler(logging.StreamHandler[TextIO]):
+    """Writes to a terminal; a line of PROGRESS stays until the next line of any kind is written in its place."""
+
+    _CLEAR = "\x1b[K"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line. A line of progress is cut to the terminal's width, so that it can be overwritten."""
+        try:
+            text = self.format(record)
+            if record.name == PROGRESS:
+                # The cursor waits at the line's beginning: what others write, as Ray's workers, begins there too.
+                self.stream.write(f"{self._CLEAR}{text[: shutil.get_terminal_size().columns - 1]}\r")
+            else:
+                self.stream.write(f"{self._CLEAR}{text}\n")
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
 
 @contextmanager

@@ -179,6 +179,19 @@ def kept_beside(
     return kept
 
 
+def fits_beside(copy: Bundle, num_copies: int, demands: Sequence[Demand], nodes: Sequence[Node]) -> bool:
+    """Return whether each of some demands finds room, one at a time, while all copies of the generator are at work.
+
+    Args:
+        copy: resources that a copy reserves.
+    """
+    copies, left = dict[str, int](), num_copies
+    for node in nodes:
+        copies[node.name] = int(min(node.room(copy, copy, 0), left)) if node.matches(copy.labels) else 0
+        left -= copies[node.name]
+    return left == 0 and all(kept_beside(copy, copies, [each], nodes) == copies for each in demands)
+
+
 def is_allowed(value: str | None, selector: str) -> bool:
     """Return whether a label's value satisfies a selector; as in Ray's scheduler, a missing label satisfies a negated
     one."""

@@ -23,11 +23,26 @@ _STAGES = "stages.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRun:
-    """A finished run of which another one uses stages: trained ones of a parent run, users and answers of an update."""
+    """A finished run of which another one uses stages: trained ones of a parent run, users and answers of an update or
+    of a run that is refreshed."""
 
     config: RunConfig
     stages: Mapping[str, Stage]
     """Stages that the run computed, by name."""
+
+    def differing(self, stage: Stage, versions: Collection[int] = ()) -> list[str]:
+        """Return the names of the settings in which a stage differs from this run's stage of that name; none where this
+        run has no such stage.
+
+        Args:
+            versions: earlier versions of the stage that this run's may have.
+        """
+        if stage.name not in self.stages:
+            return []
+        own, given = self.stages[stage.name].settings, _plain(stage)
+        if own.get("version") in versions:
+            given["version"] = own["version"]
+        return sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
 
     def require_like(self, stage: Stage, versions: Collection[int] = ()) -> None:
         """Check that a stage of a child run has the settings of the parent's stage of that name.
@@ -38,13 +53,7 @@ class FinishedRun:
         Raises:
             ConfigError: its settings differ.
         """
-        if stage.name not in self.stages:
-            return
-        own, given = self.stages[stage.name].settings, _plain(stage)
-        if own.get("version") in versions:
-            given["version"] = own["version"]
-        differing = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
-        if differing:
+        if differing := self.differing(stage, versions):
             raise ConfigError(
                 f"stage {stage.name} differs from that of the run {self.config.run} in {', '.join(differing)}. Users"
                 " are added with the settings, models and code that a run was made with: keep them, or run it anew."

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import FrameType
 from typing import TypeVar
 
@@ -86,6 +87,14 @@ def call_aside(work: Callable[[], T], watch: Callable[[], None], seconds: float 
     Args:
         watch: called in this thread every `seconds` meanwhile.
     """
+    outcome = begin_aside(work)
+    while not wait([outcome], timeout=seconds).done:
+        watch()
+    return outcome.result()
+
+
+def begin_aside(work: Callable[[], T]) -> Future[T]:
+    """Call `work` in a separate thread, which ends with the program and knows what this one is at work on."""
     outcome: Future[T] = Future()
 
     def call() -> None:
@@ -94,10 +103,8 @@ def call_aside(work: Callable[[], T], watch: Callable[[], None], seconds: float 
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=call, daemon=True).start()
-    while not wait([outcome], timeout=seconds).done:
-        watch()
-    return outcome.result()
+    threading.Thread(target=copy_context().run, args=(call,), daemon=True).start()
+    return outcome
 
 
 def require_not_stopped() -> None:

@@ -1,9 +1,12 @@
 """Layout of an exported folder.
 
 README.md                     the model card
+DATA.md                       the card of the users' histories
 export.json                   the exported run, every setting that scoring depends on, and the digests of all files
-reranker/, adapter/           a Hugging Face folder each: the base, with its projection, and its own card
+reranker/, adapter/           a Hugging Face folder each: the base, with its projection, and its own card; only with a
+                              generator, as are the stages of both scorers' heads
 encoder/, retriever/          the frozen encoders of the handcrafted features and, if needed, of the retriever
+generator/                    the generator's tokenizer and chat template, with which prompts are made
 stages/reranker/heads/...     the head stores and head priors (`population-0`), as under a root
 stages/adapter/labeller/...   the label model, where histories have labels
 stages/adapter/own/...        what all users teach of own heads fitted to all records, in closed tasks
@@ -16,27 +19,35 @@ everything else.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hydra_ray import storage
+from hydra_ray.adapt.gate import Gate
 from hydra_ray.config import RunConfig, check_config
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.quality import METRIC
 from hydra_ray.lamp.tasks import task_of
+from hydra_ray.plugins import load_plugin, source_digest
+from hydra_ray.retrieve.methods import METHOD
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.storage.listing_updates import require_files
 from hydra_ray.storage.listings import FILES, MANIFEST, is_listed, read_listing
 
 CARD = "README.md"
+DATA_CARD = "DATA.md"
 DESCRIPTION = "export.json"
 ENCODER = "encoder"
 RETRIEVER = "retriever"
+GENERATOR = "generator"
 SCORERS = ("reranker", "adapter")
 FORMAT = 1
 """Version of the folder's format."""
 FOLD = 0
 """Fold of a cross-fitted run whose heads and bases are exported, as for users who are added later."""
 
+_SCORING = (METRIC, METHOD, "reranker.plain_features", "adapter.plain_features")
+"""Settings whose functions scoring calls, where they are of another package."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +61,14 @@ class Exported:
     """Key of the hash that assigns users to buckets."""
     fingerprints: dict[str, str]
     """Fingerprint of each stage."""
+    gate: Gate | None
+    """Which system answers, and why; None where own heads answer without a gate."""
+    run_folder: str | None = None
+    """Folder of the exported run, where its updates are found; None where an earlier version made the export."""
+    updates: tuple[str, ...] = ()
+    """Names of the updates that the export holds."""
+    has_prompts: bool = True
+    """Whether there is what prompts and answers are made by: an earlier version exported neither gate nor tokenizer."""
 
     def stage(self, name: str) -> Stage:
         """Return a stage as under a root."""
@@ -74,25 +93,47 @@ class Exported:
         """Return those of all files of the folder that export.json lists, and no manifest does."""
         return [path for path in paths if path != DESCRIPTION and not _is_in_stage(path)]
 
+    @property
+    def scoring_plugins(self) -> list[tuple[str, str]]:
+        """Setting and name of each function of another package that scoring calls."""
+        return [(setting, name) for setting, name in self.config.plugins if setting in _SCORING]
+
     def describe(self) -> dict[str, Any]:
-        """Return the content of export.json, without locations, placement and budget of the run."""
+        """Return the content of export.json, without placement and budget of the run, and without locations but the
+        run's own."""
         settings = self.config.model_dump(mode="json", exclude={"storage", "placement", "budget"})
-        settings["lamp"] = {"task": task_of(self.config.lamp).model_dump(mode="json"), "users_files": ["stages/users"]}
+        settings["lamp"] = {
+            "task": task_of(self.config.lamp).model_dump(mode="json"),
+            "metric": self.config.lamp.metric,
+            "users_files": ["stages/users"],
+        }
         settings["adapter"]["base"]["encoder"] = ENCODER
         settings["retrieve"]["encoder"] = RETRIEVER if self.config.retrieve.needs_encoder else None
+        if has_tokenizer(self.config):
+            settings["generator"]["model"] = GENERATOR
         return {
             "format": FORMAT,
             "config": settings,
             "bucket_key": self.bucket_key,
             "fingerprints": self.fingerprints,
+            "plugins": [[setting, name, source_digest(name, setting)] for setting, name in self.scoring_plugins],
+            _GATE: None if self.gate is None else asdict(self.gate),
+            "run_folder": self.run_folder,
+            "updates": list(self.updates),
         }
+
+
+def has_tokenizer(config: RunConfig) -> bool:
+    """Return whether prompts that the export makes are fitted to the generator's context by a tokenizer of files."""
+    return config.has_scorers and config.generator.engine != "fake"
 
 
 def read_export(folder: str) -> Exported:
     """Read the description of an exported folder.
 
     Raises:
-        InputError: it is no exported folder, or one of another version.
+        InputError: it is no exported folder, or one of another version, or made with another source of a plug-in.
+        ConfigError: a plug-in is not there.
     """
     location = storage.join(folder, DESCRIPTION)
     if not storage.exists(location):
@@ -110,12 +151,36 @@ def read_export(folder: str) -> Exported:
     settings = description["config"]
     # An export from before own heads were fitted to all records has none.
     settings["adapter"] = {"has_own_heads": False, **settings["adapter"]}
+    _require_plugins(folder, description.get("plugins", []))
     return Exported(
         folder=folder,
         config=check_config({**settings, "storage": {"root": folder}}, source=location),
         bucket_key=description["bucket_key"],
         fingerprints=description["fingerprints"],
+        gate=Gate(**description[_GATE]) if description.get(_GATE) else None,
+        run_folder=description.get("run_folder"),
+        updates=tuple(description.get("updates", ())),
+        has_prompts=_GATE in description,
     )
+
+
+_GATE = "gate"
+
+
+def _require_plugins(folder: str, plugins: Sequence[Sequence[str]]) -> None:
+    """Check that the functions of other packages that scoring calls are those that the heads were fitted with.
+
+    Raises:
+        ConfigError: one is not there.
+        InputError: the source of one is another.
+    """
+    for setting, name, source in plugins:
+        load_plugin(name, setting)
+        if source_digest(name, setting) != source:
+            raise InputError(
+                f"the export {folder} was made with another source of {name} ({setting}): scores would not be those of "
+                f"the run. Install that source, or run the configuration again and export it anew."
+            )
 
 
 _SHAPE = {"config": dict, "bucket_key": str, "fingerprints": dict}

@@ -4,11 +4,12 @@ Shape suffixes: G groups (one), N candidates, D features, M learned features, E 
 (one).
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from hydra_ray.adapt.own_labels import adapter_heads
@@ -19,15 +20,14 @@ from hydra_ray.scorer.base.model import Base, load_base
 from hydra_ray.scorer.heads.kinds import HeadKind, head_kinds
 from hydra_ray.scorer.heads.projection import EVALUATED, ProjectedPart
 from hydra_ray.scorer.heads.selection import Heads, head_scores, heads_of
-from hydra_ray.scorer.heads.store import HeadStore, heads_table, prior_folder, read_lineage
+from hydra_ray.scorer.heads.store import Lineage, prior_folder, read_lineage
 from hydra_ray.scorer.linear.groups import Floats, GroupTable
 from hydra_ray.scorer.linear.prior import HeadPrior, read_prior
 from hydra_ray.scorer.linear.routed import routed_scores
+from hydra_ray.serving.encoding import ENCODING, KeptVectors
 from hydra_ray.serving.export_folder import FOLD, Exported
+from hydra_ray.serving.known import SHARED
 
-SHARED = "shared"
-MAX_KEPT_HEADS = 10_000
-"""Number of users whose heads stay in memory."""
 MAX_KEPT_SIDES = 100
 """Number of label sets whose projections stay in memory; a task with options has a different set for each query."""
 
@@ -43,37 +43,40 @@ class OwnHead:
 class GroupScorer:
     """Scorer of groups of candidates by their users' heads."""
 
-    def __init__(self, exported: Exported, name: str) -> None:
-        """Load everything but the heads.
+    def __init__(self, exported: Exported, name: str, encode: KeptVectors) -> None:
+        """Load the base and the head prior.
 
         Args:
             name: reranker or adapter.
+            encode: encoder by which texts are compared. Queries are not encoded once more by a base that was not
+                trained, whose encoder is the same.
 
         Raises:
             StorageError: a part of it is missing or damaged.
-            HeadMismatchError: base, head prior and heads do not belong together.
         """
         config: ScorerConfig = getattr(exported.config, name)
         task = task_of(exported.config.lamp)
         settings = adapter_heads(task, exported.config) if name == "adapter" else config.heads
-        heads = exported.stage(f"{name}.heads")
-        folder = prior_folder(heads.folder, FOLD)
-        self._exported = exported
+        folder = prior_folder(exported.stage(f"{name}.heads").folder, FOLD)
+        self.lineage: Lineage = read_lineage(folder)
+        """Fingerprints of the base and prior that heads must belong to."""
         self._base: Base = load_base(exported.path(name))[0]
         self._head_prior: HeadPrior = read_prior(folder)
         self._kinds: list[HeadKind] = head_kinds(settings)
-        self._store = HeadStore(stage=heads, fold=FOLD, bucket_key=exported.bucket_key, lineage=read_lineage(folder))
-        self._kept: OrderedDict[str, OwnHead] = OrderedDict()
-        self._sides: OrderedDict[tuple[str, ...], torch.Tensor] = OrderedDict()
+        shape = self._base.shape
+        is_same = shape.pooling == "mean" and encode.encoder.is_like(self._base.encoder, shape.max_text_tokens)
+        self._encode = encode if is_same else None
+        self._candidate_side = lru_cache(MAX_KEPT_SIDES)(self._base.candidate_side)
 
-    def head_of(self, user_id: str) -> OwnHead:
-        """Return the user's head."""
-        if user_id not in self._kept:
-            self._kept[user_id] = self._read_head(user_id)
-            if len(self._kept) > MAX_KEPT_HEADS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(user_id)
-        return self._kept[user_id]
+    def own_head(self, row: pa.Table | None) -> OwnHead:
+        """Return the head in a user's row of HEADS_SCHEMA; the shared one without a row.
+
+        Raises:
+            HeadMismatchError: it is of a kind that the run does not fit.
+        """
+        if row is None:
+            return OwnHead(name=SHARED, heads=Heads(chosen_U=np.array([-1]), codes=[]))
+        return OwnHead(name=row["configuration"][0].as_py(), heads=heads_of(row, self._kinds))
 
     def scores(self, group: Group, history: Sequence[float], head: OwnHead) -> dict[str, Floats]:
         """Return scores of the group's candidates as a query's (N): by the user's own head, the shared and the routed
@@ -96,19 +99,10 @@ class GroupScorer:
         personal_N = head_scores(part, head.heads, self._kinds, head_prior, part.offsets_N)
         return {"personal": personal_N, "shared": part.shared_N, "routed": part.offsets_N}
 
-    def _read_head(self, user_id: str) -> OwnHead:
-        shared = OwnHead(name=SHARED, heads=Heads(chosen_U=np.array([-1]), codes=[]))
-        if self._exported.part_of(self._store.stage, heads_table(FOLD), user_id) is None:
-            return shared
-        table = self._store.read_heads_of([user_id])
-        if not table.num_rows:
-            return shared
-        return OwnHead(name=table["configuration"][0].as_py(), heads=heads_of(table, self._kinds))
-
     def _features(self, group: Group) -> Floats:
         """Return the base's features of the candidates, the handcrafted ones last (N, D)."""
         plain = torch.tensor([candidate.plain for candidate in group.candidates])
-        with torch.inference_mode():
+        with ENCODING, torch.inference_mode():
             return torch.cat([self._learned(group), self._base.plain_features(plain)], dim=1).cpu().numpy()
 
     def _learned(self, group: Group) -> torch.Tensor:
@@ -118,11 +112,12 @@ class GroupScorer:
         texts = tuple(candidate.text for candidate in group.candidates)
         if self._base.candidate_projection is None or not self._base.shape.width:
             return self._base.learned_features([group.query] * len(texts), texts)
-        if texts not in self._sides:
-            self._sides[texts] = self._base.candidate_side(texts)
-            if len(self._sides) > MAX_KEPT_SIDES:
-                self._sides.popitem(last=False)
-        return self._base.query_side([group.query]) * self._sides[texts]
+        return self._query_side(group.query) * self._candidate_side(texts)
+
+    def _query_side(self, query: str) -> torch.Tensor:
+        if self._encode is None:
+            return self._base.query_side([query])
+        return self._base.query_side_of(torch.from_numpy(self._encode([query])))
 
 
 def _as_stored(values: Floats) -> Floats:

@@ -8,13 +8,15 @@ from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read
 from hydra_ray.adapt.own_labels import needs_own_heads
 from hydra_ray.adapt.own_model import read_own_model
 from hydra_ray.engine.parts import Counters, run_actor_parts, run_task
+from hydra_ray.retrieve.dense import Vectors, encode_besides
 from hydra_ray.rows import DraftedUser, ProbedUser, User, UserExamples, UserLabelLogs
-from hydra_ray.stages.definition import Duration, StageDefinition, with_generator
+from hydra_ray.stages.definition import Duration, StageDefinition, with_scorers
+from hydra_ray.stages.item_vectors import VECTORS, read_vectors
 from hydra_ray.stages.own_heads import LABELS, open_label_encoder, own_heads_stages
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, encoder_settings
 from hydra_ray.stages.scorer import EXAMPLES, examples_settings, scorer_stages, scores_of_users
-from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
+from hydra_ray.stages.tables import joined, read_given_users, read_rows, read_users, write_rows
 
 
 class AdapterExamplesPart:
@@ -24,6 +26,7 @@ class AdapterExamplesPart:
         self._plan, self._encode = plan, open_label_encoder(plan)
         self._labeller = read_label_model(plan.labeller.folder) if needs_label_model(plan.task, plan.config) else None
         has_own_heads = needs_own_heads(plan.task, plan.config)
+        self._has_vectors = has_own_heads
         self._has_own_heads = has_own_heads and read_own_model(plan.own_model.folder).is_on
 
     def __call__(self, bucket: int) -> Counters:
@@ -37,8 +40,15 @@ class AdapterExamplesPart:
             drafted=read_rows(plan.drafts, "drafts", bucket, DraftedUser),
             labels=self._labels_of(bucket, users),
         )
-        examples = list(adapter_examples(rows, plan.task, plan.config, self._encode, self._labeller))
+        encode = encode_besides(self._vectors_of(bucket, users), self._encode)
+        examples = list(adapter_examples(rows, plan.task, plan.config, encode, self._labeller))
         return write_rows(plan.stage("adapter.examples"), EXAMPLES, bucket, examples, UserExamples, {})
+
+    def _vectors_of(self, bucket: int, users: Sequence[User]) -> Vectors:
+        """Return the vectors that were kept when the users' own heads were fitted, if they were."""
+        if not self._has_vectors:
+            return {}
+        return read_vectors(self._plan.stage("adapter.codes").part(VECTORS, bucket), self._plan.task, users)
 
     def _labels_of(self, bucket: int, users: Sequence[User]) -> Mapping[str, UserLabelLogs | None]:
         """Return the users' label log probabilities, where own heads fitted to all records count."""
@@ -52,7 +62,7 @@ def make_labeller(plan: Plan) -> Counters:
     if not needs_label_model(plan.task, plan.config):
         return {}
     encode = open_label_encoder(plan)
-    users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in read_users(plan, bucket)))
+    users = sampled_users(plan.task, (user for bucket in plan.users.buckets for user in read_given_users(plan, bucket)))
     fit_label_model(plan.task, users, encode).write(plan.labeller.folder)
     return {"records": sum(len(user.history) for user in users)}
 
@@ -96,7 +106,7 @@ STAGES = (
         added_inputs=("adapter.own", "adapter.codes"),
         settings=_examples_settings,
         make=_make_examples,
-        is_made=with_generator,
+        is_made=with_scorers,
         tables=lambda _: (EXAMPLES,),
         workers="encoders",
         encoders=lambda config: (config.adapter.base.encoder,),

@@ -21,15 +21,16 @@ from hydra_ray.rows import (
     User,
     UserLabelLogs,
     arrow_schema,
+    from_table,
     to_table,
 )
-from hydra_ray.runs.user_answers import answered_users
+from hydra_ray.runs.user_answers import all_answers
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.gate import fitted_gates
 from hydra_ray.stages.own_heads import LABELS
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.scorer import scores_of_users
-from hydra_ray.stages.tables import joined, read_rows, read_users, write_rows
+from hydra_ray.stages.tables import CANDIDATES, joined, read_rows, read_users, write_rows
 
 PREDICTIONS = "predictions.json"
 """Name of the file of official predictions."""
@@ -51,7 +52,8 @@ class AnswersPart:
         """Make and commit the part."""
         plan, model = self._plan, self._model
         rows = scored_users(plan, bucket)
-        answered = [answer_user(row, plan.task, self._gates[row.user.fold or 0], model) for row in rows]
+        gates, config = self._gates, plan.config.answers
+        answered = [answer_user(row, plan.task, gates[row.user.fold or 0], model, config) for row in rows]
         return write_rows(plan.answers, _TABLE, bucket, answered, AnsweredUser, {})
 
 
@@ -93,17 +95,17 @@ def _labels_of_users(plan: Plan, bucket: int, users: Sequence[User]) -> Mapping[
 
 def _make(plan: Plan) -> Counters:
     model = read_own_model(plan.own_model.folder) if needs_own_heads(plan.task, plan.config) else None
-    if plan.config.has_generator:
+    if plan.config.has_scorers:
         work = AnswersPart(plan, fitted_gates(plan), model)
     else:
         assert model is not None, "no generator and no own heads"
         work = RecordAnswersPart(plan, model)
     counters = run_parts(plan.answers, _TABLE, work, plan.config.placement)
     folder = plan.answers.folder
-    schema = arrow_schema(Prediction)
-    tables = _batched_tables(_predictions(plan))
-    storage.write_row_groups(storage.join(folder, PREDICTIONS_TABLE), schema, tables, {})
-    answers = ((each.prediction_id, each.answer) for each in _predictions(plan))
+    schema, location = arrow_schema(Prediction), storage.join(folder, PREDICTIONS_TABLE)
+    storage.write_row_groups(location, schema, _batched_tables(_predictions(plan)), {})
+    tables = storage.read_row_groups(location, schema)
+    answers = ((each.prediction_id, each.answer) for table in tables for each in from_table(table, Prediction))
     official_predictions(plan.task.prediction_name, answers, storage.join(folder, PREDICTIONS))
     return counters
 
@@ -122,14 +124,15 @@ def _predictions(plan: Plan) -> Iterator[Prediction]:
     An official LaMP id is unique; in your own data a query's id is so only within its user.
     """
     is_own = bool(plan.config.lamp.users_files)
-    for user, answered in answered_users(plan.users, plan.answers):
+    for answered in all_answers(plan.answers):
         for query in answered.queries:
             for answer in query.answers:
                 if answer.system == "hydra" and answer.value is not None:
+                    user_id, query_id = answered.user_id, query.query_id
                     yield Prediction(
-                        user_id=user.user_id,
-                        query_id=query.query_id,
-                        prediction_id=own_prediction_id(user.user_id, query.query_id) if is_own else query.query_id,
+                        user_id=user_id,
+                        query_id=query_id,
+                        prediction_id=own_prediction_id(user_id, query_id) if is_own else query_id,
                         answer=answer.value,
                         choice=query.choice,
                     )
@@ -138,9 +141,9 @@ def _predictions(plan: Plan) -> Iterator[Prediction]:
 STAGES = (
     StageDefinition(
         name="answers",
-        version=4,
+        version=5,
         inputs=("users", "drafts", "reranker.heads", "adapter.heads", "gate"),
-        added_inputs=("adapter.own", "adapter.codes"),
+        added_inputs=("adapter.own", "adapter.codes", CANDIDATES),
         parent_inputs=("gate",),
         settings=lambda planning: {"answers": planning.config.answers},
         make=_make,

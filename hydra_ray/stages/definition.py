@@ -83,9 +83,10 @@ def _always(_: RunConfig) -> bool:
     return True
 
 
-def with_generator(config: RunConfig) -> bool:
-    """Return whether a run has a generator, without which nothing is prompted and no draft chosen."""
-    return config.has_generator
+def with_scorers(config: RunConfig) -> bool:
+    """Return whether a run has a reranker and an adapter, without which no record is chosen for a prompt and no draft
+    for an answer."""
+    return config.has_scorers
 
 
 def _no_tables(_: "Plan") -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from hydra_ray.rows import (
 )
 from hydra_ray.seeds import seed_of
 from hydra_ray.stages.came_back import earlier_rows
-from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_generator
+from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_scorers
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning, draft_settings, generator_settings
 from hydra_ray.stages.probes import previewed_retrieval
@@ -120,7 +120,7 @@ STAGES = (
         inputs=("users", "profiles", "probes", "reranker.heads"),
         earlier_inputs=("drafts",),
         settings=_settings,
-        is_made=with_generator,
+        is_made=with_scorers,
         asks=Asking(work=DraftsPart, preview=_preview, is_guessed=_is_guessed, generations="answers"),
         tables=lambda _: ("drafts", ERRORS),
         duration=Duration(fixed=25, per_user=0.05),

@@ -11,6 +11,7 @@ from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.tables import read_rows, read_users, write_rows
 from hydra_ray.storage import read_part
+from hydra_ray.storage.parallel import mapped
 
 _TABLE = "gate"
 
@@ -35,9 +36,9 @@ class GatePart:
 
 
 def read_outcomes(gate: Stage) -> Iterator[GateOutcome]:
-    """Yield the outcomes of all users, one bucket in memory at a time."""
-    for location in gate.parts(_TABLE):
-        yield from from_table(read_part(location, arrow_schema(GateOutcome)), GateOutcome)
+    """Yield the outcomes of all users, a few buckets in memory at a time."""
+    for table in mapped(lambda location: read_part(location, arrow_schema(GateOutcome)), gate.parts(_TABLE)):
+        yield from from_table(table, GateOutcome)
 
 
 def fitted_gates(plan: Plan) -> list[Gate | None]:
@@ -56,7 +57,7 @@ STAGES = (
         inputs=("users", "drafts", "adapter.heads"),
         make=lambda plan: run_parts(plan.gate, _TABLE, GatePart(plan), plan.config.placement),
         tables=lambda _: (_TABLE,),
-        is_made=lambda config: config.has_generator and config.answers.is_gated,
+        is_made=lambda config: config.has_scorers and config.answers.is_gated,
         duration=Duration(fixed=3, per_user=0.01),
     ),
 )

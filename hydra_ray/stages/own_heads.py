@@ -17,17 +17,20 @@ from hydra_ray.adapt.own_model import OwnFold, fit_own_fold, join_own_folds, own
 from hydra_ray.adapt.own_records import ItemSpace, OwnRecords, own_records
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.engine.parts import Counters, run_actor_parts, run_task
+from hydra_ray.lamp.quality import METRIC
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.rows import User, UserLabelLogs
 from hydra_ray.runs.resources import core_bundle
+from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.ray_tune import run_trials
 from hydra_ray.scorer.heads.store import Lineage, heads_table, own_rows, write_heads
 from hydra_ray.scorer.linear.own import OwnPrior
 from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS
 from hydra_ray.stages.definition import Duration, StageDefinition
-from hydra_ray.stages.planning import Planning, encoder_settings
-from hydra_ray.stages.tables import read_users, write_rows
+from hydra_ray.stages.item_vectors import VECTORS, write_vectors
+from hydra_ray.stages.planning import Planning, encoder_settings, plugin_sources
+from hydra_ray.stages.tables import CANDIDATES, read_given_users, read_users, write_rows
 from hydra_ray.storage.arrays import read_arrays, write_arrays
 
 if TYPE_CHECKING:
@@ -54,7 +57,9 @@ class OwnHeadsPart:
         plan, users = self._plan, read_users(self._plan, bucket)
         stage = plan.stage("adapter.codes")
         users = sorted(users, key=lambda user: user.user_id)
-        found = fit_own_users(plan.task, users, self._labels, self._model, self._encode)
+        vectors = encoded_items(plan.task, users, self._encode)
+        write_vectors(stage.part(VECTORS, bucket), plan.task, users, vectors)
+        found = fit_own_users(plan.task, users, self._labels, self._model, vectors)
         heads = own_rows(
             [user.user_id for user in users],
             np.array([user.is_new for user in users], bool),
@@ -63,13 +68,13 @@ class OwnHeadsPart:
             found.num_records_U,
             found.losses_U2,
         )
-        write_heads(stage.part(heads_table(0), bucket), [heads], own_lineage(plan), {})
+        write_heads(stage.part(heads_table(0), bucket), [heads], own_lineage(plan.planned), {})
         return write_rows(stage, LABELS, bucket, found.rows, UserLabelLogs, _counters(found))
 
 
-def own_lineage(plan: "Plan") -> Lineage:
-    """Return the fingerprints that codes are valid for."""
-    return Lineage(base=plan.labeller.fingerprint, head_prior=plan.own_model.fingerprint)
+def own_lineage(stages: Mapping[str, Stage]) -> Lineage:
+    """Return the fingerprints that codes are valid for, given a run's stages by name."""
+    return Lineage(base=stages["adapter.labeller"].fingerprint, head_prior=stages["adapter.own"].fingerprint)
 
 
 def own_heads_stages() -> tuple[StageDefinition, StageDefinition]:
@@ -92,6 +97,7 @@ def own_heads_stages() -> tuple[StageDefinition, StageDefinition]:
         name="adapter.codes",
         version=1,
         inputs=("users", "adapter.labeller", "adapter.own"),
+        added_inputs=(CANDIDATES,),
         settings=lambda planning: encoder_settings(planning.config.adapter, planning.models.adapter),
         make=_make_codes,
         is_made=_is_made,
@@ -118,7 +124,8 @@ def _is_made(config: RunConfig) -> bool:
 def _settings(planning: Planning) -> dict[str, Any]:
     users = planning.config.users if planning.parent is None else planning.parent.config.users
     encoder = encoder_settings(planning.config.adapter, planning.models.adapter)
-    return {**encoder, "task": planning.task, "num_folds": users.num_folds}
+    judged = plugin_sources(planning, METRIC)  # the gain that it predicts is in the quality of answers too
+    return {**encoder, **judged, "task": planning.task, "num_folds": users.num_folds}
 
 
 def _make_model(plan: "Plan") -> Counters:
@@ -141,7 +148,7 @@ def _make_model(plan: "Plan") -> Counters:
 
 def taught_records(plan: "Plan") -> OwnRecords:
     """Return the records of a sample of the training users."""
-    users = (user for bucket in plan.users.buckets for user in _training_users(read_users(plan, bucket)))
+    users = (user for bucket in plan.users.buckets for user in _training_users(read_given_users(plan, bucket)))
     chosen = sampled_users(plan.task, users, MAX_TAUGHT_RECORDS)
     vectors = encoded_items(plan.task, chosen, open_label_encoder(plan))
     return own_records(plan.task, chosen, read_label_model(plan.labeller.folder).text, vectors, own_fold)

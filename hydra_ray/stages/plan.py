@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 
 import hydra_ray.stages
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.config.section import is_plugin
 from hydra_ray.errors import ConfigError
 from hydra_ray.generate.completion_store import CompletionStore
-from hydra_ray.lamp.tasks import task_of
+from hydra_ray.lamp.tasks import described_task, task_of
 from hydra_ray.lamp.users import USERS
 from hydra_ray.models.model_records import RunModels, models_of
+from hydra_ray.plugins import load_plugin, source_digest
 from hydra_ray.runs.run_folder import (
     FinishedRun,
     read_config,
@@ -29,6 +31,17 @@ from hydra_ray.storage.locations import reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsedPlugin:
+    """Function of another package that a run uses. Key: (setting, name)."""
+
+    setting: str
+    name: str
+    """Its `module:name`."""
+    source: str
+    """Hash of the source of its package."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All stages of a run, in the order they run."""
 
@@ -39,7 +52,9 @@ class Plan:
     parent: FinishedRun | None
     """The finished run whose bases, priors, label model and gate this one uses; None where it fits its own."""
     line: Line | None = None
-    """The runs whose users come back with this one; None where it is no update."""
+    """The runs whose users come back with an update, or are taken by a refreshed run; None for other runs."""
+    plugins: tuple[UsedPlugin, ...] = ()
+    """Functions of other packages that the run uses."""
     completions: CompletionStore
     """Everything that the generator has answered in any run under the same root."""
     planned: Mapping[str, Stage]
@@ -151,15 +166,16 @@ def plan_run(config: RunConfig) -> Plan:
     """Return the plan of a run; where it has a parent, it has only the buckets that hold users once these are read.
 
     Raises:
-        ConfigError: storage.root is relative, the environment names another store, the task is unknown, or the run
-            differs from its parent.
+        ConfigError: storage.root is relative, the environment names another store, the task is unknown, a function of
+            another package is not there, or the run differs from its parent.
         InputError: an input file is missing, or the parent run is.
         ModelError: a model cannot be found.
     """
     require_absolute(config.storage.root, "storage.root")
     reach(config.storage)
+    plugins = tuple(used_plugins(config))
     task = task_of(config.lamp)
-    config = with_num_buckets(config)
+    config = with_num_buckets(_with_task_of_plugin(config))
     parent = read_parent(config)
     line = line_of(config)
     _require_answerable(config, task)
@@ -171,9 +187,29 @@ def plan_run(config: RunConfig) -> Plan:
         task=task,
         parent=parent,
         line=line,
+        plugins=plugins,
         completions=completion_store(planning.config, models),
         planned=_planned(planning),
     )
+
+
+def used_plugins(config: RunConfig) -> Iterator[UsedPlugin]:
+    """Yield the functions of other packages that a run names, once each is imported.
+
+    Raises:
+        ConfigError: one of them is not there.
+    """
+    for setting, name in config.plugins:
+        load_plugin(name, setting)
+        yield UsedPlugin(setting=setting, name=name, source=source_digest(name, setting))
+
+
+def _with_task_of_plugin(config: RunConfig) -> RunConfig:
+    """Return a configuration whose task is described in full where a function of another package describes it, so that
+    the run's results can be read without it."""
+    if not isinstance(config.lamp.task, str) or not is_plugin(config.lamp.task):
+        return config
+    return config.model_copy(update={"lamp": config.lamp.model_copy(update={"task": described_task(config.lamp)})})
 
 
 def _require_answerable(config: RunConfig, task: Task) -> None:
@@ -182,17 +218,11 @@ def _require_answerable(config: RunConfig, task: Task) -> None:
     Raises:
         ConfigError: says what it needs.
     """
-    if task.kind == "preference":
-        if config.has_generator:
-            raise ConfigError(
-                f"the task {task.name} is of the kind preference, whose queries bring their candidates: nothing is "
-                f"generated, and generator.engine is {config.generator.engine}; set it to none (docs/preferences.md)"
-            )
-        if not config.lamp.users_files:
-            raise ConfigError(
-                f"the task {task.name} is of the kind preference, and LaMP's files hold none: give lamp.users_files "
-                "with `chosen` and `rejected` in records (docs/preferences.md)"
-            )
+    if task.kind == "preference" and not config.lamp.users_files:
+        raise ConfigError(
+            f"the task {task.name} is of the kind preference, and LaMP's files hold none: give lamp.users_files "
+            "with `chosen` and `rejected` in records (docs/preferences.md)"
+        )
     if not config.has_generator and not task.has_labelled_records:
         raise ConfigError(
             f"generator.engine is none, and the task {task.name} has no records that show labels: expected a "

@@ -9,9 +9,12 @@ from typing import Any
 
 from hydra_ray.config import GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.config.engine_arguments import answering_arguments
+from hydra_ray.config.section import is_plugin
 from hydra_ray.generate.calls import added_fields
 from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.engine import ENGINE
 from hydra_ray.models.model_records import RunModels, UsedModel
+from hydra_ray.plugins import source_digest
 from hydra_ray.runs.root import bucket_key_name
 from hydra_ray.runs.run_folder import FinishedRun
 from hydra_ray.runs.settings import settings_of
@@ -35,7 +38,7 @@ class Planning:
     models: RunModels
     parent: FinishedRun | None
     line: Line | None = None
-    """The runs before this one, where it is an update."""
+    """The runs before this one, where it is an update or a refreshed run."""
 
     def encoder_of(self, scorer: str) -> UsedModel:
         """Return the encoder of the reranker or the adapter."""
@@ -65,7 +68,8 @@ def make_stage(
     if parent is not None:
         inputs += [planned[name] for name in definition.child_inputs]
         inputs += [parent.stages[name] for name in definition.parent_inputs if name in parent.stages]
-    if planning.line is not None:
+    # A refreshed run names what it takes by a hash, so that it outlives the run that it was taken from.
+    if planning.line is not None and config.refresh is None:
         before = list(planning.line.before()) if definition.earlier_inputs else []
         inputs += [run.stages[name] for name in definition.earlier_inputs for run in before if name in run.stages]
     read = [*definition.files(planning), *(each.fingerprint for each in inputs)]
@@ -86,6 +90,13 @@ def make_stage(
     return parent.stages.get(definition.name, stage) if definition.is_inherited else stage
 
 
+def plugin_sources(planning: Planning, *settings: str) -> dict[str, Any]:
+    """Return the functions of other packages that some settings name, with a hash of the source of each; empty where
+    they name none."""
+    named = [[setting, name] for setting, name in planning.config.plugins if setting in settings]
+    return {"plugins": [[*each, source_digest(each[1], each[0])] for each in named]} if named else {}
+
+
 def generator_settings(planning: Planning) -> dict[str, Any]:
     """Return what the generator's answers depend on besides the prompts."""
     generator = planning.config.generator
@@ -96,7 +107,7 @@ def generator_settings(planning: Planning) -> dict[str, Any]:
     answering = settings_of(generator, exclude=excluded)
     named = {"engine": _engine(generator), "model": _generator_identity(planning.models)}
     settings = {**answering, **_engine_arguments(generator), **named, **_endpoint(generator)}
-    return {"generator": settings, "task": planning.task}
+    return {"generator": settings, "task": planning.task, **plugin_sources(planning, ENGINE)}
 
 
 def encoder_settings(scorer: ScorerConfig, encoder: UsedModel) -> dict[str, Any]:
@@ -123,6 +134,7 @@ def completion_store(config: RunConfig, models: RunModels) -> CompletionStore:
     }
     settings = {
         "engine": _engine(generator),
+        **({"source": source_digest(generator.engine, ENGINE)} if is_plugin(generator.engine) else {}),
         **(loaded if generator.api is None else _endpoint(generator)),
         "num_buckets": config.num_buckets,
         "bucket_key": bucket_key_name(config),

@@ -9,7 +9,7 @@ from hydra_ray.generate.failures import ERRORS
 from hydra_ray.generate.parsing import text_error
 from hydra_ray.generate.prompts import PROFILE_TOKENS
 from hydra_ray.rows import Asked, Completion, ProfiledUser, User
-from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_generator
+from hydra_ray.stages.definition import Asking, Duration, Preview, StageDefinition, with_scorers
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import generator_settings
 from hydra_ray.stages.tables import read_users, write_failures, write_rows
@@ -54,7 +54,7 @@ STAGES = (
         version=1,
         inputs=("users",),
         settings=generator_settings,
-        is_made=with_generator,
+        is_made=with_scorers,
         asks=Asking(work=ProfilesPart, preview=_preview),
         tables=lambda _: ("profiles", ERRORS),
         duration=Duration(fixed=25, per_user=0.01),

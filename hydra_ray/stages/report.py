@@ -1,14 +1,19 @@
 """The report: metrics.json and report.html, and what of a finished run is kept in the run's own folder."""
 
 import logging
+from collections.abc import Iterator
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 from hydra_ray import storage
+from hydra_ray.adapt.scored_pools import scored_pools
 from hydra_ray.engine.parts import Counters
+from hydra_ray.evaluate.best_of_n import BestOfN
 from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
 from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.models.model_records import without_pins
+from hydra_ray.rows import AnsweredUser, User
 from hydra_ray.runs.run_folder import publishing, record_stages
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.user_answers import answered_users
@@ -19,6 +24,7 @@ from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.explained import explain_examples
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.planning import Planning
+from hydra_ray.stages.scored_answers import scored_answers
 from hydra_ray.stages.update_summary import update_summary
 
 logger = logging.getLogger(__name__)
@@ -46,28 +52,34 @@ def _copy_if_new(location: str, copy: str) -> None:
 
 
 def _make(plan: Plan) -> Counters:
-    """Write the report; where a child run's users come without any target, there is nothing to report on."""
-    if plan.parent is not None and not any(
+    """Write the report; where a child run's users come without any target, or all candidates were drafted, there is
+    nothing to report on."""
+    if (plan.parent is not None or plan.config.drafts_candidates) and not any(
         query.target for user, _ in answered_users(plan.users, plan.answers) for query in user.queries
     ):
         return {}
-    metrics = build_report(
-        plan.task,
-        answered_users(plan.users, plan.answers),
-        _costs(plan),
-        plan.config,
-        _feature_weights(plan),
-    )
-    if plan.config.has_generator:
+    best_of_n = BestOfN()
+    users = _users_of_drafts(plan, best_of_n) if plan.config.has_scorers else answered_users(plan.users, plan.answers)
+    metrics = build_report(plan.task, users, _costs(plan), plan.config, _feature_weights(plan))
+    metrics["best_of_n"] = best_of_n.figures(plan.config.report)
+    metrics["plugins"] = [asdict(each) for each in plan.plugins]
+    if plan.config.has_scorers:
         metrics["examples"] = explain_examples(plan, metrics["examples"])
     storage.publish_json(storage.join(plan.report.folder, METRICS), metrics)
     storage.write_bytes(storage.join(plan.report.folder, PAGE), render_page(metrics).encode())
     return {}
 
 
+def _users_of_drafts(plan: Plan, best_of_n: BestOfN) -> Iterator[tuple[User, AnsweredUser]]:
+    """Yield each evaluated user with the user's answers, and add the user's scored drafts to `best_of_n`."""
+    for user, answered, scored in scored_answers(plan):
+        best_of_n.add(list(scored_pools(plan.task, user, answered, scored)))
+        yield user, answered
+
+
 def _feature_weights(plan: Plan) -> list[FeatureWeight]:
     """Return the weight of each handcrafted feature, averaged over folds; none of scorers that are not made."""
-    if not plan.config.has_generator:
+    if not plan.config.has_scorers:
         return []
     weights: list[FeatureWeight] = []
     for name, scorer in (("reranker", plan.reranker), ("adapter", plan.adapter)):
@@ -96,13 +108,14 @@ def _costs(plan: Plan) -> list[StageCost]:
 
 
 def _settings(planning: Planning) -> dict[str, Any]:
-    return {"config": settings_of(without_pins(planning.given), exclude={"budget"})}
+    given = planning.given.model_copy(update={"report": planning.given.report.model_copy(update={"trackers": ()})})
+    return {"config": settings_of(without_pins(given), exclude={"budget"})}
 
 
 STAGES = (
     StageDefinition(
         name="report",
-        version=7,
+        version=8,
         inputs=("answers",),
         settings=_settings,
         make=_make,

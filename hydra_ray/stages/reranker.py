@@ -3,7 +3,7 @@
 from hydra_ray.engine.parts import Counters, run_parts
 from hydra_ray.rerank.reranker_examples import reranker_examples
 from hydra_ray.rows import ProbedUser, UserExamples
-from hydra_ray.stages.definition import Duration, StageDefinition, with_generator
+from hydra_ray.stages.definition import Duration, StageDefinition, with_scorers
 from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.scorer import EXAMPLES, examples_settings, scorer_stages
 from hydra_ray.stages.tables import read_rows, read_users, write_rows
@@ -34,7 +34,7 @@ STAGES = (
         inputs=("users", "probes"),
         settings=lambda planning: examples_settings(planning, "reranker"),
         make=_make,
-        is_made=with_generator,
+        is_made=with_scorers,
         tables=lambda _: (EXAMPLES,),
         duration=Duration(fixed=3, per_user=0.01),
     ),

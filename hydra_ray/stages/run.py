@@ -30,15 +30,14 @@ from hydra_ray.runs.logs import at_work
 from hydra_ray.runs.resources import other_work
 from hydra_ray.runs.run_folder import read_config, write_config
 from hydra_ray.runs.stage import Stage
-from hydra_ray.stages.definition import StageDefinition
 from hydra_ray.stages.outline import read_outline, write_outline
+from hydra_ray.stages.overlap import MadeStage, overlapping
 from hydra_ray.stages.plan import Plan, plan_run
 from hydra_ray.stages.report import publish
+from hydra_ray.stages.tracking import tell_trackers
 from hydra_ray.temporary import remove_leftovers
 
 logger = logging.getLogger(__name__)
-
-MadeStage = tuple[StageDefinition, Stage]
 
 
 def personalize(config: RunConfig, until: str = "report", on_computed: OnComputed = tell_nobody) -> Plan:
@@ -94,10 +93,15 @@ def _run_stages(plan: Plan, until: str) -> Plan:
     plan.models.record(plan.config.storage.root)  # before anything that is named after them
     write_config(plan.run_folder, plan.config)
     write_outline(plan)
-    for group in _made_together(plan, until):
-        _make(plan, group)
+    with overlapping(plan.config, list(plan.made(until)), lambda made: _make(plan, [made])) as overlap:
+        for group in _made_together(plan, until):
+            if any(definition.asks is not None and not stage.is_complete() for definition, stage in group):
+                overlap.begin()
+            if not overlap.has_made(group[0]):
+                _make(plan, group)
     if until == hydra_ray.stages.STAGE_NAMES[-1]:
         publish(plan)
+        tell_trackers(plan)
     return plan
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra_ray.adapt import adapter_examples
-from hydra_ray.adapt.label_features import PREFITTED_NAMES
+from hydra_ray.adapt.label_features import num_prefitted
 from hydra_ray.adapt.own_labels import adapter_heads
 from hydra_ray.config import HeadsConfig, RunConfig, ScorerConfig, Task
 from hydra_ray.engine.parts import Counters, run_actor_parts
@@ -17,8 +17,8 @@ from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.base.spec import Interaction, base_name_of
 from hydra_ray.scorer.heads.features import features_table
 from hydra_ray.scorer.heads.store import scores_table
-from hydra_ray.stages.definition import Duration, StageDefinition, with_generator
-from hydra_ray.stages.planning import Planning, encoder_settings
+from hydra_ray.stages.definition import Duration, StageDefinition, with_scorers
+from hydra_ray.stages.planning import Planning, encoder_settings, plugin_sources
 from hydra_ray.stages.tables import read_rows
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def scorer_plan(plan: "Plan", name: str) -> ScorerPlan:
     names = _HANDCRAFTED_NAMES[name](task, plan.config)
     return ScorerPlan(
         config=config,
-        interaction=_interaction(name, task),
+        interaction=_interaction(name, config, task),
         handcrafted_names=names,
-        num_prefitted=_num_prefitted(names),
+        num_prefitted=num_prefitted(names),
         has_soft_targets=name == "reranker" or not task.is_closed,
         base_folds=_base_folds(plan, config),
         examples=plan.stage(f"{name}.examples"),
@@ -97,7 +97,7 @@ def scorer_stages(
         inputs=(f"{name}.examples",),
         settings=lambda planning: _base_settings(planning, name),
         make=lambda plan: _train(plan, name),
-        is_made=with_generator,
+        is_made=with_scorers,
         is_inherited=True,
         file_kinds={r"train/.+": "unfinished", r"base(-\d+)?/[^/]+": "learned"},
         learns_from="training users",
@@ -111,7 +111,7 @@ def scorer_stages(
         # An inherited base does not depend on the child run's examples.
         child_inputs=(f"{name}.examples",),
         make=lambda plan: _extract(plan, name),
-        is_made=with_generator,
+        is_made=with_scorers,
         tables=lambda plan: tuple(map(features_table, _base_names(scorer_plan(plan, name)))),
         workers="encoders",
         duration=features_duration,
@@ -123,7 +123,7 @@ def scorer_stages(
         parent_inputs=(f"{name}.heads",),
         settings=lambda planning: _heads_settings(planning, name),
         make=lambda plan: _fit(plan, name),
-        is_made=with_generator,
+        is_made=with_scorers,
         tables=lambda plan: tuple(map(scores_table, range(scorer_plan(plan, name).num_folds))),
         file_kinds={r"tune/.+": "unfinished", r"population-\d+/[^/]+": "learned"},
         learns_from="training users",
@@ -136,7 +136,9 @@ def scorer_stages(
 def examples_settings(planning: Planning, name: str) -> dict[str, Any]:
     """Return what the examples of the reranker or the adapter depend on."""
     names = _HANDCRAFTED_NAMES[name](planning.task, planning.config)
-    return {"task": planning.task, "plain_names": names}
+    section: ScorerConfig = getattr(planning.config, name)
+    labels = {} if section.labels == "quality" else {"labels": section.labels}
+    return {"task": planning.task, "plain_names": names, **labels, **plugin_sources(planning, f"{name}.plain_features")}
 
 
 def scores_of_users(plan: "Plan", name: str, bucket: int, users: Sequence[User]) -> dict[str, ScoredUser]:
@@ -152,12 +154,8 @@ def _section(config: RunConfig, name: str, task: Task) -> ScorerConfig:
     return section.model_copy(update={"heads": adapter_heads(task, config)}) if name == "adapter" else section
 
 
-def _interaction(name: str, task: Task) -> Interaction:
-    return "bilinear" if name == "adapter" and task.is_closed else "pair"
-
-
-def _num_prefitted(names: tuple[str, ...]) -> int:
-    return sum(each in PREFITTED_NAMES for each in names)
+def _interaction(name: str, section: ScorerConfig, task: Task) -> Interaction:
+    return section.base.interaction or ("bilinear" if name == "adapter" and task.is_closed else "pair")
 
 
 def _base_folds(plan: "Plan", scorer: ScorerConfig) -> tuple[int | None, ...]:
@@ -175,14 +173,14 @@ def _base_names(plan: ScorerPlan) -> list[str]:
 def _base_settings(planning: Planning, name: str) -> dict[str, Any]:
     section = _section(planning.config, name, planning.task)
     encoder = encoder_settings(section, planning.encoder_of(name))["encoder"]
-    base = {**settings_of(section.base), "encoder": encoder}
-    return {"base": base, "interaction": _interaction(name, planning.task)}
+    base = {**settings_of(section.base, exclude={"interaction"}), "encoder": encoder}
+    return {"base": base, "interaction": _interaction(name, section, planning.task)}
 
 
 def _heads_settings(planning: Planning, name: str) -> dict[str, Any]:
     section = _section(planning.config, name, planning.task)
-    num_prefitted = _num_prefitted(_HANDCRAFTED_NAMES[name](planning.task, planning.config))
-    fitted = {"trusted": num_prefitted} if num_prefitted else {}
+    num_trusted = num_prefitted(_HANDCRAFTED_NAMES[name](planning.task, planning.config))
+    fitted = {"trusted": num_trusted} if num_trusted else {}
     has_basis = "lowrank" in section.heads.kinds
     # The users who validate the heads differ only where the base was trained on some of the users.
     validated = {"judges": "unseen users"} if section.base.num_epochs and has_basis else {}
@@ -190,9 +188,11 @@ def _heads_settings(planning: Planning, name: str) -> dict[str, Any]:
 
 
 def _own_heads_settings(heads: HeadsConfig) -> dict[str, Any]:
-    """Return the section with the version of the basis, where there is one; a prior as estimated adds nothing."""
+    """Return the section with the versions of the basis and of the networks, where there are any; a prior as estimated
+    adds nothing."""
     settings = settings_of(heads, exclude={"prior_scale"} if heads.prior_scale == 1 else set())
-    return {**settings, "basis": 2} if "lowrank" in heads.kinds else settings
+    versions = {"lowrank": "basis", "paper": "networks"}
+    return settings | {name: 2 for kind, name in versions.items() if kind in heads.kinds}
 
 
 def _train(plan: "Plan", name: str) -> Counters:

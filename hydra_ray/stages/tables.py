@@ -7,10 +7,11 @@ from hydra_ray.config import Task
 from hydra_ray.engine.parts import Counters
 from hydra_ray.generate.failures import ERRORS, count_kinds, failures_of
 from hydra_ray.generate.parsing import parse_answer
+from hydra_ray.lamp.choices import with_candidates
 from hydra_ray.lamp.users import USERS
-from hydra_ray.rows import Completion, Failure, Generation, RowT, User, arrow_schema, from_table, to_table
+from hydra_ray.rows import Completion, DraftedUser, Failure, Generation, RowT, User, arrow_schema, from_table, to_table
 from hydra_ray.runs.stage import Stage
-from hydra_ray.storage import read_part, write_row_groups
+from hydra_ray.storage import read_part, read_part_if_there, write_row_groups
 
 if TYPE_CHECKING:
     from hydra_ray.stages.plan import Plan
@@ -18,16 +19,44 @@ if TYPE_CHECKING:
 ROWS_PER_GROUP = 256
 
 
-def read_users(plan: "Plan", bucket: int) -> list[User]:
-    """Return the users of a bucket."""
+CANDIDATES = "candidates"
+"""Name of the stage, and of its table, of the drafts that are candidates of preference queries that bring none."""
+
+
+def read_given_users(plan: "Plan", bucket: int) -> list[User]:
+    """Return the users of a bucket as they were handed in."""
     part = read_part(plan.users.part(USERS, bucket), arrow_schema(User))
     return list(from_table(part, User))
+
+
+def read_users(plan: "Plan", bucket: int) -> list[User]:
+    """Return the users of a bucket, drafts as the candidates of queries that came without."""
+    users = read_given_users(plan, bucket)
+    if not plan.config.drafts_candidates:
+        return users
+    return with_drafts(users, plan.stage(CANDIDATES), bucket)
+
+
+def with_drafts(users: Sequence[User], candidates: Stage, bucket: int) -> list[User]:
+    """Return users of a bucket, drafts as the candidates of queries that came without.
+
+    Args:
+        candidates: complete stage of the run that has the users.
+    """
+    drafted = read_rows(candidates, CANDIDATES, bucket, DraftedUser)
+    return [with_candidates(user, drafted[user.user_id]) if user.user_id in drafted else user for user in users]
 
 
 def read_rows(stage: Stage, table: str, bucket: int, row_type: type) -> dict[str, Any]:
     """Return the rows of a part by user_id: nothing is joined by position."""
     part = read_part(stage.part(table, bucket), arrow_schema(row_type))
     return {row.user_id: row for row in from_table(part, row_type)}
+
+
+def read_rows_if_there(stage: Stage, table: str, bucket: int, row_type: type) -> dict[str, Any] | None:
+    """Return the rows of a part as `read_rows` does; None where it is not committed."""
+    part = read_part_if_there(stage.part(table, bucket), arrow_schema(row_type))
+    return None if part is None else {row.user_id: row for row in from_table(part, row_type)}
 
 
 def joined(row_type: Callable[..., RowT], users: Sequence[User], **tables: Mapping[str, Any]) -> list[RowT]:

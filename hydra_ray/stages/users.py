@@ -11,10 +11,13 @@ from hydra_ray.stages.planning import Planning
 
 
 def _settings(planning: Planning) -> dict[str, Any]:
-    """Return the section with the name of the buckets' key, and whom it leaves out where that is asked for."""
+    """Return the section with the name of the buckets' key, whom it leaves out where that is asked for, and whether
+    there may be queries without candidates, which are refused elsewhere."""
     config = planning.config
     settings = settings_of(config.users, exclude={"leaves_out_forgotten"})
     settings["bucket_key"] = bucket_key_name(config)
+    if config.drafts_candidates:
+        settings["drafts_candidates"] = True
     forgotten = forgotten_pseudonyms(config.storage.root) if config.users.leaves_out_forgotten else ()
     users = {**settings, "forgotten": sorted(forgotten)} if forgotten else settings
     return {"task": planning.task, "users": users}
@@ -22,8 +25,10 @@ def _settings(planning: Planning) -> dict[str, Any]:
 
 def _files(planning: Planning) -> Sequence[str]:
     """Return fingerprints of the files that are read; of an update the one it was made for, as files that were handed
-    in may be gone once their users are read."""
-    update = planning.config.update
+    in may be gone once their users are read, and of a refreshed run that of the users whom it takes."""
+    update, refresh = planning.config.update, planning.config.refresh
+    if refresh is not None:
+        return (refresh.taken,)
     return input_fingerprint(planning.config.lamp) if update is None else (update.handed_in,)
 
 

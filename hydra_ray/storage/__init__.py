@@ -28,8 +28,8 @@ from hydra_ray.storage.files import (
     read_if_there,
     read_json,
     read_part,
+    read_part_if_there,
     read_row_groups,
-    reading_once,
     remove_file,
     remove_folder,
     require_absolute,
@@ -43,11 +43,13 @@ from hydra_ray.storage.files import (
     written_part,
 )
 from hydra_ray.storage.locations import is_uri
+from hydra_ray.storage.once import ReadFile, reading_once
 
 __all__ = [
     "COUNTERS_KEY",
     "DAMAGED_SUFFIX",
     "Part",
+    "ReadFile",
     "Shape",
     "add_counters",
     "arrow_filesystem",
@@ -73,6 +75,7 @@ __all__ = [
     "read_if_there",
     "read_json",
     "read_part",
+    "read_part_if_there",
     "read_row_groups",
     "reading_once",
     "remove_file",

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from typing import IO, Any
 
 import pyarrow as pa
@@ -19,9 +18,10 @@ from hydra_ray.errors import ConfigError, DamagedError, StorageError
 from hydra_ray.storage.listings import listing_of, require_listed
 from hydra_ray.storage.local import forbidden
 from hydra_ray.storage.locations import is_uri, require_supported, store_of
-from hydra_ray.storage.recording import Written, is_recorded, record, record_removed
-from hydra_ray.storage.s3 import unreachable
-from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, OpenedFile, Part, SealedOutput, TableFile
+from hydra_ray.storage.once import changed_at, keep_written, opened_once, was_opened
+from hydra_ray.storage.recording import Written, is_recorded, record, record_removed, recorded_at
+from hydra_ray.storage.s3 import WHOLE_BYTES, unreachable
+from hydra_ray.storage.sealed_parquet import BLOCKS_KEY, OpenedFile, Part, SealedOutput
 from hydra_ray.storage.seals import digest_of, new_digest, sealed_json, unsealed
 
 COUNTERS_KEY = b"hydra_ray.counters"
@@ -31,9 +31,8 @@ DAMAGED_SUFFIX = ".damaged"
 _TABLE_SUFFIX = ".parquet"
 _CHUNK_BYTES = 16 << 20
 _FOOTER_BYTES = 64 << 10
-_WHOLE_BYTES = 8 << 20
-"""Size of the first read of a store's object of which the footer alone is wanted, and of one that is read whole: most
-need no other."""
+"""Size of the first read of a store's object of which the footer alone is wanted. For one that is read whole it is
+WHOLE_BYTES; most need no other."""
 _ARROW_REFUSED = "AWS Error"
 """Words by which pyarrow tells that a store did not fulfil a request; what is damaged is an OSError of it too."""
 _MISSING = "If it belongs to a stage, remove the stage's manifest.json and run again: only what is missing is computed."
@@ -63,7 +62,7 @@ def join(location: str, *names: str) -> str:
 def exists(location: str) -> bool:
     """Return whether a file is at `location`."""
     store, path = store_of(location)
-    return store.state(path) is not None
+    return was_opened(location) or store.state(path) is not None
 
 
 def present(locations: Sequence[str]) -> list[bool]:
@@ -99,14 +98,20 @@ def file_sizes(location: str) -> dict[str, int]:
 def remove_file(location: str) -> None:
     """Remove the file at `location` if it exists."""
     store, path = store_of(location)
-    record(location, None)
+    _forget(location)
     store.remove_file(path)
+
+
+def _forget(location: str) -> None:
+    """Forget what was there, because the file is about to change."""
+    record(location, None)
+    changed_at(location)
 
 
 def write_bytes(location: str, content: bytes) -> None:
     """Write `content` to `location`, atomically."""
     store, path = store_of(location)
-    record(location, None)
+    _forget(location)
     store.put(path, content)
     if is_recorded(location) and not location.endswith(_TABLE_SUFFIX):
         record(location, Written(num_bytes=len(content), digest=digest_of(content)))
@@ -139,8 +144,7 @@ def open_output(location: str) -> AbstractContextManager[IO[bytes]]:
         StorageError: it cannot be written, such as on a full disk; then nothing is left of it.
     """
     store, path = store_of(location)
-    record(location, None)
-    (_once.get() or {}).pop(location, None)
+    _forget(location)
     return store.output(path)
 
 
@@ -318,6 +322,7 @@ def write_row_groups(
             own_entries = {COUNTERS_KEY: json.dumps(counters).encode(), BLOCKS_KEY: output.begin_footer()}
             writer.add_key_value_metadata(own_entries)
         digest = output.finish()
+        keep_written(location, file)
     if is_recorded(location):
         stored = json.loads(own_entries[COUNTERS_KEY])
         record(location, Written(num_bytes=output.tell(), digest=digest, counters=stored))
@@ -332,8 +337,18 @@ def read_part(location: str, schema: pa.Schema | None = None) -> pa.Table:
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    with open_part(location, schema, _WHOLE_BYTES) as file, _read_errors(location):
+    with open_part(location, schema, WHOLE_BYTES) as file, _read_errors(location):
         return file.read()
+
+
+def read_part_if_there(location: str, schema: pa.Schema) -> pa.Table | None:
+    """Return the table at `location` as `read_part` does; None if there is no such file."""
+    try:
+        return read_part(location, schema)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def set_aside_if_damaged(location: str) -> bool:
@@ -378,7 +393,7 @@ def read_row_groups(
     Raises:
         StorageError: there is no table, it cannot be read, or its schema differs.
     """
-    with open_part(location, schema, _FOOTER_BYTES if choose else _WHOLE_BYTES) as file:
+    with open_part(location, schema, _FOOTER_BYTES if choose else WHOLE_BYTES) as file:
         for place in range(file.num_row_groups) if choose is None else choose(file):
             with _read_errors(location):
                 table = file.read_row_group(place, columns=columns)
@@ -422,29 +437,8 @@ def content_digest(location: str) -> str:
 
 def _open(location: str, tail_bytes: int = _FOOTER_BYTES) -> Part:
     store, path = store_of(location)
-    once = _once.get()
     with _read_errors(location):
-        if once is None or not store.is_remote:
-            return Part(store.table_file(path, tail_bytes), location, _ANEW)
-        if location not in once:
-            once[location] = store.table_file(path, tail_bytes)
-        return Part(once[location], location, _ANEW)
-
-
-_once: ContextVar[dict[str, TableFile] | None] = ContextVar("once", default=None)
-
-
-@contextmanager
-def reading_once() -> Iterator[None]:
-    """Read each table of an object store only once during the block, in which nobody else changes one.
-
-    As much of each stays in memory as the first read brought.
-    """
-    token = _once.set({})
-    try:
-        yield
-    finally:
-        _once.reset(token)
+        return Part(opened_once(location, lambda: store.table_file(path, tail_bytes)), location, _ANEW)
 
 
 def _leaves(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[tuple[str, pa.DataType]]:
@@ -478,7 +472,9 @@ def _read_errors(location: str) -> Iterator[None]:
 
 
 def read_counters(location: str) -> dict[str, float]:
-    """Return the counters of the part at `location`, from its footer alone."""
+    """Return the counters of the part at `location`: as they were recorded, else from its footer alone."""
+    if (written := recorded_at(location)) is not None:
+        return dict(written.counters)
     with open_part(location) as file:
         return _counters_of(file, location)
 
@@ -504,6 +500,10 @@ def copy_files(source: str, destination: str, names: Iterable[str]) -> None:
         DamagedError: the listing of its folder names another digest.
     """
     for name in names:
+        if name.endswith(_TABLE_SUFFIX):  # a bucket's, whose listed digest is not that of its bytes
+            with open_output(join(destination, name)) as copy:
+                copy.write(read_bytes(join(source, name)))
+            continue
         digest = new_digest()
         with open_input(join(source, name)) as file, open_output(join(destination, name)) as copy:
             while chunk := file.read(_CHUNK_BYTES):
@@ -516,6 +516,7 @@ def remove_folder(location: str) -> None:
     """Remove the folder `location` and everything below it, if it exists."""
     store, path = store_of(location)
     record_removed(location)
+    changed_at(location)
     store.remove_folder(path)
 
 

@@ -66,6 +66,17 @@ def record(location: str, written: Written | None) -> None:
                     each.files[path] = written
 
 
+def recorded_at(location: str) -> Written | None:
+    """Return what was recorded of a file; None where it is not."""
+    with _lock:
+        for each in _recordings:
+            if location.startswith(each.folder):
+                found = each.files.get(location.removeprefix(each.folder))
+                if found is not None:
+                    return found
+    return None
+
+
 def recorded_below(folder: str) -> dict[str, Written]:
     """Return what was recorded of the files below a folder, by path; nothing where it is not recorded."""
     below = folder.rstrip("/") + "/"

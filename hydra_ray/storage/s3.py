@@ -40,6 +40,8 @@ _SOURCE_BYTES = 8 << 20
 _THREADS = 32
 _MAX_OWN = 1024
 """Number of objects, such as leases, of which the last written content and tag are kept in memory."""
+WHOLE_BYTES = 8 << 20
+"""Size of the first read of a table of which all is wanted; most need no other."""
 _LISTED_TOGETHER = 8
 """Smallest number of objects of a folder that are looked for by a listing first."""
 
@@ -130,7 +132,8 @@ class S3Store:
         Raises:
             FileNotFoundError: there is no object.
         """
-        return StoredFile(self, path, tail_bytes)
+        tail = self.read_range(path, -tail_bytes)
+        return StoredFile(self, path, tail, is_whole=len(tail) < tail_bytes)
 
     def read_range(self, path: str, start: int, end: int | None = None) -> bytes:
         """Return some bytes of an object, in one request; with a negative start as many from its end.
@@ -296,10 +299,14 @@ class StoredFile:
 
     is_remote = True
 
-    def __init__(self, store: S3Store, path: str, tail_bytes: int):
-        self._store, self._path, self._tail_bytes = store, path, tail_bytes
-        self._tail = store.read_range(path, -tail_bytes)
-        self._tail_start: int | None = 0 if len(self._tail) < tail_bytes else None
+    def __init__(self, store: S3Store, path: str, tail: bytes, *, is_whole: bool = True):
+        """Take the last bytes, which may be all."""
+        self._store, self._path, self._tail = store, path, tail
+        self._tail_start: int | None = 0 if is_whole else None
+
+    def whole(self) -> bytes | None:
+        """Return the content, where all of it is in memory."""
+        return self._tail if self._tail_start == 0 else None
 
     def size(self) -> int:
         """Return the number of bytes, with a request where they are not all in memory."""

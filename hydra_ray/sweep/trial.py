@@ -82,7 +82,7 @@ def require_judged(sweep: Sweep, trial: Trial) -> None:
     Raises:
         ConfigError: the gate, which measures the quality of answers to held-out history, is switched off.
     """
-    is_gated = trial.config.has_generator and trial.config.answers.is_gated
+    is_gated = trial.config.has_scorers and trial.config.answers.is_gated
     if sweep.config.judged_on == "history" and not is_gated:
         raise ConfigError(
             "judged_on: history needs answers.is_gated: true, and a generator, because the gate's stage measures the "

@@ -131,6 +131,49 @@ def test_qualities_are_those_of_the_candidates_and_a_new_users_own_query_has_non
                 assert each.quality == (None if target is None else quality(PLANTED, each.candidate_id, target))
 
 
+def published(**drafts: object) -> RunConfig:
+    adapter = {"base": CONFIG.adapter.base.model_dump(), "labels": "published", "has_plain_features": False}
+    return run_config(adapter=adapter, answers={"is_gated": False}, drafts=drafts)
+
+
+def test_published_labels_of_a_closed_task_are_1_for_the_right_answer_alone():
+    task = TASKS["LaMP_3"]
+    rated = tuple(Record(record_id=str(n), input=f"text {n}", output=str(1 + n % 5)) for n in range(6))
+    someone = replace(TRAINING, history=rated, queries=(replace(TRAINING.queries[0], target="4"),))
+    targets = {"q": "4"} | {f"record:{record.record_id}": record.output for record in rated}
+    found = examples(someone, task, config=published()).groups
+    assert {group.query_id for group in found if not group.is_pseudo} == {"q"}
+    for group in found:
+        for each in group.candidates:
+            assert each.quality == (1.0 if each.candidate_id == targets[group.query_id] else 0.0)
+
+
+@pytest.mark.parametrize("someone", [TRAINING, user(8), CROSS_FITTED], ids=["training", "new", "cross-fitted"])
+def test_published_labels_of_a_text_task_are_1_for_the_target_which_no_evaluated_query_has(someone: User):
+    def write(request: Request) -> list[str]:
+        return ["one", "two", "one"] if request.temperature else ["zero"]
+
+    targets = {f"record:{record.record_id}": record.output for record in someone.history} | {"q": "comedy"}
+    drafts = {"zero": 0.0, "one": 0.0, "two": 0.0}
+    is_evaluated = someone.is_evaluated()
+    for group in examples(someone, HEADLINES, write, published()).groups:
+        found = {each.candidate_id: each.quality for each in group.candidates}
+        if group.is_pseudo or not is_evaluated:
+            assert found == {**drafts, targets[group.query_id]: 1.0}
+        else:
+            assert found == dict.fromkeys(drafts)
+
+
+def test_a_draft_that_is_the_target_is_one_candidate():
+    groups = examples(user(8), HEADLINES, lambda request: ["comedy"] * request.num_samples, published()).groups
+    (group, *_) = [each for each in groups if each.is_pseudo and each.query_id == "record:0"]
+    assert [(each.candidate_id, each.quality) for each in group.candidates] == [("comedy", 1.0)]
+
+
+def test_a_target_is_no_candidate_where_nothing_was_drafted():
+    assert examples(user(8), HEADLINES, lambda request: [""] * request.num_samples, published()).groups == ()
+
+
 def test_a_pseudo_querys_own_record_does_not_count_in_its_features():
     someone = user(6)  # two records each of comedy, romance and fantasy
     for group in examples(someone).groups:

@@ -188,8 +188,24 @@ def headlines(**answers: Any) -> tuple[AnsweredQuery, dict[str, str | None]]:
 
 def test_a_text_task_has_a_consensus_and_nothing_that_counts_labels():
     _, found = headlines()
-    assert set(found) == {*PROMPT_SYSTEMS, "vote", *VARIANTS, HYDRA}
+    assert set(found) == {*PROMPT_SYSTEMS, "rag_cut", "knn", "vote", *VARIANTS, HYDRA}
     assert found["vote"] == consensus_answer(["a b c", "a b d", "e"]) == "a b c"
+
+
+@pytest.mark.parametrize(("num_words", "expected"), [(1, "eight"), (2, "eight turns"), (5, "eight turns")])
+def test_the_rag_answer_of_a_text_task_is_cut_to_as_many_words_as_half_the_outputs_have(num_words: int, expected: str):
+    lengths = [num_words] * 5 + [num_words + 9] * 3
+    history = [replace(each, output=" w" * n) for each, n in zip(user(8).history, lengths, strict=True)]
+    rows = rows_of(replace(user(8), history=tuple(history)), lambda _: ["eight turns"], HEADLINES)
+    _, found = answered(rows, HEADLINES, dict.fromkeys(PREFERRED, "eight turns"))
+    assert (found["rag_k"], found["rag_cut"]) == ("eight turns", expected)
+
+
+def test_the_nearest_record_of_a_text_task_answers_by_its_output():
+    _, found = headlines()
+    history = {record.record_id: record.output for record in ROWS.user.history}
+    retrieved = ROWS.probed.queries[0].retrieved
+    assert found["knn"] == near_answer([history[r.record_id] for r in retrieved], [r.score for r in retrieved])
 
 
 def test_the_pool_of_a_text_task_is_what_the_own_heads_chose_among():

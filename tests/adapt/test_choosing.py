@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hydra_ray.adapt.choosing import choose
+from hydra_ray.adapt.choosing import choose, ranking
 from hydra_ray.config import Task
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import HEADS, CandidateScore, ScoredGroup
@@ -61,6 +61,12 @@ def test_the_rating_of_highest_expected_quality_need_not_be_the_likeliest():
     assert choose(group_of(personal=scores), "personal", PLANTED) == "5"
 
 
+def test_a_rating_is_the_one_of_the_highest_score_where_that_is_asked_for():
+    chances = {"1": 0.4, "2": 0.05, "3": 0.1, "4": 0.05, "5": 0.4001}
+    group = group_of(personal={label: math.log(chance) for label, chance in chances.items()})
+    assert choose(group, "personal", RATING, is_expected=False) == "5"
+
+
 def test_a_rating_is_chosen_among_the_candidates_alone():
     scores = {"5": 0.0, "1": 0.1}
     assert choose(group_of(personal=scores), "personal", RATING) == "1"
@@ -68,3 +74,18 @@ def test_a_rating_is_chosen_among_the_candidates_alone():
 
 def test_very_large_scores_do_not_overflow():
     assert choose(group_of(personal={"1": 5000.0, "3": 4000.0, "5": -5000.0}), "personal", RATING) == "1"
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8))
+def test_the_order_of_texts_is_that_of_their_scores_equals_as_they_come(scores: list[int]):
+    group = group_of(personal={f"t{place}": float(score) for place, score in enumerate(scores)})
+    expected = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+    assert ranking(group, "personal", Task(name="t", kind="text", instruction="?")).tolist() == expected
+
+
+def test_ratings_are_ordered_by_expected_quality():
+    chances = {"1": 0.4, "2": 0.05, "3": 0.1, "4": 0.05, "5": 0.4001}
+    group = group_of(personal={label: math.log(chance) for label, chance in chances.items()})
+    expected = {value: sum(chances[t] * (1 - abs(int(value) - int(t)) / 4) for t in chances) for value in chances}
+    found = [group.candidates[place].candidate_id for place in ranking(group, "personal", RATING)]
+    assert found == sorted(expected, key=lambda value: -expected[value])

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from hydra_ray.adapt.own_model import OwnModel, chosen_candidates, fit_own_model, qualities_of, read_own_model
 from hydra_ray.adapt.own_records import OwnRecords, own_inputs, own_queries, own_records
 from hydra_ray.adapt.text_preferences import fit_text_preferences
-from hydra_ray.lamp.choices import Choice
+from hydra_ray.lamp.choices import Choice, Ranking, ranked_record
 from hydra_ray.rows import Record, User
 
 VECTORS = dict(zip(STORIES, encode(STORIES), strict=True))
@@ -78,6 +78,37 @@ def test_one_of_three_is_chosen_by_a_softmax_and_not_by_pairs(fitted: OwnModel):
 
     best = minimize(cost, np.zeros(inputs.shape[2]), method="BFGS", options={"gtol": 1e-8})
     assert fitted.fit_codes(PREFERENCE, one).codes_UR[0] == pytest.approx(best.x, abs=1e-4)
+
+
+def test_a_rated_list_counts_as_plackett_and_luce_have_it_without_pairs_that_are_tied(fitted: OwnModel):
+    ratings = [[3, 3, 2, 1, 1], [5, 4, 3, 2, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]
+    rated = [dict(zip(STORIES[place * 5 : place * 5 + 5], each, strict=True)) for place, each in enumerate(ratings)]
+    records = tuple(
+        ranked_record(PREFERENCE, str(place), Ranking(asked="", levels=levels_of(each)), None)
+        for place, each in enumerate(rated)
+    )
+    one = records_of([replace(PEOPLE[0], history=records)], fold=-1)
+    vectors = fitted.space.project(np.array([VECTORS[text] for text in STORIES])) @ fitted.bases_FDR[-1]
+    inputs = dict(zip(STORIES, vectors, strict=True))
+
+    def cost(code: np.ndarray) -> float:
+        total = 0.5 * code @ code
+        for each in rated:
+            for text, rating in each.items():
+                lower = [inputs[other] @ code for other, less in each.items() if less < rating]
+                total -= log_softmax([inputs[text] @ code, *lower])[0]
+        return float(total)
+
+    best = minimize(cost, np.zeros(vectors.shape[1]), method="BFGS", options={"gtol": 1e-8})
+    assert fitted.fit_codes(PREFERENCE, one).codes_UR[0] == pytest.approx(best.x, abs=1e-4)
+    assert np.abs(best.x).max() > 0.1
+
+
+def levels_of(rated: dict[str, int]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        tuple(sorted(text for text, rating in rated.items() if rating == level))
+        for level in sorted({*rated.values()}, reverse=True)
+    )
 
 
 def test_pairs_that_share_a_story_with_an_asked_one_say_nothing_about_it(fitted: OwnModel):

@@ -133,7 +133,7 @@ def test_tweets_are_examples_without_inputs_and_compete_as_drafts():
     } <= set(candidates)
     (query,) = answered(rows, TWEETS, "mondays lol")
     found = {each.system: each.value for each in query.answers}
-    assert set(found) == {*PROMPT_SYSTEMS, "vote", *VARIANTS, HYDRA}
+    assert set(found) == {*PROMPT_SYSTEMS, "rag_cut", "knn", "vote", *VARIANTS, HYDRA}
     assert found["hydra"] == found["hydra_shared"] == "mondays lol"
 
 

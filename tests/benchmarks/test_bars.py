@@ -2,150 +2,215 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import bars
 import numpy as np
 import pytest
-from bars import SetRuns, harm_bar, judge_bars, personal_bar, prompt_bar, rivals_bar
-from synthetic import with_quality
+from bars import (
+    GATED_SET,
+    JESTER,
+    NO_RIVALS,
+    Deviation,
+    SetRuns,
+    gate_bar,
+    judge_bars,
+    own_heads_bar,
+    prediction_bar,
+    published_bar,
+    rivals_bar,
+    rivals_of,
+    strongest_rival,
+)
+from synthetic import with_quality, with_systems
 
-from hydra_ray.config import ReportConfig
+from hydra_ray.evaluate.systems import SYSTEMS
 
 MakeSets = Callable[..., list[SetRuns]]
-BOOTSTRAP = ReportConfig(num_resamples=500)
+MakeOwnHeads = Callable[..., dict[str, Any]]
 NOISE = [0.0, 1.0]
 """Qualities that differ from user to user: 0.5 on the average, and sure of nothing."""
 
 
-def with_user_ids(report: dict[str, Any], ids: list[str]) -> dict[str, Any]:
-    return {**report, "users": {**report["users"], "user_id": ids}}
-
-
 def changed(each: SetRuns, **qualities: list[float]) -> SetRuns:
-    return replace(each, default=with_quality(each.default, **qualities))
+    assert each.own is not None
+    known = each.own["users"]["quality"]
+    return replace(each, own=with_systems(dict(each.own), **{**known, **qualities}))
 
 
-def test_the_gain_over_prompts_is_the_mean_of_the_sets_relative_gains(make_sets: MakeSets) -> None:
-    sets = make_sets(hydra=[0.5])
-    sets[0] = changed(sets[0], hydra=[0.6], rag_k=[0.5])
-    bar = prompt_bar(sets, BOOTSTRAP)
-    assert f"{np.mean([0.2, 0.25, 0.25, 0.25]):+.1%}" in bar.verdict
+def of_ids(each: SetRuns, ids: list[str]) -> SetRuns:
+    assert each.own is not None
+    return replace(each, own={**each.own, "users": {**each.own["users"], "user_id": ids}})
+
+
+def test_every_system_but_those_with_a_reason_is_a_rival() -> None:
+    piece = {"systems": dict.fromkeys(SYSTEMS)}
+    rivals = {
+        "zero_shot", "random_k", "rag_1", "rag_2", "rag_k", "pag_0", "pag_1", "pag_k", "constant", "majority",
+        "mean_rating", "knn", "rag_cut", "vote", "text_only", "records_only",
+    }  # fmt: skip
+    assert set(rivals_of(piece)) == rivals
+    assert all(NO_RIVALS.values())
+    assert rivals_of({"systems": {"new": {}, "hydra": {}}}) == ["new"]
+
+
+def test_the_strongest_rival_may_be_of_any_kind(make_sets: MakeSets) -> None:
+    sets = make_sets(constant=[0.45], own_heads=[0.9], oracle=[1.0])
+    assert {strongest_rival(each.own) for each in sets if each.own} == {"constant"}
+    bar = rivals_bar(sets)
+    assert f"{0.5 / 0.45 - 1:+.1%}" in bar.verdict
     assert not bar.is_passed
 
 
-@pytest.mark.parametrize(("hydra", "is_passed"), [(0.501, True), (0.499, False)])
-def test_a_quarter_is_enough_of_a_gain_over_prompts_and_less_is_not(
-    make_sets: MakeSets, hydra: float, is_passed: bool
-) -> None:
-    assert prompt_bar(make_sets(hydra=[hydra]), BOOTSTRAP).is_passed == is_passed
+@pytest.mark.parametrize(("hydra", "is_passed"), [(0.4801, True), (0.4799, False)])
+def test_a_fifth_is_enough_of_a_gain_and_less_is_not(make_sets: MakeSets, hydra: float, is_passed: bool) -> None:
+    assert rivals_bar(make_sets(hydra=[hydra])).is_passed == is_passed
 
 
-def test_one_set_significantly_worse_than_prompts_fails_the_bar(make_sets: MakeSets) -> None:
+def test_the_lower_limit_of_the_gain_decides_too(make_sets: MakeSets) -> None:
+    unsure = rivals_bar(make_sets(hydra=NOISE, rag_k=[0.4]))
+    assert "+25.0%" in unsure.verdict
+    assert not unsure.is_passed
+
+
+def test_one_set_behind_by_more_than_a_half_percent_point_fails(make_sets: MakeSets) -> None:
     sets = make_sets(hydra=[0.9])
-    sets[1] = changed(sets[1], hydra=[0.39])
-    bar = prompt_bar(sets, BOOTSTRAP)
+    assert rivals_bar([changed(sets[0], hydra=[0.3951]), *sets[1:]]).is_passed
+    bar = rivals_bar([*sets[:2], changed(sets[2], hydra=[0.3949]), sets[3]])
     assert not bar.is_passed
-    assert "stars (\N{MINUS SIGN}2.5%" in bar.verdict
-    # Behind by no more than the interval is no failure.
-    sets[1] = changed(sets[1], hydra=NOISE, rag_k=[0.51])
-    assert prompt_bar(sets, BOOTSTRAP).is_passed
+    assert "films (\N{MINUS SIGN}0.005" in bar.verdict
 
 
-def test_the_gain_over_prompts_is_also_told_for_each_splits_users_alone(make_sets: MakeSets) -> None:
+def test_the_room_is_the_share_of_what_the_oracle_is_better(make_sets: MakeSets) -> None:
+    sets = make_sets(hydra=[0.5])
+    sets[0] = changed(sets[0], hydra=[0.6])
+    assert f"Share of the room to the oracle: {np.mean([0.5, 0.25, 0.25, 0.25]):+.1%}" in rivals_bar(sets).verdict
+    # Without room there is no share, and the others' average stays.
+    sets[0] = changed(sets[0], oracle=[0.4])
+    bar = rivals_bar(sets)
+    assert "Share of the room to the oracle: +25.0%" in bar.verdict
+    (row,) = [line for line in bar.details[0].splitlines() if line.startswith("| news |")]
+    assert row.split(" | ")[-2] == "-"
+
+
+def test_a_set_without_any_difference_has_exact_limits(make_sets: MakeSets) -> None:
+    sets = make_sets()
+    sets[0] = changed(sets[0], hydra=[0.4])
+    bar = rivals_bar(sets)
+    bound = 1 - 0.025 ** (1 / 40)
+    assert f"+0.000 [\N{MINUS SIGN}{bound:.3f}, +{bound:.3f}]" in bar.details[0]
+
+
+def test_the_gain_is_also_told_for_each_splits_users_alone(make_sets: MakeSets) -> None:
     sets = make_sets(hydra=[0.6, 0.4])  # alternating users, of whom the first are those of dev
     ids = [f"{split}:{number}" for number in range(20) for split in ("dev", "train")]
-    sets = [replace(each, default=with_user_ids(each.default, ids)) for each in sets]
-    (table,) = [each for each in prompt_bar(sets, BOOTSTRAP).details if each.startswith("| users | average |")]
+    sets = [of_ids(each, ids) for each in sets]
+    (table,) = [each for each in rivals_bar(sets).details if each.startswith("| users | average |")]
     cells = {line.split(" | ")[0]: line for line in table.splitlines()[2:]}
     assert cells.keys() == {"| dev", "| train"}
     assert cells["| dev"].count("+50.0% [+50.0%, +50.0%]") == 1 + len(sets)
     assert cells["| train"].count("+0.0% [+0.0%, +0.0%]") == 1 + len(sets)
     assert cells["| dev"].count("20 users") == len(sets)
     # A split that one set lacks, and users of no split, are told with all others only.
-    sets[0] = replace(sets[0], default=with_user_ids(sets[0].default, [user_id.replace(":", "-") for user_id in ids]))
-    assert len(prompt_bar(sets, BOOTSTRAP).details) == 1
+    sets[0] = of_ids(sets[0], [user_id.replace(":", "-") for user_id in ids])
+    assert not any(each.startswith("| users |") for each in rivals_bar(sets).details)
 
 
-def test_rivals_must_be_behind_on_the_average_with_an_interval_and_ahead_nowhere(make_sets: MakeSets) -> None:
-    sets = make_sets(hydra=[0.5])
-    assert rivals_bar(sets, BOOTSTRAP).is_passed
-    ahead = [0.5001]
-    in_paper = [with_quality(sets[2].paper or {}, **{name: ahead}) for name in ("hydra", "hydra_routed")]
-    for one in (changed(sets[2], hydra_routed=ahead), *(replace(sets[2], paper=paper) for paper in in_paper)):
-        bar = rivals_bar([*sets[:2], one, sets[3]], BOOTSTRAP)
-        assert not bar.is_passed
-        assert "behind: films" in bar.verdict
-    unsure = rivals_bar([changed(each, hydra=NOISE, hydra_routed=[0.49]) for each in sets], BOOTSTRAP)
-    assert not unsure.is_passed
-    assert "does not exclude 0" in unsure.verdict
-
-
-def test_what_was_not_compared_with_the_published_method_is_not_passed(make_sets: MakeSets) -> None:
+def test_a_bar_with_a_set_that_is_missing_is_neither_passed_nor_failed(make_sets: MakeSets) -> None:
     sets = make_sets(hydra=[0.9])
-    bar = rivals_bar([*sets[:3], replace(sets[3], paper=None)], BOOTSTRAP)
-    assert not bar.is_passed
-    assert "not run on titles" in bar.verdict
+    for bar in (rivals_bar, gate_bar):
+        assert bar(sets).is_passed
+        found = bar([*sets[:3], replace(sets[3], own=None)])
+        assert found.is_passed is None
+        assert found.word == "NOT MEASURED"
+        assert "Not measured: titles." in found.verdict
+        nothing = bar([replace(each, own=None) for each in sets])
+        assert nothing.is_passed is None
+        assert not nothing.claims
 
 
-def test_personal_heads_without_a_significant_set_need_the_planted_sample(
-    make_sets: MakeSets, reports: dict[str, dict[str, Any]]
+def test_own_heads_must_gain_on_many_records_and_stay_off_on_few(make_own_heads: MakeOwnHeads) -> None:
+    off = make_own_heads(gain=-0.002, predicted=-0.002, is_on=False)
+    good = {JESTER: make_own_heads(), GATED_SET: off}
+    assert own_heads_bar(good).is_passed
+    for worse, reason in (
+        ({JESTER: make_own_heads(gain=0.0049)}, "less than 0.005 above shared"),
+        ({JESTER: make_own_heads(gain=0.003)}, "not shown to be above shared, routed, another's"),
+        ({JESTER: make_own_heads(rise=-0.001)}, "no rise with the number of records"),
+        ({GATED_SET: {**off, "is_on": True}}, "the gate does not say no"),
+        ({GATED_SET: make_own_heads(gain=0.01, predicted=0.002, is_on=False)}, "outside the predicted interval"),
+    ):
+        bar = own_heads_bar({**good, **worse})
+        assert bar.is_passed is False
+        assert reason in bar.verdict
+    assert own_heads_bar({JESTER: make_own_heads()}).is_passed is None
+    assert len(own_heads_bar(good).claims) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize("rival", ["hydra_shared", "rag_k"])
+def test_the_gate_may_lose_a_percent_point_and_no_more(make_sets: MakeSets, rival: str) -> None:
+    rivals = {"hydra_shared": [0.4], "rag_k": [0.4], rival: [0.5]}
+    unsure = make_sets(**rivals, hydra=[0.51, 0.485])
+    assert gate_bar(unsure).is_passed
+    surely_worse = gate_bar(make_sets(**rivals, hydra=[0.495]))
+    assert not surely_worse.is_passed
+    assert f"news against {rival}" in surely_worse.verdict
+    far = gate_bar([changed(unsure[0], hydra=[0.9, 0.07]), *unsure[1:]])
+    assert not far.is_passed
+    assert f"news against {rival}, all users together against {rival}" in far.verdict
+    assert "stars against" not in far.verdict
+
+
+def test_a_gate_that_changes_nothing_needs_enough_users_to_show_it(make_sets: MakeSets) -> None:
+    bar = gate_bar(make_sets(hydra_shared=[0.5]))
+    # None of 160 users differs: at most 2.3 % are worse, which is more than the margin.
+    assert bar.is_passed is False
+    assert f"\N{MINUS SIGN}{1 - 0.025 ** (1 / 160):.3f}" in bar.verdict
+    assert "Not so: all users together against hydra_shared." in bar.verdict
+
+
+def without_prediction(each: SetRuns) -> SetRuns:
+    return replace(each, own={**(each.own or {}), "predicted_gain": None})
+
+
+def test_realized_gains_lie_within_what_was_predicted(make_sets: MakeSets, make_own_heads: MakeOwnHeads) -> None:
+    def with_prediction(each: SetRuns, low: float, value: float, high: float) -> SetRuns:
+        gain = {"quality": {"value": value, "low": low, "high": high}}
+        return replace(each, own={**(each.own or {}), "predicted_gain": gain})
+
+    own = {JESTER: make_own_heads()}
+    sets = [with_prediction(each, 0.05, 0.1, 0.15) for each in make_sets()]  # realized .1
+    assert prediction_bar(sets, own).is_passed
+    outside = prediction_bar([with_prediction(sets[0], 0.01, 0.05, 0.09), *sets[1:]], own)
+    assert outside.is_passed is False
+    assert "outside the predicted interval: news;" in outside.verdict
+    opposed = prediction_bar([with_prediction(sets[0], -0.3, -0.1, 0.2), *sets[1:]], own)
+    assert opposed.is_passed is False
+    assert "excludes 0: news." in opposed.verdict
+    assert prediction_bar([*sets[:3], replace(sets[3], own=None)], own).is_passed
+    assert prediction_bar([without_prediction(sets[0]), *sets[1:]], own).is_passed is None
+    assert prediction_bar(sets, {}).is_passed is None
+
+
+def test_the_published_method_is_not_measured_while_it_deviates(
+    make_sets: MakeSets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sets = make_sets(hydra_personal=NOISE, hydra_shared=NOISE[::-1])
-    without = personal_bar(sets, None, BOOTSTRAP)
-    assert not without.is_passed
-    assert "too small to tell them apart: news" in without.verdict
-    heads = {"hydra_shared": [0.5], "hydra_shuffled": [0.5]}
-    separated = with_quality(reports["news"], hydra_personal=[0.6], **heads)
-    mixed_up = with_quality(reports["news"], hydra_personal=[0.6], hydra_shared=[0.5], hydra_shuffled=[0.6])
-    assert personal_bar(sets, separated, BOOTSTRAP).is_passed
-    assert not personal_bar(sets, mixed_up, BOOTSTRAP).is_passed
+    sets = make_sets()
+    monkeypatch.setattr(bars, "DEVIATIONS", (Deviation(authors="a", here="b", reason=None),))
+    bar = published_bar(sets)
+    assert bar.is_passed is None
+    assert "No faithful re-implementation was measured" in bar.verdict
+    assert "| a | b | not mended yet |" in bar.details[0]
+    monkeypatch.setattr(bars, "DEVIATIONS", (Deviation(authors="a", here="b", reason="two cores"),))
+    assert published_bar(sets).is_passed
+    assert published_bar([*sets[:3], replace(sets[3], published_on_drafts=None)]).is_passed is None
+    equal = with_quality(dict(sets[2].published_on_drafts or {}), hydra=[0.5])
+    behind = published_bar([*sets[:2], replace(sets[2], published_on_drafts=equal), sets[3]])
+    assert behind.is_passed is False
+    assert "not better on: films" in behind.verdict
 
 
-def test_personal_heads_that_are_no_better_than_others_heads_are_not_personal(make_sets: MakeSets) -> None:
-    assert personal_bar(make_sets(hydra_personal=[0.5]), None, BOOTSTRAP).is_passed
-    bar = personal_bar(make_sets(hydra_personal=[0.5], hydra_shuffled=[0.6]), None, BOOTSTRAP)
-    assert not bar.is_passed
-    assert "better than shuffled heads: news (" in bar.verdict
-
-
-def test_personal_heads_that_are_surely_worse_somewhere_fail_their_bar(
-    make_sets: MakeSets, reports: dict[str, dict[str, Any]]
-) -> None:
-    sets = make_sets(hydra_personal=[0.5])
-    planted = with_quality(reports["news"], hydra_personal=[0.6], hydra_shared=[0.5], hydra_shuffled=[0.5])
-    assert personal_bar(sets, None, BOOTSTRAP).is_passed
-    sets[0] = changed(sets[0], hydra_personal=[0.3])
-    bar = personal_bar(sets, planted, BOOTSTRAP)
-    assert not bar.is_passed
-    assert "shown to be worse on: news (" in bar.verdict
-
-
-def test_harm_is_no_more_than_what_resampling_does(make_sets: MakeSets) -> None:
-    def with_harm(each: SetRuns, worse: float) -> SetRuns:
-        figure = {"low": None, "high": None}
-        harm = {
-            "num_queries": 40,
-            "resampled_worse": {"value": 0.2, **figure},
-            "systems": {
-                "hydra": {"worse": {"value": worse, **figure}, "minus_resampled": {"value": worse - 0.2, **figure}}
-            },
-        }
-        return replace(each, default={**each.default, "harm": harm})
-
-    sets = [with_harm(each, 0.2) for each in make_sets()]
-    assert harm_bar(sets).is_passed
-    bar = harm_bar([*sets[:3], with_harm(sets[3], 0.21)])
-    assert not bar.is_passed
-    assert "titles (+1.0%)" in bar.verdict
-    unknown = harm_bar([*sets[:3], replace(sets[3], default={**sets[3].default, "harm": None})])
-    assert not unknown.is_passed
-    assert "Without samples to tell: titles" in unknown.verdict
-
-
-def test_bars_can_be_evaluated_on_written_reports(make_sets: MakeSets, reports: dict[str, dict[str, Any]]) -> None:
-    sets = [SetRuns(name=name, default=report, paper=None) for name, report in reports.items()]
-    bars = judge_bars(sets, reports["news"])
-    assert len(bars) == 4
-    for bar in bars:
-        assert bar.word == ("PASS" if bar.is_passed else "FAIL")
-        assert all(name in bar.details[0] for name in reports)
-    harm = reports["news"]["harm"]["systems"]["hydra"]["worse"]["value"]
-    assert f"| news | 40 | {harm:.1%}" in bars[3].details[0]
+def test_bars_can_be_evaluated_on_written_reports(pieces: dict[str, dict[str, Any]]) -> None:
+    found = judge_bars([SetRuns(name=name, own=piece) for name, piece in pieces.items()], {})
+    assert len(found) == 5
+    for place in (0, 2):
+        assert all(name in found[place].details[0] for name in pieces)
+        assert found[place].is_passed is not None

@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 import torch
 from rival_heads import Published, StackedHeads, fit_ours, our_codes, rows_alone, sklearn_codes, train_published
-from simulated_heads import BUCKET_KEY, LINEAGE, Shape, fit_bucket, ids_by_bucket, stage_of, write_bucket
+from simulated_heads import (
+    BUCKET_KEY,
+    LINEAGE,
+    Shape,
+    fit_bucket,
+    fit_raw_bucket,
+    ids_by_bucket,
+    job_of,
+    stage_of,
+    write_bucket,
+    write_raw_bucket,
+)
 
 from hydra_ray.scorer.heads.store import HeadStore
 
@@ -23,6 +34,22 @@ def test_simulated_users_are_fitted_from_disk_and_found_in_the_store(tmp_path):
     assert found is not None
     assert np.abs(found.code).min() > 0
     assert found.num_groups == 3
+
+
+def test_raw_features_lead_to_the_heads_of_the_projected_ones(tmp_path):
+    ids = ids_by_bucket(20, 1)[0]
+    job, stage = job_of(str(tmp_path / "raw"), 20, 20, SHAPE), stage_of(str(tmp_path / "projected"), 20, 20)
+    write_raw_bucket(job, 0, ids, SHAPE)
+    fit_raw_bucket(job, 0, SHAPE)
+    write_bucket(stage, 0, ids, SHAPE)
+    fit_bucket(stage, 0, SHAPE)
+    raw, projected = (
+        HeadStore(stage=each, fold=0, bucket_key=BUCKET_KEY, lineage=LINEAGE).read_head("user-00000013")
+        for each in (job.stage, stage)
+    )
+    assert raw is not None
+    assert projected is not None
+    np.testing.assert_allclose(raw.code, projected.code, atol=1e-6)
 
 
 def test_the_loop_of_scikit_learn_has_the_same_objective():

@@ -41,15 +41,16 @@ RESERVED_LABELS: Final = frozenset(
         "ray.io/node-type",
         "ray.io/originated-from-cr-name",
         "ray.io/originated-from-crd",
+        "ray.io/serve",
     }
 )
 """Labels by which the operator knows its pods."""
 
 
 def child_cluster_name(manifest: Manifest) -> str:
-    """The RayCluster's name: its own, or what a RayJob calls the one it starts."""
+    """The RayCluster's name: its own, or what a RayJob or a RayService calls the one it starts."""
     name = manifest["metadata"]["name"]
-    return f"{name}-{RANDOM}" if manifest["kind"] == "RayJob" else name
+    return name if manifest["kind"] == "RayCluster" else f"{name}-{RANDOM}"
 
 
 def services(manifest: Manifest) -> set[str]:
@@ -69,7 +70,13 @@ def pod_labels(manifest: Manifest, group_name: str) -> dict[str, str]:
         "ray.io/node-type": "head" if group_name == "headgroup" else "worker",
         **group["template"].get("metadata", {}).get("labels", {}),
         **group.get("labels", {}),
+        **({"ray.io/serve": _is_serving(group_name)} if manifest["kind"] == "RayService" else {}),
     }
+
+
+def _is_serving(group_name: str) -> str:
+    """What the label says by which a RayService's pods are asked; a head's proxy must answer the operator before."""
+    return "false" if group_name == "headgroup" else "true"
 
 
 def submitter_pod(manifest: Manifest) -> dict[str, Any]:

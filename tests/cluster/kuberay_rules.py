@@ -1,4 +1,4 @@
-"""What KubeRay's operator (1.5.1 to 1.7.0) refuses of a RayCluster or RayJob that its CRDs allow.
+"""What KubeRay's operator (1.5.1 to 1.7.0) refuses of a RayCluster, RayJob or RayService that its CRDs allow.
 
 Each rule is a function that tells what is wrong. The order and the words are those of the operator's own validation
 (ray-operator/controllers/ray/utils/validation.go); the rules at the end are what Kubernetes or Ray refuse of what the
@@ -26,7 +26,7 @@ _DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(rf"{_DNS_1123.pattern}(\.{_DNS_1123.pattern})*")
 _NAME = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _VERSION = re.compile(r"v?\d+(\.\d+)+.*")
-_MAX_NAME_LENGTH = {"RayCluster": 53, "RayJob": 47}
+_MAX_NAME_LENGTH = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
 
 
 def problems(manifest: Manifest) -> dict[str, list[str]]:
@@ -154,8 +154,8 @@ def token_authentication_needs_a_stated_ray_that_has_it(manifest: Manifest) -> I
         yield f"authOptions.mode is token: rayVersion must be 2.52.0 or later, got {spec.get('rayVersion')!r}"
     if is_kubernetes_token and (not has_token or not _is_at_least(spec, "2.55.0") or options.get("secretName")):
         yield "enableK8sTokenAuth needs mode token, a rayVersion of 2.55.0 or later and no secretName"
-    if is_kubernetes_token and manifest["kind"] == "RayJob":
-        yield "enableK8sTokenAuth is not supported for RayJob"
+    if is_kubernetes_token and manifest["kind"] != "RayCluster":
+        yield f"enableK8sTokenAuth is not supported for {manifest['kind']}"
 
 
 def nothing_needs_a_feature_gate(manifest: Manifest) -> Iterator[str]:
@@ -169,6 +169,22 @@ def only_a_cluster_of_its_own_is_upgraded(manifest: Manifest) -> Iterator[str]:
     kind = cluster_spec(manifest).get("upgradeStrategy", {}).get("type")
     if kind not in (None, "Recreate", "None") or (kind is not None and manifest["kind"] == "RayJob"):
         yield f"upgradeStrategy {kind} is unknown, or set in a RayJob"
+
+
+def a_service_upgrades_in_a_way_that_is_on(manifest: Manifest) -> Iterator[str]:
+    """Upgrades step by step are behind a feature gate; the cluster is none that is upgraded by itself."""
+    spec = manifest["spec"] if manifest["kind"] == "RayService" else {}
+    kind = spec.get("upgradeStrategy", {}).get("type", "NewCluster")
+    if kind not in ("NewCluster", "None"):
+        yield f"upgradeStrategy {kind} is unknown, or needs a feature gate that is off by default"
+    if spec.get("rayClusterDeletionDelaySeconds", 0) < 0:
+        yield "rayClusterDeletionDelaySeconds must not be negative"
+
+
+def the_operator_names_the_service_of_a_services_head(manifest: Manifest) -> Iterator[str]:
+    head = cluster_spec(manifest).get("headGroupSpec", {})
+    if manifest["kind"] == "RayService" and head.get("headService", {}).get("metadata", {}).get("name"):
+        yield "headGroupSpec.headService.metadata.name should not be set"
 
 
 def a_suspended_job_shuts_its_own_cluster_down(manifest: Manifest) -> Iterator[str]:
@@ -285,6 +301,8 @@ RULES: Final[tuple[Rule, ...]] = (
     token_authentication_needs_a_stated_ray_that_has_it,
     nothing_needs_a_feature_gate,
     only_a_cluster_of_its_own_is_upgraded,
+    a_service_upgrades_in_a_way_that_is_on,
+    the_operator_names_the_service_of_a_services_head,
     a_suspended_job_shuts_its_own_cluster_down,
     a_time_to_live_needs_a_shutdown,
     nothing_beside_the_shutdown_says_what_is_deleted,

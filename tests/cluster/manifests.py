@@ -8,26 +8,31 @@ from typing import Any, Final
 import yaml
 
 FOLDER: Final = Path(__file__).parents[2] / "cluster" / "kuberay"
-RAY_CLUSTER, RAY_JOB, ACCESS = (FOLDER / name for name in ("raycluster.yaml", "rayjob.yaml", "access.yaml"))
+RAY_CLUSTER, RAY_JOB, RAY_SERVICE, ACCESS = (
+    FOLDER / name for name in ("raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "access.yaml")
+)
+CLUSTER_FIELDS: Final = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+"""Where a manifest describes the cluster that is started for it, by its kind."""
 GONE: Final = object()
 """As a value in `changed`: the key is taken out."""
 
 Manifest = dict[str, Any]
 
 
-def read(path: Path) -> Manifest:
-    return yaml.safe_load(path.read_text())
-
-
-def read_access(kind: str) -> Manifest:
-    """The one object of this kind in access.yaml."""
-    (found,) = [each for each in yaml.safe_load_all(ACCESS.read_text()) if each["kind"] == kind]
+def read(path: Path, kind: str | None = None) -> Manifest:
+    """The one object of a file, or the one of this kind."""
+    (found,) = [each for each in yaml.safe_load_all(path.read_text()) if kind in (None, each["kind"])]
     return found
 
 
+def read_access(kind: str) -> Manifest:
+    return read(ACCESS, kind)
+
+
 def cluster_spec(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The part that a RayCluster and a RayJob have in common; empty where a RayJob uses a cluster that is there."""
-    return manifest["spec"].get("rayClusterSpec", {}) if manifest["kind"] == "RayJob" else manifest["spec"]
+    """The part that all kinds have in common; empty where a RayJob uses a cluster that is there."""
+    field = CLUSTER_FIELDS.get(manifest["kind"])
+    return manifest["spec"] if field is None else manifest["spec"].get(field, {})
 
 
 def groups(manifest: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -63,5 +68,6 @@ def changed(manifest: Mapping[str, Any], changes: Mapping[tuple[Any, ...], Any])
 
 def in_cluster(manifest: Mapping[str, Any], changes: Mapping[tuple[Any, ...], Any]) -> Manifest:
     """Return a copy changed as by `changed`, with paths that begin at the cluster's specification."""
-    start = ("spec", "rayClusterSpec") if manifest["kind"] == "RayJob" else ("spec",)
+    field = CLUSTER_FIELDS.get(manifest["kind"])
+    start = ("spec",) if field is None else ("spec", field)
     return changed(manifest, {start + path: value for path, value in changes.items()})

@@ -6,7 +6,7 @@ from typing import Any
 import kuberay_rules as rules
 import pytest
 from kuberay_rules import RULES, Rule, problems
-from manifests import GONE, RAY_CLUSTER, RAY_JOB, changed, in_cluster, read
+from manifests import GONE, RAY_CLUSTER, RAY_JOB, RAY_SERVICE, changed, in_cluster, read
 
 HEAD = ("headGroupSpec",)
 WORKER = ("workerGroupSpecs", 0)
@@ -146,6 +146,28 @@ IN_JOBS: list[tuple[Rule, Changes]] = [
 ]
 """A rule, and changes of a RayJob that break it."""
 
+IN_SERVICES: list[tuple[Rule, Changes]] = [
+    (rules.the_name_is_a_short_dns_label, {("metadata", "name"): "n" * 48}),
+    (
+        rules.token_authentication_needs_a_stated_ray_that_has_it,
+        {("spec", "rayClusterConfig", "authOptions", "enableK8sTokenAuth"): True},
+    ),
+    (
+        rules.a_service_upgrades_in_a_way_that_is_on,
+        {("spec", "upgradeStrategy", "type"): "NewClusterWithIncrementalUpgrade"},
+    ),
+    (rules.a_service_upgrades_in_a_way_that_is_on, {("spec", "rayClusterDeletionDelaySeconds"): -1}),
+    (
+        rules.the_operator_names_the_service_of_a_services_head,
+        {("spec", "rayClusterConfig", "headGroupSpec", "headService", "metadata", "name"): "a"},
+    ),
+    (
+        rules.what_the_operator_sets_is_not_set_here,
+        {("spec", "rayClusterConfig", *WORKER, "template", "metadata", "labels", "ray.io/serve"): "true"},
+    ),
+]
+"""A rule, and changes of a RayService that break it."""
+
 
 def named(case: object) -> str | None:
     return case.__name__ if callable(case) else None
@@ -154,6 +176,15 @@ def named(case: object) -> str | None:
 @pytest.mark.parametrize("path", [RAY_CLUSTER, RAY_JOB], ids=lambda path: path.name)
 def test_the_operator_takes_a_shipped_manifest(path: Path):
     assert problems(read(path)) == {}
+
+
+def test_the_operator_takes_the_shipped_service():
+    assert problems(read(RAY_SERVICE, "RayService")) == {}
+
+
+@pytest.mark.parametrize(("rule", "changes"), IN_SERVICES, ids=named)
+def test_a_service_that_breaks_a_rule_is_refused_by_it(rule: Rule, changes: Changes):
+    assert rule.__name__ in problems(changed(read(RAY_SERVICE, "RayService"), changes))
 
 
 @pytest.mark.parametrize("path", [RAY_CLUSTER, RAY_JOB], ids=lambda path: path.name)
@@ -174,7 +205,7 @@ def test_a_cluster_with_a_long_or_strange_name_is_refused():
 
 
 def test_every_rule_has_a_manifest_that_breaks_it():
-    assert {rule for rule, _ in IN_BOTH + IN_JOBS} == set(RULES)
+    assert {rule for rule, _ in IN_BOTH + IN_JOBS + IN_SERVICES} == set(RULES)
 
 
 def test_autoscaler_v2_by_the_variable_alone_is_taken_and_restarts_no_pod_either():

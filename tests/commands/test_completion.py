@@ -21,8 +21,8 @@ def offered(*words: str) -> set[str]:
 
 
 def test_commands_are_offered_by_their_beginning():
-    assert {"run", "runs", "report", "retry"} == offered("r")
-    assert {"fit-users", "forget"} == offered("f")
+    assert {"refresh", "run", "runs", "report", "retry"} == offered("r")
+    assert {"feedback", "fit-users", "forget"} == offered("f")
 
 
 def test_options_choices_and_shipped_configurations_are_offered_after_a_command():

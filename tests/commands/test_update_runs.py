@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from builders import run_config
+from killed_writes import killed_until_it_ends
 
 import hydra_ray
 from hydra_ray.api import load_run
@@ -32,7 +33,7 @@ from hydra_ray.serving.scorer import load_scorer
 from hydra_ray.stages.plan import Plan, plan_recorded
 from hydra_ray.stages.run import personalize
 from hydra_ray.stages.update_summary import update_summary
-from hydra_ray.storage import content_digest, files, read_part
+from hydra_ray.storage import content_digest, read_part
 
 pytestmark = [
     pytest.mark.ray,
@@ -327,24 +328,7 @@ def tables_below(root: str) -> dict[str, str]:
 def test_killed_again_and_again_an_update_ends_alike(
     later: Plan, of_june: str, july: str, monkeypatch: pytest.MonkeyPatch
 ):
-    known, num_left, num_kills = files.open_output, 0, 0
-
-    def open_output(location: str) -> Any:
-        nonlocal num_left
-        num_left -= 1
-        if num_left < 0:
-            raise KeyboardInterrupt
-        return known(location)
-
-    monkeypatch.setattr(files, "open_output", open_output)
-    plan = None
-    while plan is None and num_kills < 60:
-        num_left = 4
-        try:
-            plan = update_run(of_june, [july]).plan
-        except KeyboardInterrupt:
-            num_kills += 1
-    assert plan is not None
+    plan, num_kills = killed_until_it_ends(monkeypatch, lambda: update_run(of_june, [july]).plan, lambda _: 4)
     assert num_kills > 5
     assert tables_below(plan.config.storage.root) == tables_below(later.config.storage.root)
     ended, expected = (Path(each.run_folder, "predictions.json").read_bytes() for each in (plan, later))
@@ -526,19 +510,28 @@ def test_users_without_targets_are_answered_and_not_reported_on(finished: Plan, 
     assert not Path(plan.run_folder, "metrics.json").exists()
 
 
-def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(tmp_path: Path):
+@pytest.fixture(scope="module")
+def text_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Plan, Plan]:
+    """Runs of a text task: on everybody, on some, and the update of that by the others."""
+    folder = tmp_path_factory.mktemp("texts")
+
     def rows(ids: Iterable[str], *, is_new: bool = True) -> list[dict[str, Any]]:
         return rows_of(ids, is_new=is_new, is_text=True)
 
     def config(name: str, new: list[str]) -> RunConfig:
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
         everyone = [*rows(TRAINING, is_new=False), *rows(new)]
         few = {"prompts": ["zero_shot", "rag_k"], "num_samples": 2, "has_cuts": False, "num_probes": 2}
-        return config_of(tmp_path / name, everyone, "LaMP_4", drafts=few)
+        return config_of(folder / name, everyone, "LaMP_4", drafts=few)
 
     whole = personalize(config("whole", [*NEW[:2], *ADDED]), until="answers")
     first = personalize(config("first", NEW[:2]))
-    added = personalize(update_config(first.run_folder, [write_rows(tmp_path / "june.jsonl", rows(ADDED))]))
+    added = personalize(update_config(first.run_folder, [write_rows(folder / "june.jsonl", rows(ADDED))]))
+    return whole, first, added
+
+
+def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(text_runs: tuple[Plan, Plan, Plan]):
+    whole, _, added = text_runs
     for mine, theirs in ((added.reranker, whole.reranker), (added.adapter, whole.adapter)):
         found, expected = heads_of(mine.heads), heads_of(theirs.heads)
         for user_id in ADDED:
@@ -555,3 +548,34 @@ def test_added_users_get_the_heads_and_answers_of_new_users_of_the_run_itself(tm
         # Whose head is borrowed and what the gate chooses depends on who else is new.
         for system in set(theirs) - {"hydra_shuffled", "hydra"}:
             assert mine[system] == theirs[system]
+
+
+def test_an_edited_text_is_a_record_that_is_asked_as_others_are(text_runs: tuple[Plan, Plan, Plan], tmp_path: Path):
+    _, first, added = text_runs
+    query = users_of(added)[ADDED[0]].queries[0]
+    edited = {"user_id": ADDED[0], "query_id": query.query_id, "edited": "The title that I want"}
+    both = write_rows(tmp_path / "both.jsonl", [edited, {"user_id": ADDED[1], "query_id": "0", "thumb": "up"}])
+    with pytest.raises(InputError, match=r"rejected 1 of 2 samples.*answers of LaMP_4 are free text"):
+        update_run(first.run_folder, [both], is_feedback=True)
+    plan = update_run(first.run_folder, [write_rows(tmp_path / "edited.jsonl", [edited])], is_feedback=True).plan
+    record = users_of(plan)[ADDED[0]].history[-1]
+    assert (record.input, record.output) == (query.input, "The title that I want")
+    qualities = {
+        each.query_id: [draft.quality for draft in each.drafts if draft.quality is not None]
+        for each in rows_in(plan, "drafts", DraftedUser)[ADDED[0]].queries
+    }
+    assert all(qualities.values())
+
+
+def test_feedback_on_labels_is_learned_from_as_records_are(later: Plan, finished: Plan, tmp_path: Path):
+    run_folder = copied(finished, tmp_path)
+    (query,) = answered(later)[BACK].queries
+    given = next(answer.value for answer in query.answers if answer.system == "hydra")
+    said = [
+        {"user_id": BACK, "query_id": query.query_id, "thumb": "up"},
+        {"user_id": QUIET, "query_id": "0", "chosen": "Mystery"},
+    ]
+    plan = update_run(run_folder, [write_rows(tmp_path / "said.jsonl", said)], is_feedback=True).plan
+    assert {name: user.history[-1].output for name, user in users_of(plan).items()} == {BACK: given, QUIET: "mystery"}
+    counts = {user_id: heads_of(plan.adapter.heads)[user_id]["num_groups"] for user_id in (BACK, QUIET)}
+    assert min(counts.values()) > 0

@@ -37,6 +37,8 @@ DEMO = Path(__file__).parents[2] / "jobs" / "configs" / "demo.yaml"
         ("drafts.temperatures=[]", "drafts.temperatures"),
         ("drafts.temperatures=[0]", "drafts.temperatures"),
         ("users.num_folds=0", "users.num_folds"),
+        ("users.num_buckets=atuo", "got 'atuo', expected a whole number or auto; did you mean auto"),
+        ("reranker.base.trainable_layers=-1", "got -1, expected at least 0 or all"),
         ("reranker.heads.kinds=[]", "kinds must not be empty"),
         ("reranker.heads.ranks=[]", "ranks must not be empty"),
     ],

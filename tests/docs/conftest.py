@@ -25,7 +25,9 @@ def few_settings() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def full_settings(few_settings: dict[str, Any]) -> dict[str, Any]:
     """Every setting of a run, in sections that are all there."""
-    return check_config(few_settings, "test").model_dump(mode="json")
+    full = check_config(few_settings, "test").model_dump(mode="json")
+    # A run is either an update or a refresh.
+    return full | {"refresh": {"of": "taught", "follows": ["taught"], "taken": "none"}}
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,8 @@ def test_an_engine_is_opened_once_and_used_in_the_loop_that_opened_it(tmp_path, 
     async def parts() -> asyncio.AbstractEventLoop:
         assert await actor.open() == 3
         for bucket in range(2):
-            part = AskedPart(store=store, asker="probes", bucket=bucket, rejected=to_bytes([], Completion))
+            rejected = to_bytes([], Completion)
+            part = AskedPart(store=store, asker="probes", bucket=bucket, rejected=rejected, known_files=())
             await actor.answer(part, to_bytes([], Prompt))
         return asyncio.get_running_loop()
 

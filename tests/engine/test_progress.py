@@ -11,6 +11,16 @@ def test_a_line_tells_parts_and_rates():
     assert progress.line(20.0) == "probes: 1/4 parts; 10 rows, 0.5/s; 100 requests, 5.0/s; 15 tokens/s"
 
 
+def test_what_was_paid_so_far_is_told_where_there_are_prices():
+    progress = Progress("probes", 4)
+    progress.advance({"requests": 100, "cost": 0.25})
+    progress.advance({"requests": 100, "cost": 0.5})
+    assert "; cost 0.75; " in progress.line(30.0)
+    free = Progress("probes", 4)
+    free.advance({"requests": 100, "cost": 0.0})
+    assert "cost" not in free.line(30.0)
+
+
 def test_time_left_is_judged_by_the_parts_after_the_first():
     progress = Progress("probes", 4)
     progress.advance({"rows": 10})

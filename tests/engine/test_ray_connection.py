@@ -98,6 +98,7 @@ def test_no_cluster_to_be_found_is_told_with_what_starts_one():
         (["sweep", "s.yaml", "--dry"], "hydra-ray submit s.yaml --dry --command sweep"),
         (["plan", TOUR], f"hydra-ray submit {TOUR} --command plan"),
         (["update", "/r/runs/x", "--users", "a.jsonl"], "submit /r/runs/x --users a.jsonl --command update"),
+        (["feedback", "/r/runs/x", "--file", "a.csv"], "submit /r/runs/x --file a.csv --command feedback"),
         (["fit-users", "/r/runs/x", "--users", "a.jsonl"], "submit /r/runs/x --users a.jsonl --command update"),
         (["doctor", "--cluster", TOUR, "run=x"], f"hydra-ray submit {TOUR} run=x --command check"),
         (["check", TOUR], f"hydra-ray submit {TOUR} --command check"),

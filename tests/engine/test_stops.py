@@ -2,6 +2,9 @@
 
 import shlex
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +22,24 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def another_ray() -> Iterator[None]:
+    """Ray of somebody else on this machine, which a call of a program whose own Ray has ended would join."""
+    code = "import ray; ray.init('local', num_cpus=0, include_dashboard=False); print('started', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert any("started" in line for line in process.stdout)
+        yield
+        process.communicate("\n")
+
+
+@pytest.mark.usefixtures("another_ray")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_keeps_parts_ends_its_workers_and_says_how_to_resume(
     tmp_path: Path, number: signal.Signals, status: int

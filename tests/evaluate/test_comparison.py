@@ -14,7 +14,7 @@ from hydra_ray.errors import InputError
 from hydra_ray.evaluate.comparison import EvaluatedRun, compare_answers, evaluate_run, require_same_task
 from hydra_ray.evaluate.comparison_page import render_comparison
 from hydra_ray.evaluate.comparison_text import comparison_headline, comparison_text, coverage
-from hydra_ray.evaluate.metrics import METRICS, score_answer
+from hydra_ray.evaluate.metrics import metrics_of, score_answer
 from hydra_ray.evaluate.report import StageCost, build_report
 from hydra_ray.evaluate.significance import holm
 from hydra_ray.rows import AnsweredQuery, AnsweredUser, SystemAnswer, User
@@ -96,7 +96,7 @@ def test_intervals_and_tests_are_those_of_two_systems_of_one_run(
 def test_values_are_those_of_each_run_on_the_shared_queries(
     task: Task, comparison: dict[str, Any], before: Pairs, after: Pairs
 ) -> None:
-    main = METRICS[task.kind][0].name
+    main = metrics_of(task)[0].name
     for place, pairs in enumerate((before, after)):
         targets = {query.query_id: query.target for user, _ in pairs for query in user.queries}
         values = [
@@ -109,7 +109,7 @@ def test_values_are_those_of_each_run_on_the_shared_queries(
 
 
 def test_queries_are_counted_one_by_one(task: Task, comparison: dict[str, Any], before: Pairs, after: Pairs) -> None:
-    sign = 1 if METRICS[task.kind][0].is_higher_better else -1
+    sign = 1 if metrics_of(task)[0].is_higher_better else -1
     counts = {"win": 0, "tie": 0, "loss": 0}
     for (user, earlier), (_, later) in zip(before, after, strict=True):
         targets = {query.query_id: query.target for query in user.queries}

@@ -10,7 +10,7 @@ from sacrebleu import corpus_bleu
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error
 
 from hydra_ray.config import Task
-from hydra_ray.evaluate.metrics import COLUMNS, METRICS, metrics_of_sums, query_sums, score_answer
+from hydra_ray.evaluate.metrics import columns_of, metrics_of, metrics_of_sums, query_sums, score_answer
 
 LABELS = ("comedy", "dark comedy", "crime", "war")
 CLASSIFICATION = Task(name="c", kind="classification", instruction="?", labels=LABELS)
@@ -168,8 +168,8 @@ def test_sums_of_any_leading_shape_give_the_same_figures_as_one_by_one() -> None
 
 def test_the_first_column_is_the_main_metrics_share(task: Task) -> None:
     target = task.labels[-1] if task.is_closed else "a title"
-    main = METRICS[task.kind][0]
+    main = metrics_of(task)[0]
     for value in (target, task.labels[0] if task.is_closed else "title", None):
         columns = score_answer(task, value, target)
-        assert len(columns) == len(COLUMNS[task.kind])
+        assert len(columns) == len(columns_of(task))
         assert metrics(task, [(value, target)])[main.name] == columns[0]

@@ -9,7 +9,7 @@ import hydra_ray.evaluate.report
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError, StorageError
 from hydra_ray.evaluate import evaluation_data
-from hydra_ray.evaluate.metrics import METRICS, score_answer
+from hydra_ray.evaluate.metrics import metrics_of, score_answer
 from hydra_ray.evaluate.report import FeatureWeight, StageCost, build_report
 from hydra_ray.evaluate.report_page import render_page
 from hydra_ray.evaluate.significance import holm
@@ -51,7 +51,7 @@ def test_every_system_gets_its_metric_over_all_queries(
 ) -> None:
     pairs = make_answers(task, 30, num_queries=2)
     report = build_report(task, iter(pairs), [], config)
-    main = METRICS[task.kind][0].name
+    main = metrics_of(task)[0].name
     assert (report["num_users"], report["num_queries"]) == (30, 60)
     for system, entry in report["systems"].items():
         assert entry["metrics"][main]["low"] <= entry["metrics"][main]["value"] <= entry["metrics"][main]["high"]
@@ -65,7 +65,7 @@ def test_the_oracle_takes_the_best_of_the_pool_and_so_bounds_what_is_in_it(
 ) -> None:
     pairs = make_answers(task, 25)
     report = build_report(task, pairs, [], config)
-    main = METRICS[task.kind][0]
+    main = metrics_of(task)[0]
     best = []
     for user, answered in pairs:
         target = user.queries[0].target
@@ -108,7 +108,7 @@ def test_wins_are_counted_by_user_and_add_up_over_history_groups(
 ) -> None:
     pairs = make_answers(task, 40, num_queries=3)
     report = build_report(task, pairs, [], config)
-    sign = 1 if METRICS[task.kind][0].is_higher_better else -1
+    sign = 1 if metrics_of(task)[0].is_higher_better else -1
     advantages = [
         sign * (sum(mine) - sum(theirs))
         for mine, theirs in zip(main_values(task, pairs, "hydra"), main_values(task, pairs, "vote"), strict=True)
@@ -143,7 +143,7 @@ def test_one_user_with_one_query_is_reported_without_intervals(
 ) -> None:
     report = build_report(task, make_answers(task, 1), [], config)
     assert report["num_queries"] == 1
-    assert report["systems"]["hydra"]["metrics"][METRICS[task.kind][0].name]["low"] is None
+    assert report["systems"]["hydra"]["metrics"][metrics_of(task)[0].name]["low"] is None
 
 
 def test_the_report_is_plain_json_and_the_same_every_time(

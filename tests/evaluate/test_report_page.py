@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 from parsed_page import ParsedPage
+from synthetic import synthetic_best_of_n
 
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.evaluate.best_of_n import best_of_n_curve
 from hydra_ray.evaluate.report import StageCost, build_report
 from hydra_ray.evaluate.report_page import render_page
-from hydra_ray.evaluate.text_report import report_sections
+from hydra_ray.evaluate.text_report import best_of_n_sentence, report_sections
 
 HOSTILE = (
     "<script>alert(1)</script> & \"quoted\" 'single' $headline ${lead} {{ 7 * 7 }} {% raw %} {# note #} "
@@ -21,7 +23,9 @@ HOSTILE = (
 def report(
     task: Task, config: RunConfig, costs: list[StageCost], make_answers: Callable[..., list[Any]]
 ) -> dict[str, Any]:
-    return build_report(task, make_answers(task, 40), costs, config)
+    pairs = make_answers(task, 40)
+    best_of_n = synthetic_best_of_n(task, pairs, config.report)
+    return build_report(task, pairs, costs, config) | {"best_of_n": best_of_n}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +39,8 @@ def test_the_page_is_well_formed_and_names_every_system_with_its_figures(report:
         assert system["title"] in page.text
         for figure in system["metrics"].values():
             assert f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" in page.text
-    assert page.tags.count("svg") == page.tags.count("desc") == 7
-    assert page.tags.count("title") == 8
+    assert page.tags.count("svg") == page.tags.count("desc") == 8
+    assert page.tags.count("title") == 9
 
 
 def test_the_page_says_what_the_card_says(report: dict[str, Any], html: str) -> None:
@@ -45,6 +49,38 @@ def test_the_page_says_what_the_card_says(report: dict[str, Any], html: str) -> 
         assert section.title in text
         for sentence in section.sentences:
             assert sentence in text
+
+
+def test_best_of_n_is_drawn_and_said_under_the_plot_and_left_out_where_it_is_not_known(
+    report: dict[str, Any], html: str
+) -> None:
+    points = report["best_of_n"]["points"]
+    described = "; ".join(
+        f"{point['num_drafts']}: HYDRA, personal heads {point['quality']['personal']['value']:.3f}, "
+        f"HYDRA, shared head {point['quality']['shared']['value']:.3f}, "
+        f"HYDRA, routed shared heads {point['quality']['routed']['value']:.3f}, "
+        f"Oracle best of drafts {point['oracle']['value']:.3f}"
+        for point in points
+    )
+    assert described in ParsedPage(html).text
+    assert ParsedPage(html).text.count(best_of_n_sentence(report) or "") == 2
+    for without in ({**report, "best_of_n": None}, {name: report[name] for name in report if name != "best_of_n"}):
+        assert "Best of N" not in render_page(without)
+
+
+def test_routed_heads_that_choose_as_the_shared_head_are_not_drawn(report: dict[str, Any]) -> None:
+    best = json.loads(json.dumps(report["best_of_n"]))
+    for point in best["points"]:
+        point["quality"]["routed"] = point["quality"]["shared"]
+    assert list(best_of_n_curve(best, system_titles_of(report))["titles"]) == [
+        "hydra_personal",
+        "hydra_shared",
+        "oracle",
+    ]
+
+
+def system_titles_of(report: dict[str, Any]) -> dict[str, str]:
+    return {name: system["title"] for name, system in report["systems"].items()}
 
 
 def test_the_page_asks_for_nothing_outside_itself(html: str) -> None:

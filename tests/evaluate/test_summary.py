@@ -58,6 +58,22 @@ def test_the_average_weighs_tasks_alike_with_an_interval_of_independent_tasks() 
     assert summary.average.high == pytest.approx(high, abs=0.12 * (high - low))
 
 
+def test_a_share_of_the_room_is_of_what_the_oracle_is_better() -> None:
+    pairs = [
+        dataclasses.replace(pair([0.5, 0.7], [0.4, 0.6]), oracle_U=np.array([0.9, 0.8])),  # .1 of .35
+        dataclasses.replace(pair([0.5, 0.7], [0.4, 0.6]), oracle_U=np.array([0.4, 0.6])),  # no room
+        pair([0.5, 0.7], [0.4, 0.6]),
+    ]
+    summary = summarize(pairs, BOOTSTRAP)
+    first, *others = [gain.room for gain in summary.gains]
+    assert first is not None
+    assert first.value == pytest.approx(0.1 / 0.35)
+    assert (first.low, first.high) == pytest.approx((0.1 / 0.5, 0.1 / 0.2))  # of one user or the other
+    assert others == [None, None]
+    assert summary.average_room == first
+    assert summarize(pairs[1:], BOOTSTRAP).average_room is None
+
+
 def test_p_values_are_corrected_over_the_tasks() -> None:
     chance = random.Random(0)
     pairs = [

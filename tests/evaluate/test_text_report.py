@@ -3,7 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from synthetic import synthetic_config
+from synthetic import synthetic_best_of_n, synthetic_config
 
 from hydra_ray.cli import main
 from hydra_ray.config import RunConfig, Task
@@ -204,3 +204,19 @@ def test_a_report_of_another_version_is_refused(report: dict[str, Any], tmp_path
     write_json(str(tmp_path / "metrics.json"), {key: value for key, value in report.items() if key != "significance"})
     with pytest.raises(InputError, match="lacks \\['significance'\\]"):
         read_report(str(tmp_path))
+
+
+@pytest.mark.parametrize("task", ["text"], indirect=True)
+def test_what_more_drafts_bring_is_one_sentence(
+    report: dict[str, Any], task: Task, config: RunConfig, make_answers: MakeAnswers
+) -> None:
+    assert not said(report, "Best of N drafts")
+    best = synthetic_best_of_n(task, make_answers(task, 40), config.report)
+    assert best is not None
+    sentence = said(report | {"best_of_n": best}, "Best of N drafts")
+    first, last = best["points"][0], best["points"][-1]
+    one, chosen, oracle = (each["value"] for each in (first["oracle"], last["quality"]["personal"], last["oracle"]))
+    assert one < chosen < oracle
+    assert f"one at random has ROUGE-L {one:.3f}, the best {oracle:.3f}" in sentence
+    assert f"prefer {chosen:.3f}, which is {(chosen - one) / (oracle - one):.1%} of the way." in sentence
+    assert f"worse than one at random on {last['hacked_queries']['personal']['value']:.1%} [" in sentence

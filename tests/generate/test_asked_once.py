@@ -11,7 +11,7 @@ from hydra_ray.config import ApiConfig, GeneratorConfig, PlacementConfig
 from hydra_ray.engine.generator_actor import AskedPart, GeneratorActor, Loadable
 from hydra_ray.engine.row_bytes import from_bytes, to_bytes
 from hydra_ray.errors import EndpointError
-from hydra_ray.generate.completion_store import CompletionStore
+from hydra_ray.generate.completion_store import CompletionStore, Found, FoundFile
 from hydra_ray.generate.engines.preparing import prepare_prompts
 from hydra_ray.generate.requests import make_request
 from hydra_ray.lamp.tasks import TASKS
@@ -46,11 +46,12 @@ def answered(url: str, root: Path, asker: str) -> dict[str, Completion]:
         actor = GeneratorActor(Loadable(task=TASKS["planted"], generator=generator(url), placement=PlacementConfig()))
         await actor.open()
         store = CompletionStore(root=str(root), name="0" * 16)
-        asked = AskedPart(store=store, asker=asker, bucket=3, rejected=to_bytes([], Completion))
+        rejected = to_bytes([], Completion)
+        asked = AskedPart(store=store, asker=asker, bucket=3, rejected=rejected, known_files=())
         completions, _ = await actor.answer(asked, part(url))
         return completions
 
-    return {each.request_id: each for each in from_bytes(asyncio.run(ask()), Completion)}
+    return Found.in_files(from_bytes(asyncio.run(ask()), FoundFile)).of()
 
 
 def test_two_stages_that_ask_the_same_at_the_same_time_pay_once(tmp_path: Path):

@@ -12,7 +12,7 @@ from packaging.version import Version
 LOCKS = ("build.txt", "cpu.txt", "gpu.txt")
 LEFT_OUT = left_out("left-out.txt")
 LEFT_OUT_CPU = LEFT_OUT | left_out("left-out-cpu.txt")
-EXTRAS = {"cpu.txt": ("api", "cpu", "demo", "dev"), "gpu.txt": ("api", "gpu", "demo")}
+EXTRAS = {"cpu.txt": ("api", "cpu", "serve", "demo", "dev"), "gpu.txt": ("api", "gpu", "serve", "demo")}
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -8,6 +8,8 @@ import pytest
 from own_files import COLUMNS, EVENTS, arrow_file, csv, lines, parquet, read, table, users
 
 from hydra_ray.lamp import bucket_files
+from hydra_ray.lamp.events import Events
+from hydra_ray.lamp.lamp_files import Sample
 from hydra_ray.lamp.users import ingest
 from hydra_ray.rows import Query, Record, Rejected, User
 
@@ -100,6 +102,17 @@ def test_a_row_with_neither_output_nor_target_is_a_query_where_the_file_has_targ
     assert isinstance(rejected, Rejected)
     assert (rejected.position, rejected.sample_id) == (1, "ann")
     assert "the output is missing" in rejected.reason
+    assert "column kind" in rejected.reason
+
+
+def test_a_row_with_neither_is_a_query_of_an_update(tags, tmp_path):
+    events = Events(tags, tmp_path, is_update=True)
+    for position, row in enumerate([{"input": "a", "output": "comedy"}, {"input": "which?", "output": None}]):
+        assert events.add("e.csv", position, {"user_id": "ann", **row}) is None
+    (sample,) = events.users()
+    assert isinstance(sample, Sample)
+    assert sample.user.queries == (Query(query_id="0", input="which?", target=None),)
+    assert [record.output for record in sample.user.history] == ["comedy"]
 
 
 def test_without_queries_each_users_newest_record_becomes_one(tags, tmp_path):

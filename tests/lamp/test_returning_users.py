@@ -1,78 +1,19 @@
 """Users stage of an update: who was there comes back with what was there."""
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from user_runs import Runs, queries, record, rows_of
 
 from hydra_ray import storage
-from hydra_ray.config import RunConfig, Task, UpdateConfig
+from hydra_ray.config import Task, UpdateConfig
 from hydra_ray.errors import InputError, NothingNewError
 from hydra_ray.lamp.changes import content_id
-from hydra_ray.lamp.users import ingest
-from hydra_ray.rows import Rejected, User, arrow_schema, from_table
-from hydra_ray.runs.run_folder import record_stages, run_folder_of, write_config
-from hydra_ray.runs.stage import Stage
-from hydra_ray.runs.updates import WHEREABOUTS, Whereabouts, line_of, updates_of
-
-NUM_BUCKETS = 4
-Row = dict[str, Any]
-
-
-def rows_of(stage: Stage, table: str, row_type: type) -> list[Any]:
-    locations = [stage.part(table, bucket) for bucket in stage.committed_buckets(table)]
-    return [row for each in locations for row in from_table(storage.read_part(each, arrow_schema(row_type)), row_type)]
-
-
-class Runs:
-    """A finished run and its updates, of which only the users are made."""
-
-    def __init__(self, make_config: Any, task: Task, folder: Path):
-        self._make_config, self._task, self._folder = make_config, task, folder
-        self.stages: dict[str, Stage] = {}
-
-    def config(self, run: str, rows: Iterable[Row], **changes: Any) -> RunConfig:
-        path = self._folder / f"{run}.jsonl"
-        path.write_text("\n".join(map(json.dumps, rows)))
-        lamp = {"task": self._task.model_dump(), "users_files": [str(path)]}
-        config: RunConfig = self._make_config(
-            lamp, num_buckets=NUM_BUCKETS, bucket_key="test", max_rejected_fraction=0.5
-        )
-        return config.model_copy(update={"run": run, **changes})
-
-    def update(self, name: str, rows: Iterable[Row], follows: str) -> dict[str, float]:
-        """Hand in an update; return its counters."""
-        update = UpdateConfig(follows=(follows,), handed_in=name)
-        return self.finish(self.config(name, rows, taught_by="base", update=update))
-
-    def finish(self, config: RunConfig) -> dict[str, float]:
-        fingerprint = f"{len(self.stages):016x}"
-        stage = Stage(name="users", fingerprint=fingerprint, root=config.storage.root, num_buckets=NUM_BUCKETS)
-        counters = ingest(config, stage, self.stages.get("base"), line_of(config))
-        stage.complete(1, counters)
-        folder = run_folder_of(config.storage.root, config.run)
-        write_config(folder, config)
-        record_stages(folder, [stage])
-        self.stages[config.run] = stage
-        return counters
-
-    def users(self, run: str) -> dict[str, User]:
-        return {each.user_id: each for each in rows_of(self.stages[run], "users", User)}
-
-    def whereabouts(self, run: str) -> dict[str, tuple[str, str | None]]:
-        rows = rows_of(self.stages[run], WHEREABOUTS, Whereabouts)
-        return {each.user_id: (each.run, each.before) for each in rows}
-
-
-def record(text: str, **fields: Any) -> Row:
-    return {"input": text, "output": "comedy", **fields}
-
-
-def queries(*texts: str) -> list[Row]:
-    return [{"input": text} for text in texts]
+from hydra_ray.rows import Rejected, User
+from hydra_ray.runs.updates import updates_of
 
 
 @pytest.fixture

@@ -31,14 +31,14 @@ FORMER = {
         "reranker.base": "3b52055d00c8ac71",
         "drafts": "b1426cd48a71966f",
         "adapter.labeller": "81d6428ee81e5c9d",
-        "answers": "70ecb6b1c20129b8",
+        "answers": "1886367db0129d71",
         "completions": "177bf96a42c7b946",
     },
     "package, vllm, dense": {
         "probes": "ae24a9fcfbc0561c",
         "reranker.base": "3377f56e1d63b00a",
         "drafts": "0d1aa0cf48ce9b0d",
-        "answers": "d7ca8c23807d63e3",
+        "answers": "52f770301bdb5ca1",
         "completions": "c827364f2e8bc5de",
     },
     "folder": {
@@ -46,14 +46,14 @@ FORMER = {
         "probes": "b1699c73b44ab7b3",
         "reranker.base": "12bd52a3b46b05ea",
         "drafts": "8ef8fa5585436b70",
-        "answers": "73a4f62b64c77e88",
+        "answers": "54f17271ca3fcebe",
         "completions": "177bf96a42c7b946",
     },
     "hub": {
         "profiles": "57c1a0f87954ebcf",
         "probes": "43109c4b88f72caa",
         "drafts": "eca1cbb250a79fc4",
-        "answers": "3b1940b2ccf2f468",
+        "answers": "8b0ab03fff442b0f",
         "completions": "707da544bf10e790",
     },
 }

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from builders import answer, run_config, user
 
+from hydra_ray.config import RunConfig
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rerank.reranker_examples import handcrafted_names, reranker_examples, select_records
 from hydra_ray.retrieve.ranking import rank_queries
@@ -56,6 +57,60 @@ def test_without_plain_features_there_are_none_and_nothing_else_differs():
     assert bare.groups == tuple(
         replace(group, candidates=tuple(replace(each, plain=()) for each in group.candidates)) for group in full.groups
     )
+
+
+def test_published_labels_of_a_closed_task_are_whether_the_probe_is_right():
+    someone, config = user(6), published()
+    probed = probed_user(someone)
+    halves = replace(
+        probed,
+        queries=tuple(
+            replace(query, probes=tuple(replace(each, quality=each.quality and 0.5) for each in query.probes))
+            for query in probed.queries
+        ),
+    )
+    for row, label in ((probed, lambda record_id: float(int(record_id) % 2)), (halves, lambda _: 0.0)):
+        for group in reranker_examples(someone, row, TASK, config).groups:
+            for each in group.candidates:
+                assert each.quality == (label(each.candidate_id) if group.is_pseudo else None)
+
+
+def test_published_labels_of_a_text_task_are_whether_the_probe_is_above_the_users_mean():
+    task, config = TASKS["LaMP_4"], published()
+    # A target is one word: an answer that has it among n words has a precision of 1/n and a recall of 1.
+    someone, words = user(6), {"0": 1, "1": 2, "2": 3, "3": 4, "4": 5}
+    probed = probed_user(someone, failed="5")
+    targets = {f"record:{record.record_id}": record.output for record in someone.history}
+    probed = replace(
+        probed,
+        queries=tuple(
+            replace(
+                query,
+                probes=tuple(
+                    each
+                    if each.answer.value is None
+                    else replace(
+                        each, answer=answer(" ".join([targets[query.query_id], *"abcd"][: words[each.record_id]]))
+                    )
+                    for each in query.probes
+                ),
+            )
+            for query in probed.queries
+        ),
+    )
+    learned = [each.record_id for query in probed.queries for each in query.probes if each.quality is not None]
+    rouges = [2 / (1 + words[record_id]) for record_id in learned]
+    mean = sum(rouges) / len(rouges)
+    groups = reranker_examples(someone, probed, task, config).groups
+    found = [(each.candidate_id, each.quality) for group in groups if group.is_pseudo for each in group.candidates]
+    assert found == [(record_id, float(each > mean)) for record_id, each in zip(learned, rouges, strict=True)]
+    assert {quality for _, quality in found} == {0.0, 1.0}
+    assert "5" not in dict(found)
+    assert all(each.quality is None for group in groups if not group.is_pseudo for each in group.candidates)
+
+
+def published() -> RunConfig:
+    return run_config(reranker={"base": CONFIG.reranker.base.model_dump(), "labels": "published"})
 
 
 def test_a_record_without_input_is_its_output_and_is_compared_by_it():

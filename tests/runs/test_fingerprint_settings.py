@@ -47,14 +47,18 @@ def test_a_later_setting_with_a_value_renames_what_depends_on_it(tmp_path, secti
 def test_a_first_setting_enters_at_its_default_too():
     config = run_config()
     assert settings_of(config.probes) == config.probes.model_dump(mode="json")
+    later_of_base = {"max_epoch_groups", "interaction", "pooling", "warmup_fraction", "training_heads"}
     later: dict[str, Any] = {
         "generator": {"batch", "chat_template_kwargs", "engine_args", "is_batch_invariant", "thinking_tokens"},
-        "lamp": {"columns"},
+        "lamp": {"columns", "metric"},
         "placement": {"encoder_gpus", "encoder_labels", "encoder_resources"},
-        "reranker": {"base": {"max_epoch_groups"}},
-        "adapter": {"base": {"max_epoch_groups"}, "has_own_heads": True},
+        "report": {"trackers"},
+        "storage": {"compact_after"},
+        "reranker": {"base": later_of_base, "labels": True, "plain_features": True},
+        "adapter": {"base": later_of_base, "labels": True, "has_own_heads": True, "plain_features": True},
+        "answers": {"has_expected_ratings"},
     }
-    dumped = config.model_dump(mode="json", exclude={"budget": True, "update": True} | later)
+    dumped = config.model_dump(mode="json", exclude={"budget": True, "update": True, "refresh": True} | later)
     dumped["placement"]["max_concurrent_sequences"] = 64  # the former default
     assert settings_of(config, exclude={"budget"}) == dumped
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydra_ray.config import PlacementConfig
-from hydra_ray.runs.resources import Bundle, Demand, Node, generator_bundle, kept_beside, other_work
+from hydra_ray.runs.resources import (
+    Bundle,
+    Demand,
+    Node,
+    Workers,
+    fits_beside,
+    generator_bundle,
+    kept_beside,
+    other_work,
+)
 
 TWO_CORES = Node(name="machine", amounts={"CPU": 2.0})
 
@@ -54,6 +63,38 @@ def test_copies_on_nodes_where_the_work_may_not_run_stay():
     demands = other_work("encoders", placement)
     kept = kept_beside(generator_bundle(placement), {"spot": 1, "own": 1}, demands, [spot, own])
     assert kept == {"spot": 1, "own": 0}
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "placement", "work", "expected"),
+    [
+        (2, {}, "encoder", True),
+        (2, {"generator_cpus": 2}, "encoder", False),
+        (2, {"generator_actors": 2}, "encoder", False),
+        (3, {"generator_actors": 2}, "encoder", True),
+        (4, {"encoder_actors": 3}, "encoders", True),
+        (4, {"encoder_actors": 3, "generator_actors": 2}, "encoders", False),
+        (8, {}, "trials", True),
+        (8, {"generator_gpus": 1, "generator_actors": 2}, "encoder", True),
+        (8, {"generator_gpus": 1, "generator_actors": 3}, "encoder", False),  # a copy still waits for its GPU
+        (8, {"generator_gpus": 1, "generator_actors": 2, "encoder_gpus": 0.5}, "encoders", False),
+        (8, {"generator_gpus": 1, "generator_actors": 1, "encoder_gpus": 0.5}, "encoders", True),
+    ],
+)
+def test_work_is_done_beside_a_busy_generator_only_where_both_have_room(
+    num_cpus: float, placement: dict[str, float], work: Workers, expected: bool
+):
+    config, node = PlacementConfig.model_validate(placement), Node(name="a", amounts={"CPU": num_cpus, "GPU": 2.0})
+    copy = generator_bundle(config)
+    assert fits_beside(copy, config.generator_actors, other_work(work, config), [node]) is expected
+
+
+def test_copies_that_are_spread_over_nodes_leave_room_where_there_is_some():
+    placement = PlacementConfig(generator_gpus=1, generator_actors=4, step_labels={"kind": "!gpu"})
+    nodes = [Node(name=f"gpu{each}", amounts={"CPU": 4.0, "GPU": 2.0}, labels={"kind": "gpu"}) for each in range(2)]
+    demands = other_work("encoder", placement)
+    own = Node(name="cpu", amounts={"CPU": 2.0})
+    assert fits_beside(generator_bundle(placement), 4, demands, [*nodes, own])
 
 
 @st.composite

@@ -8,7 +8,16 @@ from contextlib import suppress
 import pytest
 
 from hydra_ray import cli
-from hydra_ray.runs.signals import Stopped, call_aside, defers_stop, own_handlers, require_not_stopped, stops_gracefully
+from hydra_ray.runs.logs import at_work, work_names
+from hydra_ray.runs.signals import (
+    Stopped,
+    begin_aside,
+    call_aside,
+    defers_stop,
+    own_handlers,
+    require_not_stopped,
+    stops_gracefully,
+)
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -97,6 +106,14 @@ def test_a_stop_stays_one_where_a_library_says_that_the_keyboard_interrupted_it(
     with pytest.raises(Stopped) as caught, stops_gracefully():
         library()
     assert caught.value.signal_number == number
+
+
+def test_work_aside_knows_its_run_and_tells_what_it_raised():
+    with at_work(run="mine"):
+        found = begin_aside(work_names)
+    assert found.result(timeout=10) == {"run": "mine"}
+    with pytest.raises(ZeroDivisionError):
+        begin_aside(lambda: 1 / 0).result(timeout=10)
 
 
 def test_what_is_called_aside_returns_raises_and_runs_in_another_thread():

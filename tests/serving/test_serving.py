@@ -16,31 +16,40 @@ import pytest
 from builders import run_config
 from bytes_below import files_below
 from damage import unnoticed
+from huggingface_hub import DatasetCard, ModelCard
 from transformers import AutoModel, AutoTokenizer
 
 from hydra_ray.adapt.answers import Scored
+from hydra_ray.adapt.gate import Gate
 from hydra_ray.adapt.label_model import read_label_model
 from hydra_ray.cli import main
 from hydra_ray.commands.status import status_lines
+from hydra_ray.config import ApiConfig
 from hydra_ray.errors import DamagedError, InputError
 from hydra_ray.evaluate.metrics_file import read_report
 from hydra_ray.forget.receipts import read_receipt
 from hydra_ray.forget.removal import forget_users
+from hydra_ray.generate.engines.fake import complete, fake_tokenizer
 from hydra_ray.generate.parsing import failed_answer
+from hydra_ray.generate.prompts import render_prompt
 from hydra_ray.lamp.predictions import read_predictions
 from hydra_ray.models.model_records import models_of
-from hydra_ray.rows import Probe, Record, User, from_table
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, Draft, Probe, Record, Request, User, from_table
 from hydra_ray.runs.root import receipts_key, root_key
 from hydra_ray.runs.run_folder import read_config, recorded_fingerprints
 from hydra_ray.runs.stage import read_manifest
+from hydra_ray.scorer.base.encoder import open_encoder
 from hydra_ray.scorer.base.model import load_base
 from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.serving.export import export_run
 from hydra_ray.serving.export_folder import read_export
 from hydra_ray.serving.scorer import ServedScorer, load_scorer
 from hydra_ray.stages.answers import scored_users
+from hydra_ray.stages.drafts import DraftsPart
 from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.probes import ProbesPart
 from hydra_ray.stages.run import personalize
+from hydra_ray.stages.tables import read_rows, read_users
 from hydra_ray.storage import content_digest, read_bytes, read_json, read_part, write_json
 from hydra_ray.storage.listings import read_listing
 
@@ -57,6 +66,7 @@ def exactly() -> Iterator[None]:
     """Encoders compute in float32: in bfloat16 a vector depends visibly on the texts beside it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hydra_ray.scorer.base.encoder.has_fast_bfloat16", lambda _: False)
+        open_encoder.cache_clear()  # those of other modules have weights in bfloat16
         yield
 
 
@@ -105,16 +115,29 @@ def evaluated(plan: Plan) -> list[Scored]:
     return [row for bucket in plan.users.buckets for row in scored_users(plan, bucket)]
 
 
+def given_of(row: Scored) -> list[Draft | Probe]:
+    """Everything that the generator answered of a user's query."""
+    (query,) = row.user.queries
+    drafted = next(each for each in row.drafted.queries if each.query_id == query.query_id)
+    probed = next(each for each in row.probed.queries if each.query_id == query.query_id)
+    return [*drafted.drafts, *probed.probes]
+
+
+def answered_query(plan: Plan, row: Scored) -> AnsweredQuery:
+    """The run's answers to a user's query."""
+    parts = (read_rows(plan.answers, "answers", bucket, AnsweredUser) for bucket in plan.answers.buckets)
+    (query,) = next(part[row.user.user_id] for part in parts if row.user.user_id in part).queries
+    return query
+
+
 @pytest.mark.parametrize("name", ["closed", "text"])
 def test_the_same_drafts_score_as_in_the_run(name: str, runs: dict[str, Plan], scorers: dict[str, ServedScorer]):
     rows = evaluated(runs[name])
     assert len(rows) >= 4
     for row in rows:
         (query,) = row.user.queries
-        drafted = next(each for each in row.drafted.queries if each.query_id == query.query_id)
-        probed = next(each for each in row.probed.queries if each.query_id == query.query_id)
         stored = next(each for each in row.adapter.groups if (each.variant, each.is_pseudo) == ("personal", False))
-        found = scorers[name].score(row.user.user_id, query.input, drafted.drafts, probes=probed.probes)
+        found = scorers[name].score(row.user.user_id, query.input, given_of(row))
         expected = {each.candidate_id: each.personal for each in stored.candidates}
         assert found.by_answer == pytest.approx(expected, abs=1e-6)
         assert found.head == row.adapter.head
@@ -131,20 +154,119 @@ def test_the_same_records_are_chosen_as_in_the_run(name: str, runs: dict[str, Pl
         assert tuple(record.record_id for record in chosen) == own
 
 
+SYSTEMS = ("zero_shot", "rag_k", "hydra_shared", "hydra_personal")
+"""Systems that the gate chooses from."""
+GREEDY = {("zero_shot", 0.0), ("rag_1", 0.0), ("rag_2", 0.0), ("rag_k", 0.0)}
+ASKED = {
+    "zero_shot": {("zero_shot", 0.0)},
+    "rag_k": {("rag_k", 0.0)},
+    "hydra_shared": {*GREEDY, ("rag_k", 1.0), ("shared", 0.0)},
+    "hydra_personal": {*GREEDY, ("rag_k", 1.0), ("personal", 0.0)},
+}
+"""Prompts and temperatures behind each system's answer, by the settings of drafts."""
+
+
+def gated(folder: Path, system: str) -> ServedScorer:
+    """The export whose gate chose a system."""
+    return ServedScorer(replace(read_export(str(folder)), gate=Gate(choice=system, reason="so it was chosen")))
+
+
+def requests_of(plan: Plan, row: Scored) -> dict[tuple[str, ...], Request]:
+    """The requests that the run made for a user's query, by the name of the prompt and its temperature, or by the
+    record of a one-record prompt."""
+    bucket = next(each for each in plan.users.buckets if row.user in read_users(plan, each))
+    (query,) = row.user.queries
+    asked = [*DraftsPart(plan).requests(bucket), *ProbesPart(plan).requests(bucket)]
+    found = {tuple(json.loads(each.key)): each.request for each in asked}
+    return {key[2:]: each for key, each in found.items() if key[:2] == (row.user.user_id, query.query_id)}
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_prompts_are_those_of_the_run_and_lead_to_its_answer(
+    name: str, system: str, runs: dict[str, Plan], exports: dict[str, Path]
+):
+    plan, scorer = runs[name], gated(exports[name], system)
+    for row in evaluated(plan)[:2]:
+        (query,) = row.user.queries
+        expected = requests_of(plan, row)
+        prompts = scorer.prompts(row.user.user_id, query.input)
+        for each in prompts:
+            key = each.record_ids if each.name == "probe" else (each.name, each.request.temperature)
+            assert each.request == expected[key]
+            assert each.text == render_prompt(each.request.messages, fake_tokenizer(), plan.config.generator)
+        drafted = {(each.name, each.request.temperature) for each in prompts if each.name != "probe"}
+        assert drafted == ASKED[system]
+        num_probes = sum(each.name == "probe" for each in prompts)
+        assert num_probes == (plan.config.probes.num_records if system.startswith("hydra") else 0)
+        drafts = [draft for each in prompts for draft in each.answered(*complete(each.request).generations)]
+        answers = answered_query(plan, row)
+        chosen = scorer.choose(row.user.user_id, query.input, drafts)
+        assert chosen.answer == next(each.value for each in answers.answers if each.system == system)
+        assert (chosen.system, chosen.reason, chosen.error) == (system, "so it was chosen", None)
+        every = scorer.choose(row.user.user_id, query.input, given_of(row))
+        assert every == chosen
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+def test_the_gate_of_the_run_chooses(name: str, runs: dict[str, Plan], scorers: dict[str, ServedScorer]):
+    for row in evaluated(runs[name]):
+        answered = answered_query(runs[name], row)
+        chosen = scorers[name].choose(row.user.user_id, row.user.queries[0].input, given_of(row))
+        expected = next(each for each in answered.answers if each.system == "hydra")
+        assert (chosen.answer, chosen.error) == (expected.value, expected.error)
+        assert (chosen.system, chosen.reason) == (answered.choice, answered.reason)
+
+
+@pytest.mark.parametrize("name", ["closed", "text"])
+def test_texts_alone_are_chosen_among_by_heads(name: str, exports: dict[str, Path]):
+    for system in ("rag_k", "hydra_shared"):
+        scorer = gated(exports[name], system)
+        chosen = scorer.choose("nobody", "a night of comedy", ["comedy", "music", "comedy"])
+        assert chosen.answer in chosen.by_answer
+        assert chosen.system == ("hydra_personal" if system == "rag_k" else "hydra_shared")
+    nothing = gated(exports["text"], "hydra_personal").choose("nobody", "a night", [""])
+    assert (nothing.answer, nothing.error) == (None, "nothing to answer from")
+
+
+def test_prompts_become_calls_of_an_endpoint(exports: dict[str, Path]):
+    exported = read_export(str(exports["closed"]))
+    api = ApiConfig(base_url="http://localhost", model="small", max_samples_per_call=2, has_seed=False)
+    generator = exported.config.generator.model_copy(update={"api": api, "engine": "openai"})
+    scorer = ServedScorer(replace(exported, config=exported.config.model_copy(update={"generator": generator})))
+    scorer._drafts._tokenizer = fake_tokenizer()  # pyright: ignore[reportOptionalMemberAccess]
+    prompts = {(each.name, each.request.temperature): each for each in scorer.prompts("nobody", "a night of comedy")}
+    (greedy,) = prompts["zero_shot", 0.0].calls()
+    assert greedy["model"] == "small"
+    assert greedy["messages"][-1]["content"].endswith("a night of comedy")
+    assert prompts["zero_shot", 0.0].text is None
+    sampled = list(prompts["rag_k", 1.0].calls("another"))
+    assert [each.get("n", 1) for each in sampled] == [2, 1]
+    assert {each["model"] for each in sampled} == {"another"}
+    with pytest.raises(InputError, match="asks for 1"):
+        prompts["zero_shot", 0.0].answered("comedy", "music")
+
+
+def test_an_export_without_a_gate_chooses_nothing(exports: dict[str, Path]):
+    scorer = ServedScorer(replace(read_export(str(exports["closed"])), has_prompts=False))
+    with pytest.raises(InputError, match="export the run again"):
+        scorer.prompts("nobody", "a night")
+    with pytest.raises(InputError, match="export the run again"):
+        scorer.choose("nobody", "a night", ["comedy"])
+
+
 @pytest.mark.parametrize("name", ["closed", "text"])
 def test_an_unknown_user_gets_the_shared_head_with_the_history_that_is_given(
     name: str, runs: dict[str, Plan], scorers: dict[str, ServedScorer]
 ):
     row = evaluated(runs[name])[0]
     (query,) = row.user.queries
-    drafted = next(each for each in row.drafted.queries if each.query_id == query.query_id)
-    probed = next(each for each in row.probed.queries if each.query_id == query.query_id)
     scorer = scorers[name]
-    found = scorer.score("nobody", query.input, drafted.drafts, history=row.user.history, probes=probed.probes)
+    found = scorer.score("nobody", query.input, given_of(row), history=row.user.history)
     assert found.head == "shared"
     assert found.choice in found.by_answer
     # The same history under the shared heads of both scorers differs from the user's own only by these heads.
-    own = scorer.score(row.user.user_id, query.input, drafted.drafts, probes=probed.probes)
+    own = scorer.score(row.user.user_id, query.input, given_of(row))
     assert found.by_answer.keys() == own.by_answer.keys()
 
 
@@ -196,8 +318,9 @@ def test_what_is_exported_holds_histories_and_no_query_and_no_target(exports: di
         users = {user.user_id: user for part in parts for user in from_table(part, User)}
         whole = [user for each in runs[name].users.parts("users") for user in from_table(read_part(each), User)]
         assert users == {user.user_id: replace(user, queries=()) for user in whole}
-        description = (folder / "export.json").read_text()
-        assert str(Path(runs[name].config.storage.root).parent) not in description
+        description = read_json(str(folder / "export.json"))
+        assert description.pop("run_folder") == runs[name].run_folder
+        assert str(Path(runs[name].config.storage.root).parent) not in json.dumps(description)
 
 
 def test_bases_load_as_hugging_face_models(exports: dict[str, Path]):
@@ -217,7 +340,17 @@ def test_the_card_says_what_was_measured_and_what_forgetting_does_not_reach(
         assert f"| {system['title']} | {system['metrics'][main]['value']:.3f} |" in text
     assert "10 users with 80 records; 6 of them taught, 4 were evaluated" in text
     assert "`hydra-ray forget` does not reach it" in text
-    assert text.startswith("---\nlibrary_name: transformers\n")
+    card = ModelCard(text).data
+    assert card.library_name == "transformers"
+    assert card.base_model is None  # that of a package is not on the hub
+    assert {each.metric_type: each.metric_value for each in card.eval_results or ()} == {
+        each["name"]: round(metrics["systems"]["hydra"]["metrics"][each["name"]]["value"], 4)
+        for each in metrics["metrics"]
+    }
+    text = (exports["closed"] / "DATA.md").read_text()
+    assert DatasetCard(text).data.task_categories == ["text-classification"]
+    assert DatasetCard(text).data.size_categories == "n<1K"
+    assert "10 users with 80 records" in text
     assert "# HYDRA adapter: base" in (exports["closed"] / "adapter" / "README.md").read_text()
 
 
@@ -286,7 +419,7 @@ def test_without_probes_the_reranker_has_no_say(name: str, scorers: dict[str, Se
     if scorer.task.labels:
         unknown = replace(unknown, label_probabilities=(1 / len(scorer.task.labels),) * len(scorer.task.labels))
     probes = [Probe(record_id=each.record_id, answer=unknown, quality=None) for each in retrieved]
-    weighed = scorer.score(row.user.user_id, query.input, drafts, probes=probes)
+    weighed = scorer.score(row.user.user_id, query.input, [*drafts, *probes])
     assert weighed.by_answer == pytest.approx(scorer.score(row.user.user_id, query.input, drafts).by_answer, abs=1e-6)
 
 

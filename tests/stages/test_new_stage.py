@@ -14,7 +14,7 @@ from greetings import GreetedUser
 import hydra_ray.stages
 from hydra_ray import storage
 from hydra_ray.cluster.placement_plan import stage_needs
-from hydra_ray.commands.prune import unneeded_answers
+from hydra_ray.commands.prune import unneeded_files
 from hydra_ray.commands.retry import clear_failures, failed_stages
 from hydra_ray.commands.status import status_lines
 from hydra_ray.config import RunConfig
@@ -124,9 +124,9 @@ def test_answers_of_a_new_stage_are_pruned_only_when_no_run_needs_them(config, g
     kept = [path for path in storage.list_tree(root) if asker in path]
     record_stages(plan.run_folder, plan.stages())
     assert kept
-    assert unneeded_answers(root) == []
+    assert unneeded_files(root) == []
     storage.remove_folder(plan.run_folder)
-    assert {each.location for each in unneeded_answers(root)} == {storage.join(root, path) for path in kept}
+    assert {each.location for each in unneeded_files(root)} == {storage.join(root, path) for path in kept}
 
 
 def test_failed_answers_of_a_new_stage_are_asked_again(config, generator):

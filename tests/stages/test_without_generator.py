@@ -68,7 +68,7 @@ def test_each_users_code_is_found_in_the_store(finished: Plan):
         stage=finished.stage("adapter.codes"),
         fold=0,
         bucket_key=bucket_key_of(finished.config),
-        lineage=own_lineage(finished),
+        lineage=own_lineage(finished.planned),
     )
     for row in labels_of(finished):
         head = store.read_head(row.user_id)

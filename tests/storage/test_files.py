@@ -437,7 +437,7 @@ def test_a_small_table_is_one_request_and_a_large_one_is_read_from_its_end(
     digest = storage.content_digest(part)
     assert s3.served_bytes < size + (100 << 10)
     for tail_bytes in (30, 2000, size - 1, size, size + 1):
-        monkeypatch.setattr(files, "_WHOLE_BYTES", tail_bytes)
+        monkeypatch.setattr(files, "WHOLE_BYTES", tail_bytes)
         monkeypatch.setattr(sealed_parquet, "_TAIL_BYTES", min(tail_bytes, 64 << 10))
         s3.forget_requests()
         assert storage.read_part(part).equals(whole)
@@ -496,7 +496,7 @@ def test_a_heartbeat_is_one_request_and_notices_who_took_over(s3: FaultyS3, s3_r
 def test_credentials_that_expire_at_whatever_request_of_a_reading_are_told_and_not_taken_for_damage(
     s3: FaultyS3, s3_root: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(files, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(files, "WHOLE_BYTES", 100)
     part = new_part(f"{s3_root}/{uuid.uuid4().hex}/part.parquet")
     s3.forget_requests()
     storage.read_part(part)

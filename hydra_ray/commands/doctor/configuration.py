@@ -24,6 +24,7 @@ from hydra_ray.lamp.seen_users import SeenUsers
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.runs.run_folder import read_parent
 from hydra_ray.stages.buckets import with_num_buckets
+from hydra_ray.stages.plan import used_plugins
 from hydra_ray.storage.locations import reach
 
 
@@ -47,6 +48,7 @@ def examine_configuration(
     """
     try:
         given = load_config(path, overrides)
+        plugins = [each.name for each in used_plugins(given)]
         task = task_of(given.lamp)
         config = configured(given)
         reach(config.storage)
@@ -54,6 +56,8 @@ def examine_configuration(
     except HydraError as error:
         return _wrong_settings(path, error)
     found = [Finding(name="configuration", value=f"{path}: run {config.run}, task {task.name}")]
+    if plugins:
+        found.append(Finding(name="plug-ins", value=", ".join(plugins)))
     if (missing := missing_packages(config)) is not None:
         return [*found, missing]
     if machine.torch.error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hydra_ray.commands.doctor.machine import gigabytes
 from hydra_ray.commands.doctor.model_files import ModelDescription, describe_model
 from hydra_ray.config import RunConfig, Task
+from hydra_ray.config.section import is_plugin
 from hydra_ray.errors import ConfigError, HydraError, ModelError
 from hydra_ray.findings import Finding, unusable
 from hydra_ray.generate.engines.vllm_settings import require_known_arguments
@@ -48,7 +49,7 @@ def generator_finding(config: RunConfig, task: Task, supports: Supports) -> tupl
         _require_prompts(config, task, found)
     except HydraError as error:
         return unusable("generator", generator.model, error), None
-    if generator.api is not None:
+    if generator.api is not None or is_plugin(generator.engine):
         return Finding(name="generator", value=f"{generator.model}: its tokenizer fits the prompts"), None
     return Finding(name="generator", value=_said(found)), found
 

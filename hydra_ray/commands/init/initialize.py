@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from statistics import median
@@ -20,7 +21,7 @@ from hydra_ray.commands.init.configuration_text import (
     run_name_of,
 )
 from hydra_ray.commands.init.sample import FileSample, sample_of
-from hydra_ray.commands.init.task_guess import Kind, Records, TaskGuess, guess_task, instruction_of, records_in
+from hydra_ray.commands.init.task_guess import KINDS, Kind, Records, TaskGuess, guess_task, instruction_of, records_in
 from hydra_ray.config import RunConfig, check_config
 from hydra_ray.config.yaml_documents import parse_document
 from hydra_ray.errors import ConfigError, HydraError, InputError
@@ -84,24 +85,26 @@ def initialize(wishes: Wishes, ask: Ask = take_guess) -> Initialized:
         return _initialize_lamp(replace(wishes, users=users), ask)
     files = input_files(users)
     sample = sample_of(files)
-    columns = _asked_columns(guess_columns(sample, wishes.columns), sample, wishes, ask)
+    guess = partial(guess_columns, sample, may_be_preference=wishes.kind in (None, "preference"))
+    columns = _asked_columns(guess, wishes, ask)
     found = records_in(sample, columns)
     kind, labels = wishes.kind, wishes.labels
     guessed = guess_task(found, columns, kind, labels)
-    answered = ask("Kind of answers: classification, rating or text", guessed.kind)
-    if answered != guessed.kind:
-        guessed = guess_task(found, columns, _kind_of(answered), labels)
+    if not columns.is_preference:
+        answered = ask("Kind of answers: classification, rating or text", guessed.kind)
+        if answered != guessed.kind:
+            guessed = guess_task(found, columns, _kind_of(answered), labels)
     name = ask("Name of the run", wishes.run or run_name_of(PurePosixPath(unpacked_name(users[0])).stem))
     output = columns.of("output") or "output"
-    instruction = ask(
-        "Instruction to the generator", wishes.instruction or instruction_of(guessed.kind, guessed.labels, output)
-    )
+    asks_nobody = wishes.generator.is_none or (columns.is_preference and not guessed.needs_drafts)
+    told = "Instruction" if asks_nobody else "Instruction to the generator"
+    instruction = ask(told, wishes.instruction or instruction_of(guessed, output))
     lamp = {"users_files": users if len(users) > 1 else users[0]} | (
         {"columns": columns.setting} if columns.setting else {}
     )
     is_cross_fitted = not (found.num_new and found.num_not_new)
     source = Source(lamp=lamp, is_cross_fitted=is_cross_fitted)
-    generator = _asked_generator(wishes.generator, ask)
+    generator = wishes.generator if asks_nobody else _asked_generator(wishes.generator, ask)
     text = configuration_text(run_name_of(name), wishes.root, source, guessed, instruction, generator)
     said = [*_sample_lines(sample, columns, guessed, found), *columns.notes]
     return _checked(text, said, found, columns)
@@ -128,7 +131,7 @@ def _checked(text: str, said: Sequence[str], found: Records | None, columns: Col
         text=text,
         lines=lines,
         problems=problems,
-        num_requests=round(num_requests(config, seen)),
+        num_requests=round(num_requests(config, seen)) if config.has_generator else 0,
     )
 
 
@@ -141,6 +144,9 @@ def next_lines(path: str, made: Initialized) -> Iterator[str]:
     """Yield what to type next."""
     shown = f"'{path}'" if " " in path else path
     yield f"  hydra-ray doctor {shown}"
+    if not made.num_requests:
+        yield f"  hydra-ray run {shown}   # nothing is generated: no requests"
+        return
     yield f"  hydra-ray plan {shown} --no-calibration"
     if made.num_requests > _EXPENSIVE:
         yield f"  hydra-ray run {shown} run=pilot users.max_users={_PILOT_USERS}   # fewer users first"
@@ -174,6 +180,8 @@ def _sample_lines(sample: FileSample, columns: Columns, task: TaskGuess, found: 
     yield f"kind: {task.kind} ({task.reason}){labels}"
     if not columns.of("date"):
         yield "no dates: a record counts as known whenever it was written"
+    if task.needs_drafts:
+        yield "some queries have no candidates: a generator drafts them"
     if columns.is_events and not found.queries:
         yield "no targets: each user's newest record becomes the query that is evaluated"
 
@@ -182,22 +190,26 @@ def _shown(labels: Sequence[str]) -> str:
     return ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
 
 
-def _asked_columns(columns: Columns, sample: FileSample, wishes: Wishes, ask: Ask) -> Columns:
+def _asked_columns(guess: Callable[[Mapping[str, tuple[str, ...]]], Columns], wishes: Wishes, ask: Ask) -> Columns:
     """Return the columns after the person was asked for those that were guessed."""
-    chosen = dict(wishes.columns)
-    questions = {"user_id": "Who a row is of", "input": "Input", "output": "Output", "date": "Date"}
-    for setting, meaning in questions.items():
+    columns, chosen = guess(wishes.columns), dict(wishes.columns)
+    said = (
+        {"chosen": "Preferred candidate", "rejected": "Rejected candidates"}
+        if columns.is_preference
+        else {"input": "Input", "output": "Output"}
+    )
+    for setting, meaning in {"user_id": "Who a row is of", **said, "date": "Date"}.items():
         if setting in wishes.columns:
             continue
-        guess = ",".join(columns.given.get(setting, ()))
-        answer = ask(f"{meaning}: column", guess)
-        if answer != guess:
+        guessed = ",".join(columns.given.get(setting, ()))
+        answer = ask(f"{meaning}: column", guessed)
+        if answer != guessed:
             chosen[setting] = tuple(answer.split(",")) if setting == SEVERAL else (answer,) * bool(answer)
-    return columns if chosen == dict(wishes.columns) else guess_columns(sample, chosen)
+    return columns if chosen == dict(wishes.columns) else guess(chosen)
 
 
 def _asked_generator(given: GeneratorChoice, ask: Ask) -> GeneratorChoice:
-    if given.endpoint is None and given.model is None and not given.has_gpu:
+    if given.endpoint is None and given.model is None and not given.has_gpu and not given.is_none:
         endpoint = ask("Endpoint: a provider such as openai, a URL, or nothing for a model of your own", "")
         if endpoint:
             given = replace(given, endpoint=endpoint)
@@ -207,11 +219,10 @@ def _asked_generator(given: GeneratorChoice, ask: Ask) -> GeneratorChoice:
 
 
 def _kind_of(answer: str) -> Kind:
-    kinds: tuple[Kind, ...] = ("classification", "rating", "text")
-    for each in kinds:
+    for each in KINDS:
         if each.startswith(answer.strip().casefold() or "?"):
             return each
-    raise ConfigError(f"got the kind {as_yaml(answer)}, expected one of {', '.join(kinds)}")
+    raise ConfigError(f"got the kind {as_yaml(answer)}, expected one of {', '.join(KINDS)}")
 
 
 def _questions_in(folder: str) -> list[str]:
@@ -231,7 +242,7 @@ def _initialize_lamp(wishes: Wishes, ask: Ask) -> Initialized:
     guessed = TaskGuess(
         kind=_kind_of(task.kind),
         labels=task.labels,
-        reason=f"{num_fitting} of the first {_LAMP_SAMPLES} samples are as this task wants them",
+        reason=f"{num_fitting} of the first {_LAMP_SAMPLES} samples fit this task",
         max_tokens=task.max_tokens,
         max_text_tokens=128,
         num_rare=0,

@@ -26,6 +26,8 @@ CLIENT_SOURCE = "HYDRA_CLIENT_SOURCE"
 """Environment variable of a job: digest of this package's source on the submitting machine."""
 ON_CONFIG = ("run", "sweep", "plan", "check")
 """Commands that take a configuration; plan also takes a run's folder, like all others."""
+_FILES_OF = {"update": "--users", "feedback": "--file"}
+"""Option that names the files, by command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +96,18 @@ def run_job(command: str, run: str, words: Sequence[str]) -> Job:
     return Job(words=(command, _folder(run), *words))
 
 
-def update_job(run: str, users: Sequence[str], name: str | None, overrides: Sequence[str], upload: str | None) -> Job:
+def update_job(
+    command: str,
+    run: str,
+    users: Sequence[str],
+    name: str | None,
+    overrides: Sequence[str],
+    upload: str | None,
+) -> Job:
     """Return the job that updates a finished run.
 
     Args:
+        command: `update`, or `feedback`, of which the files are feedback.
         users: files, or a folder that the cluster can read.
         name: name of the update.
         upload: as for `place_files`.
@@ -105,10 +115,11 @@ def update_job(run: str, users: Sequence[str], name: str | None, overrides: Sequ
     Raises:
         HydraError: the cluster cannot read the run's folder or a file.
     """
-    placed = place_files(users, "--users", upload)
-    arguments = [word for each in placed.locations for word in ("--users", each)]
+    option = _FILES_OF[command]
+    placed = place_files(users, option, upload)
+    arguments = [word for each in placed.locations for word in (option, each)]
     named = ["--name", name] if name is not None else []
-    words = ("update", _folder(run), *overrides, *arguments, *named)
+    words = (command, _folder(run), *overrides, *arguments, *named)
     return Job(words=words, copies=placed.copies, notes=placed.notes)
 
 

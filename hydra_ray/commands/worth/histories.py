@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra_ray.adapt.label_model import sampled_users
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.choices import items_of
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.lamp_files import Sample, read_samples
 from hydra_ray.lamp.rejection import Reasons
@@ -102,14 +103,14 @@ def _affordable(task: Task, users: Iterable[User]) -> Iterator[User]:
     num_records = 0
     for user in users:
         num_records += len(user.history)
-        inputs.update(record.input for record in user.history)
+        inputs.update(item for record in user.history for item in items_of(task, record.input))
         if num_records > most or len(inputs) > MAX_INPUTS:
             return
         yield user
 
 
 def _labelled(task: Task, users: tuple[User, ...]) -> tuple[User, ...]:
-    """Return the users of a closed task with only the records that a run learns labels from."""
+    """Return the users with only the records that a run learns labels or choices from, where the task has such."""
     if not task.has_labelled_records:
         return users
     found = sampled_users(task, users, 1 + sum(len(user.history) for user in users))

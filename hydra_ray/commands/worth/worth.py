@@ -15,9 +15,10 @@ from hydra_ray.commands.worth.held_out import OWN, RECORDS, TEXT, HeldOut, held_
 from hydra_ray.commands.worth.histories import Histories, read_histories
 from hydra_ray.commands.worth.label_shares import LabelShares, label_shares
 from hydra_ray.commands.worth.writing_style import Trait, writing_style
-from hydra_ray.config import RunConfig, check_config
+from hydra_ray.config import RunConfig, Task, check_config
 from hydra_ray.config.yaml_documents import parse_document
 from hydra_ray.errors import ConfigError, InputError
+from hydra_ray.lamp.choices import items_of
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.retrieve.dense import Encode
 from hydra_ray.rows import User
@@ -46,7 +47,7 @@ class Amount:
     num_comparable_users: int
     """Number of users with two records or more on different inputs."""
     num_inputs: int
-    """Number of distinct inputs."""
+    """Number of distinct inputs, or of preferences of distinct candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +91,13 @@ def worth(wishes: Wishes, max_users: int, open_encode: Callable[[RunConfig], Enc
             "users, users.max_users=100"
         )
     found = read_histories(config, task, max_users)
-    amount = _amount(found)
+    amount = _amount(task, found)
     # Questions of queries are for runs; here there are none.
     seen = tuple(line for line in made.lines if not line.startswith(("no targets:", "users:")))
     said = partial(Worth, task=task.name, kind=task.kind, seen=seen, amount=amount)
     if amount.num_comparable_users < MIN_USERS:
         return said(verdict="too little data", expected="none")
-    if not task.is_closed:
+    if not task.has_labelled_records:
         style = writing_style(found.users)
         is_personal = any(trait.is_above_zero for trait in style)
         return said(
@@ -109,7 +110,7 @@ def worth(wishes: Wishes, max_users: int, open_encode: Callable[[RunConfig], Enc
     return said(
         verdict="nothing personal can be shown" if expected == "none" else "personal",
         expected=expected,
-        labels=label_shares(task, found.users),
+        labels=label_shares(task, found.users) if task.is_closed else None,
         held_out=systems,
     )
 
@@ -133,7 +134,7 @@ def expected_of(systems: HeldOut) -> Expected:
     return "records" if systems.gain(RECORDS, TEXT).is_above_zero else "none"
 
 
-def _amount(found: Histories) -> Amount:
+def _amount(task: Task, found: Histories) -> Amount:
     numbers = [len(user.history) for user in found.users]
     low, middle, high = (float(each) for each in np.percentile(numbers or [0], [25, 50, 75]))
     return Amount(
@@ -144,7 +145,7 @@ def _amount(found: Histories) -> Amount:
         num_records=sum(numbers),
         records_per_user=(low, middle, high),
         num_comparable_users=_num_comparable(found.users),
-        num_inputs=len({record.input for user in found.users for record in user.history}),
+        num_inputs=len({item for user in found.users for each in user.history for item in items_of(task, each.input)}),
     )
 
 

@@ -6,7 +6,7 @@ from hydra_ray.commands.worth.held_out import CONSTANT, OWN, RECORDS, TEXT, Held
 from hydra_ray.commands.worth.label_shares import LabelShares
 from hydra_ray.commands.worth.worth import MIN_USERS, Amount, Worth
 from hydra_ray.commands.worth.writing_style import Trait
-from hydra_ray.evaluate.intervals import Interval
+from hydra_ray.evaluate.intervals import Interval, level_text, signed_text
 from hydra_ray.findings import counted
 
 _TITLES = {
@@ -20,7 +20,7 @@ _TITLES = {
 def worth_lines(found: Worth) -> Iterator[str]:
     """Yield what to print."""
     yield from found.seen
-    yield from _amount_lines(found.amount)
+    yield from _amount_lines(found.amount, "candidate" if found.kind == "preference" else "input")
     yield ""
     if found.verdict == "too little data":
         yield (
@@ -36,7 +36,7 @@ def worth_lines(found: Worth) -> Iterator[str]:
         yield from _style_lines(found, found.style)
 
 
-def _amount_lines(amount: Amount) -> Iterator[str]:
+def _amount_lines(amount: Amount, asked: str) -> Iterator[str]:
     low, middle, high = amount.records_per_user
     sampled = "" if amount.is_whole else f", a sample of {amount.num_users_read:,} in the files"
     yield f"users: {amount.num_users:,} with records{sampled}"
@@ -44,7 +44,7 @@ def _amount_lines(amount: Amount) -> Iterator[str]:
         yield f"  {counted(amount.num_rejected, 'malformed user')} left out"
     yield (
         f"records: {amount.num_records:,}, {middle:g} a user in the middle (half of them have {low:g} to {high:g}), "
-        f"on {counted(amount.num_inputs, 'distinct input')}"
+        f"on {counted(amount.num_inputs, f'distinct {asked}')}"
     )
 
 
@@ -53,13 +53,13 @@ def _closed_lines(found: Worth, systems: HeldOut) -> Iterator[str]:
     by_records = systems.gain(RECORDS, TEXT)
     what = "1 - error / range" if found.kind == "rating" else "accuracy"
     if found.expected == "own heads":
-        yield f"PERSONAL: expect {what} {_shown(total.quality)} over the text alone, with own heads"
-        yield f"  of which own heads {_shown(own.quality)} beyond what the user's records show"
+        yield f"PERSONAL: expect {what} {signed_text(total.quality)} over the text alone, with own heads"
+        yield f"  of which own heads {signed_text(own.quality)} beyond what the user's records show"
     elif found.expected == "records":
-        yield f"PERSONAL: expect {what} {_shown(by_records.quality)} over the text alone, by the user's records"
-        yield f"  own heads add nothing that can be shown ({_shown(own.quality)}), and would be off"
+        yield f"PERSONAL: expect {what} {signed_text(by_records.quality)} over the text alone, by the user's records"
+        yield f"  own heads add nothing that can be shown ({signed_text(own.quality)}), and would be off"
     else:
-        yield f"NOTHING PERSONAL CAN BE SHOWN: {what} {_shown(total.quality)} over the text alone"
+        yield f"NOTHING PERSONAL CAN BE SHOWN: {what} {signed_text(total.quality)} over the text alone"
     yield from _power_lines(found, systems)
     yield ""
     yield (
@@ -67,14 +67,16 @@ def _closed_lines(found: Worth, systems: HeldOut) -> Iterator[str]:
         "with 95 % intervals:"
     )
     for each in systems.systems:
-        yield f"  {_TITLES[each.name]:<24}{what} {_level(each.quality)}   log loss {_level(each.loss)}"
+        title = "any candidate" if (found.kind, each.name) == ("preference", CONSTANT) else _TITLES[each.name]
+        yield f"  {title:<24}{what} {level_text(each.quality)}   log loss {level_text(each.loss)}"
     yield "  falls of the log loss, whose lower bounds decide:"
     for gain in systems.gains:
-        yield f"    {gain.name} over {gain.over}: {_shown(gain.loss)}"
-    yield (
-        "Not told: what a generator adds, by knowledge that no record shows or by reading records in its prompt. "
-        "A run of a few users tells (users.max_users=100)."
-    )
+        yield f"    {gain.name} over {gain.over}: {signed_text(gain.loss)}"
+    if found.kind != "preference":
+        yield (
+            "Not told: what a generator adds, by knowledge that no record shows or by reading records in its prompt. "
+            "A run of a few users tells (users.max_users=100)."
+        )
 
 
 def _power_lines(found: Worth, systems: HeldOut) -> Iterator[str]:
@@ -107,21 +109,11 @@ def _style_lines(found: Worth, style: tuple[Trait, ...]) -> Iterator[str]:
     yield ""
     yield "Users' texts, with 99 % intervals; above zero where users differ:"
     for trait in style:
-        yield f"  {trait.name:<12} {_shown(trait.value)}  {trait.meaning}"
+        yield f"  {trait.name:<12} {signed_text(trait.value)}  {trait.meaning}"
     yield (
         "Not told: how much of this a generator takes over from records in its prompt, and what better texts are worth "
         "by any metric; what users write about is a part of it. A run of a few users tells (users.max_users=100)."
     )
-
-
-def _shown(figure: Interval) -> str:
-    bounds = "" if figure.low is None else f" [{figure.low:+.4f}, {figure.high:+.4f}]"
-    return f"{figure.value:+.4f}{bounds}"
-
-
-def _level(figure: Interval) -> str:
-    bounds = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
-    return f"{figure.value:.3f}{bounds}"
 
 
 def _percent(figure: Interval) -> str:

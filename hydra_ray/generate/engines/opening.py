@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hydra_ray.config import GeneratorConfig, PlacementConfig, Task
+from hydra_ray.config.section import is_plugin
 from hydra_ray.generate.engine import Engine
 
 if TYPE_CHECKING:
@@ -16,14 +17,18 @@ def open_engine(config: GeneratorConfig, placement: PlacementConfig, task: Task 
         task: task whose labels must fit the answer length; None for requests of any kind.
 
     Raises:
-        ConfigError: a label of the task is longer than the task's answers may be, an endpoint's key is missing, or
-            vLLM does not have an argument that is to be passed on.
+        ConfigError: a label of the task is longer than the task's answers may be, an endpoint's key is missing, vLLM
+            does not have an argument that is to be passed on, or a function of another package returns no engine.
         ModelError: the model is missing or cannot be loaded.
     """
     if config.engine == "fake":
         from hydra_ray.generate.engines.fake import FakeEngine
 
         return FakeEngine()
+    if is_plugin(config.engine):
+        from hydra_ray.generate.engines.of_plugin import EngineOfPlugin
+
+        return EngineOfPlugin(config, placement, task)
     if config.api is not None:
         from hydra_ray.generate.engines.limiter_actor import open_limiter
         from hydra_ray.generate.engines.openai import OpenAiEngine

@@ -55,7 +55,8 @@ class Runner(Protocol):
 class StepRunner:
     """vLLM in this process, on CPU. A part is answered alone, so that its answers depend on its prompts only."""
 
-    max_parts = 1
+    max_parts = 2
+    """One that is answered, and the next one, which is made ready meanwhile and waits."""
 
     def __init__(self, arguments: Mapping[str, Any], num_threads: int):
         """Load the model.

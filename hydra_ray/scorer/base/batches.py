@@ -19,7 +19,8 @@ WINDOW_BATCHES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingGroup:
-    """Group with a target distribution: its candidates' qualities are known and differ."""
+    """Group with a target distribution: its candidates' qualities are known and differ. Where users have networks and
+    candidates are judged alone, they may be equal too, and the distribution is uniform."""
 
     user_index: int
     """Index of its user among all training users."""
@@ -77,7 +78,7 @@ class TrainingGroupStream:
             num_users, users = self._part(location, 0, is_shared=True)
             self._offsets.append(self._offsets[-1] + num_users)
             for _, user in users:
-                training_groups = sum(1 for _ in _training_groups(0, user, has_soft_targets))
+                training_groups = sum(1 for _ in self._training_groups(0, user))
                 is_held_out = self._is_held_out(user)
                 num_held_out += training_groups if is_held_out else 0
                 num_training_groups += 0 if is_held_out else training_groups
@@ -137,7 +138,20 @@ class TrainingGroupStream:
             users = self._part(self._locations[place], self._offsets[place], is_shared=is_shared, rng=rng)[1]
             for index, user in users:
                 if self._is_held_out(user) == is_held_out:
-                    yield from _training_groups(index, user, self._has_soft_targets)
+                    yield from self._training_groups(index, user)
+
+    def _training_groups(self, user_index: int, user: UserExamples) -> Iterator[TrainingGroup]:
+        for group in user.groups:
+            qualities = [candidate.quality for candidate in group.candidates]
+            targets = target_distribution(qualities, has_soft_targets=self._has_soft_targets)
+            if targets is None and self._takes_equals and qualities and None not in qualities:
+                targets = [1 / len(qualities)] * len(qualities)
+            if targets is not None:
+                yield TrainingGroup(user_index=user_index, group=group, targets=tuple(targets))
+
+    @property
+    def _takes_equals(self) -> bool:
+        return self._config.training_heads == "networks" and self._config.loss == "pointwise"
 
     def _is_held_out(self, user: UserExamples) -> bool:
         return is_holdout(user.user_id, self._config.seed, self._config.holdout_fraction)
@@ -158,15 +172,6 @@ class TrainingGroupStream:
             places = places[self._rank :: self._num_ranks]
         users = (from_dict(row, UserExamples) for row in part.take(rows[places]).to_pylist())
         return len(rows), zip((offset + places).tolist(), users, strict=True)
-
-
-def _training_groups(user_index: int, user: UserExamples, has_soft_targets: bool) -> Iterator[TrainingGroup]:
-    for group in user.groups:
-        targets = target_distribution(
-            [candidate.quality for candidate in group.candidates], has_soft_targets=has_soft_targets
-        )
-        if targets is not None:
-            yield TrainingGroup(user_index=user_index, group=group, targets=tuple(targets))
 
 
 def _batches(window: list[TrainingGroup], batch_size: int, rng: np.random.Generator) -> Iterator[list[TrainingGroup]]:

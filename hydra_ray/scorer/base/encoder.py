@@ -1,10 +1,10 @@
-"""Text encoders: loading, and batched mean pooling of the last hidden states.
+"""Text encoders: loading, and batched pooling of the last hidden states.
 
 Shape suffixes: N texts, H the encoder's width.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from hydra_ray.errors import ConfigError, ModelError
 from hydra_ray.models import resolve_model
 from hydra_ray.models.tokenizers import read_tokenizer, refuse_own_code
 from hydra_ray.scorer.base.layer_cache import LowerLayers, Text
+from hydra_ray.scorer.base.spec import Pooling
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 """Number of tokens in a batch of the encoder, padding included, by the type of its device. On CPU larger batches leave
@@ -30,11 +31,32 @@ SLICE_TEXTS = 4096
 CPU = torch.device("cpu")
 
 
+class TextEncoder:
+    """Frozen encoder as a function from texts to unit vectors (N, H)."""
+
+    def __init__(self, encoder: PreTrainedModel, tokenizer: Any, max_text_tokens: int) -> None:
+        self._encoder, self._tokenizer, self._max_text_tokens = encoder, tokenizer, max_text_tokens
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors of texts (N, H)."""
+        found, place_of = distinct(list(texts))
+        with torch.inference_mode():
+            return pool(self._encoder, self._tokenizer, found, None, self._max_text_tokens)[place_of].cpu().numpy()
+
+    def is_like(self, encoder: PreTrainedModel, max_text_tokens: int) -> bool:
+        """Return whether another encoder with the same tokenizer makes the same vectors, because its weights are the
+        same."""
+        own, other = self._encoder.state_dict(), encoder.state_dict()
+        return (
+            max_text_tokens == self._max_text_tokens
+            and own.keys() == other.keys()
+            and all(torch.equal(weights, other[name]) for name, weights in own.items())
+        )
+
+
 @cache
-def open_encoder(
-    spec: str, max_text_tokens: int, device: torch.device = CPU
-) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-    """Return the frozen encoder `spec` as a function from texts to unit vectors (N, H); it is loaded once per process.
+def open_encoder(spec: str, max_text_tokens: int, device: torch.device = CPU) -> TextEncoder:
+    """Return the frozen encoder `spec`; it is loaded once per process.
 
     Args:
         max_text_tokens: longer texts are truncated.
@@ -47,13 +69,7 @@ def open_encoder(
     encoder, tokenizer = load_encoder(resolve_model(spec))
     require_length(encoder.config, max_text_tokens, "retrieve.max_text_tokens")
     prepare_encoding(encoder, device)
-
-    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
-        found, place_of = distinct(list(texts))
-        with torch.inference_mode():
-            return pool(encoder, tokenizer, found, None, max_text_tokens)[place_of].cpu().numpy()
-
-    return encode
+    return TextEncoder(encoder, tokenizer, max_text_tokens)
 
 
 def load_encoder(folder: str) -> tuple[PreTrainedModel, Any]:
@@ -126,11 +142,13 @@ def pool(
     second: Sequence[str] | None,
     max_text_tokens: int,
     lower: LowerLayers | None = None,
+    pooling: Pooling = "mean",
 ) -> torch.Tensor:
-    """Return the mean of the last hidden states of each text (or pair of texts), scaled to length 1 (N, H).
+    """Return the vector of each text (or pair of texts), scaled to length 1 (N, H).
 
     Args:
         lower: the encoder's lower layers, if a hidden-state cache keeps their outputs.
+        pooling: whether the vector is the mean of the last hidden states or the first token's.
     """
     if not texts:
         return torch.zeros(0, encoder.config.hidden_size, device=encoder.device)
@@ -142,7 +160,7 @@ def pool(
         for rows, inputs in _batches(
             tokenizer, [whole[place] for place in own], max_text_tokens, BATCH_TOKENS[encoder.device.type]
         ):
-            pieces.append(_pool_batch(encoder, inputs, [whole[own[row]] for row in rows], lower))
+            pieces.append(_pool_batch(encoder, inputs, [whole[own[row]] for row in rows], lower, pooling))
             places.extend(own[row] for row in rows)
     order = torch.empty(len(places), dtype=torch.long)
     order[torch.tensor(places)] = torch.arange(len(places))
@@ -163,18 +181,37 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def _pool_batch(
-    encoder: PreTrainedModel, inputs: Mapping[str, torch.Tensor], texts: Sequence[Text], lower: LowerLayers | None
+    encoder: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    texts: Sequence[Text],
+    lower: LowerLayers | None,
+    pooling: Pooling,
 ) -> torch.Tensor:
     device = encoder.device
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    weights = _pooling_weights(inputs["attention_mask"], pooling)
+    is_global = {"global_attention_mask": weights} if pooling == "first" and _has_global_attention(encoder) else {}
 
     def encode() -> torch.Tensor:
-        return encoder(**inputs).last_hidden_state
+        return encoder(**inputs, **is_global).last_hidden_state
 
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
         states = encode() if lower is None else lower.run(encode, texts, inputs["attention_mask"])
-    mask = inputs["attention_mask"].unsqueeze(-1)
+    mask = weights.unsqueeze(-1)
     return nn.functional.normalize((states.float() * mask).sum(1) / mask.sum(1).clamp(min=1), dim=-1)
+
+
+def _pooling_weights(attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Return which tokens of each text (rows) count: all that are no padding, or the first of them."""
+    if pooling == "mean":
+        return attention_mask
+    return torch.zeros_like(attention_mask).scatter(1, attention_mask.argmax(1, keepdim=True), 1)
+
+
+def _has_global_attention(encoder: PreTrainedModel) -> bool:
+    """Return whether tokens attend to their neighbours alone except where they are told to attend to all, as in a
+    Longformer."""
+    return "global_attention_mask" in inspect.signature(encoder.forward).parameters
 
 
 def _batches(

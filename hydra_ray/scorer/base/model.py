@@ -107,6 +107,10 @@ class Base(nn.Module):
         """Return the projected queries of bilinear features (N, M)."""
         return self._projected(queries, self.query_projection)
 
+    def query_side_of(self, vectors_NH: torch.Tensor) -> torch.Tensor:
+        """Return the same of queries whose vectors by the base's own encoder are known (N, M)."""
+        return vectors_NH @ self.query_projection.T
+
     def candidate_side(self, candidates: Sequence[str]) -> torch.Tensor:
         """Return the projected candidates of bilinear features (N, M)."""
         assert self.candidate_projection is not None, "a base that encodes pairs has no sides"
@@ -121,7 +125,8 @@ class Base(nn.Module):
         return (self._pool(found) @ projection.T)[place_of]
 
     def _pool(self, texts: Sequence[str], second: Sequence[str] | None = None) -> torch.Tensor:
-        return pool(self.encoder, self.tokenizer, texts, second, self.shape.max_text_tokens, self._lower)
+        shape = self.shape
+        return pool(self.encoder, self.tokenizer, texts, second, shape.max_text_tokens, self._lower, shape.pooling)
 
 
 def share_cache(bases: Sequence[Base]) -> HiddenStateCache:

@@ -1,8 +1,10 @@
-"""Training objective of a base: the base, the shared head, and a low-rank deviation of each training user.
+"""Training objectives of a base: with a shared head and a low-rank deviation of each training user, or with each
+training user's own network.
 
 Shape suffixes: N candidates of a batch, G its groups, C candidates of the largest group, D features, R rank, U users.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
@@ -18,6 +20,10 @@ from hydra_ray.scorer.base.model import Base
 from hydra_ray.scorer.linear.groups import GroupTable, starts_of
 from hydra_ray.scorer.linear.prior import within_group_scales
 from hydra_ray.scorer.linear.shared import NUM_USER_FOLDS, Widths, fit_shared_heads
+from hydra_ray.scorer.networks import random_networks, score_rows
+
+Loss = Literal["query", "pointwise"]
+"""See `forward` of `TrainingModel`."""
 
 CODE_WIDTH = 8
 CODE_LEARNING_RATE = 0.02
@@ -30,17 +36,28 @@ EVALUATED_GROUPS = 64
 """Number of groups scored at once without gradients."""
 
 
-class TrainingModel(nn.Module):
-    """Scorer with score(x, u) = (w + B a_u)' x of features x; the codes a_u start at zero."""
+class TrainingModel(nn.Module, ABC):
+    """A base and the heads of the training users, with the loss of their scores."""
 
-    def __init__(self, base: Base, num_users: int, loss: Literal["query", "pointwise"] = "query") -> None:
+    def __init__(self, base: Base, loss: Loss) -> None:
         super().__init__()
         self.base = base
         self.loss = loss
-        self.weights = nn.Parameter(torch.zeros(base.num_features))
-        self.basis = nn.Parameter(torch.randn(base.num_features, CODE_WIDTH) * base.num_features**-0.5)
-        self.codes = nn.Embedding(num_users, CODE_WIDTH)
-        nn.init.zeros_(self.codes.weight)
+
+    @abstractmethod
+    def scores(
+        self, features: torch.Tensor, training_groups: Sequence[TrainingGroup], *, is_personal: bool
+    ) -> torch.Tensor:
+        """Return the scores of all candidates (N), group by group.
+
+        Args:
+            features: those of the candidates (N, D).
+            is_personal: whether by each user's own head, or by the shared one.
+        """
+
+    @abstractmethod
+    def head_parameters(self, config: BaseConfig) -> list[dict[str, Any]]:
+        """Return the parameters of the heads with their learning rates and weight decays."""
 
     def features(self, training_groups: Sequence[TrainingGroup]) -> torch.Tensor:
         """Return the features of all candidates (N, D), group by group."""
@@ -59,12 +76,8 @@ class TrainingModel(nn.Module):
         if not training_groups:
             return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum(0, keepdim=True) * 0.0
         features = self.features(training_groups)
-        scores = features @ self.weights
-        lengths = [len(each.group.candidates) for each in training_groups]
-        if is_personal:
-            users = torch.tensor([each.user_index for each in training_groups], device=features.device)
-            codes = self.codes(users).repeat_interleave(torch.tensor(lengths, device=features.device), dim=0)
-            scores = scores + ((features @ self.basis) * codes).sum(1)
+        scores = self.scores(features, training_groups, is_personal=is_personal)
+        lengths = lengths_of(training_groups)
         if self.loss == "pointwise":
             qualities = [candidate.quality for candidate in candidates_of(training_groups)]
             wanted = torch.tensor(qualities, device=features.device)
@@ -83,14 +96,75 @@ class TrainingModel(nn.Module):
         shared = [p for p in self.base.parameters() if p.requires_grad]
         return [
             {"params": shared, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            *self.head_parameters(config),
+        ]
+
+
+class LowRankTraining(TrainingModel):
+    """Scorer with score(x, u) = (w + B a_u)' x of features x; the codes a_u start at zero."""
+
+    def __init__(self, base: Base, num_users: int, loss: Loss = "query") -> None:
+        super().__init__(base, loss)
+        self.weights = nn.Parameter(torch.zeros(base.num_features))
+        self.basis = nn.Parameter(torch.randn(base.num_features, CODE_WIDTH) * base.num_features**-0.5)
+        self.codes = nn.Embedding(num_users, CODE_WIDTH)
+        nn.init.zeros_(self.codes.weight)
+
+    def scores(
+        self, features: torch.Tensor, training_groups: Sequence[TrainingGroup], *, is_personal: bool
+    ) -> torch.Tensor:
+        """See `TrainingModel`."""
+        scores = features @ self.weights
+        if not is_personal:
+            return scores
+        users = torch.tensor([each.user_index for each in training_groups], device=features.device)
+        lengths = torch.tensor(lengths_of(training_groups), device=features.device)
+        codes = self.codes(users).repeat_interleave(lengths, dim=0)
+        return scores + ((features @ self.basis) * codes).sum(1)
+
+    def head_parameters(self, config: BaseConfig) -> list[dict[str, Any]]:
+        """See `TrainingModel`."""
+        return [
             {"params": [self.weights, self.basis], "lr": config.learning_rate, "weight_decay": 0.0},
             {"params": [self.codes.weight], "lr": CODE_LEARNING_RATE, "weight_decay": CODE_DECAY},
         ]
 
 
+class NetworkTraining(TrainingModel):
+    """Scorer with a two-layer network of each user's own, as published: the base learns under all of them, from the
+    first step, and nothing else is shared. Dropout is the encoder's."""
+
+    def __init__(self, base: Base, num_users: int, loss: Loss = "pointwise") -> None:
+        super().__init__(base, loss)
+        self._dropout: float = getattr(base.encoder.config, "hidden_dropout_prob", 0.0)
+        # Only the batch's networks are looked up, at a cost that does not grow with the number of users.
+        self.networks = nn.Parameter(random_networks(num_users, base.num_features, base.num_features, None))
+
+    def scores(
+        self, features: torch.Tensor, training_groups: Sequence[TrainingGroup], *, is_personal: bool
+    ) -> torch.Tensor:
+        """See `TrainingModel`."""
+        assert is_personal, "no network is shared, so no user may be held out"
+        users = torch.tensor([each.user_index for each in training_groups], device=features.device)
+        lengths = lengths_of(training_groups)
+        padded_GCD = nn.utils.rnn.pad_sequence(list(features.split(lengths)), batch_first=True)
+        dropout = self._dropout if self.training else 0.0
+        scores_GC = score_rows(padded_GCD, self.networks[users], self.base.num_features, dropout)
+        return torch.cat([own[:length] for own, length in zip(scores_GC, lengths, strict=True)])
+
+    def head_parameters(self, config: BaseConfig) -> list[dict[str, Any]]:
+        """See `TrainingModel`."""
+        return [{"params": [self.networks], "lr": config.learning_rate, "weight_decay": config.weight_decay}]
+
+
 def candidates_of(training_groups: Sequence[TrainingGroup]) -> list[Candidate]:
     """Return all candidates, group by group."""
     return [candidate for each in training_groups for candidate in each.group.candidates]
+
+
+def lengths_of(training_groups: Sequence[TrainingGroup]) -> list[int]:
+    """Return the number of candidates of each group."""
+    return [len(each.group.candidates) for each in training_groups]
 
 
 @torch.inference_mode()

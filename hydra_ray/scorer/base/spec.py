@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 Interaction = Literal["pair", "bilinear"]
 """Encoding of a (query, candidate): "pair" reads the two texts together, "bilinear" each alone, for closed label sets.
 """
+Pooling = Literal["mean", "first"]
+"""What stands for an encoded text: the mean of its tokens' last states, or the first token's state."""
 DESCRIPTION = "base.json"
 """File name of a base's description, which is written last."""
 
@@ -35,6 +37,7 @@ class BaseShape:
     width: int
     """Number of learned features of a candidate."""
     max_text_tokens: int
+    pooling: Pooling = "mean"
 
     def to_json(self) -> dict[str, Any]:
         """Return the shape as a base's description holds it."""
@@ -43,6 +46,7 @@ class BaseShape:
             "plain_names": list(self.handcrafted_names),
             "width": self.width,
             "max_text_tokens": self.max_text_tokens,
+            "pooling": self.pooling,
         }
 
     @classmethod
@@ -53,4 +57,5 @@ class BaseShape:
             handcrafted_names=tuple(description["plain_names"]),
             width=description["width"],
             max_text_tokens=description["max_text_tokens"],
+            pooling=description.get("pooling", "mean"),  # bases of before had no other
         )

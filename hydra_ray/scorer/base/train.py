@@ -3,8 +3,9 @@
 The training loop is in `hydra_ray.scorer.base.train_worker`.
 
 A training user's score is that of the shared head plus a low-rank deviation of the user's own, so that a single user's
-taste need not be explained by the base (arXiv 2406.02888, section 3.4). Epoch 0 is the untrained base under a
-ridge head; training is kept only if it lowers the loss of held-out users by more than one standard error.
+taste need not be explained by the base (arXiv 2406.02888, section 3.4), or that of a network of the user's own, as
+published. Epoch 0 is the untrained base under a ridge head; where users are held out, training is kept only if it
+lowers their loss by more than one standard error.
 """
 
 import logging
@@ -61,6 +62,7 @@ def train_bases(
         handcrafted_names=tuple(handcrafted_names),
         width=config.width,
         max_text_tokens=config.max_text_tokens,
+        pooling=config.pooling,
     )
     tasks = [
         TrainingTask(

@@ -17,7 +17,15 @@ from hydra_ray.scorer.base.batches import Survey, TrainingGroupStream
 from hydra_ray.scorer.base.checkpoints import Checkpoints
 from hydra_ray.scorer.base.layer_cache import HiddenStateCache
 from hydra_ray.scorer.base.model import new_base, write_base
-from hydra_ray.scorer.base.objective import TrainingModel, frozen_table, join_tables, ridge_head, user_losses
+from hydra_ray.scorer.base.objective import (
+    LowRankTraining,
+    NetworkTraining,
+    TrainingModel,
+    frozen_table,
+    join_tables,
+    ridge_head,
+    user_losses,
+)
 from hydra_ray.scorer.base.ranks import gathered, num_ranks, own_device, own_rank
 from hydra_ray.scorer.base.spec import base_name_of
 from hydra_ray.scorer.base.task import TrainingTask
@@ -78,7 +86,7 @@ def _train_epochs(
 ) -> Progress:
     training_model.to(own_device(task.placement))
     with checkpoints.last() as kept:
-        if kept is None:
+        if kept is None and isinstance(training_model, LowRankTraining):
             _start_shared_head(training_model, stream, task)
         engine = _open_engine(training_model, task, survey)
         if kept is None:
@@ -110,10 +118,11 @@ def _new_training_model(task: TrainingTask, survey: Survey, cache: HiddenStateCa
         variances = np.maximum(survey.plain_squares / survey.num_plain - means**2, 0)
         base.plain_means.copy_(torch.from_numpy(means))
         base.plain_scales.copy_(torch.from_numpy(np.sqrt(np.where(variances > 1e-10, variances, 1.0))))
-    return TrainingModel(base, max(survey.num_users, 1), task.config.loss)
+    model_class = NetworkTraining if task.config.training_heads == "networks" else LowRankTraining
+    return model_class(base, max(survey.num_users, 1), task.config.loss)
 
 
-def _start_shared_head(training_model: TrainingModel, stream: TrainingGroupStream, task: TrainingTask) -> None:
+def _start_shared_head(training_model: LowRankTraining, stream: TrainingGroupStream, task: TrainingTask) -> None:
     """Fit the shared head to the untrained base, the same on all ranks."""
     tables = gathered(frozen_table(training_model, stream.first(MAX_START_GROUPS)))
     weights = ridge_head(join_tables(tables), task.shape.width, task.config.seed)
@@ -127,17 +136,20 @@ def _open_engine(training_model: TrainingModel, task: TrainingTask, survey: Surv
     num_steps = config.num_epochs * -(-num_groups // config.batch_groups)
     optimizer = torch.optim.AdamW(training_model.parameter_groups(config))
     local_batch = -(-config.batch_groups // num_ranks())
+    warmup = config.warmup_fraction
     return open_engine(
-        training_model, optimizer, lambda step: _rate_factor(step, num_steps), task.placement, local_batch
+        training_model, optimizer, lambda step: _rate_factor(step, num_steps, warmup), task.placement, local_batch
     )
 
 
-def _rate_factor(step: int, num_steps: int) -> float:
-    """Return the factor of the learning rate at a step: linear warm-up over the first tenth, then linear decay to 0.
+def _rate_factor(step: int, num_steps: int, warmup: float) -> float:
+    """Return the factor of the learning rate at a step: linear warm-up over a share of the steps, and over all of them
+    linear decay to 0.
 
     At a constant rate the base soon overfits the examples of few users.
     """
-    return min(1.0, 10 * (step + 1) / num_steps) * max(0.0, 1 - step / num_steps)
+    rise = min(1.0, 1 / warmup * (step + 1) / num_steps) if warmup else 1.0
+    return rise * max(0.0, 1 - step / num_steps)
 
 
 def _train_epoch(

@@ -116,7 +116,8 @@ class FeatureWriter:
         try:
             for name, (base, description) in self._bases.items():
                 location = self._stage.part(features_table(name), bucket)
-                if not storage.exists(location):
+                # Of a single table it is known that the part is missing.
+                if len(self._bases) == 1 or not storage.exists(location):
                     storage.write_row_groups(
                         location, _schema(base, description), _tables_of(base, description, users), counters
                     )

@@ -1,6 +1,6 @@
 """Head kinds: how a user's code is fitted, and its effect on a candidate's score.
 
-shared: s = offset. lowrank: s = offset + (B' x)' a_u. paper: s = two-layer network of the user applied to x.
+shared: s = offset. lowrank: s = offset + (B' x)' a_u. paper: s = two-layer network of the user applied to x, as it is.
 
 Shape suffixes: U users, G groups, N candidates, D features, R code width (of a paper head V, the parameters of its
 network), F held-out folds.
@@ -46,13 +46,22 @@ class HeadKind:
         """Return the inputs of the codes, one row for each candidate."""
         return _KINDS[self.kind].inputs(self, part, head_prior)
 
+    def learned_groups(self, table: GroupTable) -> Bools:
+        """Return a mask of the groups that the kind learns from (G): those with a target, and to a paper head that
+        judges each candidate alone also those whose qualities are known and equal."""
+        has_target_G = table.has_target()
+        if self.kind != "paper" or self.settings.paper_loss != "pointwise":
+            return has_target_G
+        unknown_G = np.bincount(table.group_of_candidate(), np.isnan(table.qualities_N), table.num_groups)
+        return has_target_G | ((unknown_G == 0) & (np.diff(table.group_starts) > 0))
+
     def fit(
         self, table: GroupTable, offsets_N: Floats, head_prior: HeadPrior, fold_G: Ints, folds: Sequence[int]
     ) -> tuple[Fit, list[Floats]]:
         """Return the codes of all users, and the codes (U, R) fitted without each fold.
 
         Args:
-            table: every group has a target; its features are the `inputs`.
+            table: the `learned_groups`; its features are the `inputs`.
             offsets_N: scores that codes add to.
             fold_G: fold of each group.
             folds: folds to leave out in turn.
@@ -111,8 +120,8 @@ def _fit_lowrank(
     return Fit(codes_UR=found.codes_UR, precisions_UR=found.precisions_UR), left_out
 
 
-def _paper_inputs(_: HeadKind, part: ProjectedPart, head_prior: HeadPrior) -> Floats:
-    return part.features_ND / head_prior.scales_D
+def _paper_inputs(_: HeadKind, part: ProjectedPart, __: HeadPrior) -> Floats:
+    return part.features_ND
 
 
 def _fit_paper(

@@ -1,10 +1,9 @@
-"""The paper's head, for comparison: a two-layer network for every user, started from a shared one (arXiv 2406.02888,
-section 3.4).
+"""The paper's head, for comparison: a two-layer network for every user (see `hydra_ray.scorer.networks`), fitted to
+frozen features.
 
-    score(x, u) = outward_u' relu(inward_u' x + bias_u)
-
-All users' networks are trained at once by full-batch AdamW, as one batched product. A network is stored flat, as its
-user's code: V = D * W + 2 * W numbers for D features and W hidden units.
+All users' networks are trained at once by full-batch AdamW, as one batched product, and stored flat, as codes. The
+learning rate falls linearly to 0, as published. There is no dropout, since a user's head would then depend on who is
+fitted with it.
 
 Shape suffixes: U users, G groups, C candidates of the largest group, N candidates, D features, W hidden units, V
 parameters of a network.
@@ -15,28 +14,28 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hydra_ray.config import HeadsConfig
+from hydra_ray.errors import HeadMismatchError
 from hydra_ray.scorer.linear.groups import Floats, GroupTable, Ints, padded_rows
+from hydra_ray.scorer.networks import network_sizes, random_networks, score_rows
 
 SHARED_STEPS = 300
 """Number of full-batch steps of the shared network."""
 WEIGHT_DECAY = 0.01
-CHUNK_USERS = 256
+CHUNK_NUMBERS = 1 << 24
+"""Number of networks' numbers that are trained at once; gradients and the optimizer's state are three times as many."""
 
 
 def start_network(table: GroupTable, config: HeadsConfig) -> Floats:
     """Return the network that every user's own starts from (V): a random one, or one fitted to all training users.
 
     Args:
-        table: every group has a target; features have standard deviation about 1 within a group.
+        table: every group has a target.
     """
-    num_features, width = table.features_ND.shape[1], config.paper_width
     generator = torch.Generator().manual_seed(config.seed)
-    inward = torch.randn(num_features * width, generator=generator) * num_features**-0.5
-    outward = torch.randn(width, generator=generator) * width**-0.5
-    start = torch.cat([inward, torch.zeros(width), outward]).double().numpy()
+    start = random_networks(1, table.features_ND.shape[1], config.paper_width, generator)[0].double().numpy()
     if config.paper_start == "random":
         return start
-    return train_networks(table.pooled(), start, np.ones(table.num_groups), config, SHARED_STEPS)[0]
+    return train_networks(table.pooled(), start, np.ones(table.num_groups), config, SHARED_STEPS)[0].astype(np.float64)
 
 
 def train_networks(
@@ -45,30 +44,40 @@ def train_networks(
     """Train every user's network on the user's groups; return them (U, V). Users without groups keep the start.
 
     Args:
-        table: every group has a target; features have standard deviation about 1 within a group.
+        table: every group has a target, or for pointwise loss known qualities.
         weights_G: 0 leaves a group out.
     """
-    networks = np.tile(start_V, (table.num_users, 1))
+    networks = np.tile(start_V.astype(np.float32), (table.num_users, 1))
     has_groups = np.bincount(table.user_of_group()[weights_G > 0], minlength=table.num_users) > 0
     users = np.flatnonzero(has_groups)
     users = users[np.argsort(np.diff(table.user_starts)[users], kind="stable")]
-    for start in range(0, len(users), CHUNK_USERS):
-        chunk = users[start : start + CHUNK_USERS]
+    chunk_users = max(1, CHUNK_NUMBERS // len(start_V))
+    for start in range(0, len(users), chunk_users):
+        chunk = users[start : start + chunk_users]
         networks[chunk] = _train_chunk(table, chunk, start_V, weights_G, config, num_steps)
     return networks
 
 
 def network_scores(features_ND: Floats, user_of_candidate: Ints, networks_UV: Floats, width: int) -> Floats:
-    """Return each candidate's score by its user's network (N)."""
-    num_features = features_ND.shape[1]
+    """Return each candidate's score by its user's network (N).
+
+    Raises:
+        HeadMismatchError: the networks are of another shape.
+    """
+    num_numbers = sum(network_sizes(features_ND.shape[1], width))
+    if networks_UV.shape[1] not in (0, num_numbers):
+        raise HeadMismatchError(
+            f"paper heads of {networks_UV.shape[1]} numbers, expected {num_numbers} for {features_ND.shape[1]} "
+            f"features and {width} hidden units: they are of other settings or of an earlier version; fit them again"
+        )
     scores = np.zeros(len(features_ND))
     order = np.argsort(user_of_candidate, kind="stable")
     bounds = np.searchsorted(user_of_candidate[order], np.arange(len(networks_UV) + 1))
     for user in np.flatnonzero(np.diff(bounds)):
         rows = order[bounds[user] : bounds[user + 1]]
-        inward, bias, outward = np.split(networks_UV[user], [num_features * width, (num_features + 1) * width])
-        hidden = features_ND[rows] @ inward.reshape(num_features, width) + bias
-        scores[rows] = np.maximum(hidden, 0) @ outward
+        features_URD = torch.from_numpy(features_ND[rows][None].astype(np.float64))
+        network_UV = torch.from_numpy(networks_UV[user : user + 1].astype(np.float64))
+        scores[rows] = score_rows(features_URD, network_UV, width)[0].numpy()
     return scores
 
 
@@ -93,8 +102,10 @@ def _train_chunk(
     weights = weights / (weights if is_pointwise else targets * weights).sum(dim=(1, 2), keepdim=True)
     networks = torch.from_numpy(np.tile(start_V, (len(users), 1)).astype(np.float32)).requires_grad_()
     optimizer = torch.optim.AdamW([networks], lr=config.paper_learning_rate, weight_decay=WEIGHT_DECAY)
-    for _ in range(num_steps):
-        scores = _scores(features, networks, config.paper_width)
+    rows_URD = features.flatten(1, 2)
+    for step in range(num_steps):
+        optimizer.param_groups[0]["lr"] = config.paper_learning_rate * (1 - step / num_steps)
+        scores = score_rows(rows_URD, networks, config.paper_width).reshape(mask.shape)
         if is_pointwise:
             losses = binary_cross_entropy_with_logits(scores, targets, reduction="none")
         else:
@@ -104,12 +115,4 @@ def _train_chunk(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return networks.detach().double().numpy()
-
-
-def _scores(features_UGCD: torch.Tensor, networks_UV: torch.Tensor, width: int) -> torch.Tensor:
-    num_users, _, _, num_features = features_UGCD.shape
-    inward, bias, outward = networks_UV.split([num_features * width, width, width], dim=1)
-    hidden = features_UGCD.reshape(num_users, -1, num_features) @ inward.reshape(num_users, num_features, width)
-    scores = torch.relu(hidden + bias[:, None]) @ outward[:, :, None]
-    return scores.reshape(features_UGCD.shape[:3])
+    return networks.detach().numpy()

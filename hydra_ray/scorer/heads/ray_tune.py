@@ -11,6 +11,8 @@ from hydra_ray.runs.resources import ONE_CPU, Bundle
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, float]]
 """Function of a trial: takes its point of the grid, returns the metrics to report."""
+_REPORTED = "reported"
+"""Name under which a trial reports its metrics, apart from those that Tune adds."""
 
 
 def run_trials(
@@ -19,8 +21,9 @@ def run_trials(
     folder: str,
     max_concurrent_trials: int | None = None,
     bundle: Bundle = ONE_CPU,
-) -> None:
-    """Call `work` once for each point of `grid`. Ray must be running.
+) -> list[tuple[Mapping[str, Any], Mapping[str, float]]]:
+    """Call `work` once for each point of `grid`; return the points with their metrics, in the grid's order. Ray must be
+    running.
 
     Args:
         folder: folder of Tune's own state.
@@ -63,9 +66,10 @@ def run_trials(
             f"{len(results.errors)} of {len(results)} trials failed, the first: {results.errors[0]}. Run again to "
             "continue: what the others committed is kept."
         )
+    return [(result.config or {}, (result.metrics or {})[_REPORTED]) for result in results]
 
 
 def _trial(settings: Mapping[str, Any], work: Work) -> None:
     from ray import tune
 
-    tune.report(dict(work(settings)))
+    tune.report({_REPORTED: dict(work(settings))})

@@ -19,7 +19,7 @@ from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.scorer.heads.columns import lists_of
 from hydra_ray.scorer.linear.groups import Bools, Floats, Ints
 from hydra_ray.scorer.linear.newton import Belief
-from hydra_ray.scorer.linear.prior import read_description
+from hydra_ray.scorer.linear.prior import HeadPrior, read_description
 
 BASE_KEY = b"hydra_ray.base"
 """Key in the schema metadata: fingerprint of the base."""
@@ -77,6 +77,11 @@ class Lineage:
                     f"{location} belongs to the {kind} {found or '(unknown)'}, expected {expected}: its numbers are "
                     f"not valid for another {kind}. Fit heads for this {kind}, or use the one they were fitted for."
                 )
+
+
+def lineage_of(head_prior: HeadPrior) -> Lineage:
+    """Return the fingerprints of a stored head prior and its base."""
+    return Lineage(base=head_prior.base_fingerprint, head_prior=head_prior.fingerprint)
 
 
 def read_lineage(folder: str) -> Lineage:
@@ -239,7 +244,8 @@ def _read(location: str, lineage: Lineage, choose: Callable[[storage.Part], Sequ
 def row_groups_of(file: storage.Part, user_ids: Sequence[str], location: str) -> Sequence[int]:
     """Return the row groups whose statistics admit any of the users."""
     found = [(place, file.metadata.row_group(place).column(0).statistics) for place in range(file.num_row_groups)]
-    bounds = [(place, each.min, each.max) for place, each in found if each.has_min_max]
+    # A row group without rows, as where everybody of it was forgotten, has none.
+    bounds = [(place, each.min, each.max) for place, each in found if each is not None and each.has_min_max]
     _require_ascending(((last, first) for (_, _, last), (_, first, _) in pairwise(bounds)), location)
     firsts = [first for _, first, _ in bounds]
     places = {bisect_right(firsts, user_id) - 1 for user_id in user_ids} - {-1}

@@ -1,11 +1,13 @@
 """Tasks of the workers that fit heads, one bucket at a time, and of a bucket one row group at a time.
 
+The head prior is given to them, and they tell what they have written, so that neither is read again for each bucket.
+
 Shape suffixes: U users, G groups, N candidates, D features, R code width, K head kinds, H width of history vectors, V
 parameters of a flat network.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,16 +40,17 @@ from hydra_ray.scorer.heads.selection import (
 from hydra_ray.scorer.heads.store import (
     Lineage,
     heads_table,
+    lineage_of,
     prior_folder,
     projected_table,
     read_heads,
-    read_lineage,
     scores_table,
     write_heads,
 )
 from hydra_ray.scorer.heads.trials import COHORTS, fit_part, inputs_of, read_trial, write_trial
-from hydra_ray.scorer.linear.prior import HeadPrior, TrainingGroups, fit_prior, read_prior
+from hydra_ray.scorer.linear.prior import HeadPrior, TrainingGroups, fit_prior
 from hydra_ray.scorer.linear.shared import Widths
+from hydra_ray.storage.recording import recording, to_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +93,10 @@ class HeadJob:
         """Return the location of one bucket's projected features."""
         return self.stage.part(projected_table(self.fold), bucket)
 
-    def lineage(self) -> Lineage:
-        """Return the fingerprints that the codes are valid for."""
-        return read_lineage(self.prior_folder)
-
-    def read_projected(self, bucket: int, kinds: Sequence[HeadKind]) -> Iterator[ProjectedPart]:
+    def read_projected(self, bucket: int, kinds: Sequence[HeadKind], head_prior: HeadPrior) -> Iterator[ProjectedPart]:
         """Yield the inputs that `kinds` read of one bucket, a row group at a time."""
-        parts = read_projected(self.projected_part(bucket), self.lineage(), has_soft_targets=self.has_soft_targets)
+        location, lineage = self.projected_part(bucket), lineage_of(head_prior)
+        parts = read_projected(location, lineage, has_soft_targets=self.has_soft_targets)
         if not any(kind.reads_features for kind in kinds):
             yield from parts
             return
@@ -116,10 +116,6 @@ class HeadJob:
     def trial_part(self, name: str, bucket: int) -> str:
         """Return the location of one bucket's trial of the head kind `name`."""
         return self.stage.part(f"trials/fold-{self.fold}/{name}", bucket)
-
-    def trial_parts(self, name: str) -> list[str]:
-        """Return the locations of all buckets' trials of the head kind `name`."""
-        return [self.trial_part(name, bucket) for bucket in self.stage.buckets]
 
 
 def make_prior(job: HeadJob) -> None:
@@ -151,17 +147,20 @@ def make_prior(job: HeadJob) -> None:
     if "paper" in config.kinds:
         from hydra_ray.scorer.heads.paper import start_network
 
-        head_prior = replace(head_prior, network_V=start_network(table.scaled(head_prior.scales_D), config))
+        head_prior = replace(head_prior, network_V=start_network(table, config))
     head_prior.write(job.prior_folder, f"{job.prior_heads.fingerprint}-{job.fold}")
 
 
-def make_projected(job: HeadJob, bucket: int) -> None:
+def make_projected(job: HeadJob, head_prior: HeadPrior, bucket: int) -> str:
     """Project the bucket's features, so that all later steps read a few numbers for each candidate.
+
+    Returns:
+        What was written (see `record_text`).
 
     Raises:
         HeadMismatchError: the features are of another base than the head prior.
     """
-    head_prior, location = read_prior(job.prior_folder), job.features_part(bucket)
+    location = job.features_part(bucket)
 
     def tables() -> Iterator[pa.Table]:
         for part in read_features(location, job.fold, has_soft_targets=job.has_soft_targets):
@@ -173,33 +172,50 @@ def make_projected(job: HeadJob, bucket: int) -> None:
                 )
             yield project(part, head_prior, job.config.num_folds, job.config.seed)
 
-    write_projected(job.projected_part(bucket), tables(), job.lineage(), head_prior.basis_DR.shape[1])
+    with recording(job.stage.folder) as files:
+        rank = head_prior.basis_DR.shape[1]
+        write_projected(job.projected_part(bucket), tables(), lineage_of(head_prior), rank)
+    return to_text(files)
 
 
-def make_trial(job: HeadJob, name: str, buckets: Sequence[int]) -> dict[str, float]:
-    """Run one trial, the head kind `name` on `buckets`; return its cohorts' mean held-out losses."""
+def make_trial(job: HeadJob, head_prior: HeadPrior, name: str, buckets: Sequence[int]) -> dict[str, float]:
+    """Run one trial, the head kind `name` on `buckets`.
+
+    Returns:
+        The sums of its parts' counters (see `write_trial`), and its cohorts' mean held-out losses.
+    """
     head_kind = next(each for each in head_kinds(job.config) if each.name == name)
-    head_prior = read_prior(job.prior_folder)
-    for bucket in buckets:
-        location = job.trial_part(name, bucket)
-        if not storage.exists(location):
-            write_trial(location, job.read_projected(bucket, [head_kind]), head_kind, head_prior)
-    counters = storage.add_counters(storage.read_counters(job.trial_part(name, bucket)) for bucket in buckets)
+    locations = {bucket: job.trial_part(name, bucket) for bucket in buckets}
+    are_there = dict(zip(buckets, storage.present(list(locations.values())), strict=True))
+    by_bucket: list[Mapping[str, float]] = []
+    with recording(job.stage.folder):
+        for bucket, location in locations.items():
+            if are_there[bucket]:
+                by_bucket.append(storage.read_counters(location))
+            else:
+                parts = job.read_projected(bucket, [head_kind], head_prior)
+                by_bucket.append(write_trial(location, parts, head_kind, head_prior))
+    counters = storage.add_counters(by_bucket)
     losses = cohort_losses([counters])[0]
-    return {f"{cohort}_loss": float(loss) for cohort, loss in zip(COHORTS, losses, strict=True)}
+    return counters | {f"{cohort}_loss": float(loss) for cohort, loss in zip(COHORTS, losses, strict=True)}
 
 
-def make_bucket(job: HeadJob, bucket: int, cohorts: np.ndarray) -> None:
+def make_bucket(job: HeadJob, head_prior: HeadPrior, bucket: int, cohorts: np.ndarray) -> str:
     """Choose each user's head kind, commit the bucket's heads, and then the scores by these.
 
     Args:
         cohorts: mean held-out losses (head kinds, cohorts).
+
+    Returns:
+        What was written (see `record_text`).
     """
     counters: dict[str, float] = {"rows": 0}
-    heads = _chosen_heads(job, bucket, cohorts, counters)
-    write_heads(job.stage.part(job.heads_table, bucket), heads, job.lineage(), counters)
-    location = job.stage.part(job.scores_table, bucket)
-    storage.write_row_groups(location, arrow_schema(ScoredUser), _scores(job, bucket), {"rows": counters["rows"]})
+    with recording(job.stage.folder) as files, storage.reading_once():
+        heads = _chosen_heads(job, bucket, cohorts, counters)
+        write_heads(job.stage.part(job.heads_table, bucket), heads, lineage_of(head_prior), counters)
+        location, scores = job.stage.part(job.scores_table, bucket), _scores(job, head_prior, bucket)
+        storage.write_row_groups(location, arrow_schema(ScoredUser), scores, {"rows": counters["rows"]})
+    return to_text(files)
 
 
 def fit_projected(
@@ -239,11 +255,11 @@ def _chosen_heads(job: HeadJob, bucket: int, cohorts: np.ndarray, counters: dict
         yield head_rows(users, num_groups_U, chosen_U, kinds, [trial.fit for trial in trials], losses_UK)
 
 
-def _scores(job: HeadJob, bucket: int) -> Iterator[pa.Table]:
+def _scores(job: HeadJob, head_prior: HeadPrior, bucket: int) -> Iterator[pa.Table]:
     """Yield rows of the scores table: by the stored heads, and out of fold where a group was learned from."""
-    kinds, head_prior = head_kinds(job.config), read_prior(job.prior_folder)
-    heads = read_heads(job.stage.part(job.heads_table, bucket), job.lineage())
-    scored = stored_scores(job.read_projected(bucket, kinds), heads, kinds, head_prior)
+    kinds = head_kinds(job.config)
+    heads = read_heads(job.stage.part(job.heads_table, bucket), lineage_of(head_prior))
+    scored = stored_scores(job.read_projected(bucket, kinds, head_prior), heads, kinds, head_prior)
     names = read_names(job.projected_part(bucket))
     by_kind = (read_trial(job.trial_part(kind.name, bucket)) for kind in kinds)
     for each, own_names, *trials in zip(scored, names, *by_kind, strict=True):

@@ -89,19 +89,22 @@ def fit_part(
     head_prior: HeadPrior,
     folds: Sequence[int],
 ) -> tuple[GroupTable, Fit, list[Floats]]:
-    """Return the groups that may be learned from, the codes of all users, and the codes fitted without each of `folds`.
+    """Return the groups with a target, the codes of all users, and the codes fitted without each of `folds`.
 
     Args:
         table: candidates with the head kind's inputs as features.
     """
-    has_target_G = table.has_target()
-    training, offsets_N = table.select(has_target_G), part.offsets_N[has_target_G[table.group_of_candidate()]]
-    return training, *head_kind.fit(training, offsets_N, head_prior, part.fold_G[has_target_G], folds)
+    is_learned_G = head_kind.learned_groups(table)
+    learned, offsets_N = table.select(is_learned_G), part.offsets_N[is_learned_G[table.group_of_candidate()]]
+    found = head_kind.fit(learned, offsets_N, head_prior, part.fold_G[is_learned_G], folds)
+    return table.select(table.has_target()), *found
 
 
-def write_trial(location: str, parts: Iterable[ProjectedPart], head_kind: HeadKind, head_prior: HeadPrior) -> None:
-    """Run the trial row group by row group and commit it; its counters are the cohorts' held-out losses and numbers of
-    groups.
+def write_trial(
+    location: str, parts: Iterable[ProjectedPart], head_kind: HeadKind, head_prior: HeadPrior
+) -> dict[str, float]:
+    """Run the trial row group by row group and commit it; return its counters, the cohorts' held-out losses and numbers
+    of groups.
     """
     counters = {f"{cohort}.{name}": 0.0 for cohort in COHORTS for name in ("loss", "groups")}
 
@@ -115,6 +118,7 @@ def write_trial(location: str, parts: Iterable[ProjectedPart], head_kind: HeadKi
             yield _rows(trial, np.bincount(part.table.user_of_candidate(), minlength=part.table.num_users))
 
     storage.write_row_groups(location, _SCHEMA, tables(), counters)
+    return counters
 
 
 def read_trial(location: str) -> Iterator[TrialPart]:

@@ -64,6 +64,8 @@ class HeadPrior:
     """Shared two-layer network that paper heads start from; empty if there are none."""
     routed: RoutedHeads | None
     """Routed heads, to whose scores codes add; None if they do not lower the validation loss."""
+    fingerprint: str = ""
+    """Name by which codes tell the prior that they are valid for; empty until it is stored."""
 
     def shared_scores(self, features_ND: Floats, is_pseudo_N: Bools, user_fold_N: Ints) -> Floats:
         """Return each candidate's score by the shared head of its kind of query (N).
@@ -139,6 +141,7 @@ def read_prior(folder: str) -> HeadPrior:
         variances={rank: arrays[f"variances.{rank}"] for rank in description["ranks"]},
         network_V=arrays["network"],
         routed=_routed_of(arrays),
+        fingerprint=description["fingerprint"],
     )
 
 

@@ -86,10 +86,12 @@ class _Items:
         return np.minimum.reduceat(value_I[self.item_M], self.starts_G) if len(self.starts_G) else self.starts_G
 
     def shares_with(self, block_G: Ints) -> Bools:
-        """Return whether each record shares an item with a record of each block (K, G); each does with its own."""
+        """Return whether each record shares an item with a record of each block (K, G); each does with its own, and
+        with a block of -1 it is in none."""
         sizes_G = np.diff(self.starts_G, append=len(self.item_M))
         is_asked_KI = np.zeros((NUM_BLOCKS, self.num_items), bool)
-        is_asked_KI[np.repeat(block_G, sizes_G), self.item_M] = True
+        block_M = np.repeat(block_G, sizes_G)
+        is_asked_KI[block_M[block_M >= 0], self.item_M[block_M >= 0]] = True
         if not len(block_G):
             return np.zeros((NUM_BLOCKS, 0), bool)
         return np.logical_or.reduceat(is_asked_KI[:, self.item_M], self.starts_G, axis=1)
@@ -115,17 +117,59 @@ def dated_support(items: Sequence[Sequence[str]], dates: Sequence[int]) -> Suppo
     used, without items of the block that is asked. The first block is never asked.
     """
     num_records = len(items)
-    place_G = np.empty(num_records, np.int64)
-    place_G[np.argsort(np.array(dates, np.int64), kind="stable")] = np.arange(num_records)
+    place_G = _places(dates)
     block_G = place_G * NUM_BLOCKS // max(num_records, 1)
     blocks = np.arange(NUM_BLOCKS)[:, None]
-    start_K1 = np.array([place_G[block_G == block].min(initial=num_records) for block in range(NUM_BLOCKS)])[:, None]
+    start_K1 = _block_starts(place_G, block_G, num_records)
     first = block_G.min(initial=NUM_BLOCKS)
     return Support(
         block_G=np.where(block_G == first, -1, block_G),
         has_KG=(block_G < blocks) & ~_Items.of(items).shares_with(block_G),
         age_KG=np.maximum(start_K1 - 1 - place_G, 0).astype(np.float32),
     )
+
+
+def later_support(
+    items: Sequence[Sequence[str]], is_known_G: Bools, dates: Sequence[int] | None, rng: np.random.Generator
+) -> Support:
+    """Return the support of one user's later records, each asked from those that were known before all of them.
+
+    They are asked in NUM_BLOCKS blocks: dated ones in order of time, and from known records that are not later; others
+    divided as by `undated_support`. Known records are never asked.
+
+    Args:
+        items: items of each record, at least one.
+        is_known_G: whether each was known before.
+        dates: date of each record; None where records have none.
+    """
+    found = _Items.of(items)
+    num_records, num_later = len(items), int(np.count_nonzero(~is_known_G))
+    if dates is None:
+        block_G = np.where(is_known_G, -1, found.lowest(rng.permutation(found.num_items)) % NUM_BLOCKS)
+        has_KG = is_known_G & ~found.shares_with(block_G)
+        return Support(block_G=block_G, has_KG=has_KG, age_KG=np.zeros(has_KG.shape, np.float32))
+    place_G = _places(dates)
+    rank_G = np.searchsorted(np.sort(place_G[~is_known_G]), place_G)
+    block_G = np.where(is_known_G, -1, rank_G * NUM_BLOCKS // max(num_later, 1))
+    start_K1 = _block_starts(place_G, block_G, num_records)
+    return Support(
+        block_G=block_G,
+        has_KG=is_known_G & (place_G < start_K1) & ~found.shares_with(block_G),
+        age_KG=np.maximum(start_K1 - 1 - place_G, 0).astype(np.float32),
+    )
+
+
+def _places(dates: Sequence[int]) -> Ints:
+    """Return the place of each record in order of time (G)."""
+    place_G = np.empty(len(dates), np.int64)
+    place_G[np.argsort(np.array(dates, np.int64), kind="stable")] = np.arange(len(dates))
+    return place_G
+
+
+def _block_starts(place_G: Ints, block_G: Ints, num_records: int) -> Ints:
+    """Return the first place of each block (K, 1), after all records for one that is empty."""
+    starts = [place_G[block_G == block].min(initial=num_records) for block in range(NUM_BLOCKS)]
+    return np.array(starts)[:, None]
 
 
 def held_out_scores(regression: Regression, variances_R: Floats, support: Support, half_life: float = np.inf) -> Floats:

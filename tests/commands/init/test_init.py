@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,107 @@ def test_rows_of_users_are_understood_and_folds_taken_where_nobody_teaches(tmp_p
 def test_users_without_queries_are_a_problem_that_says_what_to_do(tmp_path: Path):
     _, found = made(tmp_path, write_lines(tmp_path / "u.jsonl", users(8, is_told=True, queries=None)))
     assert [problem for problem in found.problems if "queries" in problem and "newest" in problem]
+
+
+def judged(**names: str) -> list[dict[str, Any]]:
+    """Events of people who said which of two answers they preferred, and what they are asked last."""
+    rows: list[dict[str, Any]] = []
+    for user in range(12):
+        own = [{"user_id": f"c{user}", "chosen": f"Short {n}.", "rejected": f"A longer one {n}."} for n in range(6)]
+        rows += [*own, {"user_id": f"c{user}", "candidates": ["Short.", "A longer one."], "target": "Short."}]
+    return [{names.get(name, name): value for name, value in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "names", [{}, {"chosen": "winner", "rejected": "loser", "user_id": "rater", "candidates": "options"}]
+)
+def test_what_was_preferred_is_a_preference_that_needs_no_generator(tmp_path: Path, names: dict[str, str]):
+    config, found = made(tmp_path, write_lines(tmp_path / "judged.jsonl", judged(**names)))
+    task = task_of(config.lamp)
+    assert (task.kind, config.generator.engine, found.problems) == ("preference", "none", [])
+    assert config.users.num_folds == 5
+    assert config.lamp.columns.chosen == names.get("chosen", "chosen")
+    assert config.lamp.columns.candidates == names.get("candidates", "candidates")
+    assert found.num_requests == 0
+    assert not any(line.startswith("no targets") for line in found.lines)
+
+
+def asked_openly() -> list[dict[str, Any]]:
+    """Events of people of whom some are asked without candidates, and of others who teach."""
+    marked = [{**row, "is_new": row["user_id"] < "c5"} for row in judged() if "chosen" in row]
+    queries = [{"user_id": f"c{user}", "input": "And now?", "is_new": True} for user in range(3)]
+    return [*({"input": "Which?", **row} for row in marked), *queries]
+
+
+def test_queries_without_candidates_need_a_generator(tmp_path: Path):
+    asked: list[str] = []
+
+    def answer(question: str, guess: str) -> str:
+        asked.append(question)
+        return guess
+
+    config, found = made(tmp_path, write_lines(tmp_path / "open.jsonl", asked_openly()), ask=answer)
+    assert (task_of(config.lamp).kind, config.drafts_candidates, found.problems) == ("preference", True, [])
+    assert "reranked" not in config.drafts.prompts
+    assert found.num_requests == 3 * 5  # of three queries four prompts, and samples of one
+    assert any(each.startswith("Endpoint") for each in asked)
+    assert "Instruction to the generator" in asked
+    endpoint = GeneratorChoice(endpoint="openai", model="m", encoder=None, has_gpu=False)
+    config, _ = made(tmp_path, write_lines(tmp_path / "again.jsonl", asked_openly()), generator=endpoint)
+    assert config.generator.api is not None
+
+
+def test_queries_without_candidates_are_a_problem_where_no_generator_is_wanted(tmp_path: Path):
+    _, found = made(tmp_path, write_lines(tmp_path / "open.jsonl", asked_openly()), generator=NOBODY)
+    assert "no candidates; without a generator" in "".join(found.problems)
+
+
+def test_rated_lists_are_a_preference_too(tmp_path: Path):
+    history = [{"input": "Which?", "options": ["one", "two", "three"], "stars": [1, 5, 3]}] * 4
+    asked = [{"input": "Which?", "options": ["one", "two"], "target": "one"}]
+    rows = [{"user_id": f"u{place}", "history": history, "queries": asked} for place in range(10)]
+    config, found = made(tmp_path, write_lines(tmp_path / "rated.jsonl", rows))
+    assert task_of(config.lamp).kind == "preference"
+    assert (config.lamp.columns.candidates, config.lamp.columns.ratings) == ("options", "stars")
+    assert found.problems == []
+
+
+NOBODY = GeneratorChoice(endpoint=None, model=None, encoder=None, has_gpu=False, is_none=True)
+
+
+def test_labels_need_no_generator_where_none_is_wanted(tmp_path: Path):
+    asked: list[str] = []
+
+    def answer(question: str, guess: str) -> str:
+        asked.append(question)
+        return guess
+
+    file = write_csv(tmp_path / "tickets.csv", tickets())
+    config, found = made(tmp_path, file, generator=NOBODY, ask=answer)
+    assert (config.has_generator, task_of(config.lamp).kind, found.num_requests) == (False, "classification", 0)
+    assert not [each for each in asked if "Endpoint" in each or "generator" in each]
+    assert "generator is told" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "text"}, "a generator must write: leave --no-generator out"),
+        ({"generator": replace(NOBODY, model="m")}, "asks nobody"),
+    ],
+)
+def test_no_generator_is_refused_for_texts_and_beside_a_model(tmp_path: Path, given: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        initialize(wishes(write_csv(tmp_path / "tickets.csv", tickets()), **{"generator": NOBODY, **given}))
+
+
+def test_a_generator_for_preferences_is_refused_and_another_kind_may_be_given(tmp_path: Path):
+    path = write_lines(tmp_path / "judged.jsonl", judged())
+    endpoint = GeneratorChoice(endpoint="openai", model="m", encoder=None, has_gpu=False)
+    with pytest.raises(ConfigError, match="--endpoint and --model out"):
+        initialize(wishes(path, generator=endpoint))
+    with pytest.raises(ConfigError, match="--column chosen=NAME"):
+        initialize(wishes(write_csv(tmp_path / "tickets.csv", tickets()), kind="preference"))
 
 
 def test_what_cannot_be_told_is_asked_for_by_name(tmp_path: Path):

@@ -103,9 +103,16 @@ def test_a_sweep_whose_base_names_no_users_is_refused_in_words(folder: Path, ove
 
 
 def test_added_users_keep_their_files_names_because_the_addition_is_named_after_it(folder: Path):
-    job = update_job("/shared/hydra/runs/test", ["june.jsonl"], None, ["placement.train_threads=1"], "/inputs")
+    job = update_job(
+        "update", "/shared/hydra/runs/test", ["june.jsonl"], None, ["placement.train_threads=1"], "/inputs"
+    )
     assert job.words[:3] == ("update", "/shared/hydra/runs/test", "placement.train_threads=1")
     assert Path(job.words[-1]).name == "june.jsonl"
+
+
+def test_feedback_is_submitted_with_its_own_option():
+    job = update_job("feedback", "/shared/hydra/runs/test", ["s3://bucket/said.csv"], "monday", [], None)
+    assert job.words == ("feedback", "/shared/hydra/runs/test", "--file", "s3://bucket/said.csv", "--name", "monday")
 
 
 def test_ids_to_be_forgotten_go_with_no_job(folder: Path):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import encode
+from planted_preferences import STORIES, preferences
 
 from hydra_ray.cli import main
 from hydra_ray.commands.init.configuration_text import GeneratorChoice
@@ -88,6 +89,24 @@ def test_the_same_labels_dealt_out_among_users_show_nothing_personal(tmp_path: P
         assert found.held_out.gain(name, TEXT).loss.low is not None
         assert (found.held_out.gain(name, TEXT).loss.low or 0) <= 0
     assert "NOTHING PERSONAL CAN BE SHOWN" in "\n".join(worth_lines(found))
+
+
+def test_planted_preferences_are_personal_and_turned_round_by_chance_they_are_not(tmp_path: Path):
+    people, chance = preferences(40, 12, 0, 7, is_new=True), random.Random(2)
+    path = tmp_path / "judged.jsonl"
+    path.write_text("".join(json.dumps({**each, "queries": []}) + "\n" for each in people))
+    found = told(path)
+    assert (found.kind, found.verdict) == ("preference", "personal")
+    assert found.held_out is not None
+    assert (found.held_out.gain(OWN, TEXT).quality.low or 0) > 0.1
+    assert found.held_out.systems[0].loss.value == pytest.approx(np.log(2))
+    assert found.amount.num_inputs <= len(STORIES)
+    assert "any candidate" in "\n".join(worth_lines(found))
+    for record in (record for each in people for record in each["history"]):
+        if chance.random() < 0.5:
+            record["chosen"], record["rejected"] = record["rejected"], record["chosen"]
+    path.write_text("".join(json.dumps({**each, "queries": []}) + "\n" for each in people))
+    assert told(path).verdict == "nothing personal can be shown"
 
 
 def labelled(counts: Sequence[Sequence[str]]) -> list[User]:

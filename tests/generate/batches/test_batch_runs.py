@@ -11,7 +11,7 @@ from builders import run_config
 from fault_server import FaultServer
 
 from hydra_ray.cli import main
-from hydra_ray.commands.prune import prune, unneeded_answers
+from hydra_ray.commands.prune import prune, unneeded_files
 from hydra_ray.commands.retry import clear_failures
 from hydra_ray.commands.status import status_lines
 from hydra_ray.commands.stop import stop_lines
@@ -190,7 +190,7 @@ def test_prune_removes_batches_that_no_run_waits_for_and_no_others(server: Batch
     with pytest.raises(EndpointError):
         personalize(config_of(tmp_path, server.url, batch=AT_ONCE), until="probes")
     plan = plan_run(config_of(tmp_path, server.url))
-    assert unneeded_answers(str(tmp_path)) == []
+    assert unneeded_files(str(tmp_path)) == []
     (tmp_path / "runs" / plan.config.run / "config.json").unlink()
     assert {"batches that no unfinished run waits for" in each.reason for each in prune(str(tmp_path))} == {True}
     assert batches_of(plan.completions).records() == []

@@ -65,6 +65,19 @@ def test_a_batch_comes_out_the_same_again_also_after_another_batch(engine):
     assert len({text for completion in first.values() for text in samples(completion)}) > 30
 
 
+def test_a_part_that_waits_for_another_comes_out_the_same(engine):
+    first, later = mixed_batch(), [request(99, temperature=1.0, num_samples=3, choices=())]
+    alone = [generate(engine, first), generate(engine, later)]
+
+    async def both():
+        parts = [prepare_prompts(requests, CONFIG)[0] for requests in (first, later)]
+        return await asyncio.gather(*map(engine.answer, parts))
+
+    together = [{each.request_id: each for each in part} for part in asyncio.run(both())]
+    assert engine.max_parts == len(together)
+    assert together == alone
+
+
 def test_a_batch_comes_out_the_same_however_long_its_constraints_take_to_compile(engine, monkeypatch):
     first = generate(engine, mixed_batch())
     manager = engine.runner.engine.engine_core.engine_core.structured_output_manager

@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -280,7 +281,7 @@ def test_the_models_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pa
     import torch
 
     from hydra_ray.scorer.base.model import new_base
-    from hydra_ray.scorer.base.objective import TrainingModel, frozen_table, user_losses
+    from hydra_ray.scorer.base.objective import LowRankTraining, frozen_table, user_losses
     from hydra_ray.scorer.linear.groups import group_losses
 
     training_groups = list(stream_of(write_examples(tmp_path), holdout_fraction=0).training_groups(is_held_out=False))[
@@ -289,7 +290,7 @@ def test_the_models_losses_are_the_cross_entropies_of_its_scores(encoder, tmp_pa
     shape = BaseShape(interaction="bilinear", handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
     base = new_base(encoder, shape, seed=0)
     base.train_layers(1)
-    training_model = TrainingModel(base, num_users=10).eval()
+    training_model = LowRankTraining(base, num_users=10).eval()
     torch.nn.init.normal_(training_model.codes.weight)
     torch.nn.init.normal_(training_model.weights)
     table = frozen_table(training_model, iter(training_groups))
@@ -310,13 +311,13 @@ def test_pointwise_losses_score_every_candidate_alone(encoder, tmp_path):
     import torch
 
     from hydra_ray.scorer.base.model import new_base
-    from hydra_ray.scorer.base.objective import TrainingModel, frozen_table
+    from hydra_ray.scorer.base.objective import LowRankTraining, frozen_table
 
     training_groups = list(stream_of(write_examples(tmp_path), holdout_fraction=0).training_groups(is_held_out=False))[
         :3
     ]
     shape = BaseShape(interaction="bilinear", handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
-    training_model = TrainingModel(new_base(encoder, shape, seed=0), num_users=10, loss="pointwise").eval()
+    training_model = LowRankTraining(new_base(encoder, shape, seed=0), num_users=10, loss="pointwise").eval()
     torch.nn.init.normal_(training_model.weights)
     table = frozen_table(training_model, iter(training_groups))
     scores = table.features_ND @ training_model.weights.detach().numpy()
@@ -500,3 +501,102 @@ def test_the_bases_of_several_folds_are_those_of_each_fold_alone(encoder, tmp_pa
     assert base(together, 2)["training"] == base(alone, 2)["training"]
     assert base(together, 2)["fingerprint"] == base(alone, 2)["fingerprint"]
     assert not (tmp_path / "stages" / "planted" / "together" / ("b" * 16) / "train").exists()
+
+
+def network_training(encoder, **settings):
+    from hydra_ray.scorer.base.model import new_base
+    from hydra_ray.scorer.base.objective import NetworkTraining
+
+    shape = BaseShape(interaction="pair", handcrafted_names=HANDCRAFTED_NAMES, width=8, max_text_tokens=32)
+    return NetworkTraining(new_base(encoder, shape, seed=0), num_users=10, **settings)
+
+
+@pytest.mark.ray
+def test_each_training_users_network_is_judged_by_the_cross_entropy_of_its_two_labels(encoder, tmp_path):
+    import torch
+    from torch import nn
+
+    training_model = network_training(encoder).eval()
+    nn.init.normal_(training_model.networks)
+    stream = stream_of(write_examples(tmp_path), holdout_fraction=0, training_heads="networks")
+    training_groups = list(stream.training_groups(is_held_out=False))[3:7]  # of two users
+    assert len(users := {each.user_index for each in training_groups}) == 2
+    losses = training_model(training_groups)
+    losses.sum().backward()
+    features = training_model.features(training_groups).detach()
+    found, width = training_model.networks.grad, training_model.base.num_features
+    slopes = torch.zeros_like(found)
+    rows = iter(features.split([len(each.targets) for each in training_groups]))
+    for each, loss in zip(training_groups, losses, strict=True):
+        network = training_model.networks[each.user_index].detach().clone().requires_grad_()
+        inward, bias, outward, offsets = network.split([width * width, width, 2 * width, 2])
+        hidden = torch.tanh(next(rows) @ inward.reshape(width, width) + bias)
+        labels = torch.tensor([int(candidate.quality) for candidate in each.group.candidates])
+        expected = nn.functional.cross_entropy(hidden @ outward.reshape(width, 2) + offsets, labels)
+        torch.testing.assert_close(loss, expected)
+        slopes[each.user_index] += torch.autograd.grad(expected, network)[0]
+    torch.testing.assert_close(found, slopes, rtol=1e-4, atol=1e-5)
+    assert set(found.abs().sum(1).nonzero().flatten().tolist()) == users
+    assert training_model.base.query_projection.grad.abs().sum() > 0
+
+
+@pytest.mark.ray
+def test_networks_and_all_layers_of_the_base_are_trained_together_from_the_first_step(encoder, tmp_path):
+    import torch
+
+    from hydra_ray.scorer.base.model import load_base, new_base
+    from hydra_ray.scorer.base.train_worker import train
+
+    settings = {"loss": "pointwise", "training_heads": "networks", "trainable_layers": "all", "holdout_fraction": 0}
+    config = base_config(encoder, num_epochs=3, learning_rate=5e-3, warmup_fraction=0, **settings)
+    examples = write_examples(tmp_path)
+    task = task_of(examples, stage_at(tmp_path, "networks"), config, PlacementConfig(zero_stage=0), interaction="pair")
+    train([task], str(tmp_path / "checkpoints"))
+    training = task.training()
+    assert (training["best_epoch"], training["holdout_losses"], training["num_held_out"]) == (3, [], 0)
+    assert training["train_losses"][-1] < training["train_losses"][0]
+    trained, _ = load_base(task.destination)
+    untrained = new_base(encoder, task.shape, seed=0)
+    for layer, start in zip(trained.encoder.encoder.layer, untrained.encoder.encoder.layer, strict=True):
+        assert not torch.equal(layer.output.dense.weight.float(), start.output.dense.weight)
+    assert not torch.equal(trained.query_projection, untrained.query_projection)
+
+
+def test_queries_of_equal_qualities_teach_users_networks_where_candidates_are_judged_alone(tmp_path):
+    stage = write_examples(tmp_path)
+    location = stage.part("examples", 0)
+    users = from_table(read_part(location, arrow_schema(UserExamples)), UserExamples)
+    equal = [
+        replace(
+            user,
+            groups=tuple(
+                replace(group, candidates=tuple(replace(each, quality=0.0) for each in group.candidates))
+                if group.group_id == "g0"
+                else group
+                for group in user.groups
+            ),
+        )
+        for user in users
+    ]
+    write_part(location, to_table(equal, UserExamples))
+
+    def names(**settings):
+        stream = stream_of(stage, holdout_fraction=0, **settings)
+        assert stream.survey.num_training_groups == len(list(stream.training_groups(is_held_out=False)))
+        return {each.group.group_id for each in stream.training_groups(is_held_out=False) if each.user_index < 6}
+
+    usual = {f"g{place}" for place in range(1, 5)}
+    assert names() == names(loss="pointwise") == usual
+    assert names(training_heads="networks") == usual
+    assert names(training_heads="networks", loss="pointwise") == usual | {"g0"}
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup", "factor"),
+    [(0, 0.1, 0.1), (4, 0.1, 0.48), (9, 0.1, 0.91), (50, 0.1, 0.5), (0, 0, 1), (25, 0, 0.75)],
+)
+def test_the_learning_rate_rises_in_the_warmup_and_falls_to_nothing(step, warmup, factor):
+    from hydra_ray.scorer.base.train_worker import _rate_factor
+
+    assert _rate_factor(step, 100, warmup) == pytest.approx(factor)
+    assert _rate_factor(100, 100, warmup) == 0

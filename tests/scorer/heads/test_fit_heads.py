@@ -21,7 +21,7 @@ from hydra_ray.scorer.heads.features import SCHEMA, read_features
 from hydra_ray.scorer.heads.fit import fit_heads
 from hydra_ray.scorer.heads.kinds import head_kinds
 from hydra_ray.scorer.heads.selection import choose_kinds, donors, heads_of
-from hydra_ray.scorer.heads.store import UserHead, heads_table, prior_folder, read_heads
+from hydra_ray.scorer.heads.store import UserHead, heads_table, prior_folder, read_heads, read_lineage
 from hydra_ray.scorer.heads.tasks import fit_projected, make_prior, make_projected, make_trial
 from hydra_ray.scorer.heads.trials import read_trial, run_trial
 from hydra_ray.scorer.linear.newton import Regression
@@ -80,7 +80,7 @@ def test_features_of_another_base_than_the_priors_are_refused(tmp_path):
     make_prior(job)
     plant(tmp_path, num_training=10, num_new=4, base="base1")
     with pytest.raises(HeadMismatchError, match="base1"):
-        make_projected(job, 0)
+        make_projected(job, read_prior(job.prior_folder), 0)
 
 
 def test_a_prior_may_be_wider_than_it_was_estimated(tmp_path):
@@ -99,13 +99,13 @@ def refuse(*_, **__):
 
 def test_a_finished_trial_part_is_not_fitted_again(planted, tmp_path, monkeypatch):
     job = in_row_groups(planted[0], 1000, tmp_path)
-    losses = make_trial(job, "lowrank-4", [0])
+    losses = make_trial(job, read_prior(job.prior_folder), "lowrank-4", [0])
     monkeypatch.setattr(Regression, "updated", refuse)
-    assert make_trial(job, "lowrank-4", [0]) == losses
+    assert make_trial(job, read_prior(job.prior_folder), "lowrank-4", [0]) == losses
     counters = read_counters(job.trial_part("lowrank-4", 0))
     assert losses["new_loss"] == pytest.approx(counters["new.loss"] / counters["new.groups"])
     with pytest.raises(AssertionError, match="fitted again"):
-        make_trial(job, "lowrank-4", [0, 1])
+        make_trial(job, read_prior(job.prior_folder), "lowrank-4", [0, 1])
 
 
 @pytest.mark.parametrize("size", [1, 7])
@@ -135,8 +135,9 @@ def test_heads_of_one_configuration_are_those_of_its_trial(planted, tmp_path):
     job, _ = planted
     lowrank = next(kind for kind in head_kinds(job.config) if kind.name == "lowrank-4")
     head_prior, location = read_prior(job.prior_folder), str(tmp_path / "heads.parquet")
-    fit_projected(job.projected_part(0), location, job.lineage(), lowrank, head_prior, has_soft_targets=False)
-    [table] = read_heads(location, job.lineage())
+    lineage = read_lineage(job.prior_folder)
+    fit_projected(job.projected_part(0), location, lineage, lowrank, head_prior, has_soft_targets=False)
+    [table] = read_heads(location, lineage)
     [trial] = read_trial(job.trial_part("lowrank-4", 0))
     heads = list(from_table(table, UserHead))
     assert [head.user_id for head in heads] == trial.user_ids
@@ -162,7 +163,7 @@ def test_a_stored_head_scores_what_was_not_learned_from(planted):
 
 def test_heads_of_an_unknown_configuration_are_refused(planted):
     job, _ = planted
-    [table] = read_heads(job.stage.part(heads_table(0), 0), job.lineage())
+    [table] = read_heads(job.stage.part(heads_table(0), 0), read_lineage(job.prior_folder))
     with pytest.raises(HeadMismatchError, match="lowrank-4, expected shared"):
         heads_of(table, head_kinds(job.config.model_copy(update={"kinds": ("shared",)})))
 
@@ -204,7 +205,7 @@ def test_control_without_another_user_is_the_shared_head(tmp_path):
 def test_control_is_the_score_by_the_next_user_s_head(planted):
     job, _ = planted
     [part] = read_features(job.features_part(0), 0, has_soft_targets=False)
-    [projected] = job.read_projected(0, ())
+    [projected] = job.read_projected(0, (), read_prior(job.prior_folder))
     basis_DR, donors_U = read_prior(job.prior_folder).basis_DR, donors(part.is_new_U)
     offsets_N = projected.lent_offsets(donors_U)
     heads, users = {head.user_id: head for head in stored_heads(job)}, scored(job.stage)
@@ -225,7 +226,7 @@ def test_routed_heads_beat_the_shared_one_where_histories_tell_users_apart(plant
 @pytest.mark.parametrize("kind", ["shared", "lowrank-4"])
 def test_scores_that_are_no_numbers_are_never_compared(planted, kind):
     job, _ = planted
-    [part] = job.read_projected(0, ())
+    [part] = job.read_projected(0, (), read_prior(job.prior_folder))
     spoilt = replace(part, offsets_N=np.where(np.arange(len(part.offsets_N)) == 7, np.nan, part.offsets_N))
     head_kind = next(each for each in head_kinds(job.config) if each.name == kind)
     with pytest.raises(FeatureError, match="are NaN or infinite, the first, nan, in row 7"):
@@ -366,7 +367,7 @@ def test_a_fit_that_was_killed_goes_on_from_what_it_has_projected_and_fitted(tmp
     features, _ = plant(tmp_path, num_training=24, num_new=12)
     job = head_job(tmp_path, features)
     prepare(job)
-    make_trial(job, "lowrank-4", [0])
+    make_trial(job, read_prior(job.prior_folder), "lowrank-4", [0])
     remove_folder(features.folder)
     counters = fit_heads(
         features, job.stage, job.stage, job.config, PlacementConfig(), ["base"], has_soft_targets=False

@@ -10,6 +10,7 @@ from hydra_ray.errors import FeatureError, HeadMismatchError
 from hydra_ray.scorer.heads import features, projection
 from hydra_ray.scorer.heads.features import ROW_GROUP_USERS, read_features, row_group_slices
 from hydra_ray.scorer.heads.projection import EVALUATED, group_folds, read_names, read_projected, user_folds
+from hydra_ray.scorer.heads.store import read_lineage
 from hydra_ray.scorer.heads.tasks import make_prior, make_projected
 from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.seeds import seed_of
@@ -29,7 +30,7 @@ def test_projected_parts_hold_the_priors_products_with_every_candidate(planted):
     head_prior = read_prior(planted.prior_folder)
     for bucket in planted.stage.buckets:
         [full] = read_features(planted.features_part(bucket), 0, has_soft_targets=False)
-        [part] = planted.read_projected(bucket, ())
+        [part] = planted.read_projected(bucket, (), head_prior)
         assert part.user_ids == full.user_ids
         np.testing.assert_array_equal(part.is_new_U, full.is_new_U)
         np.testing.assert_allclose(part.table.features_ND, full.table.features_ND @ head_prior.basis_DR, atol=1e-5)
@@ -52,7 +53,7 @@ def test_projected_parts_hold_the_priors_products_with_every_candidate(planted):
 
 
 def test_another_user_s_mixture_is_lent_whole(planted):
-    [part] = planted.read_projected(0, ())
+    [part] = planted.read_projected(0, (), read_prior(planted.prior_folder))
     donors_U = np.roll(np.arange(part.table.num_users), 1)
     donors_U[0] = -1
     lent_N, user_G = part.lent_offsets(donors_U), part.table.user_of_group()
@@ -130,8 +131,8 @@ def test_features_that_are_no_numbers_are_refused_with_their_stage_and_bucket(tm
     job = head_job(tmp_path, stage)
     make_prior(job)
     spoil(job.features_part(1), features.SCHEMA, column, value)
-    make_projected(job, 0)
-    for refusing in (lambda: make_projected(job, 1), lambda: make_prior(job)):
+    make_projected(job, read_prior(job.prior_folder), 0)
+    for refusing in (lambda: make_projected(job, read_prior(job.prior_folder), 1), lambda: make_prior(job)):
         with pytest.raises(FeatureError, match=rf"{column} of 1 users in .*planted/features/.*bucket-00001"):
             refusing()
     assert job.unprojected_buckets() == [1]
@@ -145,11 +146,11 @@ def test_projected_features_of_nan_are_refused_with_stage_and_bucket(tmp_path, c
     assert read_prior(job.prior_folder).routed is not None
     spoil(job.projected_part(1), projection.SCHEMA, column, np.nan)
     with pytest.raises(FeatureError, match=rf"{column} of 1 users in .*planted/heads/.*bucket-00001"):
-        list(job.read_projected(1, ()))
+        list(job.read_projected(1, (), read_prior(job.prior_folder)))
 
 
 def test_projected_features_of_another_base_or_prior_are_refused(planted):
-    location, lineage = planted.projected_part(0), planted.lineage()
+    location, lineage = planted.projected_part(0), read_lineage(planted.prior_folder)
     for other, name in ((replace(lineage, base="b2"), "base b"), (replace(lineage, head_prior="p2"), "head prior p")):
         with pytest.raises(HeadMismatchError, match=f"expected {name[-1]}2: .* for another {name[:-2]}"):
             next(read_projected(location, other, has_soft_targets=False))
@@ -157,11 +158,11 @@ def test_projected_features_of_another_base_or_prior_are_refused(planted):
 
 def test_a_part_in_several_row_groups_reads_as_in_one(planted):
     location = planted.projected_part(0)
-    [whole] = planted.read_projected(0, ())
+    [whole] = planted.read_projected(0, (), read_prior(planted.prior_folder))
     table = read_part(location, projection.SCHEMA)
     pieces = [table.slice(start, 7) for start in range(0, table.num_rows, 7)]
     write_row_groups(f"{location}.pieces", table.schema, pieces, {})
-    parts = list(read_projected(f"{location}.pieces", planted.lineage(), has_soft_targets=False))
+    parts = list(read_projected(f"{location}.pieces", read_lineage(planted.prior_folder), has_soft_targets=False))
     assert len(parts) == len(pieces) > 3
     assert [user_id for part in parts for user_id in part.user_ids] == whole.user_ids
     for name in ("features_ND", "targets_N"):

@@ -1,7 +1,6 @@
 import os
 import signal
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -34,9 +33,12 @@ def test_each_point_of_the_grid_is_worked_on_also_where_a_trial_fails_once(tmp_p
             write_bytes(join(folder, "failed"), b"")
             raise RuntimeError("killed")
         write_bytes(join(folder, name), b"")
-        return {"loss": 0.0}
+        return {"loss": settings["fold"] + 0.1}
 
-    run_trials(work, GRID, join(folder, "stage"))
+    found = run_trials(work, GRID, join(folder, "stage"))
+    assert sorted((point["fold"], point["buckets"], metrics) for point, metrics in found) == [
+        (fold, buckets, {"loss": fold + 0.1}) for fold in (0, 1) for buckets in ([0, 2], [1])
+    ]
     assert all(exists(join(folder, name)) for name in ("0-0", "0-1", "1-0", "1-1", "failed"))
     assert capfd.readouterr().out == ""
 
@@ -47,12 +49,15 @@ def test_fits_at_the_same_time_have_trainables_of_different_names(tmp_path, monk
 
     names = []
 
+    class Results(list):
+        errors = ()
+
     class Tuner:
         def __init__(self, trainable, **_):
             names.append(trainable.__name__)
 
         def fit(self):
-            return SimpleNamespace(errors=[])
+            return Results([])
 
     monkeypatch.setattr(tune, "Tuner", Tuner)
     for _ in range(2):

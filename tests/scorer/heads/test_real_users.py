@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from hydra_ray.runs.stage import Stage
 from hydra_ray.scorer.heads.features import SCHEMA, WIDTHS_KEY
-from hydra_ray.scorer.heads.store import BASE_KEY
+from hydra_ray.scorer.heads.store import BASE_KEY, read_lineage
 from hydra_ray.scorer.heads.tasks import make_prior, make_projected
 from hydra_ray.scorer.linear.prior import read_prior
 from hydra_ray.storage import write_part
@@ -87,9 +87,9 @@ def test_heads_of_real_users_fitted_at_once_are_those_fitted_user_by_user(tmp_pa
     make_prior(job)
     # A prior that lets heads differ, whether or not features as cheap as these support it.
     head_prior = replace(read_prior(job.prior_folder), variances={8: np.full(8, 0.1)})
-    head_prior.write(job.prior_folder, job.lineage().head_prior)
+    head_prior.write(job.prior_folder, read_lineage(job.prior_folder).head_prior)
     for bucket in features.buckets:
-        make_projected(job, bucket)
+        make_projected(job, read_prior(job.prior_folder), bucket)
     fit_projected_buckets(job)
     alone = in_row_groups(job, 1, tmp_path / "alone")
     fit_projected_buckets(alone)
