@@ -6,13 +6,15 @@ programs took of the processor meanwhile is measured, and kept beside the figure
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -158,26 +160,62 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
 
 
-@dataclass(slots=True)
-class _Meter:
-    """How many cores other programs took since the block began."""
+class TreeClock:
+    """CPU seconds of this process and of all its descendants while a block lasts, those that ended included.
 
-    _start: float = 0.0
-    _busy: float = 0.0
-    _own: float = 0.0
-    _ended: dict[int, float] = field(default_factory=dict)
+    A thread looks at them every `interval` seconds and keeps what each had used: Ray ends its workers without waiting
+    for them, so that the operating system forgets them. Of each process that ends, at most the last interval is missed.
+    """
 
-    def __enter__(self) -> "_Meter":
-        self._start, self._busy, self._own = time.monotonic(), _busy_seconds(), tree_seconds()
+    def __init__(self, interval: float = 0.25) -> None:
+        self._interval = interval
+        self._used: dict[tuple[int, float], float] = {}
+        self._before = 0.0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._look_lock = threading.Lock()
+
+    def __enter__(self) -> "TreeClock":
+        self._look()
+        self._before = sum(self._used.values())
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._is_over.set()
+        self._thread.join()
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds since the block began."""
+        self._look()
+        return sum(self._used.values()) - self._before
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(self._interval):
+            self._look()
+
+    def _look(self) -> None:
+        own = psutil.Process()
+        with self._look_lock:
+            for process in (own, *own.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    self._used[process.pid, process.create_time()] = times.user + times.system
+
+
+class _Meter(TreeClock):
+    """How many cores other programs took since the block began."""
+
+    def __enter__(self) -> "_Meter":
+        self._start, self._busy = time.monotonic(), _busy_seconds()
+        super().__enter__()
+        return self
 
     def state(self) -> dict[str, Any]:
         """Return the machine, the date, and the cores that others took."""
         seconds = max(time.monotonic() - self._start, 1e-3)
-        others = _busy_seconds() - self._busy - (tree_seconds() - self._own)
+        others = _busy_seconds() - self._busy - self.seconds
         return {
             "machine": machine(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -188,15 +226,3 @@ class _Meter:
 def _busy_seconds() -> float:
     times = psutil.cpu_times()
     return times.user + times.nice + times.system + times.irq + times.softirq
-
-
-def tree_seconds() -> float:
-    """Return the CPU seconds of this process and its descendants, those that it has waited for included."""
-    total = cpu_seconds()
-    for process in psutil.Process().children(recursive=True):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total

@@ -9,6 +9,7 @@ Ray on, and the driver's memory is the peak of its resident set. The bars: a slo
 logarithms, of at most 1.03, and a driver that needs at most 1.1 times as much for the largest size as for the smallest.
 """
 
+import argparse
 import json
 import math
 import resource
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Figure, parser_of, tell, tree_seconds
+from harness import Figure, TreeClock, parser_of, tell
 
 from hydra_ray.config import RunConfig
 
@@ -67,10 +68,7 @@ def main() -> int:
         if arguments.measure:
             print(json.dumps(asdict(measure(Path(folder), arguments.measure, is_alone=arguments.alone))))
             return 0
-    runs = [run(each, arguments.root, is_alone=arguments.alone) for each in arguments.users]
-    if arguments.by_stage:
-        _print_stages(runs)
-    return tell(figures(runs))
+    return tell(figures(arguments))
 
 
 def run(num_users: int, root: str | None, *, is_alone: bool) -> Run:
@@ -88,8 +86,11 @@ def run(num_users: int, root: str | None, *, is_alone: bool) -> Run:
     return found
 
 
-def figures(runs: Sequence[Run]) -> Iterator[Figure]:
-    """Yield the slope and the growth of the driver."""
+def figures(arguments: argparse.Namespace) -> Iterator[Figure]:
+    """Run each size; yield the slope and the growth of the driver."""
+    runs = [run(each, arguments.root, is_alone=arguments.alone) for each in arguments.users]
+    if arguments.by_stage:
+        _print_stages(runs)
     first, last = runs[0], runs[-1]
     is_wide = last.num_users >= 10 * first.num_users  # else what is fixed hides what grows
     part = f"{first.num_users:,} to {last.num_users:,} planted users, whole path, fake engine, hashed encoder"
@@ -143,13 +144,14 @@ def measure(folder: Path, num_users: int, *, is_alone: bool) -> Run:
         import pytest
 
         in_process.install(pytest.MonkeyPatch())
-    started, before = time.monotonic(), tree_seconds()
-    plan = personalize(config)
+    started = time.monotonic()
+    with TreeClock() as clock:
+        plan = personalize(config)
     made = {each.name: each.manifest() for each in plan.stages() if each.is_complete()}
     asked = [made[name]["counters"] for name in plan.asking()]
     return Run(
         num_users=num_users,
-        cpu_seconds=tree_seconds() - before,
+        cpu_seconds=clock.seconds,
         wall_seconds=time.monotonic() - started,
         driver_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         by_stage={name: each["seconds"] for name, each in made.items()},

@@ -1,11 +1,13 @@
 """Figures and their bars, and the page of benchmarks."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from bench import Line, kept, page
-from harness import MARK, Figure, alternate, results_in, tell
+from harness import MARK, Figure, TreeClock, alternate, results_in, tell
 
 
 def figure(value: float, **given: object) -> Figure:
@@ -27,6 +29,18 @@ def results_of(capsys: pytest.CaptureFixture[str], *figures: Figure) -> list[dic
 def test_bars(value: float, bound: str, bar: float, is_reached: bool) -> None:
     assert figure(value, bound=bound, bar=bar).is_reached == is_reached
     assert figure(value).is_reached
+
+
+def test_a_process_counts_though_nobody_waited_for_it() -> None:
+    burn = "import time\nwhile time.process_time() < 1: pass"
+    parent = (
+        "import signal, subprocess, sys\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"  # its children's seconds are not added to its own
+        f"subprocess.run([sys.executable, '-c', {burn!r}])"
+    )
+    with TreeClock(0.05) as clock:
+        subprocess.run([sys.executable, "-c", parent], check=True)
+    assert clock.seconds > 0.8
 
 
 def test_sides_take_turns() -> None:

@@ -15,7 +15,6 @@ from hydra_ray.forecast.forecast import Forecast, StageForecast, make_forecast
 from hydra_ray.forecast.forecast_text import comparison_lines, forecast_lines
 from hydra_ray.forecast.past_runs import WRITTEN_SHARE, Observation
 from hydra_ray.forecast.usage import compare_with_use
-from hydra_ray.stages.definition import asking_definitions
 from hydra_ray.stages.plan import Plan
 
 # Third parties: what imports torch and Ray uses what others have deprecated.
@@ -124,7 +123,7 @@ def test_a_calibration_asks_a_few_requests_of_each_stage_and_keeps_nothing(small
     make_forecast(config, told)
     (job,) = jobs
     assert {name: 0 < len(requests) <= NUM_REQUESTS for name, requests in job.requests.items()} == dict.fromkeys(
-        [each.name for each in asking_definitions()], True
+        small_run.asking(), True
     )
     assert storage.list_tree(f"{tmp_path}/completions") == []
 
