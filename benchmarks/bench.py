@@ -144,6 +144,25 @@ LINES: Sequence[Line] = (
         command="benchmarks/scaling.py --by-stage",
     ),
     Line(
+        name="update",
+        part="a day's update, 1,000 of 100,000 users active, 30 days",
+        against="the first days",
+        bar="at most 20 s, 2 GB more than Ray at rest, the last days at most 1.2 times the first",
+    ),
+    Line(
+        name="update_users",
+        part="users stage of an update, 100 of a million users active",
+        against="-",
+        bar="at most 10 s",
+        command="benchmarks/update.py --only-users --users 1000000 --active 100 --days 6",
+    ),
+    Line(
+        name="serving",
+        part="serving in one process, `choose` of 8 drafts, two threads",
+        against="-",
+        bar="95th percentile at most 25 ms, no growth of memory",
+    ),
+    Line(
         name="help",
         part="`hydra-ray --help`",
         against="-",

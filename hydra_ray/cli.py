@@ -213,7 +213,7 @@ def update(arguments: argparse.Namespace) -> int:
         return 0
     summary = update_summary(updated.plan)
     found = {**summary, "is_made_now": updated.is_made_now}
-    _print_found(arguments, found, [updated_text(updated, summary), updated.plan.run_folder])
+    _print_found(arguments, found, [updated_text(updated, summary)])
     return 0
 
 

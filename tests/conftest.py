@@ -127,6 +127,25 @@ def _end_ray() -> None:
         ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def without_ray() -> Iterator[pytest.MonkeyPatch]:
+    """This process in the place of Ray while a module is tested, which may patch more."""
+    import in_process
+
+    with pytest.MonkeyPatch.context() as patch:
+        in_process.install(patch)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def without_label_encoder(without_ray: pytest.MonkeyPatch) -> None:
+    """Labels and choices are encoded by a rule, without a model."""
+    from builders import encode
+
+    for module in ("stages.adapter", "stages.own_heads"):  # one imports from the other, unpatched
+        without_ray.setattr(f"hydra_ray.{module}.open_label_encoder", lambda _: encode)
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> "Plan":
     """A finished run on planted users, with a fake generator and untrained bases; whoever uses it changes nothing."""

@@ -1,6 +1,7 @@
 """Answers that need no generator: by a constant, the text, the user's records, and own heads fitted to all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 
@@ -14,16 +15,14 @@ from hydra_ray.scorer.linear.groups import Segments
 
 NO_HEAD = "none"
 """Name of the head of a scorer that a run does not make."""
-_OF_CANDIDATES = (
-    "constant",
-    "text_only",
-    "records_only",
-    "own_heads",
-    "hydra_shared",
-    "hydra_shuffled",
-    "hydra_personal",
-    "hydra",
-)
+_BASELINES: Mapping[str, Callable[[LabelLogs], Sequence[float]]] = {
+    "text_only": attrgetter("by_text"),
+    "records_only": attrgetter("by_records"),
+    "own_heads": attrgetter("by_own"),
+}
+"""Log probabilities of the candidates by which each baseline chooses."""
+_HEADS = ("hydra_shared", "hydra_shuffled", "hydra_personal")
+_OF_CANDIDATES = ("constant", *_BASELINES, *_HEADS, "hydra")
 """Systems that choose among the candidates of a preference."""
 
 
@@ -39,8 +38,7 @@ def baseline_answers(
     if task.kind == "rating":
         outputs = _labels_of(task, user)
         answers["mean_rating"] = mean_answer(outputs, task.labels) if outputs else None
-    by_system = {"text_only": logs.by_text, "records_only": logs.by_records, "own_heads": logs.by_own}
-    return answers | {system: likeliest(task, candidates, each) for system, each in by_system.items()}
+    return answers | {system: likeliest(task, candidates, of(logs)) for system, of in _BASELINES.items()}
 
 
 def answer_from_records(task: Task, user: User, labels: UserLabelLogs, model: OwnModel) -> AnsweredUser:
@@ -74,7 +72,7 @@ def _failed(query: Query, model: OwnModel) -> AnsweredQuery:
 
 def _answered(task: Task, user: User, query: Query, logs: LabelLogs, model: OwnModel) -> AnsweredQuery:
     candidates = candidates_of(task, query.input)
-    chosen = {"hydra_shared": logs.by_records, "hydra_shuffled": logs.by_records, "hydra_personal": logs.by_records}
+    chosen = dict.fromkeys(_HEADS, logs.by_records)
     if model.is_on:
         chosen |= {"hydra_shuffled": logs.by_other, "hydra_personal": logs.by_own}
     outputs = _labels_of(task, user)

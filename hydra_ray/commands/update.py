@@ -5,7 +5,7 @@ the other; one that was killed is finished before the next begins.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
@@ -24,6 +24,7 @@ from hydra_ray.runs.run_folder import read_config
 from hydra_ray.runs.stage import fingerprint
 from hydra_ray.runs.updates import Update, updates_of
 from hydra_ray.serving.compaction import compact_updates
+from hydra_ray.stages.answers import PREDICTIONS_TABLE
 from hydra_ray.stages.plan import Plan, plan_recorded
 from hydra_ray.stages.run import personalize
 
@@ -63,17 +64,18 @@ def update_run(
     """
     run = read_config(run_folder)
     with lease(run_lease(run.storage.root, f"{run.run}+"), f"updates of the run {run.run}"):
-        config = update_config(run_folder, users, name, overrides, is_feedback=is_feedback)
-        for each in updates_of(run.storage.root, run.run):
+        line = updates_of(run.storage.root, run.run)
+        config = update_config(run_folder, users, name, overrides, is_feedback=is_feedback, known=line)
+        for each in line:
             if each.run == config.run and each.is_finished:
                 return Updated(plan=plan_recorded(storage.join(run.storage.root, "runs", each.run)), is_made_now=False)
             if _is_under_way(each) and each.run != config.run:
                 _log.info("the update %s was not finished: it goes on first", each.run)
                 personalize(each.config)
-                config = update_config(run_folder, users, name, overrides, is_feedback=is_feedback)
+                config = update_config(run_folder, users, name, overrides, is_feedback=is_feedback, known=line)
         plan = personalize(config)
         if config.storage.compact_after:
-            compact_updates(run_folder, config.storage.compact_after)
+            compact_updates(run_folder, config.storage.compact_after, line)
         return Updated(plan=plan, is_made_now=True)
 
 
@@ -84,12 +86,14 @@ def update_config(
     overrides: Sequence[str] = (),
     *,
     is_feedback: bool = False,
+    known: Iterable[Update] = (),
 ) -> RunConfig:
     """Return the configuration of the update by which some files are handed in: of the one that is there, where they
     were handed in before.
 
     Args:
         run_folder, users, name, overrides, is_feedback: see `update_run`.
+        known: updates of the run as they were before; see `updates_of`.
 
     Raises:
         InputError: there is no such run, it is itself an update, a file is missing, or its task cannot learn from
@@ -97,7 +101,7 @@ def update_config(
         ConfigError: the name or an override is wrong.
     """
     run = read_config(run_folder)
-    before = updates_of(run.storage.root, run.run)
+    before = updates_of(run.storage.root, run.run, known)
     named = f"{run.run}+{name or PurePosixPath(unpacked_name(users[0])).stem}"
     settings = update_settings(run_folder, users, named, before, overrides, is_feedback=is_feedback)
     handed_in = settings["update"]["handed_in"]
@@ -153,20 +157,24 @@ def update_settings(
 
 
 def updated_text(updated: Updated, summary: dict[str, Any]) -> str:
-    """Return a summary as a few lines of text.
+    """Return a summary as a few lines of text, of which the last are the locations of the answers, where there are any,
+    and of the update.
 
     Args:
         summary: see `hydra_ray.stages.update_summary`.
     """
+    folder = updated.plan.run_folder
+    answers = storage.join(folder, PREDICTIONS_TABLE)
+    found = [f"answers: {answers}", folder] if storage.exists(answers) else [folder]
     heads = [
         f"{scorer} heads: {', '.join(f'{number} {kind}' for kind, number in found.items())}"
         for scorer, found in summary["heads"].items()
     ]
     head = f"{summary['run']}: {users_text(summary)}"
     if not updated.is_made_now:
-        return f"nothing is changed: the same was handed in before\n{head}"
+        return "\n".join(["nothing is changed: the same was handed in before", head, *found])
     asked = f"{counted(summary['requests'], 'request')}, {summary['asked_now']} of them asked now; "
-    return "\n".join([head, *heads, f"{asked}{summary['seconds']} s"])
+    return "\n".join([head, *heads, f"{asked}{summary['seconds']} s", *found])
 
 
 def _require_learnable(task: Task) -> None:

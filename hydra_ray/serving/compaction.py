@@ -6,7 +6,7 @@ the stage once it is whole. What was compacted before is read in the place of th
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hydra_ray import storage
 from hydra_ray.errors import InputError
@@ -16,7 +16,16 @@ from hydra_ray.rows import User, arrow_schema
 from hydra_ray.runs.lease import claim
 from hydra_ray.runs.run_folder import FinishedRun, open_finished, read_config, root_of_run
 from hydra_ray.runs.stage import Stage
-from hydra_ray.runs.updates import COMPACTED, Layer, compacted_stages, layer_parts, layers_of, newest_of, updates_of
+from hydra_ray.runs.updates import (
+    COMPACTED,
+    Layer,
+    Update,
+    compacted_stages,
+    layer_parts,
+    layers_of,
+    newest_of,
+    updates_of,
+)
 from hydra_ray.scorer.heads.store import HEADS_SCHEMA, Lineage, heads_table, prior_folder, read_lineage
 from hydra_ray.serving.export_folder import FOLD, SCORERS
 from hydra_ray.serving.known import CODES
@@ -26,11 +35,12 @@ from hydra_ray.stages.own_heads import own_lineage
 _log = logging.getLogger(__name__)
 
 
-def compact_updates(run_folder: str, least: int = 1) -> int:
+def compact_updates(run_folder: str, least: int = 1, known: Iterable[Update] = ()) -> int:
     """Compact all finished updates of a run; a call that is killed goes on with the next one.
 
     Args:
         least: number of updates from which on it is done, of those that are not compacted yet.
+        known: updates of the run as they were before; see `updates_of`.
 
     Returns:
         Number of updates that were not compacted before; 0 where nothing is done.
@@ -43,7 +53,7 @@ def compact_updates(run_folder: str, least: int = 1) -> int:
     finished = open_finished(root, run)
     if finished.config.taught_by is not None:
         raise InputError(f"{run_folder} is an update of the run {finished.config.taught_by}: give that run instead")
-    updates = [each for each in updates_of(root, run) if each.is_finished]
+    updates = [each for each in updates_of(root, run, known) if each.is_finished]
     layers = layers_of(root, run, updates)
     num_new = sum(COMPACTED not in each.stages for each in layers)
     if num_new < max(least, 1):

@@ -171,6 +171,10 @@ def plan_run(config: RunConfig) -> Plan:
         InputError: an input file is missing, or the parent run is.
         ModelError: a model cannot be found.
     """
+    return _plan(config, {})
+
+
+def _plan(config: RunConfig, recorded: Mapping[str, Stage]) -> Plan:
     require_absolute(config.storage.root, "storage.root")
     reach(config.storage)
     plugins = tuple(used_plugins(config))
@@ -180,7 +184,15 @@ def plan_run(config: RunConfig) -> Plan:
     line = line_of(config)
     _require_answerable(config, task)
     models = models_of(config)
-    planning = Planning(given=config, config=models.pinned(config), task=task, models=models, parent=parent, line=line)
+    planning = Planning(
+        given=config,
+        config=models.pinned(config),
+        task=task,
+        models=models,
+        parent=parent,
+        line=line,
+        recorded=recorded,
+    )
     return Plan(
         config=planning.config,
         models=models,
@@ -232,23 +244,13 @@ def _require_answerable(config: RunConfig, task: Task) -> None:
 
 def plan_recorded(run_folder: str) -> Plan:
     """Return the plan of the run in `run_folder`; of a finished one with the stages that it recorded, whatever versions
-    stages have by now.
+    stages have by now, and also where its input files are gone.
 
     Raises:
         HydraError: as `plan_run`, or no run was started there.
     """
     config = read_config(run_folder)
-    plan = plan_run(config)
-    if not recorded_fingerprints(run_folder):
-        return plan
-    recorded = recorded_stages(run_folder, config)
-    planned = {
-        name: replace(stage, fingerprint=recorded[name].fingerprint, settings=recorded[name].settings)
-        if name in recorded
-        else stage
-        for name, stage in plan.planned.items()
-    }
-    return replace(plan, planned=planned)
+    return _plan(config, recorded_stages(run_folder, config) if recorded_fingerprints(run_folder) else {})
 
 
 def _planned(planning: Planning) -> dict[str, Stage]:

@@ -4,7 +4,7 @@ Nothing that decides *where* work runs (placement, storage) enters a fingerprint
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra_ray.config import GeneratorConfig, PoolConfig, RunConfig, ScorerConfig, Task
@@ -39,6 +39,9 @@ class Planning:
     parent: FinishedRun | None
     line: Line | None = None
     """The runs before this one, where it is an update or a refreshed run."""
+    recorded: Mapping[str, Stage] = field(default_factory=dict[str, Stage])
+    """Stages that the run recorded when it was finished, by name: they are taken as they are, so that neither its input
+    files nor the versions of then are needed."""
 
     def encoder_of(self, scorer: str) -> UsedModel:
         """Return the encoder of the reranker or the adapter."""
@@ -51,7 +54,8 @@ def make_stage(
     planned: Mapping[str, Stage],
     only_buckets: tuple[int, ...] | None = None,
 ) -> Stage:
-    """Return the stage of a definition: its parent run's where it is inherited, else one of the run's own.
+    """Return the stage of a definition: the recorded one where there is one, its parent run's where it is inherited,
+    else one of the run's own.
 
     Args:
         planned: the stages before it, by name.
@@ -60,7 +64,7 @@ def make_stage(
     Raises:
         ConfigError: its settings must be those of the parent run, and are others.
     """
-    config, parent = planning.config, planning.parent
+    config, parent, recorded = planning.config, planning.parent, planning.recorded.get(definition.name)
     settings = definition.settings(planning)
     made = {each.name for each in definitions() if each.is_made(config)}
     inputs = [planned[name] for name in definition.inputs]
@@ -72,7 +76,8 @@ def make_stage(
     if planning.line is not None and config.refresh is None:
         before = list(planning.line.before()) if definition.earlier_inputs else []
         inputs += [run.stages[name] for name in definition.earlier_inputs for run in before if name in run.stages]
-    read = [*definition.files(planning), *(each.fingerprint for each in inputs)]
+    files = definition.files(planning) if recorded is None else ()
+    read = [*files, *(each.fingerprint for each in inputs)]
     stage = Stage(
         name=definition.name,
         fingerprint=fingerprint(definition.name, definition.version, settings, read),
@@ -82,12 +87,12 @@ def make_stage(
         settings={"version": definition.version, **settings},
         inputs=tuple(each.fingerprint for each in inputs),
     )
-    if parent is None:
-        return stage
-    if not definition.may_differ:
+    if parent is not None and recorded is None and not definition.may_differ:
         parent.require_like(stage, definition.like_versions)
-    # A stage that the parent did not make is not made by the child either.
-    return parent.stages.get(definition.name, stage) if definition.is_inherited else stage
+    if parent is not None and definition.is_inherited:
+        # A stage that the parent did not make is not made by the child either.
+        stage = parent.stages.get(definition.name, stage)
+    return stage if recorded is None else replace(stage, fingerprint=recorded.fingerprint, settings=recorded.settings)
 
 
 def plugin_sources(planning: Planning, *settings: str) -> dict[str, Any]:

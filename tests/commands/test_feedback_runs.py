@@ -1,16 +1,14 @@
 """Feedback on the answers of a run and of its updates, without a generator and without Ray."""
 
-import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import in_process
 import numpy as np
 import pytest
 from builders import run_config
 from killed_writes import killed_until_it_ends
+from own_files import written
 from planted_preferences import PREFERENCE, preferences
 
 from hydra_ray.cli import main
@@ -26,21 +24,10 @@ from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part
 
+pytestmark = pytest.mark.usefixtures("without_ray")
 ROWS = [*preferences(12, 6, 1, seed=0, is_new=False), *preferences(6, 4, 2, seed=1, is_new=True)]
 ANN, BOB, EVE, DAN, *_ = [row["user_id"] for row in ROWS if row["is_new"]]
 ASKED = {row["user_id"]: [query["candidates"] for query in row["queries"]] for row in ROWS}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_ray():
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        yield
-
-
-def written(file: Path, rows: Iterable[Any]) -> str:
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
 
 
 @pytest.fixture(scope="module")

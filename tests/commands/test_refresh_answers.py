@@ -1,15 +1,13 @@
 """Refresh of a run with a generator: what it has answered is kept. The fake generator, in this process instead of
 Ray's."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import in_process
 import pytest
 from builders import run_config
+from own_files import written
 
 from hydra_ray.cli import main
 from hydra_ray.commands.refresh import Refreshed, refresh_config, refresh_run, refresh_summary
@@ -22,6 +20,7 @@ from hydra_ray.stages.tables import read_users
 from hydra_ray.storage import read_part
 
 pytestmark = [
+    pytest.mark.usefixtures("without_ray"),
     pytest.mark.ray,
     # Third parties: what imports Ray and torch uses what others have deprecated.
     pytest.mark.filterwarnings("default"),
@@ -42,18 +41,6 @@ def rows_of(ids: list[str], *, is_new: bool) -> list[dict[str, Any]]:
         query = {"id": "q", "input": f"the {told[-1]['input']}", "target": told[-1]["output"]}
         rows.append({"user_id": user_id, "is_new": is_new, "history": told[:-1], "queries": [query]})
     return rows
-
-
-def written(file: Path, rows: list[dict[str, Any]]) -> str:
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

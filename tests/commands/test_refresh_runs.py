@@ -2,14 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import in_process
 import pytest
 from builders import encode, run_config
 from killed_writes import killed_until_it_ends
+from own_files import written
 from planted_preferences import ASKED, PREFERENCE, preferences
 
 from hydra_ray.cli import main
@@ -30,6 +30,7 @@ from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_json, read_part
 
 pytestmark = [
+    pytest.mark.usefixtures("without_label_encoder"),
     pytest.mark.ray,
     # Third parties: what imports Ray and torch uses what others have deprecated.
     pytest.mark.filterwarnings("default"),
@@ -102,20 +103,6 @@ def whole() -> list[Row]:
     users[ANSWERED]["queries"] = users[ANSWERED]["queries"][1:]
     del users[GONE]
     return list(users.values())
-
-
-def written(file: Path, rows: Iterable[Row]) -> str:
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        for module in ("stages.adapter", "stages.own_heads"):  # which imports the other, unpatched
-            patch.setattr(f"hydra_ray.{module}.open_label_encoder", lambda _: encode)
-        yield
 
 
 def run_on(folder: Path, rows: Iterable[Row], **sections: Any) -> Plan:

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import in_process
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -88,13 +87,10 @@ def config_of(folder: Path, rows: Iterable[dict[str, Any]], task: str, **section
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        # Few users teach that own heads are worth nothing: with wide priors there is something to compare all the same.
-        patch.setattr("hydra_ray.scorer.linear.prior.VARIANCE_FACTORS", (1.0,))
-        patch.setattr("hydra_ray.scorer.linear.prior.START_VARIANCES", (0.1,))
-        yield
+def wide_priors(without_ray: pytest.MonkeyPatch) -> None:
+    """Few users teach that own heads are worth nothing; so there is something to compare all the same."""
+    without_ray.setattr("hydra_ray.scorer.linear.prior.VARIANCE_FACTORS", (1.0,))
+    without_ray.setattr("hydra_ray.scorer.linear.prior.START_VARIANCES", (0.1,))
 
 
 @pytest.fixture(scope="module")

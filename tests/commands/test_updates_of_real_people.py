@@ -4,14 +4,13 @@ import gzip
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import in_process
 import numpy as np
 import pytest
-from builders import encode, run_config
+from builders import run_config
+from own_files import written
 
 from hydra_ray.commands.update import update_run
 from hydra_ray.rows import UserLabelLogs, arrow_schema, from_table
@@ -22,6 +21,10 @@ from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
 from hydra_ray.storage import read_part
 
+pytestmark = [
+    pytest.mark.skipif("HYDRA_JESTER_DIR" not in os.environ, reason="HYDRA_JESTER_DIR is not set"),
+    pytest.mark.usefixtures("without_label_encoder"),  # what is compared does not depend on the encoder
+]
 TASK = {"name": "jokes", "kind": "preference", "instruction": "Which joke does this person find funnier?"}
 NUM_TAUGHT, NUM_NEW, NUM_DAYS = 24, 8, 10
 
@@ -29,22 +32,6 @@ NUM_TAUGHT, NUM_NEW, NUM_DAYS = 24, 8, 10
 def people(name: str, number: int) -> list[dict[str, Any]]:
     with gzip.open(Path(os.environ["HYDRA_JESTER_DIR"], name), "rt") as lines:
         return [json.loads(line) for line, _ in zip(lines, range(number), strict=False)]
-
-
-def written(file: Path, rows: Iterable[dict[str, Any]]) -> str:
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    if "HYDRA_JESTER_DIR" not in os.environ:
-        pytest.skip("HYDRA_JESTER_DIR is not set")
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        for module in ("adapter", "own_heads"):  # what is compared does not depend on the encoder
-            patch.setattr(f"hydra_ray.stages.{module}.open_label_encoder", lambda _: encode)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """A whole run answered by an endpoint, in this process instead of Ray's: nothing is paid twice."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import in_process
 import pytest
 from builders import run_config
 from fault_server import ANSWER, CUT_OFF, THOUGHT, FaultServer, Reply, thinking, without_usage
@@ -25,13 +23,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        patch.setattr("hydra_ray.generate.engines.limiter_actor.open_limiter", Limiter)
-        for module in ("profiles", "probes", "drafts"):
-            patch.setattr(f"hydra_ray.stages.{module}.open_tokenizer", lambda _: fake_tokenizer())
-        yield
+def without_models(without_ray: pytest.MonkeyPatch) -> None:
+    without_ray.setattr("hydra_ray.generate.engines.limiter_actor.open_limiter", Limiter)
+    for module in ("profiles", "probes", "drafts"):
+        without_ray.setattr(f"hydra_ray.stages.{module}.open_tokenizer", lambda _: fake_tokenizer())
 
 
 def config_of(root: Path, url: str, run: str = "test", **drafts: Any) -> RunConfig:

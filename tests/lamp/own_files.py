@@ -57,6 +57,12 @@ def lines(rows: Iterable[Any]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
+def written(path: Path, rows: Iterable[Any]) -> str:
+    """Write rows as JSON lines; return the path."""
+    path.write_bytes(lines(rows))
+    return str(path)
+
+
 def table(rows: list[dict[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])

@@ -1,8 +1,6 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import in_process
 import pytest
 from builders import run_config
 
@@ -81,13 +79,6 @@ def test_counters_of_an_unfinished_stage_are_those_of_its_committed_parts(tmp_pa
 def test_a_budget_names_no_stage():
     plain, limited = (plan_run(each) for each in (config_of(), config_of(max_tokens=5, hour_price=2)))
     assert [stage.fingerprint for stage in plain.stages()] == [stage.fingerprint for stage in limited.stages()]
-
-
-@pytest.fixture
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        yield
 
 
 def asked_tokens(plan: Plan) -> float:

@@ -134,12 +134,14 @@ def test_where_it_runs_and_what_is_reported_may_differ(tmp_path: Path, section: 
     assert plan_run(later(config, tmp_path, **section)).parent is not None
 
 
-def test_a_finished_run_teaches_also_when_its_raw_files_are_gone(tmp_path: Path):
+def test_a_finished_run_opens_and_teaches_also_when_its_raw_files_are_gone(tmp_path: Path):
     path = tmp_path / "users.jsonl"
     path.write_text("{}")
     config = run_config(str(tmp_path), lamp={"planted": None, "users_files": [str(path)]})
-    record(config)
+    plan = record(config)
     path.unlink()
+    opened = plan_recorded(plan.run_folder)
+    assert [each.fingerprint for each in opened.stages()] == [each.fingerprint for each in plan.stages()]
     assert plan_run(later(config, tmp_path)).parent is not None
 
 

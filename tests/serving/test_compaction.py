@@ -1,17 +1,15 @@
 """Updates that are compacted: everybody is read as before, from one stage in place of all updates."""
 
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import in_process
 import pytest
 from builders import run_config
 from bytes_below import files_below, mentions
 from killed_writes import killed_until_it_ends
+from own_files import written
 
 from hydra_ray import storage
 from hydra_ray.cli import main
@@ -28,7 +26,7 @@ from hydra_ray.stages.plan import Plan, plan_recorded
 from hydra_ray.stages.run import personalize
 
 # Third parties: what imports Ray and torch uses what others have deprecated.
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("without_ray")]
 LABELS = ("comedy", "romance", "fantasy")
 EVERYBODY = [*(f"train-{n}" for n in range(6)), *(f"new-{n}" for n in range(4)), "monday-0", "tuesday-0", "nobody"]
 
@@ -43,18 +41,6 @@ def row(user_id: str, num_records: int, *, is_new: bool = True, day: str = "") -
     history = [dict(zip(("input", "output"), pair(), strict=True)) for _ in range(num_records)]
     query = dict(zip(("input", "target"), pair(), strict=True))
     return {"user_id": user_id, "is_new": is_new, "history": history, "queries": [query]}
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return str(path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        yield
 
 
 @pytest.fixture(scope="module", params=["fake", "none"])

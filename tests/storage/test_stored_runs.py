@@ -5,12 +5,10 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
-import in_process
 import pytest
 import yaml
 from builders import run_config
@@ -33,13 +31,6 @@ from hydra_ray.stages.run import personalize
 pytestmark = pytest.mark.filterwarnings("default")
 
 FAULTS = [Fault.SLOW_DOWN, Fault.CUT_OFF]
-
-
-@pytest.fixture(scope="module")
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        yield
 
 
 @pytest.fixture

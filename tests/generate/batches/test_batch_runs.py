@@ -1,10 +1,8 @@
 """Whole runs answered in batches, in this process instead of Ray's: paid once, resumed, forgotten, cancelled."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import in_process
 import pytest
 from batch_server import BatchServer, Rules
 from builders import run_config
@@ -37,14 +35,11 @@ AT_ONCE = {**QUICK, "deadline_hours": 1e-7}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        in_process.install(patch)
-        patch.setattr("hydra_ray.generate.engines.limiter_actor.open_limiter", Limiter)
-        patch.setattr("hydra_ray.engine.batch_generation.batches_polled", lambda _: lambda _done, _all: None)
-        for module in ("stages.profiles", "stages.probes", "stages.drafts", "forecast.forecast"):
-            patch.setattr(f"hydra_ray.{module}.open_tokenizer", lambda _: fake_tokenizer())
-        yield
+def without_models(without_ray: pytest.MonkeyPatch) -> None:
+    without_ray.setattr("hydra_ray.generate.engines.limiter_actor.open_limiter", Limiter)
+    without_ray.setattr("hydra_ray.engine.batch_generation.batches_polled", lambda _: lambda _done, _all: None)
+    for module in ("stages.profiles", "stages.probes", "stages.drafts", "forecast.forecast"):
+        without_ray.setattr(f"hydra_ray.{module}.open_tokenizer", lambda _: fake_tokenizer())
 
 
 def config_of(root: Path, url: str, engine: str = "openai_batch", **sections: Any) -> RunConfig:
