@@ -119,11 +119,28 @@ def run_task(work: Callable[[ArgumentT], ResultT], argument: ArgumentT, placemen
     """Run one piece of work that loads an encoder on a worker of the cluster and return its result."""
     import ray
 
+    return ray.get(begin_task(work, argument, placement=placement))
+
+
+def begin_task(
+    work: Callable[..., object], *arguments: object, placement: PlacementConfig, num_returns: int = 1
+) -> Any:
+    """Begin one piece of work that loads an encoder on a worker of the cluster; return a reference to its result, which
+    stays in the cluster's memory.
+
+    Args:
+        arguments: of which a reference is replaced by what it refers to.
+        num_returns: number of results, each with a reference of its own.
+    """
+    import ray
+
     start_ray()
     remote = ray.remote(
-        runtime_env=threads_environment(placement.encoder_threads), **encoder_bundle(placement).options()
+        num_returns=num_returns,
+        runtime_env=threads_environment(placement.encoder_threads),
+        **encoder_bundle(placement).options(),
     )
-    return ray.get(remote(work).remote(argument))
+    return remote(work).remote(*arguments)
 
 
 def run_missing(made: Sequence[Parts], steps: Callable[[Any, int], Any]) -> dict[str, float]:

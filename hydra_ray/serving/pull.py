@@ -23,6 +23,8 @@ from hydra_ray.storage.locations import reach
 class Generation:
     """State of a run's updates, and who was forgotten."""
 
+    run_folder: str = ""
+    """Folder of the run; empty before the first look, which so always makes sure that it is the exported run."""
     updates: tuple[str, ...] = ()
     """Names of the finished updates that the export does not hold, oldest first."""
     forgotten: frozenset[str] = frozenset()
@@ -56,6 +58,7 @@ def generation_of(exported: Exported, run_folder: str, before: Generation) -> Ge
     root = root_of_run(run_folder)
     line = updates_of(root, config.run, before.line)
     return Generation(
+        run_folder=run_folder,
         updates=tuple(each.run for each in line if each.is_finished and each.run not in exported.updates),
         forgotten=forgotten_pseudonyms(root),
         line=tuple(line),

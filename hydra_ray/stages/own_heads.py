@@ -4,7 +4,6 @@ No generator is asked. Each fold of the training users is a trial of Ray Tune.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from hydra_ray.adapt.own_labels import OwnUsers, encoded_items, fit_own_users, n
 from hydra_ray.adapt.own_model import OwnFold, fit_own_fold, join_own_folds, own_space, read_own_model
 from hydra_ray.adapt.own_records import ItemSpace, OwnRecords, own_records
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.engine.parts import Counters, run_actor_parts, run_task
+from hydra_ray.engine.parts import Counters, begin_task, run_actor_parts
 from hydra_ray.lamp.quality import METRIC
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.retrieve.dense import Encode
@@ -41,6 +40,8 @@ MAX_TAUGHT_RECORDS = 60_000
 LABELS = "labels"
 """Name of the table of label log probabilities."""
 _SEED = 0
+_Taught = tuple[OwnRecords, ItemSpace]
+"""Records that are learned from, and the space of their items."""
 _ANEW = "Remove the stage's folder and run again."
 
 
@@ -130,37 +131,46 @@ def _settings(planning: Planning) -> dict[str, Any]:
 
 def _make_model(plan: "Plan") -> Counters:
     """Estimate every fold's prior: Ray Tune; then fit the stacks and predict the gain."""
+    import ray
+
     placement, stage = plan.config.placement, plan.own_model
     num_folds = plan.config.users.num_folds if plan.config.users.num_folds > 1 else NUM_USER_FOLDS
-    records = run_task(taught_records, plan, placement)
-    space = own_space(records)
+    # References: this process holds nobody's records.
+    made, taught = begin_task(_taught, plan, placement=placement, num_returns=2)
+    ray.get(made)  # what went wrong is raised here, and not by a trial
     folds = [*range(num_folds), -1]
     missing = [fold for fold in folds if not storage.exists(_fold_location(stage.folder, fold))]
     if missing:
-        work = partial(_run_trial, plan.task, records, space, stage.folder)
+        work = partial(_run_trial, plan.task, taught, stage.folder)
         run_trials(work, {"fold": missing}, stage.folder, placement.max_concurrent_trials, core_bundle(placement))
-    joining = _Joining(task=plan.task, records=records, space=space, folder=stage.folder, folds=folds)
-    counters = run_task(_join, joining, placement)
+    counters: Any = ray.get(begin_task(_join, plan.task, taught, stage.folder, folds, placement=placement))
     for leftover in ("folds", "tune"):
         storage.remove_folder(storage.join(stage.folder, leftover))
     return counters
 
 
-def taught_records(plan: "Plan") -> OwnRecords:
-    """Return the records of a sample of the training users."""
+def _taught(plan: "Plan") -> tuple[int, _Taught]:
+    """Return the number of records of a sample of the training users, and these."""
     users = (user for bucket in plan.users.buckets for user in _training_users(read_given_users(plan, bucket)))
     chosen = sampled_users(plan.task, users, MAX_TAUGHT_RECORDS)
     vectors = encoded_items(plan.task, chosen, open_label_encoder(plan))
-    return own_records(plan.task, chosen, read_label_model(plan.labeller.folder).text, vectors, own_fold)
+    records = own_records(plan.task, chosen, read_label_model(plan.labeller.folder).text, vectors, own_fold)
+    return len(records.labels_G), (records, own_space(records))
 
 
 def _training_users(users: Iterable[User]) -> Iterable[User]:
     return (user for user in users if not user.is_new)
 
 
-def _run_trial(
-    task: Task, records: OwnRecords, space: ItemSpace, folder: str, settings: Mapping[str, Any]
-) -> dict[str, float]:
+def _run_trial(task: Task, taught: Any, folder: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Evaluate a fold.
+
+    Args:
+        taught: reference to what is learned from.
+    """
+    import ray
+
+    records, space = ray.get(taught)
     found = fit_own_fold(task, records, space, settings["fold"], _SEED)
     arrays = {
         "directions": found.prior.directions_DR,
@@ -172,21 +182,9 @@ def _run_trial(
     return {"loss": float(losses.min())}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Joining:
-    """What the model is joined from."""
-
-    task: Task
-    records: OwnRecords
-    space: ItemSpace
-    folder: str
-    folds: Sequence[int]
-
-
-def _join(work: _Joining) -> Counters:
-    folds = [_read_fold(work.folder, fold) for fold in work.folds]
-    model = join_own_folds(work.task, work.records, work.space, folds)
-    model.write(work.folder)
+def _join(task: Task, taught: _Taught, folder: str, folds: Sequence[int]) -> Counters:
+    model = join_own_folds(task, *taught, [_read_fold(folder, fold) for fold in folds])
+    model.write(folder)
     gain = model.gain
     return {"users": gain.num_users, "records": gain.num_records, "is_on": float(model.is_on)}
 
