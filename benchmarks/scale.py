@@ -209,7 +209,7 @@ def _volumes(rates: Rates, assumed: Assumed) -> Iterator[str]:
             f"{found.num_losses} losses, copies answer {found.busy:.0%} of the time",
         ),
         ("encoding on the same GPUs", f"{encoding_hours / assumed.num_gpus:.2f} h", f"{encoding_hours:.1f} GPU hours"),
-        ("work beside models", f"{cpu_hours / cores:.1f} h", f"{cpu_hours:,.0f} CPU hours on {cores} cores"),
+        ("work beside models", f"{cpu_hours / cores:.2f} h", f"{cpu_hours:,.0f} CPU hours on {cores} cores"),
         ("money for GPUs", f"${gpu_hours * assumed.gpu_hour:,.0f}", f"{gpu_hours:,.0f} GPU hours"),
         (
             "requests to the store",
