@@ -123,8 +123,8 @@ LINES: Sequence[Line] = (
         bar="at most 25 s",
         command="benchmarks/heads.py",
         evidence="A million took 29.1 s and, an hour later on the same machine, 23.3 s. The published procedure "
-        "encodes all texts in each epoch and we do once: this pass is what our seconds are, so that the ratio is that of "
-        "passes.",
+        "encodes all texts in each epoch and we do once: this pass is what our seconds are, so that the ratio is that "
+        "of passes.",
     ),
     Line(
         name="store_requests",
