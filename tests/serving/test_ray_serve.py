@@ -114,8 +114,20 @@ def served(small_run: Plan, llm: FaultServer, tmp_path_factory: pytest.TempPathF
         yield found
     finally:
         client.close()
-        process.send_signal(signal.SIGINT)
-        process.wait(SECONDS)
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a server as Ctrl-C does, and kill what is left of it: whoever started the tests may ignore Ctrl-C."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(60)
+    process.kill()
+    process.wait()
+    for left in psutil.wait_procs(below, 10)[1]:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
 
 
 def is_up(client: httpx.Client) -> bool:
