@@ -56,9 +56,6 @@ LINES: Sequence[Line] = (
         against="offline vLLM, same prompts in file order",
         bar="at least 1.1 times, never below 0.97",
         command="benchmarks/generate.py --probes 1500 --drafts 0",
-        evidence="With our engine's settings on both sides vLLM finds the same prefixes in its cache, so that order "
-        "gains nothing, and what is left is what a stage costs beside the engine: of three rounds the one in which "
-        "nothing else ran gave 1.07 times, the two beside another job 0.94 and 1.04.",
     ),
     Line(
         name="prompt_tokens",
