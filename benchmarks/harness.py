@@ -176,8 +176,7 @@ class TreeClock:
         self._look_lock = threading.Lock()
 
     def __enter__(self) -> "TreeClock":
-        self._look()
-        self._before = sum(self._used.values())
+        self._before = self._look()
         self._thread.start()
         return self
 
@@ -188,20 +187,21 @@ class TreeClock:
     @property
     def seconds(self) -> float:
         """CPU seconds since the block began."""
-        self._look()
-        return sum(self._used.values()) - self._before
+        return self._look() - self._before
 
     def _watch(self) -> None:
         while not self._is_over.wait(self._interval):
             self._look()
 
-    def _look(self) -> None:
+    def _look(self) -> float:
+        """Return the CPU seconds of all processes that were ever seen."""
         own = psutil.Process()
         with self._look_lock:
             for process in (own, *own.children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     times = process.cpu_times()
                     self._used[process.pid, process.create_time()] = times.user + times.system
+            return sum(self._used.values())
 
 
 class _Meter(TreeClock):

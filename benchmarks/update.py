@@ -60,16 +60,16 @@ def main() -> int:
     parser.add_argument("--only-users", action="store_true", help="make no more than the users stage")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hydra_ray-update-") as folder:
-        return tell((of_users_stage if given.only_users else of_updates)(Days(Path(folder), given.users, given), given))
+        return tell((of_users_stage if given.only_users else of_updates)(Days(Path(folder), given), given))
 
 
 class Days:
     """What is handed in, day by day."""
 
-    def __init__(self, folder: Path, num_users: int, given: argparse.Namespace) -> None:
-        self.folder, self._num_users, self._num_records = folder, num_users, given.records
+    def __init__(self, folder: Path, given: argparse.Namespace) -> None:
+        self._folder, self._num_users, self._num_records = folder, given.users, given.records
         self.root = str(folder / "root")
-        self.num_buckets = max(1, num_users // USERS_PER_BUCKET)
+        self.num_buckets = max(1, given.users // USERS_PER_BUCKET)
         self._encoder = hashed_encoder(folder / "encoder")
 
     def config(self) -> RunConfig:
@@ -101,7 +101,7 @@ class Days:
         return self._write(f"day-{day}", rows)
 
     def _write(self, name: str, rows: Iterable[dict[str, Any]]) -> str:
-        path = self.folder / f"{name}.jsonl"
+        path = self._folder / f"{name}.jsonl"
         with path.open("w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         return str(path)
@@ -151,13 +151,13 @@ def of_users_stage(days: Days, given: argparse.Namespace) -> Iterator[Figure]:
 
     def make(config: RunConfig, number: int) -> None:
         known = None if config.update is None else base
-        stage = base if config.update is None else replaced(number)
+        stage = base if config.update is None else stage_of(number)
         stage.complete(1, ingest(config, stage, known, line_of(config)))
         folder = run_folder_of(root, config.run)
         write_config(folder, config)
         record_stages(folder, [stage])
 
-    def replaced(number: int) -> Stage:
+    def stage_of(number: int) -> Stage:
         return Stage(name=USERS, fingerprint=f"{number:016x}", root=root, num_buckets=days.num_buckets)
 
     def update(file: str) -> None:
@@ -167,7 +167,7 @@ def of_users_stage(days: Days, given: argparse.Namespace) -> Iterator[Figure]:
         line.append(config.run)
         make(config.model_copy(update={"taught_by": "base", "update": follows}), number)
 
-    base = replaced(0)
+    base = stage_of(0)
     make(days.config(), 0)
     yield from _figures("update, users stage alone", days, given, update, MAX_STAGE_SECONDS)
 
