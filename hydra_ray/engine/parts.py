@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from hydra_ray import storage
 from hydra_ray.config import PlacementConfig
@@ -33,8 +33,6 @@ _WRITTEN = "written"
 """Name of what a committed row tells of the files that were written for it."""
 
 Counters = Mapping[str, float]
-ArgumentT = TypeVar("ArgumentT")
-ResultT = TypeVar("ResultT")
 
 
 class PartWork(Protocol):
@@ -113,34 +111,6 @@ def run_actor_parts(
                 ray_remote_args_fn=new_actor,
             ),
         )
-
-
-def run_task(work: Callable[[ArgumentT], ResultT], argument: ArgumentT, placement: PlacementConfig) -> ResultT:
-    """Run one piece of work that loads an encoder on a worker of the cluster and return its result."""
-    import ray
-
-    return ray.get(begin_task(work, argument, placement=placement))
-
-
-def begin_task(
-    work: Callable[..., object], *arguments: object, placement: PlacementConfig, num_returns: int = 1
-) -> Any:
-    """Begin one piece of work that loads an encoder on a worker of the cluster; return a reference to its result, which
-    stays in the cluster's memory.
-
-    Args:
-        arguments: of which a reference is replaced by what it refers to.
-        num_returns: number of results, each with a reference of its own.
-    """
-    import ray
-
-    start_ray()
-    remote = ray.remote(
-        num_returns=num_returns,
-        runtime_env=threads_environment(placement.encoder_threads),
-        **encoder_bundle(placement).options(),
-    )
-    return remote(work).remote(*arguments)
 
 
 def run_missing(made: Sequence[Parts], steps: Callable[[Any, int], Any]) -> dict[str, float]:

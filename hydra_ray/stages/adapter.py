@@ -7,7 +7,8 @@ from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
 from hydra_ray.adapt.own_labels import needs_own_heads
 from hydra_ray.adapt.own_model import read_own_model
-from hydra_ray.engine.parts import Counters, run_actor_parts, run_task
+from hydra_ray.engine.parts import Counters, run_actor_parts
+from hydra_ray.engine.tasks import run_task
 from hydra_ray.retrieve.dense import Vectors, encode_besides
 from hydra_ray.rows import DraftedUser, ProbedUser, User, UserExamples, UserLabelLogs
 from hydra_ray.stages.definition import Duration, StageDefinition, with_scorers
@@ -90,7 +91,7 @@ STAGES = (
         version=1,
         inputs=("users",),
         settings=_labeller_settings,
-        make=lambda plan: run_task(make_labeller, plan, plan.config.placement),
+        make=lambda plan: run_task(make_labeller, plan, placement=plan.config.placement),
         is_inherited=True,
         file_kinds={r"labeller\.safetensors": "learned"},
         learns_from="all users",

@@ -15,7 +15,8 @@ from hydra_ray.adapt.own_labels import OwnUsers, encoded_items, fit_own_users, n
 from hydra_ray.adapt.own_model import OwnFold, fit_own_fold, join_own_folds, own_space, read_own_model
 from hydra_ray.adapt.own_records import ItemSpace, OwnRecords, own_records
 from hydra_ray.config import RunConfig, Task
-from hydra_ray.engine.parts import Counters, begin_task, run_actor_parts
+from hydra_ray.engine.parts import Counters, run_actor_parts
+from hydra_ray.engine.tasks import Kept, keep_result, run_task
 from hydra_ray.lamp.quality import METRIC
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.retrieve.dense import Encode
@@ -131,46 +132,36 @@ def _settings(planning: Planning) -> dict[str, Any]:
 
 def _make_model(plan: "Plan") -> Counters:
     """Estimate every fold's prior: Ray Tune; then fit the stacks and predict the gain."""
-    import ray
-
     placement, stage = plan.config.placement, plan.own_model
     num_folds = plan.config.users.num_folds if plan.config.users.num_folds > 1 else NUM_USER_FOLDS
-    # References: this process holds nobody's records.
-    made, taught = begin_task(_taught, plan, placement=placement, num_returns=2)
-    ray.get(made)  # what went wrong is raised here, and not by a trial
+    taught = keep_result(_taught, plan, placement=placement)  # this process holds nobody's records
     folds = [*range(num_folds), -1]
     missing = [fold for fold in folds if not storage.exists(_fold_location(stage.folder, fold))]
     if missing:
         work = partial(_run_trial, plan.task, taught, stage.folder)
         run_trials(work, {"fold": missing}, stage.folder, placement.max_concurrent_trials, core_bundle(placement))
-    counters: Any = ray.get(begin_task(_join, plan.task, taught, stage.folder, folds, placement=placement))
+    counters = run_task(_join, plan.task, taught, stage.folder, folds, placement=placement)
     for leftover in ("folds", "tune"):
         storage.remove_folder(storage.join(stage.folder, leftover))
     return counters
 
 
-def _taught(plan: "Plan") -> tuple[int, _Taught]:
-    """Return the number of records of a sample of the training users, and these."""
+def _taught(plan: "Plan") -> _Taught:
+    """Return the records of a sample of the training users and their space."""
     users = (user for bucket in plan.users.buckets for user in _training_users(read_given_users(plan, bucket)))
     chosen = sampled_users(plan.task, users, MAX_TAUGHT_RECORDS)
     vectors = encoded_items(plan.task, chosen, open_label_encoder(plan))
     records = own_records(plan.task, chosen, read_label_model(plan.labeller.folder).text, vectors, own_fold)
-    return len(records.labels_G), (records, own_space(records))
+    return records, own_space(records)
 
 
 def _training_users(users: Iterable[User]) -> Iterable[User]:
     return (user for user in users if not user.is_new)
 
 
-def _run_trial(task: Task, taught: Any, folder: str, settings: Mapping[str, Any]) -> dict[str, float]:
-    """Evaluate a fold.
-
-    Args:
-        taught: reference to what is learned from.
-    """
-    import ray
-
-    records, space = ray.get(taught)
+def _run_trial(task: Task, taught: Kept[_Taught], folder: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Evaluate a fold."""
+    records, space = taught.value()
     found = fit_own_fold(task, records, space, settings["fold"], _SEED)
     arrays = {
         "directions": found.prior.directions_DR,
@@ -182,8 +173,8 @@ def _run_trial(task: Task, taught: Any, folder: str, settings: Mapping[str, Any]
     return {"loss": float(losses.min())}
 
 
-def _join(task: Task, taught: _Taught, folder: str, folds: Sequence[int]) -> Counters:
-    model = join_own_folds(task, *taught, [_read_fold(folder, fold) for fold in folds])
+def _join(task: Task, taught: Kept[_Taught], folder: str, folds: Sequence[int]) -> Counters:
+    model = join_own_folds(task, *taught.value(), [_read_fold(folder, fold) for fold in folds])
     model.write(folder)
     gain = model.gain
     return {"users": gain.num_users, "records": gain.num_records, "is_on": float(model.is_on)}
