@@ -38,7 +38,7 @@ def keep_result(work: Callable[..., ResultT], *arguments: object, placement: Pla
     import ray
 
     start_ray()
-    remote = ray.remote(
+    remote: Any = ray.remote(
         num_returns=2,
         runtime_env=threads_environment(placement.encoder_threads),
         **encoder_bundle(placement).options(),

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from hydra_ray.evaluate.metrics import Floats
 
-_WEIGHTS_IN_MEMORY = 4_000_000
+_WEIGHTS_OF_BLOCK = 4_000_000
+"""Resamples times users of a block; another number draws other resamples."""
+_WEIGHTS_IN_MEMORY = 250_000
 _SAME = 1e-9
 
 
@@ -54,7 +56,7 @@ def resampled_sums(
         user_sums: function of (start, stop) that returns the sums of the users at these positions (B, X).
     """
     rng = np.random.default_rng(seed)
-    block = max(1, _WEIGHTS_IN_MEMORY // num_resamples)
+    block = max(1, _WEIGHTS_OF_BLOCK // num_resamples)
     remaining_R = np.full(num_resamples, num_users)
     observed_X: Floats | None = None
     resampled_RX: Floats | None = None
@@ -63,7 +65,13 @@ def resampled_sums(
         draws_R = rng.binomial(remaining_R, (stop - start) / (num_users - start))
         remaining_R -= draws_R
         sums_BX = user_sums(start, stop)
-        added_RX = _weights(rng, draws_R, stop - start) @ sums_BX
+        some = max(1, _WEIGHTS_IN_MEMORY // (stop - start))
+        added_RX = np.concatenate(
+            [
+                _weights(rng, draws_R[first : first + some], stop - start) @ sums_BX
+                for first in range(0, num_resamples, some)
+            ]
+        )
         observed_X = sums_BX.sum(axis=0) if observed_X is None else observed_X + sums_BX.sum(axis=0)
         resampled_RX = added_RX if resampled_RX is None else resampled_RX + added_RX
     assert observed_X is not None
@@ -77,10 +85,12 @@ def resampled_means(weights_U: Floats, values_UX: Floats, num_resamples: int, se
     Args:
         weights_U: weights above 0, such as numbers of queries.
     """
-    sums_UX = np.concatenate([weights_U[:, None], weights_U[:, None] * values_UX], axis=1)
-    observed_X, resampled_RX = resampled_sums(
-        lambda start, stop: sums_UX[start:stop], len(sums_UX), num_resamples, seed
-    )
+
+    def user_sums(start: int, stop: int) -> Floats:
+        weights_B1 = weights_U[start:stop, None]
+        return np.concatenate([weights_B1, weights_B1 * values_UX[start:stop]], axis=1)
+
+    observed_X, resampled_RX = resampled_sums(user_sums, len(values_UX), num_resamples, seed)
     return observed_X[1:] / observed_X[0], resampled_RX[:, 1:] / resampled_RX[:, :1]
 
 

@@ -42,18 +42,27 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_users_in_many_blocks_are_resampled_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     values_U = np.random.default_rng(4).normal(size=500)
     whole = plain_means(values_U, 4000, seed=5)
-    monkeypatch.setattr(intervals, "_WEIGHTS_IN_MEMORY", 4000 * 7)
+    monkeypatch.setattr(intervals, "_WEIGHTS_OF_BLOCK", 4000 * 7)
     split = plain_means(values_U, 4000, seed=6)
     assert split.std() == pytest.approx(whole.std(), rel=0.06)
     assert np.quantile(split, [0.025, 0.5, 0.975]) == pytest.approx(np.quantile(whole, [0.025, 0.5, 0.975]), abs=0.01)
 
 
+@pytest.mark.parametrize("in_memory", [1, 70, 1000, 10_000_000])
+def test_resamples_are_the_same_however_many_are_in_memory(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+    values_U = np.random.default_rng(4).normal(size=100)
+    monkeypatch.setattr(intervals, "_WEIGHTS_OF_BLOCK", 300 * 70)
+    expected = plain_means(values_U, 300, seed=5)
+    monkeypatch.setattr(intervals, "_WEIGHTS_IN_MEMORY", in_memory)
+    assert plain_means(values_U, 300, seed=5) == pytest.approx(expected, rel=1e-12)
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 60))
-def test_every_resample_has_as_many_users_as_there_are(num_users: int, num_resamples: int, in_memory: int) -> None:
+def test_every_resample_has_as_many_users_as_there_are(num_users: int, num_resamples: int, of_block: int) -> None:
     ones_UX = np.ones((num_users, 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "_WEIGHTS_IN_MEMORY", in_memory)
+        patch.setattr(intervals, "_WEIGHTS_OF_BLOCK", of_block)
         observed_X, resampled_RX = resampled_sums(lambda start, stop: ones_UX[start:stop], num_users, num_resamples, 0)
     assert observed_X == [num_users]
     assert (resampled_RX == num_users).all()
