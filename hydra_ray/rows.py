@@ -63,6 +63,39 @@ class User:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedDraft:
+    """Draft of a judged query. Key: (user_id, judgement_id, text)."""
+
+    text: str
+    plain: tuple[float, ...]
+    """Handcrafted features that the draft had among the others when the query was answered."""
+    quality: float
+    """Quality by what the user said (0 to 1, higher is better)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a user said of the drafts of a query that is answered by free text. Key: (user_id, judgement_id)."""
+
+    judgement_id: str
+    input: str
+    is_preference: bool
+    """True: quality is 1 of the drafts that are better than the others, else 0. False: it is the task's metric of each
+    draft against the user's own text."""
+    features: tuple[str, ...]
+    """Names of the handcrafted features, in order."""
+    drafts: tuple[JudgedDraft, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingUser:
+    """A row of the judgements table. Key: user_id."""
+
+    user_id: str
+    judgements: tuple[Judgement, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """An input sample that could not be used. Key: (source, position)."""
 

@@ -23,6 +23,7 @@ from hydra_ray.rows import (
     Completion,
     DraftedUser,
     Generation,
+    Judgement,
     ProbedUser,
     ProfiledUser,
     Query,
@@ -115,6 +116,7 @@ class Rows:
     probed: ProbedUser
     scored: ScoredUser
     drafted: DraftedUser
+    judgements: tuple[Judgement, ...] = ()
     asked: list[Asked]
 
     @property
@@ -183,7 +185,16 @@ def label_model_of(task: Task) -> LabelModel | None:
 
 def examples_of(*rows: Rows, task: Task = TASKS["planted"], config: RunConfig | None = None) -> list[UserExamples]:
     """The adapter's examples of users."""
-    drafted = [Drafted(user=each.user, probed=each.probed, scored=each.scored, drafted=each.drafted) for each in rows]
+    drafted = [
+        Drafted(
+            user=each.user,
+            probed=each.probed,
+            scored=each.scored,
+            drafted=each.drafted,
+            judgements=each.judgements,
+        )
+        for each in rows
+    ]
     return list(adapter_examples(drafted, task, config or run_config(), encode, label_model_of(task)))
 
 

@@ -56,7 +56,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("hydra_ray.engine.generation.open_pool", Pool)
     patch.setattr("hydra_ray.stages.overlap.has_room_beside", lambda *_: True)
     patch.setattr(ray.data, "from_items", lambda rows, **_: Dataset(rows))
-    for module in ("engine.parts", "stages.scorer"):
+    for module in ("engine.parts", "engine.tasks", "stages.scorer"):
         patch.setattr(f"hydra_ray.{module}.start_ray", lambda: None)
     for module in ("scorer.heads.fit", "stages.own_heads"):
         patch.setattr(f"hydra_ray.{module}.run_trials", run_trials)

@@ -5,6 +5,7 @@ Shape suffixes: N texts, H the encoder's width.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from hydra_ray.rows import (
     Candidate,
     DraftedUser,
     Group,
+    Judgement,
     ProbedUser,
     ScoredUser,
     User,
@@ -32,6 +34,8 @@ from hydra_ray.rows import (
 
 FEATURES = "adapter.plain_features"
 """Name of the setting of features of other packages."""
+_LEAD = 0.15
+"""Lead of the best draft of a user without drafts that the metric tells apart: about that of LaMP-4's and LaMP-5's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,8 @@ class Drafted:
     drafted: DraftedUser
     labels: UserLabelLogs | None = None
     """Row of the labels table; None where own heads fitted to all records do not count."""
+    judgements: tuple[Judgement, ...] = ()
+    """What the user said of drafts of earlier queries."""
 
 
 def handcrafted_names(task: Task, config: RunConfig) -> tuple[str, ...]:
@@ -70,7 +76,8 @@ def adapter_examples(
     label_model: LabelModel | None,
     variants: Sequence[str] = VARIANTS,
 ) -> Iterator[UserExamples]:
-    """Yield each user's groups: one for each drafted query and each variant of the reranker's selection.
+    """Yield each user's groups: one for each drafted query and each variant of the reranker's selection, and one for
+    each judgement.
 
     Args:
         encode: encoder, called once with all texts of all rows.
@@ -82,7 +89,8 @@ def adapter_examples(
     vectors = dict(zip(distinct, encoded_NH, strict=True))
     for row in rows:
         ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
-        groups = tuple(_groups(row, ranked, task, config, vectors, label_model, variants))
+        drafted = tuple(_groups(row, ranked, task, config, vectors, label_model, variants))
+        groups = (*drafted, *_judged_groups(row.judgements, drafted, handcrafted_names(task, config)))
         yield UserExamples(
             user_id=row.user.user_id,
             is_new=row.user.is_new,
@@ -134,6 +142,47 @@ def _groups(
                     query=ranked.query.input,
                     candidates=candidates,
                 )
+
+
+def _judged_groups(judgements: Sequence[Judgement], drafted: Sequence[Group], names: Sequence[str]) -> Iterator[Group]:
+    """Yield the drafts of each judgement as those of a pseudo-query.
+
+    The better drafts of a preference are as much better than the others as the best draft of a pseudo-query is by the
+    task's metric: whoever prefers a draft weighs as much as the metric does. A feature that a draft did not have then
+    is 0, its mean over the drafts of a query.
+
+    Args:
+        names: names of the handcrafted features, in order.
+    """
+    lead = _usual_lead(drafted)
+    for each in judgements:
+        places = {name: place for place, name in enumerate(each.features)}
+        yield Group(
+            group_id=f"{each.judgement_id}/{VARIANTS[0]}",
+            query_id=each.judgement_id,
+            variant=VARIANTS[0],
+            is_pseudo=True,
+            query=each.input,
+            candidates=tuple(
+                Candidate(
+                    candidate_id=draft.text,
+                    text=draft.text,
+                    plain=tuple(draft.plain[places[name]] if name in places else 0.0 for name in names),
+                    quality=draft.quality * lead if each.is_preference else draft.quality,
+                )
+                for draft in each.drafts
+            ),
+        )
+
+
+def _usual_lead(groups: Sequence[Group]) -> float:
+    """Return by how much the best draft of a user's pseudo-query is better than the mean of the others, on average."""
+    leads: list[float] = []
+    for group in groups:
+        best, *others = sorted((each.quality or 0.0 for each in group.candidates), reverse=True)
+        if group.is_pseudo and others:
+            leads.append(best - fmean(others))
+    return fmean(leads) if any(leads) else _LEAD
 
 
 def _may_learn(user: User, ranked: RankedQuery, task: Task, config: RunConfig) -> bool:
@@ -213,8 +262,8 @@ def _encoded_histories(
     user: User, ranked_queries: Mapping[str, RankedQuery], groups: Sequence[Group], vectors: Vectors, width: int
 ) -> Iterator[float]:
     """Yield for each group the mean vectors of the inputs and of the outputs of its query's eligible records,
-    concatenated; zeros without records. The record that a pseudo-query was made of is not eligible: it would reveal the
-    answer.
+    concatenated; zeros without records. The record that a pseudo-query was made of is not eligible, nor one that has a
+    judgement's id: it would reveal the answer.
     """
     encoded = {
         record.record_id: np.concatenate([vectors[indexed_text(record)], vectors[record.output]])
@@ -222,7 +271,9 @@ def _encoded_histories(
     }
     means: dict[str, list[float]] = {}
     for query_id in dict.fromkeys(group.query_id for group in groups):
-        rows = [encoded[record.record_id] for record in ranked_queries[query_id].eligible]
+        ranked = ranked_queries.get(query_id)
+        eligible = ranked.eligible if ranked else [each for each in user.history if each.record_id != query_id]
+        rows = [encoded[record.record_id] for record in eligible]
         means[query_id] = np.mean(rows, axis=0).tolist() if rows else [0.0] * (2 * width)
     for group in groups:
         yield from means[group.query_id]

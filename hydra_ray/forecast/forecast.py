@@ -21,9 +21,9 @@ from hydra_ray.forecast.past_runs import (
 from hydra_ray.forecast.prices import limited_seconds, price_of
 from hydra_ray.forecast.user_sample import Estimate, UserSample, sample_users
 from hydra_ray.generate.engines.opening import open_tokenizer
-from hydra_ray.lamp.users import ingest
 from hydra_ray.runs.budget import units_of_copy
 from hydra_ray.stages.plan import Plan, plan_run
+from hydra_ray.stages.users import read_users_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,7 +105,7 @@ def make_forecast(
         is_blind: whether to forecast as if nothing of this run existed, to compare with what it took.
 
     Raises:
-        HydraError: as `plan_run` and `ingest`, or the calibration failed.
+        HydraError: as `plan_run` and `read_users_of`, or the calibration failed.
     """
     plan = _with_users(config)
     config = plan.config
@@ -157,7 +157,7 @@ def _with_users(config: RunConfig) -> Plan:
     """Return the plan with its users stage complete."""
     plan = plan_run(config)
     if not plan.users.is_complete():
-        plan.users.complete(0.0, ingest(config, plan.users, plan.known_users, plan.line))
+        plan.users.complete(0.0, read_users_of(plan))
         plan = plan_run(config)  # only now is it known which buckets hold users
     return plan
 

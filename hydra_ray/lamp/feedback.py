@@ -9,9 +9,10 @@ person's own text. A record holds no more than what was said:
 - in a preference task what is better than what: the chosen candidate or the own text than all candidates; of a thumb
   the answer than each other candidate, or each other than the answer;
 - of free text only the person's own. What was chosen or praised is a text of the generator: as a record it would pass
-  for one that the person wrote.
+  for one that the person wrote. It is kept as a judgement of the drafts instead, and so is how near each comes to the
+  own text (`hydra_ray.lamp.judgements`).
 
-The record of a query is named after it, so that the last word about a query counts.
+The record and the judgement of a query are named after it, so that the last word about a query counts.
 """
 
 import hashlib
@@ -33,9 +34,10 @@ from hydra_ray.lamp.field_checks import (
 )
 from hydra_ray.lamp.given_answers import GivenAnswer, given_answers
 from hydra_ray.lamp.input_files import InputFile
+from hydra_ray.lamp.judgements import comparison, drafts_of, preference
 from hydra_ray.lamp.lamp_files import Sample
 from hydra_ray.lamp.row_files import open_rows
-from hydra_ray.rows import Query, Record, Rejected, User
+from hydra_ray.rows import Judgement, Query, Record, Rejected, User
 from hydra_ray.runs.updates import Line
 
 CHOSEN, THUMB, EDITED = "chosen", "thumb", "edited"
@@ -85,55 +87,95 @@ def read_feedback(files: Sequence[InputFile]) -> Iterator[Feedback | Rejected]:
         raise InputError("there is no row in what was handed in; expected rows of user_id, query_id and what is said")
 
 
-def taught_users(task: Task, line: Line, bucket: int, said: Sequence[Feedback]) -> Iterator[Sample | Rejected]:
-    """Yield the users of a bucket with the records that their feedback becomes, and rows that become none.
+def taught_users(
+    task: Task, line: Line, bucket: int, said: Sequence[Feedback], features: Sequence[str]
+) -> Iterator[Sample | Rejected]:
+    """Yield the users of a bucket with the records and judgements that their feedback becomes, and rows that become
+    none.
 
     Args:
         line: the runs whose answers the feedback is on.
         said: feedback of users of the bucket, the last word about a query last.
+        features: names of the handcrafted features of drafts.
     """
-    given = given_answers(line, bucket, {(each.user_id, each.query_id, each.run) for each in said})
+    given = given_answers(task, line, bucket, {(each.user_id, each.query_id, each.run) for each in said})
     records: dict[str, dict[str, Record]] = {}
+    judgements: dict[str, dict[str, Judgement]] = {}
     first: dict[str, Feedback] = {}
     for each in said:
         try:
-            record = record_of(task, given.answer(each.user_id, each.query_id, each.run), each)
+            answer = given.answer(each.user_id, each.query_id, each.run)
+            record = record_of(task, answer, each)
+            judgement = judgement_of(task, answer, each, features)
         except MalformedError as error:
             place: dict[str, Any] = {"source": each.source, "position": each.position, "sample_id": each.user_id}
             yield Rejected(**place, reason=error.reason)
             continue
         first.setdefault(each.user_id, each)
-        records.setdefault(each.user_id, {})[record.record_id] = record
-    for user_id, own in records.items():
+        if record is not None:
+            records.setdefault(each.user_id, {})[record.record_id] = record
+        if judgement is not None:
+            judgements.setdefault(each.user_id, {})[judgement.judgement_id] = judgement
+    for user_id, begin in first.items():
+        own = records.get(user_id, {})
         yield Sample(
-            source=first[user_id].source,
-            position=first[user_id].position,
+            source=begin.source,
+            position=begin.position,
             sample_id=user_id,
             user=User(user_id=user_id, is_new=True, history=tuple(own.values()), queries=()),
             awaits_target=False,
             replaced=tuple(own),
+            judgements=tuple(judgements.get(user_id, {}).values()),
         )
 
 
-def record_of(task: Task, given: GivenAnswer, said: Feedback) -> Record:
-    """Return the record that feedback on an answer becomes.
+def record_of(task: Task, given: GivenAnswer, said: Feedback) -> Record | None:
+    """Return the record that feedback on an answer becomes; None where it tells of a text that a generator wrote.
 
     Raises:
         MalformedError: it says nothing that a record could hold.
     """
-    query = given.query
-    name = f"feedback:{query.query_id}:{hashlib.blake2b(query.input.encode(), digest_size=4).hexdigest()}"
-    if said.kind == THUMB and given.answer is None:
-        raise MalformedError(f"the query {query.query_id!r} got no answer that a thumb could be about")
+    query, name = given.query, _name_of(given.query)
+    _require_answer(given, said)
     if task.kind == "preference":
         return ranked_record(task, name, _ranking(query, given.answer, said), said.date)
     if task.kind == "text" and said.kind != EDITED:
-        raise MalformedError(
-            f"answers of {task.name} are free text, of which only the person's own, `edited`, is a record; "
-            f"`{said.kind}` tells of a text that the generator wrote"
-        )
+        return None
     output = said.value if said.kind != THUMB else _right_label(task, given.answer, said)
     return make_record(task, name, query.input, output, said.date)
+
+
+def judgement_of(task: Task, given: GivenAnswer, said: Feedback, features: Sequence[str]) -> Judgement | None:
+    """Return the judgement that feedback on an answer of a text task becomes; None of another task, and of the own text
+    where no drafts are kept that it could be compared with.
+
+    Args:
+        features: names of the handcrafted features of drafts.
+
+    Raises:
+        MalformedError: it says nothing of kept drafts.
+    """
+    if task.kind != "text":
+        return None
+    name = _name_of(given.query)
+    if said.kind == EDITED:
+        return comparison(task, name, given, said.value, features) if given.drafts else None
+    _require_answer(given, said)
+    if said.kind == CHOSEN:
+        named = _chosen([each.text for each in drafts_of(given).candidates], said)
+    else:
+        named = str(given.answer)
+    return preference(name, given, named, features, is_better=said.kind == CHOSEN or said.value == UP)
+
+
+def _name_of(query: Query) -> str:
+    """Return the name of what is said of a query."""
+    return f"feedback:{query.query_id}:{hashlib.blake2b(query.input.encode(), digest_size=4).hexdigest()}"
+
+
+def _require_answer(given: GivenAnswer, said: Feedback) -> None:
+    if said.kind == THUMB and given.answer is None:
+        raise MalformedError(f"the query {given.query.query_id!r} got no answer that a thumb could be about")
 
 
 def _right_label(task: Task, answer: str | None, said: Feedback) -> str:

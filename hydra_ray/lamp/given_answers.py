@@ -1,11 +1,12 @@
 """Answers that users were given: by a finished run and its updates, each user's newest first."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from hydra_ray.config import Task
 from hydra_ray.lamp.choices import with_candidates
 from hydra_ray.lamp.field_checks import MalformedError
-from hydra_ray.rows import AnsweredQuery, AnsweredUser, DraftedUser, Query, User
+from hydra_ray.rows import AnsweredQuery, AnsweredUser, DraftedUser, Group, Query, User, UserExamples
 from hydra_ray.runs.updates import Line
 
 _Asked = tuple[str, str, str | None]
@@ -19,6 +20,8 @@ class GivenAnswer:
     query: Query
     answer: str | None
     """None where there was none, since the generator failed."""
+    drafts: Group | None = None
+    """Drafts of a text task that the answer was chosen from; None where none are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ class GivenAnswers:
         return self.found[user_id, query_id, run]
 
 
-def given_answers(line: Line, bucket: int, asked: Collection[_Asked]) -> GivenAnswers:
+def given_answers(task: Task, line: Line, bucket: int, asked: Collection[_Asked]) -> GivenAnswers:
     """Look for the answers to some queries; only runs that have their users are read, the newest first, until all are
     found."""
     missing: dict[str, set[_Asked]] = {}
@@ -56,12 +59,12 @@ def given_answers(line: Line, bucket: int, asked: Collection[_Asked]) -> GivenAn
             break
         answers = line.rows("answers", "answers", bucket, AnsweredUser, here)
         users = _asked_users(line, bucket, {user_id: here[user_id] for user_id in answers})
+        drafts = _drafts(line, bucket, {user_id: here[user_id] for user_id in answers}) if task.kind == "text" else {}
         answered.update(answers)
         for user_id, row in answers.items():
             queries = {query.query_id: query for query in users[user_id].queries}
-            given = {
-                each.query_id: GivenAnswer(query=queries[each.query_id], answer=_given(each)) for each in row.queries
-            }
+            own = drafts.get(user_id, ())
+            given = {each.query_id: _given(queries[each.query_id], each, own) for each in row.queries}
             for each in [*missing[user_id]]:
                 _, query_id, run = each
                 if query_id in given and run in (None, here[user_id]):
@@ -78,5 +81,15 @@ def _asked_users(line: Line, bucket: int, runs: Mapping[str, str]) -> dict[str, 
     return users | {user_id: with_candidates(users[user_id], row) for user_id, row in drafted.items()}
 
 
-def _given(answered: AnsweredQuery) -> str | None:
-    return next(answer.value for answer in answered.answers if answer.system == "hydra")
+def _drafts(line: Line, bucket: int, runs: Mapping[str, str]) -> dict[str, Sequence[Group]]:
+    """Return the drafts of users' queries as a run of each judged them, by user_id."""
+    rows = line.rows_if_there("adapter.examples", "examples", bucket, UserExamples, runs)
+    return {user_id: [group for group in row.groups if not group.is_pseudo] for user_id, row in rows.items()}
+
+
+def _given(query: Query, answered: AnsweredQuery, drafts: Sequence[Group]) -> GivenAnswer:
+    answer = next(answer.value for answer in answered.answers if answer.system == "hydra")
+    own = [group for group in drafts if group.query_id == query.query_id]
+    # The answer may be another head's than the user's own: the first drafts that it is among are those it was among.
+    chosen_from = next((group for group in own if any(each.text == answer for each in group.candidates)), None)
+    return GivenAnswer(query=query, answer=answer, drafts=chosen_from or next(iter(own), None))

@@ -23,7 +23,7 @@ from hydra_ray.lamp.field_checks import (
 )
 from hydra_ray.lamp.json_files import json_items
 from hydra_ray.lamp.raw_streams import COMPRESSED_SUFFIXES
-from hydra_ray.rows import Query, Record, Rejected, User
+from hydra_ray.rows import Judgement, Query, Record, Rejected, User
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,8 @@ class Sample:
     """Ids of the records that take the place of earlier ones (`hydra_ray.lamp.changes`)."""
     withdrawn: tuple[str, ...] = ()
     """Ids of earlier records that are deleted."""
+    judgements: tuple[Judgement, ...] = ()
+    """What the user says of drafts (`hydra_ray.lamp.judgements`)."""
 
 
 QUESTIONS = "_questions.json"

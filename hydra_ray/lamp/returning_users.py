@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from hydra_ray.lamp.changes import joined_history
 from hydra_ray.lamp.field_checks import require_distinct
+from hydra_ray.lamp.judgements import joined_judgements, judgements_of, judging_users
 from hydra_ray.lamp.lamp_files import Sample
-from hydra_ray.rows import User, to_table
+from hydra_ray.rows import JudgingUser, User, to_table
 from hydra_ray.runs.updates import Line, Whereabouts
 
 
@@ -26,6 +27,7 @@ class ReturningUsers:
         runs = {each: self._known[each].run if each in self._known else line.taught_by for each in wanted}
         self._users = line.rows("users", "users", bucket, User, runs)
         self._runs = {user_id: runs[user_id] for user_id in self._users}
+        self._judgements = dict(judgements_of(line, bucket, self._runs))
         self.counters: dict[str, float] = {"returning_users": 0.0, "added_records": 0.0, "changed_records": 0.0}
         """What is new of those who were joined."""
         self.num_unchanged = 0
@@ -37,18 +39,26 @@ class ReturningUsers:
         Raises:
             MalformedError: a record has the id of another one that the user has, or a query that of a record's.
         """
-        before = self._users.get(sample.user.user_id)
+        user_id = sample.user.user_id
+        before, judged = self._users.get(user_id), self._judgements.get(user_id, ())
+        judgements = joined_judgements(judged, sample.judgements, sample.withdrawn)
         history = joined_history(
             before.history if before else (), sample.user.history, sample.replaced, sample.withdrawn
         )
-        if before is not None and not history.is_changed and not sample.user.queries:
+        is_changed = history.is_changed or judgements != judged
+        if before is not None and not is_changed and not sample.user.queries:
             self.num_unchanged += 1
             return None
         require_distinct(history.history, sample.user.queries)
+        self._judgements[user_id] = judgements
         self.counters["returning_users"] += before is not None
         self.counters["added_records"] += history.num_added
         self.counters["changed_records"] += history.num_changed
         return replace(sample.user, history=history.history)
+
+    def judging_users(self, user_ids: Iterable[str]) -> list[JudgingUser]:
+        """Return the rows of those of some users who have judgements, as of now."""
+        return judging_users(self._judgements, user_ids)
 
     def whereabouts(self, run: str, user_ids: Iterable[str]) -> pa.Table:
         """Return the bucket's table of Whereabouts once some users are in a new run, sorted by user_id."""

@@ -27,6 +27,7 @@ from hydra_ray.lamp.choices import lacks_candidates
 from hydra_ray.lamp.feedback import Feedback, read_feedback, taught_users
 from hydra_ray.lamp.field_checks import MalformedError, checked_output
 from hydra_ray.lamp.input_files import input_files
+from hydra_ray.lamp.judgements import JUDGEMENTS, judging_users
 from hydra_ray.lamp.lamp_files import (
     Sample,
     outputs_location,
@@ -42,7 +43,7 @@ from hydra_ray.lamp.rejection import Reasons
 from hydra_ray.lamp.returning_users import ReturningUsers
 from hydra_ray.lamp.tasks import task_of
 from hydra_ray.lamp.user_files import FileStart, read_user_files
-from hydra_ray.rows import Rejected, User, arrow_schema, from_table, to_table
+from hydra_ray.rows import Judgement, JudgingUser, Rejected, User, arrow_schema, from_table, to_table
 from hydra_ray.runs.root import bucket_key_of, forgetting
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.runs.stage import Stage, bucket_of
@@ -60,7 +61,7 @@ _COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "q
 COUNTERS_OF_UPDATES: tuple[str, ...] = ("returning_users", "added_records", "changed_records")
 """Counters of an update besides: users who were there, records that they got, and records replaced or deleted."""
 FEEDBACK = "feedback"
-"""Counter of an update by feedback besides: rows that became records."""
+"""Counter of an update by feedback besides: rows that became records or judgements."""
 COUNTERS_OF_REFRESHES: tuple[str, ...] = ("users_of_updates", "left_out_queries")
 """Counters of a refreshed run besides: users whom the finished run lacks, and queries that records answer by now."""
 
@@ -103,7 +104,13 @@ def splits_of(config: LampConfig) -> dict[str, bool]:
     return {split: is_new for split, is_new in splits.items() if split is not None}
 
 
-def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Line | None = None) -> dict[str, float]:
+def ingest(
+    config: RunConfig,
+    stage: Stage,
+    known: Stage | None = None,
+    line: Line | None = None,
+    features: Sequence[str] = (),
+) -> dict[str, float]:
     """Write the stage's tables `users` (rows User, sorted by user_id) and `rejected` (rows Rejected).
 
     Users forgotten under the root are in neither. In a child run all users become new, and only buckets for which a
@@ -114,6 +121,7 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Li
         known: users stage of the parent run, whose users a run that is no update must not have.
         line: the runs before an update, whose users come back with what they had, or of a refreshed run those whose
             users it takes.
+        features: names of the handcrafted features of drafts, by which feedback judges them.
 
     Returns:
         Sums over all parts: users, train_users, new_users, records, queries, rejected, leaking_users (see `is_leaking`;
@@ -143,7 +151,9 @@ def ingest(config: RunConfig, stage: Stage, known: Stage | None = None, line: Li
                 missing = sorted(spill.occupied)
             if known is not None and line is None:
                 _require_unknown(config, known, missing, spill)
-            num_unchanged = sum(_commit_bucket(config, task, stage, bucket, spill, line) for bucket in missing)
+            num_unchanged = sum(
+                _commit_bucket(config, task, stage, bucket, spill, line, features) for bucket in missing
+            )
     # Both tables' footers are read, so that a truncated part is noticed before the manifest is written.
     counted = [
         storage.read_counters(stage.part(table, bucket))
@@ -256,11 +266,13 @@ def _take_bucket(
     """Write the parts of a bucket of a refreshed run. Who came with an update teaches there: it is learned from present
     users, and not from those of the beginning alone."""
     counters = dict.fromkeys((*_COUNTERS, *COUNTERS_OF_REFRESHES), 0.0)
+    judgements: dict[str, Sequence[Judgement]] = {}
 
     def counted() -> Iterator[User]:
         for each in present_users(task, line, bucket):
             if is_forgotten(each.user.user_id):
                 continue
+            judgements[each.user.user_id] = each.judgements
             user = each.user if each.is_of_run else in_fold(config, replace(each.user, is_new=False))
             _count(user, counters)
             counters["leaking_users"] += is_leaking(task, user)
@@ -268,7 +280,9 @@ def _take_bucket(
             counters["left_out_queries"] += each.num_left_out
             yield user
 
-    _write_bucket(stage, bucket, _table_of(counted()), [], counters)
+    users = _table_of(counted())
+    _write_judgements(stage, bucket, judging_users(judgements, judgements))
+    _write_bucket(stage, bucket, users, [], counters)
 
 
 def _spill_all(config: RunConfig, task: Task, folder: Path, spill: _Spill) -> None:
@@ -327,7 +341,15 @@ def _spill_user_files(
         spill.add(sample)
 
 
-def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spill: _Spill, line: Line | None) -> int:
+def _commit_bucket(
+    config: RunConfig,
+    task: Task,
+    stage: Stage,
+    bucket: int,
+    spill: _Spill,
+    line: Line | None,
+    features: Sequence[str],
+) -> int:
     """Write the parts of a bucket, `users` last: its presence marks the bucket as done. In an update a bucket of which
     nobody has anything new gets none.
 
@@ -336,7 +358,7 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
     """
     rejected = list(spill.rows("rejected", bucket))
     said = list(spill.rows(FEEDBACK, bucket))
-    refused = list(_teach(task, line, bucket, said, spill)) if line is not None and said else []
+    refused = list(_teach(task, line, bucket, said, features, spill)) if line is not None and said else []
     rejected += refused
     back = (
         None
@@ -364,7 +386,9 @@ def _commit_bucket(config: RunConfig, task: Task, stage: Stage, bucket: int, spi
         if not users.num_rows and not rejected:
             return len(said) or back.num_unchanged
         counters |= back.counters | ({FEEDBACK: float(len(said) - len(refused))} if said else {})
-        storage.write_part(stage.part(WHEREABOUTS, bucket), back.whereabouts(config.run, users["user_id"].to_pylist()))
+        user_ids: list[str] = users["user_id"].to_pylist()
+        storage.write_part(stage.part(WHEREABOUTS, bucket), back.whereabouts(config.run, user_ids))
+        _write_judgements(stage, bucket, back.judging_users(user_ids))
     _write_bucket(stage, bucket, users, rejected, counters)
     return 0 if back is None or said else back.num_unchanged
 
@@ -387,9 +411,16 @@ def _write_bucket(
     storage.write_row_groups(stage.part(USERS, bucket), users.schema, groups, counted)
 
 
-def _teach(task: Task, line: Line, bucket: int, said: Sequence[Feedback], spill: _Spill) -> Iterator[Rejected]:
-    """Add the users with the records that feedback becomes, and yield the rows that become none."""
-    for each in taught_users(task, line, bucket, said):
+def _write_judgements(stage: Stage, bucket: int, rows: Sequence[JudgingUser]) -> None:
+    if rows:
+        storage.write_part(stage.part(JUDGEMENTS, bucket), to_table(rows, JudgingUser))
+
+
+def _teach(
+    task: Task, line: Line, bucket: int, said: Sequence[Feedback], features: Sequence[str], spill: _Spill
+) -> Iterator[Rejected]:
+    """Add the users with what their feedback becomes, and yield the rows that become nothing."""
+    for each in taught_users(task, line, bucket, said, features):
         if isinstance(each, Rejected):
             spill.report(each)
             yield each

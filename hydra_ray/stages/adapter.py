@@ -3,14 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydra_ray import storage
 from hydra_ray.adapt.adapter_examples import Drafted, adapter_examples
 from hydra_ray.adapt.label_model import fit_label_model, needs_label_model, read_label_model, sampled_users
 from hydra_ray.adapt.own_labels import needs_own_heads
 from hydra_ray.adapt.own_model import read_own_model
 from hydra_ray.engine.parts import Counters, run_actor_parts
 from hydra_ray.engine.tasks import run_task
+from hydra_ray.lamp.judgements import JUDGEMENTS
 from hydra_ray.retrieve.dense import Vectors, encode_besides
-from hydra_ray.rows import DraftedUser, ProbedUser, User, UserExamples, UserLabelLogs
+from hydra_ray.rows import (
+    DraftedUser,
+    Judgement,
+    JudgingUser,
+    ProbedUser,
+    User,
+    UserExamples,
+    UserLabelLogs,
+    arrow_schema,
+    from_table,
+)
 from hydra_ray.stages.definition import Duration, StageDefinition, with_scorers
 from hydra_ray.stages.item_vectors import VECTORS, read_vectors
 from hydra_ray.stages.own_heads import LABELS, open_label_encoder, own_heads_stages
@@ -40,6 +52,7 @@ class AdapterExamplesPart:
             scored=scores_of_users(plan, "reranker", bucket, users),
             drafted=read_rows(plan.drafts, "drafts", bucket, DraftedUser),
             labels=self._labels_of(bucket, users),
+            judgements=self._judgements_of(bucket, users),
         )
         encode = encode_besides(self._vectors_of(bucket, users), self._encode)
         examples = list(adapter_examples(rows, plan.task, plan.config, encode, self._labeller))
@@ -56,6 +69,16 @@ class AdapterExamplesPart:
         if not self._has_own_heads:
             return {user.user_id: None for user in users}
         return read_rows(self._plan.stage("adapter.codes"), LABELS, bucket, UserLabelLogs)
+
+    def _judgements_of(self, bucket: int, users: Sequence[User]) -> Mapping[str, tuple[Judgement, ...]]:
+        """Return what the users said of drafts, which only an update or a refreshed run knows."""
+        found: dict[str, tuple[Judgement, ...]] = {user.user_id: () for user in users}
+        if self._plan.line is None or self._plan.task.kind != "text":
+            return found
+        location = self._plan.users.part(JUDGEMENTS, bucket)
+        table = storage.read_part_if_there(location, arrow_schema(JudgingUser))
+        judging = () if table is None else from_table(table, JudgingUser)
+        return found | {row.user_id: row.judgements for row in judging}
 
 
 def make_labeller(plan: Plan) -> Counters:

@@ -1,13 +1,18 @@
 """Users: raw files to buckets of users."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra_ray.adapt.adapter_examples import handcrafted_names
+from hydra_ray.engine.parts import Counters
 from hydra_ray.lamp.users import REJECTED, USERS, ingest, input_fingerprint
 from hydra_ray.runs.root import bucket_key_name, forgotten_pseudonyms
 from hydra_ray.runs.settings import settings_of
 from hydra_ray.stages.definition import Duration, StageDefinition
 from hydra_ray.stages.planning import Planning
+
+if TYPE_CHECKING:
+    from hydra_ray.stages.plan import Plan
 
 
 def _settings(planning: Planning) -> dict[str, Any]:
@@ -32,6 +37,12 @@ def _files(planning: Planning) -> Sequence[str]:
     return input_fingerprint(planning.config.lamp) if update is None else (update.handed_in,)
 
 
+def read_users_of(plan: "Plan") -> Counters:
+    """Read the users of a run's files, or of an update or a refreshed run."""
+    features = handcrafted_names(plan.task, plan.config) if plan.config.has_scorers else ()
+    return ingest(plan.config, plan.users, plan.known_users, plan.line, features)
+
+
 STAGES = (
     StageDefinition(
         name="users",
@@ -41,7 +52,7 @@ STAGES = (
         parent_inputs=(USERS,),
         earlier_inputs=(USERS,),
         settings=_settings,
-        make=lambda plan: ingest(plan.config, plan.users, plan.known_users, plan.line),
+        make=read_users_of,
         tables=lambda _: (USERS,),
         may_differ=True,
         file_kinds={rf"{REJECTED}/bucket-\d{{5}}\.parquet": "rejected"},

@@ -12,7 +12,7 @@ from hydra_ray.adapt.label_model import fit_label_model
 from hydra_ray.config import RunConfig, Task
 from hydra_ray.lamp.quality import quality
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.rows import VARIANTS, Group, Record, Request, User, UserExamples
+from hydra_ray.rows import VARIANTS, Group, JudgedDraft, Judgement, Record, Request, User, UserExamples
 
 PLANTED, HEADLINES = TASKS["planted"], TASKS["LaMP_4"]
 CONFIG = run_config()
@@ -221,6 +221,79 @@ def test_histories_are_mean_vectors_without_the_record_of_the_query():
         inputs = encode([record.input for record in records]).mean(axis=0)
         outputs = encode([record.output for record in records]).mean(axis=0)
         np.testing.assert_allclose(history, [*inputs, *outputs], rtol=1e-6)
+
+
+def judged(*qualities: float, features: Sequence[str] = (), is_preference: bool = True) -> Judgement:
+    """Drafts whose features are their places plus the place of the feature."""
+    drafts = tuple(
+        JudgedDraft(
+            text=f"draft {place}", plain=tuple(float(place + n) for n in range(len(features))), quality=qualities[place]
+        )
+        for place in range(len(qualities))
+    )
+    return Judgement(
+        judgement_id="judged", input="asked", is_preference=is_preference, features=tuple(features), drafts=drafts
+    )
+
+
+def naming(request: Request) -> list[str]:
+    return ["comedy", "romance it is", "what"] if request.temperature else ["fantasy"]
+
+
+def judged_group(someone: User, judgement: Judgement) -> Group:
+    """The group of a judgement; that of each query is as without it."""
+    rows = replace(rows_of(someone, naming, HEADLINES, CONFIG), judgements=(judgement,))
+    (found,) = examples_of(rows, task=HEADLINES, config=CONFIG)
+    without = examples(someone, HEADLINES, naming)
+    assert found.groups[:-1] == without.groups
+    assert found.history[: len(without.history)] == without.history
+    return found.groups[-1]
+
+
+def test_a_judgement_is_the_group_of_one_more_pseudo_query():
+    names = handcrafted_names(HEADLINES, CONFIG)
+    group = judged_group(user(8), judged(0.2, 0.7, features=names, is_preference=False))
+    assert (group.query_id, group.query, group.variant, group.is_pseudo) == ("judged", "asked", "personal", True)
+    assert [(each.text, each.quality) for each in group.candidates] == [("draft 0", 0.2), ("draft 1", 0.7)]
+    assert [each.plain for each in group.candidates] == [
+        tuple(float(place + n) for n in range(len(names))) for place in range(2)
+    ]
+
+
+def test_features_of_a_judgement_are_found_by_name():
+    names = handcrafted_names(HEADLINES, CONFIG)
+    group = judged_group(user(8), judged(0.0, 1.0, features=("of former times", *reversed(names[:-1]))))
+    for place, candidate in enumerate(group.candidates):
+        expected = [float(place + len(names) - 1 - n) for n in range(len(names) - 1)]
+        assert candidate.plain == (*expected, 0.0)
+
+
+def test_a_preference_weighs_as_much_as_the_metric_tells_the_users_drafts_apart():
+    someone = user(8)
+    leads: list[float] = []
+    for each in examples(someone, HEADLINES, naming).groups:
+        if each.is_pseudo:
+            qualities = sorted(float(candidate.quality or 0) for candidate in each.candidates)
+            leads.append(qualities[-1] - sum(qualities[:-1]) / len(qualities[:-1]))
+    lead = sum(leads) / len(leads)
+    assert lead > 0
+    found = judged_group(someone, judged(0.0, 1.0, 0.0))
+    assert [each.quality for each in found.candidates] == pytest.approx([0.0, lead, 0.0])
+    nothing_told = judged_group(replace(someone, history=()), judged(0.0, 1.0, 1.0))
+    assert [each.quality for each in nothing_told.candidates] == [0.0, 0.15, 0.15]
+
+
+def test_the_history_of_a_judgement_is_without_the_record_of_its_own_text():
+    someone = user(4)
+    judgement = replace(judged(0.0, 1.0), judgement_id=someone.history[-1].record_id)
+    rows = replace(rows_of(someone, copying, HEADLINES, CONFIG), judgements=(judgement,))
+    (found,) = examples_of(rows, task=HEADLINES, config=CONFIG)
+    width = 2 * LETTERS.n_features
+    expected = [
+        *encode([record.input for record in someone.history[:-1]]).mean(axis=0),
+        *encode([record.output for record in someone.history[:-1]]).mean(axis=0),
+    ]
+    np.testing.assert_allclose(found.history[-width:], expected, rtol=1e-6)
 
 
 def test_without_records_a_history_has_the_same_width():

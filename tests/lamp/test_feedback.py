@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 from planted_preferences import PREFERENCE
+from rouge_score import rouge_scorer
 
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.choices import Choice, choices_told
-from hydra_ray.lamp.feedback import Feedback, read_feedback, record_of
+from hydra_ray.lamp.feedback import Feedback, judgement_of, read_feedback, record_of
 from hydra_ray.lamp.field_checks import MalformedError
 from hydra_ray.lamp.given_answers import GivenAnswer
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.tasks import TASKS
-from hydra_ray.rows import Query, Record, Rejected
+from hydra_ray.rows import Candidate, Group, Judgement, Query, Record, Rejected
 
 TAGS, RATING, TEXT = TASKS["planted"], TASKS["LaMP_3"], TASKS["LaMP_5"]
 TWO = TAGS.model_copy(update={"labels": TAGS.labels[:2]})
@@ -31,7 +32,21 @@ def said(**fields: Any) -> Feedback:
 
 def record(task: Task, answer: str | None, text: str = "a story", **fields: Any) -> Record:
     given = GivenAnswer(query=Query(query_id="q", input=text, target=None), answer=answer)
-    return record_of(task, given, said(**fields))
+    found = record_of(task, given, said(**fields))
+    assert found is not None
+    return found
+
+
+def judgement(answer: str | None, *drafts: str, **fields: Any) -> Judgement | None:
+    """What is said of the drafts of a text task, each of which has its place as its feature."""
+    candidates = tuple(
+        Candidate(candidate_id=text, text=text, plain=(float(place),), quality=None)
+        for place, text in enumerate(drafts)
+    )
+    row = {"group_id": "q/personal", "query_id": "q", "variant": "personal", "is_pseudo": False, "query": "a story"}
+    query = Query(query_id="q", input="a story", target=None)
+    group = Group(**row, candidates=candidates) if drafts else None
+    return judgement_of(TEXT, GivenAnswer(query=query, answer=answer, drafts=group), said(**fields), ["place"])
 
 
 def better_than(answer: str | None, **fields: Any) -> set[tuple[str, frozenset[str]]]:
@@ -95,8 +110,7 @@ def test_a_chosen_text_goes_before_a_place():
         (TAGS, "comedy", {"thumb": "down"}, "does not say which of the"),
         (RATING, "3", {"thumb": "down"}, "which of the 4 other labels is right; say it in `chosen`"),
         (TAGS, None, {"thumb": "up"}, "the query 'q' got no answer that a thumb could be about"),
-        (TEXT, "A title", {"chosen": "A title"}, "free text, of which only the person's own, `edited`, is a record"),
-        (TEXT, "A title", {"thumb": "up"}, "`thumb` tells of a text that the generator wrote"),
+        (TEXT, None, {"thumb": "up"}, "the query 'q' got no answer that a thumb could be about"),
     ],
 )
 def test_what_says_nothing_of_the_right_answer_is_refused(
@@ -104,6 +118,67 @@ def test_what_says_nothing_of_the_right_answer_is_refused(
 ):
     with pytest.raises(MalformedError, match=expected):
         record(task, answer, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "better"),
+    [
+        ({"chosen": "a title"}, "b"),
+        ({"chosen": 2}, "c"),
+        ({"thumb": "up"}, "a"),
+        ({"thumb": "down"}, "bc"),
+    ],
+)
+def test_what_is_said_of_generated_text_judges_the_drafts_and_is_no_record(fields: dict[str, Any], better: str):
+    drafts = {"a": "the title", "b": "a title", "c": "no title"}
+    found = judgement("the title", *drafts.values(), **fields)
+    assert found is not None
+    assert (found.input, found.features, found.is_preference) == ("a story", ("place",), True)
+    assert [(each.text, each.plain) for each in found.drafts] == [
+        (text, (n,)) for n, text in enumerate(drafts.values())
+    ]
+    assert [each.quality for each in found.drafts] == [float(letter in better) for letter in drafts]
+    given = GivenAnswer(query=Query(query_id="q", input="a story", target=None), answer="the title")
+    assert record_of(TEXT, given, said(**fields)) is None
+
+
+def test_an_own_text_judges_each_draft_by_the_metric():
+    found = judgement("the title", "the title", "my own", edited="my own title")
+    assert found is not None
+    assert not found.is_preference
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    expected = [scorer.score("my own title", each.text)["rougeL"].fmeasure for each in found.drafts]
+    assert [each.quality for each in found.drafts] == pytest.approx(expected)
+    assert judgement("the title", edited="my own title") is None  # without drafts it is a record alone
+
+
+def test_a_judgement_is_named_as_the_record_of_its_query():
+    found = judgement("the title", "the title", "my own", edited="my own title")
+    assert found is not None
+    assert found.judgement_id == record(TEXT, "the title", edited="my own title").record_id
+
+
+def test_closed_tasks_and_preferences_have_records_alone():
+    given = GivenAnswer(query=Query(query_id="q", input="a story", target=None), answer="comedy")
+    assert judgement_of(TAGS, given, said(chosen="romance"), []) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "drafts", "fields", "expected"),
+    [
+        ("a", ("a", "b"), {"chosen": "c"}, "none of the 2 candidates, nor the place of one"),
+        ("a", ("a", "b"), {"chosen": 2}, "none of the 2 candidates, nor the place of one"),
+        ("c", ("a", "b"), {"thumb": "up"}, "none of the 2 drafts that the answer was chosen from"),
+        ("a", ("a",), {"thumb": "down"}, "the answer was the only draft"),
+        ("a", (), {"thumb": "up"}, "keeps no drafts"),
+        ("a", (), {"chosen": "a"}, "keeps no drafts"),
+    ],
+)
+def test_what_says_nothing_of_kept_drafts_is_refused(
+    answer: str, drafts: tuple[str, ...], fields: dict[str, Any], expected: str
+):
+    with pytest.raises(MalformedError, match=expected):
+        judgement(answer, *drafts, **fields)
 
 
 @pytest.mark.parametrize("chosen", ["no such", "3", 3, -1, "-1", 1.5])
