@@ -48,4 +48,7 @@ def users_text(summary: dict[str, Any]) -> str:
         f"{counted(summary['num_queries'], 'query', 'queries')} answered",
         f"{counted(summary['num_rejected'], 'sample')} rejected",
     ]
+    if judged := summary.get("judged_answers"):
+        preferred = summary["preferred_answers"]
+        changes.append(f"the answer given was preferred in {preferred} of {judged} cases ({preferred / judged:.0%})")
     return ", ".join(changes)

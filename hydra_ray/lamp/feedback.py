@@ -87,11 +87,23 @@ def read_feedback(files: Sequence[InputFile]) -> Iterator[Feedback | Rejected]:
         raise InputError("there is no row in what was handed in; expected rows of user_id, query_id and what is said")
 
 
-def taught_users(
-    task: Task, line: Line, bucket: int, said: Sequence[Feedback], features: Sequence[str]
-) -> Iterator[Sample | Rejected]:
-    """Yield the users of a bucket with the records and judgements that their feedback becomes, and rows that become
-    none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """What the feedback of some users becomes."""
+
+    samples: Sequence[Sample]
+    """The users with the records and judgements."""
+    rejected: Sequence[Rejected]
+    """Rows that become neither."""
+    num_answers: int
+    """Number of answers that the rows are about; some may be about queries that got none."""
+    num_preferred: int
+    """Number of these that are right, or better than all others that they were chosen from, by the last word about
+    each."""
+
+
+def taught_users(task: Task, line: Line, bucket: int, said: Sequence[Feedback], features: Sequence[str]) -> Taught:
+    """Return what the feedback of the users of a bucket becomes.
 
     Args:
         line: the runs whose answers the feedback is on.
@@ -102,6 +114,8 @@ def taught_users(
     records: dict[str, dict[str, Record]] = {}
     judgements: dict[str, dict[str, Judgement]] = {}
     first: dict[str, Feedback] = {}
+    rejected: list[Rejected] = []
+    verdicts: dict[tuple[str, str, str | None], bool] = {}
     for each in said:
         try:
             answer = given.answer(each.user_id, each.query_id, each.run)
@@ -109,16 +123,17 @@ def taught_users(
             judgement = judgement_of(task, answer, each, features)
         except MalformedError as error:
             place: dict[str, Any] = {"source": each.source, "position": each.position, "sample_id": each.user_id}
-            yield Rejected(**place, reason=error.reason)
+            rejected.append(Rejected(**place, reason=error.reason))
             continue
+        if answer.answer is not None:
+            verdicts[each.user_id, each.query_id, each.run] = _is_preferred(task, answer, each, record)
         first.setdefault(each.user_id, each)
         if record is not None:
             records.setdefault(each.user_id, {})[record.record_id] = record
         if judgement is not None:
             judgements.setdefault(each.user_id, {})[judgement.judgement_id] = judgement
-    for user_id, begin in first.items():
-        own = records.get(user_id, {})
-        yield Sample(
+    samples = [
+        Sample(
             source=begin.source,
             position=begin.position,
             sample_id=user_id,
@@ -127,6 +142,10 @@ def taught_users(
             replaced=tuple(own),
             judgements=tuple(judgements.get(user_id, {}).values()),
         )
+        for user_id, begin in first.items()
+        for own in [records.get(user_id, {})]
+    ]
+    return Taught(samples=samples, rejected=rejected, num_answers=len(verdicts), num_preferred=sum(verdicts.values()))
 
 
 def record_of(task: Task, given: GivenAnswer, said: Feedback) -> Record | None:
@@ -161,11 +180,27 @@ def judgement_of(task: Task, given: GivenAnswer, said: Feedback, features: Seque
     if said.kind == EDITED:
         return comparison(task, name, given, said.value, features) if given.drafts else None
     _require_answer(given, said)
-    if said.kind == CHOSEN:
-        named = _chosen([each.text for each in drafts_of(given).candidates], said)
-    else:
-        named = str(given.answer)
+    named = _named(task, given, said) if said.kind == CHOSEN else str(given.answer)
     return preference(name, given, named, features, is_better=said.kind == CHOSEN or said.value == UP)
+
+
+def _is_preferred(task: Task, given: GivenAnswer, said: Feedback, record: Record | None) -> bool:
+    """Return whether the answer that was given is what the person would have."""
+    if said.kind == THUMB:
+        return said.value == UP
+    if task.is_closed:
+        assert record is not None, "a label is a record"
+        return record.output == given.answer
+    return _named(task, given, said) == given.answer
+
+
+def _named(task: Task, given: GivenAnswer, said: Feedback) -> str:
+    """Return the text that the person chose or wrote."""
+    if said.kind == EDITED:
+        return said.value
+    if task.kind == "preference":
+        return _chosen(Choice.of_text(given.query.input).candidates, said)
+    return _chosen([each.text for each in drafts_of(given).candidates], said)
 
 
 def _name_of(query: Query) -> str:
@@ -194,10 +229,8 @@ def _ranking(query: Query, answer: str | None, said: Feedback) -> Ranking:
     choice = Choice.of_text(query.input)
     if said.kind == THUMB:
         best = str(answer)
-    elif said.kind == CHOSEN:
-        best = _chosen(choice.candidates, said)
     else:
-        best = said.value
+        best = _chosen(choice.candidates, said) if said.kind == CHOSEN else said.value
     others = tuple(sorted(each for each in choice.candidates if each != best))
     if not others:
         raise MalformedError("the answer was the only candidate: feedback on it says nothing of others")

@@ -61,7 +61,9 @@ _COUNTERS: tuple[str, ...] = ("users", "train_users", "new_users", "records", "q
 COUNTERS_OF_UPDATES: tuple[str, ...] = ("returning_users", "added_records", "changed_records")
 """Counters of an update besides: users who were there, records that they got, and records replaced or deleted."""
 FEEDBACK = "feedback"
-"""Counter of an update by feedback besides: rows that became records or judgements."""
+COUNTERS_OF_FEEDBACK: tuple[str, ...] = (FEEDBACK, "judged_answers", "preferred_answers")
+"""Counters of an update by feedback besides: rows that became records or judgements, answers that they are about, and
+those of these that the person prefers."""
 COUNTERS_OF_REFRESHES: tuple[str, ...] = ("users_of_updates", "left_out_queries")
 """Counters of a refreshed run besides: users whom the finished run lacks, and queries that records answer by now."""
 
@@ -358,8 +360,7 @@ def _commit_bucket(
     """
     rejected = list(spill.rows("rejected", bucket))
     said = list(spill.rows(FEEDBACK, bucket))
-    refused = list(_teach(task, line, bucket, said, features, spill)) if line is not None and said else []
-    rejected += refused
+    of_feedback = _teach(task, line, bucket, said, features, spill, rejected) if line is not None and said else {}
     back = (
         None
         if line is None
@@ -385,7 +386,7 @@ def _commit_bucket(
     if back is not None:
         if not users.num_rows and not rejected:
             return len(said) or back.num_unchanged
-        counters |= back.counters | ({FEEDBACK: float(len(said) - len(refused))} if said else {})
+        counters |= back.counters | of_feedback
         user_ids: list[str] = users["user_id"].to_pylist()
         storage.write_part(stage.part(WHEREABOUTS, bucket), back.whereabouts(config.run, user_ids))
         _write_judgements(stage, bucket, back.judging_users(user_ids))
@@ -417,15 +418,24 @@ def _write_judgements(stage: Stage, bucket: int, rows: Sequence[JudgingUser]) ->
 
 
 def _teach(
-    task: Task, line: Line, bucket: int, said: Sequence[Feedback], features: Sequence[str], spill: _Spill
-) -> Iterator[Rejected]:
-    """Add the users with what their feedback becomes, and yield the rows that become nothing."""
-    for each in taught_users(task, line, bucket, said, features):
-        if isinstance(each, Rejected):
-            spill.report(each)
-            yield each
-        else:
-            spill.add_taught(each)
+    task: Task,
+    line: Line,
+    bucket: int,
+    said: Sequence[Feedback],
+    features: Sequence[str],
+    spill: _Spill,
+    rejected: list[Rejected],
+) -> dict[str, float]:
+    """Add the users with what their feedback becomes, and to `rejected` the rows that become nothing; return
+    COUNTERS_OF_FEEDBACK."""
+    taught = taught_users(task, line, bucket, said, features)
+    for sample in taught.samples:
+        spill.add_taught(sample)
+    for refused in taught.rejected:
+        spill.report(refused)
+    rejected += taught.rejected
+    numbers = (len(said) - len(taught.rejected), taught.num_answers, taught.num_preferred)
+    return dict(zip(COUNTERS_OF_FEEDBACK, map(float, numbers), strict=True))
 
 
 def _join(

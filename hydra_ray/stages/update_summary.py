@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hydra_ray.lamp.users import COUNTERS_OF_UPDATES
+from hydra_ray.lamp.users import COUNTERS_OF_FEEDBACK, COUNTERS_OF_UPDATES
 from hydra_ray.scorer.heads.trials import COHORTS
 from hydra_ray.stages.plan import Plan
 
@@ -15,8 +15,9 @@ def update_summary(plan: Plan) -> dict[str, Any]:
 
     Returns:
         run, taught_by, num_users, num_queries, num_rejected; returning_users, added_records and changed_records, unless
-        an earlier version added the users; heads: by scorer, how many users got which head kind;
-        requests: of the generator, and asked_now: those that had never been answered before; seconds.
+        an earlier version added the users; of an update by feedback `feedback`, judged_answers and preferred_answers
+        (see `hydra_ray.lamp.users`); heads: by scorer, how many users got which head kind; requests: of the generator,
+        and asked_now: those that had never been answered before; seconds.
     """
     assert plan.parent is not None
     inherited = {stage.folder for stage in plan.parent.stages.values()}
@@ -29,7 +30,7 @@ def update_summary(plan: Plan) -> dict[str, Any]:
         "num_users": round(users["users"]),
         "num_queries": round(users["queries"]),
         "num_rejected": round(users["rejected"]),
-        **{name: round(users[name]) for name in COUNTERS_OF_UPDATES if name in users},
+        **{name: round(users[name]) for name in (*COUNTERS_OF_UPDATES, *COUNTERS_OF_FEEDBACK) if name in users},
         "heads": {
             name: {
                 key.removeprefix(_COHORT): round(number)

@@ -87,6 +87,9 @@ def test_what_people_say_is_learned_from_as_if_it_had_been_a_record(finished: Pl
     plan = update_run(run_folder, [written(tmp_path / "said.jsonl", said)], is_feedback=True).plan
     users = users_of(plan)
     assert set(users) == {ANN, BOB, EVE, DAN}
+    counters = plan.users.manifest()["counters"]
+    assert (counters["feedback"], counters["judged_answers"]) == (4, 4)
+    assert counters["preferred_answers"] == 1 + (given[EVE] == second)
     expected = {ANN: given[ANN], BOB: other, EVE: second, DAN: "The story of my own."}
     assert {name: told_by(user)[0][0] for name, user in users.items()} == expected
     assert told_by(users[EVE]) == [(second, [first])]
@@ -112,6 +115,8 @@ def test_the_same_again_changes_nothing_and_the_last_word_counts(run_folder: str
     said.append({"user_id": EVE, "query_id": "0", "chosen": 0})
     other = update_run(run_folder, [written(tmp_path / "other.jsonl", said)], is_feedback=True)
     assert [best for best, _ in told_by(users_of(other.plan)[EVE])] == [ASKED[EVE][0][0]]
+    counters = other.plan.users.manifest()["counters"]
+    assert (counters["feedback"], counters["judged_answers"]) == (3, 1)
 
 
 def test_the_newest_answer_to_a_query_is_meant_unless_its_run_is_named(run_folder: str, tmp_path: Path):

@@ -163,6 +163,14 @@ def test_a_preference_for_a_draft_is_a_group_to_learn_from_and_asks_for_nothing(
         {"user_id": "bob", "query_id": "0q1", "thumb": "down"},
     )
     assert not asked
+    counters = plan.users.manifest()["counters"]
+    right = [
+        answer_of(finished, "ann", "0q0") == nearest(drafts["0q0"]),
+        answer_of(finished, "ann", "0q1") == drafts["0q1"].candidates[1].text,
+        True,
+        False,
+    ]
+    assert (counters["judged_answers"], counters["preferred_answers"]) == (4, sum(right))
     judged, lead = judged_of(plan, "ann"), lead_of(plan, "ann")
     assert lead > 0
     for query_id, chosen in (("0q0", nearest(drafts["0q0"])), ("0q1", drafts["0q1"].candidates[1].text)):

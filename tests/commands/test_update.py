@@ -181,6 +181,9 @@ def test_a_summary_counts_only_what_was_made_for_the_update(tmp_path: Path):
             "returning_users": 2,
             "added_records": 9,
             "changed_records": 0,
+            "feedback": 5,
+            "judged_answers": 4,
+            "preferred_answers": 3,
         },
         "probes": {"requests": 20, "asked_now": 15},
         "drafts": {"requests": 30, "asked_now": 30},
@@ -203,6 +206,9 @@ def test_a_summary_counts_only_what_was_made_for_the_update(tmp_path: Path):
         "returning_users": 2,
         "added_records": 9,
         "changed_records": 0,
+        "feedback": 5,
+        "judged_answers": 4,
+        "preferred_answers": 3,
         "heads": {"reranker": {"lowrank-16": 2, "shared": 1}, "adapter": {"shared": 3}},
         "requests": 50,
         "asked_now": 45,
@@ -212,4 +218,5 @@ def test_a_summary_counts_only_what_was_made_for_the_update(tmp_path: Path):
     assert text.startswith(
         "test+june: 2 users came back, 1 new user, 9 new records, 0 records replaced or deleted, 4 q"
     )
+    assert "the answer given was preferred in 3 of 4 cases (75%)" in text
     assert "nothing is changed" in updated_text(Updated(plan=added, is_made_now=False), summary)

@@ -20,7 +20,7 @@ from hydra_ray.lamp import users
 from hydra_ray.stages.plan import plan_run
 from hydra_ray.storage import read_json
 
-def wait(config, task, stage, bucket, spill, line):
+def wait(config, task, stage, bucket, spill, line, features):
     list(spill.rows("samples", bucket))
     print("read", flush=True)
     sys.stdin.read()
