@@ -117,16 +117,19 @@ def taught_users(task: Task, line: Line, bucket: int, said: Sequence[Feedback], 
     rejected: list[Rejected] = []
     verdicts: dict[tuple[str, str, str | None], bool] = {}
     for each in said:
+        about = (each.user_id, each.query_id, each.run)
         try:
-            answer = given.answer(each.user_id, each.query_id, each.run)
+            answer = given.answer(*about)
+            if each.kind == THUMB and answer.answer is not None:
+                verdicts[about] = each.value == UP  # counted also where it says nothing to learn from
             record = record_of(task, answer, each)
             judgement = judgement_of(task, answer, each, features)
         except MalformedError as error:
             place: dict[str, Any] = {"source": each.source, "position": each.position, "sample_id": each.user_id}
             rejected.append(Rejected(**place, reason=error.reason))
             continue
-        if answer.answer is not None:
-            verdicts[each.user_id, each.query_id, each.run] = _is_preferred(task, answer, each, record)
+        if each.kind != THUMB and answer.answer is not None:
+            verdicts[about] = _is_answer(task, answer, each, record)
         first.setdefault(each.user_id, each)
         if record is not None:
             records.setdefault(each.user_id, {})[record.record_id] = record
@@ -184,10 +187,8 @@ def judgement_of(task: Task, given: GivenAnswer, said: Feedback, features: Seque
     return preference(name, given, named, features, is_better=said.kind == CHOSEN or said.value == UP)
 
 
-def _is_preferred(task: Task, given: GivenAnswer, said: Feedback, record: Record | None) -> bool:
-    """Return whether the answer that was given is what the person would have."""
-    if said.kind == THUMB:
-        return said.value == UP
+def _is_answer(task: Task, given: GivenAnswer, said: Feedback, record: Record | None) -> bool:
+    """Return whether the answer that was given is what the person chose or wrote."""
     if task.is_closed:
         assert record is not None, "a label is a record"
         return record.output == given.answer

@@ -1,6 +1,7 @@
 """Feedback on answers: how its rows are read, and what record each becomes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from rouge_score import rouge_scorer
 from hydra_ray.config import Task
 from hydra_ray.errors import InputError
 from hydra_ray.lamp.choices import Choice, choices_told
-from hydra_ray.lamp.feedback import Feedback, judgement_of, read_feedback, record_of
+from hydra_ray.lamp.feedback import Feedback, judgement_of, read_feedback, record_of, taught_users
 from hydra_ray.lamp.field_checks import MalformedError
-from hydra_ray.lamp.given_answers import GivenAnswer
+from hydra_ray.lamp.given_answers import GivenAnswer, GivenAnswers
 from hydra_ray.lamp.input_files import input_files
 from hydra_ray.lamp.tasks import TASKS
 from hydra_ray.rows import Candidate, Group, Judgement, Query, Record, Rejected
+from hydra_ray.runs.updates import Line
 
 TAGS, RATING, TEXT = TASKS["planted"], TASKS["LaMP_3"], TASKS["LaMP_5"]
 TWO = TAGS.model_copy(update={"labels": TAGS.labels[:2]})
@@ -179,6 +181,33 @@ def test_what_says_nothing_of_kept_drafts_is_refused(
 ):
     with pytest.raises(MalformedError, match=expected):
         judgement(answer, *drafts, **fields)
+
+
+def test_every_answer_that_something_is_said_of_counts_once(monkeypatch: pytest.MonkeyPatch):
+    """Also a label that a thumb calls wrong, though nothing tells which one is right: else all that is left is praise."""
+    answers = {"right": "comedy", "wrong": "comedy", "corrected": "comedy", "praised late": "comedy", "failed": None}
+    found = {
+        ("u", query_id, None): GivenAnswer(query=Query(query_id=query_id, input="a story", target=None), answer=answer)
+        for query_id, answer in answers.items()
+    }
+    given = GivenAnswers(found=found, answered=frozenset("u"))
+    monkeypatch.setattr("hydra_ray.lamp.feedback.given_answers", lambda *_: given)
+    rows = [
+        replace(said(**fields), query_id=query_id)
+        for query_id, fields in (
+            ("right", {"chosen": "Comedy"}),
+            ("wrong", {"thumb": "down"}),
+            ("corrected", {"edited": "romance"}),
+            ("praised late", {"thumb": "down"}),
+            ("praised late", {"thumb": "up"}),
+            ("failed", {"chosen": "romance"}),
+        )
+    ]
+    taught = taught_users(TAGS, Line(root="", taught_by="run", follows=()), 0, rows, [])
+    assert (taught.num_answers, taught.num_preferred) == (4, 2)
+    assert ["does not say which of the" in each.reason for each in taught.rejected] == [True, True]
+    (sample,) = taught.samples
+    assert [each.output for each in sample.user.history] == ["comedy", "romance", "comedy", "romance"]
 
 
 @pytest.mark.parametrize("chosen", ["no such", "3", 3, -1, "-1", 1.5])
