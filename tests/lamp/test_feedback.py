@@ -184,9 +184,9 @@ def test_what_says_nothing_of_kept_drafts_is_refused(
 
 
 def test_every_answer_that_something_is_said_of_counts_once(monkeypatch: pytest.MonkeyPatch):
-    """Also a label that a thumb calls wrong, though nothing tells which one is right: else all that is left is praise."""
+    """Also a label that a thumb calls wrong, though nothing tells which one is right: else only praise would count."""
     answers = {"right": "comedy", "wrong": "comedy", "corrected": "comedy", "praised late": "comedy", "failed": None}
-    found = {
+    found: dict[tuple[str, str, str | None], GivenAnswer] = {
         ("u", query_id, None): GivenAnswer(query=Query(query_id=query_id, input="a story", target=None), answer=answer)
         for query_id, answer in answers.items()
     }
