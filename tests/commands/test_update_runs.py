@@ -20,8 +20,18 @@ from hydra_ray.commands.status import status_lines
 from hydra_ray.commands.update import update_config, update_run
 from hydra_ray.config import RunConfig
 from hydra_ray.errors import InputError
+from hydra_ray.lamp.judgements import JUDGEMENTS
 from hydra_ray.retrieve.earlier import Earlier
-from hydra_ray.rows import AnsweredUser, DraftedUser, ProbedQuery, ProbedUser, User, arrow_schema, from_table
+from hydra_ray.rows import (
+    AnsweredUser,
+    DraftedUser,
+    JudgingUser,
+    ProbedQuery,
+    ProbedUser,
+    User,
+    arrow_schema,
+    from_table,
+)
 from hydra_ray.runs.root import bucket_key_of
 from hydra_ray.runs.stage import Stage, bucket_of
 from hydra_ray.runs.updates import updates_of
@@ -195,8 +205,8 @@ def users_of(plan: Plan) -> dict[str, User]:
     return {user.user_id: user for part in parts for user in from_table(part, User)}
 
 
-def rows_in(plan: Plan, stage: str, row_type: type) -> dict[str, Any]:
-    parts = [read_part(location, arrow_schema(row_type)) for location in plan.stage(stage).parts(stage)]
+def rows_in(plan: Plan, stage: str, row_type: type, table: str = "") -> dict[str, Any]:
+    parts = [read_part(location, arrow_schema(row_type)) for location in plan.stage(stage).parts(table or stage)]
     return {row.user_id: row for part in parts for row in from_table(part, row_type)}
 
 
@@ -550,10 +560,13 @@ def test_an_edited_text_is_a_record_that_is_asked_as_others_are(text_runs: tuple
     _, first, added = text_runs
     query = users_of(added)[ADDED[0]].queries[0]
     edited = {"user_id": ADDED[0], "query_id": query.query_id, "edited": "The title that I want"}
-    both = write_rows(tmp_path / "both.jsonl", [edited, {"user_id": ADDED[1], "query_id": "0", "thumb": "up"}])
-    with pytest.raises(InputError, match=r"rejected 1 of 2 samples.*answers of LaMP_4 are free text"):
-        update_run(first.run_folder, [both], is_feedback=True)
-    plan = update_run(first.run_folder, [write_rows(tmp_path / "edited.jsonl", [edited])], is_feedback=True).plan
+    said = [edited, {"user_id": ADDED[1], "query_id": "0", "thumb": "up"}]
+    plan = update_run(first.run_folder, [write_rows(tmp_path / "said.jsonl", said)], is_feedback=True).plan
+    judging = rows_in(plan, "users", JudgingUser, JUDGEMENTS)
+    assert {name: [each.is_preference for each in row.judgements] for name, row in judging.items()} == {
+        ADDED[0]: [False],
+        ADDED[1]: [True],
+    }
     record = users_of(plan)[ADDED[0]].history[-1]
     assert (record.input, record.output) == (query.input, "The title that I want")
     qualities = {
