@@ -161,6 +161,12 @@ LINES: Sequence[Line] = (
         command="benchmarks/update.py --only-users --users 1000000 --active 100 --days 6",
     ),
     Line(
+        name="predict",
+        part="`hydra-ray predict`, CPU time of a query beside generator and encoder",
+        against="-",
+        bar="at most 2 ms",
+    ),
+    Line(
         name="serving",
         part="serving in one process, `choose` of 8 drafts, two threads",
         against="-",
