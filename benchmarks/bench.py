@@ -166,11 +166,11 @@ LINES: Sequence[Line] = (
         part="`hydra-ray predict`, CPU time of a query beside generator and encoder",
         against="-",
         bar="at most 2 ms",
-        evidence="Not profiled yet. The passes that the bar leaves out are counted: tokens of texts, and vectors of the "
-        "encoder without layers. A query of a user whom the run knows is answered by the stages of an update: without a "
-        "generator the user's own head is fitted again to all records, whose texts are encoded again; with one, about "
-        "ten prompts are rendered and tokenized, and drafts get features in four variants of the records in a prompt, "
-        "of which an answer needs one.",
+        evidence="Not profiled yet. The passes that the bar leaves out are counted: tokens of texts, and vectors of "
+        "the encoder without layers. A query of a user whom the run knows is answered by the stages of an update: "
+        "without a generator the user's own head is fitted again to all records, whose texts are encoded again; with "
+        "one, about ten prompts are rendered and tokenized, and drafts get features in four variants of the records "
+        "in a prompt, of which an answer needs one.",
     ),
     Line(
         name="serving",
