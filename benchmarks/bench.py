@@ -166,11 +166,12 @@ LINES: Sequence[Line] = (
         part="`hydra-ray predict`, CPU time of a query beside generator and encoder",
         against="-",
         bar="at most 2 ms",
-        evidence="Not profiled yet. The passes that the bar leaves out are counted: tokens of texts, and vectors of "
-        "the encoder without layers. A query of a user whom the run knows is answered by the stages of an update: "
-        "without a generator the user's own head is fitted again to all records, whose texts are encoded again; with "
-        "one, about ten prompts are rendered and tokenized, and drafts get features in four variants of the records "
-        "in a prompt, of which an answer needs one.",
+        evidence="Profiled without a generator, in one process, 2,000 queries of users with 10 records each (3.4 ms a "
+        "query under the profiler): the encoder without layers 0.9 ms, tokens included, which the bar leaves out; each "
+        "user's own head, fitted again to all records, 1.1 ms, half of it the text model's scores of records; answers "
+        "0.6 ms; users' files and tables the rest. Vectors of records and heads are kept by the run before and could "
+        "be taken from there. With a generator, not profiled, about ten prompts are rendered and tokenized, and drafts "
+        "get features in four variants of the records in a prompt, of which an answer needs one.",
     ),
     Line(
         name="serving",
