@@ -87,10 +87,11 @@ def adapter_examples(
     distinct = list(dict.fromkeys(text for row in rows for text in _texts(row, task)))
     encoded_NH = encode(distinct)
     vectors = dict(zip(distinct, encoded_NH, strict=True))
+    names = handcrafted_names(task, config)
     for row in rows:
         ranked = {each.query.query_id: each for each in restore_queries(row.user, row.probed)}
         drafted = tuple(_groups(row, ranked, task, config, vectors, label_model, variants))
-        groups = (*drafted, *_judged_groups(row.judgements, drafted, handcrafted_names(task, config)))
+        groups = (*drafted, *_judged_groups(row.judgements, drafted, names))
         yield UserExamples(
             user_id=row.user.user_id,
             is_new=row.user.is_new,
@@ -154,7 +155,7 @@ def _judged_groups(judgements: Sequence[Judgement], drafted: Sequence[Group], na
     Args:
         names: names of the handcrafted features, in order.
     """
-    lead = _usual_lead(drafted)
+    lead = _usual_lead(drafted) if judgements else 0.0
     for each in judgements:
         places = {name: place for place, name in enumerate(each.features)}
         yield Group(
@@ -179,8 +180,8 @@ def _usual_lead(groups: Sequence[Group]) -> float:
     """Return by how much the best draft of a user's pseudo-query is better than the mean of the others, on average."""
     leads: list[float] = []
     for group in groups:
-        best, *others = sorted((each.quality or 0.0 for each in group.candidates), reverse=True)
-        if group.is_pseudo and others:
+        if group.is_pseudo and len(group.candidates) > 1:
+            best, *others = sorted((each.quality or 0.0 for each in group.candidates), reverse=True)
             leads.append(best - fmean(others))
     return fmean(leads) if any(leads) else _LEAD
 

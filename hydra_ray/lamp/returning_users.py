@@ -27,7 +27,7 @@ class ReturningUsers:
         runs = {each: self._known[each].run if each in self._known else line.taught_by for each in wanted}
         self._users = line.rows("users", "users", bucket, User, runs)
         self._runs = {user_id: runs[user_id] for user_id in self._users}
-        self._judgements = dict(judgements_of(line, bucket, self._runs))
+        self._judgements = judgements_of(line, bucket, self._runs)
         self.counters: dict[str, float] = {"returning_users": 0.0, "added_records": 0.0, "changed_records": 0.0}
         """What is new of those who were joined."""
         self.num_unchanged = 0

@@ -360,7 +360,8 @@ def _commit_bucket(
     """
     rejected = list(spill.rows("rejected", bucket))
     said = list(spill.rows(FEEDBACK, bucket))
-    of_feedback = _teach(task, line, bucket, said, features, spill, rejected) if line is not None and said else {}
+    refused, of_feedback = _teach(task, line, bucket, said, features, spill)
+    rejected += refused
     back = (
         None
         if line is None
@@ -418,24 +419,19 @@ def _write_judgements(stage: Stage, bucket: int, rows: Sequence[JudgingUser]) ->
 
 
 def _teach(
-    task: Task,
-    line: Line,
-    bucket: int,
-    said: Sequence[Feedback],
-    features: Sequence[str],
-    spill: _Spill,
-    rejected: list[Rejected],
-) -> dict[str, float]:
-    """Add the users with what their feedback becomes, and to `rejected` the rows that become nothing; return
-    COUNTERS_OF_FEEDBACK."""
+    task: Task, line: Line | None, bucket: int, said: Sequence[Feedback], features: Sequence[str], spill: _Spill
+) -> tuple[Sequence[Rejected], dict[str, float]]:
+    """Add the users with what their feedback becomes; return the rows that become nothing, and COUNTERS_OF_FEEDBACK
+    where anything was said."""
+    if line is None or not said:
+        return (), {}
     taught = taught_users(task, line, bucket, said, features)
     for sample in taught.samples:
         spill.add_taught(sample)
     for refused in taught.rejected:
         spill.report(refused)
-    rejected += taught.rejected
     numbers = (len(said) - len(taught.rejected), taught.num_answers, taught.num_preferred)
-    return dict(zip(COUNTERS_OF_FEEDBACK, map(float, numbers), strict=True))
+    return taught.rejected, dict(zip(COUNTERS_OF_FEEDBACK, map(float, numbers), strict=True))
 
 
 def _join(

@@ -276,8 +276,11 @@ class Line:
             stage, table: names of the stage and of its table.
             runs: name of a run of the line, by user_id.
         """
+        by_run: dict[str, list[str]] = {}
+        for user_id, run in runs.items():
+            by_run.setdefault(run, []).append(user_id)
         found: dict[str, RowT] = {}
-        for run, user_ids in _by_run(runs).items():
+        for run, user_ids in by_run.items():
             found |= rows_of_users(self.open(run).stages[stage].part(table, bucket), row_type, user_ids)
         return found
 
@@ -285,20 +288,9 @@ class Line:
         self, stage: str, table: str, bucket: int, row_type: type[RowT], runs: Mapping[str, str]
     ) -> dict[str, RowT]:
         """Return rows as `rows` does, of the runs that have the stage and this part of its table."""
-        found: dict[str, RowT] = {}
-        for run, user_ids in _by_run(runs).items():
-            stages = self.open(run).stages
-            if stage in stages and _is_there(location := stages[stage].part(table, bucket)):
-                found |= rows_of_users(location, row_type, user_ids)
-        return found
-
-
-def _by_run(runs: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the user ids by the run that is given for each."""
-    by_run: dict[str, list[str]] = {}
-    for user_id, run in runs.items():
-        by_run.setdefault(run, []).append(user_id)
-    return by_run
+        stages = {run: self.open(run).stages for run in {*runs.values()}}
+        there = {run for run, own in stages.items() if stage in own and _is_there(own[stage].part(table, bucket))}
+        return self.rows(stage, table, bucket, row_type, {name: run for name, run in runs.items() if run in there})
 
 
 def line_of(config: RunConfig) -> Line | None:
